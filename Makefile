@@ -1,0 +1,63 @@
+# `make help` lists the targets. Everything installs into .venv; nothing else is touched.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+EXTRAS ?= dev
+BIN := .venv/bin
+INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
+comma := ,
+
+export DAGSTER_HOME ?= $(CURDIR)/.dagster
+export DAGSTER_DISABLE_TELEMETRY = 1
+# Progress must appear when it happens, also through a pipe.
+export PYTHONUNBUFFERED = 1
+
+.PHONY: help install demo run ui test check bench ablation clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE"
+	@echo "(README.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv (once; again when pyproject.toml or constraints.txt change) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(DAGSTER_HOME)/dagster.yaml:
+	@mkdir -p $(DAGSTER_HOME) && ln -sfn $(CURDIR)/dagster.yaml $@
+
+install: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml  ## install what the pipeline needs into .venv
+
+demo: install  ## the whole pipeline on the generated sample world: data, vectors, model, submission
+	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(MAKE) --no-print-directory run
+
+run: install  ## the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET
+	@$(BIN)/python -m mmctr_pipeline.defs.run
+
+ui: install  ## webserver and daemon on http://localhost:3000 (PORT=...)
+	@$(BIN)/dagster dev -w workspace.yaml -p $(or $(PORT),3000)
+
+test: install  ## all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install  ## lint, format, types, import contract
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench:  ## the benchmarks, each ending in one line of JSON
+	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
+	@set -e; for file in benchmarks/[a-z]*.py; do \
+		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
+
+ablation: install  ## valid AUC with titles and images, either, and neither
+	@$(BIN)/mmctr ablation
+
+clean:  ## remove artefacts and run history (.venv stays)
+	rm -rf storage .dagster

@@ -1,0 +1,45 @@
+"""Runs the sides of a benchmark alternately, each in a process of its own, and compares them."""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def alternate(
+    module: str, sides: Sequence[str], rounds: int, arguments: Sequence[str] = ()
+) -> dict[str, list[dict[str, Any]]]:
+    """Run `python -m module --side SIDE` for each side in turn, `rounds` times.
+
+    A side prints one JSON object as its last line; these are returned by side, in order. A side
+    that fails ends the benchmark with its output.
+    """
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(rounds):
+        for side in sides:
+            command = [sys.executable, "-m", module, "--side", side, *arguments]
+            process = subprocess.run(command, capture_output=True, text=True, check=False)
+            if process.returncode != 0:
+                raise RuntimeError(f"{module} --side {side} failed:\n{process.stderr}")
+            result = json.loads(process.stdout.strip().splitlines()[-1])
+            results[side].append(result)
+            print(f"round {number + 1} of {rounds}, {side}: {result}", file=sys.stderr, flush=True)
+    return results
+
+
+def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return the median of each number over the rounds."""
+    return {name: statistics.median(result[name] for result in results) for name in results[0]}
+
+
+def peak_memory_mb() -> float:
+    """Return the largest resident memory that this process had so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def final_line(**values: Any) -> None:
+    """Print the line of JSON that every benchmark ends with."""
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}))

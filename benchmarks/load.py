@@ -1,0 +1,113 @@
+"""Loading the interactions: ours against the dense loading of the challenge's FuxiCTR baseline.
+
+Ours checks every value, strips the padding and stores each history once. The peer reads the same
+files with pandas and keeps the padded histories as one dense int64 array per split, as the
+baseline's loader does; it checks nothing.
+
+    python -m benchmarks.load [--data FOLDER] [--scale S]
+
+Without a folder a sample world without images is generated. Floor: the bytes of the files have to
+be decompressed once; `floor_seconds` is the time pyarrow takes to read the columns and no more.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import alternate, final_line, medians, peak_memory_mb
+from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.write import generate_sample
+
+Load = Callable[[DataLayout], Any]
+COLUMNS = ["user_id", "item_id", "item_seq", "likes_level", "views_level"]
+
+
+def ours() -> Load:
+    """Build the ragged dataset."""
+    from mmctr_pipeline.data.interactions import build_dataset
+
+    return lambda layout: build_dataset(layout, lambda line: None)
+
+
+def peer() -> Load:
+    """Read with pandas and stack every history into a dense array."""
+    import numpy as np
+    import pandas as pd
+
+    def load(layout: DataLayout) -> list[np.ndarray]:
+        kept = []
+        for path in (layout.train, layout.valid, layout.test):
+            frame = pd.read_parquet(path)
+            kept += [frame[name].to_numpy() for name in frame.columns if name != "item_seq"]
+            kept.append(np.array(frame["item_seq"].to_list()))
+        return kept
+
+    return load
+
+
+def floor() -> Load:
+    """Read the columns into Arrow memory and do nothing with them."""
+    import pyarrow.parquet as pq
+
+    return lambda layout: [
+        pq.read_table(path, columns=COLUMNS) for path in (layout.train, layout.valid, layout.test)
+    ]
+
+
+SIDES = {"ours": ours, "peer": peer, "floor": floor}
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--scale", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES)
+    chosen = parser.parse_args()
+    if chosen.side:
+        layout = find_data(chosen.data)
+        load = SIDES[chosen.side]()
+        start = time.perf_counter()
+        kept = load(layout)
+        seconds = time.perf_counter() - start
+        del kept
+        print(json.dumps({"seconds": seconds, "peak_mb": peak_memory_mb()}))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = chosen.data or Path(scratch)
+        if chosen.data is None:
+            generate_sample(SampleConfig.scaled(chosen.scale, images=False), data, print)
+        n_rows = _n_rows(find_data(data))
+        results = alternate("benchmarks.load", list(SIDES), chosen.rounds, ["--data", str(data)])
+    sides = {side: medians(rounds) for side, rounds in results.items()}
+    final_line(
+        name="load",
+        ours=n_rows / sides["ours"]["seconds"],
+        peer=n_rows / sides["peer"]["seconds"],
+        ratio=sides["peer"]["seconds"] / sides["ours"]["seconds"],
+        unit="rows/s",
+        rows=n_rows,
+        ours_peak_mb=sides["ours"]["peak_mb"],
+        peer_peak_mb=sides["peer"]["peak_mb"],
+        memory_ratio=sides["peer"]["peak_mb"] / sides["ours"]["peak_mb"],
+        floor_seconds=sides["floor"]["seconds"],
+        ours_seconds=sides["ours"]["seconds"],
+        peer_seconds=sides["peer"]["seconds"],
+    )
+
+
+def _n_rows(layout: DataLayout) -> int:
+    import pyarrow.parquet as pq
+
+    paths = (layout.train, layout.valid, layout.test)
+    return sum(pq.read_metadata(path).num_rows for path in paths)
+
+
+if __name__ == "__main__":
+    main()

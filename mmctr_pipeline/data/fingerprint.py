@@ -1,0 +1,70 @@
+"""Content fingerprints of source files: equal bytes give equal fingerprints, wherever they lie."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from mmctr_pipeline.data.discovery import DataLayout, ImageIndex
+from mmctr_pipeline.data.progress import Progress
+
+_THREADS = 8
+
+
+def fingerprint_files(paths: Iterable[Path]) -> str:
+    """Return a SHA-256 (hex) over the contents of the files, in the order given.
+
+    Names, folders and times do not enter; exchanging two files changes it.
+    """
+    with ThreadPoolExecutor(_THREADS) as threads:
+        digests = list(threads.map(_digest, paths))
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def fingerprint_dataset(layout: DataLayout) -> str:
+    """Return the fingerprint of what the train dataset is made from: splits and item_feature."""
+    return fingerprint_files([layout.train, layout.valid, layout.test, layout.item_feature])
+
+
+def fingerprint_images(index: ImageIndex, log: Callable[[str], None]) -> str:
+    """Return a SHA-256 (hex) over names and contents of the images, sorted by name.
+
+    Files that do not follow the index's pattern do not enter. One that cannot be opened (a broken
+    link) enters as such and is logged: encoding counts it among the unreadable.
+    """
+    names = index.names()
+    progress = Progress(log, "fingerprint of the images", len(names), "files")
+    overall = hashlib.sha256()
+    with ThreadPoolExecutor(_THREADS) as threads:
+        digests = threads.map(lambda name: _digest_if_readable(index.folder / name), names)
+        n_unreadable = 0
+        for name, digest in zip(names, digests, strict=True):
+            overall.update(name.encode() + b"\0" + (digest or b"unreadable"))
+            n_unreadable += digest is None
+            progress.advance()
+    if n_unreadable:
+        log(f"{n_unreadable:,} of {len(names):,} images cannot be opened")
+    return overall.hexdigest()
+
+
+def fingerprint_array(*arrays: np.ndarray) -> str:
+    """Return a SHA-256 (hex) over type, shape and values of the arrays."""
+    overall = hashlib.sha256()
+    for array in arrays:
+        overall.update(f"{array.dtype.str}{array.shape}".encode())
+        overall.update(np.ascontiguousarray(array).data)
+    return overall.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _digest_if_readable(path: Path) -> bytes | None:
+    try:
+        return _digest(path)
+    except OSError:
+        return None

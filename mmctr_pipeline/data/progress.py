@@ -1,0 +1,37 @@
+"""Progress lines for long loops: how much is done, how fast, and how long the rest will take."""
+
+import time
+from collections.abc import Callable
+
+Log = Callable[[str], None]
+
+
+class Progress:
+    """Counts what is done and logs a line every few seconds; nothing in a loop shorter than that.
+
+    `label` begins each line and `unit` names what is counted.
+    """
+
+    def __init__(
+        self, log: Log, label: str, total: int, unit: str = "rows", every_seconds: float = 5.0
+    ) -> None:
+        self._log = log
+        self._label = label
+        self._total = total
+        self._unit = unit
+        self._every_seconds = every_seconds
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        """Add `count` to what is done."""
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < self._every_seconds or self._done >= self._total:
+            return
+        self._last = now
+        rate = self._done / (now - self._start)
+        self._log(
+            f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} "
+            f"{self._unit}/s, {(self._total - self._done) / rate:,.0f} s left"
+        )

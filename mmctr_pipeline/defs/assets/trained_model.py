@@ -1,0 +1,120 @@
+"""`trained_model`: the CTR model, with everything that scoring must know of it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs.config import (
+    asset_config,
+    deployment,
+    model_settings,
+    resolved,
+    to_settings,
+)
+from mmctr_pipeline.defs.executors import GPU_TAGS
+from mmctr_pipeline.defs.metadata import OWNERS, check_results, check_specs, picture
+from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.presets.preset import preset_name
+from mmctr_pipeline.training.config import TrainingConfig
+
+TrainedModelConfig = asset_config("trained_model")
+
+
+@dg.asset(
+    description="The CTR model at its epoch of best validation AUC; best_model.pt points to it.",
+    group_name="training",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    op_tags=GPU_TAGS,
+    code_version="1",
+    io_manager_key="model_io",
+)
+def trained_model(
+    context: dg.AssetExecutionContext,
+    config: TrainedModelConfig,  # type: ignore[valid-type]
+    places: PlacesResource,
+    text_embeddings: VectorTable,
+    image_embeddings: VectorTable,
+    fused_pca: VectorTable,
+    train_dataset: CtrDataset,
+) -> Any:  # a ModelFile; naming the type here would import torch with the definitions
+    """Train on the train rows, stop on the valid rows, and record what was measured."""
+    from mmctr_pipeline.evaluation.plots import training_curve
+    from mmctr_pipeline.fusion.lineage import require_fused_from
+    from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.training.ctr import train_ctr
+
+    require_fused_from(fused_pca, text_embeddings, image_embeddings)
+    device = places.torch_device()
+    trained = train_ctr(
+        train_dataset,
+        fused_pca,
+        model_settings(config.model),  # type: ignore[attr-defined]
+        to_settings(config.training, TrainingConfig),  # type: ignore[attr-defined]
+        device,
+        context.log.info,
+    )
+    history = trained.history
+    model = ModelFile.from_trained(
+        trained,
+        data_fingerprint=train_dataset.fingerprint,
+        vector_identity=fused_pca.identity,
+        encoder_identities={
+            "text": text_embeddings.identity,
+            "image": image_embeddings.identity,
+        },
+        transform_identity=fused_pca.identity,
+        auc_floor=resolved(config)["checks"]["auc_floor"],
+        resolved_config={**resolved(config), "device": str(device)},
+        preset=preset_name(deployment()),
+    )
+    context.add_output_metadata(
+        {
+            **trained.metrics,
+            "parameters": trained.n_parameters,
+            "train rows": len(train_dataset.train),
+            "device": str(device),
+            "vectors": fused_pca.identity,
+            "data fingerprint": train_dataset.fingerprint,
+            "configuration": dg.MetadataValue.json(resolved(config)),
+            "curve": picture(
+                training_curve(
+                    [epoch.train_loss for epoch in history.epochs],
+                    [epoch.metrics["valid_auc"] for epoch in history.epochs],
+                    history.best_epoch,
+                ),
+                "loss and AUC by epoch",
+            ),
+        }
+    )
+    return model
+
+
+@dg.multi_asset_check(
+    name="trained_model_checks",
+    specs=check_specs(
+        "trained_model",
+        blocking={"auc_floor": "the validation AUC reaches the preset's floor"},
+    ),
+)
+def trained_model_checks(
+    context: dg.AssetCheckExecutionContext, trained_model: Any
+) -> Iterator[dg.AssetCheckResult]:
+    """Check the AUC that the model file records against the floor that it records."""
+    from mmctr_pipeline.evaluation.checks import auc_floor
+
+    metrics = trained_model.metrics
+    yield from check_results(
+        "trained_model",
+        [
+            auc_floor(
+                metrics["valid_auc"],
+                metrics["valid_auc_low"],
+                metrics["valid_auc_high"],
+                trained_model.auc_floor,
+            )
+        ],
+    )

@@ -1,0 +1,23 @@
+"""The jobs: the whole pipeline, the encoders alone, training alone."""
+
+import dagster as dg
+
+full_pipeline = dg.define_asset_job(
+    "full_pipeline",
+    selection=dg.AssetSelection.all(),
+    description="Everything, from the sources to the submission; what the nightly schedule runs.",
+)
+
+encode = dg.define_asset_job(
+    "encode",
+    selection=dg.AssetSelection.assets("text_embeddings", "image_embeddings", "fused_pca"),
+    description="The item vectors alone: titles, images and their fusion.",
+)
+
+train = dg.define_asset_job(
+    "train",
+    selection=dg.AssetSelection.assets("trained_model", "submission_csv"),
+    description="Model and submission from the vectors and the dataset of an earlier run.",
+)
+
+JOBS = [full_pipeline, encode, train]

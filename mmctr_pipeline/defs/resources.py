@@ -1,0 +1,60 @@
+"""The places a deployment works in: its data, its storage, its device."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from mmctr_pipeline.environment import Deployment
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmctr_pipeline.data.discovery import DataLayout
+
+
+class PlacesResource(dg.ConfigurableResource):
+    """Where the data are, where artefacts go, and which device computes."""
+
+    data_dir: str | None = Field(
+        description="folder of a MicroLens copy; without it the sample world is generated"
+    )
+    storage_dir: str = Field(description="folder of all artefacts")
+    device: str = Field(description="auto, cpu, cuda or cuda:N")
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "PlacesResource":
+        """Return the places that the environment names."""
+        return cls(
+            data_dir=str(deployment.data_dir) if deployment.data_dir else None,
+            storage_dir=str(deployment.storage_dir),
+            device=deployment.device,
+        )
+
+    @property
+    def storage(self) -> Path:
+        """The storage folder."""
+        return Path(self.storage_dir)
+
+    def data_root(self, log: Callable[[str], None]) -> Path:
+        """Return the data folder, generating the sample world when it is needed and absent."""
+        if self.data_dir is not None:
+            return Path(self.data_dir)
+        from mmctr_pipeline.sample.config import SampleConfig
+        from mmctr_pipeline.sample.write import ensure_sample
+
+        return ensure_sample(SampleConfig(), self.storage / "sample", log)
+
+    def layout(self, log: Callable[[str], None]) -> "DataLayout":
+        """Return the files of the data folder, however they are nested."""
+        from mmctr_pipeline.data.discovery import find_data
+
+        return find_data(self.data_root(log))
+
+    def torch_device(self) -> "torch.device":
+        """Return the device to compute on."""
+        from mmctr_pipeline.training.device import resolve_device
+
+        return resolve_device(self.device)

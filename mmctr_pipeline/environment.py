@@ -1,0 +1,54 @@
+"""The environment contract: where data and artefacts live, which preset, executor and device."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+EXECUTORS = ("multiprocess", "in_process", "k8s")
+
+
+class DeploymentError(ValueError):
+    """An environment variable holds a value that cannot be used; the message lists what can."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """The values of the `MMCTR_*` variables of one deployment.
+
+    `data_dir` is None where the sample world stands in; `preset` is None where nothing was
+    chosen (`mmctr_pipeline.presets` then decides or refuses).
+    """
+
+    data_dir: Path | None
+    storage_dir: Path
+    preset: str | None
+    executor: str
+    device: str
+
+    @classmethod
+    def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
+        """Read the variables (default: those of this process).
+
+        Raises `DeploymentError` for an unknown executor or a data folder that does not exist.
+        """
+        values = os.environ if variables is None else variables
+        data_dir = values.get("MMCTR_DATA_DIR") or None
+        executor = values.get("MMCTR_EXECUTOR") or "multiprocess"
+        if executor not in EXECUTORS:
+            raise DeploymentError(
+                f"MMCTR_EXECUTOR is {executor!r}; known executors: {', '.join(EXECUTORS)}"
+            )
+        if data_dir is not None and not Path(data_dir).is_dir():
+            raise DeploymentError(
+                f"MMCTR_DATA_DIR is {data_dir!r}, which is not a folder; "
+                "unset it to use the sample world"
+            )
+        return cls(
+            data_dir=Path(data_dir).resolve() if data_dir else None,
+            storage_dir=Path(values.get("MMCTR_STORAGE_DIR") or "storage").resolve(),
+            preset=values.get("MMCTR_PRESET") or None,
+            executor=executor,
+            device=values.get("MMCTR_DEVICE") or "auto",
+        )

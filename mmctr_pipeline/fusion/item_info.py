@@ -1,0 +1,78 @@
+"""The fused vectors as FuxiCTR reads them: `item_id`, `item_tags`, `item_emb_d128`."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.data.dataset import ItemTable
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.vectors import VectorTable
+
+N_TAGS = 5
+
+
+def write_item_info(
+    path: Path, fused: VectorTable, items: ItemTable, item_info: Path | None = None
+) -> int:
+    """Write one row per item id from 0 to the largest, atomically; return the number of rows.
+
+    Columns: `item_id` int64; `item_tags`, a list of 5 int64, left-padded with 0; `item_emb_d128`,
+    a list of float32. Row 0, the padding item, and ids without an item are zero throughout. Tags
+    come from `item_info`, the file of that name in the data set, where it has them, else from
+    `items`, of which the last five are kept. Raises `ValueError` where `fused` is not of `items`.
+    """
+    expected = np.concatenate([[0], items.item_id])
+    if not np.array_equal(fused.item_id, expected):
+        raise ValueError(
+            f"the fused vectors are of {len(fused.item_id) - 1:,} items besides row 0, the item "
+            f"table has {len(items):,}, and their ids differ: materialise fused_pca again"
+        )
+    if fused.vectors[0].any():
+        raise ValueError("row 0 is the padding item; its fused vector must be zero")
+    n_rows = int(expected[-1]) + 1
+    vectors = np.zeros((n_rows, fused.dim), dtype=np.float32)
+    vectors[fused.item_id] = fused.vectors
+    tags = np.zeros((n_rows, N_TAGS), dtype=np.int64)
+    if item_info is not None and "item_tags" in pq.read_schema(item_info).names:
+        tag_id, ragged = _tags_of_file(item_info)
+    else:
+        tag_id, ragged = items.item_id, items.tags
+    inside = (tag_id >= 1) & (tag_id < n_rows)
+    tags[tag_id[inside]] = left_padded(ragged.take(np.flatnonzero(inside)), N_TAGS)
+    table = pa.table(
+        {
+            "item_id": pa.array(np.arange(n_rows, dtype=np.int64)),
+            "item_tags": _list_column(tags),
+            "item_emb_d128": _list_column(vectors),
+        }
+    )
+    with atomic_write(path) as temporary:
+        pq.write_table(table, temporary)
+    return n_rows
+
+
+def left_padded(lists: Ragged, width: int) -> np.ndarray:
+    """Return `(N, width) int64`, each list at the right end after zeros.
+
+    Of a longer list the last `width` are kept, as FuxiCTR cuts at the front as well as it pads.
+    """
+    padded = np.zeros((len(lists), width), dtype=np.int64)
+    row = np.repeat(np.arange(len(lists)), lists.lengths)
+    from_end = np.repeat(lists.offsets[1:], lists.lengths) - np.arange(len(lists.values))
+    kept = from_end <= width
+    padded[row[kept], width - from_end[kept]] = lists.values[kept]
+    return padded
+
+
+def _tags_of_file(item_info: Path) -> tuple[np.ndarray, Ragged]:
+    table = pq.read_table(item_info, columns=["item_id", "item_tags"])
+    return table.column("item_id").to_numpy(), Ragged.from_arrow(table.column("item_tags"))
+
+
+def _list_column(rows: np.ndarray) -> pa.ListArray:
+    n_rows, width = rows.shape
+    offsets = np.arange(n_rows + 1, dtype=np.int32) * width
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))

@@ -1,0 +1,18 @@
+"""Whether fused vectors still belong to the text and image vectors that lie beside them."""
+
+from mmctr_pipeline.data.vectors import VectorTable
+
+
+class StaleVectorsError(ValueError):
+    """Fused vectors were made from other text or image vectors than those given."""
+
+
+def require_fused_from(fused: VectorTable, text: VectorTable, image: VectorTable) -> None:
+    """Raise `StaleVectorsError` unless `fused` was made from vectors of these identities."""
+    for name, table in (("text", text), ("image", image)):
+        recorded = fused.provenance.get(f"{name}_identity")
+        if recorded != table.identity:
+            raise StaleVectorsError(
+                f"fused_pca was made from {name} vectors of {recorded!r}, but {name}_embeddings "
+                f"now holds vectors of {table.identity!r}: materialise fused_pca again"
+            )

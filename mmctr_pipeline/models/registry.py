@@ -1,0 +1,19 @@
+"""CTR models by name."""
+
+from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
+from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.settings import SettingsError
+
+_MODELS: dict[str, type[ImprovedMmctr]] = {"improved_mmctr": ImprovedMmctr}
+
+
+def build_model(config: ModelConfig, spec: FeatureSpec) -> CtrModel:
+    """Return a freshly initialised model on torch's current default device.
+
+    Draws from torch's global random state. Raises `SettingsError` for an unknown name.
+    """
+    if config.name not in _MODELS:
+        raise SettingsError(f"unknown model {config.name!r}; known: {', '.join(sorted(_MODELS))}")
+    return _MODELS[config.name](config, spec)

@@ -1,0 +1,105 @@
+"""Presets: one YAML file per recipe, shipped or the user's own, which may extend another."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmctr_pipeline.encoders.config import EncodersConfig
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.evaluation.config import ChecksConfig
+from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.models.config import MODEL_CONFIGS, ImprovedMmctrConfig, ModelConfig
+from mmctr_pipeline.settings import Settings, SettingsError
+from mmctr_pipeline.training.config import TrainingConfig
+
+PRESET_DIR = Path(__file__).parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset(Settings):
+    """A whole recipe: the defaults of every asset of one deployment."""
+
+    encoders: EncodersConfig = dataclasses.field(default_factory=EncodersConfig)
+    fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ImprovedMmctrConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+    checks: ChecksConfig = dataclasses.field(default_factory=ChecksConfig)
+
+
+def shipped_presets() -> list[str]:
+    """Return the names of the presets in the package, sorted."""
+    return sorted(path.stem for path in PRESET_DIR.glob("*.yaml"))
+
+
+def preset_name(deployment: Deployment) -> str:
+    """Return the deployment's preset; `sample` where neither data nor preset was chosen.
+
+    Raises `SettingsError`, listing the presets, where data were given and no preset.
+    """
+    if deployment.preset is not None:
+        return deployment.preset
+    if deployment.data_dir is None:
+        return "sample"
+    raise SettingsError(
+        f"MMCTR_DATA_DIR is {str(deployment.data_dir)!r} but MMCTR_PRESET is not set; choose one "
+        f"of {', '.join(shipped_presets())}, or the path of a YAML file that extends one of them"
+    )
+
+
+def load_preset(name_or_path: str) -> Preset:
+    """Load a shipped preset by name, or a YAML file by path, with what it extends.
+
+    Raises `SettingsError` naming the file, the section and the known names.
+    """
+    sections = _read_sections(name_or_path, ())
+    where = f"preset {name_or_path}"
+    model = sections.pop("model", {})
+    if not isinstance(model, Mapping):
+        raise SettingsError(f"{where}.model: expected a mapping of settings, got {model!r}")
+    name = model.get("name", "improved_mmctr")
+    if name not in MODEL_CONFIGS:
+        raise SettingsError(
+            f"{where}.model: unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}"
+        )
+    model_config = MODEL_CONFIGS[name].from_mapping(model, f"{where}.model")
+    return dataclasses.replace(Preset.from_mapping(sections, where), model=model_config)
+
+
+def _read_sections(name_or_path: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+    path = _find(name_or_path, seen[-1].parent if seen else Path.cwd())
+    if path in seen:
+        chain = " -> ".join(p.name for p in (*seen, path))
+        raise SettingsError(f"presets extend each other in a circle: {chain}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected a mapping of sections, got {content!r}")
+    base = content.pop("extends", None)
+    if base is None:
+        return content
+    return _merged(_read_sections(str(base), (*seen, path)), content)
+
+
+def _find(name_or_path: str, beside: Path) -> Path:
+    if name_or_path in shipped_presets():
+        return PRESET_DIR / f"{name_or_path}.yaml"
+    path = beside / name_or_path
+    if path.is_file():
+        return path.resolve()
+    raise SettingsError(
+        f"unknown preset {name_or_path!r}: neither a file nor one of {', '.join(shipped_presets())}"
+    )
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in changes.items():
+        old = merged.get(name)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return merged

@@ -1,0 +1,109 @@
+"""Settings of the sample world: its seed, its size, and how strongly taste decides a click."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from typing import Any, Self
+
+from mmctr_pipeline.settings import Settings, SettingsError, setting
+
+WORLD_VERSION = 1
+"""Raised whenever the same settings would yield other data, so that old worlds are not re-used."""
+
+FULL_SCALE = 90.0
+"""The scale at which the world has the size of MicroLens_1M_x1 (3,600,000 train rows)."""
+
+_FULL_SIZE = {
+    "n_items": 91_717,
+    "n_users": 1_000_000,
+    "n_train_rows": 3_600_000,
+    "n_valid_rows": 10_000,
+    "n_test_rows": 379_142,
+}
+_SMALLEST = {
+    "n_items": 150,
+    "n_users": 60,
+    "n_train_rows": 400,
+    "n_valid_rows": 200,
+    "n_test_rows": 100,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig(Settings):
+    """A sample world; the defaults are what `make demo` runs on."""
+
+    seed: int = setting(7, "seed of everything that is drawn", ge=0)
+    n_items: int = setting(1_500, "items of the catalogue; ids run from 1", ge=150)
+    n_users: int = setting(6_000, "users of all splits together; no user is in two splits", ge=60)
+    n_train_rows: int = setting(40_000, "rows of train.parquet", ge=4)
+    n_valid_rows: int = setting(8_000, "rows of valid.parquet", ge=4)
+    n_test_rows: int = setting(5_000, "rows of test.parquet", ge=4)
+    images: bool = setting(True, "whether cover images are drawn")
+    rows_per_history: int = setting(4, "consecutive rows that share one history", ge=1, le=64)
+    cold_item_share: float = setting(
+        0.25, "share of the items that train and the histories never show", ge=0, le=0.5
+    )
+    cold_row_share: float = setting(
+        0.35, "share of the valid and test rows whose target is such an item", ge=0, le=1
+    )
+    missing_image_share: float = setting(0.03, "share of the items without an image", ge=0, le=1)
+    corrupt_image_share: float = setting(
+        0.005, "share of the items whose image file cannot be decoded", ge=0, le=1
+    )
+    empty_title_share: float = setting(0.005, "share of the items with an empty title", ge=0, le=1)
+    style_effect: float = setting(3.6, "logit gained where the user likes the target's style", ge=0)
+    category_effect: float = setting(
+        2.8, "logit gained where the user likes the target's category", ge=0
+    )
+    popularity_effect: float = setting(
+        0.15, "logit gained per standard deviation of the target's log popularity", ge=0
+    )
+    intercept: float = setting(-3.2, "logit of a target that the user has no liking for")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_users < 3:
+            raise SettingsError("SampleConfig.n_users must allow one user per split")
+        if self.missing_image_share + self.corrupt_image_share > 1:
+            raise SettingsError(
+                "SampleConfig.missing_image_share and corrupt_image_share exceed 1 together"
+            )
+
+    @classmethod
+    def scaled(cls, scale: float, **changes: Any) -> Self:
+        """Return the world of a size: 1 is the default, 90 the size of MicroLens_1M_x1.
+
+        The scale is the number of train rows in units of the default's 40,000. Above 1 the other
+        sizes grow geometrically from their default to their full size; below 1 all shrink alike,
+        down to the smallest world that still has every kind of item. `changes` sets other fields.
+        """
+        if not 0 < scale <= FULL_SCALE:
+            raise SettingsError(f"scale is {scale!r}; it must be above 0 and at most {FULL_SCALE}")
+        default = cls()
+        progress = math.log(scale) / math.log(FULL_SCALE)
+        sizes = {}
+        for name, full in _FULL_SIZE.items():
+            size = getattr(default, name)
+            grown = size * (full / size) ** progress if scale >= 1 else size * scale
+            sizes[name] = max(round(grown), _SMALLEST[name])
+        return cls(**{**sizes, **changes})
+
+    @classmethod
+    def full_size(cls, **changes: Any) -> Self:
+        """Return the world of MicroLens size, without images unless `images=True` is given."""
+        return cls.scaled(FULL_SCALE, **{"images": False, **changes})
+
+    @property
+    def key(self) -> str:
+        """Folder name, from seed and size; settings that differ otherwise add a hash."""
+        size = f"{self.n_items}x{self.n_users}x{self.n_train_rows}"
+        name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{WORLD_VERSION}"
+        named = ("seed", "n_items", "n_users", "n_train_rows", "images")
+        rest = {n: v for n, v in self.to_mapping().items() if n not in named}
+        usual = {n: v for n, v in SampleConfig().to_mapping().items() if n not in named}
+        if rest == usual:
+            return name
+        digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        return f"{name}-{digest[:8]}"

@@ -1,0 +1,113 @@
+"""Writes a sample world to disk in the layout of the MMCTR data set."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmctr_pipeline.sample import tables
+from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
+from mmctr_pipeline.sample.config import WORLD_VERSION, SampleConfig
+from mmctr_pipeline.sample.interactions import write_interactions
+from mmctr_pipeline.sample.paths import SamplePaths
+from mmctr_pipeline.sample.progress import Log
+from mmctr_pipeline.sample.titles import describe, draw_titles
+
+
+def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, Any]:
+    """Write the world into `folder` (made if absent) and return its summary.
+
+    Files: `MicroLens_1M_x1/{train,valid,test,item_info}.parquet`, `item_{feature,seq}.parquet`,
+    and `item_images/{item_id}.jpg` unless the configuration has no images. The truth, which the
+    pipeline never reads: `sample_truth.parquet` (probability and label of each valid and test row,
+    by position in its file) and `sample_items.parquet` (category, style, caption of each item).
+    `sample_world.json` is the summary. Equal configurations give equal bytes.
+    """
+    log(
+        f"sample world: {config.n_items:,} items, {config.n_users:,} users, "
+        f"{config.n_train_rows:,} train rows, seed {config.seed}"
+    )
+    paths = SamplePaths(folder)
+    paths.interactions.mkdir(parents=True, exist_ok=True)
+    catalogue = draw_catalogue(config)
+    titles = draw_titles(catalogue, config)
+    tables.write_item_feature(paths.item_feature, catalogue, titles, config, log)
+    tables.write_item_info(paths.item_info, catalogue, config)
+    _write_item_truth(paths.item_truth, catalogue)
+    summary: dict[str, Any] = {
+        "world_version": WORLD_VERSION,
+        "config": config.to_mapping(),
+        "n_items": len(catalogue),
+        "n_cold_items": int(catalogue.cold.sum()),
+        "n_empty_titles": sum(not title for title in titles),
+        **write_interactions(paths, catalogue, config, log),
+    }
+    if config.images:
+        # Imported here: a world without images must not need Pillow.
+        from mmctr_pipeline.sample.covers import write_covers
+
+        summary.update(write_covers(paths.images, catalogue, config, log))
+    paths.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    log(
+        f"sample world: best possible AUC {summary['best_possible_auc']:.4f}, "
+        f"popularity alone {summary['popularity_auc']:.4f}"
+    )
+    return summary
+
+
+def ensure_sample(config: SampleConfig, root: Path, log: Log) -> Path:
+    """Return the folder `root/<config.key>` of the world, generating it if it is not there.
+
+    Processes that ask at the same time wait for one of them to generate it. The folder appears
+    complete or not at all.
+    """
+    # Imported here: only this function needs the package.
+    from filelock import FileLock
+
+    folder = root / config.key
+    if SamplePaths(folder).summary.is_file():
+        return folder
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{config.key}.lock"):
+        if SamplePaths(folder).summary.is_file():
+            return folder
+        prefix = f".{config.key}.making-"
+        # Whoever holds the lock is alone here: such folders are what a killed process left.
+        for stale in (*root.glob(f"{prefix}*"), folder):
+            if stale.exists():
+                shutil.rmtree(stale)
+        making = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        try:
+            generate_sample(config, making, log)
+            making.chmod(0o755)
+            os.replace(making, folder)
+        except BaseException:
+            shutil.rmtree(making)
+            raise
+    return folder
+
+
+def read_best_possible_auc(folder: Path) -> float | None:
+    """Return the best possible valid AUC of a sample world; None where the data are no such."""
+    path = SamplePaths(folder).summary
+    if not path.is_file():
+        return None
+    return float(json.loads(path.read_text(encoding="utf-8"))["best_possible_auc"])
+
+
+def _write_item_truth(path: Path, catalogue: Catalogue) -> None:
+    truth = pa.table(
+        {
+            "item_id": catalogue.item_id,
+            "category": [CATEGORIES[index] for index in catalogue.category],
+            "style": [STYLES[index] for index in catalogue.style],
+            "caption": describe(catalogue),
+            "cold": catalogue.cold,
+        }
+    )
+    pq.write_table(truth, path)

@@ -1,0 +1,187 @@
+"""Training a CTR model on a dataset and measuring it."""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmctr_pipeline import metrics
+from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.models.registry import build_model
+from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.device import seeded
+from mmctr_pipeline.training.loop import TrainBatches, TrainingHistory, Validation, fit
+from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
+from mmctr_pipeline.training.score import score
+
+TRAIN_SAMPLE_ROWS = 50_000
+"""Train rows, drawn by the seed, on which the train AUC is measured."""
+
+
+class TrainingDataError(ValueError):
+    """The dataset cannot be trained or validated on; the message says which split and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedCtr:
+    """A trained model with what was measured.
+
+    `module` is in evaluation mode, on the device it was trained on. `metrics` are floats:
+    `valid_auc`, `valid_auc_low`, `valid_auc_high`, `valid_auc_standard_error`, `valid_log_loss`,
+    `n_valid_positive`, `n_valid_negative`, `train_auc` (on a sample of train rows), `best_epoch`,
+    `train_rows_per_second` (median over epochs). `valid_scores` are the probabilities of the valid
+    rows in order, `(N,) float32`.
+    """
+
+    module: CtrModel
+    spec: FeatureSpec
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    metrics: dict[str, float]
+    history: TrainingHistory
+    valid_scores: np.ndarray
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained weights."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+
+def feature_spec(dataset: CtrDataset, vectors: VectorTable) -> FeatureSpec:
+    """Return the table sizes that `dataset` asks for and the width of `vectors`."""
+    largest_user = max(int(split.user_id.max(initial=0)) for split in dataset.splits.values())
+    return FeatureSpec(
+        n_users=largest_user + 1,
+        n_items=int(dataset.items.item_id.max(initial=0)) + 1,
+        vector_dim=vectors.dim,
+    )
+
+
+def train_ctr(
+    dataset: CtrDataset,
+    vectors: VectorTable,
+    model_config: ModelConfig,
+    training_config: TrainingConfig,
+    device: torch.device,
+    log: Callable[[str], None],
+) -> TrainedCtr:
+    """Train a model on the train rows, select its epoch on the valid rows, and measure it.
+
+    The same seed on the CPU gives the same weights, bit by bit, at the same number of threads;
+    torch's global random state is left as it was. Raises `TrainingDataError` for splits without
+    labels or with labels of one class, `TrainingDivergedError` where the loss is not finite.
+    """
+    train_labels = _labels_of_both_classes(dataset.train, "train")
+    valid_labels = _labels_of_both_classes(dataset.valid, "valid")
+    items = item_features(dataset.items, vectors).to(device)
+    _log_coverage(items, dataset, log)
+    train = BatchSource(dataset.train, dataset.histories, items, device)
+    valid = BatchSource(dataset.valid, dataset.histories, items, device)
+    spec = feature_spec(dataset, vectors)
+
+    def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
+        assert batch.label_B is not None
+        return smoothed_binary_cross_entropy(
+            module(batch), batch.label_B, training_config.label_smoothing
+        )
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        scores = score(module, valid)
+        return {
+            "valid_auc": metrics.auc(valid_labels, scores),
+            "valid_log_loss": metrics.log_loss(valid_labels, scores),
+        }
+
+    with seeded(training_config.seed, device):
+        module = build_model(model_config, spec).to(device)
+        module.fit_statistics(items)
+        log(f"{model_config.name}: {sum(p.numel() for p in module.parameters()):,} parameters")
+        history = fit(
+            module,
+            module.parameter_groups(),
+            TrainBatches(
+                n_rows=len(train),
+                epoch=lambda epoch: train.shuffled(
+                    training_config.batch_size, training_config.seed, epoch
+                ),
+            ),
+            loss,
+            Validation(evaluate, metric="valid_auc"),
+            training_config,
+            log,
+        )
+
+    sample = _sample_of_both_classes(train_labels, training_config.seed)
+    train_sample = BatchSource(dataset.train.take(sample), dataset.histories, items, device)
+    train_auc = metrics.auc(train_labels[sample], score(module, train_sample))
+    valid_scores = score(module, valid)
+    measured = _measured(valid_labels, valid_scores, train_auc, history)
+    log(
+        f"best epoch {history.best_epoch}: valid AUC {measured['valid_auc']:.4f} "
+        f"[{measured['valid_auc_low']:.4f}, {measured['valid_auc_high']:.4f}]"
+    )
+    return TrainedCtr(
+        module=module,
+        spec=spec,
+        model_config=model_config,
+        training_config=training_config,
+        metrics=measured,
+        history=history,
+        valid_scores=valid_scores,
+    )
+
+
+def _measured(
+    valid_labels: np.ndarray, valid_scores: np.ndarray, train_auc: float, history: TrainingHistory
+) -> dict[str, float]:
+    interval = metrics.auc_interval(valid_labels, valid_scores)
+    return {
+        "valid_auc": interval.auc,
+        "valid_auc_low": interval.low,
+        "valid_auc_high": interval.high,
+        "valid_auc_standard_error": interval.standard_error,
+        "valid_log_loss": metrics.log_loss(valid_labels, valid_scores),
+        "n_valid_positive": float(interval.n_positive),
+        "n_valid_negative": float(interval.n_negative),
+        "train_auc": train_auc,
+        "best_epoch": float(history.best_epoch),
+        "train_rows_per_second": float(np.median([e.rows_per_second for e in history.epochs])),
+    }
+
+
+def _labels_of_both_classes(split: Split, name: str) -> np.ndarray:
+    if split.label is None:
+        raise TrainingDataError(f"{name}: the split has no labels")
+    positives = int((split.label == 1).sum())
+    if positives in (0, len(split)):
+        raise TrainingDataError(
+            f"{name}: all {len(split)} labels are of one class ({positives} positive); "
+            f"an AUC needs both, look at the column label of {name}.parquet"
+        )
+    return split.label
+
+
+def _sample_of_both_classes(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return ascending positions of at most `TRAIN_SAMPLE_ROWS` rows, of both classes."""
+    generator = np.random.default_rng(seed)
+    n_rows = min(len(labels), TRAIN_SAMPLE_ROWS)
+    drawn = generator.choice(len(labels), n_rows, replace=False)
+    one_of_each = [np.argmax(labels == 1), np.argmax(labels == 0)]
+    return np.union1d(drawn, one_of_each)
+
+
+def _log_coverage(items: ItemFeatures, dataset: CtrDataset, log: Callable[[str], None]) -> None:
+    n_present = int(items.present_I.sum())
+    log(
+        f"{len(dataset.train):,} train and {len(dataset.valid):,} valid rows, "
+        f"{len(dataset.histories):,} histories, {n_present:,} of {len(dataset.items):,} items "
+        "have a vector"
+    )

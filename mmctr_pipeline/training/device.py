@@ -1,0 +1,39 @@
+"""Which device to train on, and random state that belongs to it."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from mmctr_pipeline.environment import DeploymentError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device called `name`: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N`.
+
+    Raises `DeploymentError`, listing what this machine has, for any other name.
+    """
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    if name == "auto":
+        return torch.device("cuda:0" if "cuda" in available else "cpu")
+    if name not in available:
+        raise DeploymentError(
+            f"unknown device {name!r}; this machine has: auto, {', '.join(available)} "
+            "(set MMCTR_DEVICE)"
+        )
+    return torch.device("cuda:0" if name == "cuda" else name)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global random state, on the CPU and on `device`, and put it back afterwards."""
+    # Only the device in use: asking CUDA for its state would start it where only the CPU is wanted.
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests, and the option that forbids skipping tests of the bench extra."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+for variable in [name for name in os.environ if name.startswith("MMCTR_")]:
+    # The tests say themselves what they run on; a developer's own deployment is none of theirs.
+    del os.environ[variable]
+
+SKIPPED_BENCH: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fail-on-skipped-bench",
+        action="store_true",
+        help="fail when a test marked bench was skipped (the bench extra is missing or broken)",
+    )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.skipped and item.get_closest_marker("bench"):
+        SKIPPED_BENCH.append(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--fail-on-skipped-bench") and SKIPPED_BENCH:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if terminalreporter.config.getoption("--fail-on-skipped-bench") and SKIPPED_BENCH:
+        terminalreporter.write_line(
+            f"FAILED: tests of the bench extra were skipped: {', '.join(SKIPPED_BENCH)}", red=True
+        )
+
+
+@pytest.fixture(scope="session")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample world of a few hundred items with images, in the layout of the real data."""
+    from mmctr_pipeline.sample.config import SampleConfig
+    from mmctr_pipeline.sample.write import generate_sample
+
+    folder = tmp_path_factory.mktemp("world")
+    generate_sample(SampleConfig.scaled(0.15), folder, lambda line: None)
+    return folder

@@ -1,0 +1,190 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.interactions import build_dataset
+from mmctr_pipeline.data.schemas import LABELLED_COLUMNS, Column
+from mmctr_pipeline.data.validation import Block, DataError, PaddingCheck, open_parquet
+from mmctr_pipeline_tests.data import small_data
+
+
+def _silent(message: str) -> None:
+    pass
+
+
+def _fault(root: Path, **changed: dict[str, Any]) -> DataError:
+    """Return the error that a data set with these columns raises."""
+    small_data.write_data(root, **changed)
+    with pytest.raises(DataError) as error:
+        build_dataset(find_data(root), _silent)
+    assert error.value.fix
+    assert f"Fix: {error.value.fix}" in str(error.value)
+    assert str(error.value.file) in str(error.value)
+    return error.value
+
+
+def _train(**changed: Any) -> dict[str, Any]:
+    return {**small_data.train(), **changed}
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "row", "problem"),
+    [
+        ("label", [1, 0, 2, 1], 2, "2 is not in 0..1"),
+        ("label", [1, 0, None, 1], 2, "missing"),
+        ("user_id", [1, 0, 2, 2], 1, "0 is not in 1.."),
+        ("user_id", [1, 2**31, 2, 2], 1, "2147483648 is not in"),
+        ("item_id", [4, 5, 6, -7], 3, "-7 is not in 1.."),
+        ("item_id", [4, 5, 6, 77], 3, "item 77 is not in item_feature.parquet"),
+        ("likes_level", [11, 5, 6, 7], 0, "11 is not in 0..10"),
+        ("views_level", [0, -1, 6, 7], 1, "-1 is not in 0..10"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], None, [0, 0, 0]], 2, "missing"),
+        ("item_seq", [[0, 1, 2], [0, None, 2], [3, 2, 1], [0, 0, 0]], 1, "missing value in it"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [0, -3, 1], [0, 0, 0]], 2, "-3 is not in 0.."),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [0, 30, 1], [0, 0, 0]], 2, "item 30 is not in"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [2, 1, 0], [0, 0, 0]], 2, "padded on the right"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [3, 0, 1], [0, 0, 0]], 2, "has holes"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [0, 3, 2, 1], [0, 0, 0]], 2, "4 values where row 0"),
+        ("item_seq", [[1, 2], [1], [3, 2, 1], [0, 0, 0]], 1, "row 3 is padded with 0"),
+    ],
+)
+def test_faults_of_a_row_are_named(
+    tmp_path: Path, column: str, values: list[Any], row: int, problem: str
+) -> None:
+    error = _fault(tmp_path, train=_train(**{column: values}))
+    assert (error.file, error.column, error.row) == (tmp_path / "train.parquet", column, row)
+    assert f"column {column}, row {row}: " in str(error)
+    assert problem in str(error)
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_every_split_is_checked(tmp_path: Path, name: str) -> None:
+    columns = {**getattr(small_data, name)(), "likes_level": None}
+    columns["likes_level"] = [1] * (len(columns["user_id"]) - 1) + [12]
+    error = _fault(tmp_path, **{name: columns})
+    assert error.file.name == f"{name}.parquet"
+    assert error.row == len(columns["user_id"]) - 1
+
+
+def _many_rows(histories: list[list[int]]) -> dict[str, Any]:
+    n_rows = len(histories)
+    ones = np.ones(n_rows, np.int32)
+    columns = dict.fromkeys(small_data.train(), ones)
+    return {**columns, "item_seq": pa.array(histories), "label": np.zeros(n_rows, np.int32)}
+
+
+def test_rows_are_counted_in_the_whole_file(tmp_path: Path) -> None:
+    # More rows than are read at a time, the wrong one in a later batch.
+    columns = _many_rows([[0, 1]] * 150_000)
+    columns["label"][140_123] = 3
+    assert _fault(tmp_path, train=columns).row == 140_123
+
+
+def test_widths_are_compared_over_the_whole_file(tmp_path: Path) -> None:
+    error = _fault(tmp_path, train=_many_rows([[0, 1]] * 140_000 + [[1, 2, 3]] * 10))
+    assert (error.column, error.row) == ("item_seq", 140_000)
+    assert "3 values where row 0 has 2" in str(error)
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test", "item_feature"])
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
+    columns = getattr(small_data, name)()
+    for column in list(columns):
+        rest = {other: values for other, values in columns.items() if other != column}
+        error = _fault(tmp_path / column, **{name: rest})
+        assert (error.file.name, error.column) == (f"{name}.parquet", column)
+        assert ", ".join(rest) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("label", [1.0, 0.0, 0.0, 1.0], "double"),
+        ("user_id", ["1", "1", "2", "2"], "string"),
+        ("item_id", [[4], [5], [6], [7]], "list"),
+        ("item_seq", [1, 2, 3, 4], "int64"),
+        ("item_seq", [[1.0], [2.0], [3.0], [4.0]], "list<element: double>"),
+        ("item_seq", ["1 2", "1", "2", "3"], "string"),
+        ("label", [True, False, True, False], "bool"),
+    ],
+)
+def test_wrong_types_are_refused(
+    tmp_path: Path, column: str, values: list[Any], found: str
+) -> None:
+    error = _fault(tmp_path, train=_train(**{column: values}))
+    assert error.column == column
+    assert f"the type is {found}" in str(error)
+    assert "cast the column" in error.fix
+
+
+def test_floats_that_came_from_missing_values_are_explained(tmp_path: Path) -> None:
+    error = _fault(tmp_path, train=_train(label=[1.0, None, 0.0, 1.0]))
+    assert "missing values" in error.fix
+
+
+@pytest.mark.parametrize("integer", ["int8", "uint8", "int16", "int32", "uint32", "uint64"])
+@pytest.mark.parametrize("make_list", [pa.list_, pa.large_list, lambda t: pa.list_(t, 3)])
+def test_integers_of_any_width_and_lists_of_any_kind_are_taken(
+    tmp_path: Path, integer: str, make_list: Callable[[pa.DataType], pa.DataType]
+) -> None:
+    narrow = pa.type_for_alias(integer)
+    columns = {
+        name: pa.array(values, make_list(narrow) if name == "item_seq" else narrow)
+        for name, values in small_data.train().items()
+    }
+    small_data.write_data(tmp_path, train=columns)
+    dataset = build_dataset(find_data(tmp_path), _silent)
+    assert dataset.train.user_id.tolist() == [1, 1, 2, 2]
+    assert dataset.histories[dataset.train.history[2]].tolist() == [3, 2, 1]
+
+
+def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+    error = _fault(tmp_path / "test", test={**small_data.test(), "ID": [7, 7]})
+    assert (error.file.name, error.column, error.row) == ("test.parquet", "ID", 1)
+    assert "the value 7 stands already in row 0" in str(error)
+    ids = [1, 2, 3, 4, 5, 6, 7, 8, 3]
+    error = _fault(tmp_path / "items", item_feature={**small_data.item_feature(), "item_id": ids})
+    assert (error.file.name, error.column, error.row) == ("item_feature.parquet", "item_id", 8)
+
+
+def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
+    empty = {name: pa.array([], pa.array(v).type) for name, v in small_data.valid().items()}
+    error = _fault(tmp_path, valid=empty)
+    assert error.file.name == "valid.parquet"
+    assert "no rows" in str(error)
+
+
+def test_a_file_that_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    path.write_text("user_id,item_id\n")
+    with pytest.raises(DataError, match="not a readable parquet file"):
+        open_parquet(path, LABELLED_COLUMNS)
+
+
+def test_padding_is_checked_across_blocks() -> None:
+    column = Column("item_seq", "int_list")
+    check = PaddingCheck()
+    check.check(np.array([1, 2, 3]), np.array([0, 1, 3]), Block(Path("f"), column, 0))
+    with pytest.raises(DataError, match="row 5 is padded") as error:
+        check.check(np.array([0, 3]), np.array([0, 2]), Block(Path("f"), column, 5))
+    assert error.value.row == 1
+
+
+def test_a_zero_at_the_start_of_a_list_is_not_taken_for_a_hole() -> None:
+    values = np.array([1, 2, 0, 3, 0, 0, 0, 4])
+    offsets = np.array([0, 2, 4, 6, 8])
+    PaddingCheck().check(values, offsets, Block(Path("f"), Column("item_seq", "int_list")))
+
+
+def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:
+    block = Block(tmp_path, Column("item_seq", "int_list"))
+    values = np.array([1] * 99 + [0])
+    with pytest.raises(DataError) as error:
+        PaddingCheck().check(values, np.array([0, 100]), block)
+    assert "88 more" in str(error.value)
+    assert len(str(error.value)) < 400

@@ -1,0 +1,156 @@
+"""Every asset check fails, as Dagster sees it, on the bad artefact that it is there for."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.definitions import defs
+from mmctr_pipeline.defs import io_managers
+from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.registry.versions import write_version
+from mmctr_pipeline_tests.defs.conftest import FinishedRun
+from mmctr_pipeline_tests.defs.test_definitions import CHECKS
+
+
+def _run_checks(asset: str, data: Path, storage: Path) -> dict[str, dg.AssetCheckEvaluation]:
+    """Run an asset's checks alone on the artefacts in `storage`, in this process."""
+    resources = {
+        "places": PlacesResource(data_dir=str(data), storage_dir=str(storage), device="cpu"),
+        "parquet_io": io_managers.ParquetIOManager(storage_dir=str(storage)),
+        "dataset_io": io_managers.DatasetIOManager(storage_dir=str(storage)),
+        "model_io": io_managers.ModelIOManager(storage_dir=str(storage)),
+        "submission_io": io_managers.SubmissionIOManager(storage_dir=str(storage)),
+    }
+    job = dg.Definitions(
+        assets=defs.assets,
+        asset_checks=defs.asset_checks,
+        resources=resources,
+        jobs=[dg.define_asset_job("checks", dg.AssetSelection.checks_for_assets(asset))],
+        executor=dg.in_process_executor,
+    ).resolve_job_def("checks")
+    result = job.execute_in_process(raise_on_error=False)
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def _rewrite(path: Path, change: Callable[[VectorTable], VectorTable]) -> None:
+    pq.write_table(change(VectorTable.read(path)).to_arrow(), path)
+
+
+def _without_an_item(table: VectorTable) -> VectorTable:
+    keep = table.item_id != table.item_id[-1]
+    return dataclasses.replace(
+        table, item_id=table.item_id[keep], vectors=table.vectors[keep], present=table.present[keep]
+    )
+
+
+def _with_nan(table: VectorTable) -> VectorTable:
+    vectors = table.vectors.copy()
+    vectors[-1] = np.nan
+    return dataclasses.replace(table, vectors=vectors)
+
+
+def _mostly_masked(table: VectorTable) -> VectorTable:
+    present = np.zeros_like(table.present)
+    present[:3] = table.present[:3]
+    vectors = np.where(present[:, None], table.vectors, np.float32(0))
+    return dataclasses.replace(table, vectors=vectors, present=present)
+
+
+def _unexplained(table: VectorTable) -> VectorTable:
+    return dataclasses.replace(table, provenance={**table.provenance, "explained_variance": 0.01})
+
+
+def _vectors(name: str, change: Callable[[VectorTable], VectorTable]) -> Callable[[Path], None]:
+    return lambda storage: _rewrite(storage / f"{name}.parquet", change)
+
+
+def _dataset(change: Callable[[CtrDataset], CtrDataset]) -> Callable[[Path], None]:
+    def plant(storage: Path) -> None:
+        folder = storage / "train_dataset"
+        changed = change(CtrDataset.read(folder))
+        changed.write(folder.resolve())
+
+    return plant
+
+
+def _unknown_target(dataset: CtrDataset) -> CtrDataset:
+    item_id = dataset.train.item_id.copy()
+    item_id[0] = 10**6
+    return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, item_id=item_id))
+
+
+def _label_of_two(dataset: CtrDataset) -> CtrDataset:
+    assert dataset.train.label is not None
+    label = dataset.train.label.copy()
+    label[0] = 2
+    return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, label=label))
+
+
+def _targets_from_histories(dataset: CtrDataset) -> CtrDataset:
+    last = dataset.histories.values[dataset.histories.offsets[1:] - 1]
+    train = dataclasses.replace(dataset.train, item_id=last[dataset.train.history])
+    return dataclasses.replace(dataset, train=train)
+
+
+def _half_the_users_in_train(dataset: CtrDataset) -> CtrDataset:
+    users = np.unique(dataset.valid.user_id)
+    moved = users[: len(users) // 2]
+    user_id = dataset.train.user_id.copy()
+    user_id[: len(moved)] = moved
+    return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, user_id=user_id))
+
+
+def _below_the_floor(storage: Path) -> None:
+    model = ModelFile.load(storage / "best_model.pt")
+    write_version(storage, dataclasses.replace(model, auc_floor=0.9999))
+
+
+def _last_row_cut(storage: Path) -> None:
+    path = storage / "submission.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+
+
+FAULTS: dict[str, Callable[[Path], None]] = {
+    "text_embeddings.shape": _vectors("text_embeddings", _without_an_item),
+    "text_embeddings.finite_norms": _vectors("text_embeddings", _with_nan),
+    "image_embeddings.shape": _vectors("image_embeddings", _without_an_item),
+    "image_embeddings.finite_norms": _vectors("image_embeddings", _with_nan),
+    "image_embeddings.image_coverage": _vectors("image_embeddings", _mostly_masked),
+    "fused_pca.shape": _vectors("fused_pca", _without_an_item),
+    "fused_pca.finite_norms": _vectors("fused_pca", _with_nan),
+    "fused_pca.explained_variance": _vectors("fused_pca", _unexplained),
+    "train_dataset.id_ranges": _dataset(_unknown_target),
+    "train_dataset.label_values": _dataset(_label_of_two),
+    "train_dataset.target_in_history": _dataset(_targets_from_histories),
+    "train_dataset.user_overlap": _dataset(_half_the_users_in_train),
+    "trained_model.auc_floor": _below_the_floor,
+    "submission_csv.submission_valid": _last_row_cut,
+}
+
+
+def test_every_check_has_a_fault() -> None:
+    assert set(FAULTS) == {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
+
+
+@pytest.mark.parametrize("check", FAULTS)
+def test_check_fails_on_its_fault_and_no_other_does(
+    check: str, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    asset, name = check.split(".")
+    storage = tmp_path / "storage"
+    shutil.copytree(finished_run.deployment.storage, storage, symlinks=True)
+    FAULTS[check](storage)
+    evaluations = _run_checks(asset, finished_run.deployment.data, storage)
+    failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
+    assert failed == {name}
+    warns = evaluations[name].severity is dg.AssetCheckSeverity.WARN
+    assert warns == (name == "user_overlap")

@@ -1,0 +1,60 @@
+"""Dagster's configuration says what the presets and the core's settings say."""
+
+import dagster as dg
+import pytest
+from pydantic import ValidationError
+
+from mmctr_pipeline.defs.config import (
+    ASSET_SECTIONS,
+    asset_config,
+    config_class,
+    model_settings,
+    run_config,
+    to_settings,
+)
+from mmctr_pipeline.models.config import ImprovedMmctrConfig
+from mmctr_pipeline.presets.preset import load_preset, shipped_presets
+from mmctr_pipeline.training.config import TrainingConfig
+
+
+def test_derived_config_has_bounds_choices_and_descriptions() -> None:
+    derived = config_class(TrainingConfig(learning_rate=0.5))
+    assert derived().learning_rate == 0.5
+    assert "weight decay" in derived.model_fields["weight_decay"].description
+    with pytest.raises(ValidationError):
+        derived(learning_rate=0.0)
+    with pytest.raises(ValidationError):
+        derived(schedule="linear")
+
+
+def test_derived_config_converts_back_to_the_settings() -> None:
+    settings = TrainingConfig(seed=9, batch_size=77)
+    assert to_settings(config_class(settings)(), TrainingConfig) == settings
+    model = ImprovedMmctrConfig(hidden_dims=(8, 4))
+    assert model_settings(config_class(model)()) == model
+
+
+@pytest.mark.parametrize("name", shipped_presets())
+def test_run_config_of_a_preset_is_accepted_by_every_asset(name: str) -> None:
+    preset = load_preset(name)
+    ops = run_config(preset)["ops"]
+    assert set(ops) == set(ASSET_SECTIONS)
+    for asset, config in ops.items():
+        derived = asset_config(asset, load_preset("sample"))(**config["config"])
+        assert derived.model_dump(mode="json") == config["config"]
+
+
+def test_preset_gives_the_defaults() -> None:
+    config = asset_config("trained_model", load_preset("improved_mmctr"))()
+    assert config.training.batch_size == 2048
+    assert config.checks.auc_floor == load_preset("improved_mmctr").checks.auc_floor
+    assert not hasattr(config.checks, "max_missing_images")
+
+
+def test_unknown_and_out_of_range_values_fail_before_anything_runs() -> None:
+    from mmctr_pipeline.definitions import defs
+
+    job = defs.resolve_job_def("full_pipeline")
+    bad = {"ops": {"trained_model": {"config": {"training": {"learning_rat": 1.0}}}}}
+    with pytest.raises(dg.DagsterInvalidConfigError, match="learning_rat"):
+        job.execute_in_process(run_config=bad)

@@ -1,0 +1,122 @@
+"""Artefacts come back as they went in, whatever the frame library, and whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs.io_managers import ParquetIOManager
+
+COLUMNS = {"item_id": [1, 2], "title": ["a", None]}
+
+
+def _round_trip(kind: type, value: Any, folder: Path) -> Any:
+    """Materialise an asset that yields `value` and one that reads it as `kind`."""
+    seen = []
+
+    def written():
+        return value
+
+    def reader(context, written):
+        seen.append(written)
+
+    reader.__annotations__ = {"written": kind, "return": None}
+    assets = [
+        dg.asset(name="written", io_manager_key="parquet_io")(written),
+        dg.asset(name="reader", io_manager_key="parquet_io")(reader),
+    ]
+    result = dg.materialize(
+        assets, resources={"parquet_io": ParquetIOManager(storage_dir=str(folder))}
+    )
+    assert result.success
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (pl.DataFrame(COLUMNS), pl.DataFrame),
+        (pl.LazyFrame(COLUMNS), pl.LazyFrame),
+        (pd.DataFrame(COLUMNS), pd.DataFrame),
+        (pa.table(COLUMNS), pa.Table),
+        (pa.table(COLUMNS), pl.DataFrame),
+    ],
+)
+def test_frames_round_trip(value: Any, kind: type, tmp_path: Path) -> None:
+    back = _round_trip(kind, value, tmp_path)
+    assert isinstance(back, kind)
+    if isinstance(back, pl.LazyFrame):
+        back = back.collect()
+    elif not isinstance(back, pl.DataFrame):
+        back = pl.from_pandas(back) if isinstance(back, pd.DataFrame) else pl.from_arrow(back)
+    assert back.to_dict(as_series=False) == COLUMNS
+    assert (tmp_path / "written.parquet").is_file()
+
+
+def test_vector_tables_round_trip_with_identity_and_provenance(tmp_path: Path) -> None:
+    table = VectorTable(
+        item_id=np.array([3, 7], np.int32),
+        vectors=np.array([[1.5, -2.0], [0, 0]], np.float32),
+        present=np.array([True, False]),
+        identity="an encoder",
+        provenance={"counts": {"missing": 1}},
+    )
+    back = _round_trip(VectorTable, table, tmp_path)
+    assert np.array_equal(back.vectors, table.vectors)
+    assert np.array_equal(back.item_id, table.item_id)
+    assert np.array_equal(back.present, table.present)
+    assert (back.identity, back.provenance) == (table.identity, table.provenance)
+
+
+def test_what_cannot_be_kept_is_refused_by_name(tmp_path: Path) -> None:
+    manager = ParquetIOManager(storage_dir=str(tmp_path))
+    with pytest.raises(TypeError, match="dict"):
+        manager.write({"a": 1}, tmp_path / "x.parquet")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+import pyarrow.parquet as pq
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs.io_managers import ParquetIOManager
+
+real = pq.write_table
+
+def write_half_and_die(table, path):
+    real(table, path)
+    with open(path, "r+b") as file:
+        file.truncate(100)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+pq.write_table = write_half_and_die
+table = VectorTable(np.array([1], np.int32), np.ones((1, 4), np.float32), np.ones(1, bool), "new")
+folder = Path(sys.argv[1])
+ParquetIOManager(storage_dir=str(folder)).write(table, folder / "text_embeddings.parquet")
+"""
+
+
+def test_kill_in_the_middle_of_writing_leaves_the_earlier_artefact(tmp_path: Path) -> None:
+    earlier = VectorTable(
+        np.array([1], np.int32), np.ones((1, 4), np.float32), np.ones(1, bool), "earlier"
+    )
+    path = tmp_path / "text_embeddings.parquet"
+    manager = ParquetIOManager(storage_dir=str(tmp_path))
+    manager.write(earlier, path)
+    result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], timeout=120, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert VectorTable.read(path).identity == "earlier"
+    # The next writer clears away what the killed one left.
+    manager.write(earlier, path)
+    assert os.listdir(tmp_path) == ["text_embeddings.parquet"]

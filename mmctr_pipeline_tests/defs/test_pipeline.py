@@ -1,0 +1,167 @@
+"""The pipeline end to end through Dagster's command line, on real files."""
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.submission.files import check_submission, read_submission
+from mmctr_pipeline_tests.defs.conftest import FinishedRun
+from mmctr_pipeline_tests.defs.running import Deployment, run_id_of
+from mmctr_pipeline_tests.defs.test_definitions import CHECKS
+
+
+def _copy(deployment: Deployment, folder: Path) -> Deployment:
+    """Return a deployment with a storage folder of its own, as the finished run left it."""
+    shutil.copytree(deployment.storage, folder / "storage", symlinks=True)
+    return dataclasses.replace(deployment, folder=folder)
+
+
+def test_every_artefact_is_there_and_fits_the_others(finished_run: FinishedRun) -> None:
+    storage = finished_run.deployment.storage
+    dataset = CtrDataset.read(storage / "train_dataset")
+    text = VectorTable.read(storage / "text_embeddings.parquet")
+    image = VectorTable.read(storage / "image_embeddings.parquet")
+    fused = VectorTable.read(storage / "fused_pca.parquet")
+    model = ModelFile.load(storage / "best_model.pt")
+    assert text.dim == 384
+    assert np.array_equal(text.item_id, dataset.items.item_id)
+    assert np.array_equal(image.item_id, dataset.items.item_id)
+    assert np.array_equal(fused.item_id, np.concatenate([[0], dataset.items.item_id]))
+    assert model.vector_identity == fused.identity
+    assert model.data_fingerprint == dataset.fingerprint
+    assert model.encoder_identities == {"text": text.identity, "image": image.identity}
+    assert len(list((storage / "transforms").glob("*.pt"))) == 1
+
+
+def test_missing_and_unreadable_images_are_masked_and_listed(finished_run: FinishedRun) -> None:
+    storage = finished_run.deployment.storage
+    image = VectorTable.read(storage / "image_embeddings.parquet")
+    problems = pq.read_table(storage / "image_problems.parquet")
+    assert 0 < problems.num_rows < 0.2 * len(image.item_id)
+    assert problems.column("item_id").to_pylist() == image.item_id[~image.present].tolist()
+
+
+def test_submission_has_one_probability_per_test_row(finished_run: FinishedRun) -> None:
+    storage = finished_run.deployment.storage
+    test_id = pq.read_table(
+        finished_run.deployment.data / "MicroLens_1M_x1" / "test.parquet", columns=["ID"]
+    ).column("ID")
+    problems = check_submission(
+        storage / "submission.csv", storage / "prediction.zip", test_id.to_numpy()
+    )
+    assert problems == []
+    assert read_submission(storage / "submission.csv")["Task1&2"].std() > 0.01
+
+
+def test_all_checks_ran_and_passed(finished_run: FinishedRun) -> None:
+    results = finished_run.deployment.check_results(run_id_of(finished_run.log))
+    expected = {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
+    assert results == dict.fromkeys(expected, True)
+
+
+def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None:
+    assert "epoch 1 of 2" in finished_run.log
+    model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
+    assert model.resolved_config["training"]["batch_size"] == 256
+    assert model.resolved_config["model"]["name"] == "improved_mmctr"
+
+
+def test_training_alone_reuses_the_vectors_and_overrides_by_config(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = _copy(finished_run.deployment, tmp_path)
+    before = {
+        path.name: path.stat().st_mtime_ns
+        for path in deployment.storage.glob("*_embeddings.parquet")
+    }
+    config = tmp_path / "override.yaml"
+    training = {"max_epochs": 1, "seed": 5}
+    config.write_text(
+        yaml.safe_dump({"ops": {"trained_model": {"config": {"training": training}}}})
+    )
+    result = deployment.materialize("trained_model,submission_csv", "-c", str(config))
+    assert result.returncode == 0, result.stdout[-6000:]
+    model = ModelFile.load(deployment.storage / "best_model.pt")
+    assert (model.training_config["max_epochs"], model.training_config["seed"]) == (1, 5)
+    # What the override leaves out keeps the preset's value.
+    assert model.training_config["batch_size"] == 256
+    assert before == {
+        path.name: path.stat().st_mtime_ns
+        for path in deployment.storage.glob("*_embeddings.parquet")
+    }
+
+
+def test_below_the_floor_nothing_is_submitted_not_even_alone(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = _copy(finished_run.deployment, tmp_path)
+    submission = deployment.storage / "submission.csv"
+    earlier = submission.read_bytes()
+    submission.write_bytes(earlier + b"\n")  # told apart from a newly written one
+    config = tmp_path / "floor.yaml"
+    trained = {"training": {"max_epochs": 1}, "checks": {"auc_floor": 0.9999}}
+    config.write_text(yaml.safe_dump({"ops": {"trained_model": {"config": trained}}}))
+
+    together = deployment.materialize("trained_model,submission_csv", "-c", str(config))
+    assert together.returncode != 0
+    assert deployment.check_results(run_id_of(together.stdout)) == {
+        "trained_model.auc_floor": False
+    }
+
+    alone = deployment.materialize("submission_csv")
+    assert alone.returncode != 0
+    assert "BelowAucFloorError" in alone.stdout
+    assert submission.read_bytes() == earlier + b"\n"
+
+
+def test_missing_artefact_names_what_to_materialise(small_world: Path, tmp_path: Path) -> None:
+    deployment = Deployment(small_world, tmp_path)
+    result = deployment.materialize("submission_csv", MMCTR_EXECUTOR="in_process")
+    assert result.returncode != 0
+    assert "materialise trained_model first" in result.stdout
+
+
+def test_kill_in_the_middle_of_training_leaves_the_earlier_model(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = _copy(finished_run.deployment, tmp_path)
+    earlier = os.readlink(deployment.storage / "best_model.pt")
+    config = tmp_path / "long.yaml"
+    training = {"max_epochs": 500, "patience": 500}
+    config.write_text(
+        yaml.safe_dump({"ops": {"trained_model": {"config": {"training": training}}}})
+    )
+    process = subprocess.Popen(
+        deployment.command("trained_model", "-c", str(config)),
+        env=deployment.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        deadline = time.monotonic() + 120
+        for line in process.stdout:
+            if "epoch 2 of 500" in line:
+                break
+            assert time.monotonic() < deadline, "training did not begin"
+        else:
+            pytest.fail("the run ended before it could be killed")
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert os.readlink(deployment.storage / "best_model.pt") == earlier
+    assert ModelFile.load(deployment.storage / "best_model.pt").training_config["max_epochs"] == 2

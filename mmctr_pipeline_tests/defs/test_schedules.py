@@ -1,0 +1,83 @@
+"""The nightly schedule asks for a run when data or preset changed, and skips otherwise."""
+
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from mmctr_pipeline.definitions import defs
+from mmctr_pipeline.defs import schedules
+from mmctr_pipeline.environment import Deployment
+
+
+def _deployment(data_dir: Path) -> Deployment:
+    return Deployment(data_dir, data_dir, preset=None, executor="in_process", device="cpu")
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "train.parquet").write_bytes(b"some rows")
+    monkeypatch.setattr(schedules, "deployment", lambda: _deployment(tmp_path))
+    return tmp_path
+
+
+def _tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2026, 1, 2, 2, tzinfo=ZoneInfo("UTC")),
+        repository_def=defs.get_repository_def(),
+    )
+    tick = schedules.nightly.evaluate_tick(context)
+    assert tick.run_requests is not None
+    return tick.run_requests[0] if tick.run_requests else str(tick.skip_message)
+
+
+def _record_success(instance: dg.DagsterInstance, request: dg.RunRequest) -> None:
+    run = instance.create_run_for_job(
+        job_def=defs.resolve_job_def("full_pipeline"), tags=dict(request.tags)
+    )
+    instance.handle_new_event(_success_of(run.run_id))
+
+
+def _success_of(run_id: str) -> dg.EventLogEntry:
+    event = dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.RUN_SUCCESS.value, job_name="full_pipeline"
+    )
+    return dg.EventLogEntry(
+        error_info=None,
+        level=10,
+        user_message="",
+        run_id=run_id,
+        timestamp=0.0,
+        dagster_event=event,
+    )
+
+
+def test_runs_at_two_with_the_presets_configuration() -> None:
+    assert schedules.nightly.cron_schedule == "0 2 * * *"
+    assert schedules.nightly.execution_timezone == "UTC"
+    assert schedules.nightly.job_name == "full_pipeline"
+
+
+def test_asks_for_a_run_and_skips_once_it_succeeded_on_the_same_inputs(data_dir: Path) -> None:
+    with dg.instance_for_test() as instance:
+        request = _tick(instance)
+        assert isinstance(request, dg.RunRequest)
+        assert isinstance(_tick(instance), dg.RunRequest), "nothing succeeded yet"
+        _record_success(instance, request)
+        skipped = _tick(instance)
+        assert isinstance(skipped, str)
+        assert "which succeeded" in skipped
+
+        (data_dir / "train.parquet").write_bytes(b"some rows and more")
+        assert isinstance(_tick(instance), dg.RunRequest), "the data changed"
+
+
+def test_another_preset_is_another_input(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmctr_pipeline.presets.preset import load_preset
+
+    before = schedules.input_stamp()
+    monkeypatch.setattr(schedules, "deployment_preset", lambda: load_preset("text_only"))
+    assert schedules.input_stamp() != before

@@ -1,0 +1,148 @@
+"""A real webserver: the graph is shown, and a run launched through GraphQL finishes."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmctr_pipeline_tests.defs.running import REPOSITORY, Deployment
+
+LAUNCH = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) {
+    __typename
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+    ... on RunConfigValidationInvalid { errors { message } }
+  }
+}
+"""
+STATUS = """
+query Status($runId: ID!) { runOrError(runId: $runId) { ... on Run { status } } }
+"""
+ASSETS = """
+query Assets {
+  assetNodes { assetKey { path } groupName description hasAssetChecks }
+}
+"""
+
+
+class Webserver:
+    """A running dagster-webserver and its address."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def query(self, query: str, **variables: Any) -> dict[str, Any]:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(
+            f"{self.url}/graphql", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        assert "errors" not in answer, answer
+        return answer["data"]
+
+
+@pytest.fixture(scope="module")
+def deployment(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return Deployment(small_world, tmp_path_factory.mktemp("webserver"))
+
+
+@pytest.fixture(scope="module")
+def webserver(deployment: Deployment) -> Iterator[Webserver]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = deployment.folder / "webserver.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [
+                *(str(Path(sys.executable).parent / "dagster-webserver"), "-p", str(port)),
+                *("-h", "127.0.0.1", "-w", str(REPOSITORY / "workspace.yaml")),
+            ],
+            cwd=REPOSITORY,
+            env=deployment.environment(),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
+                    break
+                except OSError:
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.5)
+            yield Webserver(url)
+        finally:
+            process.terminate()
+            process.wait(timeout=60)
+
+
+def test_shows_the_graph(webserver: Webserver) -> None:
+    nodes = webserver.query(ASSETS)["assetNodes"]
+    assert {node["assetKey"]["path"][0] for node in nodes} == {
+        *("item_feature", "item_images", "interactions", "text_embeddings", "image_embeddings"),
+        *("fused_pca", "train_dataset", "trained_model", "submission_csv"),
+    }
+    assert all(node["description"] for node in nodes)
+
+
+def test_a_run_launched_through_graphql_finishes_with_its_checks_passed(
+    webserver: Webserver, deployment: Deployment
+) -> None:
+    params = {
+        "selector": {
+            "repositoryLocationName": "mmctr_pipeline",
+            "repositoryName": "__repository__",
+            "jobName": "full_pipeline",
+            "assetSelection": [{"path": ["train_dataset"]}],
+        },
+        "mode": "default",
+    }
+    launched = webserver.query(LAUNCH, params=params)["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    run_id = launched["run"]["runId"]
+    deadline = time.monotonic() + 120
+    while (status := webserver.query(STATUS, runId=run_id)["runOrError"]["status"]) not in (
+        *("SUCCESS", "FAILURE", "CANCELED"),
+    ):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+    assert status == "SUCCESS"
+    assert deployment.check_results(run_id) == {
+        f"train_dataset.{name}": True
+        for name in ("id_ranges", "label_values", "target_in_history", "user_overlap")
+    }
+    assert (deployment.storage / "train_dataset" / "train.parquet").is_file()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_page_of_the_graph_loads_in_a_browser(webserver: Webserver, tmp_path: Path) -> None:
+    picture = tmp_path / "graph.png"
+    subprocess.run(
+        [
+            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *("--no-first-run", "--disable-background-networking", "--disable-sync"),
+            *("--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--window-size=1400,900", "--virtual-time-budget=15000"),
+            *(f"--screenshot={picture}", f"{webserver.url}/asset-groups"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    # A blank page of this size is a few kB.
+    assert picture.stat().st_size > 20_000

@@ -1,0 +1,158 @@
+"""Saved models: bit-equal scores after a round trip, and refusal of what does not fit."""
+
+import dataclasses
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.registry.model_file import (
+    ModelFile,
+    ModelFileError,
+    build_module,
+    require_identity,
+)
+from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.score import score
+from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
+
+CPU = torch.device("cpu")
+
+
+def small_model_file(trained: TrainedCtr) -> ModelFile:
+    return ModelFile.from_trained(
+        trained,
+        data_fingerprint="fingerprint-1",
+        vector_identity="small-world-vectors",
+        encoder_identities={"text": "text encoder 1", "image": "image encoder 1"},
+        transform_identity="pca 1",
+        auc_floor=0.5,
+        resolved_config={"model": SMALL_MODEL.to_mapping(), "training": {"seed": 42}},
+        preset="sample",
+    )
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_quickly() -> TrainedCtr:
+    dataset, vectors = small_world(n_train=500)
+    return train_ctr(dataset, vectors, SMALL_MODEL, QUICK_TRAINING, CPU, lambda line: None)
+
+
+@pytest.fixture(name="saved")
+def saved_file(trained: TrainedCtr, tmp_path: Path) -> Path:
+    small_model_file(trained).save(tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+def test_a_loaded_model_scores_bit_equally(trained: TrainedCtr, saved: Path) -> None:
+    dataset, vectors = small_world(n_train=500)
+    module = build_module(ModelFile.load(saved))
+    items = item_features(dataset.items, vectors)
+    scores = score(module, BatchSource(dataset.valid, dataset.histories, items, CPU))
+    assert np.array_equal(scores, trained.valid_scores)
+    assert not module.training
+
+
+def test_everything_is_read_back(trained: TrainedCtr, saved: Path) -> None:
+    written, loaded = small_model_file(trained), ModelFile.load(saved)
+    expected = {**written.description(), "created_at": loaded.created_at}
+    assert loaded.description() == expected
+    assert set(loaded.state_dict) == set(written.state_dict)
+    assert loaded.n_parameters == sum(p.numel() for p in trained.module.parameters())
+    assert loaded.metrics["valid_auc_low"] < loaded.metrics["valid_auc"]
+    assert set(loaded.library_versions) == {"python", "torch", "numpy", "pyarrow", "mmctr_pipeline"}
+    assert loaded.library_versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_building_leaves_the_random_state_alone(saved: Path) -> None:
+    model_file = ModelFile.load(saved)
+    before = torch.get_rng_state()
+    build_module(model_file)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_vectors_of_another_identity_are_refused(saved: Path) -> None:
+    _, vectors = small_world()
+    model_file = ModelFile.load(saved)
+    require_identity(model_file, vectors)
+    other = dataclasses.replace(vectors, identity="other vectors")
+    with pytest.raises(
+        ModelFileError, match="'small-world-vectors', but these are 'other vectors'"
+    ):
+        require_identity(model_file, other)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
+    os.truncate(saved, int(saved.stat().st_size * share))
+    with pytest.raises(ModelFileError, match=r"model\.pt .* cannot be read as a saved model"):
+        ModelFile.load(saved)
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "notes.pt"
+    text.write_text("not a model")
+    with pytest.raises(ModelFileError, match="no torch file at all"):
+        ModelFile.load(text)
+    plain_pickle = tmp_path / "pickle.pt"
+    plain_pickle.write_bytes(pickle.dumps(Path("x")))
+    with pytest.raises(ModelFileError, match="cannot be read as a saved model"):
+        ModelFile.load(plain_pickle)
+    whole_module = tmp_path / "module.pt"
+    torch.save(torch.nn.Linear(1, 1), whole_module)
+    with pytest.raises(ModelFileError, match="objects other than tensors"):
+        ModelFile.load(whole_module)
+    weights = tmp_path / "weights.pt"
+    torch.save({"weight": torch.zeros(2)}, weights)
+    with pytest.raises(ModelFileError, match="no model saved by this pipeline"):
+        ModelFile.load(weights)
+
+
+def test_a_file_of_a_newer_format_names_the_version_to_use(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    torch.save({**content, "format_version": 99}, saved)
+    with pytest.raises(
+        ModelFileError, match=r"model format 99, this pipeline reads 1; use .* 0\.1"
+    ):
+        ModelFile.load(saved)
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="train a model first"):
+        ModelFile.load(tmp_path / "model.pt")
+
+
+def test_loading_runs_no_code(tmp_path: Path) -> None:
+    class Planted:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = tmp_path / "planted.pt"
+    torch.save({"format": "mmctr_pipeline.model", "planted": Planted()}, path)
+    with pytest.raises(ModelFileError):
+        ModelFile.load(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_values_that_could_not_be_read_back_are_refused_at_writing(
+    trained: TrainedCtr, tmp_path: Path
+) -> None:
+    model_file = small_model_file(trained)
+    broken = dataclasses.replace(model_file, metrics={"valid_auc": np.float64(0.5)})
+    with pytest.raises(ModelFileError, match=r"model\.metrics\.valid_auc is a float64"):
+        broken.save(tmp_path / "model.pt")
+    assert not (tmp_path / "model.pt").exists()
+
+
+def test_weights_of_another_size_are_refused(trained: TrainedCtr) -> None:
+    model_file = small_model_file(trained)
+    resized = dataclasses.replace(model_file, spec={**model_file.spec, "n_users": 9})
+    with pytest.raises(ModelFileError, match="weights do not fit the saved configuration"):
+        build_module(resized)
+    unknown = dataclasses.replace(model_file, model_config={"name": "deep_thought"})
+    with pytest.raises(ModelFileError, match="unknown model 'deep_thought'"):
+        build_module(unknown)

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline.environment import EXECUTORS, Deployment, DeploymentError
+
+
+def test_nothing_set_means_the_sample_world() -> None:
+    deployment = Deployment.from_environment({})
+    assert deployment.data_dir is None
+    assert deployment.preset is None
+    assert deployment.executor == "multiprocess"
+    assert deployment.device == "auto"
+    assert deployment.storage_dir == Path.cwd() / "storage"
+
+
+def test_empty_values_count_as_unset() -> None:
+    names = ("DATA_DIR", "STORAGE_DIR", "PRESET", "EXECUTOR", "DEVICE")
+    empty = {f"MMCTR_{name}": "" for name in names}
+    assert Deployment.from_environment(empty) == Deployment.from_environment({})
+
+
+def test_values_are_taken(tmp_path: Path) -> None:
+    deployment = Deployment.from_environment(
+        {
+            "MMCTR_DATA_DIR": str(tmp_path),
+            "MMCTR_STORAGE_DIR": str(tmp_path / "out"),
+            "MMCTR_PRESET": "text_only",
+            "MMCTR_EXECUTOR": "in_process",
+            "MMCTR_DEVICE": "cuda:1",
+        }
+    )
+    assert deployment == Deployment(
+        data_dir=tmp_path,
+        storage_dir=tmp_path / "out",
+        preset="text_only",
+        executor="in_process",
+        device="cuda:1",
+    )
+
+
+def test_paths_do_not_depend_on_the_folder_of_later_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    deployment = Deployment.from_environment({"MMCTR_DATA_DIR": "data", "MMCTR_STORAGE_DIR": "out"})
+    assert deployment.data_dir == tmp_path / "data"
+    assert deployment.storage_dir == tmp_path / "out"
+
+
+def test_the_process_environment_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    assert Deployment.from_environment().storage_dir == tmp_path
+
+
+def test_an_unknown_executor_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(DeploymentError) as error:
+        Deployment.from_environment({"MMCTR_EXECUTOR": "celery"})
+    assert "'celery'" in str(error.value)
+    assert ", ".join(EXECUTORS) in str(error.value)
+
+
+def test_a_data_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for name in ("nowhere", "file"):
+        with pytest.raises(DeploymentError, match="is not a folder"):
+            Deployment.from_environment({"MMCTR_DATA_DIR": str(tmp_path / name)})

@@ -1,0 +1,104 @@
+"""Imports run only downward, and the core runs where Dagster and polars are not installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "mmctr_pipeline"
+
+TORCH_ALONE = [
+    "mmctr_pipeline.data.ragged",
+    "mmctr_pipeline.data.vectors",
+    "mmctr_pipeline.data.dataset",
+    "mmctr_pipeline.metrics",
+    "mmctr_pipeline.models.improved_mmctr",
+    "mmctr_pipeline.models.registry",
+    "mmctr_pipeline.training.batches",
+    "mmctr_pipeline.training.ctr",
+    "mmctr_pipeline.training.score",
+    "mmctr_pipeline.sample.write",
+]
+"""What must import with numpy, torch and pyarrow alone."""
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is blocked in this test")
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def _run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=REPOSITORY
+    )
+
+
+def test_contracts_hold() -> None:
+    linter = Path(sys.executable).parent / "lint-imports"
+    result = subprocess.run([linter], capture_output=True, text=True, cwd=REPOSITORY, timeout=120)
+    assert result.returncode == 0, result.stdout
+
+
+def test_training_core_needs_only_numpy_torch_and_pyarrow() -> None:
+    blocked = [
+        "dagster",
+        "dagster_pandas",
+        "polars",
+        "pandas",
+        "sklearn",
+        "PIL",
+        "open_clip",
+        "sentence_transformers",
+        "transformers",
+        "matplotlib",
+        "yaml",
+        "filelock",
+        "tqdm",
+        "torchvision",
+    ]
+    imports = "\n".join(f"import {name}" for name in TORCH_ALONE)
+    result = _run(BLOCKER.format(blocked=blocked) + imports)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_blocker_blocks() -> None:
+    assert _run(BLOCKER.format(blocked=["polars"]) + "import polars").returncode != 0
+
+
+def test_everything_below_the_shell_imports_without_dagster() -> None:
+    modules = [
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "defs" not in path.parts and path.name not in ("__init__.py", "definitions.py")
+    ]
+    assert len(modules) > 40
+    code = BLOCKER.format(blocked=["dagster", "dagster_pandas", "dagster_graphql"])
+    result = _run(code + "\n".join(f"import {name}" for name in modules))
+    assert result.returncode == 0, result.stderr
+
+
+SETTINGS = [path for path in sorted(PACKAGE.rglob("config.py")) if path.parent.name != "defs"]
+
+
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
+def test_settings_import_the_standard_library_alone(path: Path) -> None:
+    module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    code = (
+        f"import sys; before = set(sys.modules); import {module}; "
+        "print([name for name in set(sys.modules) - before "
+        "if name.partition('.')[0] not in {*sys.stdlib_module_names, 'mmctr_pipeline'}])"
+    )
+    result = _run(code)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+def test_package_init_files_are_empty() -> None:
+    assert [path for path in PACKAGE.rglob("__init__.py") if path.read_text().strip()] == []

@@ -1,0 +1,190 @@
+"""AUC, its interval, the paired comparison and log-loss, against plain quadratic references."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmctr_pipeline.metrics import (
+    MetricError,
+    auc,
+    auc_interval,
+    compare_auc,
+    log_loss,
+)
+
+
+def wins(positive: float, negative: float) -> float:
+    if positive == negative:
+        return 0.5
+    return 1.0 if positive > negative else 0.0
+
+
+def plain_auc(labels: np.ndarray, scores: np.ndarray) -> float:
+    pairs = [wins(p, n) for p in scores[labels == 1].tolist() for n in scores[labels == 0].tolist()]
+    return sum(pairs) / len(pairs)
+
+
+def plain_covariance(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
+    """DeLong, DeLong and Clarke-Pearson (1988), equations as printed, O(n^2)."""
+
+    def kernel(scores: np.ndarray) -> np.ndarray:
+        positives, negatives = scores[labels == 1].tolist(), scores[labels == 0].tolist()
+        return np.array([[wins(p, n) for n in negatives] for p in positives])
+
+    kernel_a, kernel_b = kernel(a), kernel(b)
+    n_positive, n_negative = kernel_a.shape
+    s10 = np.cov(kernel_a.mean(1), kernel_b.mean(1), ddof=1)[0, 1]
+    s01 = np.cov(kernel_a.mean(0), kernel_b.mean(0), ddof=1)[0, 1]
+    return s10 / n_positive + s01 / n_negative
+
+
+def sample(seed: int, n_rows: int = 150, levels: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores with many ties."""
+    generator = np.random.default_rng(seed)
+    labels = (generator.random(n_rows) < 0.3).astype(np.int8)
+    scores = np.round((labels + generator.normal(0, 1.2, n_rows)) * levels / 6) / levels
+    return labels, scores.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_counts_pairs_with_ties_as_half(seed: int) -> None:
+    labels, scores = sample(seed)
+    assert auc(labels, scores) == pytest.approx(plain_auc(labels, scores), abs=1e-14)
+
+
+def test_auc_of_hand_counted_cases() -> None:
+    assert auc([0, 1], [0.2, 0.8]) == 1.0
+    assert auc([1, 0], [0.2, 0.8]) == 0.0
+    assert auc([0, 1, 1, 0], [0.5, 0.5, 0.5, 0.5]) == 0.5
+    assert auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.75
+
+
+def test_auc_is_exact_where_float32_would_not_count() -> None:
+    n_rows = 300_000
+    labels = np.zeros(n_rows, np.int8)
+    labels[-1] = 1
+    scores = np.arange(n_rows, dtype=np.float64)
+    scores[-1] = 0.5
+    assert auc(labels, scores) == 1 / (n_rows - 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_interval_equals_delongs_equations(seed: int) -> None:
+    labels, scores = sample(seed)
+    interval = auc_interval(labels, scores)
+    error = math.sqrt(plain_covariance(labels, scores, scores))
+    assert interval.auc == pytest.approx(plain_auc(labels, scores), abs=1e-12)
+    assert interval.standard_error == pytest.approx(error, rel=1e-10)
+    assert interval.low == pytest.approx(interval.auc - 1.959964 * error, abs=1e-7)
+    assert interval.high == pytest.approx(min(interval.auc + 1.959964 * error, 1.0), abs=1e-7)
+    assert (interval.n_positive, interval.n_negative) == (labels.sum(), (1 - labels).sum())
+
+
+def test_standard_error_agrees_with_the_bootstrap() -> None:
+    labels, scores = sample(7, n_rows=2000)
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(0, len(labels), len(labels)) for _ in range(400)]
+    bootstrap = np.std([auc(labels[rows], scores[rows]) for rows in draws])
+    assert auc_interval(labels, scores).standard_error == pytest.approx(bootstrap, rel=0.15)
+
+
+def test_interval_covers_the_truth_about_95_times_in_100() -> None:
+    generator = np.random.default_rng(1)
+    truth = 0.5 * math.erfc(-1 / math.sqrt(2) / math.sqrt(2))  # P(N(1, 1) > N(0, 1))
+    covered = 0
+    for _ in range(400):
+        labels = np.repeat([0, 1], [150, 100])
+        interval = auc_interval(labels, generator.normal(labels, 1.0))
+        covered += interval.low <= truth <= interval.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_interval_is_cut_to_the_unit_range() -> None:
+    labels = np.repeat([0, 1], 10)
+    scores = np.arange(20.0)
+    scores[[9, 10]] = scores[[10, 9]]
+    interval = auc_interval(labels, scores)
+    assert interval.high == 1.0
+    assert interval.low < interval.auc < 1.0
+
+
+def test_a_single_row_of_a_class_leaves_the_interval_wide() -> None:
+    interval = auc_interval([1, 0, 0, 0], [0.9, 0.1, 0.2, 0.3])
+    assert interval.auc == 1.0
+    assert interval.standard_error == 0.5
+    assert interval.low < 0.05
+
+
+def test_comparison_equals_delongs_equations() -> None:
+    labels, a = sample(3)
+    b = np.round(a + np.random.default_rng(4).normal(0, 0.8, len(a)), 1)
+    comparison = compare_auc(labels, a, b)
+    variance = (
+        plain_covariance(labels, a, a)
+        + plain_covariance(labels, b, b)
+        - 2 * plain_covariance(labels, a, b)
+    )
+    difference = plain_auc(labels, a) - plain_auc(labels, b)
+    assert comparison.difference == pytest.approx(difference, abs=1e-12)
+    assert comparison.standard_error == pytest.approx(math.sqrt(variance), rel=1e-9)
+    assert comparison.z == pytest.approx(difference / math.sqrt(variance), rel=1e-9)
+    assert comparison.p_value == pytest.approx(
+        math.erfc(abs(comparison.z) / math.sqrt(2)), rel=1e-12
+    )
+    assert comparison.low < comparison.difference < comparison.high
+
+
+def test_comparison_of_a_scorer_with_itself_finds_nothing() -> None:
+    labels, scores = sample(5)
+    comparison = compare_auc(labels, scores, scores)
+    assert (comparison.difference, comparison.z, comparison.p_value) == (0.0, 0.0, 1.0)
+
+
+def test_pairing_makes_the_comparison_sharper_than_two_intervals() -> None:
+    generator = np.random.default_rng(6)
+    labels = (generator.random(4000) < 0.5).astype(int)
+    a = labels + generator.normal(0, 1.5, 4000)
+    b = a + generator.normal(0, 0.3, 4000)
+    comparison = compare_auc(labels, a, b)
+    assert comparison.standard_error < 0.4 * auc_interval(labels, a).standard_error
+
+
+def test_log_loss_equals_its_definition() -> None:
+    labels, probabilities = [1, 0, 1], [0.8, 0.3, 0.5]
+    expected = -(math.log(0.8) + math.log(0.7) + math.log(0.5)) / 3
+    assert log_loss(labels, probabilities) == pytest.approx(expected, rel=1e-12)
+
+
+def test_log_loss_stays_finite_at_certainty_and_with_one_class() -> None:
+    certain = np.array([0.0, 1.0], np.float32)
+    assert log_loss([1, 0], certain) == pytest.approx(-math.log(1e-7))
+    assert log_loss([1, 1], [0.5, 0.5]) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "message"),
+    [
+        ([0, 1, 1], [0.1, math.nan, 0.2], "1 of 3 scores are not finite, first in row 1: nan"),
+        ([0, 1], [math.inf, 0.2], "not finite, first in row 0"),
+        ([1, 1, 1], [0.1, 0.2, 0.3], "all 3 labels are 1"),
+        ([0, 0], [0.1, 0.2], "all 2 labels are 0"),
+        ([0, 2], [0.1, 0.2], "row 1: label .* neither 0 nor 1"),
+        ([0.0, math.nan], [0.1, 0.2], "row 1: label .* neither 0 nor 1"),
+        ([0, 1], [0.1, 0.2, 0.3], r"shape \(2,\) and scores of shape \(3,\)"),
+        ([], [], "no rows"),
+    ],
+)
+def test_what_has_no_auc_is_refused(labels: list, scores: list, message: str) -> None:
+    for metric in (auc, auc_interval):
+        with pytest.raises(MetricError, match=message):
+            metric(labels, scores)
+    with pytest.raises(MetricError, match=message):
+        compare_auc(labels, scores, scores)
+
+
+def test_log_loss_refuses_what_is_no_probability() -> None:
+    with pytest.raises(MetricError, match=r"row 1: 1\.2 is no probability"):
+        log_loss([0, 1], [0.3, 1.2])
+    with pytest.raises(MetricError, match="not finite"):
+        log_loss([0, 1], [0.3, math.nan])

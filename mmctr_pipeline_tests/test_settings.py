@@ -1,0 +1,109 @@
+import dataclasses
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from mmctr_pipeline.settings import Settings, SettingsError, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner(Settings):
+    rate: float = setting(0.5, "a share", ge=0, lt=1)
+    name: Literal["inner"] = "inner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer(Settings):
+    count: int = setting(3, "how many", ge=1, le=10)
+    widths: tuple[int, ...] = setting((4, 2), "layers", gt=0)
+    mode: str = setting("fast", "how", choices=("fast", "slow"))
+    flag: bool = setting(False, "whether")
+    limit: int | None = setting(None, "at most", gt=0)
+    inner: Inner = dataclasses.field(default_factory=Inner)
+
+
+def test_defaults_hold() -> None:
+    assert Outer() == Outer(3, (4, 2), "fast", False, None, Inner(0.5))
+
+
+def test_values_are_brought_to_their_type() -> None:
+    made = Outer.from_mapping({"widths": [8, 4], "inner": {"rate": 0}, "limit": 5})
+    assert made.widths == (8, 4)
+    assert made.limit == 5
+    assert isinstance(made.inner.rate, float)
+
+
+def test_round_trip_through_plain_values() -> None:
+    made = Outer(count=7, widths=(1,), inner=Inner(0.25))
+    plain = made.to_mapping()
+    assert plain == {
+        "count": 7,
+        "widths": [1],
+        "mode": "fast",
+        "flag": False,
+        "limit": None,
+        "inner": {"rate": 0.25, "name": "inner"},
+    }
+    assert Outer.from_mapping(plain) == made
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": 0}, "Outer.count is 0; it must be >= 1"),
+        ({"count": 11}, "Outer.count is 11; it must be <= 10"),
+        ({"count": 1.5}, "Outer.count is 1.5; expected int"),
+        ({"count": True}, "Outer.count is True; expected int"),
+        ({"count": None}, "Outer.count is None; expected int"),
+        ({"flag": 1}, "Outer.flag is 1; expected bool"),
+        ({"widths": [4, 0]}, "Outer.widths is 0; it must be > 0"),
+        ({"widths": [4, "2"]}, "Outer.widths is '2'; expected int"),
+        ({"widths": 4}, "Outer.widths is 4; expected tuple"),
+        ({"mode": "medium"}, "Outer.mode is 'medium'; it must be one of fast, slow"),
+        ({"limit": -1}, "Outer.limit is -1; it must be > 0"),
+        ({"limit": "x"}, "Outer.limit is 'x'"),
+        ({"inner": {"rate": 1}}, "Inner.rate is 1.0; it must be < 1"),
+        ({"inner": {"rate": float("nan")}}, "Inner.rate is nan; it must be >= 0"),
+        ({"inner": {"rate": "fast"}}, "Inner.rate is 'fast'; expected float"),
+        ({"inner": {"name": "other"}}, "Inner.name is 'other'; it must be one of"),
+        ({"inner": 3}, "Outer.inner is 3; expected Inner"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as error:
+        Outer.from_mapping(values, "file.yaml")
+    assert message in str(error.value)
+    assert str(error.value).startswith("file.yaml")
+
+
+def test_bounds_hold_for_values_made_directly() -> None:
+    with pytest.raises(SettingsError, match=r"Outer\.count is 0"):
+        Outer(count=0)
+    with pytest.raises(SettingsError, match=r"Outer\.count is 0"):
+        dataclasses.replace(Outer(), count=0)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(SettingsError) as error:
+        Outer.from_mapping({"inner": {"rat": 0.1}}, "file.yaml")
+    assert str(error.value) == "file.yaml.inner: unknown setting rat; known: rate, name"
+    with pytest.raises(SettingsError, match="expected a mapping of count, widths"):
+        Outer.from_mapping([1], "file.yaml")  # type: ignore[arg-type]
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Outer().count = 4  # type: ignore[misc]
+
+
+def test_the_field_metadata_carry_what_the_launchpad_shows() -> None:
+    metadata = {field.name: field.metadata for field in dataclasses.fields(Outer)}
+    assert metadata["count"]["help"] == "how many"
+    assert metadata["count"]["bounds"] == {"ge": 1, "le": 10}
+    assert metadata["mode"]["choices"] == ("fast", "slow")
+
+
+def test_a_number_that_yaml_reads_as_a_string_is_a_number() -> None:
+    assert yaml.safe_load("2e-3") == "2e-3"
+    assert Outer.from_mapping({"inner": {"rate": "2e-3"}}).inner.rate == 0.002

@@ -1,0 +1,146 @@
+"""Batches from a resident split: the right rows, ragged histories, and a seeded order."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline_tests.training.small_world import small_world
+
+CPU = torch.device("cpu")
+
+
+def source_of(dataset: CtrDataset, vectors: VectorTable, split: str = "train") -> BatchSource:
+    items = item_features(dataset.items, vectors)
+    return BatchSource(dataset.splits[split], dataset.histories, items, CPU)
+
+
+def plain_rows(batch: Batch) -> list[tuple]:
+    starts = batch.history_offsets.tolist()
+    assert batch.label_B is not None
+    return [
+        (
+            int(batch.user_id_B[row]),
+            int(batch.item_id_B[row]),
+            int(batch.likes_level_B[row]),
+            int(batch.views_level_B[row]),
+            tuple(batch.history_T[starts[row] : starts[row + 1]].tolist()),
+            int(batch.label_B[row]),
+        )
+        for row in range(len(batch))
+    ]
+
+
+def expected_rows(dataset: CtrDataset) -> list[tuple]:
+    split = dataset.train
+    assert split.label is not None
+    return [
+        (
+            int(split.user_id[row]),
+            int(split.item_id[row]),
+            int(split.likes_level[row]),
+            int(split.views_level[row]),
+            tuple(dataset.histories[split.history[row]].tolist()),
+            int(split.label[row]),
+        )
+        for row in range(len(split))
+    ]
+
+
+def test_in_order_yields_every_row_with_its_own_history() -> None:
+    dataset, vectors = small_world(n_train=103)
+    batches = list(source_of(dataset, vectors).in_order(25))
+    assert [len(batch) for batch in batches] == [25, 25, 25, 25, 3]
+    assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
+
+
+def test_a_batch_has_the_promised_types() -> None:
+    dataset, vectors = small_world(n_train=20)
+    batch = next(source_of(dataset, vectors).in_order(8))
+    for name in ("user_id_B", "item_id_B", "likes_level_B", "views_level_B"):
+        assert getattr(batch, name).dtype == torch.int64
+    assert (batch.history_T.dtype, batch.history_offsets.dtype) == (torch.int64, torch.int64)
+    assert batch.label_B is not None
+    assert batch.label_B.dtype == torch.float32
+
+
+def test_test_rows_have_no_labels() -> None:
+    dataset, vectors = small_world()
+    assert next(source_of(dataset, vectors, "test").in_order(8)).label_B is None
+
+
+def test_shuffled_is_a_permutation_that_follows_from_seed_and_epoch() -> None:
+    dataset, vectors = small_world(n_train=103)
+    source = source_of(dataset, vectors)
+
+    def order(seed: int, epoch: int) -> list[tuple]:
+        return [row for batch in source.shuffled(25, seed, epoch) for row in plain_rows(batch)]
+
+    first = order(1, 1)
+    assert sorted(first) == sorted(expected_rows(dataset))
+    assert first == order(1, 1)
+    assert first != order(1, 2)
+    assert first != order(2, 1)
+
+
+def test_shuffling_leaves_the_global_random_state_alone() -> None:
+    dataset, vectors = small_world(n_train=50)
+    before = torch.get_rng_state()
+    list(source_of(dataset, vectors).shuffled(10, 1, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("n_rows", "sizes"), [(52, [25, 25, 2]), (51, [25, 25]), (50, [25, 25])])
+def test_a_last_batch_of_a_single_row_is_left_out(n_rows: int, sizes: list[int]) -> None:
+    dataset, vectors = small_world(n_train=n_rows)
+    assert [len(batch) for batch in source_of(dataset, vectors).shuffled(25, 1, 1)] == sizes
+
+
+def test_item_features_are_joined_by_id() -> None:
+    dataset, _ = small_world(n_items=10)
+    kept = np.array([2, 5, 6, 9], np.int32)
+    items = dataclasses.replace(
+        dataset.items,
+        item_id=kept,
+        likes_level=np.array([1, 2, 3, 4], np.int8),
+        views_level=np.array([5, 6, 7, 8], np.int8),
+    )
+    vectors = VectorTable(
+        item_id=np.array([0, 3, 5, 9], np.int32),
+        vectors=np.array([[9, 9], [3, 3], [5, 5], [0, 0]], np.float32),
+        present=np.array([True, True, True, False]),
+        identity="some vectors",
+    )
+    features = item_features(items, vectors)
+    assert features.vectors_ID.shape == (10, 2)
+    assert features.present_I.nonzero().flatten().tolist() == [5]
+    assert features.vectors_ID[5].tolist() == [5, 5]
+    assert features.vectors_ID.sum() == 10
+    assert features.views_level_I.tolist() == [0, 0, 5, 0, 0, 6, 7, 0, 0, 8]
+    assert features.likes_level_I.tolist() == [0, 0, 1, 0, 0, 2, 3, 0, 0, 4]
+
+
+def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
+    dataset, vectors = small_world()
+    vectors.vectors[7, 3] = np.nan
+    with pytest.raises(ValueError, match=r"1 item vectors of small-world-vectors .* item 7"):
+        item_features(dataset.items, vectors)
+
+
+def test_vectors_of_another_catalogue_are_refused() -> None:
+    dataset, vectors = small_world()
+    foreign = dataclasses.replace(vectors, item_id=vectors.item_id + 10_000)
+    with pytest.raises(ValueError, match="none of the 60 items has a vector"):
+        item_features(dataset.items, foreign)
+
+
+def test_read_only_arrays_are_taken() -> None:
+    dataset, vectors = small_world(n_train=30)
+    dataset.train.label.setflags(write=False)  # type: ignore[union-attr]
+    dataset.histories.values.setflags(write=False)
+    assert len(next(source_of(dataset, vectors).in_order(30))) == 30

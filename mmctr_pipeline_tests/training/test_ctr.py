@@ -1,0 +1,121 @@
+"""Training a CTR model: it learns, it repeats itself, and it refuses what it cannot measure."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.metrics import auc
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import TrainedCtr, TrainingDataError, train_ctr
+from mmctr_pipeline_tests.training.small_world import (
+    QUICK_TRAINING,
+    SMALL_MODEL,
+    VECTOR_DIM,
+    small_world,
+)
+
+CPU = torch.device("cpu")
+
+
+def train(
+    dataset: CtrDataset, vectors: VectorTable, training: TrainingConfig = QUICK_TRAINING
+) -> TrainedCtr:
+    return train_ctr(dataset, vectors, SMALL_MODEL, training, CPU, lambda line: None)
+
+
+@pytest.fixture(name="trained", scope="module")
+def trained_well() -> TrainedCtr:
+    return train(*small_world(), TrainingConfig(max_epochs=10, batch_size=128))
+
+
+def test_the_model_learns_what_unseen_users_like(trained: TrainedCtr) -> None:
+    assert trained.metrics["valid_auc"] > 0.75
+    assert trained.metrics["train_auc"] > 0.8
+
+
+def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
+    dataset, _ = small_world()
+    assert dataset.valid.label is not None
+    assert trained.valid_scores.dtype == np.float32
+    assert trained.metrics["valid_auc"] == auc(dataset.valid.label, trained.valid_scores)
+    assert trained.metrics["valid_auc"] == trained.history.best.metrics["valid_auc"]
+    assert (
+        trained.metrics["valid_auc_low"]
+        < trained.metrics["valid_auc"]
+        < trained.metrics["valid_auc_high"]
+    )
+    assert trained.metrics["n_valid_positive"] == dataset.valid.label.sum()
+    assert all(type(value) is float for value in trained.metrics.values())
+    assert not trained.module.training
+
+
+def test_table_sizes_come_from_all_splits_and_the_item_table() -> None:
+    dataset, vectors = small_world()
+    dataset.test.user_id[3] = 777
+    spec = train(dataset, vectors).spec
+    assert (spec.n_users, spec.n_items, spec.vector_dim) == (778, 61, VECTOR_DIM)
+
+
+def test_the_same_seed_gives_the_same_weights_bit_by_bit() -> None:
+    before = torch.get_rng_state()
+    first = train(*small_world())
+    torch.rand(17)
+    second = train(*small_world())
+    other = train(*small_world(), dataclasses.replace(QUICK_TRAINING, seed=43))
+    for name, tensor in first.module.state_dict().items():
+        assert torch.equal(tensor, second.module.state_dict()[name]), name
+    assert np.array_equal(first.valid_scores, second.valid_scores)
+    assert not np.array_equal(first.valid_scores, other.valid_scores)
+    torch.set_rng_state(before)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    train(*small_world(n_train=300))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+
+
+def test_vectors_are_standardised_within_the_model() -> None:
+    dataset, vectors = small_world()
+    scaled = dataclasses.replace(vectors, vectors=vectors.vectors * 1000 + vectors.present[:, None])
+    first, second = train(dataset, vectors), train(dataset, scaled)
+    assert np.abs(first.valid_scores - second.valid_scores).max() < 0.02
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_split_of_one_class_is_refused(split: str, label: int) -> None:
+    dataset, vectors = small_world(n_train=300)
+    rows = dataset.splits[split]
+    one_class = dataclasses.replace(rows, label=np.full(len(rows), label, np.int8))
+    with pytest.raises(TrainingDataError, match=f"{split}: all .* labels are of one class"):
+        train(dataclasses.replace(dataset, **{split: one_class}), vectors)
+
+
+def test_a_split_without_labels_is_refused() -> None:
+    dataset, vectors = small_world(n_train=300)
+    with pytest.raises(TrainingDataError, match="valid: the split has no labels"):
+        train(dataclasses.replace(dataset, valid=dataset.test), vectors)
+
+
+def test_rare_classes_still_get_a_train_auc() -> None:
+    dataset, vectors = small_world(n_train=300)
+    label = np.zeros(300, np.int8)
+    label[150] = 1
+    rare = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, label=label))
+    assert 0 <= train(rare, vectors).metrics["train_auc"] <= 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_learns_the_same() -> None:
+    dataset, vectors = small_world()
+    training = TrainingConfig(max_epochs=10, batch_size=128)
+    device = torch.device("cuda:0")
+    trained = train_ctr(dataset, vectors, SMALL_MODEL, training, device, lambda line: None)
+    assert next(trained.module.parameters()).device.type == "cuda"
+    assert trained.metrics["valid_auc"] > 0.75
