@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmctr_pipeline.environment import Deployment, DeploymentError
+from mmctr_pipeline.environment import Deployment, DeploymentError, share_cores
 from mmctr_pipeline.settings import SettingsError
 
 
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ablation.set_defaults(run=_ablation)
 
     chosen = parser.parse_args(arguments)
+    share_cores()
     try:
         return chosen.run(chosen)
     except (SettingsError, DeploymentError, FileExistsError) as error:

@@ -18,7 +18,9 @@ from mmctr_pipeline.defs.assets import (
 from mmctr_pipeline.defs.config import deployment
 from mmctr_pipeline.defs.executors import executor
 from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.environment import share_cores
 
+share_cores()
 if not os.environ.get("DAGSTER_HOME"):
     warnings.warn(
         "DAGSTER_HOME is not set: the history of this run will be lost. "

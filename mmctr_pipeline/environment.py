@@ -9,6 +9,15 @@ from typing import Self
 EXECUTORS = ("multiprocess", "in_process", "k8s")
 
 
+def share_cores() -> None:
+    """Let idle OpenMP threads sleep instead of spin; to be called before torch is imported.
+
+    A run has several processes, and training has small steps: where another process wants a core,
+    threads that spin for each other cost training a factor of ten. A value set by the user stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 class DeploymentError(ValueError):
     """An environment variable holds a value that cannot be used; the message lists what can."""
 

@@ -97,9 +97,7 @@ class Settings:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, as YAML, JSON and Dagster take them."""
-        return {
-            field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)
-        }
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def _holds(number: float, name: str, bound: float) -> bool:

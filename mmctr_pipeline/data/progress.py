@@ -23,6 +23,16 @@ class Progress:
         self._done = 0
         self._start = self._last = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+    @property
+    def per_second(self) -> float:
+        """What is done per second since the start."""
+        return self._done / max(self.seconds, 1e-9)
+
     def advance(self, count: int = 1) -> None:
         """Add `count` to what is done."""
         self._done += count
@@ -30,8 +40,8 @@ class Progress:
         if now - self._last < self._every_seconds or self._done >= self._total:
             return
         self._last = now
-        rate = self._done / (now - self._start)
+        left = (self._total - self._done) / self.per_second
         self._log(
-            f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.0f} "
-            f"{self._unit}/s, {(self._total - self._done) / rate:,.0f} s left"
+            f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, "
+            f"{self.per_second:,.0f} {self._unit}/s, {left:,.0f} s left"
         )

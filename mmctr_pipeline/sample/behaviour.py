@@ -5,22 +5,27 @@ import dataclasses
 import numpy as np
 
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, ItemSampler
+from mmctr_pipeline.sample.catalogue import CATEGORIES, FAMILY_SIZE, STYLES, Catalogue, ItemSampler
 from mmctr_pipeline.sample.config import SampleConfig
 
 MIN_HISTORY = 3
 MAX_HISTORY = 100
 
-# Shares of a history that show the user's first and second liking; the others share the rest.
-_FIRST_SHARE, _SECOND_SHARE = 0.52, 0.36
-# What a liking adds to the logit, relative to the effect of the first.
-_FIRST_WEIGHT, _SECOND_WEIGHT = 1.0, 0.8
+# Shares of a history that show the favourite, the rest of its family (each), the others (each).
+_FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
+# What the favourite, the rest of its family and the others add to the logit, in units of effect.
+_FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
+# Share of the users who like the first family: tastes are not spread evenly.
+_FIRST_FAMILY_SHARE = 0.72
 # Share of the targets that were chosen for the user's taste; the others were chosen blindly.
-_TASTEFUL_SHARE = 0.25
+_TASTEFUL_SHARE = 0.1
+# Histories show mostly the hits, whose embeddings are then learned well; targets are of all kinds,
+# so that no model can do without their content.
+_HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 # History length is 3 plus a log-normal number: mean 8, standard deviation 7, quartiles 4 / 6 / 9.
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
-_POPULAR_REDRAWS = 3
-_MAX_REDRAWS = 200
+# An item drawn twice is drawn anew from its cell by popularity, then evenly, then from any cell.
+_POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +64,9 @@ class Behaviour:
     def __init__(self, catalogue: Catalogue, config: SampleConfig) -> None:
         self._catalogue = catalogue
         self._config = config
-        self._warm = ItemSampler(catalogue, warm=True)
-        self._cold = ItemSampler(catalogue, warm=False)
+        self._hits = ItemSampler(catalogue, warm=True, popularity_spread=_HISTORY_POPULARITY)
+        self._warm = ItemSampler(catalogue, warm=True, popularity_spread=_TARGET_POPULARITY)
+        self._cold = ItemSampler(catalogue, warm=False, popularity_spread=_TARGET_POPULARITY)
 
     def draw(
         self, rows_of_user: np.ndarray, cold_row_share: float, rng: np.random.Generator
@@ -90,24 +96,19 @@ class Behaviour:
         return Impressions(user, item_id, history, histories, user_of_history, probability, label)
 
     def _draw_histories(self, user: np.ndarray, tastes: Tastes, rng: np.random.Generator) -> Ragged:
-        longest = max(MIN_HISTORY, min(MAX_HISTORY, len(self._warm) // 4))
+        longest = max(MIN_HISTORY, min(MAX_HISTORY, len(self._warm) // 8))
         length = draw_history_lengths(len(user), rng, longest)
         offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
         owner = np.repeat(np.arange(len(user)), length)
         category = _spread(tastes.category_share[user], owner, offsets, rng)
         style = _spread(tastes.style_share[user], owner, offsets, rng)
         cell = category * len(STYLES) + style
-        item_id = self._warm.draw(cell, rng)
+        item_id = self._hits.draw(cell, rng)
         for attempt in range(_MAX_REDRAWS):
             again = _repeated(owner * _id_space(self._catalogue) + item_id)
             if len(again) == 0:
                 return Ragged(item_id.astype(np.int32), offsets)
-            keep_taste = attempt < _POPULAR_REDRAWS
-            item_id[again] = (
-                self._warm.draw(cell[again], rng)
-                if keep_taste
-                else self._warm.draw_any(len(again), rng)
-            )
+            item_id[again] = _redraw(self._hits, cell[again], attempt, rng)
         raise RuntimeError("the catalogue is too small for histories of distinct items")
 
     def _draw_targets(
@@ -127,10 +128,7 @@ class Behaviour:
         for attempt in range(_MAX_REDRAWS):
             for pool, rows in ((self._warm, again[~cold[again]]), (self._cold, again[cold[again]])):
                 if len(rows):
-                    keep_cell = attempt < _POPULAR_REDRAWS
-                    item_id[rows] = (
-                        pool.draw(cell[rows], rng) if keep_cell else pool.draw_any(len(rows), rng)
-                    )
+                    item_id[rows] = _redraw(pool, cell[rows], attempt, rng)
             key = user * _id_space(self._catalogue) + item_id
             bad = np.isin(key, seen)
             bad[_repeated(key)] = True
@@ -151,7 +149,7 @@ class Behaviour:
 
 
 def draw_tastes(n_users: int, rng: np.random.Generator) -> Tastes:
-    """Draw a first and a second liked category, and likewise style, for each user."""
+    """Draw each user's favourite category and style; the rest of their families is liked too."""
     category_share, category_weight = _likings(n_users, len(CATEGORIES), rng)
     style_share, style_weight = _likings(n_users, len(STYLES), rng)
     return Tastes(category_share, category_weight, style_share, style_weight)
@@ -164,15 +162,26 @@ def draw_history_lengths(n: int, rng: np.random.Generator, longest: int) -> np.n
 
 
 def _likings(n_users: int, n_kinds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    first = rng.integers(n_kinds, size=n_users)
-    second = (first + rng.integers(1, n_kinds, size=n_users)) % n_kinds
-    users = np.arange(n_users)
-    rest = (1.0 - _FIRST_SHARE - _SECOND_SHARE) / (n_kinds - 2)
-    share = np.full((n_users, n_kinds), rest)
-    share[users, first], share[users, second] = _FIRST_SHARE, _SECOND_SHARE
-    weight = np.zeros((n_users, n_kinds))
-    weight[users, first], weight[users, second] = _FIRST_WEIGHT, _SECOND_WEIGHT
-    return share, weight
+    other_family = rng.random(n_users) >= _FIRST_FAMILY_SHARE
+    favourite = rng.integers(FAMILY_SIZE, size=n_users) + FAMILY_SIZE * other_family
+    in_family = favourite[:, None] // FAMILY_SIZE == np.arange(n_kinds) // FAMILY_SIZE
+    is_favourite = favourite[:, None] == np.arange(n_kinds)
+    share = np.where(in_family, _FAMILY_SHARE, _OTHER_SHARE)
+    weight = np.where(in_family, _FAMILY_WEIGHT, _OTHER_WEIGHT)
+    return (
+        np.where(is_favourite, _FAVOURITE_SHARE, share),
+        np.where(is_favourite, _FAVOURITE_WEIGHT, weight),
+    )
+
+
+def _redraw(
+    pool: ItemSampler, cell: np.ndarray, attempt: int, rng: np.random.Generator
+) -> np.ndarray:
+    if attempt < _POPULAR_REDRAWS:
+        return pool.draw(cell, rng)
+    if attempt < _CELL_REDRAWS:
+        return pool.draw_evenly(cell, rng)
+    return pool.draw_any(len(cell), rng)
 
 
 def _spread(

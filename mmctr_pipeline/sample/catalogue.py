@@ -8,17 +8,19 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.streams import Stream, generator
 
-CATEGORIES = ("cooking", "pets", "gaming", "travel", "fitness", "music")
-"""What a video is about; mostly its title tells."""
+CATEGORIES = ("cooking", "pets", "music", "gaming", "travel", "fitness")
+"""What a video is about; mostly its title tells. Two families: at home, and out for action."""
 
-STYLES = ("neon", "pastel", "retro", "comic", "noir", "mosaic")
-"""What a video looks like; mostly its cover tells."""
+STYLES = ("neon", "pastel", "comic", "retro", "noir", "mosaic")
+"""What a video looks like; mostly its cover tells. Two families: bright, and muted."""
+
+FAMILY_SIZE = 3
+"""Kinds per family; the first so many are one family, the rest the other."""
 
 N_CELLS = len(CATEGORIES) * len(STYLES)
 TAG_VOCABULARY = 11_740
 MAX_TAGS = 5
 
-_LOG_POPULARITY_SPREAD = 0.8
 _GENERAL_TAG_SHARE = 0.4
 
 
@@ -75,18 +77,19 @@ def draw_catalogue(config: SampleConfig) -> Catalogue:
 
 
 class ItemSampler:
-    """Draws items of a wanted category and style in proportion to their popularity.
+    """Draws items of a wanted category and style, the popular ones more often.
 
-    `warm` chooses between the items that train may show and the others. A pool that lacks a cell
-    altogether yields items of any cell in its place.
+    `warm` chooses between the items that train may show and the others; `popularity_spread` is the
+    standard deviation of the logarithm of how often items are drawn, 0 meaning equally often. A
+    pool that lacks a cell altogether yields items of any cell in its place.
     """
 
-    def __init__(self, catalogue: Catalogue, *, warm: bool) -> None:
+    def __init__(self, catalogue: Catalogue, *, warm: bool, popularity_spread: float) -> None:
         rows = np.flatnonzero(~catalogue.cold if warm else catalogue.cold)
         cells = catalogue.cell[rows]
         order = np.argsort(cells, kind="stable")
         self._item_id = rows[order] + 1
-        weights = np.exp(_LOG_POPULARITY_SPREAD * catalogue.log_popularity[rows[order]])
+        weights = np.exp(popularity_spread * catalogue.log_popularity[rows[order]])
         self._upper = np.concatenate([[0.0], np.cumsum(weights)])
         starts = np.searchsorted(cells[order], np.arange(N_CELLS))
         ends = np.searchsorted(cells[order], np.arange(N_CELLS), side="right")
@@ -104,6 +107,10 @@ class ItemSampler:
         position = np.searchsorted(self._upper, at, side="right") - 1
         # Rounding may reach the upper end of the interval, which belongs to the next cell.
         return self._item_id[np.clip(position, self._start[cell], self._end[cell] - 1)]
+
+    def draw_evenly(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return one item id per wanted cell, each item of the cell equally likely."""
+        return self._item_id[rng.integers(self._start[cell], self._end[cell])]
 
     def draw_any(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Return `n` item ids, each item equally likely."""

@@ -53,19 +53,19 @@ class SampleConfig(Settings):
         0.005, "share of the items whose image file cannot be decoded", ge=0, le=1
     )
     empty_title_share: float = setting(0.005, "share of the items with an empty title", ge=0, le=1)
-    style_effect: float = setting(3.6, "logit gained where the user likes the target's style", ge=0)
+    style_effect: float = setting(
+        1.5, "logit gained by a style that the user likes, lost by another", ge=0
+    )
     category_effect: float = setting(
-        2.8, "logit gained where the user likes the target's category", ge=0
+        1.5, "logit gained by a category that the user likes, lost by another", ge=0
     )
     popularity_effect: float = setting(
         0.15, "logit gained per standard deviation of the target's log popularity", ge=0
     )
-    intercept: float = setting(-3.2, "logit of a target that the user has no liking for")
+    intercept: float = setting(-0.9, "logit of a target that is liked half and half")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.n_users < 3:
-            raise SettingsError("SampleConfig.n_users must allow one user per split")
         if self.missing_image_share + self.corrupt_image_share > 1:
             raise SettingsError(
                 "SampleConfig.missing_image_share and corrupt_image_share exceed 1 together"

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.progress import Log, Progress
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.behaviour import Behaviour, Impressions
 from mmctr_pipeline.sample.catalogue import Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.paths import SamplePaths
-from mmctr_pipeline.sample.progress import Log, Progress
 from mmctr_pipeline.sample.streams import Stream, generator
 
 TRUTH_SCHEMA = pa.schema(
@@ -139,7 +139,7 @@ def _write_split(
     sequences: pq.ParquetWriter,
     log: Log,
 ) -> _Drawn:
-    progress = Progress(f"{split.name}.parquet, rows", split.n_rows, log)
+    progress = Progress(log, f"{split.name}.parquet", split.n_rows)
     schema = tables.TEST_SCHEMA if split.name == "test" else tables.LABELLED_SCHEMA
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     n_rows = n_users = n_histories = 0
@@ -154,8 +154,7 @@ def _write_split(
             n_rows += len(rows)
             n_users += len(user_id)
             n_histories += len(rows.histories)
-            progress.add(len(rows))
-    progress.finish()
+            progress.advance(len(rows))
     item_id, probability, label = (np.concatenate(column) for column in zip(*kept, strict=True))
     return _Drawn(item_id, probability, label, n_users, n_histories)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.progress import Log, Progress
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.sample.behaviour import MAX_HISTORY, Impressions
 from mmctr_pipeline.sample.catalogue import MAX_TAGS, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.given import ITEM_DIM, GivenVectors
-from mmctr_pipeline.sample.progress import Log, Progress
 
 _INT_LIST = pa.list_(pa.int64())
 _FLOAT_LIST = pa.list_(pa.float32())
@@ -92,7 +92,7 @@ def write_item_feature(
 ) -> None:
     """Write `item_feature.parquet`: titles, tags, levels and two given vector columns."""
     given = GivenVectors(catalogue, config)
-    progress = Progress("item_feature.parquet, items", len(catalogue), log)
+    progress = Progress(log, "item_feature.parquet", len(catalogue), "items")
     with pq.ParquetWriter(path, ITEM_FEATURE_SCHEMA, **_VECTOR_OPTIONS) as writer:
         for rows in _groups(len(catalogue)):
             text, image = given.text_and_image(rows)
@@ -109,8 +109,7 @@ def write_item_feature(
                 _lists(image, _FLOAT_LIST),
             ]
             writer.write_batch(pa.record_batch(columns, schema=ITEM_FEATURE_SCHEMA))
-            progress.add(rows.stop - rows.start)
-    progress.finish()
+            progress.advance(rows.stop - rows.start)
 
 
 def write_item_info(path: Path, catalogue: Catalogue, config: SampleConfig) -> None:

@@ -8,7 +8,7 @@ from mmctr_pipeline.sample.streams import Stream, generator
 
 # Share of the titles that say nothing of the category, and of those with a word for the style.
 _VAGUE_SHARE = 0.02
-_MOOD_SHARE = 0.12
+_MOOD_SHARE = 0.2
 
 _SUBJECTS: dict[str, tuple[str, ...]] = {
     "cooking": (
@@ -199,8 +199,13 @@ def draw_titles(catalogue: Catalogue, config: SampleConfig) -> list[str]:
 def describe(catalogue: Catalogue) -> list[str]:
     """Return a caption per item that names its style and its category, as a curator would."""
     return [
-        f"{_MOODS[STYLES[style]][0]} {CATEGORIES[category]} video"
-        for category, style in zip(catalogue.category, catalogue.style, strict=True)
+        f"{moods[item_id % len(moods)]} {CATEGORIES[category]} video"
+        for item_id, category, moods in zip(
+            catalogue.item_id,
+            catalogue.category,
+            (_MOODS[STYLES[style]] for style in catalogue.style),
+            strict=True,
+        )
     ]
 
 

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
 from mmctr_pipeline.sample.config import WORLD_VERSION, SampleConfig
 from mmctr_pipeline.sample.interactions import write_interactions
 from mmctr_pipeline.sample.paths import SamplePaths
-from mmctr_pipeline.sample.progress import Log
 from mmctr_pipeline.sample.titles import describe, draw_titles
 
 

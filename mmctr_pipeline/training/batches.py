@@ -36,7 +36,6 @@ def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
     levels_2I = np.zeros((2, n_rows), np.int64)
     vectors_ID[rows], present_I[rows] = found.vectors, found.present
     levels_2I[:, rows] = items.likes_level, items.views_level
-    vectors_ID[0], present_I[0] = 0.0, False
     return ItemFeatures(
         torch.from_numpy(vectors_ID),
         torch.from_numpy(present_I),

@@ -8,9 +8,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.progress import Progress
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers import build_optimizer
-from mmctr_pipeline.training.progress import Progress
 from mmctr_pipeline.training.schedules import build_schedule
 
 
@@ -103,9 +103,9 @@ def fit(
 
     for epoch in range(1, config.max_epochs + 1):
         learning_rate = float(optimizer.param_groups[0]["lr"])
-        progress = Progress(f"epoch {epoch} of {config.max_epochs}", batches.n_rows, log)
+        progress = Progress(log, f"epoch {epoch} of {config.max_epochs}", batches.n_rows)
         train_loss = _train_epoch(module, optimizer, batches, loss, epoch, config, progress)
-        seconds, rows_per_second = progress.seconds, progress.rows_per_second
+        seconds, rows_per_second = progress.seconds, progress.per_second
         schedule.step()
 
         module.eval()

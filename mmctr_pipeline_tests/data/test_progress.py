@@ -1,3 +1,5 @@
+"""Progress lines: when they come and what they say."""
+
 from mmctr_pipeline.data.progress import Progress
 
 
@@ -17,6 +19,8 @@ def test_long_work_tells_count_rate_and_rest() -> None:
     assert lines[-1].startswith("reading: 5,000 of 10,000 files, ")
     assert "files/s" in lines[-1]
     assert lines[-1].endswith("s left")
+    assert progress.seconds > 0
+    assert progress.per_second > 0
 
 
 def test_the_end_is_left_to_the_caller() -> None:

@@ -38,7 +38,9 @@ def _run_checks(asset: str, data: Path, storage: Path) -> dict[str, dg.AssetChec
         executor=dg.in_process_executor,
     ).resolve_job_def("checks")
     result = job.execute_in_process(raise_on_error=False)
-    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+    return {
+        evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()
+    }
 
 
 def _rewrite(path: Path, change: Callable[[VectorTable], VectorTable]) -> None:

@@ -1,0 +1,194 @@
+"""Cover images that show mostly the style of an item, and now and then its category."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmctr_pipeline.data.progress import Log, Progress
+from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.streams import Stream, generator
+
+_SIZES = ((128, 96), (96, 128), (112, 112), (128, 72), (96, 144))
+_QUALITY = 85
+# Share of the covers whose shape is that of the category; the others show any shape.
+_TELLING_SHAPE_SHARE = 0.4
+
+_HTML = b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>\n"
+
+
+def write_covers(
+    folder: Path, catalogue: Catalogue, config: SampleConfig, log: Log
+) -> dict[str, Any]:
+    """Write `{item_id}.jpg` for most items into `folder`, and return what is amiss.
+
+    Some items get no file; some a file that no decoder takes: cut short, empty, or a web page.
+    Returns `n_images` (files that can be decoded), `missing_image_ids`, `corrupt_image_ids`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing, corrupt = _damage(len(catalogue), config)
+    progress = Progress(log, "item_images", len(catalogue) - len(missing), "covers")
+    absent = set(missing.tolist())
+    ruined = {item_id: kind for kind, item_id in enumerate(corrupt.tolist())}
+    for row in range(len(catalogue)):
+        item_id = row + 1
+        if item_id in absent:
+            continue
+        content = draw_cover(
+            int(catalogue.category[row]),
+            int(catalogue.style[row]),
+            generator(config.seed, Stream.COVERS, item_id),
+        )
+        if item_id in ruined:
+            content = (content[: len(content) // 3], b"", _HTML)[ruined[item_id] % 3]
+        (folder / f"{item_id}.jpg").write_bytes(content)
+        progress.advance(1)
+    return {
+        "n_images": len(catalogue) - len(missing) - len(corrupt),
+        "missing_image_ids": missing.tolist(),
+        "corrupt_image_ids": corrupt.tolist(),
+    }
+
+
+def draw_cover(category: int, style: int, rng: np.random.Generator) -> bytes:
+    """Return the JPEG file of one cover, 72 to 144 pixels a side."""
+    width, height = _SIZES[rng.integers(len(_SIZES))]
+    canvas = _Canvas(width, height, rng)
+    pixels = _PAINTERS[STYLES[style]](canvas)
+    shape = category if rng.random() < _TELLING_SHAPE_SHARE else int(rng.integers(len(CATEGORIES)))
+    pixels = canvas.with_shape(pixels, shape)
+    pixels += rng.normal(0.0, 4.0, size=(height, width, 1)).astype(np.float32)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, format="JPEG", quality=_QUALITY)
+    return file.getvalue()
+
+
+class _Canvas:
+    """Coordinates and random numbers of one cover; colours are float32 in 0..255."""
+
+    def __init__(self, width: int, height: int, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.width, self.height = width, height
+        self.x = np.arange(width, dtype=np.float32)[None, :] / height
+        self.y = np.arange(height, dtype=np.float32)[:, None] / height
+
+    def colour(self, *options: tuple[int, int, int], jitter: float = 18.0) -> np.ndarray:
+        """Return one of the colours, `(3,)`, a little off."""
+        chosen = np.array(options[self.rng.integers(len(options))], dtype=np.float32)
+        return chosen + self.rng.normal(0.0, jitter, size=3).astype(np.float32)
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a random number."""
+        return float(self.rng.uniform(low, high))
+
+    def blend(self, mask: np.ndarray, back: np.ndarray, front: np.ndarray) -> np.ndarray:
+        """Return `front` where the `(H, W)` mask is 1, `back` where it is 0, mixed between."""
+        return back + mask[..., None].astype(np.float32) * (front - back)
+
+    def with_shape(self, pixels: np.ndarray, shape: int) -> np.ndarray:
+        """Return the picture with one shape of a kind, of random place, size and colour."""
+        size = self.uniform(0.12, 0.24)
+        x = self.x - self.uniform(0.25, 0.75) * self.width / self.height
+        y = self.y - self.uniform(0.25, 0.75)
+        mask = _SHAPES[shape](x / size, y / size)
+        return self.blend(0.75 * mask, pixels, self.colour((235, 235, 235), (30, 30, 30)))
+
+
+def _neon(canvas: _Canvas) -> np.ndarray:
+    """Glowing spots on near-black."""
+    pixels = np.zeros((canvas.height, canvas.width, 3), np.float32) + canvas.colour(
+        (18, 8, 40), (6, 10, 30), jitter=5.0
+    )
+    for _ in range(canvas.rng.integers(3, 6)):
+        x = canvas.x - canvas.uniform(0.0, 1.2)
+        y = canvas.y - canvas.uniform(0.0, 1.0)
+        glow = np.exp(-(x**2 + y**2) / canvas.uniform(0.005, 0.04))
+        pixels += glow[..., None] * canvas.colour((255, 30, 200), (30, 240, 255), (150, 60, 255))
+    return pixels
+
+
+def _pastel(canvas: _Canvas) -> np.ndarray:
+    """A smooth gradient of two light colours."""
+    soft = ((255, 214, 224), (214, 236, 255), (226, 255, 220), (255, 244, 206), (234, 220, 255))
+    angle = canvas.uniform(0.0, 2 * np.pi)
+    ramp = np.cos(angle) * canvas.x + np.sin(angle) * canvas.y
+    ramp = (ramp - ramp.min()) / (ramp.max() - ramp.min())
+    return canvas.blend(ramp, canvas.colour(*soft, jitter=8.0), canvas.colour(*soft, jitter=8.0))
+
+
+def _comic(canvas: _Canvas) -> np.ndarray:
+    """Printed dots in a loud primary colour on another."""
+    pitch = canvas.uniform(0.07, 0.13)
+    phase = canvas.uniform(0.0, 1.0)
+    x = (canvas.x / pitch + phase) % 1.0 - 0.5
+    y = (canvas.y / pitch + phase) % 1.0 - 0.5
+    mask = x**2 + y**2 < canvas.uniform(0.05, 0.12)
+    back = canvas.colour((250, 220, 30), (240, 240, 240))
+    return canvas.blend(mask, back, canvas.colour((225, 30, 40), (30, 80, 220)))
+
+
+def _retro(canvas: _Canvas) -> np.ndarray:
+    """Slanted stripes in brown, orange and cream."""
+    slant = canvas.uniform(0.3, 1.2) * canvas.rng.choice([-1.0, 1.0])
+    band = np.floor((canvas.x * slant + canvas.y) / canvas.uniform(0.08, 0.16)).astype(np.int64)
+    colours = np.stack(
+        [
+            canvas.colour((120, 66, 30), (92, 58, 40)),
+            canvas.colour((214, 120, 40), (200, 92, 44)),
+            canvas.colour((236, 214, 170), (222, 190, 130)),
+        ]
+    )
+    return colours[band % 3]
+
+
+def _noir(canvas: _Canvas) -> np.ndarray:
+    """Coarse grey grain, dark towards the edges."""
+    centre = canvas.width / canvas.height / 2
+    distance = (canvas.x - centre) ** 2 + (canvas.y - 0.5) ** 2
+    light = canvas.uniform(110, 170) * np.exp(-distance / canvas.uniform(0.12, 0.3))
+    grain = canvas.rng.normal(0.0, 24.0, size=light.shape).astype(np.float32)
+    return np.repeat((light + grain + 20.0)[..., None], 3, axis=2).astype(np.float32)
+
+
+def _mosaic(canvas: _Canvas) -> np.ndarray:
+    """Square tiles of random green, teal and blue."""
+    tile = int(canvas.rng.integers(8, 17))
+    shape = (-(-canvas.height // tile), -(-canvas.width // tile), 3)
+    low, high = np.array([10, 60, 50]), np.array([90, 180, 170])
+    tiles = canvas.rng.uniform(low, high, size=shape).astype(np.float32)
+    large = tiles.repeat(tile, axis=0).repeat(tile, axis=1)
+    return large[: canvas.height, : canvas.width]
+
+
+_PAINTERS = {
+    "neon": _neon,
+    "pastel": _pastel,
+    "comic": _comic,
+    "retro": _retro,
+    "noir": _noir,
+    "mosaic": _mosaic,
+}
+
+# One shape per category, as masks over coordinates in units of the shape's size.
+_SHAPES = (
+    lambda x, y: x**2 + y**2 < 1.0,
+    lambda x, y: (np.abs(x) < 0.9) & (np.abs(y) < 0.9),
+    lambda x, y: (y < 0.8) & (np.abs(x) < (y + 1.0) / 1.8),
+    lambda x, y: np.abs(x) + np.abs(y) < 1.1,
+    lambda x, y: (
+        ((np.abs(x) < 0.35) & (np.abs(y) < 1.0)) | ((np.abs(y) < 0.35) & (np.abs(x) < 1.0))
+    ),
+    lambda x, y: np.abs(np.sqrt(x**2 + y**2) - 0.8) < 0.22,
+)
+
+
+def _damage(n_items: int, config: SampleConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of the items without a file, and of those with a bad one, ascending."""
+    n_missing = round(config.missing_image_share * n_items)
+    n_corrupt = round(config.corrupt_image_share * n_items)
+    chosen = generator(config.seed, Stream.DAMAGE).permutation(n_items) + 1
+    return np.sort(chosen[:n_missing]), np.sort(chosen[n_missing : n_missing + n_corrupt])
