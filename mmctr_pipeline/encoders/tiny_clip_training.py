@@ -67,14 +67,15 @@ _SECONDS_BETWEEN_LINES = 5.0
 class CaptionedImages:
     """N items that have both a readable cover and a title.
 
-    `image` is `(N, 3, S, S) float32`, preprocessed; `title` and `caption` are `(N, L) int64`
-    tokens, a caption naming style and category; `category` and `style` are `(N,) int64` indices
-    into the sorted names. `n_skipped` counts the items left out.
+    `image` is `(N, 3, S, S) float32`, preprocessed; `title`, `caption` (naming style and category)
+    and `captioned_title` (both) are `(N, L) int64` tokens; `category` and `style` are `(N,) int64`
+    indices into the sorted names. `n_skipped` counts the items left out.
     """
 
     image: torch.Tensor
     title: torch.Tensor
     caption: torch.Tensor
+    captioned_title: torch.Tensor
     category: torch.Tensor
     style: torch.Tensor
     n_skipped: int
@@ -102,9 +103,12 @@ def read_world(folder: Path) -> CaptionedImages:
             kept.append(row)
     tokenize = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
     columns = {name: truth.column(name).take(kept).to_pylist() for name in truth.column_names}
+    columns["title"] = titles.column("item_title").take(kept).to_pylist()
+    both = [f"{t} ({c})" for t, c in zip(columns["title"], columns["caption"], strict=True)]
     return CaptionedImages(
         image=torch.stack(images),
-        title=tokenize(titles.column("item_title").take(kept).to_pylist()),
+        title=tokenize(columns["title"]),
+        captioned_title=tokenize(both),
         caption=tokenize(columns["caption"]),
         category=_indices(columns["category"]),
         style=_indices(columns["style"]),
@@ -124,8 +128,8 @@ def train(
     """Train both towers from scratch: covers against titles, and covers against captions.
 
     Titles hardly tell the style, so captions make sure that the image tower keeps it. The texts of
-    all items of the same style and category count as right for a cover: were only its own title
-    right, the towers would learn the pairs by heart.
+    all items of the same style and category count as right for a cover, and words are left out at
+    random: the towers would else learn the few thousand titles by heart.
     """
     torch.manual_seed(seed)
     model = CLIP(**MODEL_CONFIG)
@@ -140,12 +144,12 @@ def train(
         order = torch.randperm(len(data), generator=random)
         for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
             image = functional.normalize(model.encode_image(_augmented(data.image[rows], random)))
-            title = functional.normalize(model.encode_text(data.title[rows]))
-            caption = functional.normalize(model.encode_text(data.caption[rows]))
-            scale = model.logit_scale.exp().clamp(max=100.0)
+            scaled = image * model.logit_scale.exp().clamp(max=100.0)
             alike = (kind[rows][:, None] == kind[rows]).float()
-            loss = _contrastive_loss(scale * image @ title.T, alike)
-            loss = (loss + _contrastive_loss(scale * image @ caption.T, alike)) / 2
+            loss = torch.zeros(())
+            for tokens in (data.title, data.caption, data.captioned_title):
+                text = model.encode_text(_with_gaps(tokens[rows], random))
+                loss = loss + _contrastive_loss(scaled @ functional.normalize(text).T, alike) / 3
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -269,6 +273,14 @@ def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     mirror = torch.rand(len(image), generator=random) < 0.5
     image = torch.where(mirror[:, None, None, None], image.flip(-1), image)
     return image + 0.2 * torch.randn(len(image), 3, 1, 1, generator=random)
+
+
+def _with_gaps(tokens: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Blank three in ten tokens, never the first and the end mark, which has the largest number."""
+    gap = torch.rand(tokens.shape, generator=random) < 0.3
+    gap &= tokens < tokens.amax(dim=1, keepdim=True)
+    gap[:, 0] = False
+    return tokens.masked_fill(gap, 0)
 
 
 def _contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

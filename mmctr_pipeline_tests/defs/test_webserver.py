@@ -1,7 +1,10 @@
-"""A real webserver: the graph is shown, and a run launched through GraphQL finishes."""
+"""A real webserver with its daemon: the graph is shown, and a run launched there finishes."""
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -66,13 +69,15 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [
-                *(str(Path(sys.executable).parent / "dagster-webserver"), "-p", str(port)),
+                # Runs are queued: what launches them is the daemon that `dagster dev` starts too.
+                *(str(Path(sys.executable).parent / "dagster"), "dev", "-p", str(port)),
                 *("-h", "127.0.0.1", "-w", str(REPOSITORY / "workspace.yaml")),
             ],
             cwd=REPOSITORY,
             env=deployment.environment(),
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             url = f"http://127.0.0.1:{port}"
@@ -87,8 +92,12 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
                     time.sleep(0.5)
             yield Webserver(url)
         finally:
-            process.terminate()
-            process.wait(timeout=60)
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=30)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_shows_the_graph(webserver: Webserver) -> None:
