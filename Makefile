@@ -5,8 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 EXTRAS ?= dev
 BIN := .venv/bin
-INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 comma := ,
+INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY = 1
@@ -17,7 +17,7 @@ export PYTHONUNBUFFERED = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE"
+	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE, MMCTR_TIMEZONE"
 	@echo "(README.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
 
 $(INSTALLED): pyproject.toml constraints.txt

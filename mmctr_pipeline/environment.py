@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import re
+import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -33,14 +35,16 @@ class Deployment:
     data_dir: Path | None
     storage_dir: Path
     preset: str | None
-    executor: str
-    device: str
+    executor: str = "multiprocess"
+    device: str = "auto"
+    timezone: str = "UTC"
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
         """Read the variables (default: those of this process).
 
-        Raises `DeploymentError` for an unknown executor or a data folder that does not exist.
+        Raises `DeploymentError` for an unknown executor, device or time zone, and for a data
+        folder that does not exist.
         """
         values = os.environ if variables is None else variables
         data_dir = values.get("MMCTR_DATA_DIR") or None
@@ -54,10 +58,23 @@ class Deployment:
                 f"MMCTR_DATA_DIR is {data_dir!r}, which is not a folder; "
                 "unset it to use the sample world"
             )
+        device = values.get("MMCTR_DEVICE") or "auto"
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+            raise DeploymentError(
+                f"MMCTR_DEVICE is {device!r}; known devices: auto, cpu, cuda, cuda:N"
+            )
+        timezone = values.get("MMCTR_TIMEZONE") or "UTC"
+        try:
+            zoneinfo.ZoneInfo(timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise DeploymentError(
+                f"MMCTR_TIMEZONE is {timezone!r}, which is no time zone; one is Europe/Berlin"
+            ) from error
         return cls(
             data_dir=Path(data_dir).resolve() if data_dir else None,
             storage_dir=Path(values.get("MMCTR_STORAGE_DIR") or "storage").resolve(),
             preset=values.get("MMCTR_PRESET") or None,
             executor=executor,
-            device=values.get("MMCTR_DEVICE") or "auto",
+            device=device,
+            timezone=timezone,
         )

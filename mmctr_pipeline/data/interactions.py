@@ -75,6 +75,14 @@ class _Rows:
     items_seen: np.ndarray
 
 
+def read_test_ids(layout: DataLayout) -> np.ndarray:
+    """Return the column `ID` of the test file, `(N,) int64`, in its order; raises `DataError`."""
+    column = next(column for column in TEST_COLUMNS if column.name == "ID")
+    with open_parquet(layout.test, (column,)) as file:
+        array = file.read(columns=["ID"]).column("ID").combine_chunks()
+    return integers(array, Block(layout.test, column)).astype(np.int64)
+
+
 def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
     """Read and check all interaction files and the item table.
 

@@ -1,6 +1,7 @@
 """Tables of item vectors, keyed by item id, with a mask of the items that really have one."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -49,6 +50,17 @@ class VectorTable:
     def norms(self) -> np.ndarray:
         """Length of each present vector, `(P,) float32`."""
         return np.linalg.norm(self.vectors[self.present], axis=1)
+
+    def content_hash(self) -> str:
+        """Return a SHA-256 of ids, vectors and mask, whatever made them."""
+        digest = hashlib.sha256(f"{self.vectors.shape}".encode())
+        for array in (self.item_id, self.vectors, self.present):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def recording(self, **entries: Any) -> Self:
+        """Return the same table with `entries` added to its provenance."""
+        return dataclasses.replace(self, provenance={**self.provenance, **entries})
 
     def aligned_to(self, item_id: np.ndarray) -> "VectorTable":
         """Return the rows for `item_id` (distinct, ascending); ids not in the table are masked."""

@@ -4,7 +4,7 @@ import dagster as dg
 
 full_pipeline = dg.define_asset_job(
     "full_pipeline",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all(include_sources=True),
     description="Everything, from the sources to the submission; what the nightly schedule runs.",
 )
 
@@ -20,4 +20,10 @@ train = dg.define_asset_job(
     description="Model and submission from the vectors and the dataset of an earlier run.",
 )
 
-JOBS = [full_pipeline, encode, train]
+observe_sources = dg.define_asset_job(
+    "observe_sources",
+    selection=dg.AssetSelection.assets("item_feature", "item_images", "interactions"),
+    description="Hashes the contents of the sources, so that the UI marks what became stale.",
+)
+
+JOBS = [full_pipeline, encode, train, observe_sources]

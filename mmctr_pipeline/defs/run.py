@@ -18,6 +18,9 @@ from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.settings import SettingsError
 
+SELECTION = "*,item_feature,item_images,interactions"
+"""Everything; `*` alone leaves out the sources, which are observed rather than materialised."""
+
 _LINE = re.compile(
     r"^\S+ (?P<time>\d\d:\d\d:\d\d) \S+ - dagster - (?P<level>[A-Z]+) - \S+ - "
     r"(?P<run>[0-9a-f-]{36}) - (?P<rest>.*)$"
@@ -60,7 +63,7 @@ def main() -> int:
 def _materialize(config_path: Path) -> tuple[int, str | None]:
     """Run `dagster asset materialize` on everything, showing its log shortened."""
     command = [
-        *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", "*"),
+        *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", SELECTION),
         *("-m", "mmctr_pipeline.definitions", "-c", str(config_path)),
     ]
     process = subprocess.Popen(

@@ -1,32 +1,31 @@
-"""Trains and measures the tiny CLIP that ships with the package, on a sample world on disk.
+"""Trains and measures the tiny CLIP that ships with the package, on sample worlds on disk.
 
-    python -m mmctr_pipeline.encoders.tiny_clip_training --world FOLDER
-    python -m mmctr_pipeline.encoders.tiny_clip_training --evaluate OTHER_FOLDER
+    mmctr sample train_world --seed 1001 --scale 10
+    mmctr sample test_world --seed 2002
+    python -m mmctr_pipeline.encoders.tiny_clip_training --world train_world --evaluate test_world
 
-The first trains the image and the text tower on the covers and titles of a sample world and writes
-`open_clip_config.json` and `open_clip_model.safetensors` (float16), which
-`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads as they are. The second prints one
-line of JSON: retrieval and linear probes on a world that the model should not have seen.
+Training writes `open_clip_config.json` and `open_clip_model.safetensors` (float16), which
+`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads as they are. Measuring, on a world
+that the model has not seen, prints retrieval and linear probes as one line of JSON.
 """
 
 import argparse
-import dataclasses
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import open_clip
-import pyarrow.parquet as pq
 import torch
 from open_clip.model import CLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image, UnidentifiedImageError
 from safetensors.torch import save_file
 from torch.nn import functional
+
+from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.encoders.captioned_images import CaptionedImages, read_world
 
 FOLDER = Path(__file__).parent / "tiny_clip"
 
@@ -60,60 +59,9 @@ PREPROCESS_CONFIG: dict[str, Any] = {
     "fill_color": 0,
 }
 
-_SECONDS_BETWEEN_LINES = 5.0
-
-
-@dataclasses.dataclass(frozen=True)
-class CaptionedImages:
-    """N items that have both a readable cover and a title.
-
-    `image` is `(N, 3, S, S) float32`, preprocessed; `title`, `caption` (naming style and category)
-    and `captioned_title` (both) are `(N, L) int64` tokens; `category` and `style` are `(N,) int64`
-    indices into the sorted names. `n_skipped` counts the items left out.
-    """
-
-    image: torch.Tensor
-    title: torch.Tensor
-    caption: torch.Tensor
-    captioned_title: torch.Tensor
-    category: torch.Tensor
-    style: torch.Tensor
-    n_skipped: int
-
-    def __len__(self) -> int:
-        return len(self.image)
-
-
-def read_world(folder: Path) -> CaptionedImages:
-    """Read covers, titles and what is true of them; raises `FileNotFoundError` without covers."""
-    if not (folder / "item_images").is_dir():
-        raise FileNotFoundError(f"{folder}/item_images: generate the sample world with images")
-    titles = pq.read_table(folder / "item_feature.parquet", columns=["item_id", "item_title"])
-    truth = pq.read_table(folder / "sample_items.parquet")
-    if titles.column("item_id").to_pylist() != truth.column("item_id").to_pylist():
-        raise ValueError(f"{folder}: item_feature and sample_items hold different item ids")
-    preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
-    images, kept = [], []
-    for row, (item_id, title) in enumerate(
-        zip(*(titles.column(name).to_pylist() for name in titles.column_names), strict=True)
-    ):
-        image = _read_image(folder / "item_images" / f"{item_id}.jpg") if title else None
-        if image is not None:
-            images.append(preprocess(image))
-            kept.append(row)
-    tokenize = open_clip.SimpleTokenizer(context_length=MODEL_CONFIG["text_cfg"]["context_length"])
-    columns = {name: truth.column(name).take(kept).to_pylist() for name in truth.column_names}
-    columns["title"] = titles.column("item_title").take(kept).to_pylist()
-    both = [f"{t} ({c})" for t, c in zip(columns["title"], columns["caption"], strict=True)]
-    return CaptionedImages(
-        image=torch.stack(images),
-        title=tokenize(columns["title"]),
-        captioned_title=tokenize(both),
-        caption=tokenize(columns["caption"]),
-        category=_indices(columns["category"]),
-        style=_indices(columns["style"]),
-        n_skipped=len(titles) - len(kept),
-    )
+_WEIGHT_DECAY = 0.05
+_GAP_SHARE = 0.3
+"""Share of the words that training leaves out."""
 
 
 def train(
@@ -125,22 +73,22 @@ def train(
     learning_rate: float,
     log: Callable[[str], None],
 ) -> CLIP:
-    """Train both towers from scratch: covers against titles, and covers against captions.
+    """Train both towers from scratch: covers against titles, captions, and both in one.
 
     Titles hardly tell the style, so captions make sure that the image tower keeps it. The texts of
     all items of the same style and category count as right for a cover, and words are left out at
     random: the towers would else learn the few thousand titles by heart.
     """
     torch.manual_seed(seed)
-    model = CLIP(**MODEL_CONFIG)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.05)
-    n_steps = epochs * (len(data) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, n_steps, pct_start=0.1)
-    kind = data.style * (data.category.max() + 1) + data.category
     random = torch.Generator().manual_seed(seed)
-    start = last = time.monotonic()
-    step = 0
+    model = CLIP(**MODEL_CONFIG)
+    n_steps = epochs * (len(data) // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, n_steps, pct_start=0.1)
+    progress = Progress(log, "tiny CLIP", n_steps, "steps")
+    kind = data.style * (data.category.max() + 1) + data.category
     for epoch in range(epochs):
+        losses = []
         order = torch.randperm(len(data), generator=random)
         for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
             image = functional.normalize(model.encode_image(_augmented(data.image[rows], random)))
@@ -155,15 +103,9 @@ def train(
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            step += 1
-            now = time.monotonic()
-            if now - last > _SECONDS_BETWEEN_LINES or step == n_steps:
-                last = now
-                left = (now - start) / step * (n_steps - step)
-                log(
-                    f"epoch {epoch + 1} of {epochs}, step {step:,} of {n_steps:,}: "
-                    f"loss {loss.item():.3f}, {left:.0f} s left"
-                )
+            losses.append(loss.item())
+            progress.advance()
+        log(f"tiny CLIP: epoch {epoch + 1} of {epochs}, mean loss {np.mean(losses):.3f}")
     _forget_unused_tokens(model, data)
     return model.eval()
 
@@ -174,9 +116,10 @@ def save(model: CLIP, folder: Path) -> None:
     weights = {
         name: value.detach().to(torch.float16).contiguous()
         for name, value in model.state_dict().items()
-        if value.is_floating_point()
     }
-    save_file(weights, folder / "open_clip_model.safetensors")
+    path = folder / "open_clip_model.safetensors"
+    save_file(weights, path)
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
     config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
     path = folder / "open_clip_config.json"
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -186,6 +129,13 @@ def load(folder: Path = FOLDER) -> CLIP:
     """Load a saved model through open_clip, as the pipeline does."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return model.eval()
+
+
+def read(folder: Path) -> CaptionedImages:
+    """Read a sample world as this model wants it; raises as `read_world` does."""
+    preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
+    context_length = MODEL_CONFIG["text_cfg"]["context_length"]
+    return read_world(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
 
 
 @torch.no_grad()
@@ -203,7 +153,7 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
     title = functional.normalize(torch.cat([model.encode_text(t) for t in data.title.split(512)]))
     captions, first = np.unique(data.caption.numpy(), axis=0, return_index=True)
     caption = functional.normalize(model.encode_text(torch.from_numpy(captions)))
-    nearest = (image @ title.T).topk(10, dim=1).indices
+    nearest = (image @ title.T).topk(min(10, len(data)), dim=1).indices
     own = torch.arange(len(data))[:, None]
     same_style = data.style[nearest[:, 0]] == data.style
     same_category = data.category[nearest[:, 0]] == data.category
@@ -213,13 +163,13 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
         "n_items": len(data),
         "n_skipped": data.n_skipped,
         "recall_at_10": _share((nearest == own).any(dim=1)),
-        "recall_at_10_by_chance": 10 / len(data),
+        "recall_at_10_by_chance": round(10 / len(data), 4),
         "top_title_style": _share(same_style),
-        "top_title_style_by_chance": 1 / n_styles,
+        "top_title_style_by_chance": round(1 / n_styles, 4),
         "top_title_category": _share(same_category),
-        "top_title_category_by_chance": 1 / n_categories,
+        "top_title_category_by_chance": round(1 / n_categories, 4),
         "top_title_both": _share(same_style & same_category),
-        "top_title_both_by_chance": 1 / n_styles / n_categories,
+        "top_title_both_by_chance": round(1 / n_styles / n_categories, 4),
         "caption_style_accuracy": _share(captioned == data.style),
         "probe_style": _linear_probe(raw, data.style),
         "probe_category": _linear_probe(raw, data.category),
@@ -229,12 +179,12 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train (`--world`), measure (`--evaluate`), or both."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="train and measure the tiny CLIP")
     parser.add_argument("--world", type=Path, help="sample world to train on")
     parser.add_argument("--evaluate", type=Path, help="another sample world to measure on")
     parser.add_argument("--model", type=Path, default=FOLDER, help="folder of the model")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args(arguments)
@@ -242,42 +192,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("give --world to train, --evaluate to measure, or both")
     if options.world is not None:
         model = train(
-            read_world(options.world),
+            read(options.world),
             seed=options.seed,
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
-            log=lambda line: sys.stderr.write(f"{line}\n") and None,
+            log=_say,
         )
         save(model, options.model)
     if options.evaluate is not None:
-        measured = evaluate(load(options.model), read_world(options.evaluate))
+        measured = evaluate(load(options.model), read(options.evaluate))
         sys.stdout.write(json.dumps(measured) + "\n")
 
 
-def _read_image(path: Path) -> Image.Image | None:
-    """Return the decoded image, or None where there is none or it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (FileNotFoundError, UnidentifiedImageError, OSError):
-        return None
-
-
-def _indices(names: list[str]) -> torch.Tensor:
-    return torch.from_numpy(np.unique(names, return_inverse=True)[1].astype(np.int64))
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Mirror half of the images, and shift all a little in brightness."""
+    """Mirror half of the images, and shift all a little in colour."""
     mirror = torch.rand(len(image), generator=random) < 0.5
     image = torch.where(mirror[:, None, None, None], image.flip(-1), image)
     return image + 0.2 * torch.randn(len(image), 3, 1, 1, generator=random)
 
 
 def _with_gaps(tokens: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Blank three in ten tokens, never the first and the end mark, which has the largest number."""
-    gap = torch.rand(tokens.shape, generator=random) < 0.3
+    """Blank some tokens, never the first nor the end mark, which has the largest number."""
+    gap = torch.rand(tokens.shape, generator=random) < _GAP_SHARE
     gap &= tokens < tokens.amax(dim=1, keepdim=True)
     gap[:, 0] = False
     return tokens.masked_fill(gap, 0)
@@ -294,8 +235,9 @@ def _contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor
 def _forget_unused_tokens(model: CLIP, data: CaptionedImages) -> None:
     """Zero the rows that no text used: they would be noise, and cannot be compressed."""
     used = torch.zeros(len(model.token_embedding.weight), dtype=torch.bool)
-    used[data.title.unique()] = True
+    used[data.captioned_title.unique()] = True
     used[data.caption.unique()] = True
+    used[data.title.unique()] = True
     model.token_embedding.weight[~used] = 0.0
 
 
@@ -304,7 +246,7 @@ def _linear_probe(vectors: torch.Tensor, kind: torch.Tensor) -> float:
     inputs = (vectors - vectors.mean(dim=0)).double()
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
     train_part, test_part = inputs[::2], inputs[1::2]
-    targets = functional.one_hot(kind[::2]).double()
+    targets = functional.one_hot(kind[::2], int(kind.max()) + 1).double()
     ridge = 1e-3 * len(train_part) * torch.eye(inputs.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(train_part.T @ train_part + ridge, train_part.T @ targets)
     return _share((test_part @ weights).argmax(dim=1) == kind[1::2])

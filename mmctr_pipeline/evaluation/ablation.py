@@ -68,10 +68,10 @@ def _vectors(
     variant: str, text: VectorTable, image: VectorTable, fusion: FusionConfig
 ) -> VectorTable:
     if variant == "neither":
-        # Present but zero: every item looks the same, and nothing counts as missing.
+        # Present but zero, as wide as the others: the same model, to which all items look alike.
         return VectorTable(
             item_id=text.item_id,
-            vectors=np.zeros((len(text.item_id), 1), np.float32),
+            vectors=np.zeros((len(text.item_id), fusion.dim), np.float32),
             present=np.ones(len(text.item_id), bool),
             identity="zeros",
         )

@@ -28,7 +28,8 @@ def write_item_info(
     if not np.array_equal(fused.item_id, expected):
         raise ValueError(
             f"the fused vectors are of {len(fused.item_id) - 1:,} items besides row 0, the item "
-            f"table has {len(items):,}, and their ids differ: materialise fused_pca again"
+            f"table has {len(items):,}, and their ids differ: item_feature has changed since "
+            "the titles were encoded; materialise text_embeddings and image_embeddings again"
         )
     if fused.vectors[0].any():
         raise ValueError("row 0 is the padding item; its fused vector must be zero")

@@ -8,11 +8,11 @@ class StaleVectorsError(ValueError):
 
 
 def require_fused_from(fused: VectorTable, text: VectorTable, image: VectorTable) -> None:
-    """Raise `StaleVectorsError` unless `fused` was made from vectors of these identities."""
+    """Raise `StaleVectorsError` unless `fused` was made from vectors of exactly this content."""
     for name, table in (("text", text), ("image", image)):
-        recorded = fused.provenance.get(f"{name}_identity")
-        if recorded != table.identity:
+        if fused.provenance.get(f"{name}_content") != table.content_hash():
             raise StaleVectorsError(
-                f"fused_pca was made from {name} vectors of {recorded!r}, but {name}_embeddings "
-                f"now holds vectors of {table.identity!r}: materialise fused_pca again"
+                f"fused_pca was made from {name} vectors of "
+                f"{fused.provenance.get(f'{name}_identity')!r}, but {name}_embeddings has been "
+                f"written anew since (now {table.identity!r}): materialise fused_pca again"
             )

@@ -20,43 +20,44 @@ class GivenVectors:
 
     def __init__(self, catalogue: Catalogue, config: SampleConfig) -> None:
         self._catalogue = catalogue
-        self._text_rng = generator(config.seed, Stream.VECTORS, 0)
-        self._image_rng = generator(config.seed, Stream.VECTORS, 1)
-        self._item_rng = generator(config.seed, Stream.VECTORS, 2)
-        # The bases belong to the encoder that is imitated: the same in worlds of every seed.
-        self._text_basis = _basis(0, len(CATEGORIES), TEXT_DIM)
-        self._image_basis = _basis(1, len(STYLES), IMAGE_DIM)
-        self._item_basis = _basis(2, len(CATEGORIES) + len(STYLES), ITEM_DIM)
+        self._text = _View(config.seed, 0, len(CATEGORIES), TEXT_DIM)
+        self._image = _View(config.seed, 1, len(STYLES), IMAGE_DIM)
+        self._item = _View(config.seed, 2, len(CATEGORIES) + len(STYLES), ITEM_DIM)
 
     def text_and_image(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Return `(n, 768)` and `(n, 1024)` float32 for the next slice of items."""
-        category = np.eye(len(CATEGORIES), dtype=np.float32)[self._catalogue.category[rows]]
-        style = np.eye(len(STYLES), dtype=np.float32)[self._catalogue.style[rows]]
-        return (
-            _view(category, self._text_basis, self._text_rng),
-            _view(style, self._image_basis, self._image_rng),
-        )
+        return self._text.next(self._category(rows)), self._image.next(self._style(rows))
 
     def item(self, rows: slice) -> np.ndarray:
         """Return `(n, 128)` float32 for the next slice of items."""
-        category = np.eye(len(CATEGORIES), dtype=np.float32)[self._catalogue.category[rows]]
-        style = np.eye(len(STYLES), dtype=np.float32)[self._catalogue.style[rows]]
-        return _view(np.concatenate([category, style], axis=1), self._item_basis, self._item_rng)
+        return self._item.next(np.concatenate([self._category(rows), self._style(rows)], axis=1))
+
+    def _category(self, rows: slice) -> np.ndarray:
+        return np.eye(len(CATEGORIES), dtype=np.float32)[self._catalogue.category[rows]]
+
+    def _style(self, rows: slice) -> np.ndarray:
+        return np.eye(len(STYLES), dtype=np.float32)[self._catalogue.style[rows]]
 
 
-def _basis(which: int, n_kinds: int, dim: int) -> np.ndarray:
-    rng = np.random.Generator(np.random.PCG64(which))
-    rows = rng.standard_normal((n_kinds + _DETAIL_DIM, dim), dtype=np.float32)
-    return rows / np.sqrt(np.float32(dim))
+class _View:
+    """One imitated encoder: what kind an item is, its own details, and noise."""
 
+    def __init__(self, seed: int, which: int, n_kinds: int, dim: int) -> None:
+        # The basis belongs to the encoder: the same in worlds of every seed.
+        rng = np.random.Generator(np.random.PCG64(which))
+        self._basis = rng.standard_normal((n_kinds + _DETAIL_DIM, dim), dtype=np.float32)
+        self._basis /= np.sqrt(np.float32(dim))
+        self._detail_rng = generator(seed, Stream.VECTORS, 2 * which)
+        self._noise_rng = generator(seed, Stream.VECTORS, 2 * which + 1)
 
-def _view(kind: np.ndarray, basis: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    n, dim = len(kind), basis.shape[1]
-    detail = _DETAIL_SIZE * rng.standard_normal((n, _DETAIL_DIM), dtype=np.float32)
-    noise = rng.standard_normal((n, dim), dtype=np.float32)
-    noise *= np.float32(_NOISE_SIZE / np.sqrt(dim))
-    # einsum without BLAS: a sum in fixed order gives the same bytes for any number of threads.
-    kinds = np.concatenate([kind, detail], axis=1)
-    for column in range(kinds.shape[1]):
-        noise += kinds[:, column, None] * basis[column]
-    return noise
+    def next(self, kind_NK: np.ndarray) -> np.ndarray:
+        """Return the vectors of the next N items, `(N, dim) float32`."""
+        n, dim = len(kind_NK), self._basis.shape[1]
+        detail = self._detail_rng.standard_normal((n, _DETAIL_DIM), dtype=np.float32)
+        parts = np.concatenate([kind_NK, np.float32(_DETAIL_SIZE) * detail], axis=1)
+        vectors = self._noise_rng.standard_normal((n, dim), dtype=np.float32)
+        vectors *= np.float32(_NOISE_SIZE / np.sqrt(dim))
+        # Not a matrix product: sums in fixed order give the same bytes for any number of threads.
+        for column in range(parts.shape[1]):
+            vectors += parts[:, column, None] * self._basis[column]
+        return vectors

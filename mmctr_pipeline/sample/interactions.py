@@ -105,7 +105,9 @@ def _plan(config: SampleConfig) -> Iterator[_Split]:
         "valid": (Stream.VALID, config.n_valid_rows, config.cold_row_share),
         "test": (Stream.TEST, config.n_test_rows, config.cold_row_share),
     }
-    user_id = generator(config.seed, Stream.USERS).permutation(config.n_users) + 1
+    others = generator(config.seed, Stream.USERS).permutation(config.n_users - 1) + 1
+    # The largest id has rows in any case: tables of embeddings then have the size that is asked.
+    user_id = np.concatenate([[config.n_users], others])
     n_rows = np.array([size[1] for size in sizes.values()])
     ends = np.rint(np.cumsum(n_rows) / n_rows.sum() * config.n_users).astype(np.int64)
     starts = np.concatenate([[0], ends[:-1]])

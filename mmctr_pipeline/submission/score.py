@@ -47,6 +47,18 @@ def require_auc_floor(model_file: ModelFile) -> None:
         )
 
 
+def require_test_ids(dataset: CtrDataset, test_id: np.ndarray) -> None:
+    """Raise `SubmissionError` unless the dataset's test rows are those of the test file.
+
+    `test_id` is the column `ID` of the test file, `(N,) int64`.
+    """
+    if dataset.test.row_id is None or not np.array_equal(dataset.test.row_id, test_id):
+        raise SubmissionError(
+            f"test.parquet has {len(test_id):,} rows that are not those of train_dataset "
+            f"({len(dataset.test):,}): the file has changed since; materialise train_dataset again"
+        )
+
+
 def score_test(
     model_file: ModelFile,
     dataset: CtrDataset,

@@ -10,6 +10,10 @@ from typing import Any
 
 import dagster as dg
 
+from mmctr_pipeline.definitions import defs
+from mmctr_pipeline.defs import io_managers
+from mmctr_pipeline.defs.resources import PlacesResource
+
 REPOSITORY = Path(__file__).parents[2]
 PRESET = """
 extends: sample
@@ -87,6 +91,24 @@ class Deployment:
             f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}": evaluation.passed
             for evaluation in evaluations
         }
+
+
+def in_process(data: Path, storage: Path, selection: dg.AssetSelection) -> dg.JobDefinition:
+    """Return a job over `selection` that runs in this process on the given folders."""
+    resources = {
+        "places": PlacesResource(data_dir=str(data), storage_dir=str(storage), device="cpu"),
+        "parquet_io": io_managers.ParquetIOManager(storage_dir=str(storage)),
+        "dataset_io": io_managers.DatasetIOManager(storage_dir=str(storage)),
+        "model_io": io_managers.ModelIOManager(storage_dir=str(storage)),
+        "submission_io": io_managers.SubmissionIOManager(storage_dir=str(storage)),
+    }
+    return dg.Definitions(
+        assets=defs.assets,
+        asset_checks=defs.asset_checks,
+        resources=resources,
+        jobs=[dg.define_asset_job("selected", selection)],
+        executor=dg.in_process_executor,
+    ).resolve_job_def("selected")
 
 
 def run_id_of(log: str) -> str:

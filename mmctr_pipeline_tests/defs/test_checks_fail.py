@@ -12,31 +12,16 @@ import pytest
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.definitions import defs
-from mmctr_pipeline.defs import io_managers
-from mmctr_pipeline.defs.resources import PlacesResource
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
+from mmctr_pipeline_tests.defs.running import in_process
 from mmctr_pipeline_tests.defs.test_definitions import CHECKS
 
 
 def _run_checks(asset: str, data: Path, storage: Path) -> dict[str, dg.AssetCheckEvaluation]:
     """Run an asset's checks alone on the artefacts in `storage`, in this process."""
-    resources = {
-        "places": PlacesResource(data_dir=str(data), storage_dir=str(storage), device="cpu"),
-        "parquet_io": io_managers.ParquetIOManager(storage_dir=str(storage)),
-        "dataset_io": io_managers.DatasetIOManager(storage_dir=str(storage)),
-        "model_io": io_managers.ModelIOManager(storage_dir=str(storage)),
-        "submission_io": io_managers.SubmissionIOManager(storage_dir=str(storage)),
-    }
-    job = dg.Definitions(
-        assets=defs.assets,
-        asset_checks=defs.asset_checks,
-        resources=resources,
-        jobs=[dg.define_asset_job("checks", dg.AssetSelection.checks_for_assets(asset))],
-        executor=dg.in_process_executor,
-    ).resolve_job_def("checks")
+    job = in_process(data, storage, dg.AssetSelection.checks_for_assets(asset))
     result = job.execute_in_process(raise_on_error=False)
     return {
         evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()
@@ -121,13 +106,24 @@ def _last_row_cut(storage: Path) -> None:
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
 
 
+def _narrowed(table: VectorTable) -> VectorTable:
+    return dataclasses.replace(table, vectors=table.vectors[:, 1:])
+
+
+def _test_file_changed(storage: Path) -> None:
+    """Swap two IDs of the submission: the rows are all there, in another order than the file's."""
+    path = storage / "submission.csv"
+    header, first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([header, second, first, *rest]) + "\n")
+
+
 FAULTS: dict[str, Callable[[Path], None]] = {
     "text_embeddings.shape": _vectors("text_embeddings", _without_an_item),
     "text_embeddings.finite_norms": _vectors("text_embeddings", _with_nan),
     "image_embeddings.shape": _vectors("image_embeddings", _without_an_item),
     "image_embeddings.finite_norms": _vectors("image_embeddings", _with_nan),
     "image_embeddings.image_coverage": _vectors("image_embeddings", _mostly_masked),
-    "fused_pca.shape": _vectors("fused_pca", _without_an_item),
+    "fused_pca.shape": _vectors("fused_pca", _narrowed),
     "fused_pca.finite_norms": _vectors("fused_pca", _with_nan),
     "fused_pca.explained_variance": _vectors("fused_pca", _unexplained),
     "train_dataset.id_ranges": _dataset(_unknown_target),
@@ -137,20 +133,24 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "trained_model.auc_floor": _below_the_floor,
     "submission_csv.submission_valid": _last_row_cut,
 }
+OTHER_FAULTS = {
+    "text_embeddings.shape": _vectors("text_embeddings", _narrowed),
+    "submission_csv.submission_valid": _test_file_changed,
+}
 
 
 def test_every_check_has_a_fault() -> None:
     assert set(FAULTS) == {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
 
 
-@pytest.mark.parametrize("check", FAULTS)
+@pytest.mark.parametrize(("check", "fault"), [*FAULTS.items(), *OTHER_FAULTS.items()])
 def test_check_fails_on_its_fault_and_no_other_does(
-    check: str, finished_run: FinishedRun, tmp_path: Path
+    check: str, fault: Callable[[Path], None], finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     asset, name = check.split(".")
     storage = tmp_path / "storage"
     shutil.copytree(finished_run.deployment.storage, storage, symlinks=True)
-    FAULTS[check](storage)
+    fault(storage)
     evaluations = _run_checks(asset, finished_run.deployment.data, storage)
     failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
     assert failed == {name}

@@ -77,6 +77,8 @@ def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None
     model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
     assert model.resolved_config["training"]["batch_size"] == 256
     assert model.resolved_config["model"]["name"] == "improved_mmctr"
+    assert model.resolved_config["text_embeddings"]["encoder"]["batch_size"] == 64
+    assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca"
 
 
 def test_training_alone_reuses_the_vectors_and_overrides_by_config(

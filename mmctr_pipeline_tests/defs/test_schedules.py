@@ -1,5 +1,6 @@
 """The nightly schedule asks for a run when data or preset changed, and skips otherwise."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,7 +14,7 @@ from mmctr_pipeline.environment import Deployment
 
 
 def _deployment(data_dir: Path) -> Deployment:
-    return Deployment(data_dir, data_dir, preset=None, executor="in_process", device="cpu")
+    return Deployment(data_dir, data_dir, preset=None)
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def _tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
 
 def _record_success(instance: dg.DagsterInstance, request: dg.RunRequest) -> None:
     run = instance.create_run_for_job(
-        job_def=defs.resolve_job_def("full_pipeline"), tags=dict(request.tags)
+        job_def=defs.resolve_job_def("full_pipeline"),
+        tags={**request.tags, "dagster/schedule_name": "nightly"},
     )
     instance.handle_new_event(_success_of(run.run_id))
 
@@ -55,7 +57,7 @@ def _success_of(run_id: str) -> dg.EventLogEntry:
     )
 
 
-def test_runs_at_two_with_the_presets_configuration() -> None:
+def test_runs_the_whole_pipeline_at_two() -> None:
     assert schedules.nightly.cron_schedule == "0 2 * * *"
     assert schedules.nightly.execution_timezone == "UTC"
     assert schedules.nightly.job_name == "full_pipeline"
@@ -71,8 +73,22 @@ def test_asks_for_a_run_and_skips_once_it_succeeded_on_the_same_inputs(data_dir:
         assert isinstance(skipped, str)
         assert "which succeeded" in skipped
 
-        (data_dir / "train.parquet").write_bytes(b"some rows and more")
-        assert isinstance(_tick(instance), dg.RunRequest), "the data changed"
+        train = data_dir / "train.parquet"
+        before = train.read_bytes(), train.stat().st_mtime_ns
+        train.write_bytes(b"some rows and more")
+        changed = _tick(instance)
+        assert isinstance(changed, dg.RunRequest), "the data changed"
+        _record_success(instance, changed)
+
+        train.write_bytes(before[0])
+        os.utime(train, ns=(before[1], before[1]))
+        assert isinstance(_tick(instance), dg.RunRequest), "storage holds the other data's model"
+
+
+def test_a_broken_link_stops_no_night(data_dir: Path) -> None:
+    before = schedules.input_stamp()
+    (data_dir / "1.jpg").symlink_to(data_dir / "nowhere.jpg")
+    assert schedules.input_stamp() != before
 
 
 def test_another_preset_is_another_input(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

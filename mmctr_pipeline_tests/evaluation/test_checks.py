@@ -20,6 +20,7 @@ def _vectors() -> VectorTable:
         vectors=vectors,
         present=np.array([True, True, False, True]),
         identity="test",
+        provenance={"dim": 3},
     )
 
 
@@ -74,6 +75,14 @@ def test_shape_fails_on_missing_and_unknown_items(item_id: list[int], word: str)
     outcome = checks.vectors_shape(_vectors(), np.array(item_id))
     assert not outcome.passed
     assert word in outcome.explanation
+
+
+def test_shape_fails_on_another_width_than_was_recorded() -> None:
+    table = _vectors()
+    narrowed = dataclasses.replace(table, vectors=table.vectors[:, :2])
+    outcome = checks.vectors_shape(narrowed, table.item_id)
+    assert not outcome.passed
+    assert "2 dimensions, but 3" in outcome.explanation
 
 
 def test_shape_wants_the_padding_row_where_it_is_due() -> None:
@@ -176,12 +185,22 @@ def test_user_overlap_warns_of_a_mixed_split(users: list[int], passes: bool, kin
 
 
 def test_target_in_history_counts_rows_once() -> None:
-    dataset = dataclasses.replace(_dataset(), histories=Ragged.from_lists([[1, 1, 4], [4], []]))
+    dataset = dataclasses.replace(
+        _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
+        histories=Ragged.from_lists([[1, 1, 4], [4], []]),
+    )
     # Of the rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first has its target in it.
     assert checks.target_in_history(dataset, 0.25).passed
     outcome = checks.target_in_history(dataset, 0.2)
     assert not outcome.passed
     assert outcome.numbers["train share"] == pytest.approx(0.25)
+
+
+def test_target_in_history_fails_on_a_leak_in_valid_alone() -> None:
+    leaking = _split(item_id=np.array([4, 4, 1, 1], np.int32), history=np.zeros(4, np.int32))
+    outcome = checks.target_in_history(_dataset(valid=leaking), 0.25)
+    assert not outcome.passed
+    assert "valid rows" in outcome.explanation
 
 
 @pytest.mark.parametrize(("auc", "passes"), [(0.7, True), (0.699, False), (float("nan"), False)])

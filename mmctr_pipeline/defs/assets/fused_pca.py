@@ -1,6 +1,5 @@
 """`fused_pca`: one fused vector per item, from its title and its cover."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import dagster as dg
@@ -53,9 +52,11 @@ def fused_pca(
     layout = places.layout(context.log.info)
     write_item_info(item_info_path, fused, read_items(layout), layout.item_info)
 
-    least = resolved(config)["checks"]["min_explained_variance"]
-    fused = dataclasses.replace(
-        fused, provenance={**fused.provenance, "limits": {"min_explained_variance": least}}
+    fused = fused.recording(
+        config=resolved(config),
+        dim=fused.dim,
+        text_content=text_embeddings.content_hash(),
+        image_content=image_embeddings.content_hash(),
     )
     context.add_output_metadata(
         {
@@ -81,7 +82,7 @@ def fused_pca(
     specs=check_specs(
         "fused_pca",
         blocking={
-            "shape": "one row per item with a title vector, and the padding row 0",
+            "shape": "one row per item and the padding row 0, as wide as the fusion wrote them",
             "finite_norms": "no NaN or infinity; exactly the masked rows are zero",
             "explained_variance": "the fused vectors keep enough of the variance",
         },
@@ -102,7 +103,7 @@ def fused_pca_checks(
             vectors_finite(fused_pca),
             explained_variance(
                 fused_pca.provenance["explained_variance"],
-                fused_pca.provenance["limits"]["min_explained_variance"],
+                fused_pca.provenance["config"]["checks"]["min_explained_variance"],
             ),
         ],
     )

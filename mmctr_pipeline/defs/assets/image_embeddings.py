@@ -1,6 +1,5 @@
 """`image_embeddings`: one vector per cover image."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import dagster as dg
@@ -60,10 +59,7 @@ def image_embeddings(
     with atomic_write(problems_path) as temporary:
         pq.write_table(encoding.problems, temporary)
     # The limits travel with the artefact, so that whoever checks it checks what it was made for.
-    limits = resolved(config)["checks"]
-    table = dataclasses.replace(
-        encoding.table, provenance={**encoding.table.provenance, "limits": limits}
-    )
+    table = encoding.table.recording(config=resolved(config), dim=encoding.table.dim)
     context.add_output_metadata(
         {
             "dagster/row_count": len(table.item_id),
@@ -85,7 +81,7 @@ def image_embeddings(
     specs=check_specs(
         "image_embeddings",
         blocking={
-            "shape": "one row per item of item_feature",
+            "shape": "one row per item of item_feature, as wide as the encoder wrote them",
             "finite_norms": "no NaN or infinity, no zero vector where an image is, none where not",
             "image_coverage": "few items lack an image or have one that cannot be decoded",
         },
@@ -102,7 +98,7 @@ def image_embeddings_checks(
     # Where nothing was decoded (given vectors, or none) the mask alone tells what is missing.
     n_masked = int((~image_embeddings.present).sum())
     n_unreadable = image_embeddings.provenance.get("counts", {}).get("unreadable", 0)
-    limits = image_embeddings.provenance["limits"]
+    limits = image_embeddings.provenance["config"]["checks"]
     yield from check_results(
         "image_embeddings",
         [

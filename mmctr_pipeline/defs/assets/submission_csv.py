@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -47,8 +46,10 @@ def submission_csv(
     train_dataset: CtrDataset,
 ) -> Any:
     """Score the test rows, unless the model file says that it must not be used."""
-    from mmctr_pipeline.submission.score import score_test
+    from mmctr_pipeline.data.interactions import read_test_ids
+    from mmctr_pipeline.submission.score import require_test_ids, score_test
 
+    require_test_ids(train_dataset, read_test_ids(places.layout(context.log.info)))
     frame = score_test(
         trained_model, train_dataset, fused_pca, places.torch_device(), context.log.info
     ).to_pandas()
@@ -70,19 +71,17 @@ def submission_csv(
     specs=check_specs(
         "submission_csv",
         blocking={"submission_valid": "IDs as in the test file, probabilities, zip equal to CSV"},
-        also_reads=("train_dataset",),
     ),
-    ins={"train_dataset": dg.AssetKey("train_dataset")},
 )
 def submission_csv_checks(
-    context: dg.AssetCheckExecutionContext, places: PlacesResource, train_dataset: CtrDataset
+    context: dg.AssetCheckExecutionContext, places: PlacesResource
 ) -> Iterator[dg.AssetCheckResult]:
-    """Check the files as written, against the IDs of the test split."""
+    """Check the files as written, against the IDs of the test file."""
+    from mmctr_pipeline.data.interactions import read_test_ids
     from mmctr_pipeline.evaluation.checks import submission_valid
     from mmctr_pipeline.submission.files import check_submission
 
-    row_id = train_dataset.test.row_id
-    storage: Path = places.storage
-    assert row_id is not None
+    row_id = read_test_ids(places.layout(context.log.info))
+    storage = places.storage
     problems = check_submission(storage / "submission.csv", storage / "prediction.zip", row_id)
     yield from check_results("submission_csv", [submission_valid(problems, len(row_id))])

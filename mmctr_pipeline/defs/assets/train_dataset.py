@@ -17,7 +17,7 @@ TrainDatasetConfig = asset_config("train_dataset")
     deps=["interactions", "item_feature"],
     description="Validated interactions: each history stored once, without padding, and the items.",
     group_name="training",
-    kinds={"polars", "parquet"},
+    kinds={"parquet"},
     owners=OWNERS,
     code_version="1",
     io_manager_key="dataset_io",
@@ -43,7 +43,7 @@ def train_dataset(
     context.log.info(layout.description)
     dataset = build_dataset(layout, context.log.info)
     dataset = dataclasses.replace(
-        dataset, provenance={**dataset.provenance, "limits": resolved(config)["checks"]}
+        dataset, provenance={**dataset.provenance, "config": resolved(config)}
     )
     lengths = dataset.histories.lengths
     context.add_output_metadata(
@@ -85,7 +85,7 @@ def train_dataset_checks(
         user_overlap,
     )
 
-    limits = train_dataset.provenance["limits"]
+    limits = train_dataset.provenance["config"]["checks"]
     yield from check_results(
         "train_dataset",
         [

@@ -68,7 +68,13 @@ def trained_model(
         },
         transform_identity=fused_pca.identity,
         auc_floor=resolved(config)["checks"]["auc_floor"],
-        resolved_config={**resolved(config), "device": str(device)},
+        resolved_config={
+            **resolved(config),
+            "text_embeddings": text_embeddings.provenance["config"],
+            "image_embeddings": image_embeddings.provenance["config"],
+            "fused_pca": fused_pca.provenance["config"],
+            "device": str(device),
+        },
         preset=preset_name(deployment()),
     )
     context.add_output_metadata(

@@ -1,0 +1,58 @@
+import pytest
+
+from mmctr_pipeline.sample.config import FULL_SCALE, SampleConfig
+from mmctr_pipeline.settings import SettingsError
+
+
+def test_scale_one_is_the_default() -> None:
+    assert SampleConfig.scaled(1) == SampleConfig()
+    assert SampleConfig().n_items == 1_500
+    assert SampleConfig().n_users == 6_000
+    assert SampleConfig().n_train_rows == 40_000
+    assert SampleConfig().n_valid_rows >= 5_000
+
+
+def test_the_full_size_is_that_of_microlens() -> None:
+    full = SampleConfig.full_size()
+    assert (full.n_items, full.n_users, full.n_train_rows) == (91_717, 1_000_000, 3_600_000)
+    assert (full.n_valid_rows, full.n_test_rows, full.images) == (10_000, 379_142, False)
+    assert SampleConfig.full_size(images=True).images
+    assert SampleConfig.scaled(FULL_SCALE, images=False) == full
+
+
+@pytest.mark.parametrize(("small", "large"), [(0.1, 0.5), (0.5, 1), (1, 7.5), (7.5, 90)])
+def test_everything_grows_with_the_scale(small: float, large: float) -> None:
+    one, other = SampleConfig.scaled(small), SampleConfig.scaled(large)
+    for name in ("n_items", "n_users", "n_train_rows", "n_valid_rows", "n_test_rows"):
+        assert getattr(one, name) < getattr(other, name), name
+
+
+@pytest.mark.parametrize("scale", [0, -1, 90.1, float("nan")])
+def test_an_impossible_scale_is_refused(scale: float) -> None:
+    with pytest.raises(SettingsError, match="scale"):
+        SampleConfig.scaled(scale)
+
+
+def test_changes_apply_on_top_of_the_scale() -> None:
+    config = SampleConfig.scaled(0.1, seed=3, n_items=200)
+    assert (config.seed, config.n_items, config.n_train_rows) == (3, 200, 4_000)
+
+
+def test_the_key_names_seed_and_size_and_tells_worlds_apart() -> None:
+    assert "seed7" in SampleConfig().key
+    assert "1500x6000x40000" in SampleConfig().key
+    worlds = [
+        SampleConfig(),
+        SampleConfig(seed=8),
+        SampleConfig(images=False),
+        SampleConfig(n_valid_rows=9_000),
+        SampleConfig(style_effect=1.0),
+        SampleConfig.scaled(0.5),
+    ]
+    assert len({config.key for config in worlds}) == len(worlds)
+    assert SampleConfig().key == SampleConfig().key
+
+
+def test_images_cannot_be_missing_and_corrupt_at_once() -> None:
+    with pytest.raises(SettingsError, match="corrupt_image_share"):
+        SampleConfig(missing_image_share=0.6, corrupt_image_share=0.6)
