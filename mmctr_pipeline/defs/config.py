@@ -49,11 +49,32 @@ def asset_config(asset: str, preset: Preset | None = None) -> Any:
     fields: dict[str, Any] = {}
     for name, section in ASSET_SECTIONS[asset].items():
         settings, only = _section(preset or deployment_preset(), section)
+        if section == "model":
+            fields[name] = model_field(settings, MODEL_CONFIGS)
+            continue
         derived = config_class(settings, only)
         field = pydantic.Field(default_factory=derived, description=(type(settings).__doc__ or ""))
         fields[name] = (derived, field)
     class_name = "".join(part.capitalize() for part in asset.split("_")) + "Config"
     return pydantic.create_model(class_name, __base__=dg.Config, **fields)
+
+
+def model_field(settings: Any, models: Mapping[str, type[Settings]]) -> tuple[Any, Any]:
+    """Return the config field that chooses a model: a union told apart by `name`.
+
+    `settings` are the model and values of the preset, and the default. A single model is no union
+    to pydantic; its fields then stand without its name above them.
+    """
+    variants = {
+        name: config_class(settings if name == settings.name else model())
+        for name, model in models.items()
+    }
+    default, description = variants[settings.name], "the model, by name, with its settings"
+    if len(variants) == 1:
+        return default, pydantic.Field(default_factory=default, description=description)
+    union = typing.Union[tuple(variants.values())]  # type: ignore[valid-type]  # noqa: UP007
+    field = pydantic.Field(default_factory=default, discriminator="name", description=description)
+    return union, field
 
 
 def config_class(settings: Settings, only: tuple[str, ...] | None = None) -> type[dg.Config]:
@@ -75,7 +96,8 @@ def config_class(settings: Settings, only: tuple[str, ...] | None = None) -> typ
         if field.metadata.get("choices"):
             annotation = Literal[field.metadata["choices"]]
         if isinstance(value, tuple):
-            annotation = list[typing.get_args(annotation)[0]]  # type: ignore[misc]
+            element = typing.get_args(annotation)[0]
+            annotation = list[typing.Annotated[element, pydantic.Field(**bounds)]]  # type: ignore[valid-type]
             value, bounds = list(value), {}
         fields[field.name] = (
             annotation,
@@ -105,6 +127,9 @@ def run_config(preset: Preset) -> dict[str, Any]:
             settings, only = _section(preset, section)
             values = settings.to_mapping()
             config[name] = {key: values[key] for key in values if only is None or key in only}
+            if section == "model" and len(MODEL_CONFIGS) > 1:
+                # Dagster spells the choice of a union as the key above its fields.
+                config[name] = {config[name].pop("name"): config[name]}
         ops[asset] = {"config": config}
     return {"ops": ops}
 

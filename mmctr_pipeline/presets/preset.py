@@ -100,6 +100,11 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for name, value in changes.items():
         old = merged.get(name)
-        both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        merged[name] = _merged(old, value) if both else value  # type: ignore[arg-type]
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
+            merged[name] = value
+        elif value.get("name", old.get("name")) != old.get("name"):
+            # Another model: the settings of the one before mean nothing to it.
+            merged[name] = dict(value)
+        else:
+            merged[name] = _merged(old, value)
     return merged

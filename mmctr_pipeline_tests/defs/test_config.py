@@ -1,19 +1,24 @@
 """Dagster's configuration says what the presets and the core's settings say."""
 
+import dataclasses
+from typing import Literal
+
 import dagster as dg
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
 from mmctr_pipeline.defs.config import (
     ASSET_SECTIONS,
     asset_config,
     config_class,
+    model_field,
     model_settings,
     run_config,
     to_settings,
 )
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
 from mmctr_pipeline.presets.preset import load_preset, shipped_presets
+from mmctr_pipeline.settings import Settings, setting
 from mmctr_pipeline.training.config import TrainingConfig
 
 
@@ -34,6 +39,42 @@ def test_derived_config_converts_back_to_the_settings() -> None:
     assert model_settings(config_class(model)()) == model
 
 
+@dataclasses.dataclass(frozen=True)
+class OtherModelConfig(Settings):
+    """A second model, to choose between two."""
+
+    name: Literal["other"] = "other"
+    dim: int = setting(8, "a width", ge=1)
+
+
+def test_models_are_a_union_told_apart_by_name() -> None:
+    models = {"improved_mmctr": ImprovedMmctrConfig, "other": OtherModelConfig}
+    field = model_field(ImprovedMmctrConfig(dropout=0.1), models)
+    config = create_model("Config", __base__=dg.Config, model=field)
+    seen = []
+
+    def chosen(config):
+        seen.append(config.model.model_dump())
+
+    chosen.__annotations__ = {"config": config, "return": None}
+    job = dg.Definitions(
+        assets=[dg.asset(chosen)], jobs=[dg.define_asset_job("job")]
+    ).resolve_job_def("job")
+    for values in ({}, {"model": {"other": {"dim": 3}}}):
+        job.execute_in_process(run_config={"ops": {"chosen": {"config": values}}})
+    assert (seen[0]["name"], seen[0]["dropout"]) == ("improved_mmctr", 0.1)
+    assert seen[1] == {"name": "other", "dim": 3}
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        job.execute_in_process(
+            run_config={"ops": {"chosen": {"config": {"model": {"nameless": {}}}}}}
+        )
+
+
+def test_bounds_hold_for_each_number_of_a_list() -> None:
+    with pytest.raises(ValidationError):
+        config_class(ImprovedMmctrConfig())(hidden_dims=[64, 0])
+
+
 @pytest.mark.parametrize("name", shipped_presets())
 def test_run_config_of_a_preset_is_accepted_by_every_asset(name: str) -> None:
     preset = load_preset(name)
@@ -51,7 +92,7 @@ def test_preset_gives_the_defaults() -> None:
     assert not hasattr(config.checks, "max_missing_images")
 
 
-def test_unknown_and_out_of_range_values_fail_before_anything_runs() -> None:
+def test_unknown_names_fail_before_anything_runs() -> None:
     from mmctr_pipeline.definitions import defs
 
     job = defs.resolve_job_def("full_pipeline")

@@ -9,6 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -67,9 +68,38 @@ def test_submission_has_one_probability_per_test_row(finished_run: FinishedRun) 
 
 
 def test_all_checks_ran_and_passed(finished_run: FinishedRun) -> None:
-    results = finished_run.deployment.check_results(run_id_of(finished_run.log))
+    results = finished_run.deployment.check_results(finished_run.summary["run_id"])
     expected = {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
     assert results == dict.fromkeys(expected, True)
+
+
+def test_summary_says_what_came_out(finished_run: FinishedRun) -> None:
+    summary, storage = finished_run.summary, finished_run.deployment.storage
+    model = ModelFile.load(storage / "best_model.pt")
+    assert summary["valid_auc"] == model.metrics["valid_auc"]
+    assert summary["valid_auc_low"] < summary["valid_auc"] < summary["valid_auc_high"]
+    assert 0.8 < summary["best_possible_auc"] < 0.92
+    assert summary["submission_path"] == str(storage / "submission.csv")
+    assert summary["n_train_rows"] == 6000
+    assert summary["device"] == "cpu"
+    assert summary["preset"] == str(finished_run.deployment.folder / "preset.yaml")
+    assert set(CHECKS) <= set(summary["seconds"])
+    assert summary["checks_failed"] == []
+    for words in (f"{summary['valid_auc']:.4f}", "best possible AUC", "make ui"):
+        assert words in finished_run.log
+
+
+def test_sources_were_observed(finished_run: FinishedRun) -> None:
+    with dg.DagsterInstance.from_config(str(finished_run.deployment.home)) as instance:
+        for name in ("item_feature", "item_images", "interactions"):
+            assert instance.get_latest_data_version_record(dg.AssetKey(name)) is not None
+
+
+def test_the_run_config_that_was_used_is_kept(finished_run: FinishedRun) -> None:
+    path = finished_run.deployment.storage / "run_config.yaml"
+    assert str(path) in finished_run.log
+    config = yaml.safe_load(path.read_text())
+    assert config["ops"]["trained_model"]["config"]["training"]["max_epochs"] == 2
 
 
 def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None:
