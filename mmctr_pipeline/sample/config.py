@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from mmctr_pipeline.settings import Settings, SettingsError, setting
 
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 """Raised whenever the same settings would yield other data, so that old worlds are not re-used."""
 
 FULL_SCALE = 90.0
