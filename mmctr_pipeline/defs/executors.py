@@ -14,14 +14,17 @@ GPU_TAGS = {
 }
 """Op tags of the assets that want the GPU."""
 
+PRELOADED = ["mmctr_pipeline.definitions", "dagster._core.storage.sqlite_storage", "torch"]
+"""Modules imported once for all steps; the second is what a step opens the run history with.
+
+None of them may touch CUDA: a child of a process that did cannot use the GPU.
+"""
+
 multiprocess_gpu = dg.multiprocess_executor.configured(
     {
         "tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}],
-        # A forkserver imports the slow modules once, and unlike fork it copies no threads. None of
-        # these may touch CUDA: a child of a process that did cannot use the GPU.
-        "start_method": {
-            "forkserver": {"preload_modules": ["mmctr_pipeline.definitions", "torch"]}
-        },
+        # A forkserver imports the slow modules once, and unlike fork it copies no threads.
+        "start_method": {"forkserver": {"preload_modules": PRELOADED}},
     },
     name="multiprocess_gpu",
 )
