@@ -17,7 +17,7 @@ from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.spec import FeatureSpec
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.device import seeded
+from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, TrainingHistory, Validation, fit
 from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
 from mmctr_pipeline.training.score import score
@@ -100,7 +100,7 @@ def train_ctr(
             "valid_log_loss": metrics.log_loss(valid_labels, scores),
         }
 
-    with seeded(training_config.seed, device):
+    with seeded(training_config.seed, device), threads_for(training_config.batch_size):
         module = build_model(model_config, spec).to(device)
         module.fit_statistics(items)
         log(f"{model_config.name}: {sum(p.numel() for p in module.parameters()):,} parameters")

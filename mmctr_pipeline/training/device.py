@@ -26,6 +26,25 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda:0" if name == "cuda" else name)
 
 
+SMALL_BATCH = 256
+"""Rows of a step that one core does sooner than two, which have to wake each other."""
+
+
+@contextlib.contextmanager
+def threads_for(batch_size: int) -> Iterator[None]:
+    """Let torch use one CPU thread for steps of at most `SMALL_BATCH` rows, else as many as ever.
+
+    The number of threads decides on the last digit of sums, so that it follows from the
+    configuration alone and not from what else the machine does.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if batch_size <= SMALL_BATCH else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global random state, on the CPU and on `device`, and put it back afterwards."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmctr_pipeline.environment import DeploymentError
-from mmctr_pipeline.training.device import resolve_device, seeded
+from mmctr_pipeline.training.device import SMALL_BATCH, resolve_device, seeded, threads_for
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,13 @@ def test_the_state_is_put_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="planted"):
         fail_after_drawing()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("batch_size", "inside"), [(SMALL_BATCH, 1), (SMALL_BATCH + 1, None)])
+def test_small_steps_use_one_thread_and_the_number_comes_back(
+    batch_size: int, inside: int | None
+) -> None:
+    before = torch.get_num_threads()
+    with threads_for(batch_size):
+        assert torch.get_num_threads() == (inside or before)
+    assert torch.get_num_threads() == before
