@@ -62,21 +62,11 @@ def main() -> int:
 
 def _materialize(config_path: Path) -> tuple[int, str | None]:
     """Run `dagster asset materialize` on everything, showing its log shortened."""
-    command = [
-        # The command's note that it has a successor (`dg launch`) is no news to whoever runs make.
-        *(
-            sys.executable,
-            "-W",
-            "ignore::FutureWarning",
-            "-m",
-            "dagster",
-            "asset",
-            "materialize",
-            "--select",
-            SELECTION,
-        ),
-        *("-m", "mmctr_pipeline.definitions", "-c", str(config_path)),
-    ]
+    # The command's note that it has a successor (`dg launch`) is no news to whoever runs make.
+    python = [sys.executable, "-W", "ignore::FutureWarning", "-m"]
+    materialize = ["dagster", "asset", "materialize", "--select", SELECTION]
+    location = ["-m", "mmctr_pipeline.definitions", "-c", str(config_path)]
+    command = [*python, *materialize, *location]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     )
