@@ -36,9 +36,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield temporary
             if not temporary.is_file():
                 raise FileNotFoundError(f"nothing was written to {temporary}, meant for {path}")
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, path)
-            _flush(path.parent)
+            flush(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -88,7 +88,7 @@ def atomic_symlink(path: Path, target: Path | str) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def _point_to(path: Path, folder: Path) -> None:
@@ -194,7 +194,8 @@ def _is_same_file(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -207,5 +208,5 @@ def _flush_tree(folder: Path) -> None:
         for name in names:
             file = Path(parent) / name
             if not file.is_symlink():
-                _flush(file)
-        _flush(Path(parent))
+                flush(file)
+        flush(Path(parent))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmctr_pipeline.data.atomic import atomic_symlink
+from mmctr_pipeline.data.atomic import atomic_symlink, flush
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import ModelFile
 
@@ -39,14 +39,14 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
             # mkdtemp keeps others out; a model is to be read by whoever may read the storage.
             incoming.chmod(0o755)
             for path in (*incoming.iterdir(), incoming):
-                _flush(path)
+                flush(path)
             if not (models / version).exists():
                 os.rename(incoming, models / version)
         finally:
             # Gone after the renaming; still there after an error, or where the very same model
             # was written within the same second.
             shutil.rmtree(incoming, ignore_errors=True)
-        _flush(models)
+        flush(models)
         atomic_symlink(storage_dir / "best_model.pt", Path("models") / version / "model.pt")
     return models / version
 
@@ -79,11 +79,3 @@ def _only_writer(models: Path) -> Iterator[None]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
