@@ -15,7 +15,7 @@ def share_cores() -> None:
     """Let idle OpenMP threads sleep instead of spin; to be called before torch is imported.
 
     A run has several processes, and training has small steps: where another process wants a core,
-    threads that spin for each other cost training a factor of ten. A value set by the user stays.
+    threads that spin for each other slow training down several times. A value set before stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

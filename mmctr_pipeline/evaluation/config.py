@@ -21,7 +21,7 @@ class ChecksConfig(Settings):
     )
     max_target_in_history: float = setting(
         0.05,
-        "largest share of train rows whose target item stands in their own history",
+        "largest share of train rows, or of valid rows, whose target is in their own history",
         ge=0,
         le=1,
     )

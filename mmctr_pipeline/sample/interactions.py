@@ -148,7 +148,7 @@ def _write_split(
     with pq.ParquetWriter(path, schema, **tables.LIST_OPTIONS) as writer:
         for user_id, rows in chunks:
             if split.name == "test":
-                writer.write_batch(tables.test_batch(rows, user_id, catalogue, n_rows + 1))
+                writer.write_batch(tables.unlabelled_batch(rows, user_id, catalogue, n_rows + 1))
             else:
                 writer.write_batch(tables.labelled_batch(rows, user_id, catalogue))
             sequences.write_batch(tables.sequence_batch(rows, user_id))

@@ -62,7 +62,7 @@ def labelled_batch(rows: Impressions, user_id: np.ndarray, catalogue: Catalogue)
     return pa.record_batch(columns, schema=LABELLED_SCHEMA)
 
 
-def test_batch(
+def unlabelled_batch(
     rows: Impressions, user_id: np.ndarray, catalogue: Catalogue, first_row_id: int
 ) -> pa.RecordBatch:
     """Return one chunk of test, whose `ID` counts on from `first_row_id`."""

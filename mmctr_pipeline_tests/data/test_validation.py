@@ -178,7 +178,11 @@ def test_padding_is_checked_across_blocks() -> None:
 def test_a_zero_at_the_start_of_a_list_is_not_taken_for_a_hole() -> None:
     values = np.array([1, 2, 0, 3, 0, 0, 0, 4])
     offsets = np.array([0, 2, 4, 6, 8])
-    PaddingCheck().check(values, offsets, Block(Path("f"), Column("item_seq", "int_list")))
+    block = Block(Path("f"), Column("item_seq", "int_list"))
+    PaddingCheck().check(values, offsets, block)
+    # As one list the same values do have holes.
+    with pytest.raises(DataError):
+        PaddingCheck().check(values, np.array([0, 8]), block)
 
 
 def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:

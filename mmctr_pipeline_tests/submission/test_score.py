@@ -10,7 +10,7 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError, build_module
 from mmctr_pipeline.submission.files import SubmissionError
-from mmctr_pipeline.submission.score import BelowAucFloorError, score_test
+from mmctr_pipeline.submission.score import BelowAucFloorError, require_test_ids, score_test
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.ctr import train_ctr
 from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
@@ -126,3 +126,13 @@ def test_a_test_split_without_ids_is_refused(trained: Trained) -> None:
     without = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, row_id=None))
     with pytest.raises(SubmissionError, match="no column ID"):
         score_test(model_file, without, vectors, CPU, lambda line: None)
+
+
+def test_a_dataset_of_other_test_rows_than_the_file_has_is_refused(trained: Trained) -> None:
+    _, dataset, _ = trained
+    row_id = dataset.test.row_id
+    assert row_id is not None
+    require_test_ids(dataset, row_id)
+    for changed in (row_id[:-1], row_id[::-1]):
+        with pytest.raises(SubmissionError, match="materialise train_dataset again"):
+            require_test_ids(dataset, changed)
