@@ -1,13 +1,23 @@
 """`mmctr`: the few commands that are not Dagster's."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmctr_pipeline.environment import Deployment, DeploymentError, share_cores
 from mmctr_pipeline.settings import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmctr_pipeline.data.dataset import CtrDataset
+    from mmctr_pipeline.data.vectors import VectorTable
+    from mmctr_pipeline.presets.preset import Preset
+    from mmctr_pipeline.sample.config import SampleConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +44,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ablation.add_argument("--seed", type=int, default=7, help="seed of the sample world")
     ablation.set_defaults(run=_ablation)
 
+    fusions = commands.add_parser(
+        "fusions", help="valid AUC with the vectors of each fusion, paired by seed of training"
+    )
+    fusions.add_argument("--train-rows", type=int, default=20_000)
+    fusions.add_argument("--valid-rows", type=int, default=50_000)
+    fusions.add_argument("--seeds", type=int, default=5, choices=range(2, 11), metavar="2..10")
+    fusions.add_argument("--seed", type=int, default=11, help="seed of the sample world")
+    fusions.set_defaults(run=_fusions)
+
+    prune = commands.add_parser("prune", help="drop remembered vectors that are no longer used")
+    prune.add_argument(
+        "--unused-days",
+        type=int,
+        default=30,
+        help="drop what was last used more than this many days ago",
+    )
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be dropped")
+    prune.set_defaults(run=_prune)
+
     chosen = parser.parse_args(arguments)
     share_cores()
     try:
@@ -56,35 +85,29 @@ def _sample(chosen: argparse.Namespace) -> int:
 
 
 def _ablation(chosen: argparse.Namespace) -> int:
-    from mmctr_pipeline.data.discovery import find_data
-    from mmctr_pipeline.data.interactions import build_dataset
-    from mmctr_pipeline.encoders.image import encode_images
-    from mmctr_pipeline.encoders.text import encode_titles
     from mmctr_pipeline.evaluation.ablation import compare_modalities
-    from mmctr_pipeline.presets.preset import load_preset
     from mmctr_pipeline.sample.config import SampleConfig
-    from mmctr_pipeline.sample.write import ensure_sample, read_best_possible_auc
-    from mmctr_pipeline.training.device import resolve_device
+    from mmctr_pipeline.sample.write import read_best_possible_auc
 
-    deployment = Deployment.from_environment()
-    device = resolve_device(deployment.device)
-    preset = load_preset(deployment.preset or "sample")
     config = SampleConfig.scaled(chosen.scale, seed=chosen.seed)
-    world = ensure_sample(config, deployment.storage_dir / "sample", _log)
-    layout = find_data(world)
-    dataset = build_dataset(layout, _log)
-    text = encode_titles(dataset.items, preset.encoders.text, device, _log)
-    image = encode_images(
-        dataset.items.item_id, layout.images, preset.encoders.image, device, _log
-    ).table
+    world = _encoded_world(config)
+    dataset, preset = world.dataset, world.preset
     result = compare_modalities(
-        dataset, text, image, preset.fusion, preset.model, preset.training, device, _log
+        dataset,
+        world.text,
+        world.image,
+        preset.fusion,
+        preset.model,
+        preset.training,
+        world.device,
+        _log,
     )
+    best = read_best_possible_auc(world.folder)
 
     print(
         f"\nworld {config.key}: {len(dataset.train):,} train and {len(dataset.valid):,} valid rows"
     )
-    print(f"best possible AUC {read_best_possible_auc(world):.4f}\n")
+    print(f"best possible AUC {best:.4f}\n")
     for variant, interval in result.auc.items():
         print(f"{variant:<12} {interval.auc:.4f}  [{interval.low:.4f}, {interval.high:.4f}]")
     print()
@@ -96,7 +119,7 @@ def _ablation(chosen: argparse.Namespace) -> int:
     line = {
         "name": "ablation",
         "world": config.key,
-        "best_possible_auc": read_best_possible_auc(world),
+        "best_possible_auc": best,
         "valid_auc": {variant: interval.auc for variant, interval in result.auc.items()},
         "p_values": {
             f"{better} > {worse}": comparison.p_value
@@ -104,6 +127,110 @@ def _ablation(chosen: argparse.Namespace) -> int:
         },
     }
     print(json.dumps(line))
+    return 0
+
+
+def _fusions(chosen: argparse.Namespace) -> int:
+    from mmctr_pipeline.evaluation.compare_fusion import compare_fusions
+    from mmctr_pipeline.sample.config import SampleConfig
+    from mmctr_pipeline.sample.write import read_best_possible_auc
+
+    n_test_rows = 1_000
+    n_rows = chosen.train_rows + chosen.valid_rows + n_test_rows
+    config = SampleConfig(
+        seed=chosen.seed,
+        n_train_rows=chosen.train_rows,
+        n_valid_rows=chosen.valid_rows,
+        n_test_rows=n_test_rows,
+        # As many rows to a user as in the default world.
+        n_users=n_rows * 12 // 100,
+    )
+    world = _encoded_world(config)
+    preset = world.preset
+    result = compare_fusions(
+        world.dataset,
+        world.text,
+        world.image,
+        preset.fusion,
+        preset.model,
+        preset.training,
+        range(1, chosen.seeds + 1),
+        world.device,
+        _log,
+    )
+    best = read_best_possible_auc(world.folder)
+    print(f"\nworld {config.key}, best possible AUC {best:.4f}\n")
+    print("\n".join(result.lines()))
+    line = {"name": "fusions", "world": config.key, "best_possible_auc": best}
+    print(json.dumps(line | result.to_mapping()))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _EncodedWorld:
+    """A sample world with its vectors, and the preset that says how to go on."""
+
+    folder: Path
+    dataset: "CtrDataset"
+    text: "VectorTable"
+    image: "VectorTable"
+    preset: "Preset"
+    device: "torch.device"
+
+
+def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
+    """Generate a sample world where it is not there yet, and encode what is new in it."""
+    from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.data.interactions import build_dataset
+    from mmctr_pipeline.encoders.image import encode_images
+    from mmctr_pipeline.encoders.store import VectorStore
+    from mmctr_pipeline.encoders.text import encode_titles
+    from mmctr_pipeline.presets.preset import load_preset
+    from mmctr_pipeline.sample.write import ensure_sample
+    from mmctr_pipeline.training.device import resolve_device
+
+    deployment = Deployment.from_environment()
+    device = resolve_device(deployment.device)
+    preset = load_preset(deployment.preset or "sample")
+    encoders = preset.encoders
+    folder = ensure_sample(config, deployment.storage_dir / "sample", _log)
+    layout = find_data(folder)
+    dataset = build_dataset(layout, _log)
+    store = VectorStore(deployment.storage_dir / "vectors")
+    text = encode_titles(dataset.items, encoders.text, device, store, _log).table
+    image = encode_images(
+        dataset.items.item_id, layout.images, encoders.image, device, store, _log
+    ).table
+    return _EncodedWorld(folder, dataset, text, image, preset, device)
+
+
+def _prune(chosen: argparse.Namespace) -> int:
+    from mmctr_pipeline.encoders.prune import prune
+
+    folder = Deployment.from_environment().storage_dir / "vectors"
+    reports = prune(folder, chosen.unused_days, dry_run=chosen.dry_run, log=_log)
+    if not reports:
+        print(f"nothing to prune: no vectors are remembered in {folder}")
+        return 0
+    drop = "would drop" if chosen.dry_run else "dropped"
+    for report in reports:
+        if report.in_use:
+            print(f"{report.encoder}: in use by a run, left alone")
+        else:
+            print(
+                f"{report.encoder}: kept {report.n_kept:,} vectors "
+                f"({report.kept_bytes / 1e6:,.1f} MB), {drop} {report.n_dropped:,} "
+                f"({report.dropped_bytes / 1e6:,.1f} MB) and {report.n_left_behind:,} "
+                "files left behind"
+            )
+    n_kept, kept_bytes, n_dropped, dropped_bytes = (
+        sum(getattr(report, name) for report in reports)
+        for name in ("n_kept", "kept_bytes", "n_dropped", "dropped_bytes")
+    )
+    print(
+        f"total: kept {n_kept:,} vectors ({kept_bytes / 1e6:,.1f} MB), "
+        f"{drop} {n_dropped:,} ({dropped_bytes / 1e6:,.1f} MB)"
+    )
     return 0
 
 

@@ -1,12 +1,15 @@
 """The commands that are not Dagster's."""
 
+import datetime
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmctr_pipeline.cli import main
 from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.encoders.store import Shard, VectorStore, utc_now
 
 
 def test_sample_writes_a_world_that_the_pipeline_finds(
@@ -32,6 +35,37 @@ def test_sample_refuses_an_impossible_scale(
 ) -> None:
     assert main(["sample", str(tmp_path / "world"), "--scale", "1000"]) == 2
     assert "scale" in capsys.readouterr().err
+
+
+def test_prune_drops_vectors_that_are_no_longer_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    assert main(["prune"]) == 0
+    assert capsys.readouterr().out.startswith("nothing to prune")
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    for now in (lambda: long_ago, utc_now):
+        VectorStore(tmp_path / "vectors", now).recall_or_encode(
+            *("encoder:1", [bytes(31) + bytes([number]) for number in range(3)]),
+            lambda positions: Shard(np.ones((len(positions), 250_000), np.float32)),
+            shard_size=2,
+            reader="",
+            log=lambda line: None,
+        )
+        for command in (["prune", "--unused-days", "7", "--dry-run"], ["prune"]):
+            assert main(command) == 0
+            told = capsys.readouterr().out.splitlines()
+            drop = "would drop" if "--dry-run" in command else "dropped"
+            if now is utc_now:
+                counts = f"kept 3 vectors (3.0 MB), {drop} 0 (0.0 MB)"
+            else:
+                counts = f"kept 0 vectors (0.0 MB), {drop} 3 (3.0 MB)"
+            assert told == [f"encoder:1: {counts} and 0 files left behind", f"total: {counts}"]
+
+
+def test_prune_refuses_negative_days_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune", "--unused-days", "-1"]) == 2
+    assert capsys.readouterr().err == "error: unused_days is -1; it must be 0 or more\n"
 
 
 def test_ablation_compares_the_four_variants(

@@ -14,6 +14,8 @@ TORCH_ALONE = [
     "mmctr_pipeline.data.vectors",
     "mmctr_pipeline.data.dataset",
     "mmctr_pipeline.metrics",
+    "mmctr_pipeline.encoders.store",
+    "mmctr_pipeline.encoders.prune",
     "mmctr_pipeline.models.improved_mmctr",
     "mmctr_pipeline.models.registry",
     "mmctr_pipeline.training.batches",

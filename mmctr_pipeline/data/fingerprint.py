@@ -65,6 +65,7 @@ def _digest(path: Path) -> bytes:
 
 def _digest_if_readable(path: Path) -> bytes | None:
     try:
-        return _digest(path)
+        # Whoever opens a pipe waits for somebody to write to it.
+        return _digest(path) if path.is_file() else None
     except OSError:
         return None

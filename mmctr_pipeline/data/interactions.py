@@ -116,6 +116,23 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
+def read_train_histories(
+    layout: DataLayout, items: ItemTable, log: Callable[[str], None]
+) -> Ragged:
+    """Return the distinct histories of the train split alone, in the order of first appearance.
+
+    They are checked, and stripped of their padding, as `build_dataset` does it; raises
+    `DataError` likewise. This is what a learned fusion may read of the interactions.
+    """
+    columns = tuple(column for column in LABELLED_COLUMNS if column.name in ("item_id", "item_seq"))
+    with open_parquet(layout.train, columns) as file:
+        histories = _Histories([file])
+        _Reader(layout.train, columns, items, layout.item_feature).read(file, histories, log)
+    distinct, _ = distinct_lists(histories.joined())
+    log(f"{len(distinct):,} distinct histories in {layout.train.name}")
+    return distinct
+
+
 @dataclasses.dataclass(frozen=True)
 class _Reader:
     """Reads and checks one interaction file batch by batch."""

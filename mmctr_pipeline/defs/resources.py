@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from mmctr_pipeline.data.discovery import DataLayout
+    from mmctr_pipeline.encoders.store import VectorStore
 
 
 class PlacesResource(dg.ConfigurableResource):
@@ -52,6 +53,12 @@ class PlacesResource(dg.ConfigurableResource):
         from mmctr_pipeline.data.discovery import find_data
 
         return find_data(self.data_root(log))
+
+    def vector_store(self) -> "VectorStore":
+        """Return the store of what was encoded before."""
+        from mmctr_pipeline.encoders.store import VectorStore
+
+        return VectorStore(self.storage / "vectors")
 
     def torch_device(self) -> "torch.device":
         """Return the device to compute on."""

@@ -4,6 +4,12 @@ import dataclasses
 
 from mmctr_pipeline.settings import Settings, setting
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+_PRECISION_HELP = (
+    "number format of the forward pass; auto is bfloat16 where the hardware multiplies in it, "
+    "else float32"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig(Settings):
@@ -11,18 +17,28 @@ class TextEncoderConfig(Settings):
 
     source: str = setting(
         "sentence_transformers",
-        "sentence_transformers encodes the titles; given takes a column of the data as it is",
-        choices=("sentence_transformers", "given"),
+        "sentence_transformers and open_clip (a text tower) encode the titles; given takes a "
+        "column of the data as it is",
+        choices=("sentence_transformers", "open_clip", "given"),
     )
     model: str = setting(
         "all-MiniLM-L6-v2",
         "a sentence-transformers model: a local folder, a hub id, or all-MiniLM-L6-v2, "
-        "which is installed with the pipeline",
+        "which is installed with the pipeline; with source open_clip a model as for images",
+    )
+    template: str = setting(
+        "{title}", "what is encoded; '{title} {tags}' adds the names of the item's tags"
+    )
+    tag_names: str = setting(
+        "", "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}"
     )
     column: str = setting(
         "txt_emb_BERT", "the column of item_feature or item_info, when source is given"
     )
-    batch_size: int = setting(32, "titles per forward pass at most", ge=1, le=65536)
+    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS)
+    batch_tokens: int = setting(
+        0, "tokens per forward pass at most; 0 is 1,024 on a CPU and 65,536 on a GPU", ge=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +59,10 @@ class ImageEncoderConfig(Settings):
     column: str = setting(
         "img_emb_CLIPRN50", "the column of item_feature or item_info, when source is given"
     )
-    batch_size: int = setting(64, "images per forward pass", ge=1, le=65536)
+    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS)
+    batch_size: int = setting(
+        0, "images per forward pass; 0 is 8 on a CPU and 128 on a GPU", ge=0, le=65536
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,35 +1,57 @@
-"""Cover images become vectors: any open_clip model, decoding ahead of the forward passes."""
+"""Cover images become vectors, of which only those not yet in the vector store are encoded."""
 
 import collections
 import dataclasses
 import hashlib
-import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
-import open_clip
+import PIL
 import pyarrow as pa
 import torch
 
 from mmctr_pipeline.data.discovery import IMAGE_FOLDERS, DataNotFoundError, ImageIndex
-from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.data.progress import Log, Progress
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.encoders.clip_models import LoadedClip, load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
-from mmctr_pipeline.encoders.decode import Preprocess, UnreadableImageError, read_image
+from mmctr_pipeline.encoders.decode import UnreadableImageError, decode, quiet_pillow, read_bytes
 from mmctr_pipeline.encoders.given import take_given
-from mmctr_pipeline.encoders.locate import LocatedImageModel, locate_image_model
+from mmctr_pipeline.encoders.image_tower import fast_tower, plain_tower
+from mmctr_pipeline.encoders.locate import locate_image_model
+from mmctr_pipeline.encoders.pixels import normalised
+from mmctr_pipeline.encoders.precision import (
+    dtype_for,
+    dtype_name,
+    parity,
+    parity_notes,
+)
+from mmctr_pipeline.encoders.store import Notes, Shard, VectorStore
 
 MISSING = "no file"
+
+# Some ten seconds' work on two cores to lose at most.
+SHARD_IMAGES = 256
+
+DECODER_VERSION = 1
+"""Raised when the same file would be decoded to other pixels; part of the encoder's identity."""
 
 PROBLEM_SCHEMA = pa.schema(
     [("item_id", pa.int32()), ("path", pa.string()), ("reason", pa.string())]
 )
+
+_PARITY_IMAGES = 1
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class ImageChangedError(RuntimeError):
+    """A file was written to between the moment it was recognised and that it was decoded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +66,22 @@ class ImageEncoding:
     problems: pa.Table
 
 
-class ClipModel(Protocol):
-    """What is used of open_clip's models: the image tower."""
-
-    visual: Any
-
-    def encode_image(self, image: torch.Tensor, normalize: bool) -> torch.Tensor:
-        """Return `(B, D)` vectors of `(B, 3, H, W)` pixels."""
-
-
 def encode_images(
     item_id: np.ndarray,
     images: ImageIndex | None,
     config: ImageEncoderConfig,
     device: torch.device | str,
-    log: Callable[[str], None],
+    store: VectorStore,
+    log: Log,
     given: VectorTable | None = None,
 ) -> ImageEncoding:
     """Return one float32 vector per item of `item_id` (`(M,)` ascending), not normalised.
 
-    An item whose image is missing or unreadable keeps its row: zeros, `present` False, a line in
-    `problems`. Source `none` masks every item (one column of zeros). Raises `DataNotFoundError`
-    where there is no image folder or not one image could be matched, `ValueError` where not one
-    could be decoded, `ModelNotFoundError`.
+    Equal files are encoded once, and what `store` remembers not at all. An item whose image is
+    missing or unreadable keeps its row: zeros, `present` False, a line in `problems`. Source
+    `none` masks every item (one column of zeros). Raises `DataNotFoundError` where there is no
+    image folder or not one image could be matched, `ValueError` where not one could be decoded,
+    `ModelNotFoundError`, `ImageChangedError`.
     """
     item_id = np.asarray(item_id, dtype=np.int32)
     if config.source == "given":
@@ -80,87 +95,202 @@ def encode_images(
             "encoders.image.source to 'given' or 'none'"
         )
     start = time.monotonic()
-    matched = images.match(item_id)
-    located = locate_image_model(config.model)
-    log(f"image encoder {located.name} from {located.source}, on {device}")
-    model, preprocess = load_image_model(located, device)
-    paths = {row: images.path(int(item_id[row])) for row in _rows_to_read(item_id, images, matched)}
-    vectors, reasons = _encode(model, preprocess, paths, config.batch_size, device, log)
-    if vectors is None:
+    paths = _paths(item_id, images)
+    clip = load_clip(locate_image_model(config.model), device)
+    encoder = ImageEncoder(clip, config, device)
+    log(
+        f"image encoder {clip.located.name} from {clip.located.source}, "
+        f"{encoder.precision} on {device}"
+    )
+    contents, reasons = _contents(paths, log)
+    rows = np.array(list(contents), dtype=np.int64)
+
+    def encode_shard(positions: np.ndarray) -> Shard:
+        chosen = rows[positions].tolist()
+        shard = encoder.encode([paths[row] for row in chosen], [contents[row] for row in chosen])
+        reasons = {int(positions[place]): reason for place, reason in shard.reasons.items()}
+        return dataclasses.replace(shard, reasons=reasons)
+
+    with quiet_pillow():
+        remembered = store.recall_or_encode(
+            encoder.identity,
+            list(contents.values()),
+            encode_shard,
+            shard_size=SHARD_IMAGES,
+            # What an older Pillow could not read, a newer one may.
+            reader=f"pillow {PIL.__version__}",
+            log=log,
+            unit="images",
+        )
+    reasons |= {int(rows[position]): reason for position, reason in remembered.reasons.items()}
+    good = np.array([row for row in contents if row not in reasons], dtype=np.int64)
+    if not len(good):
         raise ValueError(
             f"not one of the {len(paths):,} images in {images.folder} can be read: "
             f"{_tally(reasons.values())}. Fix: check the files, or use the preset text_only"
         )
-    table = np.zeros((len(item_id), vectors.shape[1]), dtype=np.float32)
+    vectors = np.zeros((len(item_id), remembered.vectors.shape[1]), dtype=np.float32)
     present = np.zeros(len(item_id), dtype=bool)
-    good = np.array([row for row in paths if row not in reasons], dtype=np.int64)
-    table[good], present[good] = vectors, True
+    vectors[rows], present[good] = remembered.vectors, True
+    n_unreadable = len(reasons)
     reasons |= {row: MISSING for row in range(len(item_id)) if row not in paths}
     tally = _tally(reasons.values())
     if reasons:
         log(f"{len(reasons):,} items without an image vector: {tally}")
-    problems = [
-        (int(item_id[row]), str(images.path(int(item_id[row]))), reasons[row])
-        for row in sorted(reasons)
-    ]
-    n_missing = tally.get(MISSING, 0)
     provenance = {
         "encoder": "open_clip",
         "config": config.to_mapping(),
-        "model_source": located.source,
-        "weights_sha256": weights_hash(model),
+        "model_source": clip.located.source,
+        "weights_sha256": clip.image_weights_hash(),
         "device": str(device),
+        "precision": encoder.precision,
+        "parity": parity(remembered.notes),
         "counts": {
             "items": len(item_id),
-            "encoded": len(good),
-            "missing": n_missing,
-            "unreadable": len(reasons) - n_missing,
+            "encoded": remembered.n_encoded,
+            "reused": remembered.n_reused,
+            "missing": len(reasons) - n_unreadable,
+            "unreadable": n_unreadable,
             "reasons": tally,
         },
         "seconds": round(time.monotonic() - start, 3),
     }
-    identity = image_identity(located, model)
-    encoded = VectorTable(item_id, table, present, identity, provenance)
-    return ImageEncoding(encoded, _problems(problems))
+    table = VectorTable(item_id, vectors, present, encoder.identity, provenance)
+    problems = [
+        (int(item_id[row]), str(images.path(int(item_id[row]))), reasons[row])
+        for row in sorted(reasons)
+    ]
+    return ImageEncoding(table, _problems(problems))
 
 
-def load_image_model(
-    located: LocatedImageModel, device: torch.device | str
-) -> tuple[ClipModel, Preprocess]:
-    """Load a located model in float32, with open_clip's own inference preprocessing."""
-    with warnings.catch_warnings():
-        # Said of every model whose weights want another activation than its definition; it is
-        # set right here by force_quick_gelu.
-        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-        model, preprocess = open_clip.create_model_from_pretrained(
-            located.architecture,
-            pretrained=str(located.weights) if located.weights else None,
-            precision="fp32",
-            device=torch.device(device),
-            force_quick_gelu=located.quick_gelu,
-            image_mean=located.preprocess.get("mean"),
-            image_std=located.preprocess.get("std"),
-            image_interpolation=located.preprocess.get("interpolation"),
-            image_resize_mode=located.preprocess.get("resize_mode"),
+class ImageEncoder:
+    """Decodes and encodes the images of one shard, decoding ahead of the forward passes."""
+
+    def __init__(
+        self, clip: LoadedClip, config: ImageEncoderConfig, device: torch.device | str
+    ) -> None:
+        dtype = dtype_for(config.precision, device)
+        self.precision = dtype_name(dtype)
+        self.identity = (
+            f"open_clip:{clip.located.name}:{clip.image_weights_hash()[:12]}:"
+            f"{clip.image_preprocessing_hash()}-{DECODER_VERSION}:{self.precision}"
         )
-    return model.eval(), preprocess
+        self._pixels = clip.pixels
+        self._tower = fast_tower(clip.model.visual, dtype)
+        self._plain = None if dtype == torch.float32 else plain_tower(clip.model.visual)
+        self._device = torch.device(device)
+        self._batch_size = config.batch_size or (8 if self._device.type == "cpu" else 128)
+
+    def encode(self, paths: Sequence[Path], contents: Sequence[bytes]) -> Shard:
+        """Return the vectors of the files, whose SHA-256 is `contents`, and why others have none.
+
+        `reasons` go by the position in `paths`. Batches hold the readable files in order, so that
+        they depend on the shard alone.
+        """
+
+        def read(file: tuple[Path, bytes]) -> np.ndarray | str:
+            path, expected = file
+            try:
+                content = read_bytes(path)
+                if hashlib.sha256(content).digest() != expected:
+                    raise ImageChangedError(f"{path} changed while it was read: run again")
+                return decode(content, self._pixels, path)
+            except UnreadableImageError as error:
+                return error.reason
+
+        reasons: dict[int, str] = {}
+        good: list[int] = []
+        parts: list[np.ndarray] = []
+        twice: list[np.ndarray] = []
+        batch: list[np.ndarray] = []
+        with torch.inference_mode():
+            files = list(zip(paths, contents, strict=True))
+            ahead = 2 * self._batch_size + n_cores()
+            for position, pixels in enumerate(in_threads(read, files, ahead)):
+                if isinstance(pixels, str):
+                    reasons[position] = pixels
+                    continue
+                good.append(position)
+                batch.append(pixels)
+                if len(twice) < _PARITY_IMAGES:
+                    twice.append(pixels)
+                if len(batch) == self._batch_size:
+                    parts.append(self._forward(batch, self._tower))
+                    batch.clear()
+            if batch:
+                parts.append(self._forward(batch, self._tower))
+            if not parts:
+                # The width is that of whatever the tower makes of any picture.
+                height, width = self._pixels.size
+                blank = self._forward([np.zeros((height, width, 3), np.uint8)], self._tower)
+                return Shard(np.zeros((len(paths), blank.shape[1]), np.float32), reasons)
+            found = np.concatenate(parts)
+            notes: Notes = {}
+            if self._plain is not None:
+                plain = self._forward(twice, self._plain)
+                notes = dict(parity_notes(found[: len(twice)], plain))
+        vectors = np.zeros((len(paths), found.shape[1]), dtype=np.float32)
+        vectors[good] = found
+        return Shard(vectors, reasons, notes)
+
+    def _forward(
+        self, pictures: list[np.ndarray], tower: Callable[[torch.Tensor], torch.Tensor]
+    ) -> np.ndarray:
+        pixels_BHWC = torch.from_numpy(np.stack(pictures)).to(self._device)
+        return tower(normalised(pixels_BHWC, self._pixels)).cpu().numpy()
 
 
-def weights_hash(model: ClipModel) -> str:
-    """Return the SHA-256 (hex) of the image tower's weights, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.visual.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def in_threads(work: Callable[[In], Out], things: Sequence[In], ahead: int) -> Iterator[Out]:
+    """Yield `work` of each thing, in order; as many threads as cores are at most `ahead` of it.
+
+    For work that lets go of the interpreter lock: reading, hashing, decoding.
+    """
+    waiting: collections.deque[Future[Out]] = collections.deque()
+    pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
+    try:
+        for thing in things:
+            waiting.append(pool.submit(work, thing))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def image_identity(located: LocatedImageModel, model: ClipModel) -> str:
-    """Return what makes the vectors: name, weights, preprocessing, activation, number format."""
-    settings = json.dumps([model.visual.preprocess_cfg, located.quick_gelu], sort_keys=True)
-    preprocessing = hashlib.sha256(settings.encode()).hexdigest()[:8]
-    return f"open_clip:{located.name}:{weights_hash(model)[:12]}:{preprocessing}:float32"
+def n_cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _paths(item_id: np.ndarray, images: ImageIndex) -> dict[int, Path]:
+    """Return the path of each row that has one, be it a file or what only bears its name."""
+    matched = images.match(item_id)
+    paths = {row: images.path(int(item_id[row])) for row in range(len(item_id))}
+    return {row: path for row, path in paths.items() if matched[row] or os.path.lexists(path)}
+
+
+def _contents(paths: dict[int, Path], log: Log) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Return the SHA-256 of each readable file by row, and why the other rows have none."""
+
+    def digest(path: Path) -> bytes | str:
+        try:
+            return hashlib.sha256(read_bytes(path)).digest()
+        except UnreadableImageError as error:
+            return error.reason
+
+    contents: dict[int, bytes] = {}
+    reasons: dict[int, str] = {}
+    progress = Progress(log, "looking which images are new", len(paths), "images")
+    for row, found in zip(
+        paths, in_threads(digest, list(paths.values()), 64 * n_cores()), strict=True
+    ):
+        if isinstance(found, str):
+            reasons[row] = found
+        else:
+            contents[row] = found
+        progress.advance()
+    return contents, reasons
 
 
 def _masked(item_id: np.ndarray) -> VectorTable:
@@ -172,84 +302,6 @@ def _masked(item_id: np.ndarray) -> VectorTable:
         identity="none",
         provenance={"encoder": "none", "counts": {"items": len(item_id), "encoded": 0}},
     )
-
-
-def _rows_to_read(item_id: np.ndarray, images: ImageIndex, matched: np.ndarray) -> list[int]:
-    """Return the rows whose path exists, be it a file or something that only bears its name."""
-    return [
-        row
-        for row in range(len(item_id))
-        if matched[row] or os.path.lexists(images.path(int(item_id[row])))
-    ]
-
-
-def _encode(
-    model: ClipModel,
-    preprocess: Preprocess,
-    paths: dict[int, Path],
-    batch_size: int,
-    device: torch.device | str,
-    log: Callable[[str], None],
-) -> tuple[np.ndarray | None, dict[int, str]]:
-    """Return the vectors of the readable images in order, and the reason of each other row."""
-    parts: list[np.ndarray] = []
-    reasons: dict[int, str] = {}
-    batch: list[torch.Tensor] = []
-
-    def forward() -> None:
-        pixels_BCHW = torch.stack(batch).to(device)
-        parts.append(model.encode_image(pixels_BCHW, normalize=False).float().cpu().numpy())
-        batch.clear()
-
-    progress = Progress(log, "encoding", len(paths), "images")
-    start = time.monotonic()
-    with torch.inference_mode():
-        decoded = _decode_ahead(list(paths.values()), preprocess, ahead=2 * batch_size)
-        for row, pixels in zip(paths, decoded, strict=True):
-            if isinstance(pixels, str):
-                reasons[row] = pixels
-            else:
-                batch.append(pixels)
-            if len(batch) == batch_size:
-                forward()
-            progress.advance()
-        if batch:
-            forward()
-    seconds = max(time.monotonic() - start, 1e-9)
-    rate = len(paths) / seconds
-    log(f"read {len(paths):,} images in {seconds:.1f} s, {rate:,.0f} images/s")
-    return (np.concatenate(parts) if parts else None), reasons
-
-
-def _decode_ahead(
-    paths: Sequence[Path], preprocess: Preprocess, ahead: int
-) -> Iterator[torch.Tensor | str]:
-    """Yield each path's pixels `(3, H, W) float32`, or the reason why there are none, in order.
-
-    Threads decode (Pillow lets go of the interpreter lock) at most `ahead` images in advance.
-    """
-
-    def read(path: Path) -> torch.Tensor | str:
-        try:
-            return read_image(path, preprocess)
-        except UnreadableImageError as error:
-            return error.reason
-
-    waiting: collections.deque[Future[torch.Tensor | str]] = collections.deque()
-    pool = ThreadPoolExecutor(max_workers=_n_cores(), thread_name_prefix="decode")
-    try:
-        for path in paths:
-            waiting.append(pool.submit(read, path))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tally(reasons: collections.abc.Iterable[str]) -> dict[str, int]:

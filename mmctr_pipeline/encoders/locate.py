@@ -95,7 +95,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _preprocessing_files(folder: Path) -> list[Path]:
-    names = ("modules.json", "sentence_bert_config.json", "tokenizer.json", "vocab.txt")
+    names = (
+        "modules.json",
+        "config_sentence_transformers.json",
+        "sentence_bert_config.json",
+        "tokenizer.json",
+        "vocab.txt",
+    )
     pooling = sorted(path for path in folder.glob("*/config.json") if path.is_file())
     return [folder / name for name in names if (folder / name).is_file()] + pooling
 

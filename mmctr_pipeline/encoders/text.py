@@ -1,138 +1,161 @@
-"""Item titles become vectors: Sentence-BERT over the distinct titles, in batches of like length."""
+"""Item titles become vectors, of which only those not yet in the vector store are encoded."""
 
+import dataclasses
 import hashlib
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import torch
-from sentence_transformers import SentenceTransformer
 
 from mmctr_pipeline.data.dataset import ItemTable
-from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.given import take_given
-from mmctr_pipeline.encoders.locate import LocatedTextModel, locate_text_model
+from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.precision import (
+    dtype_for,
+    dtype_name,
+    parity,
+    parity_notes,
+    parity_rows,
+)
+from mmctr_pipeline.encoders.store import Shard, VectorStore
+from mmctr_pipeline.encoders.text_models import ClipTextModel, SentenceModel, TextModel
+from mmctr_pipeline.encoders.titles import item_texts, read_tag_names
+
+# Enough for batches of like length, and some ten seconds' work to lose at most.
+SHARD_TEXTS = 4096
+
+_PARITY_TEXTS = 8
+_LENGTH_SAMPLE = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoding:
+    """The vectors, and for a picture of the titles their lengths.
+
+    `n_tokens` holds the tokens of at most 2,048 titles, drawn by a fixed seed, before anything is
+    cut off; `longest` is what the model takes. Both are None for given vectors.
+    """
+
+    table: VectorTable
+    n_tokens: np.ndarray | None = None
+    longest: int | None = None
 
 
 def encode_titles(
     items: ItemTable,
     config: TextEncoderConfig,
     device: torch.device | str,
-    log: Callable[[str], None],
+    store: VectorStore,
+    log: Log,
     given: VectorTable | None = None,
-) -> VectorTable:
+) -> TextEncoding:
     """Return one float32 vector per item, in the order of `items` (ids ascending).
 
-    A title that is null, empty or blank has no vector: zeros, `present` False. Bytes that are not
-    UTF-8 (lone surrogates among them) become U+FFFD and are counted. Equal titles are encoded
-    once. The vectors are those of `SentenceTransformer.encode` up to float32 rounding, as a
-    batch's padding decides on the order of summation. Raises `ModelNotFoundError`.
+    What is encoded is the template, filled in; an item for which that is blank has no vector:
+    zeros, `present` False. Equal texts are encoded once, and what `store` remembers not at all.
+    The provenance counts both and what was odd about the titles (`item_texts`), and says how close
+    bfloat16 came to the library's own float32 (`parity`, a cosine, over a few texts of each
+    shard). Raises `ModelNotFoundError`, `TemplateError`, `DataError`.
     """
     if config.source == "given":
-        return take_given(items.item_id, given, config.column, log)
+        return TextEncoding(take_given(items.item_id, given, config.column, log))
     start = time.monotonic()
-    titles, n_repaired = read_titles(items.title)
-    present = np.array([bool(title.strip()) for title in titles], dtype=bool)
-    distinct: dict[str, int] = {}
-    row_of_item = np.array(
-        [distinct.setdefault(titles[row], len(distinct)) for row in np.flatnonzero(present)],
-        dtype=np.int64,
+    tag_names = read_tag_names(Path(config.tag_names)) if config.tag_names else None
+    rendered = item_texts(items, config.template, tag_names)
+    present = np.array([bool(text) for text in rendered.texts], dtype=bool)
+    texts = [text for text in rendered.texts if text]
+    model = _NamedModel(config, device)
+    log(f"text encoder {model.name} from {model.source}, {model.precision} on {device}")
+
+    def encode_shard(rows: np.ndarray) -> Shard:
+        shard = [texts[row] for row in rows]
+        vectors = model.opened.encode(shard, model.batch_tokens)
+        if model.dtype == torch.float32:
+            return Shard(vectors)
+        twice = parity_rows(len(shard), _PARITY_TEXTS)
+        plain = model.opened.encode_plainly([shard[row] for row in twice])
+        return Shard(vectors, notes=dict(parity_notes(vectors[twice], plain)))
+
+    remembered = store.recall_or_encode(
+        model.identity,
+        [hashlib.sha256(text.encode()).digest() for text in texts],
+        encode_shard,
+        shard_size=SHARD_TEXTS,
+        reader="",
+        log=log,
+        unit="titles",
     )
-    located = locate_text_model(config.model)
-    log(f"text encoder {located.name} from {located.source}, on {device}")
-    model = load_text_model(located, device)
-    encoded = _encode(model, list(distinct), config.batch_size, log)
-    vectors = np.zeros((len(items), encoded.shape[1]), dtype=np.float32)
-    vectors[present] = encoded[row_of_item]
-    n_present = int(present.sum())
-    return VectorTable(
+    vectors = np.zeros((len(items), model.opened.dim), dtype=np.float32)
+    if texts:
+        vectors[present] = remembered.vectors
+    else:
+        log(f"not one of {len(items):,} items has a text: look at item_title in item_feature")
+    n_tokens, n_cut = _lengths(texts, model)
+    table = VectorTable(
         item_id=items.item_id,
         vectors=vectors,
         present=present,
-        identity=text_identity(located, model),
+        identity=model.identity,
         provenance={
-            "encoder": "sentence_transformers",
+            "encoder": config.source,
             "config": config.to_mapping(),
-            "model_source": located.source,
-            "weights_sha256": located.weights_hash,
+            "model_source": model.source,
+            "weights_sha256": model.weights_hash,
             "device": str(device),
+            "precision": model.precision,
+            "parity": parity(remembered.notes),
             "counts": {
                 "items": len(items),
-                "encoded": len(distinct),
-                "duplicates": n_present - len(distinct),
-                "missing": len(items) - n_present,
-                "repaired": n_repaired,
+                "encoded": remembered.n_encoded,
+                "reused": remembered.n_reused,
+                "duplicates": len(texts) - remembered.n_encoded - remembered.n_reused,
+                **rendered.counts,
+                "cut_off": n_cut,
             },
             "seconds": round(time.monotonic() - start, 3),
         },
     )
+    return TextEncoding(table, n_tokens, model.opened.longest)
 
 
-def read_titles(column: pa.Array) -> tuple[list[str], int]:
-    """Return the titles as Python strings (a null as "") and how many had to be repaired.
+class _NamedModel:
+    """The model that a configuration names, opened, with what makes its vectors what they are."""
 
-    Parquet does not check that text is UTF-8; what is not becomes U+FFFD, which the tokeniser
-    leaves out.
-    """
-    titles, n_repaired = [], 0
-    for raw in column.cast(pa.large_binary()).to_pylist():
-        try:
-            titles.append("" if raw is None else raw.decode("utf-8"))
-        except UnicodeDecodeError:
-            titles.append(raw.decode("utf-8", errors="replace"))
-            n_repaired += 1
-    return titles, n_repaired
+    def __init__(self, config: TextEncoderConfig, device: torch.device | str) -> None:
+        self.dtype = dtype_for(config.precision, device)
+        self.precision = dtype_name(self.dtype)
+        on_cpu = torch.device(device).type == "cpu"
+        self.batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
+        if config.source == "open_clip":
+            # open_clip takes seconds to import, and only those who ask for it wait.
+            from mmctr_pipeline.encoders.clip_models import load_clip
 
-
-def load_text_model(located: LocatedTextModel, device: torch.device | str) -> SentenceTransformer:
-    """Load a located model without touching the network, in float32."""
-    return SentenceTransformer(
-        str(located.folder),
-        device=str(device),
-        local_files_only=True,
-        model_kwargs={"dtype": torch.float32},
-    ).eval()
-
-
-def text_identity(located: LocatedTextModel, model: SentenceTransformer) -> str:
-    """Return what makes the vectors: name, weights, tokens and pooling, number format."""
-    prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else ""
-    settings = f"{located.preprocessing_hash} {model.max_seq_length} {prompt}"
-    preprocessing = hashlib.sha256(settings.encode()).hexdigest()[:8]
-    weights = located.weights_hash[:12]
-    return f"sentence_transformers:{located.name}:{weights}:{preprocessing}:float32"
+            clip = load_clip(locate_image_model(config.model), device)
+            self.opened: TextModel = ClipTextModel(clip.model, clip.tokenizer(), device, self.dtype)
+            self.name, self.source = clip.located.name, clip.located.source
+            self.weights_hash = clip.text_weights_hash()
+            kind, preprocessing = "open_clip_text", f"{self.opened.longest}tokens"
+        else:
+            located = locate_text_model(config.model)
+            self.opened = SentenceModel(located, device, self.dtype)
+            self.name, self.source = located.name, located.source
+            self.weights_hash = located.weights_hash
+            kind, preprocessing = "sentence_transformers", located.preprocessing_hash[:8]
+        self.identity = (
+            f"{kind}:{self.name}:{self.weights_hash[:12]}:{preprocessing}:{self.precision}"
+        )
 
 
-def _encode(
-    model: SentenceTransformer, titles: list[str], batch_size: int, log: Callable[[str], None]
-) -> np.ndarray:
-    """Return `(len(titles), D) float32` in the order of `titles`."""
-    vectors = np.zeros((len(titles), model.get_embedding_dimension() or 1), dtype=np.float32)
-    # Titles of like length share a batch, so that little is padded.
-    order = np.argsort([-len(title) for title in titles], kind="stable")
-    batches = [order[begin : begin + batch_size] for begin in range(0, len(titles), batch_size)]
-    progress = Progress(log, "encoding", len(titles), "titles")
-    start = time.monotonic()
-    with torch.inference_mode():
-        for rows in _longest_then_mixed(batches):
-            vectors[rows] = model.encode(
-                [titles[row] for row in rows], batch_size=len(rows), show_progress_bar=False
-            )
-            progress.advance(len(rows))
-    seconds = max(time.monotonic() - start, 1e-9)
-    rate = len(titles) / seconds
-    log(f"encoded {len(titles):,} distinct titles in {seconds:.1f} s, {rate:,.0f} titles/s")
-    return vectors
-
-
-def _longest_then_mixed(batches: list[np.ndarray]) -> list[np.ndarray]:
-    """Return the batches in another order: the first, of the longest titles, then at random.
-
-    What does not fit into memory so fails at once, and the rate of the batches done foretells the
-    rest. The order does not touch the vectors.
-    """
-    mixed = 1 + np.random.default_rng(0).permutation(max(len(batches) - 1, 0))
-    return [batches[number] for number in ([0, *mixed] if batches else [])]
+def _lengths(texts: list[str], model: _NamedModel) -> tuple[np.ndarray, int]:
+    """Return the tokens of a sample of the texts, and how many of all texts are cut off."""
+    longest = model.opened.longest
+    # A token is a character at least, so that shorter texts need no counting.
+    long = [text for text in texts if len(text) > longest - 2]
+    n_cut = int((model.opened.token_counts(long) > longest).sum()) if long else 0
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(texts))[:_LENGTH_SAMPLE]
+    return model.opened.token_counts([texts[row] for row in rows]), n_cut

@@ -1,35 +1,44 @@
-"""Small plots as PNG bytes, for the metadata of assets: at most 40 KB each."""
+"""Small pictures as PNG bytes, for the metadata of assets: at most 50 KB each."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from PIL import Image
 
-_SIZE_INCHES = (5.2, 2.8)
-_DOTS_PER_INCH = 80
+_SIZE_INCHES = (5.6, 3.0)
+_MAP_SIZE_INCHES = (5.6, 4.4)
+_DOTS_PER_INCH = 100
 _FIRST, _SECOND = "tab:blue", "tab:orange"
+_COLOURS = (_FIRST, _SECOND, "tab:green", "tab:red", "tab:purple", "tab:brown")
+_MAP_POINTS = 4_000
 
 
 def training_curve(
-    train_loss: Sequence[float], valid_auc: Sequence[float], best_epoch: int | None = None
+    train_loss: Sequence[float],
+    held_out: Sequence[float],
+    best_epoch: int | None = None,
+    metric: str = "validation AUC",
 ) -> bytes:
-    """Plot the mean train loss and the validation AUC of each epoch; epochs count from 1.
+    """Plot the mean train loss and a held-out metric of each epoch; epochs count from 1.
 
-    `best_epoch` gets a mark. Raises `ValueError` where the two are not of one length.
+    `metric` names what `held_out` holds; `best_epoch` gets a mark. Raises `ValueError` where the
+    two are not of one length.
     """
-    if len(train_loss) != len(valid_auc):
-        raise ValueError(f"{len(train_loss)} losses but {len(valid_auc)} AUCs")
-    figure, axes = _new("epoch", "validation AUC")
-    epoch = np.arange(1, len(valid_auc) + 1)
-    label = "validation AUC"
+    if len(train_loss) != len(held_out):
+        raise ValueError(f"{len(train_loss)} losses but {len(held_out)} values of {metric}")
+    figure, axes = _new("epoch", metric)
+    epoch = np.arange(1, len(held_out) + 1)
+    label = metric
     if best_epoch is not None:
-        label += f" (best {valid_auc[best_epoch - 1]:.4f}, epoch {best_epoch})"
+        label += f" (best {held_out[best_epoch - 1]:.4f}, epoch {best_epoch})"
         axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
-    axes.plot(epoch, valid_auc, color=_FIRST, marker=".", label=label)
+    axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
     losses = axes.twinx()
     losses.plot(epoch, train_loss, color=_SECOND, marker=".", label="train loss")
     losses.set_ylabel("train loss")
@@ -64,16 +73,155 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
         if high - low < 1e-3 * max(abs(high), 1e-12):
             low, high = low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
-        axes.hist(finite, bins=40, range=(low, high), histtype="step", label=name)
+        # An odd number of bins: equal lengths stand in the middle of one, not on an edge.
+        axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
     if norms:
         axes.legend(loc="upper right")
     return _png(figure)
 
 
-def _new(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-    # The object API alone: pyplot keeps global state and picks a backend at import.
-    FigureCanvasAgg(figure)
+def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
+    """Plot how many titles have how many tokens, `(N,)` integers; counts on a log scale.
+
+    Titles of more than `longest` tokens are cut off by the model: their share stands above the
+    plot, and where there are any, a line marks the limit. Titles of more than one and a half
+    times the limit are counted in the last bar.
+    """
+    n_tokens = np.asarray(n_tokens)
+    most = int(n_tokens.max(initial=0))
+    end = min(most, longest * 3 // 2)
+    step = max(1, -(-end // 64))
+    note = f" (last bar: {end - step + 1} and more)" if most > end else ""
+    figure, axes = _new(f"tokens of the title{note}", "titles")
+    if len(n_tokens):
+        edges = np.arange(end + 0.5, -0.5 - step, -step)[::-1]
+        axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
+        # From below 1, so that a single title is seen too.
+        axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    n_cut = int((n_tokens > longest).sum())
+    if n_cut:
+        axes.axvline(longest + 0.5, color=_SECOND, linestyle="--")
+    axes.set_title(
+        f"{n_cut / max(len(n_tokens), 1):.2%} of {len(n_tokens):,} titles exceed the limit of "
+        f"{longest:,} tokens; the longest has {most:,}",
+        fontsize="small",
+    )
+    return _png(figure)
+
+
+def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.ndarray]) -> bytes:
+    """Plot a map of the present items: the first two principal components of their vectors.
+
+    `vectors` is `(N, D) float32`, `present` `(N,) bool`; `kinds` names masks `(N,) bool`, disjoint,
+    which give the colours ("title and cover", "title only"); items of no kind are left out. At
+    most 4,000 items, the same in each call, give the components and the points. Points far from
+    all others would shrink the rest to a blot: they stay outside, and their number is stated.
+    Raises `ValueError` where the lengths differ.
+    """
+    for name, mask in {"present": present, **kinds}.items():
+        if mask.shape != (len(vectors),):
+            raise ValueError(f"{len(vectors)} vectors but the mask {name!r} is {mask.shape}")
+    usable = present & np.isfinite(vectors).all(axis=1)
+    rows = np.flatnonzero(usable & np.any([*kinds.values(), np.zeros(len(present), bool)], axis=0))
+    if len(rows) > _MAP_POINTS:
+        rows = np.random.default_rng(0).choice(rows, _MAP_POINTS, replace=False)
+    points, shares = _first_two_components(vectors[rows])
+    figure, axes = _new(
+        f"first principal component ({shares[0]:.0%})",
+        f"second ({shares[1]:.0%})",
+        _MAP_SIZE_INCHES,
+    )
+    limits = _limits(points)
+    inside = np.all((points >= limits[0]) & (points <= limits[1]), axis=1)
+    for (name, mask), colour in zip(kinds.items(), itertools.cycle(_COLOURS), strict=False):
+        drawn = points[mask[rows] & inside]
+        n_items = int((mask & usable).sum())
+        dots = axes.scatter(drawn[:, 0], drawn[:, 1], s=6, color=colour, alpha=0.7, linewidths=0)
+        dots.set_label(f"{name} ({n_items:,})")
+        # The rarest kind lies on top.
+        dots.set_zorder(2 + 1 / (1 + n_items))
+    axes.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
+    if kinds:
+        figure.legend(loc="outside upper center", ncols=3, fontsize="small", markerscale=2.5)
+    n_outside = int((~inside).sum())
+    axes.set_title(
+        f"{len(rows):,} of {int(usable.sum()):,} items drawn"
+        + (f"; {n_outside:,} of them lie outside" if n_outside else ""),
+        fontsize="small",
+    )
+    return _png(figure)
+
+
+def _first_two_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates `(N, 2) float64` and shares of the variance `(2,)`; zero where N < 2."""
+    if len(vectors) < 2 or vectors.shape[1] == 0:
+        return np.zeros((len(vectors), 2)), np.zeros(2)
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64)
+    variances, directions = np.linalg.eigh(centred.T @ centred)
+    first_two = directions[:, ::-1][:, :2]
+    # Signed by the largest entry, so that the map of the next day is not its mirror image.
+    largest = np.take_along_axis(first_two, np.abs(first_two).argmax(axis=0)[None], axis=0)
+    points = centred @ (first_two * np.where(largest < 0, -1, 1))
+    shares = np.maximum(variances[::-1][:2], 0) / max(variances.sum(), np.finfo(float).tiny)
+    missing = 2 - points.shape[1]
+    return np.pad(points, ((0, 0), (0, missing))), np.pad(shares, (0, missing))
+
+
+def _limits(points: np.ndarray) -> np.ndarray:
+    """Return the lower and the upper corner of the map, `(2, 2)`: row by corner, column by axis."""
+    if len(points) == 0:
+        return np.array([[-1.0, -1.0], [1.0, 1.0]])
+    low, high = np.percentile(points, (1, 99), axis=0)
+    reach = 0.25 * (high - low)
+    low, high = (
+        np.maximum(points.min(axis=0), low - reach),
+        np.minimum(points.max(axis=0), high + reach),
+    )
+    middle, half = (low + high) / 2, 0.53 * (high - low)
+    # With equal scales, a map much longer than wide would be a line.
+    half = np.maximum(half, max(0.45 * half.max(), 1e-6))
+    return np.stack([middle - half, middle + half])
+
+
+def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
+    """Return the picture as PNG of at most `max_bytes`.
+
+    A picture that is too large gets fewer colours, and shrinks only where that is not enough.
+    Raises `ValueError` where no PNG is as small as that.
+    """
+    content = _encoded(picture)
+    if len(content) <= max_bytes:
+        return content
+    picture = picture.convert("RGB")
+    while max(picture.size) > 1:
+        for n_colours in (256, 128, 64, 32, 16):
+            content = _encoded(_with_colours(picture, n_colours))
+            if len(content) <= max_bytes:
+                return content
+        factor = min(0.9, (max_bytes / len(content)) ** 0.5)
+        width, height = (max(1, int(side * factor)) for side in picture.size)
+        picture = picture.resize((width, height))
+    raise ValueError(f"no PNG has at most {max_bytes} bytes; allow 1,000 or more")
+
+
+def _with_colours(picture: Image.Image, n_colours: int) -> Image.Image:
+    # No dithering: noise is what PNG compresses worst.
+    return picture.quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _new(
+    x_label: str, y_label: str, size: tuple[float, float] = _SIZE_INCHES
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
@@ -82,6 +230,9 @@ def _new(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+    # The object API alone: pyplot keeps global state and picks a backend at import.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # A palette makes a plot a third as large, and no eye tells the difference.
+    return small_picture(_with_colours(drawn, 256))

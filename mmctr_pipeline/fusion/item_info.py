@@ -11,6 +11,12 @@ from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 
+FILE_NAMES = {
+    "pca": "item_info_fused_multimodal.parquet",
+    "attention": "custom_item_embeddings.parquet",
+}
+"""By method of fusion, the name under which its recipe keeps the table."""
+
 N_TAGS = 5
 
 

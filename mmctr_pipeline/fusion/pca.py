@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import scipy.linalg
 import torch
-from sklearn.decomposition import PCA
 
 from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.fusion.items import (
+    presence_counts,
+    require_finite,
+    require_fitted_on,
+    require_same_items,
+)
 
 _FORMAT = 1
 # Rows per block: keeps the float64 working copy of a block near 90 MB at 1,408 columns.
@@ -62,27 +68,29 @@ class PcaTransform:
         """Return the fused vectors of the padding row 0 and of all items, float32.
 
         Row 0 is exactly zero. Where an item lacks one modality, the mean stands in for it; an
-        item that lacks both gets zeros. Both kinds of zero row have `present` False. Raises
-        `ValueError` where the tables are not those of one set of items, or were made by another
-        encoder than those the transform was fitted on.
+        item that lacks both gets zeros. Both kinds of zero row have `present` False. The
+        `explained_variance` of the provenance is that of these items, which need not be those that
+        the transform was fitted on. Raises `ValueError` where the tables are not those of one set
+        of items, or were made by another encoder than those the transform was fitted on.
         """
-        _require_same_items(text, image)
+        require_same_items(text, image)
         for table, dim, identity, name in (
             (text, self.text_dim, self.text_identity, "text"),
             (image, self.image_dim, self.image_identity, "image"),
         ):
-            if dim and table.identity != identity:
-                raise ValueError(
-                    f"the transform was fitted on {name} vectors of {identity!r}, these are of "
-                    f"{table.identity!r}: fit it again (materialise fused_pca)"
-                )
+            if dim:
+                require_fitted_on(table, identity, name)
         modalities = _used(text, image, self.input, self.text_dim > 0, self.image_dim > 0)
         rows = np.flatnonzero(_any_present(modalities))
         vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
+        kept = whole = 0.0
         for block in _blocks(len(rows)):
             centred = np.zeros((len(rows[block]), len(self.mean)))
             _fill_centred(centred, modalities, rows[block], self.mean)
-            vectors[1 + rows[block]] = centred @ self.components.T
+            fused = centred @ self.components.T
+            kept += float(np.vdot(fused, fused))
+            whole += float(np.vdot(centred, centred))
+            vectors[1 + rows[block]] = fused
         present = np.zeros(len(vectors), dtype=bool)
         present[1 + rows] = True
         return VectorTable(
@@ -90,7 +98,11 @@ class PcaTransform:
             vectors=vectors,
             present=present,
             identity=self.identity,
-            provenance=self.summary() | {"counts": _counts(text, image)},
+            provenance=self.summary()
+            | {
+                "explained_variance": float(kept / whole) if whole else 0.0,
+                "counts": presence_counts(text, image),
+            },
         )
 
     def summary(self) -> dict[str, Any]:
@@ -138,10 +150,10 @@ def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaT
     """Fit on the items that have a text or an image vector, in float64.
 
     The number of components is the least of `config.dim`, items - 1, and the rank of the data.
-    Needs about 8 bytes for each item and column once (1 GB at 91,717 x 1,408). Raises
-    `ValueError` where nothing can be fitted, or where a vector is not finite.
+    Works on blocks of items, so that memory beyond the vectors themselves depends on the number of
+    columns alone. Raises `ValueError` where nothing can be fitted, or where a vector is not finite.
     """
-    _require_same_items(text, image)
+    require_same_items(text, image)
     modalities = _used(
         text, image, config.input, bool(text.present.any()), bool(image.present.any())
     )
@@ -152,10 +164,12 @@ def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaT
         )
     rows = np.flatnonzero(_any_present(modalities))
     mean = np.concatenate([_mean(modality) for modality in modalities])
-    matrix = np.zeros((len(rows), len(mean)))
-    for block in _blocks(len(rows)):
-        _fill_centred(matrix[block], modalities, rows[block], mean)
-    components, ratio = _principal_components(matrix, config.dim, scale=float(np.abs(mean).max()))
+    components, ratio = _principal_components(
+        _covariance(modalities, rows, mean),
+        len(rows),
+        config.dim,
+        scale=float(np.abs(mean).max()),
+    )
     return PcaTransform(
         mean=mean,
         components=components,
@@ -169,32 +183,6 @@ def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaT
     )
 
 
-def _principal_components(
-    matrix: np.ndarray, dim: int, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return components `(K, D)` with fixed signs and each one's share of the variance.
-
-    `matrix` is centred; `scale` is the largest magnitude of the mean that was taken off.
-    """
-    n_items, n_columns = matrix.shape
-    most = min(dim, n_items - 1, n_columns)
-    if most < 1:
-        raise ValueError(f"a PCA needs at least two items with a vector, there are {n_items}")
-    # A spread below the last digit of the float32 input is rounding, not data.
-    rounding = (scale * np.finfo(np.float32).eps / 2) ** 2
-    if np.vdot(matrix, matrix) <= rounding * matrix.size:
-        raise ValueError(f"all {n_items:,} vectors are equal: there is nothing to fit")
-    pca = PCA(most, svd_solver="covariance_eigh", copy=False).fit(matrix)
-    variance = pca.explained_variance_
-    # Beyond the rank of the data the directions are rounding noise, another one on each machine.
-    noise = variance[0] * max(n_items, n_columns) * np.finfo(np.float64).eps
-    k = max(1, int((variance > max(noise, rounding)).sum()))
-    components = np.array(pca.components_[:k], dtype=np.float64)
-    largest = np.abs(components).argmax(axis=1)
-    components *= np.sign(components[np.arange(k), largest])[:, np.newaxis]
-    return components, np.array(pca.explained_variance_ratio_[:k], dtype=np.float64)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Modality:
     table: VectorTable
@@ -203,17 +191,53 @@ class _Modality:
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the float64 vectors of some rows, scaled to length 1 where asked for."""
         vectors = self.table.vectors[rows].astype(np.float64)
-        finite = np.isfinite(vectors).all(axis=1)
-        if not finite.all():
-            item = self.table.item_id[rows[np.flatnonzero(~finite)[0]]]
-            raise ValueError(
-                f"the vector of item {item} by {self.table.identity} is not finite; "
-                f"{int((~finite).sum())} such rows near it: materialise its asset again"
-            )
+        require_finite(vectors, self.table.item_id[rows], self.table.identity)
         if self.unit:
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
             np.divide(vectors, length, out=vectors, where=length > 0)
         return vectors
+
+
+def _covariance(modalities: list[_Modality], rows: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Return the covariance of the concatenated vectors, `(D, D) float64`.
+
+    In float64 throughout: with float32 sums, directions of nearly equal variance come out turned
+    into each other (`benchmarks/fuse.py` measures it).
+    """
+    total = np.zeros((len(mean), len(mean)))
+    for block in _blocks(len(rows)):
+        centred = np.zeros((len(rows[block]), len(mean)))
+        _fill_centred(centred, modalities, rows[block], mean)
+        total += centred.T @ centred
+    return total / max(len(rows) - 1, 1)
+
+
+def _principal_components(
+    covariance: np.ndarray, n_items: int, dim: int, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return components `(K, D)` with fixed signs and each one's share of the variance.
+
+    `scale` is the largest magnitude of the mean of the `n_items` vectors.
+    """
+    n_columns = len(covariance)
+    most = min(dim, n_items - 1, n_columns)
+    if most < 1:
+        raise ValueError(f"a PCA needs at least two items with a vector, there are {n_items}")
+    # A spread below the last digit of the float32 input is rounding, not data.
+    rounding = (scale * np.finfo(np.float32).eps / 2) ** 2
+    whole = float(np.trace(covariance))
+    if whole <= rounding * n_columns:
+        raise ValueError(f"all {n_items:,} vectors are equal: there is nothing to fit")
+    top = (n_columns - most, n_columns - 1)
+    ascending, vectors = scipy.linalg.eigh(covariance, subset_by_index=top, overwrite_a=True)
+    variance = ascending[::-1]
+    # Beyond the rank of the data the directions are rounding noise, another one on each machine.
+    noise = variance[0] * max(n_items, n_columns) * np.finfo(np.float64).eps
+    k = max(1, int((variance > max(noise, rounding)).sum()))
+    components = np.ascontiguousarray(vectors[:, ::-1][:, :k].T)
+    largest = np.abs(components).argmax(axis=1)
+    components *= np.sign(components[np.arange(k), largest])[:, np.newaxis]
+    return components, variance[:k] / whole
 
 
 def _used(
@@ -253,27 +277,3 @@ def _fill_centred(
 
 def _blocks(n_rows: int) -> Iterator[slice]:
     return (slice(begin, begin + _BLOCK_ROWS) for begin in range(0, n_rows, _BLOCK_ROWS))
-
-
-def _require_same_items(text: VectorTable, image: VectorTable) -> None:
-    if np.array_equal(text.item_id, image.item_id):
-        if len(text.item_id) and text.item_id[0] < 1:
-            raise ValueError("item 0 is the padding row; it takes no part in the fusion")
-        return
-    only_text = np.setdiff1d(text.item_id, image.item_id)
-    only_image = np.setdiff1d(image.item_id, text.item_id)
-    raise ValueError(
-        f"text and image vectors are of different items: {len(only_text):,} only in text "
-        f"(as {only_text[:3].tolist()}), {len(only_image):,} only in image "
-        f"(as {only_image[:3].tolist()}); materialise the older of the two again"
-    )
-
-
-def _counts(text: VectorTable, image: VectorTable) -> dict[str, int]:
-    return {
-        "items": len(text.item_id),
-        "both": int((text.present & image.present).sum()),
-        "text_only": int((text.present & ~image.present).sum()),
-        "image_only": int((~text.present & image.present).sum()),
-        "neither": int((~text.present & ~image.present).sum()),
-    }

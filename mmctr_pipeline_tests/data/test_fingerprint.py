@@ -76,6 +76,10 @@ def test_a_broken_link_is_told_and_counts(tmp_path: Path) -> None:
     (tmp_path / "2.jpg").symlink_to(tmp_path / "nowhere")
     assert fingerprint_images(index, messages.append) != before
     assert messages == ["1 of 2 images cannot be opened"]
+    # Whoever opened a pipe would wait for ever.
+    os.mkfifo(tmp_path / "3.jpg")
+    fingerprint_images(index, messages.append)
+    assert messages[-1] == "2 of 3 images cannot be opened"
 
 
 def test_arrays_count_by_type_shape_and_values() -> None:

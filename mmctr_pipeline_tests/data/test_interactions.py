@@ -6,7 +6,9 @@ import pytest
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
-from mmctr_pipeline.data.interactions import build_dataset
+from mmctr_pipeline.data.interactions import build_dataset, read_train_histories
+from mmctr_pipeline.data.items import read_items
+from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline_tests.data import small_data
 
 
@@ -133,3 +135,14 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert "9 items in item_feature.parquet" in messages
     assert "4 rows in train.parquet" in messages
     assert "4 distinct histories in 8 rows" in messages
+
+
+def test_train_histories_are_those_of_train_rows_alone(tmp_path: Path) -> None:
+    layout = find_data(small_data.write_data(tmp_path))
+    histories = read_train_histories(layout, read_items(layout), lambda message: None)
+    # Of all splits together there is [2] besides, which valid and test alone hold.
+    assert [one.tolist() for one in histories] == [[1, 2], [3, 2, 1], []]
+    unknown = small_data.train() | {"item_seq": [[0, 1, 2], [0, 1, 77], [3, 2, 1], [0, 0, 0]]}
+    small_data.write(layout.train, unknown)
+    with pytest.raises(DataError, match="77"):
+        read_train_histories(layout, read_items(layout), lambda message: None)

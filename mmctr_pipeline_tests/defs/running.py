@@ -17,7 +17,7 @@ from mmctr_pipeline.defs.resources import PlacesResource
 REPOSITORY = Path(__file__).parents[2]
 PRESET = """
 extends: sample
-encoders: {text: {batch_size: 64}}
+encoders: {text: {batch_tokens: 512}}
 training: {max_epochs: 2, patience: 2, batch_size: 256}
 checks: {auc_floor: 0.5, max_unreadable_images: 0.05}
 """

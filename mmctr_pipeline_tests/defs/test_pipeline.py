@@ -107,7 +107,7 @@ def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None
     model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
     assert model.resolved_config["training"]["batch_size"] == 256
     assert model.resolved_config["model"]["name"] == "improved_mmctr"
-    assert model.resolved_config["text_embeddings"]["encoder"]["batch_size"] == 64
+    assert model.resolved_config["text_embeddings"]["encoder"]["batch_tokens"] == 512
     assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca"
 
 

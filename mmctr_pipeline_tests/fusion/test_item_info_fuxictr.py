@@ -9,12 +9,13 @@ import pytest
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.fusion.item_info import write_item_info
+from mmctr_pipeline.fusion.item_info import FILE_NAMES, write_item_info
 
 pytestmark = pytest.mark.bench
 
 
-def test_fuxictr_reads_ids_tags_and_vectors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["pca", "attention"])
+def test_fuxictr_reads_ids_tags_and_vectors(tmp_path: Path, method: str) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     from fuxictr.preprocess.feature_processor import FeatureProcessor
 
@@ -29,7 +30,8 @@ def test_fuxictr_reads_ids_tags_and_vectors(tmp_path: Path) -> None:
         likes_level=np.zeros(2, np.int8),
         views_level=np.zeros(2, np.int8),
     )
-    write_item_info(tmp_path / "item_info_fused_multimodal.parquet", fused, items)
+    path = tmp_path / FILE_NAMES[method]
+    write_item_info(path, fused, items)
     columns = [
         {"name": "item_id", "active": True, "dtype": "int", "type": "meta"},
         {"name": "item_tags", "active": True, "dtype": "int", "type": "sequence", "max_len": 5},
@@ -41,9 +43,7 @@ def test_fuxictr_reads_ids_tags_and_vectors(tmp_path: Path) -> None:
         dataset_id="ours",
         data_root=str(tmp_path),
     )
-    frame = processor.read_data(
-        str(tmp_path / "item_info_fused_multimodal.parquet"), data_format="parquet"
-    ).collect()
+    frame = processor.read_data(str(path), data_format="parquet").collect()
     assert frame["item_id"].to_list() == [0, 1, 2, 3]
     assert frame["item_tags"].to_list()[3] == [0, 0, 0, 8, 9]
     assert np.array_equal(

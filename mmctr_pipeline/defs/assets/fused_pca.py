@@ -1,6 +1,7 @@
 """`fused_pca`: one fused vector per item, from its title and its cover."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -38,26 +39,35 @@ def fused_pca(
     image_embeddings: VectorTable,
 ) -> VectorTable:
     """Fit the fusion on the real items, keep the fitted transform, and apply it."""
+    from mmctr_pipeline.data.atomic import atomic_write
+    from mmctr_pipeline.data.interactions import read_train_histories
     from mmctr_pipeline.data.items import read_items
-    from mmctr_pipeline.evaluation.plots import pca_spectrum
-    from mmctr_pipeline.fusion.item_info import write_item_info
-    from mmctr_pipeline.fusion.pca import fit_pca
+    from mmctr_pipeline.evaluation.neighbours import neighbour_sheet
+    from mmctr_pipeline.fusion.fuse import fuse
+    from mmctr_pipeline.fusion.item_info import FILE_NAMES, write_item_info
 
     settings = to_settings(config.fusion, FusionConfig)  # type: ignore[attr-defined]
-    transform = fit_pca(text_embeddings, image_embeddings, settings)
-    fused = transform.transform(text_embeddings, image_embeddings)
-    transform_path = places.storage / "transforms" / f"{transform.identity.replace(':', '-')}.pt"
-    transform.save(transform_path)
-    item_info_path = places.storage / "item_info_fused_multimodal.parquet"
     layout = places.layout(context.log.info)
-    write_item_info(item_info_path, fused, read_items(layout), layout.item_info)
-
-    fused = fused.recording(
-        config=resolved(config),
-        dim=fused.dim,
-        text_content=text_embeddings.content_hash(),
-        image_content=image_embeddings.content_hash(),
+    items = read_items(layout)
+    fusion = fuse(
+        text_embeddings,
+        image_embeddings,
+        lambda: read_train_histories(layout, items, context.log.info),
+        settings,
+        places.torch_device(),
+        places.storage / "transforms",
+        data=str(layout.root.resolve()),
+        last=VectorTable.read_provenance(places.storage / "fused_pca.parquet"),
+        log=context.log.info,
     )
+    fused = fusion.vectors.recording(config=resolved(config), dim=fusion.vectors.dim)
+    item_info_path = places.storage / FILE_NAMES[settings.method]
+    write_item_info(item_info_path, fused, items, layout.item_info)
+    tables = {"image": image_embeddings, "text": text_embeddings, "fused": fused}
+    sheet = neighbour_sheet(items, layout.images, tables)
+    sheet_path = places.storage / "neighbours.png"
+    with atomic_write(sheet_path) as temporary:
+        temporary.write_bytes(sheet.full)
     context.add_output_metadata(
         {
             "dagster/row_count": len(fused.item_id),
@@ -65,16 +75,47 @@ def fused_pca(
             "dimensions": fused.dim,
             "method": settings.method,
             "explained_variance": fused.provenance["explained_variance"],
-            "transform": dg.MetadataValue.path(str(transform_path)),
+            "transform": dg.MetadataValue.path(str(fusion.path)),
+            "transform used again": fusion.reused,
             "item_info": dg.MetadataValue.path(str(item_info_path)),
+            "neighbours": dg.MetadataValue.path(str(sheet_path)),
             "configuration": dg.MetadataValue.json(resolved(config)),
             "provenance": dg.MetadataValue.json(fused.provenance),
-            "spectrum": picture(
-                pca_spectrum(transform.explained_variance_ratio), "variance by component"
-            ),
+            **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
+            "nearest neighbours": picture(sheet.small, "the nearest by cover, title and both"),
         }
     )
     return fused
+
+
+def _pictures(
+    fused: VectorTable, text: VectorTable, image: VectorTable, transform: Any
+) -> dict[str, dg.MarkdownMetadataValue]:
+    """Return how it was fitted, by method, and a map of the fused vectors."""
+    from mmctr_pipeline.evaluation.plots import pca_spectrum, training_curve, vector_map
+    from mmctr_pipeline.fusion.pca import PcaTransform
+
+    if isinstance(transform, PcaTransform):
+        spectrum = pca_spectrum(transform.explained_variance_ratio)
+        fitted = {"spectrum": picture(spectrum, "variance by component")}
+    else:
+        history = transform.training["history"]
+        metric = history["metric"]
+        curve = training_curve(
+            [epoch["train_loss"] for epoch in history["epochs"]],
+            [epoch["metrics"][metric] for epoch in history["epochs"]],
+            history["best_epoch"],
+            metric.replace("_", " "),
+        )
+        fitted = {"learning": picture(curve, "loss by epoch")}
+    text, image = text.aligned_to(fused.item_id), image.aligned_to(fused.item_id)
+    kinds = {
+        "title and cover": text.present & image.present,
+        "title only": text.present & ~image.present,
+        "cover only": ~text.present & image.present,
+    }
+    drawn = vector_map(fused.vectors, fused.present, kinds)
+    return {**fitted, "map": picture(drawn, "fused vectors on their first two components")}
 
 
 @dg.multi_asset_check(

@@ -22,7 +22,7 @@ ImageEmbeddingsConfig = asset_config("image_embeddings")
 
 @dg.asset(
     deps=["item_feature", "item_images"],
-    description="Cover images as vectors: CLIP, a column that the data bring along, or masked.",
+    description="Cover images as vectors; only those that the vector store lacks are encoded.",
     group_name="encoding",
     kinds={"pytorch", "parquet"},
     owners=OWNERS,
@@ -52,6 +52,7 @@ def image_embeddings(
         layout.images,
         settings,
         places.torch_device(),
+        places.vector_store(),
         context.log.info,
         given,
     )
@@ -60,11 +61,13 @@ def image_embeddings(
         pq.write_table(encoding.problems, temporary)
     # The limits travel with the artefact, so that whoever checks it checks what it was made for.
     table = encoding.table.recording(config=resolved(config), dim=encoding.table.dim)
+    counts = table.provenance["counts"]
     context.add_output_metadata(
         {
             "dagster/row_count": len(table.item_id),
             "images": int(table.present.sum()),
-            "without a vector": int((~table.present).sum()),
+            **{name: value for name, value in counts.items() if name != "reasons"},
+            "why images have no vector": dg.MetadataValue.json(counts.get("reasons", {})),
             "problems": dg.MetadataValue.path(str(problems_path)),
             "dimensions": table.dim,
             "encoder": table.identity,

@@ -22,7 +22,7 @@ TextEmbeddingsConfig = asset_config("text_embeddings")
 
 @dg.asset(
     deps=["item_feature"],
-    description="Item titles as vectors: Sentence-BERT, or a column that the data bring along.",
+    description="Item titles as vectors; only those that the vector store lacks are encoded.",
     group_name="encoding",
     kinds={"huggingface", "parquet"},
     owners=OWNERS,
@@ -39,24 +39,34 @@ def text_embeddings(
     """Encode every title of the item table."""
     from mmctr_pipeline.data.items import read_given_vectors, read_items
     from mmctr_pipeline.encoders.text import encode_titles
-    from mmctr_pipeline.evaluation.plots import norm_histogram
+    from mmctr_pipeline.evaluation.plots import norm_histogram, title_lengths
 
     settings = to_settings(config.encoder, TextEncoderConfig)  # type: ignore[attr-defined]
     layout = places.layout(context.log.info)
     given = read_given_vectors(layout, settings.column) if settings.source == "given" else None
-    table = encode_titles(
-        read_items(layout), settings, places.torch_device(), context.log.info, given
+    encoding = encode_titles(
+        read_items(layout),
+        settings,
+        places.torch_device(),
+        places.vector_store(),
+        context.log.info,
+        given,
     )
-    table = table.recording(config=resolved(config), dim=table.dim)
+    table = encoding.table.recording(config=resolved(config), dim=encoding.table.dim)
+    pictures = {"norms": picture(norm_histogram({"titles": table.norms}), "norms of the vectors")}
+    if encoding.n_tokens is not None and encoding.longest is not None:
+        lengths = title_lengths(encoding.n_tokens, encoding.longest)
+        pictures["title lengths"] = picture(lengths, "tokens by title, in a sample of the titles")
     context.add_output_metadata(
         {
             "dagster/row_count": len(table.item_id),
             "titles": int(table.present.sum()),
+            **table.provenance["counts"],
             "dimensions": table.dim,
             "encoder": table.identity,
             "configuration": dg.MetadataValue.json(resolved(config)),
             "provenance": dg.MetadataValue.json(table.provenance),
-            "norms": picture(norm_histogram({"titles": table.norms}), "norms of the title vectors"),
+            **pictures,
         }
     )
     return table

@@ -1,0 +1,188 @@
+"""Encoding titles with all-MiniLM-L6-v2: ours against sentence-transformers.
+
+    python -m benchmarks.encode_text [--titles FILE] [--n N]
+
+`peer` is recipe A's way, `encode(batch_size=256)` in float32; `best` is the library's fastest plain
+way, in bfloat16 (where the machine multiplies in it) at the batch size that a trial on the first
+titles finds fastest. FILE is an item_feature.parquet; without one the titles are those of a sample
+world. Floor: the products of the forward pass over the tokens, without any padding, at the rate
+that this machine reaches on one large product of the same kind (`floor_per_second`).
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.harness import alternate, final_line, medians
+from mmctr_pipeline.environment import share_cores
+
+Encode = Callable[[list[str]], np.ndarray]
+BATCH_SIZES = (8, 16, 32, 64)
+
+
+def ours() -> Encode:
+    """Encode as the pipeline does, without the vector store."""
+    import torch
+
+    from mmctr_pipeline.encoders.locate import locate_text_model
+    from mmctr_pipeline.encoders.precision import dtype_for
+    from mmctr_pipeline.encoders.text_models import SentenceModel
+
+    dtype = dtype_for("auto", "cpu")
+    model = SentenceModel(locate_text_model("all-MiniLM-L6-v2"), torch.device("cpu"), dtype)
+    return lambda titles: model.encode(titles, batch_tokens=1024)
+
+
+def peer() -> Encode:
+    """Encode as recipe A does."""
+    model = _library("float32")
+    return lambda titles: model.encode(titles, batch_size=256, show_progress_bar=False)
+
+
+def best() -> Encode:
+    """Encode with the library at its fastest."""
+    from mmctr_pipeline.encoders.precision import dtype_for, dtype_name
+
+    model = _library(dtype_name(dtype_for("auto", "cpu")))
+
+    def encode(titles: list[str], batch_size: int) -> np.ndarray:
+        return model.encode(titles, batch_size=batch_size, show_progress_bar=False)
+
+    fastest: dict[str, int] = {}
+
+    def encode_fastest(titles: list[str]) -> np.ndarray:
+        if not fastest:
+            trial = titles[:256]
+            encode(trial, BATCH_SIZES[0])
+            seconds = {size: _seconds(lambda s=size: encode(trial, s)) for size in BATCH_SIZES}
+            fastest["batch_size"] = min(seconds, key=lambda size: seconds[size])
+        return encode(titles, fastest["batch_size"])
+
+    return encode_fastest
+
+
+SIDES = {"ours": ours, "peer": peer, "best": best}
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--titles", type=Path)
+    parser.add_argument("--n", type=int, default=1536)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args()
+    share_cores()
+    if chosen.side:
+        titles = json.loads((chosen.folder / "titles.json").read_text(encoding="utf-8"))
+        encode = SIDES[chosen.side]()
+        encode(titles[:256])
+        start = time.perf_counter()
+        vectors = encode(titles)
+        seconds = time.perf_counter() - start
+        np.save(chosen.folder / f"{chosen.side}.npy", np.asarray(vectors, dtype=np.float32))
+        print(json.dumps({"seconds": seconds}))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        titles = _titles(chosen.titles, chosen.n, folder)
+        (folder / "titles.json").write_text(json.dumps(titles), encoding="utf-8")
+        results = alternate(
+            "benchmarks.encode_text", list(SIDES), chosen.rounds, ["--folder", scratch]
+        )
+        vectors = {side: np.load(folder / f"{side}.npy") for side in SIDES}
+    seconds = {side: medians(rounds)["seconds"] for side, rounds in results.items()}
+    cosine = {side: (vectors[side] * vectors["peer"]).sum(axis=1) for side in ("ours", "best")}
+    operations, rate = _operations(titles), _product_rate()
+    final_line(
+        name="encode_text",
+        ours=len(titles) / seconds["ours"],
+        peer=len(titles) / seconds["peer"],
+        ratio=seconds["peer"] / seconds["ours"],
+        unit="titles/s",
+        best=len(titles) / seconds["best"],
+        ratio_best=seconds["best"] / seconds["ours"],
+        floor_per_second=rate / (operations / len(titles)),
+        share_of_floor=operations / rate / seconds["ours"],
+        mean_cosine=float(cosine["ours"].mean()),
+        least_cosine=float(cosine["ours"].min()),
+        mean_cosine_best=float(cosine["best"].mean()),
+        titles=len(titles),
+        data=chosen.titles.name if chosen.titles else "sample world",
+    )
+
+
+def _library(dtype: str) -> "SentenceTransformer":  # noqa: F821
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from mmctr_pipeline.encoders.locate import locate_text_model
+
+    return SentenceTransformer(
+        str(locate_text_model("all-MiniLM-L6-v2").folder),
+        device="cpu",
+        local_files_only=True,
+        model_kwargs={"dtype": getattr(torch, dtype)},
+    )
+
+
+def _titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
+    if path is None:
+        from mmctr_pipeline.data.discovery import find_data
+        from mmctr_pipeline.sample.config import SampleConfig
+        from mmctr_pipeline.sample.write import generate_sample
+
+        generate_sample(SampleConfig.scaled(3.0, images=False), folder / "world", lambda line: None)
+        path = find_data(folder / "world").item_feature
+    column = pq.read_table(path, columns=["item_title"]).column("item_title").to_pylist()
+    titles = [title for title in column if title and title.strip()]
+    rows = np.random.default_rng(0).permutation(len(titles))[:n_titles]
+    return [titles[row] for row in rows]
+
+
+def _operations(titles: list[str]) -> float:
+    """Return the floating-point operations of all products, for the tokens that there are."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from mmctr_pipeline.encoders.locate import locate_text_model
+
+    folder = str(locate_text_model("all-MiniLM-L6-v2").folder)
+    config = AutoConfig.from_pretrained(folder)
+    tokens = AutoTokenizer.from_pretrained(folder)(titles, truncation=True, max_length=256)
+    lengths = np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.float64)
+    width, wide = config.hidden_size, config.intermediate_size
+    per_token = 4 * width * width + 2 * width * wide
+    attention = 2 * width * (lengths**2).sum()
+    return float(2 * config.num_hidden_layers * (per_token * lengths.sum() + attention))
+
+
+def _product_rate() -> float:
+    """Return the operations per second of a large product, 1,024 x 384 by 384 x 1,536."""
+    import torch
+
+    from mmctr_pipeline.encoders.precision import dtype_for
+
+    dtype = dtype_for("auto", "cpu")
+    x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
+    with torch.inference_mode():
+        run = lambda: [torch.nn.functional.linear(x, weight) for _ in range(200)]  # noqa: E731
+        run()
+        seconds = min(_seconds(run) for _ in range(3))
+    return 200 * 2 * 1024 * 384 * 1536 / seconds
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+import datetime
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmctr_pipeline.encoders.prune import PruneReport, prune
+from mmctr_pipeline.encoders.store import Shard
+from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline_tests.encoders.vector_store_runs import (
+    FIRST_DAY,
+    WIDTH,
+    Encoder,
+    run,
+    shard_files,
+)
+
+ROW_BYTES = 32 + 4 * WIDTH
+
+
+def _prune(folder: Path, day: int, unused_days: int = 30, **options) -> list[PruneReport]:
+    now = FIRST_DAY + datetime.timedelta(days=day)
+    return prune(folder, unused_days, log=options.pop("log", lambda line: None), now=now, **options)
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_was_not_used_goes_and_the_rest_stays_bit_for_bit(tmp_path: Path) -> None:
+    before = run(tmp_path, range(10), Encoder(range(10), failing={1, 8}))
+    run(tmp_path, range(5), day=20)
+    (report,) = _prune(tmp_path, day=40)
+    assert report == PruneReport(
+        "encoder:1", n_kept=5, n_dropped=5, kept_bytes=5 * ROW_BYTES, dropped_bytes=5 * ROW_BYTES
+    )
+    encoder = Encoder(range(10))
+    after = run(tmp_path, range(10), encoder)
+    assert encoder.encoded == [5, 6, 7, 8, 9]
+    assert after.vectors[:5].tobytes() == before.vectors[:5].tobytes()
+    assert after.reasons == {1: "1 is truncated"}
+
+
+def test_exactly_the_days_allowed_stay(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    assert _prune(tmp_path, day=30)[0].n_dropped == 0
+    assert _prune(tmp_path, day=31)[0].n_dropped == 2
+
+
+def test_no_days_keep_what_was_used_today(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    run(tmp_path, [2], day=3)
+    assert _prune(tmp_path, day=3, unused_days=0)[0].n_dropped == 1
+    assert run(tmp_path, [2], Encoder([])).n_reused == 1
+
+
+def test_time_is_that_of_utc(tmp_path: Path) -> None:
+    run(tmp_path, [1])
+    zone = datetime.timezone(datetime.timedelta(hours=14))
+    now = (FIRST_DAY + datetime.timedelta(days=30)).astimezone(zone)
+    (report,) = prune(tmp_path, log=lambda line: None, now=now)
+    assert report.n_dropped == 0
+
+
+def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
+    run(tmp_path, range(10))
+    run(tmp_path, range(5), day=20)
+    (tmp_path / "encoder-0123abcd").mkdir()
+    before = _files(tmp_path)
+    told = _prune(tmp_path, day=40, dry_run=True)
+    # The lock itself goes with whoever held it last.
+    assert {path: text for path, text in before.items() if path.name != ".lock"} == _files(tmp_path)
+    assert (tmp_path / "encoder-0123abcd").is_dir()
+    assert told == _prune(tmp_path, day=40)
+    assert _files(tmp_path) != before
+
+
+def test_what_is_in_use_is_left_alone(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    run(tmp_path, [1, 2], identity="encoder:2")
+    inside, go_on = threading.Event(), threading.Event()
+
+    def encode(positions: np.ndarray) -> Shard:
+        inside.set()
+        go_on.wait(60)
+        return Encoder([1, 2, 3])(positions)
+
+    work = threading.Thread(target=run, args=(tmp_path, [1, 2, 3], encode))
+    work.start()
+    try:
+        assert inside.wait(60)
+        before = _files(tmp_path)
+        reports = {report.in_use: report for report in _prune(tmp_path, day=100)}
+        assert reports[True].encoder.startswith("encoder-1-")
+        assert reports[False] == PruneReport("encoder:2", n_dropped=2, dropped_bytes=2 * ROW_BYTES)
+        left = _files(tmp_path)
+        assert left == {path: before[path] for path in left}
+        assert {path.parent.name for path in left} == {reports[True].encoder}
+    finally:
+        go_on.set()
+        work.join(60)
+    assert run(tmp_path, [1, 2, 3], Encoder([])).n_reused == 3
+    assert not _prune(tmp_path, day=100)[0].in_use
+
+
+def test_small_shards_become_one(tmp_path: Path) -> None:
+    before = run(tmp_path, range(22), Encoder(range(22), failing={3, 11}))
+    assert len(shard_files(tmp_path)) == 6
+    assert _prune(tmp_path, day=1)[0].n_dropped == 0
+    (merged,) = shard_files(tmp_path)
+    after = run(tmp_path, range(22), Encoder([]))
+    assert after.vectors.tobytes() == before.vectors.tobytes()
+    assert after.reasons == before.reasons
+    assert sorted(map(str, after.notes)) == sorted(map(str, before.notes))
+    written = merged.stat().st_mtime_ns
+    _prune(tmp_path, day=1)
+    assert shard_files(tmp_path) == [merged]
+    assert merged.stat().st_mtime_ns == written
+
+
+def test_shards_are_not_merged_without_end(tmp_path: Path) -> None:
+    n = 9_000
+    before = run(tmp_path, range(n), shard_size=2_000)
+    large = shard_files(tmp_path)
+    _prune(tmp_path, day=0)
+    assert shard_files(tmp_path) == large
+    run(tmp_path, range(n + 5_000), shard_size=500)
+    for _ in range(2):
+        _prune(tmp_path, day=0)
+        # Four of the first, and two for 1,000 of the first and 5,000 of the others.
+        assert len(shard_files(tmp_path)) == 6
+    after = run(tmp_path, range(n), Encoder([]))
+    np.testing.assert_array_equal(after.vectors, before.vectors)
+
+
+def test_failures_of_different_readers_stay_apart(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2], Encoder([1, 2], failing={1}))
+    run(tmp_path, [3, 4], Encoder([3, 4], failing={3}), reader="reader 2")
+    _prune(tmp_path, day=1)
+    again = Encoder([1, 2, 3, 4], failing={1})
+    assert run(tmp_path, [1, 2, 3, 4], again, reader="reader 2").reasons.keys() == {0, 2}
+    assert again.encoded == [1]
+    # Of the same failure the latest is kept.
+    os.utime(shard_files(tmp_path)[0], (0, 0))
+    _prune(tmp_path, day=1)
+    assert run(tmp_path, [1], Encoder([]), reader="reader 2").n_failed == 1
+
+
+@pytest.mark.parametrize("others", [[8], [9], [10], [11]])
+def test_of_a_content_in_two_shards_the_one_recalled_stays(
+    tmp_path: Path, others: list[int]
+) -> None:
+    """The losing shard goes wholly or in part, the other is written anew under another name."""
+    for folder, numbers in {"a": [1, 2, 3], "b": [1, *others]}.items():
+        run(tmp_path / folder, numbers)
+        (path,) = shard_files(tmp_path / folder)
+        (tmp_path / "both" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "both" / path.parent.name / path.name)
+    run(tmp_path / "both", [1, 2, 3, *others], Encoder([]))
+    before = run(tmp_path / "both", [1, 2], Encoder([]), day=40)
+    (report,) = _prune(tmp_path / "both", day=60, unused_days=25)
+    assert (report.n_kept, report.n_dropped) == (2, 2 + len(others))
+    after = run(tmp_path / "both", [1, 2], Encoder([]))
+    assert after.vectors.tobytes() == before.vectors.tobytes()
+
+
+@pytest.mark.parametrize("other", [2, 3, 4, 5, 6, 7])
+def test_what_stays_may_be_what_another_shard_held(tmp_path: Path, other: int) -> None:
+    """The shard of two loses one, and so bears the name of the other shard of the same content."""
+    for folder, numbers in {"a": [1, other], "b": [1]}.items():
+        run(tmp_path / folder, numbers)
+        (path,) = shard_files(tmp_path / folder)
+        (tmp_path / "both" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        path.rename(tmp_path / "both" / path.parent.name / path.name)
+    run(tmp_path / "both", [1, other], Encoder([]))
+    before = run(tmp_path / "both", [1], Encoder([]), day=40)
+    assert _prune(tmp_path / "both", day=60, unused_days=25)[0].n_kept == 1
+    after = run(tmp_path / "both", [1], Encoder([]))
+    assert after.vectors.tobytes() == before.vectors.tobytes()
+
+
+def test_without_a_record_the_time_of_the_file_counts(tmp_path: Path) -> None:
+    run(tmp_path, range(8), shard_size=4)
+    (record,) = tmp_path.glob("*/last_used.parquet")
+    record.unlink()
+    for path, day in zip(shard_files(tmp_path), (0, 20), strict=True):
+        time = (FIRST_DAY + datetime.timedelta(days=day)).timestamp()
+        os.utime(path, (time, time))
+    assert _prune(tmp_path, day=40)[0].n_dropped == 4
+    # The merged file is new, what is in it is not.
+    assert _prune(tmp_path, day=50)[0].n_dropped == 0
+    assert _prune(tmp_path, day=51)[0].n_dropped == 4
+
+
+def test_a_damaged_record_drops_nothing(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    (record,) = tmp_path.glob("*/last_used.parquet")
+    record.write_bytes(record.read_bytes()[:50])
+    lines: list[str] = []
+    assert _prune(tmp_path, day=100, log=lines.append)[0].n_kept == 2
+    assert str(record) in lines[0]
+    assert _prune(tmp_path, day=130)[0].n_dropped == 0
+    assert _prune(tmp_path, day=131)[0].n_dropped == 2
+
+
+def test_empty_folders_and_what_stopped_runs_left_go_and_nothing_else(tmp_path: Path) -> None:
+    run(tmp_path, [1, 2])
+    run(tmp_path, [3], identity="encoder:2", day=90)
+    (gone,) = [path.parent for path in shard_files(tmp_path) if "encoder-1-" in str(path)]
+    (kept,) = [path.parent for path in shard_files(tmp_path) if "encoder-2-" in str(path)]
+    (mine,) = [path.name for path in kept.iterdir() if path.name[0] not in ".l"]
+    left_behind = [
+        *(f"{mine}.lock", "0" * 32 + ".parquet.damaged", "last_used.parquet.lock"),
+        *(f".tmp-0123456789ab-{mine}", f".tmp-0123456789ab-{mine}.lock"),
+    ]
+    for name in left_behind:
+        (kept / name).write_text("x")
+    (kept / "notes.txt").write_text("x")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "README").write_text("x")
+    reports = {report.encoder: report for report in _prune(tmp_path, day=100)}
+    assert reports["encoder:2"].n_left_behind == 5
+    assert not gone.exists()
+    assert {path.name for path in kept.iterdir()} == {mine, "notes.txt", "last_used.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {kept.name, "pictures", "README"}
+
+
+def test_a_damaged_shard_goes(tmp_path: Path) -> None:
+    run(tmp_path, range(8))
+    first, second = shard_files(tmp_path)
+    first.write_bytes(b"")
+    content = bytearray(second.read_bytes())
+    # In the vectors, which are read only where a shard is written anew.
+    content[content.index(np.float32(1 / 7).tobytes())] ^= 1
+    second.write_bytes(content)
+    lines: list[str] = []
+    (report,) = _prune(tmp_path, day=1, log=lines.append)
+    assert report.n_left_behind == 1
+    assert len([line for line in lines if str(first) in line]) == 1
+    encoder = Encoder(range(8))
+    run(tmp_path, range(8), encoder)
+    assert len(encoder.encoded) >= 4
+
+
+def test_a_missing_folder_has_nothing_to_prune(tmp_path: Path) -> None:
+    assert _prune(tmp_path / "vectors", day=0) == []
+    assert not (tmp_path / "vectors").exists()
+
+
+def test_negative_days_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unused_days is -1"):
+        _prune(tmp_path, day=0, unused_days=-1)
+
+
+def test_days_without_end_keep_all(tmp_path: Path) -> None:
+    run(tmp_path, [1])
+    assert _prune(tmp_path, day=0, unused_days=10**12)[0].n_kept == 1

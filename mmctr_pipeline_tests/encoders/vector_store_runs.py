@@ -1,0 +1,108 @@
+"""Runs against a vector store, here or in a process of their own."""
+
+import datetime
+import hashlib
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+
+from mmctr_pipeline.data.progress import Log
+from mmctr_pipeline.encoders.store import EncodeShard, Remembered, Shard, VectorStore
+
+WIDTH = 3
+
+FIRST_DAY = datetime.datetime(2026, 1, 31, 23, 59, tzinfo=datetime.UTC)
+
+_RUN = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from mmctr_pipeline_tests.encoders.vector_store_runs import Encoder, run
+
+folder, numbers, stop_at, result = sys.argv[1:]
+encoder = Encoder(keys=range(int(numbers)), failing={3, 11})
+
+def encode(positions):
+    shard = encoder(positions)
+    print("encoding", flush=True)
+    sys.stdin.readline()
+    if len(encoder.calls) == int(stop_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shard
+
+np.save(result, run(Path(folder), range(int(numbers)), encode).vectors)
+"""
+
+
+def key(number: int) -> bytes:
+    return hashlib.sha256(str(number).encode()).digest()
+
+
+class Encoder:
+    """Makes vectors that depend on all contents of their shard, and keeps count of its calls."""
+
+    def __init__(self, keys: Collection[int], failing: Collection[int] = ()) -> None:
+        self.numbers = list(keys)
+        self.failing = set(failing)
+        self.calls: list[list[int]] = []
+
+    def __call__(self, positions: np.ndarray) -> Shard:
+        numbers = np.array([self.numbers[position] for position in positions])
+        self.calls.append(numbers.tolist())
+        vectors = np.stack(
+            [numbers, np.full(len(numbers), numbers.sum()), np.arange(len(numbers))], axis=1
+        )
+        reasons = {
+            int(position): f"{number} is truncated"
+            for position, number in zip(positions, numbers, strict=True)
+            if number in self.failing
+        }
+        return Shard(vectors / np.float32(7), reasons, {"first": int(numbers[0])})
+
+    @property
+    def encoded(self) -> list[int]:
+        return sorted(number for call in self.calls for number in call)
+
+
+def run(
+    folder: Path,
+    numbers: Collection[int],
+    encode: EncodeShard | None = None,
+    *,
+    identity: str = "encoder:1",
+    shard_size: int = 4,
+    reader: str = "reader 1",
+    log: Log = lambda line: None,
+    day: int = 0,
+) -> Remembered:
+    """Recall or encode the contents that stand for `numbers`, `day` days from the first."""
+    store = VectorStore(folder, now=lambda: FIRST_DAY + datetime.timedelta(days=day))
+    return store.recall_or_encode(
+        identity,
+        [key(number) for number in numbers],
+        encode or Encoder(numbers),
+        shard_size=shard_size,
+        reader=reader,
+        log=log,
+        unit="titles",
+    )
+
+
+def start_run(
+    folder: Path, numbers: int, result: Path, *, stop_at: int = 0, step_by_step: bool = False
+) -> subprocess.Popen[str]:
+    """Start a process that encodes `numbers` contents and saves the vectors as `result`.
+
+    It prints a line as it encodes a shard and then, if it goes `step_by_step`, waits for one. In
+    the shard of number `stop_at` it kills itself.
+    """
+    command = [sys.executable, "-c", _RUN, *map(str, [folder, numbers, stop_at, result])]
+    stdin = subprocess.PIPE if step_by_step else subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True)
+
+
+def shard_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/[0-9a-f]*.parquet"))
