@@ -183,7 +183,7 @@ def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
     from mmctr_pipeline.data.discovery import find_data
     from mmctr_pipeline.data.interactions import build_dataset
     from mmctr_pipeline.encoders.image import encode_images
-    from mmctr_pipeline.encoders.store import VectorStore
+    from mmctr_pipeline.encoders.store.vector_store import VectorStore
     from mmctr_pipeline.encoders.text import encode_titles
     from mmctr_pipeline.presets.preset import load_preset
     from mmctr_pipeline.sample.write import ensure_sample
@@ -205,7 +205,7 @@ def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
 
 
 def _prune(chosen: argparse.Namespace) -> int:
-    from mmctr_pipeline.encoders.prune import prune
+    from mmctr_pipeline.encoders.store.prune import prune
 
     folder = Deployment.from_environment().storage_dir / "vectors"
     reports = prune(folder, chosen.unused_days, dry_run=chosen.dry_run, log=_log)

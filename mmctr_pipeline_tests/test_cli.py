@@ -9,7 +9,7 @@ import pytest
 
 from mmctr_pipeline.cli import main
 from mmctr_pipeline.data.discovery import find_data
-from mmctr_pipeline.encoders.store import Shard, VectorStore, utc_now
+from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore, utc_now
 
 
 def test_sample_writes_a_world_that_the_pipeline_finds(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from mmctr_pipeline.data.discovery import DataLayout
-    from mmctr_pipeline.encoders.store import VectorStore
+    from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
 
 class PlacesResource(dg.ConfigurableResource):
@@ -56,7 +56,7 @@ class PlacesResource(dg.ConfigurableResource):
 
     def vector_store(self) -> "VectorStore":
         """Return the store of what was encoded before."""
-        from mmctr_pipeline.encoders.store import VectorStore
+        from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
         return VectorStore(self.storage / "vectors")
 

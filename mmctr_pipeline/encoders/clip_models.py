@@ -11,7 +11,7 @@ import open_clip
 import torch
 
 from mmctr_pipeline.encoders.locate import LocatedImageModel
-from mmctr_pipeline.encoders.pixels import PixelSpec
+from mmctr_pipeline.encoders.pictures.pixels import PixelSpec
 
 
 @dataclasses.dataclass(frozen=True)

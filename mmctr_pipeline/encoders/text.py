@@ -21,7 +21,7 @@ from mmctr_pipeline.encoders.precision import (
     parity_notes,
     parity_rows,
 )
-from mmctr_pipeline.encoders.store import Shard, VectorStore
+from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text_models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.titles import item_texts, read_tag_names
 

@@ -6,7 +6,7 @@ import torch
 
 from mmctr_pipeline.encoders.clip_models import LoadedClip, load_clip
 from mmctr_pipeline.encoders.locate import locate_image_model
-from mmctr_pipeline.encoders.pixels import PixelSpec
+from mmctr_pipeline.encoders.pictures.pixels import PixelSpec
 from mmctr_pipeline_tests.encoders.small_models import write_clip
 
 

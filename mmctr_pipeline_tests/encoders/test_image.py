@@ -17,15 +17,11 @@ from mmctr_pipeline.data.discovery import DataNotFoundError, ImageIndex
 from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
-from mmctr_pipeline.encoders.image import (
-    ImageChangedError,
-    ImageEncoding,
-    encode_images,
-    in_threads,
-)
 from mmctr_pipeline.encoders.image import MISSING as NO_FILE
-from mmctr_pipeline.encoders.store import EncodeShard, Remembered, VectorStore
-from mmctr_pipeline_tests.encoders.broken_images import (
+from mmctr_pipeline.encoders.image import ImageEncoding, encode_images
+from mmctr_pipeline.encoders.image_encoder import ImageChangedError, in_threads
+from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Remembered, VectorStore
+from mmctr_pipeline_tests.encoders.pictures.broken_images import (
     AS_OPEN_CLIP,
     BROKEN,
     GOOD,
@@ -60,7 +56,7 @@ class WatchedStore(VectorStore):
         log: Log,
         unit: str = "contents",
     ) -> Remembered:
-        def watched(positions: np.ndarray):  # noqa: ANN202
+        def watched(positions: np.ndarray):
             self.n_tried += len(positions)
             self._before()
             return encode(positions)
@@ -217,8 +213,12 @@ def test_a_file_that_is_written_to_meanwhile_is_an_error_and_nothing_is_remember
     folder = write_pictures(tmp_path / "images", [1, 2, 3])
     other = encoded(picture(99), "JPEG")
     store = WatchedStore(tmp_path / "v", before=lambda: (folder / "2.jpg").write_bytes(other))
-    with pytest.raises(ImageChangedError, match=r"2\.jpg changed while it was read: run again"):
+    with pytest.raises(ImageChangedError, match=r"2\.jpg changed while it was encoded: run again"):
         encode([1, 2, 3], folder, config, store)
+    gone = WatchedStore(tmp_path / "v", before=(folder / "2.jpg").unlink)
+    with pytest.raises(ImageChangedError, match=r"2\.jpg.*could be read a moment ago"):
+        encode([1, 2, 3], folder, config, gone)
+    (folder / "2.jpg").write_bytes(other)
     again = encode([1, 2, 3], folder, config, VectorStore(tmp_path / "v"))
     assert encoded_and_reused(again) == (3, 0)
     assert again.table.present.all()

@@ -16,11 +16,11 @@ from mmctr_pipeline.encoders import text
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.hub import ModelNotFoundError
 from mmctr_pipeline.encoders.locate import locate_text_model
-from mmctr_pipeline.encoders.store import VectorStore
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text import TextEncoding, encode_titles
 from mmctr_pipeline.encoders.titles import TemplateError
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import shard_files
 from mmctr_pipeline_tests.encoders.titled_items import item_table, unchecked_titles
-from mmctr_pipeline_tests.encoders.vector_store_runs import shard_files
 
 TITLES = [
     "How to fold a dumpling in ten seconds",
@@ -46,7 +46,7 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from mmctr_pipeline.encoders import text
-from mmctr_pipeline.encoders.store import VectorStore
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline_tests.encoders import test_text
 
 class Store(VectorStore):

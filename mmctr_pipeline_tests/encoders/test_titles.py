@@ -135,7 +135,10 @@ def write_tag_names(path: Path, rows: dict[str, list[object]]) -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.table(rows), path)
     else:
-        lines = [",".join(rows), *(",".join(map(str, row)) for row in zip(*rows.values()))]
+        lines = [
+            ",".join(rows),
+            *(",".join(map(str, row)) for row in zip(*rows.values(), strict=True)),
+        ]
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

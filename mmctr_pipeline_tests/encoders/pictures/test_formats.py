@@ -1,7 +1,7 @@
 import pytest
 
-from mmctr_pipeline.encoders.picture_formats import picture_format
-from mmctr_pipeline_tests.encoders.broken_images import encoded, picture
+from mmctr_pipeline.encoders.pictures.formats import picture_format
+from mmctr_pipeline_tests.encoders.pictures.broken_images import encoded, picture
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.locks import locked
-from mmctr_pipeline.encoders.shards import (
+from mmctr_pipeline.encoders.store.shards import (
     KEY,
     DamagedFileError,
     damage_named,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmctr_pipeline.encoders.shards import KEY, Notes, StoredShard
+from mmctr_pipeline.encoders.store.shards import KEY, Notes, StoredShard
 
 _UNKNOWN, _FAILED, _KNOWN = 0, 1, 2
 

@@ -12,15 +12,15 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from mmctr_pipeline.encoders.decode import (
+from mmctr_pipeline.encoders.pictures.decode import (
     MAX_BYTES,
     UnreadableImageError,
     decode,
     quiet_pillow,
     read_bytes,
 )
-from mmctr_pipeline.encoders.pixels import PixelSpec
-from mmctr_pipeline_tests.encoders.broken_images import (
+from mmctr_pipeline.encoders.pictures.pixels import PixelSpec
+from mmctr_pipeline_tests.encoders.pictures.broken_images import (
     AS_OPEN_CLIP,
     BROKEN,
     GOOD,

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.encoders.store import Remembered, Shard, VectorStore
-from mmctr_pipeline_tests.encoders.vector_store_runs import (
+from mmctr_pipeline.encoders.store.vector_store import Remembered, Shard, VectorStore
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     WIDTH,
     Encoder,
     key,

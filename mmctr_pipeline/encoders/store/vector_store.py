@@ -16,9 +16,9 @@ import numpy as np
 
 from mmctr_pipeline.data.locks import locked
 from mmctr_pipeline.data.progress import Log, Progress
-from mmctr_pipeline.encoders.gathering import Gathering
-from mmctr_pipeline.encoders.last_used import record_use
-from mmctr_pipeline.encoders.shards import (
+from mmctr_pipeline.encoders.store.gathering import Gathering
+from mmctr_pipeline.encoders.store.last_used import record_use
+from mmctr_pipeline.encoders.store.shards import (
     DamagedFileError,
     Notes,
     encoder_folder,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmctr_pipeline.encoders.colours import as_colour
+from mmctr_pipeline.encoders.pictures.colours import as_colour
 
 
 def grey(image: Image.Image) -> list[int]:

@@ -11,14 +11,14 @@ import numpy as np
 
 from mmctr_pipeline.data.locks import locked
 from mmctr_pipeline.data.progress import Log
-from mmctr_pipeline.encoders.last_used import (
+from mmctr_pipeline.encoders.store.last_used import (
     LAST_USED,
     day_number,
     days_of,
     read_last_used,
     write_last_used,
 )
-from mmctr_pipeline.encoders.shards import (
+from mmctr_pipeline.encoders.store.shards import (
     KEY,
     DamagedFileError,
     Notes,
@@ -27,7 +27,7 @@ from mmctr_pipeline.encoders.shards import (
     shard_paths,
     write_shard,
 )
-from mmctr_pipeline.encoders.store import FOLDER_LOCK, utc_now
+from mmctr_pipeline.encoders.store.vector_store import FOLDER_LOCK, utc_now
 from mmctr_pipeline.settings import SettingsError
 
 # A night adds a handful of vectors: shards below the second size join until they reach the first.

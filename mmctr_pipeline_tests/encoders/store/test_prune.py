@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.encoders.prune import PruneReport, prune
-from mmctr_pipeline.encoders.store import Shard
+from mmctr_pipeline.encoders.store.prune import PruneReport, prune
+from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.settings import SettingsError
-from mmctr_pipeline_tests.encoders.vector_store_runs import (
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     FIRST_DAY,
     WIDTH,
     Encoder,

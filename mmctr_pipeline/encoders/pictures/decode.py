@@ -18,9 +18,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from mmctr_pipeline.encoders.colours import as_colour
-from mmctr_pipeline.encoders.picture_formats import cut_short, picture_format
-from mmctr_pipeline.encoders.pixels import PixelSpec, fitted
+from mmctr_pipeline.encoders.pictures.colours import as_colour
+from mmctr_pipeline.encoders.pictures.formats import cut_short, picture_format
+from mmctr_pipeline.encoders.pictures.pixels import PixelSpec, fitted
 
 # Pillow's own limit, kept here so that it holds wherever another library has lifted Pillow's.
 MAX_PIXELS = 89_478_485

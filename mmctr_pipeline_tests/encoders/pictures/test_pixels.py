@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import mmctr_pipeline.encoders
-from mmctr_pipeline.encoders.pixels import PixelSpec, fitted, normalised
+from mmctr_pipeline.encoders.pictures.pixels import PixelSpec, fitted, normalised
 
 TINY_CLIP = Path(mmctr_pipeline.encoders.__file__).parent / "tiny_clip"
 # As open_clip has it for RN50 with OpenAI's weights.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mmctr_pipeline.data.progress import Log
-from mmctr_pipeline.encoders.store import EncodeShard, Remembered, Shard, VectorStore
+from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Remembered, Shard, VectorStore
 
 WIDTH = 3
 
@@ -20,7 +20,7 @@ _RUN = """
 import os, signal, sys
 import numpy as np
 from pathlib import Path
-from mmctr_pipeline_tests.encoders.vector_store_runs import Encoder, run
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import Encoder, run
 
 folder, numbers, stop_at, result = sys.argv[1:]
 encoder = Encoder(keys=range(int(numbers)), failing={3, 11})
