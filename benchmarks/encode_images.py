@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import alternate, final_line, medians
+from benchmarks.harness import alternate, final_line, medians, product_rate
 from mmctr_pipeline.environment import share_cores
 
 Encode = Callable[[Sequence[Path]], np.ndarray]
@@ -129,9 +129,7 @@ def main() -> None:
             "benchmarks.encode_images", list(SIDES), chosen.rounds, ["--folder", scratch]
         )
     seconds = {side: medians(rounds)["seconds"] for side, rounds in results.items()}
-    from benchmarks.encode_text import _product_rate
-
-    floor = _product_rate() / OPERATIONS
+    floor = product_rate() / OPERATIONS
     final_line(
         name="encode_images",
         ours=chosen.n / seconds["ours"],

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.harness import alternate, final_line, medians
+from benchmarks.harness import alternate, final_line, medians, product_rate
 from mmctr_pipeline.environment import share_cores
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -92,7 +92,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        titles = _titles(chosen.titles, chosen.n, folder)
+        titles = read_titles(chosen.titles, chosen.n, folder)
         (folder / "titles.json").write_text(json.dumps(titles), encoding="utf-8")
         results = alternate(
             "benchmarks.encode_text", list(SIDES), chosen.rounds, ["--folder", scratch]
@@ -100,7 +100,7 @@ def main() -> None:
         vectors = {side: np.load(folder / f"{side}.npy") for side in SIDES}
     seconds = {side: medians(rounds)["seconds"] for side, rounds in results.items()}
     cosine = {side: (vectors[side] * vectors["peer"]).sum(axis=1) for side in ("ours", "best")}
-    operations, rate = _operations(titles), _product_rate()
+    operations, rate = _operations(titles), product_rate()
     final_line(
         name="encode_text",
         ours=len(titles) / seconds["ours"],
@@ -133,13 +133,15 @@ def _library(dtype: str) -> "SentenceTransformer":  # noqa: F821
     )
 
 
-def _titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
+def read_titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
+    """Return at most `n_titles` titles, drawn by a fixed seed, of a file or a sample world."""
     if path is None:
         from mmctr_pipeline.data.discovery import find_data
         from mmctr_pipeline.sample.config import SampleConfig
         from mmctr_pipeline.sample.write import generate_sample
 
-        generate_sample(SampleConfig.scaled(3.0, images=False), folder / "world", lambda line: None)
+        config = SampleConfig.scaled(20.0, n_train_rows=1000, images=False)
+        generate_sample(config, folder / "world", lambda line: None)
         path = find_data(folder / "world").item_feature
     column = pq.read_table(path, columns=["item_title"]).column("item_title").to_pylist()
     titles = [title for title in column if title and title.strip()]
@@ -161,21 +163,6 @@ def _operations(titles: list[str]) -> float:
     per_token = 4 * width * width + 2 * width * wide
     attention = 2 * width * (lengths**2).sum()
     return float(2 * config.num_hidden_layers * (per_token * lengths.sum() + attention))
-
-
-def _product_rate() -> float:
-    """Return the operations per second of a large product, 1,024 x 384 by 384 x 1,536."""
-    import torch
-
-    from mmctr_pipeline.encoders.precision import dtype_for
-
-    dtype = dtype_for("auto", "cpu")
-    x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
-    with torch.inference_mode():
-        run = lambda: [torch.nn.functional.linear(x, weight) for _ in range(200)]  # noqa: E731
-        run()
-        seconds = min(_seconds(run) for _ in range(3))
-    return 200 * 2 * 1024 * 384 * 1536 / seconds
 
 
 def _seconds(work: Callable[[], object]) -> float:

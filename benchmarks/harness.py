@@ -5,6 +5,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,28 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def product_rate() -> float:
+    """Return the operations per second of a product of 1,024 x 384 by 384 x 1,536 on the CPU.
+
+    In the number format that the encoders choose there; the best of three trials.
+    """
+    import torch
+
+    from mmctr_pipeline.encoders.precision import dtype_for
+
+    dtype = dtype_for("auto", "cpu")
+    x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        for _ in range(200):
+            torch.nn.functional.linear(x, weight)
+        seconds.append(time.perf_counter() - start)
+    # The first trial is there to warm up.
+    return 200 * 2 * 1024 * 384 * 1536 / min(seconds[1:])
+
+
 def final_line(**values: Any) -> None:
     """Print the line of JSON that every benchmark ends with."""
-    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}))
+    line = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+    print(json.dumps(line))
