@@ -99,7 +99,8 @@ def main() -> None:
         )
         vectors = {side: np.load(folder / f"{side}.npy") for side in SIDES}
     seconds = {side: medians(rounds)["seconds"] for side, rounds in results.items()}
-    cosine = {side: (vectors[side] * vectors["peer"]).sum(axis=1) for side in ("ours", "best")}
+    unit = {side: each / np.linalg.norm(each, axis=1)[:, None] for side, each in vectors.items()}
+    cosine = {side: (unit[side] * unit["peer"]).sum(axis=1) for side in ("ours", "best")}
     operations, rate = _operations(titles), product_rate()
     final_line(
         name="encode_text",

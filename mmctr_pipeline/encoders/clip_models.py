@@ -5,6 +5,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -12,6 +13,9 @@ import torch
 
 from mmctr_pipeline.encoders.locate import LocatedImageModel
 from mmctr_pipeline.encoders.pictures.pixels import PixelSpec
+
+# What a tokeniser makes of it tells it from others.
+_PROBE = "Two DOGS, one cat's café: #fun 2026 \U0001f600 \u4f60\u597d"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,10 +43,25 @@ class LoadedClip:
         state = self.model.state_dict().items()
         return _hash({name: value for name, value in state if not name.startswith("visual.")})
 
-    def image_preprocessing_hash(self) -> str:
-        """Return 8 hex digits of the preprocessing and of the activation that is not in it."""
-        settings = json.dumps([self.model.visual.preprocess_cfg, self.located.quick_gelu])
-        return hashlib.sha256(settings.encode()).hexdigest()[:8]
+    def image_settings_hash(self) -> str:
+        """Return 8 hex digits of what makes image vectors besides the weights."""
+        return self._settings_hash(self.model.visual.preprocess_cfg)
+
+    def text_settings_hash(self) -> str:
+        """Return 8 hex digits of what makes text vectors besides the weights."""
+        return self._settings_hash(self.tokenizer()([_PROBE]).tolist())
+
+    def _settings_hash(self, preprocessing: Any) -> str:
+        # Activations and numbers of heads are in the definition alone, not in the weights.
+        settings = [preprocessing, self.located.quick_gelu, self._definition()]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+    def _definition(self) -> Any:
+        architecture = self.located.architecture
+        if not architecture.startswith("local-dir:"):
+            return open_clip.get_model_config(architecture)
+        path = Path(architecture.removeprefix("local-dir:")) / "open_clip_config.json"
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedClip:

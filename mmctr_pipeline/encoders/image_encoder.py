@@ -42,7 +42,7 @@ class ImageEncoder:
         self.precision = dtype_name(dtype)
         self.identity = (
             f"open_clip:{clip.located.name}:{clip.image_weights_hash()[:12]}:"
-            f"{clip.image_preprocessing_hash()}-{DECODER_VERSION}:{self.precision}"
+            f"{clip.image_settings_hash()}-{DECODER_VERSION}:{self.precision}"
         )
         self._pixels = clip.pixels
         self._tower = fast_tower(clip.model.visual, dtype)

@@ -27,15 +27,15 @@ class LocatedTextModel:
     """A sentence-transformers model in a local folder.
 
     `name` is what identities show (never a whole path), `source` says where the folder came
-    from, `weights_hash` is the SHA-256 of the weights (hex), `preprocessing_hash` that of the
-    files which decide on tokens and pooling.
+    from, `weights_hash` is the SHA-256 of the weights (hex), `settings_hash` that of the
+    files which decide on layers, tokens and pooling.
     """
 
     name: str
     folder: Path
     source: str
     weights_hash: str
-    preprocessing_hash: str
+    settings_hash: str
 
 
 def locate_text_model(model: str) -> LocatedTextModel:
@@ -72,7 +72,7 @@ def _located(name: str, folder: Path, source: str) -> LocatedTextModel:
         folder=folder,
         source=source,
         weights_hash=hash_files(folder, _weight_files(folder)),
-        preprocessing_hash=hash_files(folder, _preprocessing_files(folder)),
+        settings_hash=hash_files(folder, _settings_files(folder)),
     )
 
 
@@ -94,9 +94,10 @@ def _weight_files(folder: Path) -> list[Path]:
     return found or sorted(path for path in folder.rglob("pytorch_model*.bin") if path.is_file())
 
 
-def _preprocessing_files(folder: Path) -> list[Path]:
+def _settings_files(folder: Path) -> list[Path]:
     names = (
         "modules.json",
+        "config.json",
         "config_sentence_transformers.json",
         "sentence_bert_config.json",
         "tokenizer.json",

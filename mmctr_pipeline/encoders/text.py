@@ -138,16 +138,14 @@ class _NamedModel:
             self.opened: TextModel = ClipTextModel(clip.model, clip.tokenizer(), device, self.dtype)
             self.name, self.source = clip.located.name, clip.located.source
             self.weights_hash = clip.text_weights_hash()
-            kind, preprocessing = "open_clip_text", f"{self.opened.longest}tokens"
+            kind, settings = "open_clip_text", clip.text_settings_hash()
         else:
             located = locate_text_model(config.model)
             self.opened = SentenceModel(located, device, self.dtype)
             self.name, self.source = located.name, located.source
             self.weights_hash = located.weights_hash
-            kind, preprocessing = "sentence_transformers", located.preprocessing_hash[:8]
-        self.identity = (
-            f"{kind}:{self.name}:{self.weights_hash[:12]}:{preprocessing}:{self.precision}"
-        )
+            kind, settings = "sentence_transformers", located.settings_hash[:8]
+        self.identity = f"{kind}:{self.name}:{self.weights_hash[:12]}:{settings}:{self.precision}"
 
 
 def _lengths(texts: list[str], model: _NamedModel) -> tuple[np.ndarray, int]:

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_equal_weights_in_another_folder_have_equal_hashes(
     copied = load_clip(locate_image_model(f"local-dir:{folder}"), "cpu")
     assert copied.image_weights_hash() == clip.image_weights_hash()
     assert copied.text_weights_hash() == clip.text_weights_hash()
-    assert copied.image_preprocessing_hash() == clip.image_preprocessing_hash()
+    assert copied.image_settings_hash() == clip.image_settings_hash()
 
 
 def test_the_activation_of_the_weights_is_set_and_is_part_of_what_tells_models_apart(
@@ -71,7 +72,7 @@ def test_the_activation_of_the_weights_is_set_and_is_part_of_what_tells_models_a
     located = dataclasses.replace(clip.located, quick_gelu=True)
     quick = load_clip(located, "cpu")
     assert quick.image_weights_hash() == clip.image_weights_hash()
-    assert quick.image_preprocessing_hash() != clip.image_preprocessing_hash()
+    assert quick.image_settings_hash() != clip.image_settings_hash()
     pixels = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
     with torch.inference_mode():
         difference = quick.model.encode_image(pixels) - clip.model.encode_image(pixels)
@@ -86,4 +87,18 @@ def test_what_the_weights_record_says_of_pixels_is_kept(clip: LoadedClip) -> Non
     loaded = load_clip(located, "cpu")
     assert loaded.pixels.mean == (0.1, 0.2, 0.3)
     assert (loaded.pixels.interpolation, loaded.pixels.resize_mode) == ("bilinear", "squash")
-    assert loaded.image_preprocessing_hash() != clip.image_preprocessing_hash()
+    assert loaded.image_settings_hash() != clip.image_settings_hash()
+
+
+def test_a_definition_that_the_weights_do_not_show_tells_models_apart(
+    clip: LoadedClip, tmp_path: Path
+) -> None:
+    folder = write_clip(tmp_path / "copy", seed=0)
+    path = folder / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["vision_cfg"]["head_width"] = 8
+    path.write_text(json.dumps(config))
+    other = load_clip(locate_image_model(f"local-dir:{folder}"), "cpu")
+    assert other.image_weights_hash() == clip.image_weights_hash()
+    assert other.image_settings_hash() != clip.image_settings_hash()
+    assert other.text_settings_hash() != clip.text_settings_hash()

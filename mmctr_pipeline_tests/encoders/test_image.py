@@ -3,7 +3,7 @@ import hashlib
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -320,16 +320,22 @@ def test_no_folder_no_match_and_nothing_readable_are_errors(
         encode([1, 2, 3], folder, config, store)
 
 
+class Recorded(list[int]):
+    """Numbers that remember how many of them were taken."""
+
+    n_taken = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in super().__iter__():
+            self.n_taken += 1
+            yield number
+
+
 def test_work_in_threads_keeps_its_order_and_stays_a_few_ahead() -> None:
-    begun: list[int] = []
-
-    def work(number: int) -> int:
-        begun.append(number)
-        return number * number
-
-    results = in_threads(work, range(50), 5)
+    numbers = Recorded(range(50))
+    results = in_threads(lambda number: number * number, numbers, 5)
     assert [next(results) for _ in range(3)] == [0, 1, 4]
-    assert len(begun) <= 3 + 5
+    assert numbers.n_taken <= 3 + 5
     assert list(results) == [number * number for number in range(3, 50)]
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda number: 1 // number, [2, 1, 0], 2))

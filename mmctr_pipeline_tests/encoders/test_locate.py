@@ -59,7 +59,7 @@ def test_a_local_folder_is_taken_as_it_is(packaged: LocatedTextModel, copied: Pa
     located = locate_text_model(str(copied))
     assert (located.name, located.source, located.folder) == ("my-model", "local folder", copied)
     assert located.weights_hash == packaged.weights_hash
-    assert located.preprocessing_hash == packaged.preprocessing_hash
+    assert located.settings_hash == packaged.settings_hash
 
 
 def test_other_weights_or_other_pooling_are_another_model(
@@ -71,7 +71,7 @@ def test_other_weights_or_other_pooling_are_another_model(
     changed = locate_text_model(str(copied))
     pooling.write_text(text)
     assert changed.weights_hash == packaged.weights_hash
-    assert changed.preprocessing_hash != packaged.preprocessing_hash
+    assert changed.settings_hash != packaged.settings_hash
 
     with (copied / "model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)

@@ -13,9 +13,10 @@ from sentence_transformers import SentenceTransformer
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders import text
+from mmctr_pipeline.encoders.clip_models import load_clip
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.hub import ModelNotFoundError
-from mmctr_pipeline.encoders.locate import locate_text_model
+from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text import TextEncoding, encode_titles
 from mmctr_pipeline.encoders.titles import TemplateError
@@ -231,7 +232,9 @@ def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) ->
     assert table.vectors.shape == (3, 128)
     kind, model, weights, _, dtype = table.identity.split(":")
     assert (kind, model, dtype) == ("open_clip_text", "tiny-clip", "float32")
-    assert table.provenance["weights_sha256"].startswith(weights)
+    clip = load_clip(locate_image_model("tiny-clip"), "cpu")
+    assert table.provenance["weights_sha256"] == clip.text_weights_hash()
+    assert weights == clip.text_weights_hash()[:12]
     assert table.provenance["counts"]["cut_off"] == 1
 
 

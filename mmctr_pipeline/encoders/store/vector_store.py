@@ -152,7 +152,7 @@ class _Run:
             f"{n_distinct:,} distinct {unit}: {n_distinct - len(rows):,} remembered, "
             f"{len(rows):,} to encode"
         )
-        progress = Progress(self.log, "all to encode", len(rows), unit)
+        progress = Progress(self.log, "encoding", len(rows), unit)
         plan = [rows[begin : begin + shard_size] for begin in range(0, len(rows), shard_size)]
         deferred, n_encoded = [], 0
         for shard in plan:
