@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +101,7 @@ def encode_titles(
         item_id=items.item_id,
         vectors=vectors,
         present=present,
-        identity=model.identity,
+        identity=model.identity + _template_mark(config.template, tag_names),
         provenance={
             "encoder": config.source,
             "config": config.to_mapping(),
@@ -146,6 +148,17 @@ class _NamedModel:
             self.weights_hash = located.weights_hash
             kind, settings = "sentence_transformers", located.settings_hash[:8]
         self.identity = f"{kind}:{self.name}:{self.weights_hash[:12]}:{settings}:{self.precision}"
+
+
+def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:
+    """Return what tells vectors of another template or other tag names apart from those of titles.
+
+    The store needs none, as it goes by the filled-in texts; a fitted transform does.
+    """
+    if template == "{title}":
+        return ""
+    settings = json.dumps([template, sorted((tag_names or {}).items())])
+    return f":{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
 def _lengths(texts: list[str], model: _NamedModel) -> tuple[np.ndarray, int]:

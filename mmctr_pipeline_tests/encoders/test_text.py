@@ -215,6 +215,10 @@ def test_texts_of_two_templates_are_not_mixed_up(tmp_path: Path) -> None:
     assert np.abs(both.vectors[1] - plain.vectors[1]).max() > 0.01
     assert both.provenance["counts"]["unnamed_tags"] == 0
     assert both.provenance["config"]["template"] == "{title} {tags}"
+    # What is fitted on vectors of one template must not be taken for the other's.
+    assert both.identity.startswith(f"{plain.identity}:")
+    names.write_text("tag_id,tag_name\n7,baking\n")
+    assert encode(items, tagged, tmp_path / "store").identity not in (both.identity, plain.identity)
     with pytest.raises(TemplateError, match=r"encoders\.text\.tag_names"):
         encode(items, dataclasses.replace(tagged, tag_names=""), tmp_path / "store")
 
