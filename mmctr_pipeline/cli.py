@@ -182,6 +182,8 @@ def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
     """Generate a sample world where it is not there yet, and encode what is new in it."""
     from mmctr_pipeline.data.discovery import find_data
     from mmctr_pipeline.data.interactions import build_dataset
+    from mmctr_pipeline.data.items import read_given_vectors
+    from mmctr_pipeline.encoders.hub import ModelNotFoundError
     from mmctr_pipeline.encoders.image import encode_images
     from mmctr_pipeline.encoders.store.vector_store import VectorStore
     from mmctr_pipeline.encoders.text import encode_titles
@@ -197,10 +199,23 @@ def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
     layout = find_data(folder)
     dataset = build_dataset(layout, _log)
     store = VectorStore(deployment.storage_dir / "vectors")
-    text = encode_titles(dataset.items, encoders.text, device, store, _log).table
-    image = encode_images(
-        dataset.items.item_id, layout.images, encoders.image, device, store, _log
-    ).table
+    given = {
+        name: read_given_vectors(layout, settings.column) if settings.source == "given" else None
+        for name, settings in (("text", encoders.text), ("image", encoders.image))
+    }
+    try:
+        text = encode_titles(dataset.items, encoders.text, device, store, _log, given["text"]).table
+        image = encode_images(
+            dataset.items.item_id,
+            layout.images,
+            encoders.image,
+            device,
+            store,
+            _log,
+            given["image"],
+        ).table
+    except ModelNotFoundError as error:
+        raise SettingsError(str(error)) from error
     return _EncodedWorld(folder, dataset, text, image, preset, device)
 
 

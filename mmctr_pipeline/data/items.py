@@ -42,8 +42,7 @@ def read_items(layout: DataLayout) -> ItemTable:
     }
     check_distinct(numbers["item_id"], blocks["item_id"])
     tags = without_zeros(*integer_lists(arrays["item_tags"], blocks["item_tags"]))
-    title = arrays["item_title"].cast(pa.string())
-    title = pc.if_else(pc.equal(pc.utf8_trim_whitespace(title), ""), None, title)
+    title = _without_blank(arrays["item_title"])
     order = np.argsort(numbers["item_id"])
     return ItemTable(
         item_id=numbers["item_id"][order].astype(np.int32),
@@ -52,6 +51,16 @@ def read_items(layout: DataLayout) -> ItemTable:
         likes_level=numbers["likes_level"][order].astype(np.int8),
         views_level=numbers["views_level"][order].astype(np.int8),
     )
+
+
+def _without_blank(titles: pa.Array) -> pa.Array:
+    """Return the titles as strings, null where there are blanks alone.
+
+    Parquet does not check that text is UTF-8, and Arrow's own trimming refuses what is not.
+    """
+    raw = titles.cast(pa.large_binary()).to_pylist()
+    blank = [each is None or not each.decode("utf-8", "replace").strip() for each in raw]
+    return pc.if_else(pa.array(blank, pa.bool_()), None, titles.cast(pa.string()))
 
 
 def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:

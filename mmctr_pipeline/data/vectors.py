@@ -105,14 +105,6 @@ class VectorTable:
             provenance=json.loads(metadata.get(b"mmctr.provenance", b"{}")),
         )
 
-    @staticmethod
-    def read_provenance(path: Path) -> dict[str, Any] | None:
-        """Return the provenance of a parquet file without its vectors; None where there is none."""
-        if not path.is_file():
-            return None
-        metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata.get(b"mmctr.provenance", b"{}"))
-
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a parquet file written from `to_arrow`."""

@@ -30,7 +30,9 @@ class TextEncoderConfig(Settings):
         "{title}", "what is encoded; '{title} {tags}' adds the names of the item's tags"
     )
     tag_names: str = setting(
-        "", "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}"
+        "",
+        "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}; a path "
+        "that is not absolute counts from the folder in which the pipeline runs",
     )
     column: str = setting(
         "txt_emb_BERT", "the column of item_feature or item_info, when source is given"

@@ -125,7 +125,8 @@ def encode_images(
         for row in sorted(reasons)
     ]
     table = VectorTable(item_id, vectors, present, encoder.identity, provenance)
-    return ImageEncoding(table, _problems(problems))
+    by_encoder = {"mmctr.identity": encoder.identity}
+    return ImageEncoding(table, _problems(problems).replace_schema_metadata(by_encoder))
 
 
 def _recall_or_encode(

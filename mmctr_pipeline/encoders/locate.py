@@ -59,7 +59,8 @@ def locate_text_model(model: str) -> LocatedTextModel:
     cached = cached_snapshot(repository)
     if cached is not None and _is_text_model(cached):
         return _located(repository, cached, "hub cache")
-    patterns = [*_SMALL_FILES, "*.safetensors"]
+    # Modules beyond the first may have kept the older format.
+    patterns = [*_SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"]
     folder = download(repository, patterns, f"text model {model!r}")
     if not _weight_files(folder):
         folder = download(repository, [*_SMALL_FILES, "*.bin"], f"text model {model!r}")
@@ -77,34 +78,36 @@ def _located(name: str, folder: Path, source: str) -> LocatedTextModel:
 
 
 def _is_text_model(folder: Path) -> bool:
-    return folder.is_dir() and (folder / "config.json").is_file() and bool(_weight_files(folder))
+    return folder.is_dir() and _has_definition(folder) and bool(_weight_files(folder))
+
+
+def _has_definition(folder: Path) -> bool:
+    # A model that is no transformer has its modules alone.
+    return any((folder / name).is_file() for name in ("config.json", "modules.json"))
 
 
 def _what_lacks(folder: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder}"
-    if not (folder / "config.json").is_file():
-        return f"{folder} has no config.json"
+    if not _has_definition(folder):
+        return f"{folder} has neither config.json nor modules.json"
     return f"{folder} has no weights (*.safetensors or pytorch_model.bin)"
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the files of weights; safetensors stand for the same weights in another format."""
-    found = sorted(path for path in folder.rglob("*.safetensors") if path.is_file())
-    return found or sorted(path for path in folder.rglob("pytorch_model*.bin") if path.is_file())
+    """Return the files of weights, of each module in one format, as they are loaded.
+
+    Beside safetensors, a pytorch_model.bin has the same weights in another format.
+    """
+    found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
+    places = {path.parent for path in found}
+    others = [path for path in folder.rglob("pytorch_model*.bin") if path.is_file()]
+    return sorted([*found, *(path for path in others if path.parent not in places)])
 
 
 def _settings_files(folder: Path) -> list[Path]:
-    names = (
-        "modules.json",
-        "config.json",
-        "config_sentence_transformers.json",
-        "sentence_bert_config.json",
-        "tokenizer.json",
-        "vocab.txt",
-    )
-    pooling = sorted(path for path in folder.glob("*/config.json") if path.is_file())
-    return [folder / name for name in names if (folder / name).is_file()] + pooling
+    found = {path for pattern in _SMALL_FILES for path in folder.rglob(pattern)}
+    return sorted(path for path in found if path.is_file())
 
 
 def hash_files(folder: Path, files: Iterable[Path]) -> str:

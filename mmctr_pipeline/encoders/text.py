@@ -66,7 +66,7 @@ def encode_titles(
     if config.source == "given":
         return TextEncoding(take_given(items.item_id, given, config.column, log))
     start = time.monotonic()
-    tag_names = read_tag_names(Path(config.tag_names)) if config.tag_names else None
+    tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)
     present = np.array([bool(text) for text in rendered.texts], dtype=bool)
     texts = [text for text in rendered.texts if text]
@@ -164,8 +164,8 @@ def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:
 def _lengths(texts: list[str], model: _NamedModel) -> tuple[np.ndarray, int]:
     """Return the tokens of a sample of the texts, and how many of all texts are cut off."""
     longest = model.opened.longest
-    # A token is a character at least, so that shorter texts need no counting.
-    long = [text for text in texts if len(text) > longest - 2]
+    # A token is a byte at least, so that shorter texts need no counting.
+    long = [text for text in texts if len(text.encode()) > longest - 2]
     n_cut = int((model.opened.token_counts(long) > longest).sum()) if long else 0
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(texts))[:_LENGTH_SAMPLE]

@@ -29,7 +29,11 @@ class TextModel(Protocol):
 
 
 class SentenceModel:
-    """A sentence-transformers model; one of BERT's kind runs through `CompactBert`."""
+    """A sentence-transformers model; one of BERT's kind runs through `CompactBert`.
+
+    One without a transformer (static embeddings) runs as it is, in float32: there is nothing to
+    gain. Its texts have no limit, and their tokens are counted by words.
+    """
 
     def __init__(
         self, located: LocatedTextModel, device: torch.device | str, dtype: torch.dtype
@@ -38,9 +42,10 @@ class SentenceModel:
         self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "") or ""
         self._device = torch.device(device)
         self.dim = int(self._model.get_embedding_dimension() or 0)
-        self.longest = int(self._model.max_seq_length or 512)
         first, *self._rest = list(self._model)
         bert = getattr(first, "auto_model", None)
+        self._is_static = bert is None
+        self.longest = 2**31 if self._is_static else int(self._model.max_seq_length or 512)
         if CompactBert.fits(bert):
             compact = CompactBert(bert, dtype)  # type: ignore[arg-type]
             self._first: Callable[[dict[str, Any]], dict[str, Any]] = lambda features: {
@@ -48,13 +53,14 @@ class SentenceModel:
                 "token_embeddings": compact(features["input_ids"], features["attention_mask"]),
             }
         else:
-            self._first = first if dtype == torch.float32 else copy.deepcopy(first).to(dtype)
+            keep = self._is_static or dtype == torch.float32
+            self._first = first if keep else copy.deepcopy(first).to(dtype)
 
     def token_counts(self, texts: list[str]) -> np.ndarray:
         """Return the tokens of each text, `(n,) int64`, before anything is cut off."""
-        if not texts:
-            # The tokeniser refuses an empty list.
-            return np.zeros(0, dtype=np.int64)
+        # The tokeniser refuses an empty list.
+        if self._is_static or not texts:
+            return np.array([len(text.split()) for text in texts], dtype=np.int64)
         tokens = self._model.tokenizer(
             [self._prompt + text for text in texts], truncation=False, verbose=False
         )
@@ -65,6 +71,8 @@ class SentenceModel:
 
         Texts of like length share a batch of at most `batch_tokens` tokens, padding included.
         """
+        if self._is_static:
+            return self.encode_plainly(texts)
         lengths = np.minimum(self.token_counts(texts), self.longest)
         parts, order = [], []
         with torch.inference_mode():
@@ -114,13 +122,13 @@ class ClipTextModel:
     def token_counts(self, texts: list[str]) -> np.ndarray:
         """Return the tokens of each text, `(n,) int64`; of what was cut off only that it was."""
         # One place more than the tower has is taken by those alone that do not fit into it.
-        return _used(self._tokenize(texts, context_length=self.longest + 1))
+        return self._used(self._tokenize(texts, context_length=self.longest + 1))
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`."""
         token_NL = self._tokenize(texts)
         width = token_NL.shape[1]
-        lengths = _used(token_NL) if self._can_be_cut() else np.full(len(texts), width)
+        lengths = self._used(token_NL) if self._can_be_cut() else np.full(len(texts), width)
         parts, order = [], []
         with torch.inference_mode():
             for rows in batches_of_like_length(lengths, batch_tokens):
@@ -135,6 +143,16 @@ class ClipTextModel:
         with torch.inference_mode():
             tokens = self._tokenize(texts).to(self._device)
             return self._plain.encode_text(tokens).float().cpu().numpy()
+
+    def _used(self, token_NL: torch.Tensor) -> np.ndarray:
+        """Return the places of each row up to the last that is no padding, `(N,) int64`.
+
+        The token of padding may stand inside a text, too: 0 is also an exclamation mark.
+        """
+        hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
+        padding = getattr(hub_tokenizer, "pad_token_id", None) or 0
+        place_L = torch.arange(1, token_NL.shape[1] + 1)
+        return ((token_NL != padding) * place_L).amax(dim=1).numpy()
 
     def _can_be_cut(self) -> bool:
         model = self._model
@@ -184,15 +202,6 @@ def batches_of_like_length(lengths: np.ndarray, batch_tokens: int) -> list[np.nd
         batches.append(order[begin : begin + n_rows])
         begin += n_rows
     return batches
-
-
-def _used(token_NL: torch.Tensor) -> np.ndarray:
-    """Return the places of each row up to the last that is not 0, `(N,) int64`.
-
-    0 is padding, but also the token of an exclamation mark before another sign.
-    """
-    place_L = torch.arange(1, token_NL.shape[1] + 1)
-    return ((token_NL != 0) * place_L).amax(dim=1).numpy()
 
 
 def in_order(parts: list[np.ndarray], order: list[np.ndarray]) -> np.ndarray:

@@ -27,10 +27,12 @@ _HELD_OUT_PAIRS = 8192
 class LearnedFusion:
     """Weights of an `AttentionFusion` on the CPU, and how they were learned.
 
-    `mean_attention` is `(M,)`, over the fitted items that have every modality.
+    `decoder`, `(D, K)`, restores the standardised vectors from the fused one; `mean_attention` is
+    `(M,)`, over the fitted items that have every modality.
     """
 
     weights: dict[str, torch.Tensor]
+    decoder: torch.Tensor
     dim: int
     n_fitted_items: int
     mean_attention: list[float]
@@ -62,8 +64,7 @@ def learn_fusion(
     items = _split(tables, settings)
     components_KD, mean_D, scale_D = _beginning(items, config)
     with seeded(settings.seed, device), threads_for(settings.batch_size):
-        dims = [table.dim for table in tables]
-        fusion = AttentionFusion(dims, len(components_KD), settings.score_dim)
+        fusion = AttentionFusion([t.dim for t in tables], len(components_KD), settings.score_dim)
         fusion.begin_from(components_KD, mean_D, scale_D)
         fusion.to(device)
         batches = _Batches(items, histories, settings, device)
@@ -78,6 +79,11 @@ def learn_fusion(
             f"{int(items.held_out_N.sum()):,} held out, {len(batches.train_pairs):,} entries of "
             f"histories with a partner, {len(batches.held_out_pairs):,} held-out pairs"
         )
+        if not len(batches.train_pairs):
+            log(
+                "warning: no two items with a vector stand together in any history: the fusion is "
+                "learned from titles and images alone"
+            )
         objective.eval()
         with torch.no_grad():
             before = batches.evaluate(objective)
@@ -93,6 +99,7 @@ def learn_fusion(
         mean_attention = _mean_attention(objective, items, device)
     return LearnedFusion(
         weights={name: tensor.cpu() for name, tensor in fusion.state_dict().items()},
+        decoder=objective.decoder.weight.detach().cpu(),
         dim=fusion.dim,
         n_fitted_items=int(items.learned_N.sum()),
         mean_attention=mean_attention,
@@ -102,7 +109,7 @@ def learn_fusion(
             "n_histories": len(histories),
             "n_train_pairs_per_epoch": batches.n_pairs,
             "n_held_out_pairs": len(batches.held_out_pairs),
-            "explained_variance": 1 - history.best.metrics["reconstruction"],
+            "held_out_explained_variance": 1 - history.best.metrics["reconstruction"],
             "before_training": before,
             "history": _without_times(history),
         },
@@ -143,8 +150,7 @@ def _beginning(items: _Items, config: FusionConfig) -> tuple[np.ndarray, np.ndar
     rows = np.flatnonzero(items.learned_N)
     means, scales, standardised = [], [], []
     for table in items.tables:
-        present = table.present[rows]
-        vectors = table.vectors[rows]
+        present, vectors = table.present[rows], table.vectors[rows]
         mean = vectors[present].mean(axis=0, dtype=np.float64)
         deviation = vectors[present].std(axis=0, dtype=np.float64)
         # A dimension that is constant up to rounding says nothing, however it is scaled.
@@ -239,11 +245,9 @@ class _Batches:
             self._batch(no_pairs, part, self._frequency_N) for part in self._parts(self._held_out)
         ]
         of_singles = [module.losses(part) for part in parts]
-        losses = {
-            "co_interaction": torch.stack(of_pairs).mean(),
-            "image_title": torch.stack([part["image_title"] for part in of_singles]).mean(),
-            "reconstruction": torch.stack([part["reconstruction"] for part in of_singles]).mean(),
-        }
+        losses = {"co_interaction": torch.stack(of_pairs).mean()}
+        for name in ("image_title", "reconstruction"):
+            losses[name] = torch.stack([part[name] for part in of_singles]).mean()
         losses["held_out_loss"] = module.total(losses)
         return {name: float(value) for name, value in losses.items()}
 

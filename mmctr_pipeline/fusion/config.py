@@ -61,6 +61,6 @@ class FusionConfig(Settings):
         choices=("raw", "unit"),
     )
     refit: bool = setting(
-        False, "fit anew although the last run left a transform for these settings and encoders"
+        False, "fit anew although a transform for these settings, encoders and data is kept"
     )
     attention: AttentionConfig = dataclasses.field(default_factory=AttentionConfig)

@@ -1,7 +1,7 @@
 """Fusing with a transform that is fitted once and kept, as a moved basis breaks warm models."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention import AttentionTransform, fit_attention
 from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.fusion.kept import identity_made_by, record_made_by, transform_path
 from mmctr_pipeline.fusion.pca import PcaTransform, fit_pca
 
 Transform = PcaTransform | AttentionTransform
@@ -40,25 +41,25 @@ def fuse(
     device: torch.device,
     folder: Path,
     data: str,
-    last: Mapping[str, Any] | None,
     log: Log,
 ) -> Fusion:
-    """Return the fused vectors of all items, by the transform of the last run where it still fits.
+    """Return the fused vectors of all items, by a transform that was kept where there is one.
 
-    `last` is the provenance of the fused vectors of the last run. Its transform, kept in `folder`,
-    is used again unless `config.refit` is set, or settings, encoders or `data` (the name of the
-    data set) are others; why it is not is logged. `read_histories` returns the distinct train
-    histories, and is called where a fusion is to be learned. Raises `ValueError` as `fit_pca` and
-    `fit_attention`.
+    Of the transforms kept in `folder`, the newest made by the same settings of the method, encoders
+    and `data` is used again, whatever was made in between; `config.refit` makes a new one the
+    newest. `data` names the data set by the path of its folder: another folder counts as another
+    data set even where its files are equal, as a basis fitted on a sample must not be taken for
+    one of the whole. `folder` keeps the transforms of all of them apart. `read_histories` returns
+    the distinct train histories, and is called where a fusion is to be learned. Raises `ValueError`
+    as `fit_pca` and `fit_attention`, and where the kept transform is damaged.
     """
-    settings = {name: value for name, value in config.to_mapping().items() if name != "refit"}
     made_by = {
-        "settings": settings,
+        "settings": _settings_in_use(config),
         "text_identity": text.identity,
         "image_identity": image.identity,
         "data": data,
     }
-    transform = None if config.refit else _kept(last, made_by, folder, config.method, log)
+    transform = None if config.refit else _kept(made_by, folder, config.method, log)
     reused = transform is not None
     if transform is None:
         if config.method == "attention":
@@ -68,6 +69,7 @@ def fuse(
     path = transform_path(folder, transform.identity)
     if not reused:
         transform.save(path)
+        record_made_by(folder, made_by, transform.identity)
     log(f"{config.method}: {'used again' if reused else 'fitted'} {transform.identity}")
     vectors = transform.transform(text, image).recording(
         made_by=made_by,
@@ -79,28 +81,24 @@ def fuse(
     return Fusion(vectors, transform, path, reused)
 
 
-def transform_path(folder: Path, identity: str) -> Path:
-    """Return where the transform of an identity is kept."""
-    return folder / f"{identity.replace(':', '-')}.pt"
+def _settings_in_use(config: FusionConfig) -> dict[str, Any]:
+    """Return the settings that the method follows; those of the other one change nothing."""
+    own = {"pca": "input", "attention": "attention"}[config.method]
+    settings = config.to_mapping()
+    return {name: settings[name] for name in ("method", "dim", own)}
 
 
-def _kept(
-    last: Mapping[str, Any] | None,
-    made_by: Mapping[str, Any],
-    folder: Path,
-    method: str,
-    log: Log,
-) -> Transform | None:
-    """Return the transform of the last run, or None where there is none that fits."""
-    if last is None or "transform" not in last:
+def _kept(made_by: dict[str, Any], folder: Path, method: str, log: Log) -> Transform | None:
+    """Return the newest transform made by this, or None where there is none, and say so."""
+    identity = identity_made_by(folder, made_by)
+    if identity is None:
+        log(
+            f"{method}: {folder} has no kept transform for these settings, encoders and data "
+            f"({made_by['data']}): it is fitted"
+        )
         return None
-    before = last.get("made_by", {})
-    other = [name for name in made_by if before.get(name) != made_by[name]]
-    if other:
-        log(f"the fusion is fitted anew, as these are others than before: {', '.join(other)}")
-        return None
-    path = transform_path(folder, last["transform"])
+    path = transform_path(folder, identity)
     if not path.is_file():
-        log(f"the fusion is fitted anew, as {path} is not there any more")
+        log(f"{method}: {path} is not there any more: it is fitted again")
         return None
     return TRANSFORMS[method].load(path)

@@ -28,7 +28,8 @@ def write_item_info(
     Columns: `item_id` int64; `item_tags`, a list of 5 int64, left-padded with 0; `item_emb_d128`,
     a list of float32. Row 0, the padding item, and ids without an item are zero throughout. Tags
     come from `item_info`, the file of that name in the data set, where it has them, else from
-    `items`, of which the last five are kept. Raises `ValueError` where `fused` is not of `items`.
+    `items`, of which the last five are kept. The schema metadata `mmctr.identity` names the
+    transform that made the vectors. Raises `ValueError` where `fused` is not of `items`.
     """
     expected = np.concatenate([[0], items.item_id])
     if not np.array_equal(fused.item_id, expected):
@@ -56,6 +57,7 @@ def write_item_info(
             "item_emb_d128": _list_column(vectors),
         }
     )
+    table = table.replace_schema_metadata({"mmctr.identity": fused.identity})
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary)
     return n_rows

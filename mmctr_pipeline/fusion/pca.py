@@ -20,6 +20,7 @@ from mmctr_pipeline.fusion.items import (
     require_fitted_on,
     require_same_items,
 )
+from mmctr_pipeline.fusion.kept import FIX, read_content
 
 _FORMAT = 1
 # Rows per block: keeps the float64 working copy of a block near 90 MB at 1,408 columns.
@@ -130,18 +131,23 @@ class PcaTransform:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read what `save` wrote; raises `ValueError` where its content is not what it says."""
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        """Read what `save` wrote.
+
+        Raises `ValueError` where the file is damaged, or its content is not what it says.
+        """
+        content = read_content(path)
         if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path} is not a PCA transform of format {_FORMAT}: fit it again")
-        identity = content.pop("identity")
-        arrays = ("mean", "components", "explained_variance_ratio")
-        content |= {name: content[name].numpy() for name in arrays}
-        transform = cls(**content)
+            raise ValueError(f"{path} is not a PCA transform of format {_FORMAT}: {FIX}")
+        try:
+            identity = content.pop("identity")
+            arrays = ("mean", "components", "explained_variance_ratio")
+            content |= {name: content[name].numpy() for name in arrays}
+            transform = cls(**content)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} lacks a part of a PCA transform ({error}): {FIX}") from error
         if transform.identity != identity:
             raise ValueError(
-                f"{path} says that it is {identity}, but its content is {transform.identity}: "
-                "fit it again"
+                f"{path} says that it is {identity}, but its content is {transform.identity}: {FIX}"
             )
         return transform
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mmctr_pipeline.data.discovery import DataLayout, find_data
@@ -36,6 +37,18 @@ def test_missing_titles_and_tags_are_allowed(tmp_path: Path) -> None:
     items = read_items(_layout(tmp_path, item_title=titles, item_tags=tags))
     assert items.title.to_pylist() == [None, None, None, *titles[3:]]
     assert [one.tolist() for one in items.tags][:6] == [[], [], [], [4], [5, 6], [7, 8]]
+
+
+def test_titles_that_are_not_utf8_are_kept_for_the_encoder_to_repair(tmp_path: Path) -> None:
+    raw = [b"lone \xed\xa0\x80", b" \xe3\x80\x80 ", b"\x00", *[b"a title"] * 6]
+    layout = _layout(tmp_path, item_title=pa.array(raw, pa.binary()).view(pa.string()))
+    items = read_items(layout)
+    kept = items.title.cast(pa.large_binary()).to_pylist()
+    assert kept[0] == raw[0]
+    assert kept[1] is None, "an ideographic space is a blank, too"
+    assert kept[2:] == raw[2:]
+    path = small_data.write(tmp_path / "written.parquet", {"title": items.title})
+    assert pq.read_table(path).column("title").cast(pa.large_binary()).to_pylist() == kept
 
 
 def test_the_padding_row_does_not_belong_into_item_feature(tmp_path: Path) -> None:

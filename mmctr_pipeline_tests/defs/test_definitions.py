@@ -67,7 +67,13 @@ def test_every_asset_is_described_owned_and_marked(name: str) -> None:
 
 
 def test_gpu_assets_carry_the_gpu_tag() -> None:
-    for name in ("text_embeddings", "image_embeddings", "trained_model", "submission_csv"):
+    for name in (
+        "text_embeddings",
+        "image_embeddings",
+        "fused_pca",
+        "trained_model",
+        "submission_csv",
+    ):
         assets = defs.resolve_assets_def(name)
         assert assets.op.tags["mmctr/gpu"] == "true"
 

@@ -87,6 +87,7 @@ def test_attention_is_chosen_by_config_kept_and_used_again(
     finished_run: FinishedRun, storage: Path
 ) -> None:
     data = finished_run.deployment.data
+    first = _read(storage)["fused_pca"]
     fusion: dict[str, Any] = {"method": "attention", "attention": {"max_epochs": 2}}
     learned = _run(data, storage, **fusion)
     assert learned["fused_pca"]["method"] == "attention"
@@ -102,6 +103,8 @@ def test_attention_is_chosen_by_config_kept_and_used_again(
     np.testing.assert_array_equal(
         VectorTable.read(storage / "fused_pca.parquet").vectors, fused.vectors
     )
-    # Back to the first method: its transform was for other settings than the last run's.
+    # Back to the first method: its transform is still there, and gives the same vectors.
     back = _run(data, storage)
     assert back["fused_pca"]["method"] == "pca"
+    assert back["fused_pca"]["transform used again"] is True
+    assert _read(storage)["fused_pca"].content_hash() == first.content_hash()

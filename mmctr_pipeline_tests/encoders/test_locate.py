@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -81,10 +82,35 @@ def test_other_weights_or_other_pooling_are_another_model(
     assert locate_text_model(str(copied)).weights_hash != packaged.weights_hash
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_settings_that_the_weights_do_not_show_make_another_model(
+    packaged: LocatedTextModel, copied: Path, name: str
+) -> None:
+    path = copied / name
+    path.write_text(json.dumps({**json.loads(path.read_text()), "changed": True}))
+    assert locate_text_model(str(copied)).settings_hash != packaged.settings_hash
+
+
+def test_weights_of_a_module_in_the_older_format_count(
+    packaged: LocatedTextModel, copied: Path
+) -> None:
+    dense = copied / "2_Dense" / "pytorch_model.bin"
+    dense.parent.mkdir(exist_ok=True)
+    dense.write_bytes(b"weights")
+    before = locate_text_model(str(copied)).weights_hash
+    assert before != packaged.weights_hash
+    dense.write_bytes(b"others")
+    assert locate_text_model(str(copied)).weights_hash != before
+    # Beside safetensors the same file is another copy of them, and is not loaded.
+    (copied / "pytorch_model.bin").write_bytes(b"a copy")
+    dense.write_bytes(b"weights")
+    assert locate_text_model(str(copied)).weights_hash == before
+
+
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"there is no folder .*nowhere"):
         locate_text_model(str(tmp_path / "nowhere"))
-    with pytest.raises(ModelNotFoundError, match=r"has no config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"has neither config\.json nor modules\.json"):
         locate_text_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match="has no weights"):

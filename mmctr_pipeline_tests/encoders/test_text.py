@@ -240,6 +240,9 @@ def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) ->
     assert table.provenance["weights_sha256"] == clip.text_weights_hash()
     assert weights == clip.text_weights_hash()[:12]
     assert table.provenance["counts"]["cut_off"] == 1
+    # Fewer characters than tokens.
+    short = encode(["A cat", "😂你" * 12], CLIP, tmp_path)
+    assert short.provenance["counts"]["cut_off"] == 1
 
 
 @pytest.mark.parametrize(("config", "width"), [(MINILM, 384), (CLIP, 128)])

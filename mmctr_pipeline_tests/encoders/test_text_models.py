@@ -6,7 +6,8 @@ import open_clip
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, StaticEmbedding
+from tokenizers import Tokenizer
 
 from mmctr_pipeline.encoders.clip_models import LoadedClip, load_clip
 from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
@@ -145,6 +146,24 @@ def test_whatever_follows_bert_is_as_in_the_library(
     assert (model.dim, vectors.shape[1], model.longest) == (width, width, LONGEST_TEXT)
     n_prompt = 3 if prompts else 0
     assert model.token_counts(["cat"]).tolist() == [3 + n_prompt]
+
+
+def test_static_embeddings_are_encoded_as_the_library_does(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(
+        str(locate_text_model("all-MiniLM-L6-v2").folder / "tokenizer.json")
+    )
+    torch.manual_seed(0)
+    library = SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_dim=16)], device="cpu"
+    )
+    library.save(str(tmp_path / "static"))
+    located = locate_text_model(str(tmp_path / "static"))
+    model = SentenceModel(located, "cpu", torch.bfloat16)
+    texts = ["a cat", "a much longer text about cats", "soup"]
+    expected = library.encode(texts, show_progress_bar=False)
+    assert model.dim == 16
+    np.testing.assert_allclose(model.encode(texts, 64), expected, atol=1e-6)
+    assert model.token_counts(texts).tolist() == [2, 6, 1]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])

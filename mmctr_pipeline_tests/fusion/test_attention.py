@@ -13,9 +13,19 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention import AttentionTransform, fit_attention
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
 from mmctr_pipeline.fusion.pca import fit_pca
+from mmctr_pipeline_tests.fusion.attention_world import (
+    IMAGE_DIM,
+    N_KINDS,
+    NEITHER,
+    NO_IMAGE,
+    NO_TEXT,
+    TEXT_DIM,
+    WORLD,
+    World,
+    masked,
+    world,
+)
 
-N_KINDS, TEXT_DIM, IMAGE_DIM = 4, 24, 20
-NO_IMAGE, NO_TEXT, NEITHER = (3, 4), (7,), (9,)
 CPU = torch.device("cpu")
 
 
@@ -23,44 +33,6 @@ def quiet(line: str) -> None:
     """Take progress lines and keep none."""
 
 
-@dataclasses.dataclass(frozen=True)
-class World:
-    """Titles tell the category, covers the style, and histories are of one of each."""
-
-    text: VectorTable
-    image: VectorTable
-    histories: Ragged
-    cell: np.ndarray
-    cold: np.ndarray
-
-
-def world(n_items: int = 320, n_histories: int = 1500) -> World:
-    random = np.random.default_rng(5)
-    category, style = random.integers(N_KINDS, size=(2, n_items))
-    ids = np.arange(2, 2 * n_items + 2, 2, dtype=np.int32)
-
-    def table(kind: np.ndarray, dim: int, absent: tuple[int, ...], name: str) -> VectorTable:
-        telling = 0.7 * random.standard_normal((N_KINDS, dim))[kind]
-        # Six directions that tell nothing outweigh the ones that do.
-        nuisance = random.standard_normal((n_items, 6)) @ random.standard_normal((6, dim))
-        vectors = telling + nuisance + 0.3 * random.standard_normal((n_items, dim)) + 2
-        present = np.ones(n_items, dtype=bool)
-        present[list(absent)] = False
-        vectors[~present] = 0
-        return VectorTable(ids, vectors.astype(np.float32), present, name)
-
-    cold = np.arange(n_items) % 5 == 0
-    cell = category * N_KINDS + style
-    lists = []
-    for taste in random.integers(N_KINDS**2, size=n_histories):
-        liked = np.flatnonzero((cell == taste) & ~cold)
-        lists.append(ids[random.choice(liked, min(5, len(liked)), replace=False)].tolist())
-    text = table(category, TEXT_DIM, (*NO_TEXT, *NEITHER), "titles")
-    image = table(style, IMAGE_DIM, (*NO_IMAGE, *NEITHER), "covers")
-    return World(text, image, Ragged.from_lists(lists), cell, cold)
-
-
-WORLD = world()
 QUICK = FusionConfig(
     method="attention", dim=16, attention=AttentionConfig(max_epochs=2, batch_size=128)
 )
@@ -72,13 +44,6 @@ def changed(config: FusionConfig, **changes: float) -> FusionConfig:
 
 def fitted(config: FusionConfig = QUICK, world: World = WORLD) -> AttentionTransform:
     return fit_attention(world.text, world.image, world.histories, config, CPU, quiet)
-
-
-def masked(like: VectorTable) -> VectorTable:
-    n_items = len(like.item_id)
-    return VectorTable(
-        like.item_id, np.zeros((n_items, 1), np.float32), np.zeros(n_items, bool), "none"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +183,55 @@ def test_a_modality_that_no_item_has_takes_no_part(absent: str) -> None:
     np.testing.assert_array_equal(fused.present[1:], present)
 
 
-def test_without_histories_it_learns_from_images_and_titles_alone() -> None:
-    nobody = dataclasses.replace(WORLD, histories=Ragged.from_lists([[]]))
-    transform = fitted(world=nobody)
+def test_the_explained_variance_is_that_of_the_items_at_hand(
+    transform: AttentionTransform,
+) -> None:
+    def explained(text: VectorTable, image: VectorTable) -> float:
+        return float(transform.transform(text, image).provenance["explained_variance"])
+
+    here = explained(WORLD.text, WORLD.image)
+    held_out = transform.summary()["held_out_explained_variance"]
+    assert 0.5 < held_out < 1
+    assert here == pytest.approx(held_out, abs=0.05)
+    random = np.random.default_rng(8)
+    unrelated = []
+    for table in (WORLD.text, WORLD.image):
+        vectors = table.vectors.std(axis=0) * random.standard_normal(table.vectors.shape)
+        unrelated.append(dataclasses.replace(table, vectors=vectors.astype(np.float32)))
+    assert explained(*unrelated) < here - 0.2
+
+
+def test_the_explained_variance_is_the_share_that_the_decoder_restores(
+    transform: AttentionTransform,
+) -> None:
+    present = WORLD.image.present & (WORLD.image.item_id % 4 == 0)
+    image = dataclasses.replace(WORLD.image, present=present)
+    fused = transform.transform(WORLD.text, image)
+    mean, scale = (transform.weights[name].double().numpy() for name in ("mean", "scale"))
+    lost = whole = 0.0
+    for row in range(len(WORLD.text.item_id)):
+        restored = transform.decoder.double().numpy() @ fused.vectors[1 + row].astype(np.float64)
+        for table, columns in (
+            (WORLD.text, slice(0, TEXT_DIM)),
+            (image, slice(TEXT_DIM, TEXT_DIM + IMAGE_DIM)),
+        ):
+            if table.present[row]:
+                item = (table.vectors[row] - mean[columns]) / scale[columns]
+                lost += ((restored[columns] - item) ** 2).sum()
+                whole += (item**2).sum()
+    assert fused.provenance["explained_variance"] == pytest.approx(1 - lost / whole, rel=1e-5)
+
+
+def test_without_histories_it_learns_from_images_and_titles_alone_and_says_so() -> None:
+    lines: list[str] = []
+    nobody = Ragged.from_lists([[]])
+    transform = fit_attention(WORLD.text, WORLD.image, nobody, QUICK, CPU, lines.append)
+    warnings = [line for line in lines if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert "no two items with a vector stand together in any history" in warnings[0]
+    lines.clear()
+    fit_attention(WORLD.text, WORLD.image, WORLD.histories, QUICK, CPU, lines.append)
+    assert not any(line.startswith("warning") for line in lines)
     assert transform.summary()["n_train_pairs_per_epoch"] == 0
     assert np.isfinite(transform.transform(WORLD.text, WORLD.image).vectors).all()
 
@@ -249,6 +260,16 @@ def test_a_changed_or_foreign_file_is_refused(
         AttentionTransform.load(path)
     fit_pca(WORLD.text, WORLD.image, FusionConfig(dim=4)).save(path)
     with pytest.raises(ValueError, match="not an attention fusion"):
+        AttentionTransform.load(path)
+    transform.save(path)
+    content = torch.load(path, weights_only=True)
+    content["decoder"][0, 0] += 1
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="but its content is"):
+        AttentionTransform.load(path)
+    del content["decoder"]
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"attention\.pt lacks a part .*decoder.*remove it"):
         AttentionTransform.load(path)
 
 

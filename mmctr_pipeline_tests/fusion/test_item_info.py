@@ -33,6 +33,7 @@ def test_every_id_from_zero_has_a_row_joined_by_id(tmp_path: Path) -> None:
     assert table.column_names == ["item_id", "item_tags", "item_emb_d128"]
     assert table.schema.field("item_emb_d128").type == pa.list_(pa.float32())
     assert table.schema.field("item_tags").type == pa.list_(pa.int64())
+    assert table.schema.metadata[b"mmctr.identity"] == b"pca"
     rows = table.to_pylist()
     assert [row["item_id"] for row in rows] == [0, 1, 2, 3, 4, 5]
     assert [row["item_emb_d128"] for row in rows] == [

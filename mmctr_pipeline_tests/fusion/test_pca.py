@@ -165,6 +165,10 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="not a PCA transform"):
         PcaTransform.load(path)
+    del content["components"]
+    torch.save({"format": 1, **content}, path)
+    with pytest.raises(ValueError, match=r"pca\.pt lacks a part .*components.*remove it"):
+        PcaTransform.load(path)
 
 
 def test_the_identity_follows_content_and_encoders() -> None:

@@ -7,6 +7,7 @@ import dagster as dg
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import asset_config, resolved, to_settings
+from mmctr_pipeline.defs.executors import GPU_TAGS
 from mmctr_pipeline.defs.metadata import (
     OWNERS,
     VECTOR_COLUMNS,
@@ -27,6 +28,7 @@ FusedPcaConfig = asset_config("fused_pca")
     group_name="encoding",
     kinds={"scikitlearn", "parquet"},
     owners=OWNERS,
+    op_tags=GPU_TAGS,
     code_version="1",
     io_manager_key="parquet_io",
     metadata=VECTOR_COLUMNS,
@@ -57,12 +59,16 @@ def fused_pca(
         places.torch_device(),
         places.storage / "transforms",
         data=str(layout.root.resolve()),
-        last=VectorTable.read_provenance(places.storage / "fused_pca.parquet"),
         log=context.log.info,
     )
     fused = fusion.vectors.recording(config=resolved(config), dim=fusion.vectors.dim)
     item_info_path = places.storage / FILE_NAMES[settings.method]
     write_item_info(item_info_path, fused, items, layout.item_info)
+    for method, name in FILE_NAMES.items():
+        if method != settings.method and (places.storage / name).is_file():
+            context.log.info(
+                f"{places.storage / name} is of an earlier run, by the method {method}"
+            )
     tables = {"image": image_embeddings, "text": text_embeddings, "fused": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = places.storage / "neighbours.png"

@@ -147,8 +147,9 @@ def _saying_why(content: bytes, path: Path) -> Iterator[None]:
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(path, "too many pixels") from error
-    except MemoryError as error:
-        raise UnreadableImageError(path, "not enough memory") from error
+    except MemoryError:
+        # No fault of the file, which would be remembered as unreadable.
+        raise
     except Exception as error:
         # Decoders fed with damaged bytes let out almost any exception, and one bad file among
         # thousands must not end the others; the reason is counted and listed by the caller.

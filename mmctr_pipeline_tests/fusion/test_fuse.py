@@ -1,0 +1,170 @@
+"""A transform is fitted once by settings, encoders and data, and used again from then on."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
+from mmctr_pipeline.fusion.fuse import Fusion, fuse
+
+N_ITEMS = 60
+PCA = FusionConfig(dim=5)
+ATTENTION = FusionConfig(
+    method="attention", dim=5, attention=AttentionConfig(max_epochs=1, batch_size=32)
+)
+
+
+def table(seed: int, dim: int) -> VectorTable:
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((N_ITEMS, 4)) @ random.standard_normal((4, dim))
+    vectors += 0.1 * random.standard_normal((N_ITEMS, dim))
+    ids = np.arange(1, N_ITEMS + 1, dtype=np.int32)
+    return VectorTable(ids, vectors.astype(np.float32), np.ones(N_ITEMS, bool), f"encoder{seed}")
+
+
+TEXT, IMAGE = table(1, 12), table(2, 9)
+# The same items a day later: their vectors are others, so that a fit would give another basis.
+TEXT_LATER = dataclasses.replace(table(3, 12), identity=TEXT.identity)
+
+
+@dataclasses.dataclass
+class Runs:
+    """Runs one after the other that share a folder of transforms."""
+
+    folder: Path
+    log: list[str] = dataclasses.field(default_factory=list)
+    n_histories_read: int = 0
+
+    def __call__(
+        self,
+        config: FusionConfig,
+        text: VectorTable = TEXT,
+        image: VectorTable = IMAGE,
+        data: str = "/data/a",
+    ) -> Fusion:
+        self.log.clear()
+        cpu = torch.device("cpu")
+        return fuse(text, image, self._histories, config, cpu, self.folder, data, self.log.append)
+
+    def _histories(self) -> Ragged:
+        self.n_histories_read += 1
+        return Ragged.from_lists([[1, 2, 3], [4, 5, 6, 7], [8, 9]])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "transforms")
+
+
+@pytest.mark.parametrize("config", [PCA, ATTENTION], ids=["pca", "attention"])
+def test_a_second_run_uses_the_transform_of_the_first(run: Runs, config: FusionConfig) -> None:
+    first = run(config)
+    assert not first.reused
+    assert first.path.is_file()
+    assert any("no kept transform" in line and "/data/a" in line for line in run.log)
+    n_histories_read = run.n_histories_read
+    again = run(config)
+    assert again.reused
+    assert (again.path, again.vectors.identity) == (first.path, first.vectors.identity)
+    np.testing.assert_array_equal(again.vectors.vectors, first.vectors.vectors)
+    later = run(config, text=TEXT_LATER)
+    assert later.reused
+    assert later.transform.identity == first.transform.identity
+    assert run.n_histories_read == n_histories_read
+    assert not any("no kept transform" in line for line in run.log)
+
+
+def test_refit_makes_a_new_transform_the_newest(run: Runs) -> None:
+    first = run(PCA)
+    refit = run(dataclasses.replace(PCA, refit=True), text=TEXT_LATER)
+    assert not refit.reused
+    assert refit.transform.identity != first.transform.identity
+    again = run(PCA)
+    assert again.reused
+    assert again.transform.identity == refit.transform.identity
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"text": dataclasses.replace(TEXT, identity="other")},
+        {"image": dataclasses.replace(IMAGE, identity="other")},
+        {"data": "/data/b"},
+        {"config": dataclasses.replace(PCA, dim=4)},
+        {"config": dataclasses.replace(PCA, input="unit")},
+    ],
+    ids=["text encoder", "image encoder", "data", "dim", "input"],
+)
+def test_what_it_is_made_by_decides_and_each_keeps_its_own(
+    run: Runs, changed: dict[str, Any]
+) -> None:
+    first = run(PCA)
+    # Equal vectors give an equal transform, so that the days must differ to tell them apart.
+    other = run(**{"config": PCA, "text": TEXT_LATER} | changed)
+    assert not other.reused
+    assert other.transform.identity != first.transform.identity
+    assert run(**{"config": PCA} | changed).transform.identity == other.transform.identity
+    assert run(PCA).transform.identity == first.transform.identity
+
+
+def test_two_data_sets_of_one_and_the_same_transform_are_kept_apart(run: Runs) -> None:
+    first, second = run(PCA), run(PCA, data="/data/b")
+    assert not second.reused
+    assert second.path == first.path
+    run(dataclasses.replace(PCA, refit=True), text=TEXT_LATER, data="/data/b")
+    again = run(PCA)
+    assert again.reused
+    assert again.transform.identity == first.transform.identity
+
+
+def test_after_another_method_the_first_transform_is_used_again(run: Runs) -> None:
+    first = run(PCA)
+    assert not run(ATTENTION).reused
+    back = run(PCA)
+    assert back.reused
+    np.testing.assert_array_equal(back.vectors.vectors, first.vectors.vectors)
+    assert run(ATTENTION).reused
+
+
+def test_settings_of_the_other_method_do_not_matter(run: Runs) -> None:
+    run(PCA)
+    assert run(dataclasses.replace(PCA, attention=AttentionConfig(seed=7))).reused
+    run(ATTENTION)
+    assert run(dataclasses.replace(ATTENTION, input="unit")).reused
+    other_seed = dataclasses.replace(ATTENTION.attention, seed=7)
+    assert not run(dataclasses.replace(ATTENTION, attention=other_seed)).reused
+
+
+@pytest.mark.parametrize("config", [PCA, ATTENTION], ids=["pca", "attention"])
+@pytest.mark.parametrize("kept_bytes", [0, 1, 200, -1])
+def test_a_damaged_transform_is_named_with_the_fix(
+    run: Runs, config: FusionConfig, kept_bytes: int
+) -> None:
+    path = run(config).path
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    with pytest.raises(ValueError, match=r"remove it, or run once with fusion\.refit") as raised:
+        run(config)
+    assert str(path) in str(raised.value)
+    assert not run(dataclasses.replace(config, refit=True)).reused
+    assert run(config).reused
+    path.unlink()
+    assert not run(config).reused
+    assert any(f"{path} is not there any more" in line for line in run.log)
+    assert run(config).reused
+
+
+def test_a_damaged_record_is_named_with_the_fix(run: Runs) -> None:
+    run(PCA)
+    (record,) = run.folder.glob("*.json")
+    record.write_text(record.read_text()[:20])
+    with pytest.raises(ValueError, match=r"remove it, or run once with fusion\.refit") as raised:
+        run(PCA)
+    assert str(record) in str(raised.value)
+    run(dataclasses.replace(PCA, refit=True))
+    assert run(PCA).reused
