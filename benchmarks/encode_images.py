@@ -11,7 +11,6 @@ products of the forward pass at the rate of one large product (`floor_per_second
 nothing.
 """
 
-import argparse
 import hashlib
 import json
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import alternate, final_line, medians, product_rate
+from benchmarks.harness import alternate, command_line, final_line, medians, product_rate
 from mmctr_pipeline.environment import share_cores
 
 Encode = Callable[[Sequence[Path]], np.ndarray]
@@ -105,10 +104,8 @@ SIDES: dict[str, Callable[[Path], Encode]] = {"ours": ours, "peer": peer, "best"
 
 def main() -> None:
     """Run the benchmark, or one side of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, list(SIDES), rounds=3)
     parser.add_argument("--n", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
     share_cores()

@@ -9,7 +9,6 @@ world. Floor: the products of the forward pass over the tokens, without any padd
 that this machine reaches on one large product of the same kind (`floor_per_second`).
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from benchmarks.harness import alternate, final_line, medians, product_rate
+from benchmarks.harness import alternate, command_line, final_line, medians, product_rate
 from mmctr_pipeline.environment import share_cores
 
 Encode = Callable[[list[str]], np.ndarray]
@@ -72,11 +71,9 @@ SIDES = {"ours": ours, "peer": peer, "best": best}
 
 def main() -> None:
     """Run the benchmark, or one side of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, list(SIDES), rounds=3)
     parser.add_argument("--titles", type=Path)
     parser.add_argument("--n", type=int, default=1536)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
     share_cores()

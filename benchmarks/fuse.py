@@ -9,7 +9,6 @@ fastest. `sine` is that of the largest angle between the found and the true subs
 from a float64 solution. Floor: the product X^T X in float64, once (`floor_seconds`).
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import alternate, final_line, medians, peak_memory_mb
+from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
 
 N_ITEMS, TEXT_DIM, IMAGE_DIM, N_STRONG, N_COMPONENTS = 91_717, 384, 1_024, 60, 128
 
@@ -79,9 +78,7 @@ SIDES = {
 
 def main() -> None:
     """Run the benchmark, or one side of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--side", choices=[*SIDES, "truth"])
+    parser = command_line(__doc__, [*SIDES, "truth"], rounds=2)
     parser.add_argument("--folder", type=Path)
     chosen = parser.parse_args()
     if chosen.side:

@@ -6,8 +6,17 @@ import statistics
 import subprocess
 import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from typing import Any
+
+
+def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
+    """Return the parser that benchmarks with sides share; `--side` is what `alternate` gives."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--side", choices=sides)
+    return parser
 
 
 def alternate(

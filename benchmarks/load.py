@@ -10,7 +10,6 @@ Without a folder a sample world without images is generated. Floor: the bytes of
 be decompressed once; `floor_seconds` is the time pyarrow takes to read the columns and no more.
 """
 
-import argparse
 import json
 import tempfile
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import alternate, final_line, medians, peak_memory_mb
+from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
 from mmctr_pipeline.data.discovery import DataLayout, find_data
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
@@ -64,11 +63,9 @@ SIDES = {"ours": ours, "peer": peer, "floor": floor}
 
 def main() -> None:
     """Run the benchmark, or one side of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__, list(SIDES), rounds=3)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--scale", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES)
     chosen = parser.parse_args()
     if chosen.side:
         layout = find_data(chosen.data)

@@ -6,13 +6,14 @@ what a dead one left behind from what a living one is still writing.
 """
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from mmctr_pipeline.data.locks import locked
 
 _RANDOM = r"[0-9a-f]{12}"
 
@@ -106,22 +107,9 @@ def _point_to(path: Path, folder: Path) -> None:
 @contextlib.contextmanager
 def _locked_name(path: Path, *, is_folder: bool) -> Iterator[Path]:
     """Yield a fresh temporary name for `path`, its lock held until the block is left."""
-    while True:
-        temporary = _temporary_name(path, is_folder=is_folder)
-        lock = _lock_of(temporary)
-        descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Between creation and lock another writer may have taken it for a dead one's.
-            if not _is_same_file(descriptor, lock):
-                continue
-            try:
-                yield temporary
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(descriptor)
+    temporary = _temporary_name(path, is_folder=is_folder)
+    with locked(_lock_of(temporary)):
+        yield temporary
 
 
 def _remove_left_behind(path: Path, *, is_folder: bool) -> None:
@@ -130,21 +118,10 @@ def _remove_left_behind(path: Path, *, is_folder: bool) -> None:
         temporary = path.parent / name.removesuffix(".lock")
         if not _is_ours(temporary, path, is_folder=is_folder):
             continue
-        lock = _lock_of(temporary)
-        try:
-            descriptor = os.open(lock, os.O_RDWR)
-        except FileNotFoundError:
-            # A writer removes its lock only after its work is in place or given up.
-            _remove_unless_current(temporary, path)
-            continue
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_unless_current(temporary, path)
-            lock.unlink(missing_ok=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(descriptor)
+        # A writer lets go of its lock only after its work is in place or given up.
+        with locked(_lock_of(temporary), wait=False) as is_dead:
+            if is_dead:
+                _remove_unless_current(temporary, path)
 
 
 def _remove_unless_current(temporary: Path, path: Path) -> None:
@@ -185,13 +162,6 @@ def _without_dots(path: Path) -> Path:
     """Return the absolute path without `..`; the last part is kept even where it is a link."""
     absolute = Path(os.path.abspath(path))
     return absolute.parent.resolve() / absolute.name
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 def flush(path: Path) -> None:

@@ -1,9 +1,10 @@
 """BERT's forward pass with fewer and larger products, for encoding on whatever device.
 
 The model that transformers loads runs as it is, too; this one computes the same (Devlin et al.,
-"BERT: Pre-training of Deep Bidirectional Transformers", 2019) in about two thirds of the time: one
-product instead of three before the attention, no mask where a batch has no padding, and weights
-that are laid out once for oneDNN, instead of at each product.
+"BERT: Pre-training of Deep Bidirectional Transformers", 2019) in less time
+(`benchmarks/encode_text.py` measures it): one product instead of three before the attention, no
+mask where a batch has no padding, and weights that are laid out once for oneDNN, instead of at each
+product.
 """
 
 import dataclasses

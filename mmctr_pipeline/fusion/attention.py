@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,19 +14,20 @@ from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention_network import AttentionFusion
-from mmctr_pipeline.fusion.attention_training import LearnedFusion, learn_fusion
+from mmctr_pipeline.fusion.attention_training import learn_fusion
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.items import (
+    blocks,
     presence_counts,
     require_finite,
     require_fitted_on,
     require_same_items,
+    with_padding_row,
 )
-from mmctr_pipeline.fusion.kept import FIX, read_content
+from mmctr_pipeline.fusion.kept import read_transform
 
 _FORMAT = 2
 _METHOD = "attention"
-_BLOCK_ROWS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +95,7 @@ class AttentionTransform:
         fusion, decoder_DK = self._network().double(), self.decoder.double()
         vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
         lost = whole = 0.0
-        for block in _blocks(rows):
+        for block in blocks(rows):
             parts = []
             for table in modalities:
                 part = np.where(table.present[block, np.newaxis], table.vectors[block], 0)
@@ -108,18 +109,12 @@ class AttentionTransform:
             lost += float(error_BD.square().sum())
             whole += float(items_BD.square().sum())
             vectors[1 + block] = fused_BK.numpy()
-        present = np.zeros(len(vectors), dtype=bool)
-        present[1 + rows] = True
-        return VectorTable(
-            item_id=np.concatenate([[0], text.item_id]).astype(np.int32),
-            vectors=vectors,
-            present=present,
-            identity=self.identity,
-            provenance=self.summary()
-            | {
-                "explained_variance": 1 - lost / whole if whole else 0.0,
-                "counts": presence_counts(text, image),
-            },
+        measured = {
+            "explained_variance": 1 - lost / whole if whole else 0.0,
+            "counts": presence_counts(text, image),
+        }
+        return with_padding_row(
+            text.item_id, rows, vectors, self.identity, self.summary() | measured
         )
 
     def _network(self) -> AttentionFusion:
@@ -152,25 +147,8 @@ class AttentionTransform:
 
         Raises `ValueError` where the file is damaged, or its content is not what it says.
         """
-        content = read_content(path)
-        if (
-            not isinstance(content, dict)
-            or content.pop("method", None) != _METHOD
-            or content.pop("format", None) != _FORMAT
-        ):
-            raise ValueError(f"{path} is not an attention fusion of format {_FORMAT}: {FIX}")
-        try:
-            identity = content.pop("identity")
-            transform = cls(**content)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} lacks a part of an attention fusion ({error}): {FIX}"
-            ) from error
-        if transform.identity != identity:
-            raise ValueError(
-                f"{path} says that it is {identity}, but its content is {transform.identity}: {FIX}"
-            )
-        return transform
+        marks = {"method": _METHOD, "format": _FORMAT}
+        return read_transform(path, "an attention fusion", marks, lambda content: cls(**content))
 
 
 def fit_attention(
@@ -194,9 +172,9 @@ def fit_attention(
     require_same_items(text, image)
     used = [table for table in (text, image) if table.present.any()]
     for table in used:
-        for block in _blocks(np.flatnonzero(table.present)):
+        for block in blocks(np.flatnonzero(table.present)):
             require_finite(table.vectors[block], table.item_id[block], table.identity)
-    learned: LearnedFusion = learn_fusion(used, histories, config, device, log)
+    learned = learn_fusion(used, histories, config, device, log)
     attention = dict(zip([table is text for table in used], learned.mean_attention, strict=True))
     return AttentionTransform(
         weights=learned.weights,
@@ -216,7 +194,3 @@ def fit_attention(
             },
         },
     )
-
-
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    return (rows[begin : begin + _BLOCK_ROWS] for begin in range(0, len(rows), _BLOCK_ROWS))

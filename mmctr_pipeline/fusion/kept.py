@@ -5,13 +5,24 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from mmctr_pipeline.data.atomic import atomic_write
+
+
+class Transform(Protocol):
+    """A fitted transform; `identity` is its name and content hash."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal transforms of equal inputs alone."""
+
+
+Kept = TypeVar("Kept", bound=Transform)
 
 FIX = "remove it, or run once with fusion.refit: true, and it is fitted again"
 """What to do about a kept file that is of no use."""
@@ -49,6 +60,31 @@ def identity_made_by(folder: Path, made_by: Mapping[str, Any]) -> str | None:
         return str(json.loads(path.read_text(encoding="utf-8"))["transform"])
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} cannot be read ({error!r}): {FIX}") from error
+
+
+def read_transform(
+    path: Path, what: str, marks: Mapping[str, Any], build: Callable[[dict[str, Any]], Kept]
+) -> Kept:
+    """Return what `build` makes of the content of a `.pt` file, which says its own identity.
+
+    `marks` are the entries that tell a file of this kind and format. Raises `ValueError` where the
+    file is damaged, or its content is not what it says.
+    """
+    content = read_content(path)
+    if not isinstance(content, dict) or any(
+        content.pop(name, None) != value for name, value in marks.items()
+    ):
+        raise ValueError(f"{path} is not {what} of format {marks['format']}: {FIX}")
+    try:
+        identity = content.pop("identity")
+        transform = build(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} lacks a part of {what} ({error}): {FIX}") from error
+    if transform.identity != identity:
+        raise ValueError(
+            f"{path} says that it is {identity}, but its content is {transform.identity}: {FIX}"
+        )
+    return transform
 
 
 def read_content(path: Path) -> Any:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,16 +14,16 @@ from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.items import (
+    blocks,
     presence_counts,
     require_finite,
     require_fitted_on,
     require_same_items,
+    with_padding_row,
 )
-from mmctr_pipeline.fusion.kept import FIX, read_content
+from mmctr_pipeline.fusion.kept import read_transform
 
 _FORMAT = 1
-# Rows per block: keeps the float64 working copy of a block near 90 MB at 1,408 columns.
-_BLOCK_ROWS = 8192
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +84,19 @@ class PcaTransform:
         rows = np.flatnonzero(_any_present(modalities))
         vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
         kept = whole = 0.0
-        for block in _blocks(len(rows)):
-            centred = np.zeros((len(rows[block]), len(self.mean)))
-            _fill_centred(centred, modalities, rows[block], self.mean)
+        for block in blocks(rows):
+            centred = np.zeros((len(block), len(self.mean)))
+            _fill_centred(centred, modalities, block, self.mean)
             fused = centred @ self.components.T
             kept += float(np.vdot(fused, fused))
             whole += float(np.vdot(centred, centred))
-            vectors[1 + rows[block]] = fused
-        present = np.zeros(len(vectors), dtype=bool)
-        present[1 + rows] = True
-        return VectorTable(
-            item_id=np.concatenate([[0], text.item_id]).astype(np.int32),
-            vectors=vectors,
-            present=present,
-            identity=self.identity,
-            provenance=self.summary()
-            | {
-                "explained_variance": float(kept / whole) if whole else 0.0,
-                "counts": presence_counts(text, image),
-            },
+            vectors[1 + block] = fused
+        measured = {
+            "explained_variance": kept / whole if whole else 0.0,
+            "counts": presence_counts(text, image),
+        }
+        return with_padding_row(
+            text.item_id, rows, vectors, self.identity, self.summary() | measured
         )
 
     def summary(self) -> dict[str, Any]:
@@ -135,21 +128,12 @@ class PcaTransform:
 
         Raises `ValueError` where the file is damaged, or its content is not what it says.
         """
-        content = read_content(path)
-        if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
-            raise ValueError(f"{path} is not a PCA transform of format {_FORMAT}: {FIX}")
-        try:
-            identity = content.pop("identity")
-            arrays = ("mean", "components", "explained_variance_ratio")
-            content |= {name: content[name].numpy() for name in arrays}
-            transform = cls(**content)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} lacks a part of a PCA transform ({error}): {FIX}") from error
-        if transform.identity != identity:
-            raise ValueError(
-                f"{path} says that it is {identity}, but its content is {transform.identity}: {FIX}"
-            )
-        return transform
+        return read_transform(path, "a PCA transform", {"format": _FORMAT}, cls._from_content)
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> Self:
+        arrays = ("mean", "components", "explained_variance_ratio")
+        return cls(**content | {name: content[name].numpy() for name in arrays})
 
 
 def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaTransform:
@@ -211,9 +195,9 @@ def _covariance(modalities: list[_Modality], rows: np.ndarray, mean: np.ndarray)
     into each other (`benchmarks/fuse.py` measures it).
     """
     total = np.zeros((len(mean), len(mean)))
-    for block in _blocks(len(rows)):
-        centred = np.zeros((len(rows[block]), len(mean)))
-        _fill_centred(centred, modalities, rows[block], mean)
+    for block in blocks(rows):
+        centred = np.zeros((len(block), len(mean)))
+        _fill_centred(centred, modalities, block, mean)
         total += centred.T @ centred
     return total / max(len(rows) - 1, 1)
 
@@ -261,8 +245,8 @@ def _mean(modality: _Modality) -> np.ndarray:
     """Return the mean over the items that have this modality, `(D,) float64`."""
     rows = np.flatnonzero(modality.table.present)
     total = np.zeros(modality.table.dim)
-    for block in _blocks(len(rows)):
-        total += modality.rows(rows[block]).sum(axis=0)
+    for block in blocks(rows):
+        total += modality.rows(block).sum(axis=0)
     return total / len(rows)
 
 
@@ -279,7 +263,3 @@ def _fill_centred(
         has = modality.table.present[rows]
         out[has, columns] = modality.rows(rows[has]) - mean[columns]
         begin = columns.stop
-
-
-def _blocks(n_rows: int) -> Iterator[slice]:
-    return (slice(begin, begin + _BLOCK_ROWS) for begin in range(0, n_rows, _BLOCK_ROWS))

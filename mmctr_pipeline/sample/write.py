@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.locks import locked
 from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
@@ -66,14 +67,10 @@ def ensure_sample(config: SampleConfig, root: Path, log: Log) -> Path:
     Processes that ask at the same time wait for one of them to generate it. The folder appears
     complete or not at all.
     """
-    # Imported here: only this function needs the package.
-    from filelock import FileLock
-
     folder = root / config.key
     if SamplePaths(folder).summary.is_file():
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{config.key}.lock"):
+    with locked(root / f".{config.key}.lock"):
         if SamplePaths(folder).summary.is_file():
             return folder
         prefix = f".{config.key}.making-"

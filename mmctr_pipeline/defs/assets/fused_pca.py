@@ -40,7 +40,7 @@ def fused_pca(
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
 ) -> VectorTable:
-    """Fit the fusion on the real items, keep the fitted transform, and apply it."""
+    """Fuse by the transform that was kept for these settings and data, or fit and keep one."""
     from mmctr_pipeline.data.atomic import atomic_write
     from mmctr_pipeline.data.interactions import read_train_histories
     from mmctr_pipeline.data.items import read_items

@@ -194,7 +194,7 @@ def keys_from_arrow(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _schema(width: int) -> pa.Schema:
-    # Columns that admit no null are read in two thirds of the time.
+    # Columns that admit no null are read faster.
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     return pa.schema(
         [
