@@ -6,13 +6,11 @@ from torch import nn
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.models.layers import (
-    BilinearInteraction,
-    RaggedAttentionPooling,
-    VectorScaling,
-    known_rows,
-    tower,
-)
+from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
+from mmctr_pipeline.models.layers.embedding import known_rows
+from mmctr_pipeline.models.layers.ragged import RaggedAttentionPooling
+from mmctr_pipeline.models.layers.scaling import VectorScaling
+from mmctr_pipeline.models.layers.tower import tower
 from mmctr_pipeline.models.spec import FeatureSpec
 
 

@@ -1,17 +1,11 @@
-"""Ragged pooling, bilinear interaction and scaling, against plain padded references in float64."""
+"""Ragged softmax and pooling against plain padded references in float64."""
 
-import pytest
 import torch
-from torch import nn
 
-from mmctr_pipeline.models.layers import (
-    BilinearInteraction,
+from mmctr_pipeline.models.layers.ragged import (
     RaggedAttentionPooling,
-    VectorScaling,
-    known_rows,
     rows_of_positions,
     segment_softmax,
-    tower,
 )
 
 LENGTHS = [3, 0, 7, 1, 0, 5, 100]
@@ -89,73 +83,3 @@ def test_segment_softmax_survives_extreme_scores() -> None:
 
 def test_rows_of_positions_skips_empty_rows() -> None:
     assert rows_of_positions(offsets_of([2, 0, 3]), 5).tolist() == [0, 0, 2, 2, 2]
-
-
-def test_known_rows_sends_ids_beyond_the_table_to_row_zero() -> None:
-    assert known_rows(torch.tensor([0, 1, 4, 5, 99]), 5).tolist() == [0, 1, 4, 0, 0]
-
-
-@pytest.mark.parametrize("n_rows", [1, 5, 128, 300])
-def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None:
-    torch.manual_seed(1)
-    ours = BilinearInteraction(5, 7, 3).double()
-    theirs = nn.Bilinear(5, 7, 3).double()
-    theirs.load_state_dict(ours.state_dict())
-    toward = torch.randn(n_rows, 3, dtype=torch.float64)
-    results = []
-    for layer in (ours, theirs):
-        torch.manual_seed(2)
-        x = torch.randn(n_rows, 5, dtype=torch.float64, requires_grad=True)
-        y = torch.randn(n_rows, 7, dtype=torch.float64, requires_grad=True)
-        out = layer(x, y)
-        (out * toward).sum().backward()
-        results.append([out, x.grad, y.grad, layer.weight.grad, layer.bias.grad])
-    for our, their in zip(*results, strict=True):
-        assert torch.allclose(our, their, atol=1e-11, rtol=0)
-
-
-def test_bilinear_keeps_torchs_initialisation() -> None:
-    torch.manual_seed(3)
-    ours = BilinearInteraction(64, 64, 64)
-    torch.manual_seed(3)
-    theirs = nn.Bilinear(64, 64, 64)
-    assert torch.equal(ours.weight, theirs.weight)
-    assert torch.equal(ours.bias, theirs.bias)
-
-
-def test_scaling_standardises_over_present_items_alone() -> None:
-    torch.manual_seed(4)
-    vectors_ID = torch.randn(200, DIM) * torch.tensor([1.0, 10.0, 0.1, 1e-3, 1.0, 1.0]) + 5
-    vectors_ID[:, 4] = 0.1  # does not vary
-    present_I = torch.rand(200) > 0.3
-    vectors_ID[~present_I] = 1e6
-    scaling = VectorScaling(DIM)
-    scaling.fit(vectors_ID, present_I)
-    scaled_ID = scaling(vectors_ID, present_I)
-
-    varying = [0, 1, 2, 3, 5]
-    present = vectors_ID[present_I].double()
-    expected = (present - present.mean(0)) / present.std(0, correction=0)
-    assert torch.allclose(
-        scaled_ID[present_I][:, varying].double(), expected[:, varying], atol=1e-2
-    )
-    assert scaled_ID[present_I][:, 4].abs().max() < 1e-6
-    assert torch.count_nonzero(scaled_ID[~present_I]) == 0
-    assert bool(torch.isfinite(scaled_ID).all())
-
-
-def test_scaling_is_part_of_the_saved_state_but_not_trained() -> None:
-    scaling = VectorScaling(DIM)
-    assert set(scaling.state_dict()) == {"mean_D", "scale_D"}
-    assert list(scaling.parameters()) == []
-
-
-def test_scaling_without_any_vector_is_refused() -> None:
-    with pytest.raises(ValueError, match="no item has a vector"):
-        VectorScaling(DIM).fit(torch.zeros(3, DIM), torch.zeros(3, dtype=torch.bool))
-
-
-def test_tower_is_linear_norm_relu_dropout_and_a_last_linear() -> None:
-    kinds = [type(layer) for layer in tower(9, (8, 4), 0.3)]
-    hidden = [nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout]
-    assert kinds == [*hidden, *hidden, nn.Linear]

@@ -1,0 +1,65 @@
+"""The exact bilinear interaction of two vectors, as matrix products."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class BilinearInteraction(nn.Bilinear):
+    """`nn.Bilinear` (same parameters, same result) as a matrix product on outer products.
+
+    torch's own takes one small product per output and its backward is several times slower.
+    """
+
+    def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
+        """Return `(B, out)` from `input1` `(B, in1)` and `input2` `(B, in2)`."""
+        bilinear_BO: torch.Tensor = _Bilinear.apply(input1, input2, self.weight)
+        return bilinear_BO + self.bias
+
+
+_CPU_ROWS_AT_ONCE = 128
+"""Rows whose outer products (128 x 64 x 64 floats are 2 MB) stay in a core's cache."""
+
+
+class _Bilinear(torch.autograd.Function):
+    """`out_bo = sum_ij x_bi W_oij y_bj`, a few rows at a time, outer products never kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BI: torch.Tensor, y_BJ: torch.Tensor, weight_OIJ: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x_BI, y_BJ, weight_OIJ)
+        weight_FO = weight_OIJ.flatten(1).t()
+        out_BO = x_BI.new_empty(len(x_BI), len(weight_OIJ))
+        for rows, outer_bIJ in _outer_products(x_BI, y_BJ):
+            torch.mm(outer_bIJ.flatten(1), weight_FO, out=out_BO[rows])
+        return out_BO
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_BO: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        x_BI, y_BJ, weight_OIJ = ctx.saved_tensors
+        weight_OF = weight_OIJ.flatten(1)
+        grad_x_BI, grad_y_BJ = torch.empty_like(x_BI), torch.empty_like(y_BJ)
+        grad_weight_OF = torch.zeros_like(weight_OF)
+        for rows, outer_bIJ in _outer_products(x_BI, y_BJ):
+            grad_weight_OF.addmm_(grad_BO[rows].t(), outer_bIJ.flatten(1))
+            # The outer products are done with: their memory takes their gradient.
+            torch.mm(grad_BO[rows], weight_OF, out=outer_bIJ.flatten(1))
+            torch.bmm(outer_bIJ, y_BJ[rows].unsqueeze(2), out=grad_x_BI[rows].unsqueeze(2))
+            torch.bmm(x_BI[rows].unsqueeze(1), outer_bIJ, out=grad_y_BJ[rows].unsqueeze(1))
+        return grad_x_BI, grad_y_BJ, grad_weight_OF.view_as(weight_OIJ)
+
+
+def _outer_products(x_BI: torch.Tensor, y_BJ: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield slices of rows with their outer products, which the next step overwrites."""
+    n_rows = len(x_BI)
+    step = min(n_rows, _CPU_ROWS_AT_ONCE) if x_BI.device.type == "cpu" else n_rows
+    buffer_bIJ = x_BI.new_empty(step, x_BI.shape[1], y_BJ.shape[1])
+    for start in range(0, n_rows, max(step, 1)):
+        rows = slice(start, min(start + step, n_rows))
+        outer_bIJ = buffer_bIJ[: rows.stop - start]
+        torch.mul(x_BI[rows].unsqueeze(2), y_BJ[rows].unsqueeze(1), out=outer_bIJ)
+        yield rows, outer_bIJ

@@ -1,0 +1,40 @@
+"""Standardising item vectors inside the model."""
+
+import torch
+from torch import nn
+
+
+class VectorScaling(nn.Module):
+    """Standardises item vectors per dimension with stored statistics.
+
+    Until `fit` is called, vectors pass unchanged.
+    """
+
+    mean_D: torch.Tensor
+    scale_D: torch.Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean_D", torch.zeros(dim))
+        self.register_buffer("scale_D", torch.ones(dim))
+
+    def fit(self, vectors_ID: torch.Tensor, present_I: torch.Tensor) -> None:
+        """Take mean and deviation over the present items alone.
+
+        A dimension that does not vary is centred and left unscaled. Raises `ValueError` where no
+        item is present.
+        """
+        if not bool(present_I.any()):
+            raise ValueError("no item has a vector: there is nothing to standardise by")
+        vectors = vectors_ID[present_I].double()
+        mean_D = vectors.mean(0)
+        deviation_D = (vectors - mean_D).square().mean(0).sqrt()
+        # Rounding leaves a constant dimension with a tiny deviation; compare with the magnitude.
+        varies_D = deviation_D > 1e-6 * vectors.square().mean().sqrt()
+        self.mean_D.copy_(mean_D)
+        self.scale_D.copy_(torch.where(varies_D, deviation_D, 1.0))
+
+    def forward(self, vectors_BD: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
+        """Return standardised vectors, zero (the mean) where there is none."""
+        scaled_BD = (vectors_BD - self.mean_D) / self.scale_D
+        return torch.where(present_B.unsqueeze(-1), scaled_BD, 0.0)
