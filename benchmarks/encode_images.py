@@ -71,7 +71,7 @@ def best(folder: Path) -> Encode:
     import torch
     from PIL import Image
 
-    from mmctr_pipeline.encoders.precision import dtype_for
+    from mmctr_pipeline.precision import dtype_for
 
     dtype = dtype_for("auto", "cpu")
     model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{folder / 'model'}")

@@ -30,8 +30,8 @@ def ours() -> Encode:
     import torch
 
     from mmctr_pipeline.encoders.locate import locate_text_model
-    from mmctr_pipeline.encoders.precision import dtype_for
     from mmctr_pipeline.encoders.text_models import SentenceModel
+    from mmctr_pipeline.precision import dtype_for
 
     dtype = dtype_for("auto", "cpu")
     model = SentenceModel(locate_text_model("all-MiniLM-L6-v2"), torch.device("cpu"), dtype)
@@ -46,7 +46,7 @@ def peer() -> Encode:
 
 def best() -> Encode:
     """Encode with the library at its fastest."""
-    from mmctr_pipeline.encoders.precision import dtype_for, dtype_name
+    from mmctr_pipeline.precision import dtype_for, dtype_name
 
     model = _library(dtype_name(dtype_for("auto", "cpu")))
 

@@ -1,14 +1,22 @@
 """Runs the sides of a benchmark alternately, each in a process of its own, and compares them."""
 
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+ALLOCATOR_SETTING = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+"""Lets glibc keep large blocks, where its default returns each to the system and clears it anew."""
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
@@ -20,20 +28,37 @@ def command_line(description: str | None, sides: Sequence[str], rounds: int) -> 
 
 
 def alternate(
-    module: str, sides: Sequence[str], rounds: int, arguments: Sequence[str] = ()
+    module: str,
+    sides: Sequence[str],
+    rounds: int,
+    arguments: Sequence[str] = (),
+    environments: Mapping[str, Mapping[str, str]] | None = None,
+    show_progress: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
     """Run `python -m module --side SIDE` for each side in turn, `rounds` times.
 
     A side prints one JSON object as its last line; these are returned by side, in order. A side
-    that fails ends the benchmark with its output.
+    that fails ends the benchmark with its output. `environments` gives a side variables besides
+    those of this process, from which the allocator's are then taken away. With `show_progress`
+    what a side writes to standard error appears at once.
     """
+    inherited = dict(os.environ)
+    if environments is not None:
+        inherited = {n: value for n, value in inherited.items() if n not in ALLOCATOR_SETTING}
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides:
             command = [sys.executable, "-m", module, "--side", side, *arguments]
-            process = subprocess.run(command, capture_output=True, text=True, check=False)
+            process = subprocess.run(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=None if show_progress else subprocess.PIPE,
+                text=True,
+                check=False,
+                env={**inherited, **(environments or {}).get(side, {})},
+            )
             if process.returncode != 0:
-                raise RuntimeError(f"{module} --side {side} failed:\n{process.stderr}")
+                raise RuntimeError(f"{module} --side {side} failed:\n{process.stderr or ''}")
             result = json.loads(process.stdout.strip().splitlines()[-1])
             results[side].append(result)
             print(f"round {number + 1} of {rounds}, {side}: {result}", file=sys.stderr, flush=True)
@@ -50,25 +75,31 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def product_rate() -> float:
-    """Return the operations per second of a product of 1,024 x 384 by 384 x 1,536 on the CPU.
+def product_rate(precision: str = "auto", device: str = "cpu") -> float:
+    """Return the operations per second of matrix products, the best of three trials.
 
-    In the number format that the encoders choose there; the best of three trials.
+    `precision` is float32, bfloat16, or auto: what the encoders choose on that device. The product
+    is one of 1,024 x 384 by 384 x 1,536 on the CPU, and a larger one on a GPU, to fill it.
     """
     import torch
 
-    from mmctr_pipeline.encoders.precision import dtype_for
+    from mmctr_pipeline.precision import dtype_for
 
-    dtype = dtype_for("auto", "cpu")
-    x, weight = torch.randn(1024, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype)
+    on_gpu = torch.device(device).type == "cuda"
+    n_rows, n_in, n_out = (8192, 4096, 4096) if on_gpu else (1024, 384, 1536)
+    dtype = dtype_for(precision, device)
+    x = torch.randn(n_rows, n_in, dtype=dtype, device=device)
+    weight = torch.randn(n_out, n_in, dtype=dtype, device=device)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
         for _ in range(200):
             torch.nn.functional.linear(x, weight)
+        if on_gpu:
+            torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     # The first trial is there to warm up.
-    return 200 * 2 * 1024 * 384 * 1536 / min(seconds[1:])
+    return 200 * 2 * n_rows * n_in * n_out / min(seconds[1:])
 
 
 def final_line(**values: Any) -> None:

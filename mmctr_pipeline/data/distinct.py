@@ -35,6 +35,30 @@ def distinct_lists(lists: Ragged, hash_bits: int = 64) -> tuple[Ragged, np.ndarr
     return _take(lists, np.flatnonzero(is_first)), rank[first]
 
 
+def distinct_numbers(numbers: np.ndarray) -> np.ndarray:
+    """Return what `np.unique` returns for a row of integers."""
+    # NumPy hashes integers, which takes longer than sorting them where millions are distinct.
+    ascending = np.sort(numbers)
+    is_new = np.ones(len(ascending), dtype=bool)
+    is_new[1:] = ascending[1:] != ascending[:-1]
+    return ascending[is_new]
+
+
+def run_starts(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return where each run of equal lists begins, and the number of lists N, `(M + 1,) int64`.
+
+    List i is `values[offsets[i]:offsets[i + 1]]`. Lists of differing length, as they are where
+    nothing is padded, are not compared: each of them counts as a run of its own.
+    """
+    n_lists = len(offsets) - 1
+    widths = np.diff(offsets)
+    if n_lists < 2 or not widths[0] or (widths != widths[0]).any():
+        return np.arange(n_lists + 1)
+    table = values.reshape(n_lists, widths[0])
+    changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
+    return np.concatenate(([0], changes, [n_lists]))
+
+
 def _hashes(lists: Ragged, rows: np.ndarray, seed: int) -> np.ndarray:
     """Return a 64-bit hash of each list, of its values and their order, `(M,) uint64`."""
     hashes = np.empty(len(rows), dtype=np.uint64)

@@ -3,27 +3,28 @@
 import contextlib
 import dataclasses
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.ahead import read_ahead
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
-from mmctr_pipeline.data.distinct import distinct_lists
+from mmctr_pipeline.data.distinct import distinct_numbers
 from mmctr_pipeline.data.fingerprint import fingerprint_dataset
-from mmctr_pipeline.data.items import read_items, without_zeros
+from mmctr_pipeline.data.histories import Histories, read_histories
+from mmctr_pipeline.data.items import read_items
+from mmctr_pipeline.data.padding import PaddingCheck
 from mmctr_pipeline.data.progress import Progress
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.schemas import LABELLED_COLUMNS, TEST_COLUMNS, Column
 from mmctr_pipeline.data.validation import (
     Block,
-    PaddingCheck,
     check_distinct,
     check_known,
-    integer_lists,
     integers,
     open_parquet,
 )
@@ -38,29 +39,6 @@ _DTYPES = {
     "label": np.int8,
     "ID": np.int64,
 }
-
-
-class _Histories:
-    """Histories of all files end to end, in memory that is reserved once.
-
-    Padding counts into what is reserved, but pages that are never written take no memory.
-    """
-
-    def __init__(self, files: list[pq.ParquetFile]) -> None:
-        n_rows = sum(file.metadata.num_rows for file in files)
-        self._values = np.empty(sum(map(_n_list_values, files)), dtype=np.int32)
-        self._offsets = np.zeros(n_rows + 1, dtype=np.int64)
-        self._n_rows = 0
-
-    def append(self, part: Ragged) -> None:
-        first, last = self._n_rows, self._n_rows + len(part)
-        start = self._offsets[first]
-        self._values[start : start + len(part.values)] = part.values
-        self._offsets[first + 1 : last + 1] = start + part.offsets[1:]
-        self._n_rows = last
-
-    def joined(self) -> Ragged:
-        return Ragged(self._values[: self._offsets[-1]], self._offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +65,9 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
     """Read and check all interaction files and the item table.
 
     Histories lose their padding and are stored once per distinct list, in the order of first
-    appearance; rows keep the order of their files. Holds one batch of rows at its padded width at
-    a time. The provenance tells counts, shares of labels, overlap of users, and cold items.
+    appearance; rows keep the order of their files. Holds two batches of rows at their padded width,
+    one of them being read ahead. The provenance tells counts, shares of labels, overlap of users,
+    and cold items.
     Raises `DataError`, naming file, column and row, for the first fault that is found.
     """
     items = read_items(layout)
@@ -100,18 +79,20 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
             name: stack.enter_context(open_parquet(getattr(layout, name), columns))
             for name, columns in _COLUMNS.items()
         }
-        histories = _Histories(list(files.values()))
+        # Beside the reading, as hashing needs the bytes of the files and nothing else.
+        hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_dataset, layout)
+        histories = Histories(list(files.values()))
         for name, file in files.items():
             reader = _Reader(getattr(layout, name), _COLUMNS[name], items, layout.item_feature)
             rows[name] = reader.read(file, histories, log)
             log(f"{file.metadata.num_rows:,} rows in {getattr(layout, name).name}")
-    distinct, index = distinct_lists(histories.joined())
+    distinct, index = histories.distinct()
     log(f"{len(distinct):,} distinct histories in {len(index):,} rows")
     dataset = CtrDataset(
         **_splits(rows, index),
         items=items,
         histories=distinct,
-        fingerprint=fingerprint_dataset(layout),
+        fingerprint=hashing.result(),
     )
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
@@ -126,9 +107,9 @@ def read_train_histories(
     """
     columns = tuple(column for column in LABELLED_COLUMNS if column.name in ("item_id", "item_seq"))
     with open_parquet(layout.train, columns) as file:
-        histories = _Histories([file])
+        histories = Histories([file])
         _Reader(layout.train, columns, items, layout.item_feature).read(file, histories, log)
-    distinct, _ = distinct_lists(histories.joined())
+    distinct, _ = histories.distinct()
     log(f"{len(distinct):,} distinct histories in {layout.train.name}")
     return distinct
 
@@ -142,9 +123,7 @@ class _Reader:
     items: ItemTable
     item_file: Path
 
-    def read(
-        self, file: pq.ParquetFile, histories: _Histories, log: Callable[[str], None]
-    ) -> _Rows:
+    def read(self, file: pq.ParquetFile, histories: Histories, log: Callable[[str], None]) -> _Rows:
         """Read all rows; their histories go to the end of `histories`."""
         n_rows = file.metadata.num_rows
         names = [column.name for column in self.columns]
@@ -153,47 +132,28 @@ class _Reader:
         progress = Progress(log, self.path.name, n_rows)
         padding = PaddingCheck()
         n_with_target, first_row = 0, 0
-        for batch in file.iter_batches(_BATCH_ROWS, columns=names):
-            blocks = {c.name: Block(self.path, c, first_row) for c in self.columns}
-            for name, values in numbers.items():
-                part = integers(batch.column(name), blocks[name])
-                values[first_row : first_row + len(batch)] = part
-            targets = numbers["item_id"][first_row : first_row + len(batch)]
-            self._check_known(targets, np.arange(len(batch) + 1), blocks["item_id"])
-            history = _history(batch.column("item_seq"), blocks["item_seq"], padding)
-            self._check_known(history.values, history.offsets, blocks["item_seq"])
-            is_seen[targets] = True
-            is_seen[history.values] = True
-            n_with_target += _n_with_target(history, targets)
-            histories.append(history)
-            first_row += len(batch)
-            progress.advance(len(batch))
+        known = self.items.item_id
+        batches = file.iter_batches(_BATCH_ROWS, columns=names)
+        with contextlib.closing(read_ahead(batches)) as ahead:
+            for batch in ahead:
+                blocks = {c.name: Block(self.path, c, first_row) for c in self.columns}
+                rows = slice(first_row, first_row + len(batch))
+                for name, values in numbers.items():
+                    values[rows] = integers(batch.column(name), blocks[name])
+                targets, each = numbers["item_id"][rows], np.arange(len(batch) + 1)
+                check_known(targets, each, known, blocks["item_id"], self.item_file)
+                history = read_histories(
+                    batch.column("item_seq"), blocks["item_seq"], padding, known, self.item_file
+                )
+                is_seen[targets] = True
+                is_seen[history.lists.values] = True
+                n_with_target += history.n_with_target(targets)
+                histories.append(history)
+                first_row += len(batch)
+                progress.advance(len(batch))
         if "ID" in numbers:
             check_distinct(numbers["ID"], Block(self.path, self.columns[names.index("ID")]))
         return _Rows(numbers, n_with_target, np.flatnonzero(is_seen))
-
-    def _check_known(self, values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
-        check_known(values, offsets, self.items.item_id, block, self.item_file)
-
-
-def _history(array: pa.Array, block: Block, padding: PaddingCheck) -> Ragged:
-    values, offsets = integer_lists(array, block)
-    padding.check(values, offsets, block)
-    return without_zeros(values, offsets)
-
-
-def _n_with_target(history: Ragged, targets: np.ndarray) -> int:
-    """Return in how many rows the target item stands in the row's own history."""
-    equal = np.zeros(len(history.values) + 1, dtype=np.int64)
-    np.cumsum(history.values == np.repeat(targets, history.lengths), out=equal[1:])
-    return int((equal[history.offsets[1:]] > equal[history.offsets[:-1]]).sum())
-
-
-def _n_list_values(file: pq.ParquetFile) -> int:
-    """Return how many values `item_seq` holds, padding included, as the file's footer says."""
-    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    return sum(c.num_values for c in columns if c.path_in_schema.startswith("item_seq."))
 
 
 def _splits(rows: dict[str, _Rows], history: np.ndarray) -> dict[str, Any]:
@@ -208,7 +168,7 @@ def _splits(rows: dict[str, _Rows], history: np.ndarray) -> dict[str, Any]:
 
 def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows]) -> dict[str, Any]:
     lengths = dataset.histories.lengths
-    train_users = np.unique(dataset.train.user_id)
+    train_users = distinct_numbers(dataset.train.user_id)
     seen_in_train = rows["train"].items_seen
     facts: dict[str, Any] = {
         "files": {
@@ -220,7 +180,7 @@ def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows])
     }
     for name, split in dataset.splits.items():
         row_lengths = lengths[split.history]
-        users, targets = np.unique(split.user_id), np.unique(split.item_id)
+        users, targets = distinct_numbers(split.user_id), distinct_numbers(split.item_id)
         facts[name] = {
             "n_rows": len(split),
             "n_users": len(users),

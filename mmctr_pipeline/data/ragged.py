@@ -79,3 +79,11 @@ class Ragged:
         np.cumsum(lengths, out=offsets[1:])
         starts = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
         return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
+
+
+def rows_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return which list holds the value at each of `positions`, `(P,) int64`.
+
+    List i holds the values at `offsets[i]` to `offsets[i + 1] - 1`.
+    """
+    return np.searchsorted(offsets, positions, side="right") - 1

@@ -1,4 +1,4 @@
-"""Checks of the parquet files: types, nulls, ranges, duplicates, unknown items, padding."""
+"""Checks of the parquet files: types, nulls, ranges, duplicates, unknown items."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.data.ragged import rows_of
 from mmctr_pipeline.data.schemas import Column
 
 _SHOWN_VALUES = 12
@@ -35,16 +36,32 @@ class DataError(ValueError):
 class Block:
     """Consecutive rows of one column: where errors in them are to be placed.
 
-    `first_row` is the row of the file at which the block begins.
+    `first_row` is the row of the file at which the block begins. Where equal rows that follow one
+    another are looked at once, `starts` (`(M + 1,)` integers) tells which: entry i stands for the
+    rows `starts[i]` to `starts[i + 1] - 1` of the block. Otherwise each row is an entry.
     """
 
     file: Path
     column: Column
     first_row: int = 0
+    starts: np.ndarray | None = None
 
-    def error(self, row: int, problem: str, fix: str) -> DataError:
-        """Return the error for the row at position `row` of the block."""
-        return DataError(self.file, problem, fix, self.column.name, self.first_row + int(row))
+    def row_of_file(self, entry: int) -> int:
+        """Return the row of the file, the first one where entry `entry` stands for several."""
+        return self.first_row + int(entry if self.starts is None else self.starts[entry])
+
+    def count_rows(self, entries: np.ndarray) -> int:
+        """Return how many rows `entries` stand for; an entry that comes twice counts twice."""
+        return len(entries) if self.starts is None else int(np.diff(self.starts)[entries].sum())
+
+    def span(self, n_entries: int) -> str:
+        """Return in words which rows of the file the block of `n_entries` covers."""
+        n_rows = n_entries if self.starts is None else int(self.starts[-1])
+        return f"rows {self.first_row:,} to {self.first_row + n_rows - 1:,}"
+
+    def error(self, entry: int, problem: str, fix: str) -> DataError:
+        """Return the error for the entry at position `entry` of the block."""
+        return DataError(self.file, problem, fix, self.column.name, self.row_of_file(entry))
 
 
 def open_parquet(path: Path, columns: Iterable[Column]) -> pq.ParquetFile:
@@ -115,39 +132,52 @@ def _check_type(path: Path, column: Column, data_type: pa.DataType) -> None:
 def integers(array: pa.Array, block: Block) -> np.ndarray:
     """Return an integer column as `(N,) int64`, without nulls and within the column's range."""
     _check_nulls(array, block)
-    values = array.to_numpy(zero_copy_only=False)
-    _check_range(values, np.arange(len(values) + 1), block)
+    values = _view(array)
+    check_range(values, np.arange(len(values) + 1), block)
     return values.astype(np.int64, copy=False)
 
 
 def integer_lists(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    """Return a list column as `list_values` does, its values within the column's range."""
+    values, offsets = list_values(array, block)
+    check_range(values, offsets, block)
+    return values, offsets
+
+
+def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Return a list column as values `(T,)` (its own integer type) and offsets `(N + 1,) int64`.
 
-    Values are within the column's range; where it is nullable, a null list counts as empty.
+    No value is missing; where the column is nullable, a null list counts as empty.
     """
     if not block.column.nullable:
         _check_nulls(array, block)
     offsets = list_offsets(array)
     flat = array.flatten()
     if flat.null_count:
-        row = _row_of(
-            int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]), offsets
-        )
+        missing = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))
+        row = int(rows_of(missing[:1], offsets)[0])
         raise block.error(
             row,
-            f"the list {_shown(array[row].as_py())} has a missing value in it",
+            f"the list {shown(array[row].as_py())} has a missing value in it",
             "fill it in or drop the row",
         )
-    values = flat.to_numpy(zero_copy_only=False)
-    _check_range(values, offsets, block)
-    return values, offsets
+    return _view(flat), offsets
 
 
 def list_offsets(array: pa.Array) -> np.ndarray:
     """Return the offsets of a list array of any kind, `(N + 1,) int64`; a null list is empty."""
     offsets = np.zeros(len(array) + 1, dtype=np.int64)
-    np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(), out=offsets[1:])
+    lengths = pc.list_value_length(array)
+    np.cumsum(_view(lengths.fill_null(0) if lengths.null_count else lengths), out=offsets[1:])
     return offsets
+
+
+def _view(array: pa.Array) -> np.ndarray:
+    """Return integers, none of them missing, as NumPy sees them, without a copy.
+
+    Arrow's own `to_numpy` imports pandas wherever it is installed, which takes half a second.
+    """
+    return np.from_dlpack(array)
 
 
 def _check_nulls(array: pa.Array, block: Block) -> None:
@@ -155,23 +185,28 @@ def _check_nulls(array: pa.Array, block: Block) -> None:
         missing = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
         raise block.error(
             missing[0],
-            f"the value is missing ({len(missing):,} such in {_span(block, len(array))})",
+            f"the value is missing ({len(missing):,} such in {block.span(len(array))})",
             "fill it in or drop the row"
             + ("; write an empty history as an empty list" if is_list(array.type) else ""),
         )
 
 
-def _check_range(values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
+def check_range(values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
+    """Check that each value is within the range of the block's column.
+
+    Entry i of the block holds `values[offsets[i]:offsets[i + 1]]`.
+    """
     column = block.column
     # Whole-array extremes cost one pass each without a temporary array as large as the data.
     if not len(values) or (values.min() >= column.minimum and values.max() <= column.maximum):
         return
     wrong = np.flatnonzero((values < column.minimum) | (values > column.maximum))
     value = int(values[wrong[0]])
+    entries = rows_of(wrong, offsets)
     raise block.error(
-        _row_of(int(wrong[0]), offsets),
+        entries[0],
         f"the value {value} is not in {column.minimum}..{column.maximum} "
-        f"({len(wrong):,} such in {_span(block, len(offsets) - 1)})",
+        f"({block.count_rows(entries):,} such in {block.span(len(offsets) - 1)})",
         _range_fix(column, value),
     )
 
@@ -206,87 +241,23 @@ def check_known(
 ) -> None:
     """Check that each id (0, the padding, apart) is one of the `known`, which `source` lists.
 
-    Row i of the block holds `values[offsets[i]:offsets[i + 1]]`.
+    Entry i of the block holds `values[offsets[i]:offsets[i + 1]]`.
     """
     unknown = ~np.isin(values, known)
     unknown &= values != 0
     if unknown.any():
         wrong = np.flatnonzero(unknown)
+        entries = rows_of(wrong, offsets)
         raise block.error(
-            _row_of(int(wrong[0]), offsets),
+            entries[0],
             f"item {values[wrong[0]]} is not in {source.name} "
-            f"({len(wrong):,} unknown ids in {_span(block, len(offsets) - 1)})",
+            f"({block.count_rows(entries):,} unknown ids in {block.span(len(offsets) - 1)})",
             f"add the item to {source} (its title may be null), or remove it here",
         )
 
 
-@dataclasses.dataclass
-class PaddingCheck:
-    """Checks the histories of one file block by block: padded left to one width, or not at all."""
-
-    _first: tuple[int, int] | None = dataclasses.field(default=None, init=False)
-    _other: tuple[int, int] | None = dataclasses.field(default=None, init=False)
-    _padded: int | None = dataclasses.field(default=None, init=False)
-
-    def check(self, values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
-        """Check one block; row i holds `values[offsets[i]:offsets[i + 1]]`."""
-        is_zero = values == 0
-        self._check_side(values, is_zero, offsets, block)
-        self._remember(is_zero, offsets, block)
-        if self._first and self._other and self._padded is not None:
-            (row, width), (other_row, other_width) = self._first, self._other
-            raise DataError(
-                block.file,
-                f"the list has {other_width} values where row {row} has {width}, and row "
-                f"{self._padded} is padded with 0",
-                "pad every list to one width, or leave the padding out altogether",
-                block.column.name,
-                other_row,
-            )
-
-    @staticmethod
-    def _check_side(
-        values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, block: Block
-    ) -> None:
-        if len(values) < 2:
-            return
-        zero_after_id = is_zero[1:] & ~is_zero[:-1]
-        starts = offsets[1:-1]
-        zero_after_id[starts[(starts > 0) & (starts < len(values))] - 1] = False
-        if not zero_after_id.any():
-            return
-        row = _row_of(int(np.argmax(zero_after_id)) + 1, offsets)
-        history = values[offsets[row] : offsets[row + 1]]
-        tail = np.flatnonzero(history)[-1] + 1
-        kind = "is padded on the right" if history[:tail].all() else "has holes"
-        raise block.error(
-            row,
-            f"the history {_shown(history.tolist())} {kind}: a 0 stands after an item id",
-            "write the ids oldest first, with the padding zeros on the left: 0, 0, 12, 7",
-        )
-
-    def _remember(self, is_zero: np.ndarray, offsets: np.ndarray, block: Block) -> None:
-        widths = np.diff(offsets)
-        if self._first is None and len(widths):
-            self._first = (block.first_row, int(widths[0]))
-        if self._other is None and self._first is not None:
-            other = np.flatnonzero(widths != self._first[1])
-            if len(other):
-                self._other = (block.first_row + int(other[0]), int(widths[other[0]]))
-        if self._padded is None and is_zero.any():
-            self._padded = block.first_row + _row_of(int(np.argmax(is_zero)), offsets)
-
-
-def _row_of(position: int, offsets: np.ndarray) -> int:
-    """Return the row whose list holds the value at `position`."""
-    return int(np.searchsorted(offsets, position, side="right")) - 1
-
-
-def _span(block: Block, n_rows: int) -> str:
-    return f"rows {block.first_row:,} to {block.first_row + n_rows - 1:,}"
-
-
-def _shown(values: list[Any]) -> str:
+def shown(values: list[Any]) -> str:
+    """Return the values as they are to stand in a message, the middle of a long list left out."""
     if len(values) <= _SHOWN_VALUES:
         return repr(values)
     half = _SHOWN_VALUES // 2

@@ -21,8 +21,8 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.given import take_given
 from mmctr_pipeline.encoders.image_encoder import ImageEncoder, in_threads, n_cores
 from mmctr_pipeline.encoders.locate import locate_image_model
+from mmctr_pipeline.encoders.parity import parity
 from mmctr_pipeline.encoders.pictures.decode import UnreadableImageError, quiet_pillow, read_bytes
-from mmctr_pipeline.encoders.precision import parity
 from mmctr_pipeline.encoders.store.vector_store import Remembered, Shard, VectorStore
 
 MISSING = "no file"

@@ -14,11 +14,12 @@ import torch
 from mmctr_pipeline.encoders.clip_models import LoadedClip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image_tower import fast_tower, plain_tower
+from mmctr_pipeline.encoders.parity import parity_notes
 from mmctr_pipeline.encoders.pictures.decode import UnreadableImageError, decode, read_bytes
 from mmctr_pipeline.encoders.pictures.pixels import normalised
-from mmctr_pipeline.encoders.precision import dtype_for, dtype_name, parity_notes
 from mmctr_pipeline.encoders.store.shards import Notes
 from mmctr_pipeline.encoders.store.vector_store import Shard
+from mmctr_pipeline.precision import dtype_for, dtype_name
 
 DECODER_VERSION = 1
 """Raised when the same file would be decoded to other pixels; part of the encoder's identity."""

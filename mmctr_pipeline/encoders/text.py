@@ -16,16 +16,11 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.given import take_given
 from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
-from mmctr_pipeline.encoders.precision import (
-    dtype_for,
-    dtype_name,
-    parity,
-    parity_notes,
-    parity_rows,
-)
+from mmctr_pipeline.encoders.parity import parity, parity_notes, parity_rows
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text_models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.titles import item_texts, read_tag_names
+from mmctr_pipeline.precision import dtype_for, dtype_name
 
 # Enough for batches of like length, and some ten seconds' work to lose at most.
 SHARD_TEXTS = 4096

@@ -17,7 +17,8 @@ from mmctr_pipeline.fusion.pairs import HistoryPairs
 from mmctr_pipeline.fusion.pca import fit_pca
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
-from mmctr_pipeline.training.loop import TrainBatches, TrainingHistory, Validation, fit
+from mmctr_pipeline.training.history import TrainingHistory
+from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 
 _HELD_OUT_PAIRS = 8192
 """Pairs with a held-out item on which the held-out loss is measured, at most."""
@@ -286,6 +287,8 @@ def _training_config(settings: AttentionConfig) -> TrainingConfig:
         schedule="cosine_restarts",
         restart_epochs=settings.max_epochs,
         min_learning_rate=0.0,
+        precision="float32",
+        cuda_graph=False,
     )
 
 

@@ -1,6 +1,7 @@
 """What a CTR model sees: one ragged batch, and the item tables that its ids point into."""
 
 import dataclasses
+import itertools
 
 import torch
 
@@ -28,7 +29,9 @@ class Batch:
     """B rows; history i is `history_T[offsets[i]:offsets[i + 1]]`, oldest first, without padding.
 
     Ids and levels are `(B,) int64`, `history_T` is `(T,) int64`, `history_offsets` is
-    `(B + 1,) int64`, `label_B` is `(B,) float32`, or None where there are no labels.
+    `(B + 1,) int64`, `label_B` is `(B,) float32`, or None where there are no labels. `history_T`
+    may be longer than `offsets[B]`: the spare positions at its end hold 0 and belong to no row.
+    With them batches come in few shapes, which matrix libraries and CUDA graphs prepare once each.
     """
 
     user_id_B: torch.Tensor
@@ -42,3 +45,42 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.item_id_B)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and positions, spare ones included."""
+        return len(self.item_id_B), len(self.history_T)
+
+    def split(self, n_parts: int) -> list["Batch"]:
+        """Return the rows in order as `n_parts` batches of nearly equal size, without spares."""
+        cuts = [len(self) * part // n_parts for part in range(n_parts + 1)]
+        return [self._rows(start, stop) for start, stop in itertools.pairwise(cuts)]
+
+    def copy_from(self, other: "Batch") -> None:
+        """Overwrite the rows of this batch with those of `other`, which has the same shape."""
+        for field in dataclasses.fields(self):
+            mine = getattr(self, field.name)
+            if isinstance(mine, torch.Tensor):
+                mine.copy_(getattr(other, field.name))
+
+    def clone(self) -> "Batch":
+        """Return a batch with memory of its own, but the same item tables."""
+        tensors = {
+            field.name: getattr(self, field.name).clone()
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), torch.Tensor)
+        }
+        return dataclasses.replace(self, **tensors)
+
+    def _rows(self, start: int, stop: int) -> "Batch":
+        first, last = int(self.history_offsets[start]), int(self.history_offsets[stop])
+        return Batch(
+            user_id_B=self.user_id_B[start:stop],
+            item_id_B=self.item_id_B[start:stop],
+            likes_level_B=self.likes_level_B[start:stop],
+            views_level_B=self.views_level_B[start:stop],
+            history_T=self.history_T[first:last],
+            history_offsets=self.history_offsets[start : stop + 1] - first,
+            items=self.items,
+            label_B=None if self.label_B is None else self.label_B[start:stop],
+        )

@@ -7,7 +7,8 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
 from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
-from mmctr_pipeline.models.layers.embedding import known_rows
+from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
 from mmctr_pipeline.models.layers.ragged import RaggedAttentionPooling
 from mmctr_pipeline.models.layers.scaling import VectorScaling
 from mmctr_pipeline.models.layers.tower import tower
@@ -24,8 +25,8 @@ class ImprovedMmctr(CtrModel):
     def __init__(self, config: ImprovedMmctrConfig, spec: FeatureSpec) -> None:
         super().__init__()
         dim, level_dim = config.embedding_dim, config.level_embedding_dim
-        self.user_embedding = nn.Embedding(spec.n_users, dim, padding_idx=0)
-        self.item_embedding = nn.Embedding(spec.n_items, dim, padding_idx=0)
+        self.user_embedding = EmbeddingTable(spec.n_users, dim)
+        self.item_embedding = EmbeddingTable(spec.n_items, dim)
         self.likes_embedding = nn.Embedding(spec.n_levels, level_dim)
         self.views_embedding = nn.Embedding(spec.n_levels, level_dim)
         self.vector_scaling = VectorScaling(spec.vector_dim)
@@ -33,7 +34,7 @@ class ImprovedMmctr(CtrModel):
             nn.Linear(spec.vector_dim, config.multimodal_dim),
             nn.LayerNorm(config.multimodal_dim),
             nn.ReLU(),
-            nn.Dropout(config.multimodal_dropout),
+            Dropout(config.multimodal_dropout),
         )
         self.history_pooling = RaggedAttentionPooling(dim, config.attention_dim)
         self.user_item = BilinearInteraction(dim, dim, dim)
@@ -67,9 +68,7 @@ class ImprovedMmctr(CtrModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
-        user_BD = self.user_embedding(
-            known_rows(batch.user_id_B, self.user_embedding.num_embeddings)
-        )
+        user_BD = self.user_embedding(batch.user_id_B)
         item_BD, history_BD = self._item_and_history(batch)
         multimodal_BM = self._multimodal(batch)
         features_BF = torch.cat(

@@ -44,57 +44,91 @@ def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
     )
 
 
+_LEAST_SPARE_STEP = 64
+_SHARE_OF_DEVICE = 0.5
+
+
 class BatchSource:
-    """One split, resident on a device; histories are stored once each and stay ragged."""
+    """One split; histories are stored once each and stay ragged.
+
+    The rows lie on the device, or in pinned memory where they would take more than half of what is
+    free there. Batches are cut by index operations alone: no worker processes, no Python per row.
+    """
 
     def __init__(
         self, split: Split, histories: Ragged, items: ItemFeatures, device: torch.device
     ) -> None:
-        """Copy `split` and `histories` to `device`; `items` must be there already."""
-
-        def resident(array: np.ndarray) -> torch.Tensor:
-            # Arrays from Arrow are read-only, which torch refuses to share silently.
-            return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(device)
-
-        self._user_id_N = resident(split.user_id)
-        self._item_id_N = resident(split.item_id)
-        self._history_N = resident(split.history)
-        self._likes_level_N = resident(split.likes_level)
-        self._views_level_N = resident(split.views_level)
-        self._label_N = None if split.label is None else resident(split.label)
-        self._history_values = resident(histories.values)
-        self._history_offsets = resident(histories.offsets)
-        self._items = items
+        """Copy `split` and `histories` to where they stay; `items` must be on `device` already."""
+        arrays = {
+            name: array
+            for name, array in (
+                ("user_id", split.user_id),
+                ("item_id", split.item_id),
+                ("history", split.history),
+                ("likes_level", split.likes_level),
+                ("views_level", split.views_level),
+                ("label", split.label),
+                ("values", histories.values),
+                ("offsets", histories.offsets),
+            )
+            if array is not None
+        }
         self._device = device
+        self._home = _home_of(sum(array.nbytes for array in arrays.values()), device)
+        self._columns = {name: self._resident(array) for name, array in arrays.items()}
+        self._items = items
+        # Known here, the size of a batch need never be asked of the device.
+        self._length_N = torch.from_numpy(histories.lengths)[torch.from_numpy(split.history).long()]
+
+    def _resident(self, array: np.ndarray) -> torch.Tensor:
+        # Arrays from Arrow are read-only, which torch refuses to share silently.
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        if self._home != self._device:
+            return tensor.pin_memory()
+        return tensor.to(self._home)
 
     def __len__(self) -> int:
-        return len(self._item_id_N)
+        return len(self._columns["item_id"])
 
-    def batch(self, rows_B: torch.Tensor) -> Batch:
-        """Return the rows at the positions `rows_B` (`(B,) int64` on the device), in that order."""
-        history_B = self._history_N[rows_B].long()
-        start_B = self._history_offsets[history_B]
-        length_B = self._history_offsets[history_B + 1] - start_B
-        offsets = torch.zeros(len(rows_B) + 1, dtype=torch.int64, device=self._device)
-        torch.cumsum(length_B, 0, out=offsets[1:])
-        n_positions = int(offsets[-1])
-        shift_T = torch.repeat_interleave(start_B - offsets[:-1], length_B, output_size=n_positions)
-        position_T = shift_T + torch.arange(n_positions, device=self._device)
+    def batch(self, rows_B: torch.Tensor, n_positions: int | None = None) -> Batch:
+        """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order.
+
+        With `n_positions` the histories get spare positions up to that number.
+        """
+        n_real = int(self._length_N[rows_B].sum())
+        n_positions = n_real if n_positions is None else n_positions
+        rows_B = rows_B.to(self._home, non_blocking=True)
+        columns = {
+            name: self._columns[name][rows_B]
+            for name in ("user_id", "item_id", "likes_level", "views_level", "label")
+            if name in self._columns
+        }
+        history_B = self._columns["history"][rows_B].long()
+        start_B = self._columns["offsets"][history_B]
+        offsets = torch.zeros(len(rows_B) + 1, dtype=torch.int64, device=self._home)
+        torch.cumsum(self._columns["offsets"][history_B + 1] - start_B, 0, out=offsets[1:])
+        row_T = torch.repeat_interleave(offsets.diff(), output_size=n_real)
+        position_T = (start_B - offsets[:-1])[row_T] + torch.arange(n_real, device=self._home)
+        history_T = self._columns["values"][position_T].long()
+        history_T = torch.nn.functional.pad(history_T, (0, n_positions - n_real))
+
+        def arrived(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+            return tensor.to(self._device, dtype, non_blocking=True)
+
         return Batch(
-            user_id_B=self._user_id_N[rows_B].long(),
-            item_id_B=self._item_id_N[rows_B].long(),
-            likes_level_B=self._likes_level_N[rows_B].long(),
-            views_level_B=self._views_level_N[rows_B].long(),
-            history_T=self._history_values[position_T].long(),
-            history_offsets=offsets,
+            user_id_B=arrived(columns["user_id"], torch.int64),
+            item_id_B=arrived(columns["item_id"], torch.int64),
+            likes_level_B=arrived(columns["likes_level"], torch.int64),
+            views_level_B=arrived(columns["views_level"], torch.int64),
+            history_T=arrived(history_T, torch.int64),
+            history_offsets=arrived(offsets, torch.int64),
             items=self._items,
-            label_B=None if self._label_N is None else self._label_N[rows_B].float(),
+            label_B=arrived(columns["label"], torch.float32) if "label" in columns else None,
         )
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """Yield every row once, in the order of the split."""
-        for rows_B in torch.arange(len(self), device=self._device).split(batch_size):
-            yield self.batch(rows_B)
+        return self._batches(torch.arange(len(self)), batch_size)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield every row once in an order that follows from `seed` and `epoch` alone.
@@ -104,7 +138,21 @@ class BatchSource:
         """
         state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
-        order_N = torch.randperm(len(self), generator=generator).to(self._device)
-        for rows_B in order_N.split(batch_size):
-            if len(rows_B) > 1:
-                yield self.batch(rows_B)
+        order_N = torch.randperm(len(self), generator=generator)
+        return (batch for batch in self._batches(order_N, batch_size) if len(batch) > 1)
+
+    def _batches(self, order_N: torch.Tensor, batch_size: int) -> Iterator[Batch]:
+        """Yield batches in few shapes: one for CUDA graphs, a handful for the CPU's libraries."""
+        batches = order_N.split(batch_size)
+        sizes = [int(self._length_N[rows_B].sum()) for rows_B in batches]
+        step = max(_LEAST_SPARE_STEP, batch_size // 4)
+        if self._device.type == "cuda":
+            step *= -(-max(sizes, default=0) // step) or 1
+        for rows_B, size in zip(batches, sizes, strict=True):
+            yield self.batch(rows_B, -(-size // step) * step)
+
+
+def _home_of(n_bytes: int, device: torch.device) -> torch.device:
+    if device.type == "cuda" and n_bytes > _SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
+        return torch.device("cpu")
+    return device

@@ -1,4 +1,4 @@
-"""Settings of training: loss, optimiser, schedule, stopping."""
+"""Settings of training: loss, optimiser, schedule, stopping, number format."""
 
 import dataclasses
 
@@ -12,9 +12,24 @@ class TrainingConfig(Settings):
     seed: int = setting(42, "seed of initialisation, batch order and dropout", ge=0)
     max_epochs: int = setting(30, "epochs at most", ge=1)
     patience: int = setting(7, "epochs without a better validation AUC before stopping", ge=1)
+    validations_per_epoch: int = setting(
+        1, "validations (and checkpoints) per epoch, evenly spread over its rows", ge=1
+    )
     batch_size: int = setting(2048, "rows per step", ge=2)
+    precision: str = setting(
+        "auto",
+        "number format of matrix products: bfloat16, float32, or auto, which is bfloat16 where the "
+        "device multiplies in it; weights, optimiser and loss stay float32",
+        choices=("auto", "float32", "bfloat16"),
+    )
     label_smoothing: float = setting(
         0.05, "s in the target y * (1 - s) + s / 2 of the binary cross-entropy", ge=0, lt=1
+    )
+    optimizer: str = setting(
+        "row_adamw",
+        "row_adamw (AdamW that touches the table rows of the batch alone and catches up what they "
+        "missed), adamw or adam (which touch every weight in every step)",
+        choices=("row_adamw", "adamw", "adam"),
     )
     learning_rate: float = setting(2e-3, "AdamW's learning rate", gt=0)
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0)
@@ -24,10 +39,18 @@ class TrainingConfig(Settings):
     multimodal_weight_decay: float = setting(1e-5, "weight decay of the multimodal transform", ge=0)
     schedule: str = setting(
         "cosine_restarts",
-        "learning rate per epoch: cosine annealing with warm restarts, or constant",
-        choices=("cosine_restarts", "constant"),
+        "learning rate: cosine annealing per epoch with or without warm restarts, lowered where "
+        "validation stands still (plateau), or constant",
+        choices=("cosine_restarts", "cosine", "plateau", "constant"),
     )
     restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1)
     restart_factor: int = setting(2, "growth of each further cycle (T_mult)", ge=1)
-    min_learning_rate: float = setting(1e-6, "end of each cosine cycle (eta_min)", ge=0)
+    min_learning_rate: float = setting(1e-6, "lowest rate of a schedule (eta_min)", ge=0)
+    plateau_factor: float = setting(0.5, "what a plateau multiplies the rates by", gt=0, lt=1)
+    plateau_patience: int = setting(
+        1, "validations in a row without a better metric that make a plateau", ge=1
+    )
     gradient_clip_norm: float = setting(1.0, "global norm at which gradients are clipped", gt=0)
+    cuda_graph: bool = setting(
+        True, "on CUDA, capture the training step as a graph and replay it; elsewhere no effect"
+    )

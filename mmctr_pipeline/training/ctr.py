@@ -16,9 +16,11 @@ from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.spec import FeatureSpec
 from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
-from mmctr_pipeline.training.loop import TrainBatches, TrainingHistory, Validation, fit
+from mmctr_pipeline.training.history import TrainingHistory
+from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
 from mmctr_pipeline.training.score import score
 
@@ -72,12 +74,15 @@ def train_ctr(
     training_config: TrainingConfig,
     device: torch.device,
     log: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedCtr:
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
     The same seed on the CPU gives the same weights, bit by bit, at the same number of threads;
-    torch's global random state is left as it was. Raises `TrainingDataError` for splits without
-    labels or with labels of one class, `TrainingDivergedError` where the loss is not finite.
+    torch's global random state is left as it was. A run that finds its own checkpoint in
+    `checkpoints` goes on from there, to the same weights. Raises `TrainingDataError` for splits
+    without labels or with labels of one class, `TrainingDivergedError` where the loss is not
+    finite.
     """
     train_labels = _labels_of_both_classes(dataset.train, "train")
     valid_labels = _labels_of_both_classes(dataset.valid, "valid")
@@ -90,7 +95,7 @@ def train_ctr(
     def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
         assert batch.label_B is not None
         return smoothed_binary_cross_entropy(
-            module(batch), batch.label_B, training_config.label_smoothing
+            module(batch).float(), batch.label_B, training_config.label_smoothing
         )
 
     def evaluate(module: nn.Module) -> dict[str, float]:
@@ -112,11 +117,13 @@ def train_ctr(
                 epoch=lambda epoch: train.shuffled(
                     training_config.batch_size, training_config.seed, epoch
                 ),
+                split=Batch.split,
             ),
             loss,
             Validation(evaluate, metric="valid_auc"),
             training_config,
             log,
+            checkpoints,
         )
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
@@ -125,7 +132,7 @@ def train_ctr(
     valid_scores = score(module, valid)
     measured = _measured(valid_labels, valid_scores, train_auc, history)
     log(
-        f"best epoch {history.best_epoch}: valid AUC {measured['valid_auc']:.4f} "
+        f"best epoch {history.best_epoch:g}: valid AUC {measured['valid_auc']:.4f} "
         f"[{measured['valid_auc_low']:.4f}, {measured['valid_auc_high']:.4f}]"
     )
     return TrainedCtr(

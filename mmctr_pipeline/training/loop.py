@@ -1,175 +1,199 @@
-"""The training loop: epochs, validation, early stopping, best weights."""
+"""The training loop: epochs, validation, early stopping, best weights, checkpoints."""
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sized
-from typing import Any, Generic, TypeVar
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic
 
+import numpy as np
 import torch
 from torch import nn
 
 from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.memory import keep_freed_memory
+from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.optimizers import build_optimizer
-from mmctr_pipeline.training.schedules import build_schedule
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss became infinite or NaN; the message names epoch and step."""
-
-
-B = TypeVar("B", bound=Sized)
+from mmctr_pipeline.training.cuda_graph import GraphedStep
+from mmctr_pipeline.training.history import Course, EpochRecord, TrainingHistory
+from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
+from mmctr_pipeline.training.schedules import Schedule
+from mmctr_pipeline.training.step import B, LossMeter, Step, TrainingDivergedError, TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(Generic[B]):
-    """Where batches come from: `epoch(n)` yields those of epoch n, from 1; `n_rows` rows in all."""
+    """Where batches come from: `epoch(n)` yields those of epoch n, from 1; `n_rows` rows in all.
+
+    `split(batch, n)` cuts a batch into n of nearly equal size, which is what a step does where
+    memory runs out; None where the loss does not allow it.
+    """
 
     n_rows: int
     epoch: Callable[[int], Iterator[B]]
+    split: Callable[[B, int], list[B]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What decides which epoch is best: `evaluate` returns metrics, among them `metric`."""
+    """What decides which weights are best: `evaluate` returns metrics, among them `metric`."""
 
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     metric: str
     larger_is_better: bool = True
 
 
-@dataclasses.dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: mean train loss, validation metrics, rate of the first group, speed of training.
-
-    `seconds` is the time of training, `validation_seconds` that of validation.
-    """
-
-    epoch: int
-    train_loss: float
-    metrics: Mapping[str, float]
-    learning_rate: float
-    seconds: float
-    validation_seconds: float
-    rows_per_second: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingHistory:
-    """All epochs that ran, and the one whose weights the module holds."""
-
-    epochs: tuple[EpochRecord, ...]
-    metric: str
-    best_epoch: int
-    stopped_early: bool
-
-    @property
-    def best(self) -> EpochRecord:
-        """The record of the best epoch."""
-        return self.epochs[self.best_epoch - 1]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars."""
-        return {
-            "epochs": [
-                {**dataclasses.asdict(record), "metrics": dict(record.metrics)}
-                for record in self.epochs
-            ],
-            "metric": self.metric,
-            "best_epoch": self.best_epoch,
-            "stopped_early": self.stopped_early,
-        }
-
-
 def fit(
     module: nn.Module,
-    parameter_groups: Mapping[str, list[nn.Parameter]],
+    parameter_groups: Mapping[str, Sequence[nn.Parameter]],
     batches: TrainBatches[B],
     loss: Callable[[nn.Module, B], torch.Tensor],
     validation: Validation,
     config: TrainingConfig,
     log: Callable[[str], None],
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingHistory:
     """Train `module` in place and leave it in evaluation mode with the weights of its best epoch.
 
-    `loss` returns the mean over a batch's rows, as a scalar. Dropout draws from torch's global
-    random state, which the caller seeds. Raises `TrainingDivergedError` where the loss, or the
-    metric that decides, is not finite.
+    `loss` returns the mean over a batch's rows, as a scalar. Batch order and dropout follow from
+    the seed and the epoch, so that a run that goes on from `checkpoints` ends with the weights of
+    one that was never interrupted, bit by bit on the CPU. torch's global random state is reseeded.
+    Raises `TrainingDivergedError` where the loss, or the metric that decides, is not finite; the
+    module then holds its best weights so far, and the last checkpoint stays.
     """
-    optimizer = build_optimizer(parameter_groups, config)
-    schedule = build_schedule(optimizer, config)
-    records: list[EpochRecord] = []
-    best_value, best_epoch, best_weights = -math.inf, 0, module.state_dict()
+    keep_freed_memory()
+    device = next(module.parameters()).device
+    optimizers = build_optimizers(module, parameter_groups, config)
+    schedule = Schedule(optimizers.members, config, validation.larger_is_better)
+    train_step = TrainStep(module, loss, optimizers, config, device, batches.split, log)
+    use_graph = config.cuda_graph and device.type == "cuda"
+    step: Step[B] = GraphedStep(train_step) if use_graph else train_step
+    run = _Run(module, optimizers, schedule, Course(validation.metric, validation.larger_is_better))
+    if checkpoints and (state := checkpoints.load(device, log)):
+        run.restore(state)
 
-    for epoch in range(1, config.max_epochs + 1):
-        learning_rate = float(optimizer.param_groups[0]["lr"])
-        progress = Progress(log, f"epoch {epoch} of {config.max_epochs}", batches.n_rows)
-        train_loss = _train_epoch(module, optimizer, batches, loss, epoch, config, progress)
-        seconds, rows_per_second = progress.seconds, progress.per_second
-        schedule.step()
+    patience = config.patience * config.validations_per_epoch
+    try:
+        for epoch, part, batches_of_part in _parts(batches, config, run.course.n_epochs):
+            if run.course.since_best >= patience:
+                break
+            learning_rate = optimizers.learning_rate
+            progress = Progress(
+                log,
+                f"epoch {epoch} of {config.max_epochs}",
+                batches.n_rows // config.validations_per_epoch,
+            )
+            _seed_for(config.seed, epoch, part, device)
+            train_loss = _train(module, step, batches_of_part, epoch, device, progress)
+            optimizers.flush()
+            seconds, rows_per_second = progress.seconds, progress.per_second
 
-        module.eval()
-        with torch.no_grad():
-            metrics = dict(validation.evaluate(module))
-        value = metrics[validation.metric]
-        if not math.isfinite(value):
-            raise TrainingDivergedError(f"epoch {epoch}: {validation.metric} is {value}")
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=train_loss,
-            metrics=metrics,
-            learning_rate=learning_rate,
-            seconds=seconds,
-            validation_seconds=progress.seconds - seconds,
-            rows_per_second=rows_per_second,
-        )
-        records.append(record)
-
-        signed_value = value if validation.larger_is_better else -value
-        if signed_value > best_value:
-            best_value, best_epoch, best_weights = signed_value, epoch, _copy_of_weights(module)
-        log(_line(record, config.max_epochs, is_best=best_epoch == epoch))
-        if epoch - best_epoch >= config.patience:
-            break
-
-    module.load_state_dict(best_weights)
-    return TrainingHistory(
-        epochs=tuple(records),
-        metric=validation.metric,
-        best_epoch=best_epoch,
-        stopped_early=len(records) < config.max_epochs,
-    )
+            module.eval()
+            with torch.no_grad():
+                metrics = dict(validation.evaluate(module))
+            record = EpochRecord(
+                epoch=epoch - 1 + part / config.validations_per_epoch,
+                train_loss=train_loss,
+                metrics=metrics,
+                learning_rate=learning_rate,
+                seconds=seconds,
+                validation_seconds=progress.seconds - seconds,
+                rows_per_second=rows_per_second,
+            )
+            if not math.isfinite(value := metrics[validation.metric]):
+                raise TrainingDivergedError(
+                    f"epoch {record.epoch:g}: {validation.metric} is {value}"
+                )
+            run.add(record)
+            log(_line(record, config.max_epochs, is_best=run.course.since_best == 0))
+            schedule.after_validation(value, part == config.validations_per_epoch)
+            if checkpoints:
+                checkpoints.save(run.state)
+    finally:
+        optimizers.release()
+        if run.best_weights:
+            module.load_state_dict(run.best_weights)
+    return run.course.finished(config.max_epochs)
 
 
-def _train_epoch(
+def _train(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: TrainBatches[B],
-    loss: Callable[[nn.Module, B], torch.Tensor],
+    step: Step[B],
+    batches: Iterable[B],
     epoch: int,
-    config: TrainingConfig,
+    device: torch.device,
     progress: Progress,
 ) -> float:
-    """Run one epoch of steps and return the mean loss over its rows."""
+    """Take a step on each batch and return the mean loss over their rows."""
     module.train()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    loss_sum, n_rows = 0.0, 0
-    for step, batch in enumerate(batches.epoch(epoch), start=1):
-        optimizer.zero_grad()
-        batch_loss = loss(module, batch)
-        # Before the step, so that weights which were good stay good.
-        if not math.isfinite(value := batch_loss.item()):
-            raise TrainingDivergedError(
-                f"epoch {epoch}, step {step}: the loss is {value}; "
-                "lower the learning rate, or look for extreme values in the item vectors"
-            )
-        batch_loss.backward()
-        nn.utils.clip_grad_norm_(parameters, config.gradient_clip_norm)
-        optimizer.step()
-        loss_sum += value * len(batch)
-        n_rows += len(batch)
+    meter = LossMeter(epoch, device)
+    for batch in batches:
+        meter.add(step(batch, meter.check), len(batch))
         progress.advance(len(batch))
-    return loss_sum / n_rows
+    return meter.mean()
+
+
+@dataclasses.dataclass
+class _Run:
+    """Everything that changes in a run, as a checkpoint keeps it."""
+
+    module: nn.Module
+    optimizers: Optimizers
+    schedule: Schedule
+    course: Course
+    best_weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+    def add(self, record: EpochRecord) -> None:
+        if self.course.add(record):
+            self.best_weights = _copy_of_weights(self.module)
+
+    def state(self) -> dict[str, Any]:
+        is_best = self.course.since_best == 0
+        return {
+            "module": self.module.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "course": self.course.state(),
+            "best_weights": {} if is_best else self.best_weights,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizers.load_state_dict(state["optimizers"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.course = self.course.restored(state["course"])
+        self.best_weights = state["best_weights"] or _copy_of_weights(self.module)
+
+
+def _parts(
+    batches: TrainBatches[B], config: TrainingConfig, n_epochs_done: float
+) -> Iterator[tuple[int, int, Iterator[B]]]:
+    """Yield epoch and part of it, both from 1, with the part's batches, but for what is done."""
+    n_parts = config.validations_per_epoch
+    n_done = round(n_epochs_done * n_parts)
+    for epoch in range(1 + n_done // n_parts, config.max_epochs + 1):
+        numbered = _numbered(batches.epoch(epoch), batches.n_rows, n_parts)
+        for part, of_part in itertools.groupby(numbered, operator.itemgetter(0)):
+            if (epoch - 1) * n_parts + part > n_done:
+                yield epoch, part, (batch for _, batch in of_part)
+
+
+def _numbered(batches: Iterable[B], n_rows: int, n_parts: int) -> Iterator[tuple[int, B]]:
+    """Yield each batch with the part, from 1, that its last row belongs to."""
+    end = 0
+    for batch in batches:
+        end += len(batch)
+        yield min(-(-end * n_parts // n_rows), n_parts), batch
+
+
+def _seed_for(seed: int, epoch: int, part: int, device: torch.device) -> None:
+    """Let everything random in a part follow from these numbers alone."""
+    state = int(np.random.SeedSequence([seed, epoch, part]).generate_state(1, np.uint64)[0])
+    torch.default_generator.manual_seed(state)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(state)
 
 
 def _copy_of_weights(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -179,7 +203,7 @@ def _copy_of_weights(module: nn.Module) -> dict[str, torch.Tensor]:
 def _line(record: EpochRecord, max_epochs: int, is_best: bool) -> str:
     metrics = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
     return (
-        f"epoch {record.epoch} of {max_epochs}: train loss {record.train_loss:.4f}, {metrics}"
+        f"epoch {record.epoch:g} of {max_epochs}: train loss {record.train_loss:.4f}, {metrics}"
         f"{' (best)' if is_best else ''}, learning rate {record.learning_rate:.2g}, "
         f"{record.seconds:.1f} s at {record.rows_per_second:,.0f} rows/s"
     )

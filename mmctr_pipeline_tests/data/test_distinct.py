@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.data import distinct
-from mmctr_pipeline.data.distinct import distinct_lists
+from mmctr_pipeline.data.distinct import distinct_lists, distinct_numbers, run_starts
 from mmctr_pipeline.data.ragged import Ragged
 
 
@@ -52,3 +52,25 @@ def test_a_good_hash_needs_one_round() -> None:
 def test_no_lists() -> None:
     found, index = distinct_lists(Ragged.from_lists([]))
     assert len(found) == len(index) == 0
+
+
+def test_runs_of_equal_neighbours() -> None:
+    values = np.array([0, 1, 0, 1, 0, 2, 0, 1, 1, 1, 1, 1])
+    starts = run_starts(values, np.arange(0, 13, 2))
+    assert starts.tolist() == [0, 2, 3, 4, 6]
+    assert run_starts(np.array([7, 7]), np.array([0, 2])).tolist() == [0, 1]
+    assert run_starts(np.zeros(0, np.int64), np.array([0])).tolist() == [0]
+
+
+def test_lists_of_differing_length_are_not_compared() -> None:
+    values = np.array([1, 1, 1, 1, 1])
+    assert run_starts(values, np.array([0, 1, 2, 5])).tolist() == [0, 1, 2, 3]
+    assert run_starts(values[:0], np.array([0, 0, 0])).tolist() == [0, 1, 2]
+
+
+def test_distinct_numbers_are_those_of_numpy() -> None:
+    numbers = np.random.default_rng(2).integers(-40, 40, 200).astype(np.int32)
+    found = distinct_numbers(numbers)
+    assert found.tolist() == sorted(set(numbers.tolist()))
+    assert found.dtype == np.int32
+    assert len(distinct_numbers(numbers[:0])) == 0

@@ -39,6 +39,14 @@ def test_missing_titles_and_tags_are_allowed(tmp_path: Path) -> None:
     assert [one.tolist() for one in items.tags][:6] == [[], [], [], [4], [5, 6], [7, 8]]
 
 
+def test_a_missing_title_stays_with_its_item_when_items_are_sorted(tmp_path: Path) -> None:
+    ids = [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    titles = [" ", "eight", "seven", "six", "five", "four", None, "two", "one"]
+    items = read_items(_layout(tmp_path, item_id=ids, item_title=titles))
+    expected = ["one", "two", None, "four", "five", "six", "seven", "eight", None]
+    assert items.title.to_pylist() == expected
+
+
 def test_titles_that_are_not_utf8_are_kept_for_the_encoder_to_repair(tmp_path: Path) -> None:
     raw = [b"lone \xed\xa0\x80", b" \xe3\x80\x80 ", b"\x00", *[b"a title"] * 6]
     layout = _layout(tmp_path, item_title=pa.array(raw, pa.binary()).view(pa.string()))

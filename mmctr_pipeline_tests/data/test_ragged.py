@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.ragged import Ragged, rows_of
 
 _LISTS = [[1, 2], [], [3], [4, 5, 6]]
 
@@ -66,6 +66,12 @@ def test_numbers_that_do_not_fit_are_refused() -> None:
 def test_wrong_offsets_are_refused(offsets: list[int]) -> None:
     with pytest.raises(ValueError):
         Ragged(np.zeros(3, np.int32), np.array(offsets, np.int64))
+
+
+def test_rows_of_values() -> None:
+    ragged = Ragged.from_lists([[], *_LISTS, []])
+    expected = [row for row, one in enumerate(ragged) for _ in one]
+    assert rows_of(np.arange(len(ragged.values)), ragged.offsets).tolist() == expected
 
 
 def test_wrong_types_are_refused() -> None:

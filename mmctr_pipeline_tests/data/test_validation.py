@@ -8,8 +8,8 @@ import pytest
 
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.interactions import build_dataset
-from mmctr_pipeline.data.schemas import LABELLED_COLUMNS, Column
-from mmctr_pipeline.data.validation import Block, DataError, PaddingCheck, open_parquet
+from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
+from mmctr_pipeline.data.validation import DataError, open_parquet
 from mmctr_pipeline_tests.data import small_data
 
 
@@ -83,6 +83,22 @@ def test_rows_are_counted_in_the_whole_file(tmp_path: Path) -> None:
     columns = _many_rows([[0, 1]] * 150_000)
     columns["label"][140_123] = 3
     assert _fault(tmp_path, train=columns).row == 140_123
+
+
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        ([0, 3, -3], "-3 is not in 0..2147483647 (6 such in rows 0 to 9)"),
+        ([0, 3, 30], "item 30 is not in item_feature.parquet (6 unknown ids in rows 0 to 9)"),
+    ],
+)
+def test_equal_neighbours_are_counted_each(
+    tmp_path: Path, history: list[int], problem: str
+) -> None:
+    right = [[0, 0, 1]] * 3
+    error = _fault(tmp_path, train=_many_rows(right + [history] * 4 + [[0, 0, 2]] + [history] * 2))
+    assert error.row == 3
+    assert problem in str(error)
 
 
 def test_widths_are_compared_over_the_whole_file(tmp_path: Path) -> None:
@@ -164,31 +180,3 @@ def test_a_file_that_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
     path.write_text("user_id,item_id\n")
     with pytest.raises(DataError, match="not a readable parquet file"):
         open_parquet(path, LABELLED_COLUMNS)
-
-
-def test_padding_is_checked_across_blocks() -> None:
-    column = Column("item_seq", "int_list")
-    check = PaddingCheck()
-    check.check(np.array([1, 2, 3]), np.array([0, 1, 3]), Block(Path("f"), column, 0))
-    with pytest.raises(DataError, match="row 5 is padded") as error:
-        check.check(np.array([0, 3]), np.array([0, 2]), Block(Path("f"), column, 5))
-    assert error.value.row == 1
-
-
-def test_a_zero_at_the_start_of_a_list_is_not_taken_for_a_hole() -> None:
-    values = np.array([1, 2, 0, 3, 0, 0, 0, 4])
-    offsets = np.array([0, 2, 4, 6, 8])
-    block = Block(Path("f"), Column("item_seq", "int_list"))
-    PaddingCheck().check(values, offsets, block)
-    # As one list the same values do have holes.
-    with pytest.raises(DataError):
-        PaddingCheck().check(values, np.array([0, 8]), block)
-
-
-def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:
-    block = Block(tmp_path, Column("item_seq", "int_list"))
-    values = np.array([1] * 99 + [0])
-    with pytest.raises(DataError) as error:
-        PaddingCheck().check(values, np.array([0, 100]), block)
-    assert "88 more" in str(error.value)
-    assert len(str(error.value)) < 400

@@ -8,13 +8,9 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import (
-    TrainBatches,
-    TrainingDivergedError,
-    TrainingHistory,
-    Validation,
-    fit,
-)
+from mmctr_pipeline.training.history import TrainingHistory
+from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.step import TrainingDivergedError
 
 
 def quiet(line: str) -> None:
@@ -173,7 +169,7 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
         TrainBatches(5, lambda epoch: iter([inputs_BI])),
         loss,
         Validation(lambda module: {"score": 1.0}, "score"),
-        TrainingConfig(max_epochs=1, gradient_clip_norm=0.7),
+        TrainingConfig(max_epochs=1, gradient_clip_norm=0.7, precision="float32"),
         quiet,
     )
     for parameter, gradient in zip(module.parameters(), raw, strict=True):

@@ -7,19 +7,21 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.optimizers import build_optimizer
-from mmctr_pipeline.training.schedules import build_schedule
+from mmctr_pipeline.training.optimizers.build import build_optimizers
+from mmctr_pipeline.training.schedules import Schedule
 
 
 def rates_per_epoch(config: TrainingConfig, n_epochs: int) -> list[tuple[float, ...]]:
-    groups = {name: [nn.Parameter(torch.zeros(1))] for name in ("main", "multimodal")}
-    optimizer = build_optimizer(groups, config)
-    schedule = build_schedule(optimizer, config)
+    module = nn.ParameterDict({name: torch.zeros(1) for name in ("main", "multimodal")})
+    optimizers = build_optimizers(module, {n: [p] for n, p in module.items()}, config)
+    schedule = Schedule(optimizers.members, config)
     rates = []
     for _ in range(n_epochs):
-        rates.append(tuple(float(group["lr"]) for group in optimizer.param_groups))
-        optimizer.step()
-        schedule.step()
+        rates.append(
+            tuple(float(g["lr"]) for member in optimizers.members for g in member.param_groups)
+        )
+        optimizers.step()
+        schedule.after_validation(0.5, epoch_ended=True)
     return rates
 
 

@@ -90,7 +90,7 @@ def trained_model(
                 training_curve(
                     [epoch.train_loss for epoch in history.epochs],
                     [epoch.metrics["valid_auc"] for epoch in history.epochs],
-                    history.best_epoch,
+                    history.best_index + 1,
                 ),
                 "loss and AUC by epoch",
             ),

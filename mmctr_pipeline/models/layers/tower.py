@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from mmctr_pipeline.models.layers.dropout import Dropout
+
 
 def tower(in_dim: int, hidden_dims: Sequence[int], dropout: float) -> nn.Sequential:
     """Return hidden layers, each Linear, BatchNorm, ReLU, Dropout, and a Linear to one output."""
@@ -13,7 +15,7 @@ def tower(in_dim: int, hidden_dims: Sequence[int], dropout: float) -> nn.Sequent
             nn.Linear(in_dim, hidden_dim),
             nn.BatchNorm1d(hidden_dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         ]
         in_dim = hidden_dim
     return nn.Sequential(*layers, nn.Linear(in_dim, 1))

@@ -1,27 +1,8 @@
-"""The number format that encoders compute in, and how far its vectors are from float32's."""
+"""How far an encoder's vectors are from those that it would compute in float32."""
 
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
-    """Return the dtype that `precision` (auto, float32 or bfloat16) stands for on a device.
-
-    `auto` is bfloat16 where the hardware multiplies in it, else float32: elsewhere bfloat16 is
-    emulated, and slower.
-    """
-    if precision != "auto":
-        return DTYPES[precision]
-    return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype of `DTYPES`, as identities show it."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
 
 
 def parity_rows(n_rows: int, n_wanted: int) -> np.ndarray:
@@ -59,12 +40,3 @@ def parity(notes: Iterable[Mapping[str, object]]) -> dict[str, float] | None:
 
 
 _PARITY = ("parity_n", "parity_sum", "parity_min")
-
-
-def _multiplies_in_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type != "cpu":
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

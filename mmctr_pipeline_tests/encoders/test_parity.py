@@ -1,39 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from mmctr_pipeline.encoders.precision import (
-    dtype_for,
-    dtype_name,
-    parity,
-    parity_notes,
-    parity_rows,
-)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_a_named_precision_holds_on_any_device(device: str) -> None:
-    assert dtype_for("float32", device) == torch.float32
-    assert dtype_for("bfloat16", device) == torch.bfloat16
-
-
-def test_auto_is_bfloat16_only_where_the_processor_multiplies_in_it() -> None:
-    can = torch.cpu.get_capabilities()
-    expected = (
-        torch.bfloat16
-        if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16")
-        else torch.float32
-    )
-    assert dtype_for("auto", "cpu") == expected
-    # Nothing is known of such a device.
-    assert dtype_for("auto", "meta") == torch.float32
-
-
-def test_names_lead_back_to_the_dtype() -> None:
-    assert [dtype_name(dtype_for(name, "cpu")) for name in ("float32", "bfloat16")] == [
-        "float32",
-        "bfloat16",
-    ]
+from mmctr_pipeline.encoders.parity import parity, parity_notes, parity_rows
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,271 @@
+"""Training recipe A with full-size tables: ours against the plain form of the notebook.
+
+    python -m benchmarks.train [--data FOLDER] [--rows N] [--device D]
+    python -m benchmarks.train --full [--data FOLDER] [--epochs N]
+
+A sample world with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer rows is
+generated, or the first rows of a given one are taken; item vectors are its `item_emb_d128`. Both
+sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its
+first steps, ours for one whole epoch. Each side runs as it is, and with an allocator setting
+(`ALLOCATOR_SETTING` of the harness) that spares the plain form most of its page faults: `ratio` has
+it on both sides, `ratio_as_is` on none.
+
+Ceiling: the machine's rate of matrix products, in the number format in question and in the same
+run, divided by the operations that a row needs. On the CPU the benchmark fails where the plain form
+with the setting reaches less than 8 % of the float32 ceiling: a peer that slow would prove nothing.
+On a GPU the loader bounds the plain form, so that its share is printed but not held against it.
+
+`--full` runs ours alone, all rows from the parquet files: seconds of loading, of each epoch and of
+its validation, and the peak memory.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import (
+    ALLOCATOR_SETTING,
+    alternate,
+    command_line,
+    final_line,
+    medians,
+    peak_memory_mb,
+    product_rate,
+)
+
+N_ROWS, N_VALID_ROWS = 250_000, 10_000
+WARM_UP_STEPS = 2
+LEAST_SHARE = 0.08
+"""Share of the float32 ceiling below which the plain form is no peer."""
+
+MEAN_HISTORY = 8
+
+
+def operations_per_row(vector_dim: int = 128) -> float:
+    """Return the multiplications and additions that training on one row needs.
+
+    Forward once and backward twice: the two bilinear forms, the tower, the attention over a history
+    of mean length (no padding), and the multimodal transform.
+    """
+    bilinear = 2 * 64 * 64 * 64
+    tower = 448 * 512 + 512 * 256 + 256 * 128 + 128
+    attention = MEAN_HISTORY * (64 * 32 + 32 + 64)
+    return 3 * 2 * (bilinear + tower + attention + vector_dim * 64)
+
+
+def plain(chosen: Namespace) -> dict[str, float]:
+    """Train the plain form for `--seconds`."""
+    import torch
+
+    from benchmarks.plain_recipe import (
+        PlainRecipe,
+        PlainRows,
+        PlainTraining,
+        loader,
+        standardised_vectors,
+    )
+    from benchmarks.world import read_world
+    from mmctr_pipeline.training.ctr import feature_spec
+    from mmctr_pipeline.training.device import resolve_device
+
+    device = resolve_device(chosen.device)
+    dataset, vectors = read_world(chosen.data, chosen.rows)
+    spec = feature_spec(dataset, vectors)
+    torch.manual_seed(0)
+    item_vectors = standardised_vectors(dataset.items, vectors)
+    model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
+    batches = loader(PlainRows(dataset.train, dataset.histories), True, device)
+    n_rows, start = 0, 0.0
+    for step, size in enumerate(PlainTraining(model, device).epoch(batches), start=1):
+        if step <= WARM_UP_STEPS:
+            start = time.perf_counter()
+            continue
+        n_rows += size
+        seconds = time.perf_counter() - start
+        if seconds > chosen.seconds:
+            break
+    if not n_rows:
+        raise ValueError(f"{len(dataset.train):,} rows are no more than the steps that warm up")
+    return {"rows_per_second": n_rows / seconds, "rows": n_rows, **_peaks(device)}
+
+
+def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
+    """Return a side that trains one epoch with the pipeline's engine."""
+
+    def side(chosen: Namespace) -> dict[str, float]:
+        return _train_ours(chosen, precision, n_epochs=1, n_rows=chosen.rows)
+
+    return side
+
+
+def full(chosen: Namespace) -> dict[str, float]:
+    """Train ours on all rows."""
+    return _train_ours(chosen, "auto", n_epochs=chosen.epochs, n_rows=None)
+
+
+def _train_ours(
+    chosen: Namespace, precision: str, n_epochs: int, n_rows: int | None
+) -> dict[str, float]:
+    from benchmarks.world import log, read_world
+    from mmctr_pipeline.models.config import ImprovedMmctrConfig
+    from mmctr_pipeline.training.config import TrainingConfig
+    from mmctr_pipeline.training.ctr import train_ctr
+    from mmctr_pipeline.training.device import resolve_device
+
+    device = resolve_device(chosen.device)
+    start = time.perf_counter()
+    dataset, vectors = read_world(chosen.data, n_rows)
+    load_seconds = time.perf_counter() - start
+    log(f"{len(dataset.train):,} train rows loaded in {load_seconds:.1f} s")
+    config = TrainingConfig(max_epochs=n_epochs, patience=n_epochs, precision=precision)
+    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device, log)
+    epochs = trained.history.epochs
+    return {
+        "rows_per_second": trained.metrics["train_rows_per_second"],
+        "rows": len(dataset.train),
+        "load_seconds": load_seconds,
+        "epoch_seconds": sum(epoch.seconds for epoch in epochs) / len(epochs),
+        "validation_seconds": sum(epoch.validation_seconds for epoch in epochs) / len(epochs),
+        "seconds": time.perf_counter() - start,
+        "valid_auc": trained.metrics["valid_auc"],
+        "parameters": trained.n_parameters,
+        **_peaks(device),
+    }
+
+
+def rates(chosen: Namespace) -> dict[str, float]:
+    """Measure matrix products in float32 and in the format that `auto` stands for."""
+    from mmctr_pipeline.training.device import resolve_device
+
+    device = str(resolve_device(chosen.device))
+    return {precision: product_rate(precision, device) for precision in ("float32", "auto")}
+
+
+SIDES = {
+    "rates": rates,
+    "plain": plain,
+    "ours": ours("auto"),
+    "plain_set": plain,
+    "ours_set": ours("auto"),
+    "ours_float32_set": ours("float32"),
+}
+"""Names that end in `_set` have the allocator setting."""
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = _parser()
+    chosen = parser.parse_args()
+    if chosen.side:
+        side = full if chosen.side == "full" else SIDES[chosen.side]
+        print(json.dumps(side(chosen)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = chosen.data or Path(scratch)
+        if chosen.data is None:
+            from benchmarks.world import make_full_size, make_full_tables
+
+            if chosen.full:
+                make_full_size(data)
+            else:
+                make_full_tables(data, chosen.rows, N_VALID_ROWS)
+        arguments = [f"--data={data}", f"--device={chosen.device}", f"--rows={chosen.rows}"]
+        arguments += [f"--seconds={chosen.seconds}", f"--epochs={chosen.epochs}"]
+        if chosen.full:
+            _run_full(arguments)
+        else:
+            _compare(chosen, arguments)
+
+
+def _parser() -> ArgumentParser:
+    parser = command_line(__doc__, [*SIDES, "full"], rounds=2)
+    parser.add_argument("--data", type=Path, help="a world with full-size tables")
+    parser.add_argument("--rows", type=int, default=N_ROWS, help="train rows; not with --full")
+    parser.add_argument("--seconds", type=float, default=8, help="for which plain is timed")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--epochs", type=int, default=1, help="with --full")
+    return parser
+
+
+def _run_full(arguments: list[str]) -> None:
+    settings = {"full": ALLOCATOR_SETTING}
+    side = alternate("benchmarks.train", ["full"], 1, arguments, settings, show_progress=True)
+    result = side["full"][0]
+    ours_rate = result.pop("rows_per_second")
+    final_line(
+        name="train", ours=ours_rate, peer=None, ratio=None, unit="rows/s", full=True, **result
+    )
+
+
+def _compare(chosen: Namespace, arguments: list[str]) -> None:
+    from mmctr_pipeline.training.device import resolve_device
+
+    settings = {side: ALLOCATOR_SETTING for side in SIDES if side.endswith("_set")}
+    results = alternate("benchmarks.train", list(SIDES), chosen.rounds, arguments, settings)
+    sides = {side: medians(rounds) for side, rounds in results.items()}
+    speed = {name: side["rows_per_second"] for name, side in sides.items() if name != "rates"}
+    ceiling = {name: rate / operations_per_row() for name, rate in sides["rates"].items()}
+    final_line(
+        name="train",
+        ours=speed["ours_set"],
+        peer=speed["plain_set"],
+        ratio=speed["ours_set"] / speed["plain_set"],
+        unit="rows/s",
+        ours_as_is=speed["ours"],
+        peer_as_is=speed["plain"],
+        ratio_as_is=speed["ours"] / speed["plain"],
+        ours_float32=speed["ours_float32_set"],
+        ratio_float32=speed["ours_float32_set"] / speed["plain_set"],
+        ceiling=ceiling["auto"],
+        ceiling_float32=ceiling["float32"],
+        share_of_ceiling=speed["ours_set"] / ceiling["auto"],
+        share_of_ceiling_float32=speed["ours_float32_set"] / ceiling["float32"],
+        peer_share_of_ceiling=speed["plain_set"] / ceiling["float32"],
+        peak_mb={name: round(sides[name]["peak_mb"]) for name in speed},
+        gpu_peak_mb={n: round(sides[n]["gpu_peak_mb"]) for n in speed if "gpu_peak_mb" in sides[n]},
+        rows=sides["ours"]["rows"],
+        parameters=sides["ours"]["parameters"],
+        device=_device_name(chosen.device),
+    )
+    if resolve_device(chosen.device).type == "cpu":
+        check_is_a_peer(speed["plain_set"], ceiling["float32"])
+
+
+def check_is_a_peer(rows_per_second: float, ceiling: float) -> None:
+    """End the program with a message where the plain form is too far below the float32 ceiling."""
+    share = rows_per_second / ceiling
+    if share < LEAST_SHARE:
+        sys.exit(
+            f"the plain form with the allocator setting reaches {share:.1%} of the float32 ceiling "
+            f"({rows_per_second:,.0f} of {ceiling:,.0f} rows/s), less than {LEAST_SHARE:.0%}: too "
+            "slow to compare with; look for what holds it up, such as other work on the machine"
+        )
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    from mmctr_pipeline.training.device import resolve_device
+
+    resolved = resolve_device(device)
+    return torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else str(resolved)
+
+
+def _peaks(device: Any) -> dict[str, float]:
+    """Return the peak memory of this process (its loader's workers not counted), and of the GPU."""
+    import torch
+
+    peaks = {"peak_mb": peak_memory_mb()}
+    if device.type == "cuda":
+        peaks["gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks
+
+
+if __name__ == "__main__":
+    main()

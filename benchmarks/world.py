@@ -1,0 +1,45 @@
+"""Sample worlds for the benchmarks that train: full-size tables, as many rows as are wanted."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.interactions import build_dataset
+from mmctr_pipeline.data.items import read_given_vectors
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.write import generate_sample
+
+
+def make_full_tables(folder: Path, n_train_rows: int, n_valid_rows: int) -> None:
+    """Write a world of 91,717 items and 1,000,000 user ids with fewer rows."""
+    config = SampleConfig.full_size(
+        n_train_rows=n_train_rows, n_valid_rows=n_valid_rows, n_test_rows=4
+    )
+    generate_sample(config, folder, log)
+
+
+def make_full_size(folder: Path) -> None:
+    """Write the world of MicroLens_1M_x1's size: 3,600,000 train rows."""
+    generate_sample(SampleConfig.full_size(), folder, log)
+
+
+def read_world(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, VectorTable]:
+    """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info."""
+    layout = find_data(folder)
+    dataset = build_dataset(layout, lambda line: None)
+    train = dataset.train
+    if n_train_rows is not None and n_train_rows < len(train):
+        # A copy, so that what is cut off does not stay in memory.
+        train = train.take(np.arange(n_train_rows))
+    vectors = read_given_vectors(layout, "item_emb_d128")
+    return dataclasses.replace(dataset, train=train), vectors
+
+
+def log(line: str) -> None:
+    """Show progress beside the result, which goes to standard output."""
+    print(line, file=sys.stderr, flush=True)

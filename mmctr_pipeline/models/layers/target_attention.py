@@ -1,0 +1,171 @@
+"""Attention of a target item over the positions of its row's history, without padding.
+
+All of these work on a ragged batch as `segments` describes it: `(T, D)` positions and `(B + 1,)`
+offsets, with spare positions at the end ignored.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmctr_pipeline.models.layers.activations import Activation, Dice, activation
+from mmctr_pipeline.models.layers.ragged import (
+    exact_scores,
+    row_dots,
+    segment_softmax,
+    weighted_sum,
+)
+from mmctr_pipeline.models.layers.segments import Segments, segment_sum, spread
+
+
+class TargetAttention(nn.Module):
+    """DIN's attention: an MLP scores `[query, key, query - key, query * key]` at each position.
+
+    Zhou et al. 2018, arXiv 1706.06978: the scores weigh the keys as they are, so that their sum
+    may tell the strength of interest; `softmax` makes them add up to one in each row. The layers
+    are Linear(4 dim, hidden), activation, dropout and so on, and a last Linear to one score.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dims: Sequence[int],
+        activation_name: Activation = "dice",
+        *,
+        softmax: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        """Raise `ValueError` where there is no hidden layer or the activation is unknown."""
+        super().__init__()
+        if not hidden_dims:
+            raise ValueError("target attention needs a hidden layer; name its number of units")
+        self.first = nn.Linear(4 * dim, hidden_dims[0])
+        self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))
+        self.activations = nn.ModuleList(activation(activation_name, n) for n in hidden_dims)
+        self.dropout = nn.Dropout(dropout)
+        self.score = nn.Linear(hidden_dims[-1], 1)
+        self._softmax = softmax
+
+    def forward(
+        self,
+        query_BD: torch.Tensor,
+        keys_TD: torch.Tensor,
+        offsets: torch.Tensor,
+        keep_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return `(B, D)`, the weighted sum of each row's kept keys; zero where there are none."""
+        segments = Segments.of(offsets, len(keys_TD))
+        kept_T = segments.kept(keep_T)
+        hidden_TH = self._first(query_BD, keys_TD, segments)
+        for depth, activate in enumerate(self.activations):
+            if depth > 0:
+                hidden_TH = self.further[depth - 1](hidden_TH)
+            # Dice takes statistics, in which the other positions have no part.
+            dice = isinstance(activate, Dice)
+            hidden_TH = activate(hidden_TH, kept_T) if dice else activate(hidden_TH)
+            hidden_TH = self.dropout(hidden_TH)
+        scores_T = exact_scores(self.score, hidden_TH)
+        if self._softmax:
+            weight_T = segment_softmax(scores_T, segments, keep_T)
+        else:
+            weight_T = scores_T.masked_fill(~kept_T, 0.0)
+        return weighted_sum(keys_TD, weight_T, segments)
+
+    def _first(
+        self, query_BD: torch.Tensor, keys_TD: torch.Tensor, segments: Segments
+    ) -> torch.Tensor:
+        """Return the first layer `(T, H)`, of which the query's part is computed once per row.
+
+        `W [q, k, q - k, q * k]` equals `(W_q + W_d) q + (W_k - W_d) k + W_p (q * k)`.
+        """
+        query_HD, key_HD, difference_HD, product_HD = self.first.weight.chunk(4, dim=1)
+        query_BH = functional.linear(query_BD, query_HD + difference_HD, self.first.bias)
+        product_TD = spread(query_BD, segments) * keys_TD
+        of_key_TH = functional.linear(keys_TD, key_HD - difference_HD)
+        return of_key_TH + functional.linear(product_TD, product_HD) + spread(query_BH, segments)
+
+
+class ReluTargetAttention(nn.Module):
+    """QIN's attention: ReLU of scaled dot products for weights, no softmax, no biases.
+
+    `u = W_o sum_l relu(W_q t . W_k h_l / sqrt(A)) W_v h_l`, with A = `attention_dim` (twice `dim`
+    by default). As nothing but the weights is non-linear, the key projection moves onto the query
+    and the value projection behind the sum: positions see vectors of `dim` and no matrix at all.
+    """
+
+    def __init__(self, dim: int, attention_dim: int | None = None) -> None:
+        super().__init__()
+        attention_dim = 2 * dim if attention_dim is None else attention_dim
+        self.query = nn.Linear(dim, attention_dim, bias=False)
+        self.key = nn.Linear(dim, attention_dim, bias=False)
+        self.value = nn.Linear(dim, attention_dim, bias=False)
+        self.output = nn.Linear(attention_dim, dim, bias=False)
+
+    def forward(
+        self,
+        target_BD: torch.Tensor,
+        history_TD: torch.Tensor,
+        offsets: torch.Tensor,
+        keep_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return u as `(B, D)`; zero for a row that keeps no position."""
+        segments = Segments.of(offsets, len(history_TD))
+        query_BA = self.query(target_BD) / math.sqrt(self.query.out_features)
+        query_BD = functional.linear(query_BA, self.key.weight.t())
+        scores_T = row_dots(query_BD.unsqueeze(1), history_TD, segments).squeeze(1)
+        weight_T = torch.relu(scores_T).masked_fill(~segments.kept(keep_T), 0.0)
+        return self.output(self.value(weighted_sum(history_TD, weight_T, segments)))
+
+
+class TargetCrossAttention(nn.Module):
+    """Multi-head softmax attention of one query per row over the row's positions.
+
+    Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
+    et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's
+    key projection moves onto the query and its value projection behind the weighted sum, so that
+    positions meet `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
+    adds the same to all scores of a row, has no effect there and no part here.
+    """
+
+    def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
+        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        super().__init__()
+        if dim % n_heads:
+            raise ValueError(f"{n_heads} heads do not divide {dim} dimensions; choose a divisor")
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+        self._n_heads = n_heads
+        self._dropout = dropout
+
+    def forward(
+        self,
+        query_BD: torch.Tensor,
+        history_TD: torch.Tensor,
+        offsets: torch.Tensor,
+        keep_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return `(B, D)`; the output bias alone for a row that keeps no position."""
+        segments = Segments.of(offsets, len(history_TD))
+        dim, n_heads = query_BD.shape[1], self._n_heads
+        query_DD, key_DD, value_DD = self.in_proj_weight.chunk(3)
+        query_bias_D, _, value_bias_D = self.in_proj_bias.chunk(3)
+        # h: head, e: dimension within a head, d: dimension of the model.
+        key_hed = key_DD.unflatten(0, (n_heads, -1))
+        value_hed = value_DD.unflatten(0, (n_heads, -1))
+        query_BD = functional.linear(query_BD, query_DD, query_bias_D)
+        query_Bhe = query_BD.unflatten(1, (n_heads, -1)) / math.sqrt(dim // n_heads)
+        moved_Bhd = torch.einsum("bhe,hed->bhd", query_Bhe, key_hed)
+        weight_Th = segment_softmax(row_dots(moved_Bhd, history_TD, segments), segments, keep_T)
+        weight_Th = functional.dropout(weight_Th, self._dropout, self.training)
+        pooled_Bhd = weighted_sum(history_TD, weight_Th, segments)
+        # One, but for dropout and for rows that keep nothing.
+        total_Bh = segment_sum(weight_Th, segments)
+        values_Bhe = torch.einsum("bhd,hed->bhe", pooled_Bhd, value_hed)
+        values_Bhe = values_Bhe + total_Bh.unsqueeze(-1) * value_bias_D.view(n_heads, -1)
+        return self.out_proj(values_Bhe.flatten(1))

@@ -1,0 +1,58 @@
+"""Checkpoints of a training run: found, it goes on where it stopped and ends with the same weights.
+
+Everything random in a run follows from the seed, the epoch and the part of the epoch, so that a
+checkpoint needs no generator states: it is taken after a validation, and names the next part.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmctr_pipeline.data.atomic import atomic_write
+
+
+@dataclasses.dataclass
+class Checkpoints:
+    """The checkpoint of one run in `folder`, which belongs to that very run.
+
+    Whoever makes the folder's name puts into it whatever decides on the result: configuration,
+    code version, data, vectors. One is written after the first validation that ends
+    `every_seconds` or more after the last was written: the weights it saves cost time to write,
+    and what is lost to a kill is no more than that.
+    """
+
+    folder: Path
+    every_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        self._last_written = time.monotonic()
+
+    @property
+    def path(self) -> Path:
+        """Where the checkpoint lies."""
+        return self.folder / "checkpoint.pt"
+
+    def load(self, device: torch.device, log: Callable[[str], None]) -> dict[str, Any] | None:
+        """Return the state that was saved, its tensors on `device`; None where there is none."""
+        if not self.path.exists():
+            return None
+        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        log(f"going on from {self.path}")
+        return state
+
+    def save(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Write what `state` returns, where one is due; a kill leaves the one before."""
+        if time.monotonic() - self._last_written < self.every_seconds:
+            return
+        with atomic_write(self.path) as temporary:
+            torch.save(state(), temporary)
+        self._last_written = time.monotonic()
+
+    def remove(self) -> None:
+        """Remove the folder: the run's model is saved, or the run is to begin anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,63 @@
+"""Training steps as one CUDA graph: the host starts a step with one call instead of hundreds."""
+
+from collections.abc import Callable
+from typing import Any, Generic
+
+import torch
+
+from mmctr_pipeline.training.step import B, TrainStep
+
+_WARM_UP_STEPS = 3
+"""Steps before the capture, so that libraries have made their plans (torch asks for a few)."""
+
+
+class GraphedStep(Generic[B]):
+    """A `TrainStep` for batches of one frequent shape, captured once and then replayed.
+
+    The first steps run as they are, on a stream of their own, and train like any other. Then the
+    step is captured on a batch of static tensors, which every further batch of that shape is
+    copied to (so it needs `shape`, `clone` and `copy_from`). Batches of another shape run as they
+    are; so do all where memory ran out.
+    (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
+    """
+
+    def __init__(self, step: TrainStep[B]) -> None:
+        self._step = step
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._static: Any = None
+        self._loss = torch.zeros(())
+        self._seen: dict[tuple[int, ...], int] = {}
+        self._stream: torch.cuda.Stream | None = None
+
+    def __call__(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        """Train on `batch` and return its mean loss; see `TrainStep`."""
+        shape = batch.shape  # type: ignore[attr-defined]
+        if self._graph is not None and shape == self._static.shape:
+            self._static.copy_from(batch)
+            self._graph.replay()
+            self._step.count()
+            check(self._loss)
+            return self._loss
+        self._seen[shape] = self._seen.get(shape, 0) + 1
+        frequent = self._seen[shape] > _WARM_UP_STEPS
+        if self._graph is None and frequent and self._step.n_parts == 1:
+            self._capture(batch)
+            return self(batch, check)
+        return self._aside(batch, check)
+
+    def _aside(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        self._stream = self._stream or torch.cuda.Stream()
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            loss = self._step(batch, check)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return loss
+
+    def _capture(self, batch: B) -> None:
+        self._static = batch.clone()  # type: ignore[attr-defined]
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph):
+            self._loss = self._step.gradients(self._static)
+            self._step.update()
+        self._graph = graph

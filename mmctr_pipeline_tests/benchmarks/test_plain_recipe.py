@@ -1,0 +1,110 @@
+"""The plain form of recipe A is the same model as ours, on the same rows, and learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.plain_recipe import (
+    PlainRecipe,
+    PlainRows,
+    PlainTraining,
+    loader,
+    padded,
+    plain_scores,
+    standardised_vectors,
+)
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.metrics import auc
+from mmctr_pipeline.models.config import ImprovedMmctrConfig
+from mmctr_pipeline.models.registry import build_model
+from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.ctr import feature_spec
+from mmctr_pipeline.training.score import score
+from mmctr_pipeline_tests.training.small_world import small_world
+
+CPU = torch.device("cpu")
+
+
+def plain_recipe(dataset: CtrDataset, vectors: VectorTable) -> PlainRecipe:
+    spec = feature_spec(dataset, vectors)
+    item_vectors = standardised_vectors(dataset.items, vectors)
+    return PlainRecipe(spec.n_users, spec.n_items, item_vectors)
+
+
+def test_histories_are_padded_on_the_left_and_the_newest_hundred_are_kept() -> None:
+    table = padded(Ragged.from_lists([[5, 6], [], range(1, 104)]))
+    assert table.dtype == np.int64
+    assert table[0].tolist() == [0] * 98 + [5, 6]
+    assert not table[1].any()
+    assert table[2].tolist() == list(range(4, 104))
+
+
+def test_it_gives_our_logits_with_our_weights() -> None:
+    dataset, vectors = small_world()
+    items = item_features(dataset.items, vectors)
+    torch.manual_seed(1)
+    ours = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors))
+    ours.fit_statistics(items)
+    with torch.no_grad():
+        for name, tensor in ours.state_dict().items():
+            if name.endswith("embedding.weight"):
+                tensor[1:] = torch.randn_like(tensor[1:])
+            elif name.endswith(("running_mean", "bias")):
+                tensor.copy_(torch.randn_like(tensor) * 0.2)
+            elif name.endswith("running_var"):
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    plain = plain_recipe(dataset, vectors)
+    plain.load_ours(ours.state_dict())
+
+    valid = dataset.valid
+    probabilities_N = score(ours, BatchSource(valid, dataset.histories, items, CPU))
+    rows = PlainRows(valid, dataset.histories)
+    plain_N = plain_scores(plain, loader(rows, False, CPU), CPU)
+    # Compared as logits: the ends of the sigmoid would hide differences.
+    logits_N, plain_logits_N = (
+        torch.logit(torch.from_numpy(p)) for p in (probabilities_N, plain_N)
+    )
+    assert (logits_N - plain_logits_N).abs().max() < 1e-5
+    assert logits_N.std() > 0.1
+    n_ours, n_plain = (sum(p.numel() for p in model.parameters()) for model in (ours, plain))
+    assert n_plain == n_ours
+
+
+def test_it_has_recipe_as_parameters_at_full_size() -> None:
+    with torch.device("meta"):
+        model = PlainRecipe(1_000_001, 91_718, torch.empty(91_718, 128))
+    assert sum(p.numel() for p in model.parameters()) == 70_802_562
+
+
+def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better() -> None:
+    dataset, vectors = small_world(n_train=2100, n_valid=20)
+    torch.manual_seed(2)
+    model = plain_recipe(dataset, vectors)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    rows = PlainRows(dataset.train, dataset.histories)
+    in_order = loader(rows, False, CPU)
+    untrained = auc(rows.label, plain_scores(model, in_order, CPU))
+
+    training = PlainTraining(model, CPU)
+    sizes = [list(training.epoch(loader(rows, True, CPU))) for _ in range(3)]
+    assert sizes == [[2048, 52]] * 3
+    rates = [group["lr"] for group in training.optimizer.param_groups]
+    # After three of the first cycle's five epochs: (1 + cos(3 pi / 5)) / 2 of the way is left.
+    assert rates == pytest.approx(
+        [1e-6 + 0.345492 * (rate - 1e-6) for rate in (2e-3, 5e-4)], rel=1e-5
+    )
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert not model.user_embedding.weight[0].any()
+    assert not model.item_embedding.weight[0].any()
+    assert auc(rows.label, plain_scores(model, in_order, CPU)) > untrained + 0.05
+
+
+def test_rows_without_labels_are_refused() -> None:
+    dataset, _ = small_world(n_train=50, n_valid=20)
+    unlabelled = dataclasses.replace(dataset.valid, label=None)
+    with pytest.raises(ValueError, match="no labels"):
+        PlainRows(unlabelled, dataset.histories)
