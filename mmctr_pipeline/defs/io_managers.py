@@ -123,10 +123,12 @@ class ModelIOManager(StorageIOManager):
     """Trained models, each in a folder of its own; `best_model.pt` points to the latest."""
 
     def write(self, obj: "ModelFile", path: Path) -> None:
-        """Write a new version and point `best_model.pt` to it."""
+        """Write a new version, point `best_model.pt` to it, and drop the run's checkpoint."""
         from mmctr_pipeline.registry.versions import write_version
+        from mmctr_pipeline.training.checkpoint import Checkpoints
 
         write_version(path.parent, obj)
+        Checkpoints.of_run(path.parent, obj.run_key).remove()
 
     def location(self, path: Path) -> Path:
         """Return the latest model, whatever the asset is called."""

@@ -24,6 +24,7 @@ from mmctr_pipeline.encoders.locate import locate_image_model
 from mmctr_pipeline.encoders.parity import parity
 from mmctr_pipeline.encoders.pictures.decode import UnreadableImageError, quiet_pillow, read_bytes
 from mmctr_pipeline.encoders.store.vector_store import Remembered, Shard, VectorStore
+from mmctr_pipeline.memory import keep_freed_memory
 
 MISSING = "no file"
 
@@ -75,6 +76,7 @@ def encode_images(
             "Fix: put the images there as {item_id}.jpg, or use the preset text_only, or set "
             "encoders.image.source to 'given' or 'none'"
         )
+    keep_freed_memory()
     start = time.monotonic()
     paths = _paths(item_id, images)
     clip = load_clip(locate_image_model(config.model), device)

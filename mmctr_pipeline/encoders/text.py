@@ -20,6 +20,7 @@ from mmctr_pipeline.encoders.parity import parity, parity_notes, parity_rows
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text_models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.titles import item_texts, read_tag_names
+from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 # Enough for batches of like length, and some ten seconds' work to lose at most.
@@ -60,6 +61,7 @@ def encode_titles(
     """
     if config.source == "given":
         return TextEncoding(take_given(items.item_id, given, config.column, log))
+    keep_freed_memory()
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)

@@ -37,7 +37,8 @@ class ModelFile:
     `encoder_identities` what made the text and image vectors behind them, `transform_identity` the
     fitted fusion. `auc_floor` is the validation AUC below which nothing may be submitted.
     `n_parameters` counts the trained weights, buffers left out. `resolved_config` is the whole
-    configuration of the run by section, `created_at` a UTC time in ISO 8601.
+    configuration of the run by section, `run_key` a hash of what decided on the result (see
+    `training.checkpoint`), `created_at` a UTC time in ISO 8601.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -53,6 +54,7 @@ class ModelFile:
     transform_identity: str
     auc_floor: float
     resolved_config: dict[str, Any]
+    run_key: str
     library_versions: dict[str, str]
     created_at: str
     preset: str | None = None
@@ -68,6 +70,7 @@ class ModelFile:
         transform_identity: str,
         auc_floor: float,
         resolved_config: Mapping[str, Any],
+        run_key: str,
         preset: str | None = None,
     ) -> Self:
         """Gather what training returned with where its inputs came from, as of now."""
@@ -87,6 +90,7 @@ class ModelFile:
             transform_identity=transform_identity,
             auc_floor=auc_floor,
             resolved_config=dict(resolved_config),
+            run_key=run_key,
             library_versions=library_versions(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             preset=preset,

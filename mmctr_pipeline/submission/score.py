@@ -81,7 +81,9 @@ def score_test(
     start = time.monotonic()
     module = build_module(model_file, device)
     items = item_features(dataset.items, vectors).to(device)
-    probability = score(module, BatchSource(test, dataset.histories, items, device))
+    # Models of before the setting were trained in float32.
+    precision = model_file.training_config.get("precision", "float32")
+    probability = score(module, BatchSource(test, dataset.histories, items, device), precision)
     wrong = ~((probability >= 0) & (probability <= 1))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

@@ -90,6 +90,11 @@ class BatchSource:
     def __len__(self) -> int:
         return len(self._columns["item_id"])
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches arrive."""
+        return self._device
+
     def batch(self, rows_B: torch.Tensor, n_positions: int | None = None) -> Batch:
         """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order.
 

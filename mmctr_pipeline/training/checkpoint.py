@@ -5,29 +5,44 @@ checkpoint needs no generator states: it is taken after a validation, and names 
 """
 
 import dataclasses
+import hashlib
+import json
+import pickle
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from mmctr_pipeline.data.atomic import atomic_write
 
 
+def run_key(**decisive: Any) -> str:
+    """Return a hash of whatever decides on the result of a run, each a plain value.
+
+    That is configuration, code version, data, vectors: a run whose key is found goes on from there.
+    """
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
+
+
 @dataclasses.dataclass
 class Checkpoints:
     """The checkpoint of one run in `folder`, which belongs to that very run.
 
-    Whoever makes the folder's name puts into it whatever decides on the result: configuration,
-    code version, data, vectors. One is written after the first validation that ends
+    One is written after the first validation that ends
     `every_seconds` or more after the last was written: the weights it saves cost time to write,
     and what is lost to a kill is no more than that.
     """
 
     folder: Path
     every_seconds: float = 30.0
+
+    @classmethod
+    def of_run(cls, storage: Path, run_key: str) -> Self:
+        """Return those of the run with this key (see `run_key`) in a storage folder."""
+        return cls(storage / "checkpoints" / run_key)
 
     def __post_init__(self) -> None:
         self._last_written = time.monotonic()
@@ -41,7 +56,12 @@ class Checkpoints:
         """Return the state that was saved, its tensors on `device`; None where there is none."""
         if not self.path.exists():
             return None
-        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            raise RuntimeError(
+                f"{self.path} cannot be read as a checkpoint; remove it to train from the beginning"
+            ) from error
         log(f"going on from {self.path}")
         return state
 

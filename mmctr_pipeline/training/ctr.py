@@ -99,7 +99,7 @@ def train_ctr(
         )
 
     def evaluate(module: nn.Module) -> dict[str, float]:
-        scores = score(module, valid)
+        scores = score(module, valid, training_config.precision)
         return {
             "valid_auc": metrics.auc(valid_labels, scores),
             "valid_log_loss": metrics.log_loss(valid_labels, scores),
@@ -128,8 +128,10 @@ def train_ctr(
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
     train_sample = BatchSource(dataset.train.take(sample), dataset.histories, items, device)
-    train_auc = metrics.auc(train_labels[sample], score(module, train_sample))
-    valid_scores = score(module, valid)
+    train_auc = metrics.auc(
+        train_labels[sample], score(module, train_sample, training_config.precision)
+    )
+    valid_scores = score(module, valid, training_config.precision)
     measured = _measured(valid_labels, valid_scores, train_auc, history)
     log(
         f"best epoch {history.best_epoch:g}: valid AUC {measured['valid_auc']:.4f} "

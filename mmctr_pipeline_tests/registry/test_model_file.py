@@ -32,6 +32,7 @@ def small_model_file(trained: TrainedCtr) -> ModelFile:
         transform_identity="pca 1",
         auc_floor=0.5,
         resolved_config={"model": SMALL_MODEL.to_mapping(), "training": {"seed": 42}},
+        run_key="0123abcd",
         preset="sample",
     )
 
@@ -52,7 +53,7 @@ def test_a_loaded_model_scores_bit_equally(trained: TrainedCtr, saved: Path) -> 
     dataset, vectors = small_world(n_train=500)
     module = build_module(ModelFile.load(saved))
     items = item_features(dataset.items, vectors)
-    scores = score(module, BatchSource(dataset.valid, dataset.histories, items, CPU))
+    scores = score(module, BatchSource(dataset.valid, dataset.histories, items, CPU), "auto")
     assert np.array_equal(scores, trained.valid_scores)
     assert not module.training
 

@@ -45,6 +45,7 @@ MODEL_FILE = ModelFile(
     transform_identity="transform-1",
     auc_floor=0.7,
     resolved_config={"training": {"seed": 42}, "model": {"hidden_dims": [512, 256]}},
+    run_key="0123abcd",
     library_versions={"python": "3.11", "torch": "2.9"},
     created_at="2026-01-02T03:04:05+00:00",
     preset="sample",

@@ -42,7 +42,10 @@ def test_scores_are_the_sigmoid_of_the_logits_in_order(
 
 def test_batch_size_changes_no_score(scoring: tuple[torch.nn.Module, BatchSource]) -> None:
     model, source = scoring
-    assert np.abs(score(model, source, 7) - score(model, source, 4096)).max() < 1e-6
+    assert (
+        np.abs(score(model, source, batch_size=7) - score(model, source, batch_size=4096)).max()
+        < 1e-6
+    )
 
 
 def test_scoring_runs_in_evaluation_mode_and_leaves_the_mode(

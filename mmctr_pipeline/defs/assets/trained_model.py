@@ -22,6 +22,9 @@ from mmctr_pipeline.training.config import TrainingConfig
 
 TrainedModelConfig = asset_config("trained_model")
 
+CODE_VERSION = "2"
+"""Raised whenever the same inputs would give another model."""
+
 
 @dg.asset(
     description="The CTR model at its epoch of best validation AUC; best_model.pt points to it.",
@@ -29,7 +32,7 @@ TrainedModelConfig = asset_config("trained_model")
     kinds={"pytorch"},
     owners=OWNERS,
     op_tags=GPU_TAGS,
-    code_version="1",
+    code_version=CODE_VERSION,
     io_manager_key="model_io",
 )
 def trained_model(
@@ -45,10 +48,18 @@ def trained_model(
     from mmctr_pipeline.evaluation.plots import training_curve
     from mmctr_pipeline.fusion.lineage import require_fused_from
     from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
     from mmctr_pipeline.training.ctr import train_ctr
 
     require_fused_from(fused_pca, text_embeddings, image_embeddings)
     device = places.torch_device()
+    key = run_key(
+        config=resolved(config),
+        code_version=CODE_VERSION,
+        data=train_dataset.fingerprint,
+        vectors=fused_pca.content_hash(),
+        device=device.type,
+    )
     trained = train_ctr(
         train_dataset,
         fused_pca,
@@ -56,6 +67,7 @@ def trained_model(
         to_settings(config.training, TrainingConfig),  # type: ignore[attr-defined]
         device,
         context.log.info,
+        Checkpoints.of_run(places.storage, key),
     )
     history = trained.history
     model = ModelFile.from_trained(
@@ -75,6 +87,7 @@ def trained_model(
             "fused_pca": fused_pca.provenance["config"],
             "device": str(device),
         },
+        run_key=key,
         preset=preset_name(deployment()),
     )
     context.add_output_metadata(

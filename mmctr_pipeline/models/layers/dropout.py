@@ -2,24 +2,28 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-_PARTS = 1 << 16
-"""Values of a 16-bit draw; a rate is rounded to a multiple of 1 / 65,536."""
+_PARTS = 1 << 15
+"""Values of a draw, 15 bits; a rate is rounded to a multiple of 1 / 32,768."""
+
+_BITS_OF = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` that, on the CPU, cuts each 64-bit random number into four 16-bit draws.
+    """`nn.Dropout` that, on the CPU, cuts each 64-bit random number into four draws.
 
     Same meaning: in training each value is zero with probability `p`, and the others are scaled so
-    that the mean stays; draws come from torch's global generator. On other devices it is torch's
-    own. (Srivastava et al. 2014, Journal of Machine Learning Research 15.)
+    that the mean stays (Srivastava et al. 2014, Journal of Machine Learning Research 15). Draws
+    come from numpy's SFC64, seeded anew in every call by torch's global generator. On other devices
+    it is torch's own.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return a tensor like `input`."""
-        if input.device.type != "cpu" or not self.training or self.p == 0:
+        if input.device.type != "cpu" or not self.training or self.p in (0, 1):
             return super().forward(input)
         dropped: torch.Tensor = _Dropout.apply(input, self.p)
         return dropped
@@ -28,18 +32,30 @@ class Dropout(nn.Dropout):
 class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, rate: float) -> torch.Tensor:
-        n_dropped = min(max(round(rate * _PARTS), 1), _PARTS - 1)
-        n_values = values.numel()
-        bits = torch.empty(-(-n_values // 4), dtype=torch.int64).random_(-(2**63), None)
-        draws = bits.view(torch.int16)[:n_values].view(values.shape)
-        # Zeros and scales in the values' own format: products of unlike formats are slower.
-        scale = (draws >= n_dropped - _PARTS // 2).to(values.dtype)
-        scale.mul_(_PARTS / (_PARTS - n_dropped))
-        ctx.save_for_backward(scale)
-        return values * scale
+        n_dropped = round(rate * _PARTS)
+        mask = _mask(values.shape, n_dropped, _BITS_OF[values.element_size()])
+        ctx.save_for_backward(mask)
+        ctx.scale = _PARTS / max(_PARTS - n_dropped, 1)
+        return _masked(values, mask, ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (scale,) = ctx.saved_tensors
-        return grad * scale, None
+        (mask,) = ctx.saved_tensors
+        return _masked(grad, mask, ctx.scale), None
+
+
+def _mask(shape: torch.Size, n_dropped: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return integers whose bits are all zero in `n_dropped` of `_PARTS` cases, else all one."""
+    n_values = shape.numel()
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    draws = np.random.SFC64(seed).random_raw(-(-n_values // 4)).view(np.int16)[:n_values]
+    # A draw less the number dropped is negative where its value is dropped; shifting spreads the
+    # sign over all bits. Comparing and multiplying would take several times as long.
+    below = torch.from_numpy(draws).bitwise_and_(_PARTS - 1).sub_(n_dropped)
+    return below.bitwise_right_shift_(15).bitwise_not_().to(dtype).view(shape)
+
+
+def _masked(values: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
+    masked = values.contiguous().view(mask.dtype).bitwise_and(mask)
+    return masked.view(values.dtype).mul_(scale)

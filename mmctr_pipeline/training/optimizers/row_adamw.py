@@ -17,10 +17,16 @@ _FLUSH_VALUES = 1 << 22
 
 @dataclasses.dataclass(frozen=True)
 class _Lookup:
-    """Distinct rows `(U,)` that were served, and the leaf `(U, D)` that gathers their gradient."""
+    """Distinct rows `(U,)` that were served, and the leaf `(U, D)` that gathers their gradient.
+
+    `m_UD` and `v_UD` are their moments as of the steps `last_U` that updated them last.
+    """
 
     row_U: torch.Tensor
     live_UD: torch.Tensor
+    m_UD: torch.Tensor
+    v_UD: torch.Tensor
+    last_U: torch.Tensor
 
 
 class _ServedTable:
@@ -37,11 +43,11 @@ class _ServedTable:
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         """Return the rows of `ids` as dense AdamW would have them now (see `RowServer`)."""
         row_U, slot_N = distinct_rows(ids)
-        with torch.no_grad():
-            live_UD = self._present(row_U)
-        live_UD.requires_grad_(torch.is_grad_enabled())
+        lookup = self._look_up(row_U)
+        live_UD = lookup.live_UD
         if torch.is_grad_enabled():
-            self.lookups.append(_Lookup(row_U, live_UD))
+            live_UD.requires_grad_()
+            self.lookups.append(lookup)
         if ids.device.type == "cpu":
             return nn.functional.embedding(slot_N, live_UD)
         return live_UD.index_select(0, slot_N)
@@ -51,17 +57,21 @@ class _ServedTable:
         if len(self.lookups) < 2:
             return
         row_U, slot_N = distinct_rows(torch.cat([lookup.row_U for lookup in self.lookups]))
-        live_UD = self._present(row_U)
+        merged = self._look_up(row_U)
         grads = [
             torch.zeros_like(lookup.live_UD) if lookup.live_UD.grad is None else lookup.live_UD.grad
             for lookup in self.lookups
         ]
-        live_UD.grad = torch.zeros_like(live_UD).index_add_(0, slot_N, torch.cat(grads))
-        self.lookups = [_Lookup(row_U, live_UD)]
+        total_UD = torch.zeros_like(merged.live_UD).index_add_(0, slot_N, torch.cat(grads))
+        merged.live_UD.grad = total_UD
+        self.lookups = [merged]
 
-    def _present(self, row_U: torch.Tensor) -> torch.Tensor:
-        weight, m, v = (t.detach().index_select(0, row_U) for t in (self.weight, self.m, self.v))
-        return self.clock.present(weight, m, v, self.last[row_U])
+    @torch.no_grad()
+    def _look_up(self, row_U: torch.Tensor) -> _Lookup:
+        weight, m, v, last = (
+            t.index_select(0, row_U) for t in (self.weight, self.m, self.v, self.last)
+        )
+        return _Lookup(row_U, self.clock.present(weight, m, v, last), m, v, last)
 
 
 class RowAdamW(torch.optim.Optimizer):
@@ -140,11 +150,11 @@ class RowAdamW(torch.optim.Optimizer):
         row_U, weight, grad = lookup.row_U, lookup.live_UD.detach(), lookup.live_UD.grad
         if grad is None:
             return
-        grad = grad.masked_fill((row_U == 0).unsqueeze(1), 0.0)
+        grad.mul_((row_U != 0).to(grad.dtype).unsqueeze(1))  # padding is not trained
         clock, (beta1, beta2) = served.clock, self._betas
-        decay_m, decay_v = clock.moment_decays(served.last[row_U])
-        m = served.m.index_select(0, row_U).mul_(decay_m).add_(grad, alpha=1 - beta1)
-        v = served.v.index_select(0, row_U).mul_(decay_v).addcmul_(grad, grad, value=1 - beta2)
+        decay_m, decay_v = clock.moment_decays(lookup.last_U)
+        m = lookup.m_UD.mul_(decay_m).add_(grad, alpha=1 - beta1)
+        v = lookup.v_UD.mul_(decay_v).addcmul_(grad, grad, value=1 - beta2)
         # Tensors, not numbers: nothing here waits for the device, and a captured graph follows.
         rate = torch.as_tensor(group["lr"], dtype=torch.float64, device=weight.device)
         correction1, correction2 = clock.corrections
@@ -154,9 +164,8 @@ class RowAdamW(torch.optim.Optimizer):
             .mul_((per_move / correction2).to(v.dtype))
             .add_((per_move * self._epsilon).to(v.dtype))
         )
-        weight = (weight * (1 - rate * group["weight_decay"]).to(weight.dtype)).addcdiv_(
-            m, denominator, value=-1
-        )
+        kept = (1 - rate * group["weight_decay"]).to(weight.dtype)
+        weight = (weight * kept).addcdiv_(m, denominator, value=-1)
         served.weight.index_copy_(0, row_U, weight)
         served.m.index_copy_(0, row_U, m)
         served.v.index_copy_(0, row_U, v)

@@ -1,4 +1,4 @@
-"""The bilinear interaction against torch's own in float64."""
+"""The bilinear interaction against torch's own in float64, and in lower formats against itself."""
 
 import pytest
 import torch
@@ -6,10 +6,8 @@ from torch import nn
 
 from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 
-DIM = 6
 
-
-@pytest.mark.parametrize("n_rows", [1, 5, 128, 300])
+@pytest.mark.parametrize("n_rows", [0, 1, 5, 512, 513, 1300])
 def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None:
     torch.manual_seed(1)
     ours = BilinearInteraction(5, 7, 3).double()
@@ -26,6 +24,37 @@ def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None
         results.append([out, x.grad, y.grad, layer.weight.grad, layer.bias.grad])
     for our, their in zip(*results, strict=True):
         assert torch.allclose(our, their, atol=1e-11, rtol=0)
+
+
+def test_bfloat16_under_autocast_is_close_to_float32() -> None:
+    torch.manual_seed(4)
+    layer = BilinearInteraction(32, 32, 16)
+    toward = torch.randn(700, 16)
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(5)
+        x, y = (torch.randn(700, 32, requires_grad=True) for _ in range(2))
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = layer(x, y)
+        assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
+        (out.float() * toward).sum().backward()
+        results.append([out.float(), x.grad, y.grad, layer.weight.grad, layer.bias.grad])
+    for full, half in zip(*results, strict=True):
+        assert half.dtype == torch.float32
+        assert 0 < (half - full).norm() / full.norm() < 0.01
+
+
+def test_inputs_without_a_gradient_are_taken() -> None:
+    torch.manual_seed(6)
+    layer, theirs = BilinearInteraction(3, 4, 2), nn.Bilinear(3, 4, 2)
+    theirs.load_state_dict(layer.state_dict())
+    x, y = torch.randn(5, 3), torch.randn(5, 4)
+    for each in (layer, theirs):
+        each(x, y).sum().backward()
+    assert torch.allclose(layer.weight.grad, theirs.weight.grad, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        assert not layer(x, y).requires_grad
 
 
 def test_bilinear_keeps_torchs_initialisation() -> None:
