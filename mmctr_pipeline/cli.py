@@ -53,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fusions.add_argument("--seed", type=int, default=11, help="seed of the sample world")
     fusions.set_defaults(run=_fusions)
 
-    prune = commands.add_parser("prune", help="drop remembered vectors that are no longer used")
+    prune = commands.add_parser(
+        "prune", help="drop remembered vectors and checkpoints that are no longer used"
+    )
     prune.add_argument(
         "--unused-days",
         type=int,
@@ -222,8 +224,10 @@ def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
 def _prune(chosen: argparse.Namespace) -> int:
     from mmctr_pipeline.encoders.store.prune import prune
 
-    folder = Deployment.from_environment().storage_dir / "vectors"
+    storage = Deployment.from_environment().storage_dir
+    folder = storage / "vectors"
     reports = prune(folder, chosen.unused_days, dry_run=chosen.dry_run, log=_log)
+    _prune_checkpoints(storage, chosen)
     if not reports:
         print(f"nothing to prune: no vectors are remembered in {folder}")
         return 0
@@ -247,6 +251,15 @@ def _prune(chosen: argparse.Namespace) -> int:
         f"{drop} {n_dropped:,} ({dropped_bytes / 1e6:,.1f} MB)"
     )
     return 0
+
+
+def _prune_checkpoints(storage: Path, chosen: argparse.Namespace) -> None:
+    from mmctr_pipeline.training.checkpoint import Checkpoints, abandoned
+
+    for folder in abandoned(storage, chosen.unused_days):
+        print(f"{folder.name}: {'would drop' if chosen.dry_run else 'dropped'} its checkpoint")
+        if not chosen.dry_run:
+            Checkpoints(folder).remove()
 
 
 def _log(line: str) -> None:

@@ -2,6 +2,8 @@
 
 import datetime
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,24 @@ def test_prune_drops_vectors_that_are_no_longer_used(
             else:
                 counts = f"kept 0 vectors (0.0 MB), {drop} 3 (3.0 MB)"
             assert told == [f"encoder:1: {counts} and 0 files left behind", f"total: {counts}"]
+
+
+def test_prune_drops_checkpoints_of_runs_that_nobody_took_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    old, young = (tmp_path / "checkpoints" / name for name in ("old", "young"))
+    for folder in (old, young):
+        folder.mkdir(parents=True)
+        (folder / "checkpoint.pt").write_bytes(b"weights")
+    eight_days_ago = time.time() - 8 * 86_400
+    os.utime(old, (eight_days_ago, eight_days_ago))
+    assert main(["prune", "--unused-days", "7", "--dry-run"]) == 0
+    assert "old: would drop its checkpoint" in capsys.readouterr().out
+    assert old.exists()
+    assert main(["prune", "--unused-days", "7"]) == 0
+    assert not old.exists()
+    assert young.exists()
 
 
 def test_prune_refuses_negative_days_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,8 +44,12 @@ def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
     )
 
 
-_LEAST_SPARE_STEP = 64
 _SHARE_OF_DEVICE = 0.5
+"""Share of the device's free memory that a split may take."""
+
+_LEAST_SPARE_STEP = 64
+_CAPACITY_RESERVE = 1.05
+"""A capacity for CUDA graphs over the largest batch so far, so that it seldom has to grow."""
 
 
 class BatchSource:
@@ -78,7 +82,8 @@ class BatchSource:
         self._columns = {name: self._resident(array) for name, array in arrays.items()}
         self._items = items
         # Known here, the size of a batch need never be asked of the device.
-        self._length_N = torch.from_numpy(histories.lengths)[torch.from_numpy(split.history).long()]
+        self._length_N = torch.from_numpy(histories.lengths[split.history])
+        self._capacity = 0
 
     def _resident(self, array: np.ndarray) -> torch.Tensor:
         # Arrays from Arrow are read-only, which torch refuses to share silently.
@@ -95,14 +100,13 @@ class BatchSource:
         """Where batches arrive."""
         return self._device
 
-    def batch(self, rows_B: torch.Tensor, n_positions: int | None = None) -> Batch:
-        """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order.
+    def batch(self, rows_B: torch.Tensor) -> Batch:
+        """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order."""
+        n_positions = int(self._length_N[rows_B].sum())
+        return self._batch(rows_B.to(self._home), n_positions, n_positions)
 
-        With `n_positions` the histories get spare positions up to that number.
-        """
-        n_real = int(self._length_N[rows_B].sum())
-        n_positions = n_real if n_positions is None else n_positions
-        rows_B = rows_B.to(self._home, non_blocking=True)
+    def _batch(self, rows_B: torch.Tensor, n_real: int, n_positions: int) -> Batch:
+        """Return a batch of `n_real` positions, and spare ones up to `n_positions`."""
         columns = {
             name: self._columns[name][rows_B]
             for name in ("user_id", "item_id", "likes_level", "views_level", "label")
@@ -148,13 +152,16 @@ class BatchSource:
 
     def _batches(self, order_N: torch.Tensor, batch_size: int) -> Iterator[Batch]:
         """Yield batches in few shapes: one for CUDA graphs, a handful for the CPU's libraries."""
-        batches = order_N.split(batch_size)
-        sizes = [int(self._length_N[rows_B].sum()) for rows_B in batches]
+        sizes = [int(length_B.sum()) for length_B in self._length_N[order_N].split(batch_size)]
         step = max(_LEAST_SPARE_STEP, batch_size // 4)
         if self._device.type == "cuda":
-            step *= -(-max(sizes, default=0) // step) or 1
-        for rows_B, size in zip(batches, sizes, strict=True):
-            yield self.batch(rows_B, -(-size // step) * step)
+            largest = max(sizes, default=0)
+            if largest > self._capacity:
+                self._capacity = -(-int(largest * _CAPACITY_RESERVE) // step) * step
+            step = self._capacity
+        rows = order_N.to(self._home).split(batch_size)
+        for rows_B, size in zip(rows, sizes, strict=True):
+            yield self._batch(rows_B, size, -(-size // step) * step)
 
 
 def _home_of(n_bytes: int, device: torch.device) -> torch.device:

@@ -27,6 +27,13 @@ def run_key(**decisive: Any) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def abandoned(storage: Path, unused_days: int) -> list[Path]:
+    """Return the folders of runs whose last checkpoint is more than `unused_days` days old."""
+    oldest = time.time() - unused_days * 86_400
+    folders = (storage / "checkpoints").glob("*")
+    return sorted(folder for folder in folders if folder.stat().st_mtime < oldest)
+
+
 @dataclasses.dataclass
 class Checkpoints:
     """The checkpoint of one run in `folder`, which belongs to that very run.

@@ -12,12 +12,12 @@ _WARM_UP_STEPS = 3
 
 
 class GraphedStep(Generic[B]):
-    """A `TrainStep` for batches of one frequent shape, captured once and then replayed.
+    """A `TrainStep` for batches that mostly have one shape, captured once and then replayed.
 
     The first steps run as they are, on a stream of their own, and train like any other. Then the
     step is captured on a batch of static tensors, which every further batch of that shape is
     copied to (so it needs `shape`, `clone` and `copy_from`). Batches of another shape run as they
-    are; so do all where memory ran out.
+    are, until several come in a row, which are captured instead; so do all where memory ran out.
     (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
     """
 
@@ -26,7 +26,8 @@ class GraphedStep(Generic[B]):
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static: Any = None
         self._loss = torch.zeros(())
-        self._seen: dict[tuple[int, ...], int] = {}
+        self._last_shape: tuple[int, ...] = ()
+        self._in_a_row = 0
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
@@ -38,9 +39,9 @@ class GraphedStep(Generic[B]):
             self._step.count()
             check(self._loss)
             return self._loss
-        self._seen[shape] = self._seen.get(shape, 0) + 1
-        frequent = self._seen[shape] > _WARM_UP_STEPS
-        if self._graph is None and frequent and self._step.n_parts == 1:
+        self._in_a_row = self._in_a_row + 1 if shape == self._last_shape else 1
+        self._last_shape = shape
+        if self._in_a_row > _WARM_UP_STEPS and self._step.n_parts == 1:
             self._capture(batch)
             return self(batch, check)
         return self._aside(batch, check)
