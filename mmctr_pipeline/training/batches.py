@@ -55,8 +55,9 @@ _CAPACITY_RESERVE = 1.05
 class BatchSource:
     """One split; histories are stored once each and stay ragged.
 
-    The rows lie on the device, or in pinned memory where they would take more than half of what is
-    free there. Batches are cut by index operations alone: no worker processes, no Python per row.
+    The rows lie on the device, or in the host's memory where they would take more than half of what
+    is free there; batches then travel through pinned memory. They are cut by index operations
+    alone: no worker processes, no Python per row.
     """
 
     def __init__(
@@ -87,10 +88,7 @@ class BatchSource:
 
     def _resident(self, array: np.ndarray) -> torch.Tensor:
         # Arrays from Arrow are read-only, which torch refuses to share silently.
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        if self._home != self._device:
-            return tensor.pin_memory()
-        return tensor.to(self._home)
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._home)
 
     def __len__(self) -> int:
         return len(self._columns["item_id"])
@@ -100,10 +98,13 @@ class BatchSource:
         """Where batches arrive."""
         return self._device
 
-    def batch(self, rows_B: torch.Tensor) -> Batch:
-        """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order."""
-        n_positions = int(self._length_N[rows_B].sum())
-        return self._batch(rows_B.to(self._home), n_positions, n_positions)
+    def batch(self, rows_B: torch.Tensor, n_positions: int | None = None) -> Batch:
+        """Return the rows at the positions `rows_B` (`(B,) int64` on the CPU), in that order.
+
+        With `n_positions` the histories get spare positions up to that number.
+        """
+        n_real = int(self._length_N[rows_B].sum())
+        return self._batch(rows_B.to(self._home), n_real, n_positions or n_real)
 
     def _batch(self, rows_B: torch.Tensor, n_real: int, n_positions: int) -> Batch:
         """Return a batch of `n_real` positions, and spare ones up to `n_positions`."""
@@ -122,7 +123,10 @@ class BatchSource:
         history_T = torch.nn.functional.pad(history_T, (0, n_positions - n_real))
 
         def arrived(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-            return tensor.to(self._device, dtype, non_blocking=True)
+            tensor = tensor.to(dtype)
+            if self._home == self._device:
+                return tensor
+            return tensor.pin_memory().to(self._device, non_blocking=True)
 
         return Batch(
             user_id_B=arrived(columns["user_id"], torch.int64),
@@ -158,7 +162,7 @@ class BatchSource:
             largest = max(sizes, default=0)
             if largest > self._capacity:
                 self._capacity = -(-int(largest * _CAPACITY_RESERVE) // step) * step
-            step = self._capacity
+            step = max(self._capacity, step)
         rows = order_N.to(self._home).split(batch_size)
         for rows_B, size in zip(rows, sizes, strict=True):
             yield self._batch(rows_B, size, -(-size // step) * step)

@@ -80,6 +80,11 @@ class Course:
         return self.records[self.best_index].metrics[self.metric]
 
     @property
+    def epochs_since_best(self) -> float:
+        """Epochs trained since the best validation."""
+        return self.n_epochs - self.records[self.best_index].epoch if self.records else 0.0
+
+    @property
     def since_best(self) -> int:
         """Validations since the best one."""
         return len(self.records) - 1 - self.best_index if self.records else 0

@@ -70,13 +70,13 @@ def fit(
     use_graph = config.cuda_graph and device.type == "cuda"
     step: Step[B] = GraphedStep(train_step) if use_graph else train_step
     run = _Run(module, optimizers, schedule, Course(validation.metric, validation.larger_is_better))
-    if checkpoints and (state := checkpoints.load(device, log)):
-        run.restore(state)
 
-    patience = config.patience * config.validations_per_epoch
     try:
+        if checkpoints and (state := checkpoints.load(device, log)):
+            run.restore(state)
         for epoch, part, batches_of_part in _parts(batches, config, run.course.n_epochs):
-            if run.course.since_best >= patience:
+            # Fractions of an epoch add up to whole ones but for rounding.
+            if run.course.epochs_since_best > config.patience - 1e-6:
                 break
             learning_rate = optimizers.learning_rate
             progress = Progress(

@@ -59,6 +59,33 @@ def test_in_order_yields_every_row_with_its_own_history() -> None:
     assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
 
 
+def test_spare_positions_at_the_end_hold_zero_and_belong_to_no_row() -> None:
+    dataset, vectors = small_world(n_train=103)
+    source = source_of(dataset, vectors)
+    rows_B = torch.tensor([5, 100, 0, 31])
+    exact, spare = source.batch(rows_B), source.batch(rows_B, 97)
+    n_real = int(exact.history_offsets[-1])
+    assert len(exact.history_T) == n_real
+    assert spare.shape == (4, 97)
+    assert spare.history_T[n_real:].tolist() == [0] * (97 - n_real)
+    assert torch.equal(spare.history_offsets, exact.history_offsets)
+    assert plain_rows(spare) == plain_rows(exact) == [expected_rows(dataset)[row] for row in rows_B]
+
+
+@pytest.mark.parametrize(("batch_size", "step"), [(25, 64), (400, 100)])
+def test_batches_come_in_few_shapes(batch_size: int, step: int) -> None:
+    """Positions are a multiple of 64 or of a quarter of the rows, and less than one is spare."""
+    dataset, vectors = small_world(n_train=10 * batch_size)
+    batches = list(source_of(dataset, vectors).shuffled(batch_size, 1, 1))
+    for batch in batches:
+        n_spare = len(batch.history_T) - int(batch.history_offsets[-1])
+        assert len(batch.history_T) % step == 0
+        assert 0 <= n_spare < step
+        assert not bool(batch.history_T[len(batch.history_T) - n_spare :].any())
+    assert len({int(batch.history_offsets[-1]) for batch in batches}) > 5
+    assert len({batch.shape for batch in batches}) <= 3
+
+
 def test_a_batch_has_the_promised_types() -> None:
     dataset, vectors = small_world(n_train=20)
     batch = next(source_of(dataset, vectors).in_order(8))

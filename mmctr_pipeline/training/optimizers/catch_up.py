@@ -19,7 +19,7 @@ class CatchUp:
         P(l, n) * (w - G(l, n) * m / (sqrt(v) + epsilon * sqrt(1 - beta2^n)))
 
     with P the product of the decays and G(l, n) the sum over s of c_s * r^(s - l) / P(l, s), where
-    r = beta1 / sqrt(beta2). This is exact but for epsilon, which is taken as if v had not shrunk.
+    r = beta1 / sqrt(beta2). This is exact but for epsilon: see `present`.
     G and P are kept for every l since the last flush; a step changes G for the latest l alone,
     since r^256 is nothing. All numbers are tensors on the device, so that nothing waits for it.
     """
@@ -34,9 +34,11 @@ class CatchUp:
         window = max(1, math.ceil(math.log(_NEGLIGIBLE) / math.log(ratio))) if ratio > 0 else 1
         offset_W = torch.arange(1, window + 1, dtype=torch.int64)
         self._offset_W = offset_W.to(device)
+        self._shrunk_W = (self._beta2 ** (offset_W.double() / 2)).to(device)
         self._power_W = (ratio ** offset_W.double()).to(device)
         # Steps before the last flush do not exist: their share goes to a slot that nobody reads.
         self._sum_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
+        self._sum_per_epsilon_S = torch.zeros_like(self._sum_S)
         self._log_decay_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
         self._unread = capacity + 1
         # Not scalars: torch reads the value of a scalar index back to the host.
@@ -68,6 +70,7 @@ class CatchUp:
         move_W = rate * correction2 / correction1 * self._power_W * undecayed_W
         # The unread slot is named several times: whatever order they are added in, nobody reads it.
         self._sum_S.index_add_(0, since_W, move_W)
+        self._sum_per_epsilon_S.index_add_(0, since_W, move_W * self._shrunk_W / correction2)
 
     def present(
         self, weight: torch.Tensor, m: torch.Tensor, v: torch.Tensor, last: torch.Tensor
@@ -78,8 +81,8 @@ class CatchUp:
         """
         decay_U1 = torch.exp(self._log_decay_S[self.step] - self._log_decay_S[last])
         sum_U1 = self._sum_S[last]
-        correction2 = self.corrections[1]
-        denominator = v.sqrt().add_((self._epsilon * correction2).clamp_min(1e-30).to(v.dtype))
+        epsilon_U1 = self._epsilon * sum_U1 / self._sum_per_epsilon_S[last].clamp_min(1e-300)
+        denominator = v.sqrt().add_(epsilon_U1.clamp_min(1e-30).to(v.dtype).unsqueeze(1))
         move = (m / denominator).mul_(sum_U1.to(m.dtype).unsqueeze(1))
         return (weight - move).mul_(decay_U1.to(weight.dtype).unsqueeze(1))
 
@@ -91,5 +94,6 @@ class CatchUp:
     def restart(self) -> None:
         """Forget the steps, as all rows have caught up."""
         self._sum_S.zero_()
+        self._sum_per_epsilon_S.zero_()
         self._log_decay_S.zero_()
         self.step.zero_()

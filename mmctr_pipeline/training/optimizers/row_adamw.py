@@ -53,9 +53,14 @@ class _ServedTable:
         return live_UD.index_select(0, slot_N)
 
     def merge_lookups(self) -> None:
-        """Make one look-up of several, so that every row has one gradient."""
-        if len(self.lookups) < 2:
-            return
+        """Make one look-up of several, so that every row has one gradient, padding none."""
+        if len(self.lookups) > 1:
+            self._merge()
+        for lookup in self.lookups:
+            if (grad := lookup.live_UD.grad) is not None:  # padding is not trained
+                grad.mul_((lookup.row_U != 0).to(grad.dtype).unsqueeze(1))
+
+    def _merge(self) -> None:
         row_U, slot_N = distinct_rows(torch.cat([lookup.row_U for lookup in self.lookups]))
         merged = self._look_up(row_U)
         grads = [
@@ -130,9 +135,10 @@ class RowAdamW(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update the rows that were looked up since `zero_grad`."""
         for group, clock, tables in zip(self.param_groups, self._clocks, self._served, strict=True):
-            clock.advance(group["lr"], group["weight_decay"])
             for served in tables:
                 served.merge_lookups()
+            clock.advance(group["lr"], group["weight_decay"])
+            for served in tables:
                 for lookup in served.lookups:
                     self._update(served, lookup, group)
                 served.lookups = []
@@ -150,7 +156,6 @@ class RowAdamW(torch.optim.Optimizer):
         row_U, weight, grad = lookup.row_U, lookup.live_UD.detach(), lookup.live_UD.grad
         if grad is None:
             return
-        grad.mul_((row_U != 0).to(grad.dtype).unsqueeze(1))  # padding is not trained
         clock, (beta1, beta2) = served.clock, self._betas
         decay_m, decay_v = clock.moment_decays(lookup.last_U)
         m = lookup.m_UD.mul_(decay_m).add_(grad, alpha=1 - beta1)

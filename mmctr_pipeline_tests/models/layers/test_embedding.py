@@ -1,9 +1,63 @@
-"""Embedding tables."""
+"""Embedding tables: padding, unknown ids, and the server that an optimiser may set."""
 
 import torch
+from torch import nn
 
-from mmctr_pipeline.models.layers.embedding import known_rows
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
+
+
+class Doubling:
+    """Serves the rows of a table times two, and writes down for which ids."""
+
+    def __init__(self, table: EmbeddingTable) -> None:
+        self.table = table
+        self.asked: list[list[int]] = []
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        self.asked.append(ids.tolist())
+        return self.table.weight[ids] * 2
 
 
 def test_known_rows_sends_ids_beyond_the_table_to_row_zero() -> None:
     assert known_rows(torch.tensor([0, 1, 4, 5, 99]), 5).tolist() == [0, 1, 4, 0, 0]
+
+
+def test_weights_are_those_of_torchs_own_with_padding() -> None:
+    torch.manual_seed(0)
+    ours = EmbeddingTable(7, 3)
+    torch.manual_seed(0)
+    theirs = nn.Embedding(7, 3, padding_idx=0)
+    assert torch.equal(ours.weight, theirs.weight)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ids = torch.tensor([[1, 6, 0], [3, 3, 2]])
+    assert torch.equal(ours(ids), theirs(ids))
+    for table in (ours, theirs):
+        table(ids).square().sum().backward()
+    assert torch.equal(ours.weight.grad, theirs.weight.grad)
+
+
+def test_padding_and_unknown_ids_are_zero_and_are_not_trained() -> None:
+    table = EmbeddingTable(4, 2)
+    rows = table(torch.tensor([0, 4, 1000, 2]))
+    assert rows[:3].tolist() == [[0, 0]] * 3
+    rows.sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+def test_lookups_go_to_the_server_in_training_alone() -> None:
+    table = EmbeddingTable(4, 2)
+    server = Doubling(table)
+    ids = torch.tensor([[1, 9], [3, 0]])
+    plain = table(ids)
+    table.server = server
+    assert torch.equal(table(ids), plain * 2)
+    assert server.asked == [[1, 0, 3, 0]]
+    assert torch.equal(table.eval()(ids), plain)
+    assert len(server.asked) == 1
+
+
+def test_a_server_is_no_part_of_the_state() -> None:
+    table = EmbeddingTable(4, 2)
+    table.server = Doubling(table)
+    assert list(table.state_dict()) == ["weight"]

@@ -1,0 +1,95 @@
+"""Batches are split, copied and cloned without mixing up rows."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.batch import Batch, ItemFeatures
+
+LENGTHS = [2, 0, 3, 1, 0, 4, 2]
+SPARE = 5
+
+
+def items() -> ItemFeatures:
+    return ItemFeatures(
+        torch.ones(9, 2),
+        torch.ones(9, dtype=torch.bool),
+        torch.zeros(9).long(),
+        torch.ones(9).long(),
+    )
+
+
+def batch(first: int = 0, labels: bool = True) -> Batch:
+    """Return seven rows whose values count up from `first`, with spare positions."""
+    numbers_B = torch.arange(first, first + len(LENGTHS))
+    history_T = torch.arange(first, first + sum(LENGTHS)) + 1
+    return Batch(
+        user_id_B=numbers_B + 100,
+        item_id_B=numbers_B + 200,
+        likes_level_B=numbers_B % 11,
+        views_level_B=(numbers_B + 3) % 11,
+        history_T=torch.nn.functional.pad(history_T, (0, SPARE)),
+        history_offsets=torch.tensor([0, *LENGTHS]).cumsum(0),
+        items=items(),
+        label_B=(numbers_B % 2).float() if labels else None,
+    )
+
+
+def rows(of: Batch) -> list[tuple]:
+    starts = of.history_offsets.tolist()
+    columns = [of.user_id_B, of.item_id_B, of.likes_level_B, of.views_level_B]
+    columns += [] if of.label_B is None else [of.label_B]
+    return [
+        (*(c[row].item() for c in columns), of.history_T[starts[row] : starts[row + 1]].tolist())
+        for row in range(len(of))
+    ]
+
+
+def tensors(of: Batch) -> dict[str, torch.Tensor]:
+    values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+    return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize(
+    ("n_parts", "sizes"), [(1, [7]), (2, [3, 4]), (3, [2, 2, 3]), (7, [1] * 7)]
+)
+def test_parts_hold_all_rows_in_order_and_nothing_else(
+    n_parts: int, sizes: list[int], labels: bool
+) -> None:
+    whole = batch(labels=labels)
+    parts = whole.split(n_parts)
+    assert [len(part) for part in parts] == sizes
+    assert [row for part in parts for row in rows(part)] == rows(whole)
+    for part in parts:
+        assert part.history_offsets[0] == 0
+        assert len(part.history_T) == part.history_offsets[-1]
+        assert part.items is whole.items
+        assert (part.label_B is None) != labels
+
+
+def test_the_shape_counts_spare_positions() -> None:
+    assert batch().shape == (7, 12 + SPARE)
+    assert len(batch()) == 7
+
+
+def test_a_clone_has_memory_of_its_own_but_the_same_items() -> None:
+    original = batch()
+    clone = original.clone()
+    assert clone.items is original.items
+    for name, tensor in tensors(clone).items():
+        assert torch.equal(tensor, tensors(original)[name])
+        tensor.zero_()
+    assert rows(original) == rows(batch())
+    assert batch(labels=False).clone().label_B is None
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_copying_overwrites_all_rows_in_place(labels: bool) -> None:
+    static, other = batch(labels=labels), batch(40, labels=labels)
+    places = {name: tensor.data_ptr() for name, tensor in tensors(static).items()}
+    static.copy_from(other)
+    assert rows(static) == rows(other)
+    assert rows(static) != rows(batch(labels=labels))
+    assert {name: tensor.data_ptr() for name, tensor in tensors(static).items()} == places

@@ -1,0 +1,135 @@
+"""Checkpoints: written when due, replaced as a whole or not at all, removed with their folder."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
+
+CPU = torch.device("cpu")
+
+
+def quiet(line: str) -> None:
+    """Take progress lines and keep none."""
+
+
+def loaded(checkpoints: Checkpoints) -> Any:
+    return checkpoints.load(CPU, quiet)
+
+
+def test_there_is_none_before_one_is_written(tmp_path: Path) -> None:
+    assert loaded(Checkpoints(tmp_path / "run")) is None
+
+
+def test_a_state_comes_back_as_it_was_and_the_log_says_so(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
+    state = {"weights": torch.arange(3.0), "epoch": 2.5, "nested": [{"best": -1, "x": None}]}
+    checkpoints.save(lambda: state)
+    lines: list[str] = []
+    found = checkpoints.load(CPU, lines.append)
+    assert found is not None
+    assert torch.equal(found.pop("weights"), state["weights"])
+    assert found == {"epoch": 2.5, "nested": [{"best": -1, "x": None}]}
+    assert lines == [f"going on from {tmp_path / 'run' / 'checkpoint.pt'}"]
+
+
+def test_none_is_written_sooner_than_the_interval_since_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every_seconds=0.4)
+    asked = []
+
+    def state() -> dict[str, int]:
+        asked.append(1)
+        return {"n": len(asked)}
+
+    checkpoints.save(state)
+    assert not checkpoints.path.exists()
+    time.sleep(0.45)
+    checkpoints.save(state)
+    checkpoints.save(state)
+    assert loaded(checkpoints) == {"n": 1}
+    time.sleep(0.45)
+    checkpoints.save(state)
+    assert loaded(checkpoints) == {"n": 2}
+    assert len(asked) == 2
+
+
+def test_removing_takes_the_folder_and_may_be_done_twice(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
+    checkpoints.save(dict)
+    checkpoints.remove()
+    checkpoints.remove()
+    assert not (tmp_path / "run").exists()
+    assert loaded(checkpoints) is None
+
+
+def test_a_state_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, every_seconds=0)
+    checkpoints.save(lambda: {"n": 1})
+
+    def fail() -> dict[str, Any]:
+        raise RuntimeError("flush before asking for the state")
+
+    with pytest.raises(RuntimeError, match="flush before"):
+        checkpoints.save(fail)
+    assert loaded(checkpoints) == {"n": 1}
+    assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.path.write_bytes(content)
+    with pytest.raises(RuntimeError, match=r"checkpoint\.pt cannot be read .* remove it to train"):
+        loaded(checkpoints)
+
+
+def test_runs_that_anything_decisive_tells_apart_have_folders_of_their_own(tmp_path: Path) -> None:
+    known = {"config": {"seed": 1, "patience": 2}, "data": "abc", "vectors": ["x", "y"]}
+    key = run_key(**known)
+    assert run_key(vectors=["x", "y"], data="abc", config={"patience": 2, "seed": 1}) == key
+    others = [{**known, "data": "abd"}, {**known, "config": {"seed": 2, "patience": 2}}]
+    others.append({**known, "vectors": ["y", "x"]})
+    keys = {run_key(**other) for other in others}
+    assert len(keys | {key}) == 4
+    folders = {Checkpoints.of_run(tmp_path, each).folder for each in keys | {key}}
+    assert {folder.parent for folder in folders} == {tmp_path / "checkpoints"}
+    assert len(folders) == 4
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mmctr_pipeline.training.checkpoint import Checkpoints
+
+class Deadly:
+    def __reduce__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints = Checkpoints(Path(sys.argv[1]), every_seconds=0)
+checkpoints.save(lambda: {"n": 1})
+checkpoints.save(lambda: {"n": 2, "weights": torch.zeros(100_000), "last": Deadly()})
+"""
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_the_one_before(tmp_path: Path) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_WRITING, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    checkpoints = Checkpoints(tmp_path, every_seconds=0)
+    assert loaded(checkpoints) == {"n": 1}
+    assert len(list(tmp_path.glob("*.pt"))) == 2
+    checkpoints.save(lambda: {"n": 3})
+    assert loaded(checkpoints) == {"n": 3}
+    # What the killed one left behind is gone.
+    assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
