@@ -2,7 +2,8 @@
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,28 +20,28 @@ _COLOURS = (_FIRST, _SECOND, "tab:green", "tab:red", "tab:purple", "tab:brown")
 _MAP_POINTS = 4_000
 
 
-def training_curve(
-    train_loss: Sequence[float],
-    held_out: Sequence[float],
-    best_epoch: int | None = None,
-    metric: str = "validation AUC",
-) -> bytes:
-    """Plot the mean train loss and a held-out metric of each epoch; epochs count from 1.
+def training_curve(history: Mapping[str, Any]) -> bytes:
+    """Plot the mean train loss and the deciding metric by epoch, the best one marked.
 
-    `metric` names what `held_out` holds; `best_epoch` gets a mark. Raises `ValueError` where the
-    two are not of one length.
+    `history` is that of a training run as plain values (`TrainingHistory.to_mapping`).
     """
-    if len(train_loss) != len(held_out):
-        raise ValueError(f"{len(train_loss)} losses but {len(held_out)} values of {metric}")
+    records, best_epoch = history["epochs"], history["best_epoch"]
+    metric = history["metric"].replace("_", " ").replace("auc", "AUC")
     figure, axes = _new("epoch", metric)
-    epoch = np.arange(1, len(held_out) + 1)
-    label = metric
-    if best_epoch is not None:
-        label += f" (best {held_out[best_epoch - 1]:.4f}, epoch {best_epoch})"
-        axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
+    epoch = [record["epoch"] for record in records]
+    held_out = [record["metrics"][history["metric"]] for record in records]
+    best = held_out[epoch.index(best_epoch)]
+    axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
+    label = f"{metric} (best {best:.4f}, epoch {best_epoch:g})"
     axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
     losses = axes.twinx()
-    losses.plot(epoch, train_loss, color=_SECOND, marker=".", label="train loss")
+    losses.plot(
+        epoch,
+        [record["train_loss"] for record in records],
+        color=_SECOND,
+        marker=".",
+        label="train loss",
+    )
     losses.set_ylabel("train loss")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside upper center", ncols=2, fontsize="small")

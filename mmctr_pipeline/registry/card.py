@@ -58,7 +58,7 @@ def _epochs(history: Mapping[str, Any]) -> str:
     for record in records:
         best = "**" if record["epoch"] == history["best_epoch"] else ""
         cells = [
-            f"{best}{record['epoch']}{best}",
+            f"{best}{record['epoch']:g}{best}",
             f"{record['train_loss']:.4f}",
             *(f"{record['metrics'][name]:.4f}" for name in names),
             f"{record['learning_rate']:.2g}",

@@ -1,4 +1,6 @@
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +20,23 @@ BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 CLOUD = RANDOM.normal(size=(2000, 8)).astype(np.float32)
 FULL_SIZE = RANDOM.normal(size=(91_717, 16)).astype(np.float32)
 THIRDS = {name: np.arange(91_717) % 3 == third for third, name in enumerate("abc")}
+
+
+def history(values: Sequence[float], metric: str = "valid_auc", parts: int = 1) -> dict[str, Any]:
+    """Return a history whose deciding metric took these values, `parts` in each epoch."""
+    records = [
+        {"epoch": (n + 1) / parts, "train_loss": 0.6 - n / 1000, "metrics": {metric: value}}
+        for n, value in enumerate(values)
+    ]
+    best = (int(np.argmax(values)) + 1) / parts
+    return {"epochs": records, "metric": metric, "best_epoch": best}
+
+
 PLOTS = {
-    "training curve": lambda: training_curve([0.6, 0.5, 0.4], [0.7, 0.8, 0.79], best_epoch=2),
-    "training curve of one epoch": lambda: training_curve([0.6], [0.7]),
-    "curve of a long fusion": lambda: training_curve(
-        RANDOM.random(200), RANDOM.random(200), 7, metric="recall at 10"
-    ),
+    "training curve": lambda: training_curve(history([0.7, 0.8, 0.79])),
+    "training curve of one epoch": lambda: training_curve(history([0.7])),
+    "curve by halves of epochs": lambda: training_curve(history([0.7, 0.8, 0.79, 0.78], parts=2)),
+    "curve of a long fusion": lambda: training_curve(history(RANDOM.random(200), "held_out_loss")),
     "spectrum": lambda: pca_spectrum(np.exp(-np.arange(128) / 20) / 21),
     "norms": lambda: norm_histogram({"image": RANDOM.normal(10, 1, 5000), "text": np.ones(50)}),
     "no norms": lambda: norm_histogram({"text": np.zeros(0)}),
@@ -66,13 +79,9 @@ def test_plots_are_small_png_images(name: str) -> None:
 
 def test_plots_differ_with_their_data() -> None:
     assert pca_spectrum(np.array([0.6, 0.3])) != pca_spectrum(np.array([0.6, 0.1]))
-    assert training_curve([0.6], [0.7]) == training_curve([0.6], [0.7])
-    assert training_curve([0.6], [0.7]) != training_curve([0.6], [0.7], metric="recall")
-
-
-def test_losses_and_metrics_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 losses but 1 values of validation AUC"):
-        training_curve([0.6, 0.5], [0.7])
+    assert training_curve(history([0.7])) == training_curve(history([0.7]))
+    assert training_curve(history([0.7])) != training_curve(history([0.7], "recall"))
+    assert training_curve(history([0.7, 0.8])) != training_curve(history([0.7, 0.8], parts=2))
 
 
 def test_a_line_marks_the_limit_only_where_titles_are_cut_off() -> None:

@@ -105,14 +105,7 @@ def _pictures(
         spectrum = pca_spectrum(transform.explained_variance_ratio)
         fitted = {"spectrum": picture(spectrum, "variance by component")}
     else:
-        history = transform.training["history"]
-        metric = history["metric"]
-        curve = training_curve(
-            [epoch["train_loss"] for epoch in history["epochs"]],
-            [epoch["metrics"][metric] for epoch in history["epochs"]],
-            history["best_epoch"],
-            metric.replace("_", " "),
-        )
+        curve = training_curve(transform.training["history"])
         fitted = {"learning": picture(curve, "loss by epoch")}
     text, image = text.aligned_to(fused.item_id), image.aligned_to(fused.item_id)
     kinds = {

@@ -69,7 +69,6 @@ def trained_model(
         context.log.info,
         Checkpoints.of_run(places.storage, key),
     )
-    history = trained.history
     model = ModelFile.from_trained(
         trained,
         data_fingerprint=train_dataset.fingerprint,
@@ -99,14 +98,7 @@ def trained_model(
             "vectors": fused_pca.identity,
             "data fingerprint": train_dataset.fingerprint,
             "configuration": dg.MetadataValue.json(resolved(config)),
-            "curve": picture(
-                training_curve(
-                    [epoch.train_loss for epoch in history.epochs],
-                    [epoch.metrics["valid_auc"] for epoch in history.epochs],
-                    history.best_index + 1,
-                ),
-                "loss and AUC by epoch",
-            ),
+            "curve": picture(training_curve(trained.history.to_mapping()), "loss and AUC by epoch"),
         }
     )
     return model
