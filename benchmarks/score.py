@@ -80,6 +80,8 @@ def ours(chosen: Namespace) -> dict[str, float]:
 
 def plain(chosen: Namespace) -> dict[str, float]:
     """Score with the plain form."""
+    if chosen.side.endswith("_set"):
+        share_cores()  # before torch; as ours, so that the sides differ in nothing but themselves
     import torch
 
     from benchmarks.plain_recipe import (

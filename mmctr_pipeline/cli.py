@@ -229,7 +229,7 @@ def _prune(chosen: argparse.Namespace) -> int:
     reports = prune(folder, chosen.unused_days, dry_run=chosen.dry_run, log=_log)
     _prune_checkpoints(storage, chosen)
     if not reports:
-        print(f"nothing to prune: no vectors are remembered in {folder}")
+        print(f"no vectors are remembered in {folder}")
         return 0
     drop = "would drop" if chosen.dry_run else "dropped"
     for report in reports:

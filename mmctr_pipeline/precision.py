@@ -1,7 +1,8 @@
 """The number format that matrix products are computed in, by configuration and device.
 
-`float32` means IEEE single precision: TensorFloat-32 stays off, as torch has it by default, so
-that float32 figures of different devices are comparable. Who wants speed takes bfloat16.
+`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, as torch has it
+by default (in convolutions torch allows it), so that float32 figures of different devices are
+comparable. Who wants speed takes bfloat16.
 """
 
 import torch

@@ -44,7 +44,7 @@ def test_prune_drops_vectors_that_are_no_longer_used(
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
     assert main(["prune"]) == 0
-    assert capsys.readouterr().out.startswith("nothing to prune")
+    assert capsys.readouterr().out.startswith("no vectors are remembered")
     long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     for now in (lambda: long_ago, utc_now):
         VectorStore(tmp_path / "vectors", now).recall_or_encode(
@@ -74,7 +74,7 @@ def test_prune_drops_checkpoints_of_runs_that_nobody_took_up_again(
         folder.mkdir(parents=True)
         (folder / "checkpoint.pt").write_bytes(b"weights")
     eight_days_ago = time.time() - 8 * 86_400
-    os.utime(old, (eight_days_ago, eight_days_ago))
+    os.utime(old / "checkpoint.pt", (eight_days_ago, eight_days_ago))
     assert main(["prune", "--unused-days", "7", "--dry-run"]) == 0
     assert "old: would drop its checkpoint" in capsys.readouterr().out
     assert old.exists()

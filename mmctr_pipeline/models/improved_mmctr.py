@@ -87,7 +87,7 @@ class ImprovedMmctr(CtrModel):
         return self.tower(self.input_norm(features_BF)).squeeze(-1)
 
     def _item_and_history(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        # One look-up for target and history, since each costs a gradient as large as the table.
+        # One look-up for target and history: their rows are gathered, and updated, once.
         ids = torch.cat([batch.item_id_B, batch.history_T])
         rows = known_rows(ids, self.item_embedding.num_embeddings)
         item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])

@@ -30,8 +30,11 @@ def run_key(**decisive: Any) -> str:
 def abandoned(storage: Path, unused_days: int) -> list[Path]:
     """Return the folders of runs whose last checkpoint is more than `unused_days` days old."""
     oldest = time.time() - unused_days * 86_400
-    folders = (storage / "checkpoints").glob("*")
-    return sorted(folder for folder in folders if folder.stat().st_mtime < oldest)
+    return sorted(
+        file.parent
+        for file in (storage / "checkpoints").glob("*/checkpoint.pt")
+        if file.exists() and file.stat().st_mtime < oldest
+    )
 
 
 @dataclasses.dataclass

@@ -7,13 +7,16 @@ from mmctr_pipeline.settings import Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Settings):
-    """How a model is trained; the defaults are recipe A's."""
+    """How a model is trained; the defaults are recipe A's, but for the number format.
+
+    `row_adamw` moves weights as recipe A's AdamW does.
+    """
 
     seed: int = setting(42, "seed of initialisation, batch order and dropout", ge=0)
     max_epochs: int = setting(30, "epochs at most", ge=1)
     patience: int = setting(7, "epochs without a better validation AUC before stopping", ge=1)
     validations_per_epoch: int = setting(
-        1, "validations (and checkpoints) per epoch, evenly spread over its rows", ge=1
+        1, "validations per epoch, evenly spread over its rows; at most one after each batch", ge=1
     )
     batch_size: int = setting(2048, "rows per step", ge=2)
     precision: str = setting(
@@ -31,8 +34,10 @@ class TrainingConfig(Settings):
         "missed), adamw or adam (which touch every weight in every step)",
         choices=("row_adamw", "adamw", "adam"),
     )
-    learning_rate: float = setting(2e-3, "AdamW's learning rate", gt=0)
-    weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0)
+    learning_rate: float = setting(2e-3, "learning rate", gt=0)
+    weight_decay: float = setting(
+        1e-4, "decoupled weight decay; with adam, the same added to the gradient (L2)", ge=0
+    )
     multimodal_learning_rate: float = setting(
         5e-4, "learning rate of the multimodal transform", gt=0
     )

@@ -100,6 +100,8 @@ def train_ctr(
 
     def evaluate(module: nn.Module) -> dict[str, float]:
         scores = score(module, valid, training_config.precision)
+        if not np.isfinite(scores).all():
+            return {"valid_auc": np.nan, "valid_log_loss": np.nan}  # which ends the run
         return {
             "valid_auc": metrics.auc(valid_labels, scores),
             "valid_log_loss": metrics.log_loss(valid_labels, scores),

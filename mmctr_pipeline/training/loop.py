@@ -68,8 +68,9 @@ def fit(
     schedule = Schedule(optimizers.members, config, validation.larger_is_better)
     train_step = TrainStep(module, loss, optimizers, config, device, batches.split, log)
     use_graph = config.cuda_graph and device.type == "cuda"
-    step: Step[B] = GraphedStep(train_step) if use_graph else train_step
-    run = _Run(module, optimizers, schedule, Course(validation.metric, validation.larger_is_better))
+    step: Step[B] = GraphedStep(train_step, device) if use_graph else train_step
+    course = Course(validation.metric, validation.larger_is_better)
+    run = _Run(module, optimizers, schedule, train_step, course)
 
     try:
         if checkpoints and (state := checkpoints.load(device, log)):
@@ -91,7 +92,8 @@ def fit(
 
             module.eval()
             with torch.no_grad():
-                metrics = dict(validation.evaluate(module))
+                measured = validation.evaluate(module)
+            metrics = {name: float(value) for name, value in measured.items()}
             record = EpochRecord(
                 epoch=epoch - 1 + part / config.validations_per_epoch,
                 train_loss=train_loss,
@@ -112,6 +114,7 @@ def fit(
                 checkpoints.save(run.state)
     finally:
         optimizers.release()
+        module.eval()
         if run.best_weights:
             module.load_state_dict(run.best_weights)
     return run.course.finished(config.max_epochs)
@@ -141,6 +144,7 @@ class _Run:
     module: nn.Module
     optimizers: Optimizers
     schedule: Schedule
+    step: TrainStep[Any]
     course: Course
     best_weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
@@ -154,6 +158,7 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "n_parts": self.step.n_parts,
             "course": self.course.state(),
             "best_weights": {} if is_best else self.best_weights,
         }
@@ -162,6 +167,7 @@ class _Run:
         self.module.load_state_dict(state["module"])
         self.optimizers.load_state_dict(state["optimizers"])
         self.schedule.load_state_dict(state["schedule"])
+        self.step.n_parts = state["n_parts"]
         self.course = self.course.restored(state["course"])
         self.best_weights = state["best_weights"] or _copy_of_weights(self.module)
 

@@ -30,8 +30,9 @@ class TrainStep(Generic[B]):
     """Trains a module on one batch after another.
 
     Where memory runs out the batch is halved, its parts' gradients are added up before the update,
-    and so it stays for the steps to come; `log` says so. The update is the same up to rounding,
-    but BatchNorm sees the parts. This is the one place that does this.
+    and so it stays for the steps to come; `log` says so. The update is the same up to rounding, but
+    BatchNorm sees the parts, its running statistics also the failed attempt, and cutting a batch
+    waits for the device. This is the one place that does this.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class TrainStep(Generic[B]):
         """Leave the gradients of `batch` on the parameters; return its mean loss."""
         while True:
             try:
-                return self._gradients_of(batch)
+                return self.gradients_of(batch)
             except RuntimeError as error:
                 too_small = len(batch) < 2 * self.n_parts * _FEWEST_ROWS
                 if not is_out_of_memory(error) or self._split is None or too_small:
@@ -91,7 +92,8 @@ class TrainStep(Generic[B]):
         """Do what a step needs on the host."""
         self._optimizers.count_step()
 
-    def _gradients_of(self, batch: B) -> torch.Tensor:
+    def gradients_of(self, batch: B) -> torch.Tensor:
+        """Like `gradients`, but raising where memory runs out."""
         self._optimizers.zero_grad()
         n_rows, parts = len(batch), [batch]
         if self.n_parts > 1 and self._split is not None:

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 
 CPU = torch.device("cpu")
 
@@ -133,3 +136,49 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_one_before(tmp_path: Path) -
     assert loaded(checkpoints) == {"n": 3}
     # What the killed one left behind is gone.
     assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
+
+
+def test_a_run_taken_up_again_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    def run(most_rows: int, n_validations: int) -> nn.Module:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        validations = iter(range(n_validations))
+
+        def loss(module: nn.Module, rows_B1: torch.Tensor) -> torch.Tensor:
+            if len(rows_B1) > most_rows:
+                raise torch.OutOfMemoryError
+            sizes.append(len(rows_B1))
+            return module(rows_B1).square().mean()
+
+        def evaluate(module: nn.Module) -> dict[str, float]:
+            if next(validations, None) is None:
+                raise KeyboardInterrupt
+            return {"score": 0.5}
+
+        fit(
+            module,
+            {"main": list(module.parameters())},
+            TrainBatches(
+                8,
+                lambda epoch: iter([torch.randn(8, 1)]),
+                split=lambda batch, n_parts: list(batch.chunk(n_parts)),
+            ),
+            loss,
+            Validation(evaluate, "score"),
+            TrainingConfig(max_epochs=2),
+            quiet,
+            Checkpoints(tmp_path, every_seconds=0),
+        )
+        return module
+
+    with pytest.raises(KeyboardInterrupt):
+        run(most_rows=4, n_validations=1)
+    assert sizes == [4] * 4
+    resumed = run(most_rows=8, n_validations=1)
+    assert sizes == [4] * 6
+    assert not resumed.training
+    finished = run(most_rows=8, n_validations=0)
+    assert sizes == [4] * 6
+    assert not finished.training

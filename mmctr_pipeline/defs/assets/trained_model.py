@@ -45,8 +45,11 @@ def trained_model(
     train_dataset: CtrDataset,
 ) -> Any:  # a ModelFile; naming the type here would import torch with the definitions
     """Train on the train rows, stop on the valid rows, and record what was measured."""
+    import torch
+
     from mmctr_pipeline.evaluation.plots import training_curve
     from mmctr_pipeline.fusion.lineage import require_fused_from
+    from mmctr_pipeline.precision import dtype_for, dtype_name
     from mmctr_pipeline.registry.model_file import ModelFile
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
     from mmctr_pipeline.training.ctr import train_ctr
@@ -59,6 +62,8 @@ def trained_model(
         data=train_dataset.fingerprint,
         vectors=fused_pca.content_hash(),
         device=device.type,
+        number_format=dtype_name(dtype_for(config.training.precision, device)),  # type: ignore[attr-defined]
+        threads=torch.get_num_threads(),
     )
     trained = train_ctr(
         train_dataset,

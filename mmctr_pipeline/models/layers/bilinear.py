@@ -53,14 +53,20 @@ class _Bilinear(torch.autograd.Function):
         x_BI, y_BJ, weight_OIJ = ctx.saved_tensors
         weight_OF = weight_OIJ.flatten(1)
         grad_x_BI, grad_y_BJ = torch.empty_like(x_BI), torch.empty_like(y_BJ)
-        grad_weight_OF = torch.zeros_like(weight_OF)
+        # Rounding to a short format after every few rows would add up.
+        grad_weight_OF = torch.zeros_like(weight_OF, dtype=_wide(weight_OF.dtype))
         for rows, outer_bIJ in _outer_products(x_BI, y_BJ):
-            grad_weight_OF.addmm_(grad_BO[rows].t(), outer_bIJ.flatten(1))
+            grad_weight_OF += grad_BO[rows].t() @ outer_bIJ.flatten(1)
             # The outer products are done with: their memory takes their gradient.
             torch.mm(grad_BO[rows], weight_OF, out=outer_bIJ.flatten(1))
             torch.bmm(outer_bIJ, y_BJ[rows].unsqueeze(2), out=grad_x_BI[rows].unsqueeze(2))
             torch.bmm(x_BI[rows].unsqueeze(1), outer_bIJ, out=grad_y_BJ[rows].unsqueeze(1))
-        return grad_x_BI, grad_y_BJ, grad_weight_OF.view_as(weight_OIJ)
+        grad_weight_OIJ = grad_weight_OF.to(weight_OIJ.dtype).view_as(weight_OIJ)
+        return grad_x_BI, grad_y_BJ, grad_weight_OIJ
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _outer_products(x_BI: torch.Tensor, y_BJ: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -87,25 +87,37 @@ def build_optimizers(
     tables: dict[int, EmbeddingTable] = {}
     if config.optimizer == "row_adamw":
         found = (layer for layer in module.modules() if isinstance(layer, EmbeddingTable))
-        tables = {id(table.weight): table for table in found}
+        for table in found:
+            if tables.setdefault(id(table.weight), table) is not table:
+                raise ValueError(
+                    "two embedding tables share one weight, which row_adamw cannot train: use one "
+                    "table twice, or optimizer adamw"
+                )
     device = next(module.parameters()).device
     on_cuda = device.type == "cuda"
     dense, by_row = [], []
     for name, parameters in groups.items():
         rate, decay = rates[name]
-        # A captured graph reads the rate where it lies, so a schedule must be able to change it.
-        lr = torch.tensor(rate, device=device) if on_cuda else rate
-        described = {"name": name, "lr": lr, "weight_decay": decay}
+        described = {"name": name, "weight_decay": decay}
         rest = [p for p in parameters if id(p) not in tables]
         if rest:
-            dense.append({**described, "params": rest})
+            dense.append({**described, "lr": _rate(rate, device), "params": rest})
         of_group = [tables[id(p)] for p in parameters if id(p) in tables]
         if of_group:
-            by_row.append({**described, "tables": of_group})
+            by_row.append({**described, "lr": _rate(rate, device), "tables": of_group})
     return Optimizers(
         _DENSE[config.optimizer](dense, fused=True, capturable=on_cuda) if dense else None,
         RowAdamW(by_row) if by_row else None,
     )
+
+
+def _rate(rate: float, device: torch.device) -> torch.Tensor | float:
+    """Return the rate as a group holds it; a new tensor each time on CUDA.
+
+    A captured graph reads the rate where it lies, so that a schedule has to write it there; were
+    it shared by two optimisers, each one's schedule would move it.
+    """
+    return torch.tensor(rate, device=device) if device.type == "cuda" else rate
 
 
 _DENSE = {

@@ -16,12 +16,14 @@ class CatchUp:
     c_s * m / sqrt(v), where c_s = lr_s * sqrt(1 - beta2^s) / (1 - beta1^s). So a row that was last
     updated at step l stands, at step n, at
 
-        P(l, n) * (w - G(l, n) * m / (sqrt(v) + epsilon * sqrt(1 - beta2^n)))
+        P(l, n) * (w - G(l, n) * m / (sqrt(v) + epsilon'))
 
     with P the product of the decays and G(l, n) the sum over s of c_s * r^(s - l) / P(l, s), where
-    r = beta1 / sqrt(beta2). This is exact but for epsilon: see `present`.
-    G and P are kept for every l since the last flush; a step changes G for the latest l alone,
-    since r^256 is nothing. All numbers are tensors on the device, so that nothing waits for it.
+    r = beta1 / sqrt(beta2). This is exact but for epsilon: dense AdamW's weighs more in every step,
+    as v shrinks, and here one epsilon stands for those of all steps missed, their harmonic mean by
+    the sizes of the moves. G and P are kept for every l since the last flush; a step changes G for
+    the latest l alone, since powers of r soon vanish. All numbers are tensors on the device, so
+    that nothing waits for it.
     """
 
     def __init__(

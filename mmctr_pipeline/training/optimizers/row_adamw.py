@@ -127,6 +127,11 @@ class RowAdamW(torch.optim.Optimizer):
         """Return the leaves that hold this step's gradients, each row of a table in one of them."""
         leaves = []
         for served in self._all():
+            if served.weight.grad is not None:
+                raise RuntimeError(
+                    "a gradient reached an embedding table past its look-ups, where row_adamw does "
+                    "not see it; read the table by calling it, or use optimizer adamw"
+                )
             served.merge_lookups()
             leaves += [lookup.live_UD for lookup in served.lookups]
         return leaves

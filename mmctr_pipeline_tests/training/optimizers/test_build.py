@@ -180,3 +180,19 @@ def test_an_unknown_group_is_refused() -> None:
     weight = nn.Parameter(torch.zeros(1))
     with pytest.raises(ValueError, match="no learning rate for parameter group tables"):
         build_optimizers(nn.ParameterList([weight]), {"tables": [weight]}, TrainingConfig())
+
+
+def test_two_tables_of_one_weight_are_refused() -> None:
+    module = TwoTables()
+    module.items.weight = module.users.weight
+    groups = {"main": list(module.parameters())}
+    with pytest.raises(ValueError, match="two embedding tables share one weight"):
+        build_optimizers(module, groups, TrainingConfig())
+
+
+def test_a_gradient_that_bypasses_the_look_ups_is_refused() -> None:
+    module, optimizers = built("row_adamw")
+    optimizers.zero_grad()
+    module.items.weight.square().sum().backward()
+    with pytest.raises(RuntimeError, match="past its look-ups"):
+        optimizers.clip(1.0)
