@@ -26,10 +26,13 @@ class ItemFeatures:
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """B rows; history i is `history_T[offsets[i]:offsets[i + 1]]`, oldest first, without padding.
+    """B rows and H histories; history h is `history_T[offsets[h]:offsets[h + 1]]`, oldest first.
+
+    Row i has history `history_row_B[i]`, or history i where that is None (then H is B). In scoring
+    rows that follow one another often share one, which then is read once.
 
     Ids and levels are `(B,) int64`, `history_T` is `(T,) int64`, `history_offsets` is
-    `(B + 1,) int64`, `label_B` is `(B,) float32`, or None where there are no labels. `history_T`
+    `(H + 1,) int64`, `label_B` is `(B,) float32`, or None where there are no labels. `history_T`
     may be longer than `offsets[B]`: the spare positions at its end hold 0 and belong to no row.
     With them batches come in few shapes, which matrix libraries and CUDA graphs prepare once each.
     """
@@ -42,6 +45,7 @@ class Batch:
     history_offsets: torch.Tensor
     items: ItemFeatures
     label_B: torch.Tensor | None = None
+    history_row_B: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.item_id_B)
@@ -52,7 +56,12 @@ class Batch:
         return len(self.item_id_B), len(self.history_T)
 
     def split(self, n_parts: int) -> list["Batch"]:
-        """Return the rows in order as `n_parts` batches of nearly equal size, without spares."""
+        """Return the rows in order as `n_parts` batches of nearly equal size, without spares.
+
+        Raises `ValueError` where rows share histories, as those of training never do.
+        """
+        if self.history_row_B is not None:
+            raise ValueError("a batch whose rows share histories cannot be split")
         cuts = [len(self) * part // n_parts for part in range(n_parts + 1)]
         return [self._rows(start, stop) for start, stop in itertools.pairwise(cuts)]
 

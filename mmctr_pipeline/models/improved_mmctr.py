@@ -92,7 +92,10 @@ class ImprovedMmctr(CtrModel):
         rows = known_rows(ids, self.item_embedding.num_embeddings)
         item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])
         known_T = rows[len(batch) :] != 0
-        return item_BD, self.history_pooling(values_TD, batch.history_offsets, known_T)
+        pooled_HD = self.history_pooling(values_TD, batch.history_offsets, known_T)
+        if batch.history_row_B is None:
+            return item_BD, pooled_HD
+        return item_BD, pooled_HD[batch.history_row_B]
 
     def _multimodal(self, batch: Batch) -> torch.Tensor:
         items = batch.items

@@ -48,6 +48,7 @@ _SHARE_OF_DEVICE = 0.5
 """Share of the device's free memory that a split may take."""
 
 _LEAST_SPARE_STEP = 64
+_SHARED_STEP = 1024
 _CAPACITY_RESERVE = 1.05
 """A capacity for CUDA graphs over the largest batch so far, so that it seldom has to grow."""
 
@@ -106,19 +107,29 @@ class BatchSource:
         n_real = int(self._length_N[rows_B].sum())
         return self._batch(rows_B.to(self._home), n_real, n_positions or n_real)
 
-    def _batch(self, rows_B: torch.Tensor, n_real: int, n_positions: int) -> Batch:
-        """Return a batch of `n_real` positions, and spare ones up to `n_positions`."""
+    def _batch(
+        self, rows_B: torch.Tensor, n_real: int, n_positions: int, share: bool = False
+    ) -> Batch:
+        """Return a batch of `n_real` positions, and spare ones up to `n_positions`.
+
+        With `share` equal histories of consecutive rows are one, and the numbers follow from that.
+        """
         columns = {
             name: self._columns[name][rows_B]
             for name in ("user_id", "item_id", "likes_level", "views_level", "label")
             if name in self._columns
         }
-        history_B = self._columns["history"][rows_B].long()
-        start_B = self._columns["offsets"][history_B]
-        offsets = torch.zeros(len(rows_B) + 1, dtype=torch.int64, device=self._home)
-        torch.cumsum(self._columns["offsets"][history_B + 1] - start_B, 0, out=offsets[1:])
+        history_H, history_row_B = self._columns["history"][rows_B].long(), None
+        if share:
+            history_H, history_row_B = history_H.unique_consecutive(return_inverse=True)
+        start_H = self._columns["offsets"][history_H]
+        offsets = torch.zeros(len(history_H) + 1, dtype=torch.int64, device=self._home)
+        torch.cumsum(self._columns["offsets"][history_H + 1] - start_H, 0, out=offsets[1:])
+        if share:
+            n_real = int(offsets[-1])
+            n_positions = -(-n_real // _SHARED_STEP) * _SHARED_STEP
         row_T = torch.repeat_interleave(offsets.diff(), output_size=n_real)
-        position_T = (start_B - offsets[:-1])[row_T] + torch.arange(n_real, device=self._home)
+        position_T = (start_H - offsets[:-1])[row_T] + torch.arange(n_real, device=self._home)
         history_T = self._columns["values"][position_T].long()
         history_T = torch.nn.functional.pad(history_T, (0, n_positions - n_real))
 
@@ -137,11 +148,17 @@ class BatchSource:
             history_offsets=arrived(offsets, torch.int64),
             items=self._items,
             label_B=arrived(columns["label"], torch.float32) if "label" in columns else None,
+            history_row_B=history_row_B,
         )
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
-        """Yield every row once, in the order of the split."""
-        return self._batches(torch.arange(len(self)), batch_size)
+        """Yield every row once, in the order of the split.
+
+        On the CPU consecutive rows of one history share it; elsewhere finding them would make the
+        host wait.
+        """
+        share = self._device.type == "cpu"
+        return self._batches(torch.arange(len(self)), batch_size, share)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield every row once in an order that follows from `seed` and `epoch` alone.
@@ -154,7 +171,9 @@ class BatchSource:
         order_N = torch.randperm(len(self), generator=generator)
         return (batch for batch in self._batches(order_N, batch_size) if len(batch) > 1)
 
-    def _batches(self, order_N: torch.Tensor, batch_size: int) -> Iterator[Batch]:
+    def _batches(
+        self, order_N: torch.Tensor, batch_size: int, share: bool = False
+    ) -> Iterator[Batch]:
         """Yield batches in few shapes: one for CUDA graphs, a handful for the CPU's libraries."""
         sizes = [int(length_B.sum()) for length_B in self._length_N[order_N].split(batch_size)]
         step = max(_LEAST_SPARE_STEP, batch_size // 4)
@@ -165,7 +184,7 @@ class BatchSource:
             step = max(self._capacity, step)
         rows = order_N.to(self._home).split(batch_size)
         for rows_B, size in zip(rows, sizes, strict=True):
-            yield self._batch(rows_B, size, -(-size // step) * step)
+            yield self._batch(rows_B, size, -(-size // step) * step, share)
 
 
 def _home_of(n_bytes: int, device: torch.device) -> torch.device:

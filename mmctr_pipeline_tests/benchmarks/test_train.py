@@ -38,7 +38,7 @@ folder = Path(sys.argv[1])
 sizes = {"n_train_rows": 4500, "n_valid_rows": 200, "n_test_rows": 400}
 config = SampleConfig(n_items=150, n_users=600, images=False, **sizes)
 generate_sample(config, folder, lambda line: None)
-chosen = Namespace(data=folder, rows=4300, device="cpu", seconds=60)
+chosen = Namespace(side="plain", data=folder, rows=4300, device="cpu", seconds=60)
 print(json.dumps([plain(chosen), ours("float32")(chosen)]))
 """
 

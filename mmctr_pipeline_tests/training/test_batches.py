@@ -23,13 +23,15 @@ def source_of(dataset: CtrDataset, vectors: VectorTable, split: str = "train") -
 def plain_rows(batch: Batch) -> list[tuple]:
     starts = batch.history_offsets.tolist()
     assert batch.label_B is not None
+    shared = batch.history_row_B
+    history = list(range(len(batch))) if shared is None else shared.tolist()
     return [
         (
             int(batch.user_id_B[row]),
             int(batch.item_id_B[row]),
             int(batch.likes_level_B[row]),
             int(batch.views_level_B[row]),
-            tuple(batch.history_T[starts[row] : starts[row + 1]].tolist()),
+            tuple(batch.history_T[starts[history[row]] : starts[history[row] + 1]].tolist()),
             int(batch.label_B[row]),
         )
         for row in range(len(batch))
@@ -171,3 +173,15 @@ def test_read_only_arrays_are_taken() -> None:
     dataset.train.label.setflags(write=False)  # type: ignore[union-attr]
     dataset.histories.values.setflags(write=False)
     assert len(next(source_of(dataset, vectors).in_order(30))) == 30
+
+
+def test_in_order_consecutive_rows_of_one_history_share_it() -> None:
+    dataset, vectors = small_world(n_train=60)
+    by_user = np.argsort(dataset.train.history, kind="stable")
+    dataset = dataclasses.replace(dataset, train=dataset.train.take(by_user))
+    batches = list(source_of(dataset, vectors).in_order(60))
+    n_histories = len(np.unique(dataset.train.history))
+    assert len(batches[0].history_offsets) - 1 == n_histories < 60
+    assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
+    with pytest.raises(ValueError, match="share histories"):
+        batches[0].split(2)

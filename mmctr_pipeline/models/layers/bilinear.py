@@ -56,7 +56,10 @@ class _Bilinear(torch.autograd.Function):
         # Rounding to a short format after every few rows would add up.
         grad_weight_OF = torch.zeros_like(weight_OF, dtype=_wide(weight_OF.dtype))
         for rows, outer_bIJ in _outer_products(x_BI, y_BJ):
-            grad_weight_OF += grad_BO[rows].t() @ outer_bIJ.flatten(1)
+            if grad_weight_OF.dtype == outer_bIJ.dtype:
+                grad_weight_OF.addmm_(grad_BO[rows].t(), outer_bIJ.flatten(1))
+            else:
+                grad_weight_OF += grad_BO[rows].t() @ outer_bIJ.flatten(1)
             # The outer products are done with: their memory takes their gradient.
             torch.mm(grad_BO[rows], weight_OF, out=outer_bIJ.flatten(1))
             torch.bmm(outer_bIJ, y_BJ[rows].unsqueeze(2), out=grad_x_BI[rows].unsqueeze(2))
