@@ -68,9 +68,16 @@ class ImprovedMmctr(CtrModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
-        user_BD = self.user_embedding(batch.user_id_B)
-        item_BD, history_BD = self._item_and_history(batch)
-        multimodal_BM = self._multimodal(batch)
+        user_U, user_row_B = batch.user_id_B, None
+        if batch.history_row_B is not None:  # rows in order: those of a user follow one another
+            user_U, user_row_B = user_U.unique_consecutive(return_inverse=True)
+        item_BD, history_HD = self._item_and_history(batch)
+        user_BD, user_item_BD = _interaction(
+            self.user_item, self.user_embedding(user_U), user_row_B, item_BD
+        )
+        history_BD, history_item_BD = _interaction(
+            self.history_item, history_HD, batch.history_row_B, item_BD
+        )
         features_BF = torch.cat(
             [
                 user_BD,
@@ -78,26 +85,42 @@ class ImprovedMmctr(CtrModel):
                 history_BD,
                 self.likes_embedding(batch.likes_level_B),
                 self.views_embedding(batch.views_level_B),
-                multimodal_BM,
-                self.user_item(user_BD, item_BD),
-                self.history_item(history_BD, item_BD),
+                self._multimodal(batch),
+                user_item_BD,
+                history_item_BD,
             ],
             dim=1,
         )
         return self.tower(self.input_norm(features_BF)).squeeze(-1)
 
     def _item_and_history(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return target items `(B, D)` and pooled histories `(H, D)`."""
         # One look-up for target and history: their rows are gathered, and updated, once.
         ids = torch.cat([batch.item_id_B, batch.history_T])
         rows = known_rows(ids, self.item_embedding.num_embeddings)
         item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])
         known_T = rows[len(batch) :] != 0
-        pooled_HD = self.history_pooling(values_TD, batch.history_offsets, known_T)
-        if batch.history_row_B is None:
-            return item_BD, pooled_HD
-        return item_BD, pooled_HD[batch.history_row_B]
+        return item_BD, self.history_pooling(values_TD, batch.history_offsets, known_T)
 
     def _multimodal(self, batch: Batch) -> torch.Tensor:
         items = batch.items
         row_B = known_rows(batch.item_id_B, len(items.present_I))
         return self.multimodal(self.vector_scaling(items.vectors_ID[row_B], items.present_I[row_B]))
+
+
+def _interaction(
+    bilinear: BilinearInteraction,
+    left_HD: torch.Tensor,
+    row_B: torch.Tensor | None,
+    item_BD: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the left side of each row `(B, D)` and its interaction with the item `(B, D)`.
+
+    Row i has `left_HD[row_B[i]]`, or `left_HD[i]` where `row_B` is None.
+    """
+    if row_B is None:
+        return left_HD, bilinear(left_HD, item_BD)
+    left_BD = left_HD.index_select(0, row_B)
+    if 2 * len(left_HD) > len(row_B):  # hardly shared
+        return left_BD, bilinear(left_BD, item_BD)
+    return left_BD, bilinear.of_shared(left_HD, row_B, item_BD)

@@ -260,3 +260,33 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
     ]
     everything = [id(parameter) for group in groups.values() for parameter in group]
     assert sorted(everything) == sorted(names)
+
+
+def test_rows_that_share_a_history_or_a_user_score_as_if_they_did_not() -> None:
+    torch.manual_seed(0)
+    items = random_items()
+    model = build_model(CONFIG, SPEC).eval()
+    model.fit_statistics(items)
+    plain = random_batch(24, items)
+    starts = plain.history_offsets.tolist()
+    histories = [plain.history_T[starts[row] : starts[row + 1]] for row in range(3)]
+    row_B = torch.arange(3).repeat_interleave(8)
+    # Users 4, 4, ... 9, ...: one user of two histories, and a history of two users.
+    user_id_B = torch.tensor([4] * 12 + [9] * 12)
+    lengths_H = torch.tensor([len(history) for history in histories])
+    shared = dataclasses.replace(
+        plain,
+        user_id_B=user_id_B,
+        history_T=torch.cat(histories),
+        history_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths_H.cumsum(0)]),
+        history_row_B=row_B,
+    )
+    alone = dataclasses.replace(
+        plain,
+        user_id_B=user_id_B,
+        history_T=torch.cat([histories[row] for row in row_B.tolist()]),
+        history_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths_H[row_B].cumsum(0)]),
+    )
+    with torch.no_grad():
+        assert torch.allclose(model(shared), model(alone), atol=1e-5)
+        assert model(alone).std() > 1e-3

@@ -64,3 +64,12 @@ def test_bilinear_keeps_torchs_initialisation() -> None:
     theirs = nn.Bilinear(64, 64, 64)
     assert torch.equal(ours.weight, theirs.weight)
     assert torch.equal(ours.bias, theirs.bias)
+
+
+def test_sharing_the_left_side_changes_nothing() -> None:
+    torch.manual_seed(0)
+    layer = BilinearInteraction(6, 4, 5).double()
+    left, right = torch.randn(3, 6).double(), torch.randn(7, 4).double()
+    row_B = torch.tensor([0, 0, 0, 1, 1, 2, 0])
+    shared = layer.of_shared(left, row_B, right)
+    assert torch.allclose(shared, layer(left[row_B], right), rtol=1e-12)
