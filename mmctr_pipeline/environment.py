@@ -16,8 +16,8 @@ def share_cores() -> None:
 
     A training step is hundreds of short parallel loops: threads that sleep after each have to be
     woken, which takes longer than many of the loops. Threads that spin on and on, as they do by
-    default, slow training down several times where another process wants their core. Settings made
-    before (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`: libgomp's manual) stay.
+    default, keep their core from other processes. Settings made before (`GOMP_SPINCOUNT`,
+    `OMP_WAIT_POLICY`: libgomp's manual) stay.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")

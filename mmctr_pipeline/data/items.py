@@ -58,7 +58,7 @@ def _titles(titles: pa.Array, order: np.ndarray) -> pa.Array:
     """
     raw = titles.cast(pa.large_binary()).to_pylist()
     blank = [each is None or not each.decode("utf-8", "replace").strip() for each in raw]
-    # What is taken from nowhere is null. `pa.array` would import pandas, which takes half a second.
+    # What is taken from nowhere is null. `pa.array` would import pandas, which takes long.
     is_there = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
     buffers = [pa.py_buffer(is_there), pa.py_buffer(order)]
     return titles.cast(pa.string()).take(pa.Array.from_buffers(pa.int64(), len(order), buffers))

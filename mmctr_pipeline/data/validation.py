@@ -175,7 +175,7 @@ def list_offsets(array: pa.Array) -> np.ndarray:
 def _view(array: pa.Array) -> np.ndarray:
     """Return integers, none of them missing, as NumPy sees them, without a copy.
 
-    Arrow's own `to_numpy` imports pandas wherever it is installed, which takes half a second.
+    Arrow's own `to_numpy` imports pandas wherever it is installed, which takes long.
     """
     return np.from_dlpack(array)
 

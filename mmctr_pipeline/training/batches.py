@@ -9,6 +9,7 @@ from mmctr_pipeline.data.dataset import ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.training.device import derived_seed
 
 
 def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
@@ -166,8 +167,7 @@ class BatchSource:
         The last batch may be smaller; it is left out where it has a single row, of which
         BatchNorm knows no variance.
         """
-        state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(state >> np.uint64(1)))
+        generator = torch.Generator().manual_seed(derived_seed(seed, epoch) >> 1)
         order_N = torch.randperm(len(self), generator=generator)
         return (batch for batch in self._batches(order_N, batch_size) if len(batch) > 1)
 

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from mmctr_pipeline.environment import DeploymentError
@@ -45,14 +46,24 @@ def threads_for(batch_size: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def derived_seed(*numbers: int) -> int:
+    """Return a 64-bit seed that follows from `numbers` alone."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def set_seed(seed: int, device: torch.device) -> None:
+    """Seed torch's global random state, on the CPU and on `device`."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's global random state, on the CPU and on `device`, and put it back afterwards."""
     # Only the device in use: asking CUDA for its state would start it where only the CPU is wanted.
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+        set_seed(seed, device)
         yield

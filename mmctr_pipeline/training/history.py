@@ -85,9 +85,9 @@ class Course:
         return self.n_epochs - self.records[self.best_index].epoch if self.records else 0.0
 
     @property
-    def since_best(self) -> int:
-        """Validations since the best one."""
-        return len(self.records) - 1 - self.best_index if self.records else 0
+    def is_best(self) -> bool:
+        """Whether the last validation is the best so far."""
+        return self.best_index == len(self.records) - 1
 
     @property
     def n_epochs(self) -> float:

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -16,6 +15,7 @@ from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.cuda_graph import GraphedStep
+from mmctr_pipeline.training.device import derived_seed, set_seed
 from mmctr_pipeline.training.history import Course, EpochRecord, TrainingHistory
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
 from mmctr_pipeline.training.schedules import Schedule
@@ -85,7 +85,7 @@ def fit(
                 f"epoch {epoch} of {config.max_epochs}",
                 batches.n_rows // config.validations_per_epoch,
             )
-            _seed_for(config.seed, epoch, part, device)
+            set_seed(derived_seed(config.seed, epoch, part), device)
             train_loss = _train(module, step, batches_of_part, epoch, device, progress)
             optimizers.flush()
             seconds, rows_per_second = progress.seconds, progress.per_second
@@ -108,7 +108,7 @@ def fit(
                     f"epoch {record.epoch:g}: {validation.metric} is {value}"
                 )
             run.add(record)
-            log(_line(record, config.max_epochs, is_best=run.course.since_best == 0))
+            log(_line(record, config.max_epochs, run.course.is_best))
             schedule.after_validation(value, part == config.validations_per_epoch)
             if checkpoints:
                 checkpoints.save(run.state)
@@ -153,14 +153,13 @@ class _Run:
             self.best_weights = _copy_of_weights(self.module)
 
     def state(self) -> dict[str, Any]:
-        is_best = self.course.since_best == 0
         return {
             "module": self.module.state_dict(),
             "optimizers": self.optimizers.state_dict(),
             "schedule": self.schedule.state_dict(),
             "n_parts": self.step.n_parts,
             "course": self.course.state(),
-            "best_weights": {} if is_best else self.best_weights,
+            "best_weights": {} if self.course.is_best else self.best_weights,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -191,15 +190,6 @@ def _numbered(batches: Iterable[B], n_rows: int, n_parts: int) -> Iterator[tuple
     for batch in batches:
         end += len(batch)
         yield min(-(-end * n_parts // n_rows), n_parts), batch
-
-
-def _seed_for(seed: int, epoch: int, part: int, device: torch.device) -> None:
-    """Let everything random in a part follow from these numbers alone."""
-    state = int(np.random.SeedSequence([seed, epoch, part]).generate_state(1, np.uint64)[0])
-    torch.default_generator.manual_seed(state)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(state)
 
 
 def _copy_of_weights(module: nn.Module) -> dict[str, torch.Tensor]:

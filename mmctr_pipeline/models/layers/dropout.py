@@ -51,7 +51,7 @@ def _mask(shape: torch.Size, n_dropped: int, dtype: torch.dtype) -> torch.Tensor
     seed = int(torch.empty((), dtype=torch.int64).random_())
     draws = np.random.SFC64(seed).random_raw(-(-n_values // 4)).view(np.int16)[:n_values]
     # A draw less the number dropped is negative where its value is dropped; shifting spreads the
-    # sign over all bits. Comparing and multiplying would take several times as long.
+    # sign over all bits. Comparing and multiplying would take longer.
     below = torch.from_numpy(draws).bitwise_and_(_PARTS - 1).sub_(n_dropped)
     return below.bitwise_right_shift_(15).bitwise_not_().to(dtype).view(shape)
 

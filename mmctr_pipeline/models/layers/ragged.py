@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.layers.exact_linear import ExactLinear
 from mmctr_pipeline.models.layers.segments import Segments, raw_spread, raw_sum
 
 
@@ -50,17 +51,6 @@ def row_dots(rows_BHD: torch.Tensor, values_TD: torch.Tensor, segments: Segments
     return dots_TH
 
 
-def exact_scores(score: nn.Linear, hidden_TH: torch.Tensor) -> torch.Tensor:
-    """Return the one output of `score` as `(T,)`, in the layer's own dtype under autocast too.
-
-    Softmax turns a score's absolute error into a weight's relative one, so that bfloat16 would
-    leave two digits of a weight.
-    """
-    with torch.autocast(hidden_TH.device.type, enabled=False):
-        scores_T1: torch.Tensor = score(hidden_TH.to(score.weight.dtype))
-        return scores_T1.squeeze(-1)
-
-
 class RaggedAttentionPooling(nn.Module):
     """Pools each row's positions by weights from a small network over the position alone.
 
@@ -71,14 +61,14 @@ class RaggedAttentionPooling(nn.Module):
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(dim, hidden_dim)
-        self.score = nn.Linear(hidden_dim, 1)
+        self.score = ExactLinear(hidden_dim, 1)
 
     def forward(
         self, values_TD: torch.Tensor, offsets: torch.Tensor, keep_T: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return `(B, D)`; row i pools `values_TD[offsets[i]:offsets[i + 1]]` where kept."""
         segments = Segments.of(offsets, len(values_TD))
-        scores_T = exact_scores(self.score, torch.tanh(self.hidden(values_TD)))
+        scores_T = self.score(torch.tanh(self.hidden(values_TD))).squeeze(-1)
         return weighted_sum(values_TD, segment_softmax(scores_T, segments, keep_T), segments)
 
 

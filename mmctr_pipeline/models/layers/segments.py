@@ -92,8 +92,7 @@ def raw_sum(
     `weight_T`, of the values' dtype, weighs the positions; it must be finite at spare ones.
     """
     if values_TD.device.type == "cpu":
-        # Several times faster than torch's other sums on a CPU. The last bag holds the spare
-        # positions.
+        # The fastest of torch's sums on a CPU. The last bag holds the spare positions.
         position_T = torch.arange(len(values_TD), device=values_TD.device)
         return functional.embedding_bag(
             position_T, values_TD, offsets, mode="sum", per_sample_weights=weight_T

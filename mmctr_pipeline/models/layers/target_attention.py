@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from mmctr_pipeline.models.layers.activations import Activation, Dice, activation
+from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.exact_linear import ExactLinear
 from mmctr_pipeline.models.layers.ragged import (
-    exact_scores,
     row_dots,
     segment_softmax,
     weighted_sum,
@@ -45,8 +46,8 @@ class TargetAttention(nn.Module):
         self.first = nn.Linear(4 * dim, hidden_dims[0])
         self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))
         self.activations = nn.ModuleList(activation(activation_name, n) for n in hidden_dims)
-        self.dropout = nn.Dropout(dropout)
-        self.score = nn.Linear(hidden_dims[-1], 1)
+        self.dropout = Dropout(dropout)
+        self.score = ExactLinear(hidden_dims[-1], 1)
         self._softmax = softmax
 
     def forward(
@@ -67,7 +68,7 @@ class TargetAttention(nn.Module):
             dice = isinstance(activate, Dice)
             hidden_TH = activate(hidden_TH, kept_T) if dice else activate(hidden_TH)
             hidden_TH = self.dropout(hidden_TH)
-        scores_T = exact_scores(self.score, hidden_TH)
+        scores_T = self.score(hidden_TH).squeeze(-1)
         if self._softmax:
             weight_T = segment_softmax(scores_T, segments, keep_T)
         else:

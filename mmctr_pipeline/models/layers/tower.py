@@ -2,22 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from mmctr_pipeline.models.layers.dropout import Dropout
-
-
-class LogitLayer(nn.Linear):
-    """A linear layer to logits that computes in its own dtype under autocast too.
-
-    In bfloat16 the logits of many rows would be equal, and their order lost.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return logits `(B, out)` of the layer's dtype."""
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.to(self.weight.dtype))
+from mmctr_pipeline.models.layers.exact_linear import ExactLinear
 
 
 def tower(in_dim: int, hidden_dims: Sequence[int], dropout: float) -> nn.Sequential:
@@ -31,4 +19,4 @@ def tower(in_dim: int, hidden_dims: Sequence[int], dropout: float) -> nn.Sequent
             Dropout(dropout),
         ]
         in_dim = hidden_dim
-    return nn.Sequential(*layers, LogitLayer(in_dim, 1))
+    return nn.Sequential(*layers, ExactLinear(in_dim, 1))
