@@ -80,6 +80,13 @@ class Ragged:
         starts = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
         return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
 
+    def newest(self, n: int) -> "Ragged":
+        """Return each list without all but its last `n` values."""
+        offsets = np.zeros_like(self.offsets)
+        np.cumsum(np.minimum(self.lengths, n), out=offsets[1:])
+        starts = np.repeat(self.offsets[1:] - offsets[1:], np.diff(offsets))
+        return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
+
 
 def rows_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return which list holds the value at each of `positions`, `(P,) int64`.

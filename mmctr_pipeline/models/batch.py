@@ -10,18 +10,38 @@ import torch
 class ItemFeatures:
     """Features of all items, indexed by item id; row 0 is padding. I is the number of rows.
 
-    `vectors_ID` is `(I, D) float32`, zero in row 0; `present_I` is `(I,) bool`, False where an item
-    has no vector; `likes_level_I` and `views_level_I` are `(I,) int64` in 0..10.
+    `vectors_ID` are the fused vectors `(I, D) float32`, zero in row 0; `present_I` is `(I,) bool`,
+    False where an item has none; `likes_level_I` and `views_level_I` are `(I,) int64` in 0..10;
+    `tags_IK` is `(I, K) int64`, filled up with 0. Title vectors (`text_*`) and cover vectors
+    (`image_*`) are there where the model asks for them and at least one item has one; None else.
     """
 
     vectors_ID: torch.Tensor
     present_I: torch.Tensor
     likes_level_I: torch.Tensor
     views_level_I: torch.Tensor
+    tags_IK: torch.Tensor
+    text_vectors_ID: torch.Tensor | None = None
+    text_present_I: torch.Tensor | None = None
+    image_vectors_ID: torch.Tensor | None = None
+    image_present_I: torch.Tensor | None = None
+
+    def vectors_of(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return vectors `(I, D)` and mask `(I,)` of `fused`, `text` or `image`.
+
+        Raises `ValueError` where they are not there.
+        """
+        prefix = "" if kind == "fused" else f"{kind}_"
+        vectors_ID = getattr(self, f"{prefix}vectors_ID")
+        if vectors_ID is None:
+            raise ValueError(f"the items come without {kind} vectors, which the model reads")
+        return vectors_ID, getattr(self, f"{prefix}present_I")
 
     def to(self, device: torch.device) -> "ItemFeatures":
         """Return a copy on `device`."""
-        return ItemFeatures(*(getattr(self, f.name).to(device) for f in dataclasses.fields(self)))
+        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        moved = {name: each.to(device) for name, each in tensors.items() if each is not None}
+        return dataclasses.replace(self, **moved)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -21,6 +23,8 @@ class ImprovedMmctr(CtrModel):
     There is no unknown row: ids beyond the tables map to row 0, which is zero and, in a history,
     takes no part in the attention. An item beyond the item table keeps its vector, if it has one.
     """
+
+    shares_histories = True
 
     def __init__(self, config: ImprovedMmctrConfig, spec: FeatureSpec) -> None:
         super().__init__()
@@ -55,7 +59,7 @@ class ImprovedMmctr(CtrModel):
                 if module.padding_idx is not None:
                     nn.init.zeros_(module.weight[module.padding_idx])
 
-    def fit_statistics(self, items: ItemFeatures) -> None:
+    def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Fit the standardisation of item vectors on the items that have one."""
         self.vector_scaling.fit(items.vectors_ID, items.present_I)
 

@@ -1,12 +1,19 @@
 """CTR models by name."""
 
+from collections.abc import Callable
+from typing import Any
+
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.models.din import Din
 from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
 from mmctr_pipeline.models.spec import FeatureSpec
 from mmctr_pipeline.settings import SettingsError
 
-_MODELS: dict[str, type[ImprovedMmctr]] = {"improved_mmctr": ImprovedMmctr}
+_MODELS: dict[str, Callable[[Any, FeatureSpec], CtrModel]] = {
+    "improved_mmctr": ImprovedMmctr,
+    "din": Din,
+}
 
 
 def build_model(config: ModelConfig, spec: FeatureSpec) -> CtrModel:

@@ -14,7 +14,7 @@ import torch
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.config import MODEL_CONFIGS
+from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig
 from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.spec import FeatureSpec
 from mmctr_pipeline.training.ctr import TrainedCtr
@@ -151,16 +151,24 @@ class ModelFile:
         return cls(**{name: content[name] for name in fields})
 
 
+def model_settings(saved: Mapping[str, Any]) -> ModelConfig:
+    """Return the settings that a model file records as `model_config`.
+
+    Raises `ModelFileError` for an unknown model, `SettingsError` for unknown settings.
+    """
+    name = saved.get("name")
+    if name not in MODEL_CONFIGS:
+        raise ModelFileError(f"unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}")
+    return MODEL_CONFIGS[name].from_mapping(saved, "saved model_config")
+
+
 def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> CtrModel:
     """Return the model with its weights on `device`, in evaluation mode.
 
     Raises `SettingsError` for a configuration that this pipeline does not know, `ModelFileError`
     where the weights are not those of the configuration.
     """
-    name = model_file.model_config.get("name")
-    if name not in MODEL_CONFIGS:
-        raise ModelFileError(f"unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}")
-    config = MODEL_CONFIGS[name].from_mapping(model_file.model_config, "saved model_config")
+    config = model_settings(model_file.model_config)
     spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
     # Not on the meta device, where initialisation first imports a compiler for seconds.
     with seeded(0, torch.device("cpu")):
@@ -173,14 +181,25 @@ def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> C
     return module.eval()
 
 
-def require_identity(model_file: ModelFile, vectors: VectorTable) -> None:
-    """Raise `ModelFileError` unless `vectors` are those that the model was trained on."""
-    if vectors.identity != model_file.vector_identity:
-        raise ModelFileError(
-            f"the model was trained on vectors {model_file.vector_identity!r}, but these are "
-            f"{vectors.identity!r}: its scores would mean nothing; "
-            "materialise trained_model on these vectors, or bring the former ones back"
-        )
+def require_identity(
+    model_file: ModelFile,
+    vectors: VectorTable,
+    modalities: Mapping[str, VectorTable] | None = None,
+) -> None:
+    """Raise `ModelFileError` unless these are the vectors that the model was trained on.
+
+    `vectors` are the fused ones, `modalities` those of `text` and `image`.
+    """
+    pairs = [(model_file.vector_identity, vectors.identity)]
+    for name, table in (modalities or {}).items():
+        pairs.append((model_file.encoder_identities[name], table.identity))
+    for trained_on, given in pairs:
+        if given != trained_on:
+            raise ModelFileError(
+                f"the model was trained on vectors {trained_on!r}, but these are {given!r}: its "
+                "scores would mean nothing; materialise trained_model on these vectors, or bring "
+                "the former ones back"
+            )
 
 
 def library_versions() -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import polars as pl
@@ -10,9 +10,15 @@ import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.registry.model_file import ModelFile, build_module, require_identity
+from mmctr_pipeline.registry.model_file import (
+    ModelFile,
+    build_module,
+    model_settings,
+    require_identity,
+)
 from mmctr_pipeline.submission.files import SubmissionError, submission_frame
 from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.ctr import required_modalities
 from mmctr_pipeline.training.score import score
 
 REQUIRED_METRICS = ("valid_auc", "valid_auc_low", "valid_auc_high")
@@ -65,25 +71,30 @@ def score_test(
     vectors: VectorTable,
     device: torch.device,
     log: Callable[[str], None],
+    modalities: Mapping[str, VectorTable] | None = None,
 ) -> pl.DataFrame:
     """Return `ID` and `Task1&2`, one row per test row in the order of the test file.
 
-    `vectors` are the fused vectors. Raises `BelowAucFloorError`, `ModelFileError` where the model
+    `vectors` are the fused ones, `modalities` those of `text` and `image`, for models that read
+    them. Raises `BelowAucFloorError`, `ModelFileError` where the model
     was trained on other vectors, `SubmissionError` where the test split has no column `ID` or a
     score is not a probability.
     """
     require_auc_floor(model_file)
-    require_identity(model_file, vectors)
+    require_identity(model_file, vectors, modalities or {})
     test = dataset.test
     if test.row_id is None:
         raise SubmissionError("the test split has no column ID; materialise train_dataset again")
     log(f"scoring {len(test):,} test rows on {device}")
     start = time.monotonic()
     module = build_module(model_file, device)
-    items = item_features(dataset.items, vectors).to(device)
+    model_config = model_settings(model_file.model_config)
+    read = required_modalities(model_config, modalities or {})
+    items = item_features(dataset.items, vectors, read).to(device)
     # Models of before the setting were trained in float32.
     precision = model_file.training_config.get("precision", "float32")
-    probability = score(module, BatchSource(test, dataset.histories, items, device), precision)
+    source = BatchSource(test, dataset.histories, items, device, model_config.max_history)
+    probability = score(module, source, precision)
     wrong = ~((probability >= 0) & (probability <= 1))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])

@@ -1,6 +1,6 @@
 """Batches: a whole split on the device, cut into ragged batches by index operations alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -11,14 +11,47 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.training.device import derived_seed
 
+MAX_TAGS = 8
+"""Tags of an item that a model sees, its first; more would widen the table of every item."""
 
-def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
+
+def item_features(
+    items: ItemTable, vectors: VectorTable, modalities: Mapping[str, VectorTable] | None = None
+) -> ItemFeatures:
     """Return the features of all items, row i being item i; ids without an item stay zero.
 
-    Vectors are joined by id, on the CPU; row 0 is padding. Raises `ValueError` where an item's
-    vector is not finite, or where no item has one.
+    `vectors` are the fused ones, `modalities` may hold those of `text` and `image`; one that no
+    item has is left out. Vectors are joined by id, on the CPU; row 0 is padding. Raises
+    `ValueError` where an item's vector is not finite, or where no item has a fused one.
     """
     n_rows = int(items.item_id.max(initial=0)) + 1
+    rows = items.item_id.astype(np.int64)
+    vectors_ID, present_I = _by_id(items, vectors)
+    if not present_I.any():
+        raise ValueError(
+            f"none of the {len(items)} items has a vector in {vectors.identity}; "
+            "the vectors were made from another catalogue: materialise them again"
+        )
+    levels_2I = np.zeros((2, n_rows), np.int64)
+    levels_2I[:, rows] = items.likes_level, items.views_level
+    of_modalities = {}
+    for name, table in (modalities or {}).items():
+        modality_ID, has_modality_I = _by_id(items, table)
+        if has_modality_I.any():
+            of_modalities[f"{name}_vectors_ID"] = torch.from_numpy(modality_ID)
+            of_modalities[f"{name}_present_I"] = torch.from_numpy(has_modality_I)
+    return ItemFeatures(
+        vectors_ID=torch.from_numpy(vectors_ID),
+        present_I=torch.from_numpy(present_I),
+        likes_level_I=torch.from_numpy(levels_2I[0]),
+        views_level_I=torch.from_numpy(levels_2I[1]),
+        tags_IK=torch.from_numpy(_tags(items, n_rows)),
+        **of_modalities,
+    )
+
+
+def _by_id(items: ItemTable, vectors: VectorTable) -> tuple[np.ndarray, np.ndarray]:
+    """Return `(I, D) float32` and the mask `(I,)`, row i being item i."""
     found = vectors.aligned_to(items.item_id)
     finite_M = np.isfinite(found.vectors).all(axis=1)
     if not finite_M.all():
@@ -26,23 +59,22 @@ def item_features(items: ItemTable, vectors: VectorTable) -> ItemFeatures:
             f"{int((~finite_M).sum())} item vectors of {vectors.identity} are not finite, first "
             f"that of item {items.item_id[np.argmin(finite_M)]}; materialise the vectors again"
         )
-    if not found.present.any():
-        raise ValueError(
-            f"none of the {len(items)} items has a vector in {vectors.identity}; "
-            "the vectors were made from another catalogue: materialise them again"
-        )
-    rows = items.item_id.astype(np.int64)
+    n_rows = int(items.item_id.max(initial=0)) + 1
     vectors_ID = np.zeros((n_rows, vectors.dim), np.float32)
     present_I = np.zeros(n_rows, bool)
-    levels_2I = np.zeros((2, n_rows), np.int64)
-    vectors_ID[rows], present_I[rows] = found.vectors, found.present
-    levels_2I[:, rows] = items.likes_level, items.views_level
-    return ItemFeatures(
-        torch.from_numpy(vectors_ID),
-        torch.from_numpy(present_I),
-        torch.from_numpy(levels_2I[0]),
-        torch.from_numpy(levels_2I[1]),
-    )
+    vectors_ID[items.item_id], present_I[items.item_id] = found.vectors, found.present
+    return vectors_ID, present_I
+
+
+def _tags(items: ItemTable, n_rows: int) -> np.ndarray:
+    """Return the first tags of each item, `(I, K) int64`, filled up with 0."""
+    lengths = np.minimum(items.tags.lengths, MAX_TAGS)
+    tags_IK = np.zeros((n_rows, int(lengths.max(initial=0))), np.int64)
+    for place in range(tags_IK.shape[1]):
+        has_tag = lengths > place
+        first = items.tags.offsets[:-1][has_tag]
+        tags_IK[items.item_id[has_tag], place] = items.tags.values[first + place]
+    return tags_IK
 
 
 _SHARE_OF_DEVICE = 0.5
@@ -63,9 +95,19 @@ class BatchSource:
     """
 
     def __init__(
-        self, split: Split, histories: Ragged, items: ItemFeatures, device: torch.device
+        self,
+        split: Split,
+        histories: Ragged,
+        items: ItemFeatures,
+        device: torch.device,
+        max_history: int | None = None,
     ) -> None:
-        """Copy `split` and `histories` to where they stay; `items` must be on `device` already."""
+        """Copy `split` and `histories` to where they stay; `items` must be on `device` already.
+
+        With `max_history` only so many of the newest items of each history are there.
+        """
+        if max_history is not None:
+            histories = histories.newest(max_history)
         arrays = {
             name: array
             for name, array in (
@@ -152,13 +194,13 @@ class BatchSource:
             history_row_B=history_row_B,
         )
 
-    def in_order(self, batch_size: int) -> Iterator[Batch]:
+    def in_order(self, batch_size: int, share: bool = False) -> Iterator[Batch]:
         """Yield every row once, in the order of the split.
 
-        On the CPU consecutive rows of one history share it; elsewhere finding them would make the
-        host wait.
+        With `share` consecutive rows of one history share it, but on the CPU alone: elsewhere
+        finding them would make the host wait.
         """
-        share = self._device.type == "cpu"
+        share = share and self._device.type == "cpu"
         return self._batches(torch.arange(len(self)), batch_size, share)
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:

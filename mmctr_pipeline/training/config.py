@@ -28,6 +28,13 @@ class TrainingConfig(Settings):
     label_smoothing: float = setting(
         0.05, "s in the target y * (1 - s) + s / 2 of the binary cross-entropy", ge=0, lt=1
     )
+    pairwise_weight: float = setting(
+        0.0,
+        "w in the loss (1 - w) * cross-entropy + w * pairwise loss, which asks a clicked row to "
+        "score above another that was not",
+        ge=0,
+        le=1,
+    )
     optimizer: str = setting(
         "row_adamw",
         "row_adamw (AdamW that touches the table rows of the batch alone and catches up what they "
@@ -37,6 +44,12 @@ class TrainingConfig(Settings):
     learning_rate: float = setting(2e-3, "learning rate", gt=0)
     weight_decay: float = setting(
         1e-4, "decoupled weight decay; with adam, the same added to the gradient (L2)", ge=0
+    )
+    embedding_weight_decay: float = setting(
+        0.0,
+        "weight decay of embedding tables, in models that keep these apart (all but "
+        "improved_mmctr); decoupled or not as weight_decay is",
+        ge=0,
     )
     multimodal_learning_rate: float = setting(
         5e-4, "learning rate of the multimodal transform", gt=0

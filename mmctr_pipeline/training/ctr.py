@@ -1,7 +1,7 @@
 """Training a CTR model on a dataset and measuring it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
-from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
+from mmctr_pipeline.training.loss import pairwise_loss, smoothed_binary_cross_entropy
 from mmctr_pipeline.training.score import score
 
 TRAIN_SAMPLE_ROWS = 50_000
@@ -57,14 +57,42 @@ class TrainedCtr:
         return sum(parameter.numel() for parameter in self.module.parameters())
 
 
-def feature_spec(dataset: CtrDataset, vectors: VectorTable) -> FeatureSpec:
-    """Return the table sizes that `dataset` asks for and the width of `vectors`."""
+def feature_spec(
+    dataset: CtrDataset, vectors: VectorTable, modalities: Mapping[str, VectorTable] | None = None
+) -> FeatureSpec:
+    """Return the table sizes that `dataset` asks for and the widths of the vectors.
+
+    `vectors` are the fused ones, `modalities` may hold those of `text` and `image`; those that no
+    item has count as absent.
+    """
     largest_user = max(int(split.user_id.max(initial=0)) for split in dataset.splits.values())
+    dims = {
+        name: table.dim if table.aligned_to(dataset.items.item_id).present.any() else 0
+        for name, table in (modalities or {}).items()
+    }
     return FeatureSpec(
         n_users=largest_user + 1,
         n_items=int(dataset.items.item_id.max(initial=0)) + 1,
         vector_dim=vectors.dim,
+        n_tags=int(dataset.items.tags.values.max(initial=0)) + 1,
+        text_dim=dims.get("text", 0),
+        image_dim=dims.get("image", 0),
     )
+
+
+def required_modalities(
+    model_config: ModelConfig, modalities: Mapping[str, VectorTable]
+) -> dict[str, VectorTable]:
+    """Return the vectors that a model reads beside the fused ones.
+
+    Raises `TrainingDataError` where they are not among `modalities`.
+    """
+    absent = [name for name in model_config.modalities if name not in modalities]
+    if absent:
+        raise TrainingDataError(
+            f"{model_config.name} reads {' and '.join(absent)} vectors, which were not given"
+        )
+    return {name: modalities[name] for name in model_config.modalities}
 
 
 def train_ctr(
@@ -75,9 +103,12 @@ def train_ctr(
     device: torch.device,
     log: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
+    modalities: Mapping[str, VectorTable] | None = None,
 ) -> TrainedCtr:
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
+    `vectors` are the fused ones; `modalities` holds those of `text` and `image`, which some models
+    read as well.
     The same seed on the CPU gives the same weights, bit by bit, at the same number of threads;
     torch's global random state is left as it was. A run that finds its own checkpoint in
     `checkpoints` goes on from there, to the same weights. Raises `TrainingDataError` for splits
@@ -86,17 +117,23 @@ def train_ctr(
     """
     train_labels = _labels_of_both_classes(dataset.train, "train")
     valid_labels = _labels_of_both_classes(dataset.valid, "valid")
-    items = item_features(dataset.items, vectors).to(device)
+    read = required_modalities(model_config, modalities or {})
+    items = item_features(dataset.items, vectors, read).to(device)
     _log_coverage(items, dataset, log)
-    train = BatchSource(dataset.train, dataset.histories, items, device)
-    valid = BatchSource(dataset.valid, dataset.histories, items, device)
-    spec = feature_spec(dataset, vectors)
+    longest = model_config.max_history
+    train = BatchSource(dataset.train, dataset.histories, items, device, longest)
+    valid = BatchSource(dataset.valid, dataset.histories, items, device, longest)
+    spec = feature_spec(dataset, vectors, read)
 
     def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
         assert batch.label_B is not None
-        return smoothed_binary_cross_entropy(
-            module(batch).float(), batch.label_B, training_config.label_smoothing
+        logits_B, weight = module(batch).float(), training_config.pairwise_weight
+        pointwise = smoothed_binary_cross_entropy(
+            logits_B, batch.label_B, training_config.label_smoothing
         )
+        if weight == 0:
+            return pointwise
+        return (1 - weight) * pointwise + weight * pairwise_loss(logits_B, batch.label_B)
 
     def evaluate(module: nn.Module) -> dict[str, float]:
         scores = score(module, valid, training_config.precision)
@@ -109,7 +146,7 @@ def train_ctr(
 
     with seeded(training_config.seed, device), threads_for(training_config.batch_size):
         module = build_model(model_config, spec).to(device)
-        module.fit_statistics(items)
+        module.fit_statistics(items, dataset.train, dataset.histories)
         log(f"{model_config.name}: {sum(p.numel() for p in module.parameters()):,} parameters")
         history = fit(
             module,
@@ -129,7 +166,9 @@ def train_ctr(
         )
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
-    train_sample = BatchSource(dataset.train.take(sample), dataset.histories, items, device)
+    train_sample = BatchSource(
+        dataset.train.take(sample), dataset.histories, items, device, longest
+    )
     train_auc = metrics.auc(
         train_labels[sample], score(module, train_sample, training_config.precision)
     )

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.memory import keep_freed_memory
+from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.precision import dtype_for
 from mmctr_pipeline.training.batches import BatchSource
 from mmctr_pipeline.training.step import autocast
@@ -25,6 +26,7 @@ def score(
     mode it was in. Nothing waits for the device until all batches are on their way.
     """
     keep_freed_memory()
+    share = isinstance(module, CtrModel) and module.shares_histories
     dtype = dtype_for(precision, source.device)
     probabilities_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
     was_training = module.training
@@ -32,7 +34,7 @@ def score(
     try:
         with torch.inference_mode(), autocast(dtype, source.device):
             start = 0
-            for batch in source.in_order(batch_size):
+            for batch in source.in_order(batch_size, share):
                 stop = start + len(batch)
                 probabilities_N[start:stop] = torch.sigmoid(module(batch).float())
                 start = stop

@@ -48,7 +48,7 @@ def test_it_gives_our_logits_with_our_weights() -> None:
     items = item_features(dataset.items, vectors)
     torch.manual_seed(1)
     ours = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors))
-    ours.fit_statistics(items)
+    ours.fit_statistics(items, dataset.train, dataset.histories)
     with torch.no_grad():
         for name, tensor in ours.state_dict().items():
             if name.endswith("embedding.weight"):

@@ -77,3 +77,9 @@ def test_rows_of_values() -> None:
 def test_wrong_types_are_refused() -> None:
     with pytest.raises(TypeError):
         Ragged(np.zeros(0, np.int64), np.zeros(1, np.int64))
+
+
+def test_newest_keeps_the_last_values_of_each_list() -> None:
+    ragged = Ragged.from_lists([[1, 2, 3], [], [4], [5, 6]])
+    assert [each.tolist() for each in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
+    assert [each.tolist() for each in ragged.newest(9)] == [each.tolist() for each in ragged]

@@ -22,7 +22,16 @@ GRAPH = {
     "interactions": ([], "sources"),
     "item_feature": ([], "sources"),
     "item_images": ([], "sources"),
-    "submission_csv": (["fused_pca", "train_dataset", "trained_model"], "submission"),
+    "submission_csv": (
+        [
+            "fused_pca",
+            "image_embeddings",
+            "text_embeddings",
+            "train_dataset",
+            "trained_model",
+        ],
+        "submission",
+    ),
     "text_embeddings": (["item_feature"], "encoding"),
     "train_dataset": (["interactions", "item_feature"], "training"),
     "trained_model": (

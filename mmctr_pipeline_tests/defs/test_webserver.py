@@ -78,6 +78,8 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell lets what it starts in the background ignore this, and so would the server.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             url = f"http://127.0.0.1:{port}"

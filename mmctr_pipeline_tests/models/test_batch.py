@@ -17,6 +17,7 @@ def items() -> ItemFeatures:
         torch.ones(9, dtype=torch.bool),
         torch.zeros(9).long(),
         torch.ones(9).long(),
+        torch.zeros(9, 1).long(),
     )
 
 

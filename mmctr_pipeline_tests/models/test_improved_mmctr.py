@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -18,13 +20,20 @@ CONFIG = ImprovedMmctrConfig()
 N_ITEM_ROWS = 45  # the catalogue has grown since training: five items lie beyond the table
 
 
+def no_rows() -> tuple[Split, Ragged]:
+    """Return train rows of which this model needs to know nothing."""
+    none = np.zeros(0, np.int32)
+    return Split(none, none, none, none, none), Ragged.from_lists([])
+
+
 def random_items() -> ItemFeatures:
     vectors_ID = torch.randn(N_ITEM_ROWS, SPEC.vector_dim) * 3 + 1
     present_I = torch.rand(N_ITEM_ROWS) > 0.2
     present_I[0] = False
     vectors_ID[~present_I] = 0
     levels_I = torch.zeros(N_ITEM_ROWS, dtype=torch.int64)
-    return ItemFeatures(vectors_ID, present_I, levels_I, levels_I)
+    no_tags_IK = torch.zeros(N_ITEM_ROWS, 0, dtype=torch.int64)
+    return ItemFeatures(vectors_ID, present_I, levels_I, levels_I, no_tags_IK)
 
 
 def random_batch(n_rows: int, items: ItemFeatures) -> Batch:
@@ -141,7 +150,7 @@ def test_parameter_count_at_full_size() -> None:
 def test_logits_equal_the_plain_padded_form(model: CtrModel) -> None:
     torch.manual_seed(1)
     items = random_items()
-    model.fit_statistics(items)
+    model.fit_statistics(items, *no_rows())
     batch = random_batch(40, items)
     with torch.no_grad():
         logits_B = model(batch)
@@ -266,7 +275,7 @@ def test_rows_that_share_a_history_or_a_user_score_as_if_they_did_not() -> None:
     torch.manual_seed(0)
     items = random_items()
     model = build_model(CONFIG, SPEC).eval()
-    model.fit_statistics(items)
+    model.fit_statistics(items, *no_rows())
     plain = random_batch(24, items)
     starts = plain.history_offsets.tolist()
     histories = [plain.history_T[starts[row] : starts[row + 1]] for row in range(3)]

@@ -18,5 +18,5 @@ def test_every_configured_model_can_be_built(name: str) -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     config = SimpleNamespace(name="deep_thought")
-    with pytest.raises(SettingsError, match=r"unknown model 'deep_thought'; known: improved_mmctr"):
+    with pytest.raises(SettingsError, match=r"unknown model 'deep_thought'; known: din, "):
         build_model(config, FeatureSpec())  # type: ignore[arg-type]

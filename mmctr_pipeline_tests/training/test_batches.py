@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.batch import Batch
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batches import MAX_TAGS, BatchSource, item_features
 from mmctr_pipeline_tests.training.small_world import small_world
 
 CPU = torch.device("cpu")
@@ -138,6 +139,7 @@ def test_item_features_are_joined_by_id() -> None:
         item_id=kept,
         likes_level=np.array([1, 2, 3, 4], np.int8),
         views_level=np.array([5, 6, 7, 8], np.int8),
+        tags=Ragged.from_lists([[3], [], [4, 1, 2], [9, 8]]),
     )
     vectors = VectorTable(
         item_id=np.array([0, 3, 5, 9], np.int32),
@@ -152,6 +154,26 @@ def test_item_features_are_joined_by_id() -> None:
     assert features.vectors_ID.sum() == 10
     assert features.views_level_I.tolist() == [0, 0, 5, 0, 0, 6, 7, 0, 0, 8]
     assert features.likes_level_I.tolist() == [0, 0, 1, 0, 0, 2, 3, 0, 0, 4]
+    assert features.tags_IK[[2, 5, 6, 9]].tolist() == [[3, 0, 0], [0, 0, 0], [4, 1, 2], [9, 8, 0]]
+    assert features.tags_IK.sum() == 27
+
+
+def test_modalities_are_joined_by_id_and_left_out_where_no_item_has_one() -> None:
+    dataset, vectors = small_world(n_items=10)
+    nobody = dataclasses.replace(vectors, present=np.zeros_like(vectors.present))
+    features = item_features(dataset.items, vectors, {"text": vectors, "image": nobody})
+    for mine, fused in zip(features.vectors_of("text"), features.vectors_of("fused"), strict=True):
+        assert torch.equal(mine, fused)
+    with pytest.raises(ValueError, match="without image vectors"):
+        features.vectors_of("image")
+
+
+def test_of_many_tags_the_first_are_kept() -> None:
+    dataset, vectors = small_world()
+    tags = Ragged.from_lists([list(range(1, 30)), *[[5]] * (len(dataset.items) - 1)])
+    features = item_features(dataclasses.replace(dataset.items, tags=tags), vectors)
+    assert features.tags_IK[1].tolist() == list(range(1, MAX_TAGS + 1))
+    assert features.tags_IK[2].tolist() == [5, *[0] * (MAX_TAGS - 1)]
 
 
 def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
@@ -175,11 +197,20 @@ def test_read_only_arrays_are_taken() -> None:
     assert len(next(source_of(dataset, vectors).in_order(30))) == 30
 
 
+def test_only_the_newest_items_are_read_where_the_rest_is_cut_off() -> None:
+    dataset, vectors = small_world(n_train=60)
+    items = item_features(dataset.items, vectors)
+    source = BatchSource(dataset.train, dataset.histories, items, CPU, max_history=3)
+    assert dataset.histories.lengths.max() > 3
+    expected = [(*row[:4], row[4][-3:], row[5]) for row in expected_rows(dataset)]
+    assert [row for batch in source.in_order(25) for row in plain_rows(batch)] == expected
+
+
 def test_in_order_consecutive_rows_of_one_history_share_it() -> None:
     dataset, vectors = small_world(n_train=60)
     by_user = np.argsort(dataset.train.history, kind="stable")
     dataset = dataclasses.replace(dataset, train=dataset.train.take(by_user))
-    batches = list(source_of(dataset, vectors).in_order(60))
+    batches = list(source_of(dataset, vectors).in_order(60, share=True))
     n_histories = len(np.unique(dataset.train.history))
     assert len(batches[0].history_offsets) - 1 == n_histories < 60
     assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)

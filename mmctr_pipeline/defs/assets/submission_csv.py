@@ -42,6 +42,8 @@ def submission_csv(
     context: dg.AssetExecutionContext,
     places: PlacesResource,
     trained_model: Any,
+    text_embeddings: VectorTable,
+    image_embeddings: VectorTable,
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
 ) -> Any:
@@ -51,7 +53,12 @@ def submission_csv(
 
     require_test_ids(train_dataset, read_test_ids(places.layout(context.log.info)))
     frame = score_test(
-        trained_model, train_dataset, fused_pca, places.torch_device(), context.log.info
+        trained_model,
+        train_dataset,
+        fused_pca,
+        places.torch_device(),
+        context.log.info,
+        {"text": text_embeddings, "image": image_embeddings},
     ).to_pandas()
     scores = frame["Task1&2"]
     context.add_output_metadata(

@@ -61,6 +61,7 @@ def trained_model(
         code_version=CODE_VERSION,
         data=train_dataset.fingerprint,
         vectors=fused_pca.content_hash(),
+        modalities=[text_embeddings.content_hash(), image_embeddings.content_hash()],
         device=device.type,
         number_format=dtype_name(dtype_for(config.training.precision, device)),  # type: ignore[attr-defined]
         threads=torch.get_num_threads(),
@@ -73,6 +74,7 @@ def trained_model(
         device,
         context.log.info,
         Checkpoints.of_run(places.storage, key),
+        {"text": text_embeddings, "image": image_embeddings},
     )
     model = ModelFile.from_trained(
         trained,

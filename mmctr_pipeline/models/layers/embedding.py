@@ -11,6 +11,28 @@ def known_rows(ids: torch.Tensor, n_rows: int) -> torch.Tensor:
     return torch.where(ids < n_rows, ids, 0)
 
 
+def distinct_rows(ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the distinct values of `ids_N`, `(U,)`, and which of them each id is, `(N,)`.
+
+    On other devices than the CPU U is N, filled up with row 0, so that no shape depends on data.
+    """
+    if ids_N.device.type == "cpu":
+        row_U, slot_N = torch.unique(ids_N, return_inverse=True)
+        return row_U, slot_N
+    return padded_distinct_rows(ids_N)
+
+
+def padded_distinct_rows(ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like `distinct_rows`, but N distinct rows, the spare ones at the end being row 0."""
+    sorted_N, order_N = ids_N.sort()
+    is_first_N = torch.ones_like(sorted_N)
+    is_first_N[1:] = sorted_N[1:] != sorted_N[:-1]
+    slot_of_sorted_N = is_first_N.cumsum(0) - 1
+    slot_N = torch.empty_like(order_N).scatter_(0, order_N, slot_of_sorted_N)
+    row_N = torch.zeros_like(ids_N).scatter_(0, slot_of_sorted_N, sorted_N)
+    return row_N, slot_N
+
+
 class RowServer(Protocol):
     """What stands between a table and its look-ups while a sparse-row optimiser trains it."""
 

@@ -69,14 +69,15 @@ class Optimizers:
 def build_optimizers(
     module: nn.Module, groups: Mapping[str, Sequence[nn.Parameter]], config: TrainingConfig
 ) -> Optimizers:
-    """Return the configured optimisers over the groups `main` and `multimodal` of `module`.
+    """Return the configured optimisers over the parameter groups of `module`.
 
-    Each group has its own rate and decay. With `row_adamw`, embedding tables are updated row by
-    row and the rest by dense AdamW, which moves every weight alike. Raises `ValueError` for a
-    group of another name.
+    These are `main`, `embedding` and `multimodal`, each with its own rate and decay. With
+    `row_adamw`, embedding tables are updated row by row and the rest by dense AdamW, which moves
+    every weight alike. Raises `ValueError` for a group of another name.
     """
     rates = {
         "main": (config.learning_rate, config.weight_decay),
+        "embedding": (config.learning_rate, config.embedding_weight_decay),
         "multimodal": (config.multimodal_learning_rate, config.multimodal_weight_decay),
     }
     unknown = [name for name in groups if name not in rates]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
 from mmctr_pipeline.training.optimizers.catch_up import CatchUp
 
 _STEPS_BETWEEN_FLUSHES = 4096
@@ -228,25 +228,3 @@ class RowAdamW(torch.optim.Optimizer):
 
     def _all(self) -> list[_ServedTable]:
         return [served for tables in self._served for served in tables]
-
-
-def distinct_rows(ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the distinct values of `ids_N`, `(U,)`, and which of them each id is, `(N,)`.
-
-    On other devices than the CPU U is N, filled up with row 0, so that no shape depends on data.
-    """
-    if ids_N.device.type == "cpu":
-        row_U, slot_N = torch.unique(ids_N, return_inverse=True)
-        return row_U, slot_N
-    return padded_distinct_rows(ids_N)
-
-
-def padded_distinct_rows(ids_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like `distinct_rows`, but N distinct rows, the spare ones at the end being row 0."""
-    sorted_N, order_N = ids_N.sort()
-    is_first_N = torch.ones_like(sorted_N)
-    is_first_N[1:] = sorted_N[1:] != sorted_N[:-1]
-    slot_of_sorted_N = is_first_N.cumsum(0) - 1
-    slot_N = torch.empty_like(order_N).scatter_(0, order_N, slot_of_sorted_N)
-    row_N = torch.zeros_like(ids_N).scatter_(0, slot_of_sorted_N, sorted_N)
-    return row_N, slot_N

@@ -1,9 +1,15 @@
 """Embedding tables: padding, unknown ids, and the server that an optimiser may set."""
 
+import pytest
 import torch
 from torch import nn
 
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
+from mmctr_pipeline.models.layers.embedding import (
+    EmbeddingTable,
+    distinct_rows,
+    known_rows,
+    padded_distinct_rows,
+)
 
 
 class Doubling:
@@ -61,3 +67,14 @@ def test_a_server_is_no_part_of_the_state() -> None:
     table = EmbeddingTable(4, 2)
     table.server = Doubling(table)
     assert list(table.state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize("ids", [[7], [0, 0, 0], [3, 1, 3, 0, 8, 1, 1, 5], [4, 4, 2, 2, 9]])
+def test_distinct_rows_lead_back_to_the_ids_in_either_form(ids: list[int]) -> None:
+    ids_N = torch.tensor(ids)
+    row_U, slot_N = distinct_rows(ids_N)
+    padded_N, padded_slot_N = padded_distinct_rows(ids_N)
+    assert row_U.tolist() == sorted(set(ids))
+    assert row_U[slot_N].tolist() == ids
+    assert padded_N[padded_slot_N].tolist() == ids
+    assert padded_N.tolist() == row_U.tolist() + [0] * (len(ids) - len(row_U))

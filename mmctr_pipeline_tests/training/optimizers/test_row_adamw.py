@@ -7,13 +7,9 @@ from collections.abc import Callable, Collection
 import pytest
 import torch
 
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, padded_distinct_rows
 from mmctr_pipeline.training.optimizers import row_adamw
-from mmctr_pipeline.training.optimizers.row_adamw import (
-    RowAdamW,
-    distinct_rows,
-    padded_distinct_rows,
-)
+from mmctr_pipeline.training.optimizers.row_adamw import RowAdamW
 from mmctr_pipeline_tests.training.optimizers.dense_adamw import DenseAdamW
 
 DIM = 4
@@ -269,17 +265,6 @@ def test_released_tables_are_up_to_date_and_train_as_plain_ones() -> None:
     table(torch.tensor([2])).sum().backward()
     assert table.weight.grad is not None
     assert table.weight.grad[2].tolist() == [1] * DIM
-
-
-@pytest.mark.parametrize("ids", [[7], [0, 0, 0], [3, 1, 3, 0, 8, 1, 1, 5], [4, 4, 2, 2, 9]])
-def test_distinct_rows_lead_back_to_the_ids_in_either_form(ids: list[int]) -> None:
-    ids_N = torch.tensor(ids)
-    row_U, slot_N = distinct_rows(ids_N)
-    padded_N, padded_slot_N = padded_distinct_rows(ids_N)
-    assert row_U.tolist() == sorted(set(ids))
-    assert row_U[slot_N].tolist() == ids
-    assert padded_N[padded_slot_N].tolist() == ids
-    assert padded_N.tolist() == row_U.tolist() + [0] * (len(ids) - len(row_U))
 
 
 def test_spare_rows_train_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:

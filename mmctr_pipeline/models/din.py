@@ -1,0 +1,47 @@
+"""DIN, the challenge's baseline: the target weighs the items of the history."""
+
+import torch
+
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.models.features import FeatureEmbedding
+from mmctr_pipeline.models.initialisation import initialise
+from mmctr_pipeline.models.layers.target_attention import TargetAttention
+from mmctr_pipeline.models.layers.tower import tower
+from mmctr_pipeline.models.spec import FeatureSpec
+
+
+class Din(CtrModel):
+    """Deep interest network, Zhou et al. 2018, arXiv 1706.06978.
+
+    Target features, the history's features weighed by the target, and context features go into one
+    tower with BatchNorm.
+    """
+
+    def __init__(self, config: DinConfig, spec: FeatureSpec) -> None:
+        super().__init__()
+        self.features = FeatureEmbedding(config.features, spec)
+        self.attention = TargetAttention(
+            self.features.item_dim,
+            config.attention_hidden_dims,
+            config.attention_activation,  # type: ignore[arg-type]
+            softmax=config.attention_softmax,
+            dropout=config.attention_dropout,
+        )
+        input_dim = 2 * self.features.item_dim + self.features.context_dim
+        self.tower = tower(input_dim, config.hidden_dims, config.dropout)
+        initialise(self)
+
+    def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
+        """Fit the features on the items and the train rows."""
+        self.features.fit(items, train, histories)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Return logits `(B,)`."""
+        features = self.features(batch)
+        interest_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
+        input_BF = torch.cat([features.item_BD, interest_BD, features.context_BC], dim=1)
+        return self.tower(input_BF).squeeze(-1)

@@ -1,0 +1,149 @@
+"""What must hold of every model, whatever it computes."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.config import MODEL_CONFIGS
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import train_ctr
+from mmctr_pipeline_tests.models.zoo import (
+    SMALL_MODELS,
+    random_batch,
+    random_items,
+    small_model,
+)
+from mmctr_pipeline_tests.training.small_world import small_world
+
+every_model = pytest.mark.parametrize("name", sorted(SMALL_MODELS))
+
+
+def test_every_model_is_among_them() -> None:
+    assert {config.name for config in SMALL_MODELS.values()} == set(MODEL_CONFIGS)
+
+
+def logits_of(name: str, batch: Batch) -> torch.Tensor:
+    with torch.no_grad():
+        return small_model(name, batch.items)(batch)
+
+
+def a_batch(n_rows: int = 32) -> Batch:
+    torch.manual_seed(5)
+    return random_batch(n_rows, random_items())
+
+
+def permuted(batch: Batch, order_B: torch.Tensor) -> Batch:
+    histories = batch.history_T.split(batch.history_offsets.diff().tolist())
+    lengths = batch.history_offsets.diff()[order_B]
+    return dataclasses.replace(
+        batch,
+        **{
+            name: getattr(batch, name)[order_B]
+            for name in ("user_id_B", "item_id_B", "likes_level_B", "views_level_B", "label_B")
+        },
+        history_T=torch.cat([histories[row] for row in order_B.tolist()]),
+        history_offsets=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]),
+    )
+
+
+@every_model
+def test_histories_that_are_all_empty_give_finite_logits(name: str) -> None:
+    torch.manual_seed(5)
+    batch = random_batch(12, random_items(), lengths=[0] * 12)
+    assert logits_of(name, batch).isfinite().all()
+    spare = dataclasses.replace(batch, history_T=torch.zeros(64, dtype=torch.int64))
+    torch.testing.assert_close(logits_of(name, spare), logits_of(name, batch), atol=1e-5, rtol=0)
+    model = small_model(name, batch.items).train()
+    model(batch).sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@every_model
+def test_permuting_rows_permutes_logits_and_nothing_else(name: str) -> None:
+    batch = a_batch()
+    order_B = torch.randperm(len(batch))
+    logits_B = logits_of(name, batch)
+    assert logits_B.std() > 1e-3
+    torch.testing.assert_close(
+        logits_of(name, permuted(batch, order_B)), logits_B[order_B], atol=1e-5, rtol=0
+    )
+
+
+@every_model
+@pytest.mark.parametrize("n_parts", [2, 7])
+def test_splitting_a_batch_changes_no_logit(name: str, n_parts: int) -> None:
+    batch = a_batch()
+    parts = [logits_of(name, part) for part in batch.split(n_parts)]
+    torch.testing.assert_close(torch.cat(parts), logits_of(name, batch), atol=1e-5, rtol=0)
+
+
+@every_model
+@pytest.mark.parametrize("n_spare", [1, 64])
+def test_padding_a_batch_changes_no_logit(name: str, n_spare: int) -> None:
+    batch = a_batch()
+    padded = torch.nn.functional.pad(batch.history_T, (0, n_spare))
+    spare = dataclasses.replace(batch, history_T=padded)
+    torch.testing.assert_close(logits_of(name, spare), logits_of(name, batch), atol=1e-5, rtol=0)
+
+
+@every_model
+def test_spare_positions_of_a_training_batch_change_no_gradient(name: str) -> None:
+    batch = a_batch()
+    padded = torch.nn.functional.pad(batch.history_T, (0, 20))
+    found = []
+    for each in (batch, dataclasses.replace(batch, history_T=padded)):
+        model = small_model(name, batch.items).double()
+        # Evaluation mode: what training draws at random depends on the number of positions.
+        model(_in_double(each)).square().sum().backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    for parameter, gradient in found[0].items():
+        torch.testing.assert_close(found[1][parameter], gradient, atol=1e-9, rtol=1e-6)
+
+
+@every_model
+def test_every_history_item_and_feature_of_the_target_matters(name: str) -> None:
+    torch.manual_seed(5)
+    items = random_items()
+    batch = random_batch(8, items, lengths=[3] * 8)
+    logits_B = logits_of(name, batch)
+    for place in range(3):
+        history_T = batch.history_T.clone()
+        history_T[place::3] = history_T[place::3] % 20 + 2
+        changed_B = logits_of(name, dataclasses.replace(batch, history_T=history_T))
+        assert (changed_B - logits_B).abs().max() > 1e-6, f"place {place} of the histories"
+    other = dataclasses.replace(batch, item_id_B=batch.item_id_B % 20 + 2)
+    assert (logits_of(name, other) - logits_B).abs().max() > 1e-6
+
+
+@every_model
+def test_a_seed_gives_the_same_weights_twice(name: str) -> None:
+    world, vectors = small_world(n_train=1200, n_valid=300)
+    training = TrainingConfig(max_epochs=2, batch_size=256, learning_rate=5e-3)
+    runs = [
+        train_ctr(
+            world,
+            vectors,
+            SMALL_MODELS[name],
+            training,
+            torch.device("cpu"),
+            lambda line: None,
+            modalities={"text": vectors, "image": vectors},
+        )
+        for _ in range(2)
+    ]
+    first, second = (run.module.state_dict() for run in runs)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def _in_double(batch: Batch) -> Batch:
+    items = batch.items
+    tensors = {
+        field.name: value.double()
+        for field in dataclasses.fields(items)
+        if (value := getattr(items, field.name)) is not None and value.is_floating_point()
+    }
+    return dataclasses.replace(batch, items=dataclasses.replace(items, **tensors))
