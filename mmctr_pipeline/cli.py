@@ -1,7 +1,6 @@
 """`mmctr`: the few commands that are not Dagster's."""
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -12,11 +11,7 @@ from mmctr_pipeline.environment import Deployment, DeploymentError, share_cores
 from mmctr_pipeline.settings import SettingsError
 
 if TYPE_CHECKING:
-    import torch
-
-    from mmctr_pipeline.data.dataset import CtrDataset
-    from mmctr_pipeline.data.vectors import VectorTable
-    from mmctr_pipeline.presets.preset import Preset
+    from mmctr_pipeline.presets.encoded import EncodedWorld
     from mmctr_pipeline.sample.config import SampleConfig
 
 
@@ -52,6 +47,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fusions.add_argument("--seeds", type=int, default=5, choices=range(2, 11), metavar="2..10")
     fusions.add_argument("--seed", type=int, default=11, help="seed of the sample world")
     fusions.set_defaults(run=_fusions)
+
+    board = commands.add_parser(
+        "leaderboard", help="the models of several presets on the same data, in one table"
+    )
+    board.add_argument(
+        "presets",
+        nargs="*",
+        metavar="PRESET",
+        help="names or paths; model and training of each are compared, the first with the others "
+        "(default: all shipped ones that differ, ordered by AUC)",
+    )
+    board.add_argument("--minutes", type=float, default=20.0, help="training of a row at most")
+    board.add_argument("--seeds", type=int, default=1, choices=range(1, 11), metavar="1..10")
+    board.add_argument("--again", action="store_true", help="train rows that are done as well")
+    board.add_argument("--name", default="leaderboard", help="name of the table's files")
+    world = board.add_argument_group("the sample world that stands in where there are no data")
+    world.add_argument("--scale", type=float, help="its size (default: 7.5, 300,000 train rows)")
+    world.add_argument("--train-rows", type=int)
+    world.add_argument("--valid-rows", type=int, help="half of them report (default: 40,000)")
+    world.add_argument("--seed", type=int, help="its seed (default: 7)")
+    board.set_defaults(run=_leaderboard)
 
     prune = commands.add_parser(
         "prune", help="drop remembered vectors and checkpoints that are no longer used"
@@ -168,57 +184,65 @@ def _fusions(chosen: argparse.Namespace) -> int:
     return 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _EncodedWorld:
-    """A sample world with its vectors, and the preset that says how to go on."""
-
-    folder: Path
-    dataset: "CtrDataset"
-    text: "VectorTable"
-    image: "VectorTable"
-    preset: "Preset"
-    device: "torch.device"
-
-
-def _encoded_world(config: "SampleConfig") -> _EncodedWorld:
-    """Generate a sample world where it is not there yet, and encode what is new in it."""
-    from mmctr_pipeline.data.discovery import find_data
-    from mmctr_pipeline.data.interactions import build_dataset
-    from mmctr_pipeline.data.items import read_given_vectors
-    from mmctr_pipeline.encoders.hub import ModelNotFoundError
-    from mmctr_pipeline.encoders.image import encode_images
-    from mmctr_pipeline.encoders.store.vector_store import VectorStore
-    from mmctr_pipeline.encoders.text import encode_titles
-    from mmctr_pipeline.presets.preset import load_preset
-    from mmctr_pipeline.sample.write import ensure_sample
-    from mmctr_pipeline.training.device import resolve_device
+def _leaderboard(chosen: argparse.Namespace) -> int:
+    from mmctr_pipeline.evaluation.inputs import best_possible_auc
+    from mmctr_pipeline.evaluation.leaderboard.halves import HalvesError, selection_half
+    from mmctr_pipeline.evaluation.leaderboard.report import write_report
+    from mmctr_pipeline.evaluation.leaderboard.run import Runner
+    from mmctr_pipeline.presets.encoded import encode_world
+    from mmctr_pipeline.presets.entries import leaderboard_entries
+    from mmctr_pipeline.presets.preset import preset_name
 
     deployment = Deployment.from_environment()
-    device = resolve_device(deployment.device)
-    preset = load_preset(deployment.preset or "sample")
-    encoders = preset.encoders
-    folder = ensure_sample(config, deployment.storage_dir / "sample", _log)
-    layout = find_data(folder)
-    dataset = build_dataset(layout, _log)
-    store = VectorStore(deployment.storage_dir / "vectors")
-    given = {
-        name: read_given_vectors(layout, settings.column) if settings.source == "given" else None
-        for name, settings in (("text", encoders.text), ("image", encoders.image))
-    }
+    entries, preset = leaderboard_entries(chosen.presets), preset_name(deployment)
+    world = encode_world(_leaderboard_data(deployment, chosen), preset, deployment, _log)
+    inputs = world.fused(_log)
+    runner = Runner(inputs, world.storage, world.device, chosen.minutes, _log, chosen.again)
     try:
-        text = encode_titles(dataset.items, encoders.text, device, store, _log, given["text"]).table
-        image = encode_images(
-            dataset.items.item_id,
-            layout.images,
-            encoders.image,
-            device,
-            store,
-            _log,
-            given["image"],
-        ).table
-    except ModelNotFoundError as error:
+        result = runner.run(entries, chosen.seeds, by_auc=not chosen.presets)
+    except HalvesError as error:
         raise SettingsError(str(error)) from error
-    return _EncodedWorld(folder, dataset, text, image, preset, device)
+    best = best_possible_auc(world.folder, ~selection_half(inputs.dataset.valid.user_id))
+    heading = (
+        f"{world.folder.name}: {len(inputs.dataset.train):,} train rows, AUC on "
+        f"{result.n_reporting_rows:,} valid rows of users that selected no epoch; each preset's "
+        f"own epochs or {chosen.minutes:g} minutes of training on {world.device}, whichever is less"
+    )
+    lines = write_report(result, runner.folder, chosen.name, heading, best)
+    print("\n".join(["", *lines, "", f"written to {runner.folder / chosen.name}.md"]))
+    line = {"name": "leaderboard", "data": str(world.folder), "best_possible_auc": best}
+    print(json.dumps(line | result.to_mapping()))
+    return 1 if result.failed else 0
+
+
+def _leaderboard_data(deployment: Deployment, chosen: argparse.Namespace) -> Path:
+    """Return the deployment's data folder, or that of a sample world of the chosen size."""
+    from mmctr_pipeline.sample.config import SampleConfig
+    from mmctr_pipeline.sample.write import ensure_sample
+
+    options = {"n_train_rows": chosen.train_rows, "n_valid_rows": chosen.valid_rows}
+    options["seed"] = chosen.seed
+    given = {name: value for name, value in options.items() if value is not None}
+    if deployment.data_dir is None:
+        changes = {"n_valid_rows": 40_000, **given}
+        config = SampleConfig.scaled(7.5 if chosen.scale is None else chosen.scale, **changes)
+        return ensure_sample(config, deployment.storage_dir / "sample", _log)
+    if given or chosen.scale is not None:
+        raise SettingsError(
+            "--scale, --train-rows, --valid-rows and --seed are of the sample world, but "
+            f"MMCTR_DATA_DIR is {str(deployment.data_dir)!r}; leave them out, or unset it"
+        )
+    return deployment.data_dir
+
+
+def _encoded_world(config: "SampleConfig") -> "EncodedWorld":
+    """Generate a sample world where it is not there yet, and encode what is new in it."""
+    from mmctr_pipeline.presets.encoded import encode_world
+    from mmctr_pipeline.sample.write import ensure_sample
+
+    deployment = Deployment.from_environment()
+    folder = ensure_sample(config, deployment.storage_dir / "sample", _log)
+    return encode_world(folder, deployment.preset or "sample", deployment, _log)
 
 
 def _prune(chosen: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""How good scores are: AUC with its DeLong interval, paired comparison of two AUCs, log-loss.
+"""How good scores are: AUC with its interval, comparison, AUC by group, log-loss, calibration.
 
 DeLong's variance is computed in O(n log n) from midranks, after Sun and Xu, "Fast implementation
 of DeLong's algorithm", IEEE Signal Processing Letters 21 (2014).
@@ -48,6 +48,35 @@ class AucComparison:
     standard_error: float
     z: float
     p_value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupedAuc:
+    """The mean AUC, weighted by rows, of the `n_groups` groups that hold both classes.
+
+    `n_rows` are the rows of these; `auc` is None where there is no such group.
+    """
+
+    auc: float | None
+    n_groups: int
+    n_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationBin:
+    """Rows of neighbouring probabilities: the mean of these and the share of clicks."""
+
+    mean_probability: float
+    share_positive: float
+    n_rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How far probabilities are from the shares of clicks, the mean over rows, bin by bin."""
+
+    error: float
+    bins: tuple[CalibrationBin, ...]
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -123,12 +152,62 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7)
     alone is allowed. Raises `MetricError` for labels other than 0 and 1, and for probabilities
     that are not finite or lie outside [0, 1].
     """
-    positive_N, probabilities_N = _checked(labels, probabilities, both_classes=False)
-    if probabilities_N.min() < 0 or probabilities_N.max() > 1:
-        row = int(np.argmax((probabilities_N < 0) | (probabilities_N > 1)))
-        raise MetricError(f"row {row}: {probabilities_N[row]} is no probability in [0, 1]")
-    clipped_N = np.clip(probabilities_N.astype(np.float64), epsilon, 1 - epsilon)
+    positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
+    clipped_N = np.clip(probabilities_N, epsilon, 1 - epsilon)
     return float(-np.log(np.where(positive_N, clipped_N, 1 - clipped_N)).mean())
+
+
+def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupedAuc:
+    """Return the AUC within groups of rows, such as those of a user; exact, ties counting one half.
+
+    `groups` is `(N,)`, a number or name per row; errors as `auc`, but one class alone is allowed.
+    """
+    positive_N, scores_N = _checked(labels, scores, both_classes=False)
+    _, group_N = np.unique(np.asarray(groups), return_inverse=True)
+    if group_N.shape != scores_N.shape:
+        raise MetricError(f"{len(scores_N)} scores but groups of shape {np.shape(groups)}")
+    n_rows_G, n_positive_G = np.bincount(group_N), np.bincount(group_N, positive_N)
+    order_N = np.lexsort((scores_N, group_N))
+    by_group_N, by_score_N = group_N[order_N], scores_N[order_N]
+    differs = (by_group_N[1:] != by_group_N[:-1]) | (by_score_N[1:] != by_score_N[:-1])
+    ranks_N = _midranks_of_runs(differs) - (np.cumsum(n_rows_G) - n_rows_G)[by_group_N]
+    rank_sum_G = np.bincount(by_group_N, ranks_N * positive_N[order_N])
+    n_pairs_G = n_positive_G * (n_rows_G - n_positive_G)
+    wins_G = rank_sum_G - n_positive_G * (n_positive_G + 1) / 2
+    usable_G = n_pairs_G > 0
+    weight_G, auc_G = n_rows_G[usable_G], wins_G[usable_G] / n_pairs_G[usable_G]
+    return GroupedAuc(
+        auc=float(np.average(auc_G, weights=weight_G)) if usable_G.any() else None,
+        n_groups=int(usable_G.sum()),
+        n_rows=int(weight_G.sum()),
+    )
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -> Calibration:
+    """Return the expected calibration error over bins of equally many rows; errors as `log_loss`.
+
+    That is the mean over rows of `|mean probability - share of clicks|` of the row's bin (Naeini,
+    Cooper, Hauskrecht, AAAI 2015, there with bins of equal width). See `equal_mass_bins`.
+    """
+    positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
+    _, bin_N = np.unique(equal_mass_bins(probabilities_N, n_bins), return_inverse=True)
+    n_rows_K = np.bincount(bin_N)
+    mean_K = np.bincount(bin_N, probabilities_N) / n_rows_K
+    share_K = np.bincount(bin_N, positive_N) / n_rows_K
+    columns = (mean_K.tolist(), share_K.tolist(), n_rows_K.tolist())
+    return Calibration(
+        error=float(np.average(np.abs(mean_K - share_K), weights=n_rows_K)),
+        bins=tuple(CalibrationBin(*row) for row in zip(*columns, strict=True)),
+    )
+
+
+def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
+    """Return the bin of each value, `(N,) int64` in 0..n_bins - 1, ascending with the values.
+
+    Bins hold equally many of `(N,)` values, to within one. Equal values share a bin, whatever the
+    order of the rows; where many are equal, bins are larger, and some may be empty.
+    """
+    return ((_midranks(values) - 0.5) * n_bins // len(values)).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,11 +244,28 @@ def _midranks(scores_N: np.ndarray) -> np.ndarray:
     """Return 1-based ranks, `(N,) float64`, equal scores sharing the mean of their ranks."""
     order_N = np.argsort(scores_N, kind="stable")
     sorted_N = scores_N[order_N]
-    starts = np.flatnonzero(np.concatenate(([True], sorted_N[1:] != sorted_N[:-1])))
-    ends = np.append(starts[1:], len(sorted_N))
     ranks_N = np.empty(len(scores_N))
-    ranks_N[order_N] = np.repeat((starts + 1 + ends) / 2, ends - starts)
+    ranks_N[order_N] = _midranks_of_runs(sorted_N[1:] != sorted_N[:-1])
     return ranks_N
+
+
+def _midranks_of_runs(differs: np.ndarray) -> np.ndarray:
+    """Return midranks of N sorted values; `differs`, `(N - 1,)`: from the one before."""
+    starts = np.flatnonzero(np.concatenate(([True], differs)))
+    ends = np.append(starts[1:], len(differs) + 1)
+    return np.repeat((starts + 1 + ends) / 2, ends - starts)
+
+
+def _checked_probabilities(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels as booleans and probabilities as float64, or raise `MetricError`."""
+    positive_N, probabilities_N = _checked(labels, probabilities, both_classes=False)
+    wrong_N = (probabilities_N < 0) | (probabilities_N > 1)
+    if wrong_N.any():
+        row = int(np.argmax(wrong_N))
+        raise MetricError(f"row {row}: {probabilities_N[row]} is no probability in [0, 1]")
+    return positive_N, probabilities_N.astype(np.float64)
 
 
 def _checked(

@@ -26,6 +26,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return next(name for name, known in DTYPES.items() if known == dtype)
 
 
+def product_dtype(values: torch.Tensor) -> torch.dtype:
+    """Return the number format of matrix products with `values`: autocast's, or their own."""
+    device_type = values.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return values.dtype
+
+
 def _multiplies_in_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -69,18 +69,27 @@ def test_prune_drops_checkpoints_of_runs_that_nobody_took_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
-    old, young = (tmp_path / "checkpoints" / name for name in ("old", "young"))
-    for folder in (old, young):
-        folder.mkdir(parents=True)
-        (folder / "checkpoint.pt").write_bytes(b"weights")
-    eight_days_ago = time.time() - 8 * 86_400
-    os.utime(old / "checkpoint.pt", (eight_days_ago, eight_days_ago))
+    root = tmp_path / "checkpoints"
+    old, young, further, in_its_final_fit = (
+        root / name for name in ("old", "young", "old-final-fit", "young-final-fit")
+    )
+    files = {
+        old / "checkpoint.pt": 8,
+        young / "checkpoint.pt": 0,
+        further / "final-fit-3" / "checkpoint.pt": 8,
+        in_its_final_fit / "checkpoint.pt": 8,
+        in_its_final_fit / "final-fit-3" / "checkpoint.pt": 0,
+    }
+    for file, days in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"weights")
+        last_written = time.time() - days * 86_400
+        os.utime(file, (last_written, last_written))
     assert main(["prune", "--unused-days", "7", "--dry-run"]) == 0
     assert "old: would drop its checkpoint" in capsys.readouterr().out
     assert old.exists()
     assert main(["prune", "--unused-days", "7"]) == 0
-    assert not old.exists()
-    assert young.exists()
+    assert sorted(root.iterdir()) == [young, in_its_final_fit]
 
 
 def test_prune_refuses_negative_days_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,3 +111,53 @@ def test_ablation_compares_the_four_variants(
     assert set(line["p_values"]) == {
         *("both > text only", "both > images only", "text only > neither", "images only > neither"),
     }
+
+
+def test_leaderboard_compares_presets_and_ends_with_a_failure_where_one_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    given = tmp_path / "given.yaml"
+    given.write_text("extends: improved_mmctr_given\nfusion: {dim: 16}\n")
+    monkeypatch.setenv("MMCTR_PRESET", str(given))
+    short = "training: {max_epochs: 1, batch_size: 256, learning_rate: LR}\n"
+    paths = [tmp_path / f"{name}.yaml" for name in ("short", "diverging")]
+    for path, rate in zip(paths, ("1.0e-3", "1.0e+30"), strict=True):
+        path.write_text("extends: sample\n" + short.replace("LR", rate))
+    sizes = ["--scale", "0.1", "--train-rows", "3000", "--valid-rows", "1000"]
+    assert main(["leaderboard", *map(str, paths), *sizes, "--name", "two"]) == 1
+    out, err = capsys.readouterr()
+    assert "diverging (seed 42): TrainingDivergedError" in err.replace(
+        "mmctr_pipeline.training.step.", ""
+    )
+    line = json.loads(out.strip().splitlines()[-1])
+    first, second = line["rows"]
+    assert (first["preset"], second["preset"]) == ("short", "diverging")
+    assert 0.5 < line["best_possible_auc"] < 1
+    assert first["ended_by"] == ["max_epochs"]
+    assert "TrainingDivergedError" in second["failure"]
+    # Half of the users, not of the rows.
+    assert 400 < line["n_reporting_rows"] < 600
+    saved = json.loads((tmp_path / "leaderboard" / "two.json").read_text())
+    assert saved["rows"] == line["rows"]
+    table = (tmp_path / "leaderboard" / "two.md").read_text()
+    assert f"{first['auc']:.4f} [{first['low']:.4f}, {first['high']:.4f}]" in table
+    assert f"Best possible AUC on the same rows: {line['best_possible_auc']:.4f}." in table
+    assert (tmp_path / "leaderboard" / "two.png").read_bytes().startswith(b"\x89PNG")
+    scores = np.load(tmp_path / "leaderboard" / first["keys"][0] / "scores.npy")
+    assert len(scores) == line["n_reporting_rows"]
+
+
+def test_leaderboard_refuses_to_size_data_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("MMCTR_PRESET", "text_only")
+    for option in ("--scale", "--train-rows", "--valid-rows", "--seed"):
+        assert main(["leaderboard", "din", option, "0"]) == 2
+        assert "--train-rows" in capsys.readouterr().err
+    monkeypatch.delenv("MMCTR_PRESET")
+    assert main(["leaderboard", "din"]) == 2
+    assert "MMCTR_PRESET is not set" in capsys.readouterr().err
+    assert main(["leaderboard", "no-such-preset"]) == 2
+    assert "no-such-preset" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""AUC, its interval, the paired comparison and log-loss, against plain quadratic references."""
+"""AUC and its interval, comparison, groups, log-loss and calibration, against plain references."""
 
 import math
 
@@ -9,7 +9,10 @@ from mmctr_pipeline.metrics import (
     MetricError,
     auc,
     auc_interval,
+    calibration,
     compare_auc,
+    equal_mass_bins,
+    grouped_auc,
     log_loss,
 )
 
@@ -188,3 +191,81 @@ def test_log_loss_refuses_what_is_no_probability() -> None:
         log_loss([0, 1], [0.3, 1.2])
     with pytest.raises(MetricError, match="not finite"):
         log_loss([0, 1], [0.3, math.nan])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grouped_auc_is_the_mean_over_groups_weighted_by_rows(seed: int) -> None:
+    labels, scores = sample(seed, n_rows=400, levels=3)
+    groups = np.random.default_rng(seed).zipf(1.5, 400) % 60 * 7 - 100
+    found: list[tuple[int, float]] = []
+    for group in set(groups.tolist()):
+        rows = groups == group
+        if len(set(labels[rows].tolist())) == 2:
+            found.append((int(rows.sum()), plain_auc(labels[rows], scores[rows])))
+    assert 5 < len(found) < len(set(groups.tolist())), "some groups have one class"
+    assert len({n_rows for n_rows, _ in found}) > 3
+    result = grouped_auc(labels, scores, groups)
+    n_rows = sum(n for n, _ in found)
+    assert result.auc == pytest.approx(sum(n * a for n, a in found) / n_rows, abs=1e-13)
+    assert (result.n_groups, result.n_rows) == (len(found), n_rows)
+
+
+def test_grouped_auc_does_not_compare_rows_of_different_groups() -> None:
+    labels = [0, 1, 0, 1]
+    scores = [0.8, 0.9, 0.1, 0.2]
+    assert auc(labels, scores) == 0.75
+    assert grouped_auc(labels, scores, ["a", "a", "b", "b"]).auc == 1.0
+    assert grouped_auc(labels, scores, [1, 1, 1, 1]).auc == 0.75
+
+
+def test_groups_of_one_class_alone_have_no_auc() -> None:
+    result = grouped_auc([0, 0, 1], [0.1, 0.2, 0.3], [1, 1, 2])
+    assert (result.auc, result.n_groups, result.n_rows) == (None, 0, 0)
+    with pytest.raises(MetricError, match=r"3 scores but groups of shape \(2,\)"):
+        grouped_auc([0, 0, 1], [0.1, 0.2, 0.3], [1, 1])
+
+
+@pytest.mark.parametrize(("n_rows", "n_bins"), [(150, 15), (157, 15), (1000, 10), (7, 15)])
+def test_calibration_equals_its_definition(n_rows: int, n_bins: int) -> None:
+    generator = np.random.default_rng(n_rows)
+    probabilities = generator.random(n_rows)  # all distinct
+    labels = (generator.random(n_rows) < probabilities**2).astype(int)
+    ascending = sorted(zip(probabilities.tolist(), labels.tolist(), strict=True))
+    # Row r of N, counted from 0, lies in the bin that the middle of its share of the rows is in.
+    bins: list[list[tuple[float, int]]] = [[] for _ in range(n_bins)]
+    for r, row in enumerate(ascending):
+        bins[int((r + 0.5) * n_bins / n_rows)].append(row)
+    filled = [rows for rows in bins if rows]
+    means = [sum(p for p, _ in rows) / len(rows) for rows in filled]
+    shares = [sum(label for _, label in rows) / len(rows) for rows in filled]
+    gaps = [
+        len(rows) * abs(mean - share)
+        for rows, mean, share in zip(filled, means, shares, strict=True)
+    ]
+    result = calibration(labels, probabilities, n_bins)
+    assert result.error == pytest.approx(sum(gaps) / n_rows, abs=1e-12)
+    assert [b.mean_probability for b in result.bins] == pytest.approx(means)
+    assert [b.share_positive for b in result.bins] == pytest.approx(shares)
+    sizes = [b.n_rows for b in result.bins]
+    assert sizes == [len(rows) for rows in filled]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_calibration_does_not_depend_on_the_order_of_rows_of_equal_probability() -> None:
+    labels = np.repeat([0, 1], 50)
+    probabilities = np.full(100, 0.5)
+    assert calibration(labels, probabilities).error == 0.0
+    assert calibration(labels[::-1], probabilities).error == 0.0
+    assert len(calibration(labels, probabilities).bins) == 1
+    assert calibration([1, 1], [0.25, 0.25]).error == 0.75
+
+
+def test_calibration_refuses_what_is_no_probability() -> None:
+    with pytest.raises(MetricError, match=r"row 0: -0\.1 is no probability"):
+        calibration([0, 1], [-0.1, 0.5])
+
+
+def test_equal_values_share_a_bin() -> None:
+    values = np.array([3, 1, 1, 1, 1, 2, 9, 1])
+    # Midranks 7, 3, ..., 6, 8: the five ones share the bin that the middle of them lies in.
+    assert equal_mass_bins(values, 4).tolist() == [3, 1, 1, 1, 1, 2, 3, 1]

@@ -219,14 +219,20 @@ def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
     )
 
 
-def auc_floor(auc: float, low: float, high: float, floor: float) -> CheckOutcome:
-    """Check the validation AUC against the floor below which nothing is submitted."""
+def auc_floor(
+    auc: float, low: float, high: float, floor: float, measured_on: str = ""
+) -> CheckOutcome:
+    """Check the validation AUC against the floor below which nothing is submitted.
+
+    `measured_on` says which model the AUC is of, where it is not the one that is submitted.
+    """
     passed = bool(np.isfinite(auc)) and auc >= floor
     sign = "reaches" if passed else "is below"
     return CheckOutcome(
         "auc_floor",
         passed,
-        f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {sign} the floor {floor:.4f}",
+        f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {sign} the floor {floor:.4f}"
+        + (f" ({measured_on})" if measured_on else ""),
         {"valid AUC": auc, "low": low, "high": high, "floor": floor},
     )
 

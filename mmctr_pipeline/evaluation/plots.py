@@ -48,6 +48,39 @@ def training_curve(history: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+def reliability(calibration: Mapping[str, Any]) -> bytes:
+    """Plot the share of clicks by predicted probability, with 95 % intervals, bin by bin.
+
+    `calibration` is that of an evaluation as plain values (`Evaluation.to_mapping`). Points on the
+    diagonal are what a calibrated model has.
+    """
+    bins = calibration["bins"]
+    predicted, share, n_rows = (
+        np.array([each[name] for each in bins], dtype=np.float64)
+        for name in ("mean_probability", "share_positive", "n_rows")
+    )
+    figure, axes = _new("predicted probability", "share of clicks", _MAP_SIZE_INCHES)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    low, high = _wilson_interval(share, n_rows)
+    axes.vlines(predicted, low, high, color=_FIRST)
+    axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.set_title(
+        f"expected calibration error {calibration['error']:.4f} over {len(bins)} bins of "
+        f"{int(n_rows.min()):,} rows or more",
+        fontsize="small",
+    )
+    return _png(figure)
+
+
+def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of the 95 % interval of shares, which is also right near 0 and 1."""
+    z = 1.96
+    middle = (share + z**2 / (2 * n_rows)) / (1 + z**2 / n_rows)
+    half = z * np.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2) / (1 + z**2 / n_rows)
+    return middle - half, middle + half
+
+
 def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
     """Plot each component's share of the variance, `(K,)`, and the sum up to each."""
     figure, axes = _new("component", "share of the variance")

@@ -25,6 +25,9 @@ class FeatureConfig(Settings):
     image_vectors: bool = setting(False, "the cover's vector, standardised")
     embedding_dim: int = setting(64, "dimensions of the embeddings of users, items and tags", ge=1)
     level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", ge=1)
+    projection_dim: int = setting(
+        0, "width that a linear layer takes the joined item features to; 0: none", ge=0
+    )
     max_history: int = setting(64, "newest items of a history that are read", ge=1)
     unknown_rate: float = setting(
         0.0,
@@ -103,11 +106,171 @@ class DinConfig(FeatureModelSettings):
     dropout: float = setting(0.1, "dropout after each hidden layer of the tower", ge=0, lt=1)
 
 
-ModelConfig = ImprovedMmctrConfig | DinConfig
+@dataclasses.dataclass(frozen=True)
+class QinConfig(FeatureModelSettings):
+    """Quadratic interest network (arXiv 2504.17699), second of the challenge."""
+
+    name: Literal["qin"] = "qin"
+    n_layers: int = setting(4, "quadratic layers", ge=1)
+    n_rows: int = setting(4, "rows of weights that each quadratic layer adds up", ge=1)
+    dropout: float = setting(0.1, "dropout after each quadratic layer", ge=0, lt=1)
+    row_dropout: float = setting(
+        0.0,
+        "dropout of each row within a quadratic layer, at several times the work",
+        ge=0,
+        lt=1,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetCrossAttentionConfig(FeatureModelSettings):
+    """DIN beside target-query cross-attention, as the challenge's best systems have it."""
+
+    name: Literal["target_cross_attention"] = "target_cross_attention"
+    n_layers: int = setting(4, "layers of target-query cross-attention", ge=1)
+    n_heads: int = setting(4, "heads of each; they must divide the item features", ge=1)
+    feed_forward_dim: int = setting(384, "hidden units of the feed-forward of each", ge=1)
+    attention_hidden_dims: tuple[int, ...] = setting(
+        (512, 256), "hidden layers of DIN's attention", ge=1
+    )
+    attention_activation: str = setting(
+        "relu",
+        "activation within DIN's attention",
+        choices=("relu", "dice", "prelu", "sigmoid"),
+    )
+    attention_dropout: float = setting(
+        0.1, "dropout within DIN's attention and the cross-attention", ge=0, lt=1
+    )
+    attention_softmax: bool = setting(
+        False, "let the weights of DIN's attention add up to one in a row"
+    )
+    hidden_dims: tuple[int, ...] = setting(
+        (1024, 512, 512, 256, 128, 64), "hidden layers of the tower", ge=1
+    )
+    dropout: float = setting(0.1, "dropout after each hidden layer of the tower", ge=0, lt=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DinSemanticIdsConfig(FeatureModelSettings):
+    """DIN with codes of the item vectors as further ids, after QVQ of the challenge."""
+
+    name: Literal["din_semantic_ids"] = "din_semantic_ids"
+    fused_codes: bool = setting(True, "codes of the item's fused vector")
+    text_codes: bool = setting(False, "codes of the title's vector")
+    image_codes: bool = setting(False, "codes of the cover's vector")
+    n_levels: int = setting(4, "codes of a vector, each of what the ones before left over", ge=1)
+    n_codes: int = setting(256, "values of a code", ge=2)
+    code_seed: int = setting(
+        0,
+        "seed of the codes; apart from that of training, so that several trainings share them",
+        ge=0,
+    )
+    attention_hidden_dims: tuple[int, ...] = setting(
+        (512, 256), "hidden layers of the attention", ge=1
+    )
+    attention_activation: str = setting(
+        "relu", "activation within the attention", choices=("relu", "dice", "prelu", "sigmoid")
+    )
+    attention_dropout: float = setting(0.4, "dropout within the attention", ge=0, lt=1)
+    attention_softmax: bool = setting(False, "let the attention weights of a row add up to one")
+    hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
+    dropout: float = setting(0.3, "dropout after each hidden layer of the tower", ge=0, lt=1)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which of `text` and `image` vectors the model reads beside the fused ones."""
+        coded = {"text": self.text_codes, "image": self.image_codes}
+        of_features = super().modalities
+        return tuple(name for name in coded if coded[name] or name in of_features)
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerDcnConfig(FeatureModelSettings):
+    """Transformer and DCNv2 (arXiv 2505.03543); the defaults are recipe B's."""
+
+    name: Literal["transformer_dcn"] = "transformer_dcn"
+    transformer_layers: int = setting(2, "layers of the transformer", ge=1)
+    n_heads: int = setting(
+        1, "heads of its attention; they must divide twice the item features", ge=1
+    )
+    feed_forward_dim: int = setting(256, "hidden units of its feed-forward layers", ge=1)
+    transformer_dropout: float = setting(0.2, "dropout within the transformer", ge=0, lt=1)
+    kept_positions: int = setting(
+        16, "newest positions whose encodings go to cross network and tower as they are", ge=1
+    )
+    cross_layers: int = setting(3, "layers of the cross network", ge=1)
+    hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
+    dropout: float = setting(0.2, "dropout after each hidden layer of the tower", ge=0, lt=1)
+    head_hidden_dims: tuple[int, ...] = setting(
+        (64, 32), "hidden layers of the network that joins cross network and tower", ge=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SimilarityAttentionConfig(FeatureModelSettings):
+    """Ours: target attention with the similarity of target and history as an input of its own."""
+
+    name: Literal["similarity_attention"] = "similarity_attention"
+    fused_similarity: bool = setting(True, "cosine of target and history by fused vectors")
+    text_similarity: bool = setting(True, "cosine of target and history by title vectors")
+    image_similarity: bool = setting(True, "cosine of target and history by cover vectors")
+    content_similarity: bool = setting(
+        True, "cosine of vectors learned from titles and covers, its mean also added to the logit"
+    )
+    id_similarity: bool = setting(
+        True, "the same of vectors that have an embedding of the item's id added to them"
+    )
+    learned_dim: int = setting(64, "dimensions of the learned vectors", ge=1)
+    co_interactions: bool = setting(
+        True, "share of users that target and history item have in common, counted on train"
+    )
+    similarity_in_attention: bool = setting(
+        True, "let the attention see the similarities at each position, and its age"
+    )
+    similarity_in_tower: bool = setting(
+        True, "mean, maximum, last and recency-weighted mean of each similarity as features"
+    )
+    attention: bool = setting(True, "attention of the target over the history, as in DIN")
+    attention_hidden_dims: tuple[int, ...] = setting(
+        (64, 32), "hidden layers of the attention", ge=1
+    )
+    cross_attention_layers: int = setting(
+        1, "layers in which the target queries the history; 0: none", ge=0
+    )
+    cross_attention_heads: int = setting(4, "heads of these layers", ge=1)
+    cross_attention_feed_forward_dim: int = setting(256, "hidden units of these layers", ge=1)
+    quadratic_layers: int = setting(1, "quadratic layers before the tower; 0: none", ge=0)
+    hidden_dims: tuple[int, ...] = setting((256, 128, 64), "hidden layers of the tower", ge=1)
+    dropout: float = setting(0.1, "dropout in attention, quadratic layers and tower", ge=0, lt=1)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Which of `text` and `image` vectors the model reads beside the fused ones."""
+        read = {
+            "text": self.text_similarity or self.features.text_vectors,
+            "image": self.image_similarity or self.features.image_vectors,
+        }
+        return tuple(name for name, is_read in read.items() if is_read)
+
+
+ModelConfig = (
+    ImprovedMmctrConfig
+    | DinConfig
+    | QinConfig
+    | TargetCrossAttentionConfig
+    | DinSemanticIdsConfig
+    | TransformerDcnConfig
+    | SimilarityAttentionConfig
+)
 """Any model's settings; told apart by `name`."""
 
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     "improved_mmctr": ImprovedMmctrConfig,
     "din": DinConfig,
+    "qin": QinConfig,
+    "target_cross_attention": TargetCrossAttentionConfig,
+    "din_semantic_ids": DinSemanticIdsConfig,
+    "transformer_dcn": TransformerDcnConfig,
+    "similarity_attention": SimilarityAttentionConfig,
 }
 """Settings class by model name."""

@@ -14,6 +14,7 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig
+from mmctr_pipeline.models.layers.distinct_items import DistinctItems
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
 from mmctr_pipeline.models.layers.scaling import VectorScaling
 from mmctr_pipeline.models.spec import FeatureSpec
@@ -26,12 +27,14 @@ class Features:
     """Features of a batch of B rows and T positions, `float32`.
 
     `item_BD` are those of the target items and `history_TD` those of the histories, alike;
-    `context_BC` those of user and row, of width 0 where there are none.
+    `context_BC` those of user and row, of width 0 where there are none. `items` are the distinct
+    items behind the first two.
     """
 
     item_BD: torch.Tensor
     history_TD: torch.Tensor
     context_BC: torch.Tensor
+    items: DistinctItems
 
 
 class FeatureEmbedding(nn.Module):
@@ -40,7 +43,9 @@ class FeatureEmbedding(nn.Module):
     Item features are, in this order and as far as they are configured, the embedding of the id,
     the mean embedding of the tags, the embeddings of likes level and views level, and the
     standardised fused, title and cover vectors; context features are the embeddings of the user
-    and of the row's two levels. Vectors that no item has are left out.
+    and of the row's two levels. Vectors that no item has are left out. With `projection_dim` a
+    linear layer takes the item features to that width. Raises `ValueError` where no feature of
+    the items is left.
     """
 
     known_items_I: torch.Tensor
@@ -71,6 +76,15 @@ class FeatureEmbedding(nn.Module):
 
         self.item_dim = _width(self.item_id, self.tags, self.item_likes, self.item_views)
         self.item_dim += sum(spec.dim_of(kind) for kind in self._kinds)
+        if self.item_dim == 0:
+            raise ValueError(
+                "no feature of the items is configured, or no item has the vectors that are; set "
+                "features.item_id, item_tags, item_levels, or vectors that there are"
+            )
+        self.projection = None
+        if config.projection_dim:
+            self.projection = nn.Linear(self.item_dim, config.projection_dim)
+            self.item_dim = config.projection_dim
         self.context_dim = _width(self.user_id, self.row_likes, self.row_views)
 
     @staticmethod
@@ -96,19 +110,18 @@ class FeatureEmbedding(nn.Module):
 
     def forward(self, batch: Batch) -> Features:
         """Return the features of the batch, whose rows must not share histories."""
+        items = self._distinct(batch)
+        features_UD = self._item_features(items.item_U, items.row_U, batch.items)
+        item_BD, history_TD = items.placed(features_UD)
+        return Features(item_BD, history_TD, self._context(batch), items)
+
+    def _distinct(self, batch: Batch) -> DistinctItems:
         ids_N = torch.cat([batch.item_id_B, batch.history_T])
         row_N = self._rows(ids_N, self.known_items_I)
-        # An item that stands in several places, some of them as unknown, is put together once each.
         key_U, slot_N = distinct_rows(ids_N * 2 + (row_N == self._n_items).long())
         item_U = key_U // 2
         row_U = torch.where(key_U % 2 == 1, self._n_items, item_U)
-        features_UD = self._item_features(item_U, row_U, batch.items)
-        if ids_N.device.type == "cpu":
-            features_ND = nn.functional.embedding(slot_N, features_UD)
-        else:
-            features_ND = features_UD.index_select(0, slot_N)
-        item_BD, history_TD = features_ND.split([len(batch), len(batch.history_T)])
-        return Features(item_BD, history_TD, self._context(batch))
+        return DistinctItems(item_U, row_U, slot_N, len(batch))
 
     def _rows(self, ids: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Return the table rows of ids: the id, 0 for padding, or the unknown row, the last."""
@@ -134,7 +147,8 @@ class FeatureEmbedding(nn.Module):
         for kind in self._kinds:
             vectors_ID, present_I = items.vectors_of(kind)
             parts.append(self._scaling(kind)(vectors_ID[listed_U], present_I[listed_U]))
-        return torch.cat(parts, dim=1)
+        features_UD = torch.cat(parts, dim=1)
+        return features_UD if self.projection is None else self.projection(features_UD)
 
     def _context(self, batch: Batch) -> torch.Tensor:
         parts = []

@@ -6,13 +6,23 @@ from typing import Any
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.models.din import Din
+from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds
 from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
+from mmctr_pipeline.models.qin import Qin
+from mmctr_pipeline.models.similarity_attention import SimilarityAttention
 from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.target_cross_attention import TargetCrossAttentionModel
+from mmctr_pipeline.models.transformer_dcn import TransformerDcn
 from mmctr_pipeline.settings import SettingsError
 
 _MODELS: dict[str, Callable[[Any, FeatureSpec], CtrModel]] = {
     "improved_mmctr": ImprovedMmctr,
     "din": Din,
+    "qin": Qin,
+    "target_cross_attention": TargetCrossAttentionModel,
+    "din_semantic_ids": DinSemanticIds,
+    "transformer_dcn": TransformerDcn,
+    "similarity_attention": SimilarityAttention,
 }
 
 

@@ -19,7 +19,9 @@ def model_card(model_file: ModelFile, version: str) -> str:
         f"{metrics['valid_auc_low']:.4f} to {metrics['valid_auc_high']:.4f} (DeLong); "
         f"nothing is submitted below {model_file.auc_floor:g}. The epoch was selected on the same "
         "valid rows.",
+        *_of_selection(model_file),
         _table(metrics, "metric", "value"),
+        *_details(model_file.evaluation),
         "## Data and vectors",
         _table(
             {
@@ -42,6 +44,61 @@ def model_card(model_file: ModelFile, version: str) -> str:
         _table(model_file.library_versions, "library", "version"),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def popularity_table(evaluation: Mapping[str, Any]) -> str:
+    """Return the AUC by popularity of the target as a Markdown table.
+
+    `evaluation` is that of a model file (`Evaluation.to_mapping`).
+    """
+    lines = [
+        "| target | times in train | rows | clicks | AUC | 95 % interval |",
+        "| --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for bucket in evaluation["by_popularity"]:
+        interval, n_rows = bucket["auc"], bucket["n_rows"]
+        if interval:
+            auc, spread = (
+                f"{interval['auc']:.4f}",
+                f"{interval['low']:.4f} to {interval['high']:.4f}",
+            )
+        else:
+            auc, spread = "none", "the rows are of one class" if n_rows else "no such row"
+        least, most = bucket["least"], bucket["most"]
+        times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        cells = [bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", auc, spread]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _of_selection(model_file: ModelFile) -> list[str]:
+    final = model_file.final_fit
+    if final is None:
+        return []
+    return [
+        f"All figures are {model_file.measured_on}: the weights in this file were then trained "
+        f"anew on these {final['n_rows']:,} rows for {final['n_epochs']:g} epochs. No row is left "
+        "that could measure them, and to score the valid rows with them would flatter."
+    ]
+
+
+def _details(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return what a file of an earlier pipeline does not hold, paragraph by paragraph."""
+    if not evaluation:
+        return []
+    by_user, calibration = evaluation["by_user"], evaluation["calibration"]
+    within = "none, as no user has rows of both classes"
+    if by_user["auc"] is not None:
+        within = (
+            f"{by_user['auc']:.4f}, the mean over {by_user['n_groups']:,} users who have rows of "
+            f"both classes, weighted by their {by_user['n_rows']:,} rows"
+        )
+    return [
+        f"AUC within the rows of a user: {within}. Expected calibration error: "
+        f"{calibration['error']:.4f}, over {len(calibration['bins'])} bins of equally many rows.",
+        "AUC by how often the target stands in train rows, as their target or in their histories:",
+        popularity_table(evaluation),
+    ]
 
 
 def _epochs(history: Mapping[str, Any]) -> str:

@@ -32,8 +32,11 @@ class ModelFileError(ValueError):
 class ModelFile:
     """A trained model as it lies on disk; every value is a tensor, a scalar, a dict or a list.
 
-    `metrics` hold the validation AUC with its interval (see `TrainedCtr`), `history` one record
-    per epoch. `vector_identity` names the fused vectors that the model was trained on,
+    `metrics` hold the validation AUC with its interval (see `TrainedCtr`), `evaluation` what else
+    was found on the valid rows (`Evaluation.to_mapping`; empty in files of before), `history` one
+    record per epoch. Where `final_fit` is there (`FinalFit`), the weights were trained on the valid
+    rows too: all three are then of the selection run, and to score valid rows with these weights
+    would validate nothing. `vector_identity` names the fused vectors that the model was trained on,
     `encoder_identities` what made the text and image vectors behind them, `transform_identity` the
     fitted fusion. `auc_floor` is the validation AUC below which nothing may be submitted.
     `n_parameters` counts the trained weights, buffers left out. `resolved_config` is the whole
@@ -58,6 +61,8 @@ class ModelFile:
     library_versions: dict[str, str]
     created_at: str
     preset: str | None = None
+    evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    final_fit: dict[str, Any] | None = None
 
     @classmethod
     def from_trained(
@@ -94,7 +99,16 @@ class ModelFile:
             library_versions=library_versions(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             preset=preset,
+            evaluation=trained.evaluation.to_mapping(),
+            final_fit=dataclasses.asdict(trained.final_fit) if trained.final_fit else None,
         )
+
+    @property
+    def measured_on(self) -> str:
+        """Say which model the metrics are of, where it is not the one in the file; else empty."""
+        if self.final_fit is None:
+            return ""
+        return "of the selection run, before the final fit on train and valid rows"
 
     def description(self) -> dict[str, Any]:
         """Return everything but the weights, as JSON takes it."""
@@ -144,11 +158,12 @@ class ModelFile:
                 f"{_FORMAT_VERSION}; use the pipeline version that it names: "
                 f"{content.get('library_versions', {}).get('mmctr_pipeline', 'unknown')}"
             )
-        fields = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in fields if name not in content]
+        fields = dataclasses.fields(cls)
+        # What later versions of the pipeline added has a default.
+        missing = [f.name for f in fields if f.name not in content and _is_required(f)]
         if missing:
             raise ModelFileError(f"{path} lacks {', '.join(missing)}; materialise it again")
-        return cls(**{name: content[name] for name in fields})
+        return cls(**{f.name: content[f.name] for f in fields if f.name in content})
 
 
 def model_settings(saved: Mapping[str, Any]) -> ModelConfig:
@@ -217,6 +232,10 @@ def library_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _require_plain(value: Any, where: str) -> None:

@@ -4,6 +4,7 @@ Everything random in a run follows from the seed, the epoch and the part of the 
 checkpoint needs no generator states: it is taken after a validation, and names the next part.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,11 +31,14 @@ def run_key(**decisive: Any) -> str:
 def abandoned(storage: Path, unused_days: int) -> list[Path]:
     """Return the folders of runs whose last checkpoint is more than `unused_days` days old."""
     oldest = time.time() - unused_days * 86_400
-    return sorted(
-        file.parent
-        for file in (storage / "checkpoints").glob("*/checkpoint.pt")
-        if file.exists() and file.stat().st_mtime < oldest
-    )
+    root = storage / "checkpoints"
+    newest: dict[Path, float] = {}
+    # A run may keep further ones in folders of its own.
+    for file in root.glob("**/checkpoint.pt"):
+        with contextlib.suppress(FileNotFoundError):  # a run has just ended
+            run = root / file.relative_to(root).parts[0]
+            newest[run] = max(newest.get(run, 0.0), file.stat().st_mtime)
+    return sorted(run for run, last_written in newest.items() if last_written < oldest)
 
 
 @dataclasses.dataclass

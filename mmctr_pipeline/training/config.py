@@ -15,6 +15,17 @@ class TrainingConfig(Settings):
     seed: int = setting(42, "seed of initialisation, batch order and dropout", ge=0)
     max_epochs: int = setting(30, "epochs at most", ge=1)
     patience: int = setting(7, "epochs without a better validation AUC before stopping", ge=1)
+    max_minutes: float = setting(
+        0.0,
+        "minutes of training and validation: nothing further is begun that would end later if it "
+        "took as long as what came before; 0 sets no limit, and a final fit comes on top",
+        ge=0,
+    )
+    final_fit: bool = setting(
+        False,
+        "after selection, train once more from the beginning, on train and valid rows, for as many "
+        "epochs as were best; the metrics stay those of the selection run",
+    )
     validations_per_epoch: int = setting(
         1, "validations per epoch, evenly spread over its rows; at most one after each batch", ge=1
     )

@@ -11,17 +11,16 @@ from mmctr_pipeline import metrics
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.spec import FeatureSpec
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.device import seeded, threads_for
+from mmctr_pipeline.training.ctr_runs import CtrRuns, FinalFit, joined, prefixed
+from mmctr_pipeline.training.evaluation import Evaluation, evaluate
 from mmctr_pipeline.training.history import TrainingHistory
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
-from mmctr_pipeline.training.loss import pairwise_loss, smoothed_binary_cross_entropy
+from mmctr_pipeline.training.loop import Validation
 from mmctr_pipeline.training.score import score
 
 TRAIN_SAMPLE_ROWS = 50_000
@@ -38,9 +37,13 @@ class TrainedCtr:
 
     `module` is in evaluation mode, on the device it was trained on. `metrics` are floats:
     `valid_auc`, `valid_auc_low`, `valid_auc_high`, `valid_auc_standard_error`, `valid_log_loss`,
-    `n_valid_positive`, `n_valid_negative`, `train_auc` (on a sample of train rows), `best_epoch`,
-    `train_rows_per_second` (median over epochs). `valid_scores` are the probabilities of the valid
-    rows in order, `(N,) float32`.
+    `valid_calibration_error`, `n_valid_positive`, `n_valid_negative`, `train_auc` (on a sample of
+    train rows), `best_epoch`, `train_rows_per_second` (median over epochs), and where they are
+    defined `valid_auc_by_user` and `valid_auc_cold`. `valid_scores` are the probabilities of the
+    valid rows in order, `(N,) float32`.
+
+    With `final_fit` the module was trained on the valid rows too: metrics, evaluation, history and
+    scores are then those of the selection run, another module, and say what that one was worth.
     """
 
     module: CtrModel
@@ -48,8 +51,10 @@ class TrainedCtr:
     model_config: ModelConfig
     training_config: TrainingConfig
     metrics: dict[str, float]
+    evaluation: Evaluation
     history: TrainingHistory
     valid_scores: np.ndarray
+    final_fit: FinalFit | None = None
 
     @property
     def n_parameters(self) -> int:
@@ -108,7 +113,8 @@ def train_ctr(
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
     `vectors` are the fused ones; `modalities` holds those of `text` and `image`, which some models
-    read as well.
+    read as well. With `final_fit` in the settings the model that is returned is another one,
+    trained on train and valid rows for as many epochs.
     The same seed on the CPU gives the same weights, bit by bit, at the same number of threads;
     torch's global random state is left as it was. A run that finds its own checkpoint in
     `checkpoints` goes on from there, to the same weights. Raises `TrainingDataError` for splits
@@ -120,22 +126,11 @@ def train_ctr(
     read = required_modalities(model_config, modalities or {})
     items = item_features(dataset.items, vectors, read).to(device)
     _log_coverage(items, dataset, log)
-    longest = model_config.max_history
-    train = BatchSource(dataset.train, dataset.histories, items, device, longest)
-    valid = BatchSource(dataset.valid, dataset.histories, items, device, longest)
     spec = feature_spec(dataset, vectors, read)
+    runs = CtrRuns(dataset.histories, items, spec, model_config, training_config, device)
+    valid = runs.source(dataset.valid)
 
-    def loss(module: nn.Module, batch: Batch) -> torch.Tensor:
-        assert batch.label_B is not None
-        logits_B, weight = module(batch).float(), training_config.pairwise_weight
-        pointwise = smoothed_binary_cross_entropy(
-            logits_B, batch.label_B, training_config.label_smoothing
-        )
-        if weight == 0:
-            return pointwise
-        return (1 - weight) * pointwise + weight * pairwise_loss(logits_B, batch.label_B)
-
-    def evaluate(module: nn.Module) -> dict[str, float]:
+    def validate(module: nn.Module) -> dict[str, float]:
         scores = score(module, valid, training_config.precision)
         if not np.isfinite(scores).all():
             return {"valid_auc": np.nan, "valid_log_loss": np.nan}  # which ends the run
@@ -144,66 +139,58 @@ def train_ctr(
             "valid_log_loss": metrics.log_loss(valid_labels, scores),
         }
 
-    with seeded(training_config.seed, device), threads_for(training_config.batch_size):
-        module = build_model(model_config, spec).to(device)
-        module.fit_statistics(items, dataset.train, dataset.histories)
-        log(f"{model_config.name}: {sum(p.numel() for p in module.parameters()):,} parameters")
-        history = fit(
-            module,
-            module.parameter_groups(),
-            TrainBatches(
-                n_rows=len(train),
-                epoch=lambda epoch: train.shuffled(
-                    training_config.batch_size, training_config.seed, epoch
-                ),
-                split=Batch.split,
-            ),
-            loss,
-            Validation(evaluate, metric="valid_auc"),
-            training_config,
-            log,
-            checkpoints,
-        )
+    validation = Validation(validate, metric="valid_auc")
+    selecting = prefixed(log, "selection: ") if training_config.final_fit else log
+    module, history = runs.fit(dataset.train, validation, selecting, checkpoints)
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
-    train_sample = BatchSource(
-        dataset.train.take(sample), dataset.histories, items, device, longest
-    )
-    train_auc = metrics.auc(
-        train_labels[sample], score(module, train_sample, training_config.precision)
-    )
+    train_sample = runs.source(dataset.train.take(sample))
+    train_scores = score(module, train_sample, training_config.precision)
     valid_scores = score(module, valid, training_config.precision)
-    measured = _measured(valid_labels, valid_scores, train_auc, history)
-    log(
+    evaluation = evaluate(dataset.valid, valid_scores, dataset.train, dataset.histories)
+    measured = _measured(evaluation, metrics.auc(train_labels[sample], train_scores), history)
+    selecting(
         f"best epoch {history.best_epoch:g}: valid AUC {measured['valid_auc']:.4f} "
         f"[{measured['valid_auc_low']:.4f}, {measured['valid_auc_high']:.4f}]"
     )
+    final_fit = None
+    if training_config.final_fit:
+        rows = joined(dataset.train, dataset.valid)
+        module, final_fit = runs.final_fit(rows, validation, history, log, checkpoints)
     return TrainedCtr(
         module=module,
         spec=spec,
         model_config=model_config,
         training_config=training_config,
         metrics=measured,
+        evaluation=evaluation,
         history=history,
         valid_scores=valid_scores,
+        final_fit=final_fit,
     )
 
 
 def _measured(
-    valid_labels: np.ndarray, valid_scores: np.ndarray, train_auc: float, history: TrainingHistory
+    evaluation: Evaluation, train_auc: float, history: TrainingHistory
 ) -> dict[str, float]:
-    interval = metrics.auc_interval(valid_labels, valid_scores)
+    interval, cold = evaluation.auc, evaluation.by_popularity[0].auc
+    where_defined = {
+        "valid_auc_by_user": evaluation.by_user.auc,
+        "valid_auc_cold": cold.auc if cold else None,
+    }
     return {
         "valid_auc": interval.auc,
         "valid_auc_low": interval.low,
         "valid_auc_high": interval.high,
         "valid_auc_standard_error": interval.standard_error,
-        "valid_log_loss": metrics.log_loss(valid_labels, valid_scores),
+        "valid_log_loss": evaluation.log_loss,
+        "valid_calibration_error": evaluation.calibration.error,
         "n_valid_positive": float(interval.n_positive),
         "n_valid_negative": float(interval.n_negative),
         "train_auc": train_auc,
         "best_epoch": float(history.best_epoch),
         "train_rows_per_second": float(np.median([e.rows_per_second for e in history.epochs])),
+        **{name: value for name, value in where_defined.items() if value is not None},
     }
 
 

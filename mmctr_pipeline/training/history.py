@@ -4,6 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
+from mmctr_pipeline.training.config import TrainingConfig
+
+_ROUNDING = 1e-6
+"""Fractions of an epoch add up to whole ones but for this."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EpochRecord:
@@ -22,15 +27,34 @@ class EpochRecord:
     validation_seconds: float
     rows_per_second: float
 
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether an epoch ended with this validation."""
+        return self.epoch == int(self.epoch)
+
+    @property
+    def all_seconds(self) -> float:
+        """Time of training and validation."""
+        return self.seconds + self.validation_seconds
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingHistory:
-    """All validations in order; the module holds the weights of the one at `best_index`."""
+    """All validations in order; the module holds the weights of the one at `best_index`.
+
+    `ended_by` is what ended the run: `max_epochs`, `patience`, `max_minutes`, or `selection` where
+    it followed another run up to the best epoch of that.
+    """
 
     epochs: tuple[EpochRecord, ...]
     metric: str
     best_index: int
-    stopped_early: bool
+    ended_by: str
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run had fewer epochs than it could have had."""
+        return self.ended_by != "max_epochs"
 
     @property
     def best(self) -> EpochRecord:
@@ -52,21 +76,29 @@ class TrainingHistory:
             "metric": self.metric,
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
+            "ended_by": self.ended_by,
         }
 
 
 @dataclasses.dataclass
 class Course:
-    """How far a run has come, and which validation was best so far."""
+    """How far a run has come, and which validation was best so far.
+
+    A run that follows another one validates nothing: its last record counts as its best.
+    """
 
     metric: str
     larger_is_better: bool
+    follows: TrainingHistory | None = None
     records: list[EpochRecord] = dataclasses.field(default_factory=list)
     best_index: int = -1
 
     def add(self, record: EpochRecord) -> bool:
         """Add a validation; return whether it is the best so far."""
         self.records.append(record)
+        if self.follows:
+            self.best_index = len(self.records) - 1
+            return True
         sign = 1 if self.larger_is_better else -1
         value = record.metrics[self.metric]
         if self.best_index >= 0 and sign * value <= sign * self.best_value:
@@ -94,10 +126,35 @@ class Course:
         """Epochs trained so far."""
         return self.records[-1].epoch if self.records else 0.0
 
-    def finished(self, max_epochs: int) -> TrainingHistory:
-        """Return the history of the run, which could have had `max_epochs`."""
-        stopped_early = self.n_epochs < max_epochs
-        return TrainingHistory(tuple(self.records), self.metric, self.best_index, stopped_early)
+    def deciding(self) -> list[EpochRecord]:
+        """Return the validations that the learning rate heeds now: the last one.
+
+        In a run that follows another one these are that one's, as far as the last record reaches.
+        """
+        if self.follows is None:
+            return self.records[-1:]
+        before = self.records[-2].epoch if len(self.records) > 1 else 0.0
+        return [r for r in self.follows.epochs if before < r.epoch <= self.n_epochs]
+
+    def ended_by(self, config: TrainingConfig) -> str | None:
+        """Return what ends the run here (see `TrainingHistory`); None where it is to go on."""
+        if not self.records:
+            return None
+        if self.follows:
+            return "selection" if self.n_epochs > self.follows.best_epoch - _ROUNDING else None
+        if self.n_epochs > config.max_epochs - _ROUNDING:
+            return "max_epochs"
+        if self.epochs_since_best > config.patience - _ROUNDING:
+            return "patience"
+        seconds = sum(record.all_seconds for record in self.records)
+        if 0 < 60 * config.max_minutes < seconds + self.records[-1].all_seconds:
+            return "max_minutes"
+        return None
+
+    def finished(self, config: TrainingConfig) -> TrainingHistory:
+        """Return the history of the run, all epochs of which are over."""
+        ended_by = self.ended_by(config) or "max_epochs"
+        return TrainingHistory(tuple(self.records), self.metric, self.best_index, ended_by)
 
     def state(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""

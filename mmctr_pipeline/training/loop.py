@@ -37,11 +37,16 @@ class TrainBatches(Generic[B]):
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """What decides which weights are best: `evaluate` returns metrics, among them `metric`."""
+    """What decides which weights are best: `evaluate` returns metrics, among them `metric`.
+
+    With `follows`, the history of another run, nothing is evaluated: that run has decided on the
+    number of epochs, which is its best, and on the learning rates; the last weights stay.
+    """
 
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     metric: str
     larger_is_better: bool = True
+    follows: TrainingHistory | None = None
 
 
 def fit(
@@ -69,20 +74,20 @@ def fit(
     train_step = TrainStep(module, loss, optimizers, config, device, batches.split, log)
     use_graph = config.cuda_graph and device.type == "cuda"
     step: Step[B] = GraphedStep(train_step, device) if use_graph else train_step
-    course = Course(validation.metric, validation.larger_is_better)
+    course = Course(validation.metric, validation.larger_is_better, validation.follows)
+    n_epochs = validation.follows.best_epoch if validation.follows else config.max_epochs
     run = _Run(module, optimizers, schedule, train_step, course)
 
     try:
         if checkpoints and (state := checkpoints.load(device, log)):
             run.restore(state)
         for epoch, part, batches_of_part in _parts(batches, config, run.course.n_epochs):
-            # Fractions of an epoch add up to whole ones but for rounding.
-            if run.course.epochs_since_best > config.patience - 1e-6:
+            if run.course.ended_by(config):
                 break
             learning_rate = optimizers.learning_rate
             progress = Progress(
                 log,
-                f"epoch {epoch} of {config.max_epochs}",
+                f"epoch {epoch} of {n_epochs:g}",
                 batches.n_rows // config.validations_per_epoch,
             )
             set_seed(derived_seed(config.seed, epoch, part), device)
@@ -90,12 +95,10 @@ def fit(
             optimizers.flush()
             seconds, rows_per_second = progress.seconds, progress.per_second
 
-            module.eval()
-            with torch.no_grad():
-                measured = validation.evaluate(module)
-            metrics = {name: float(value) for name, value in measured.items()}
+            n_epochs_done = epoch - 1 + part / config.validations_per_epoch
+            metrics = _validated(module, validation, n_epochs_done)
             record = EpochRecord(
-                epoch=epoch - 1 + part / config.validations_per_epoch,
+                epoch=n_epochs_done,
                 train_loss=train_loss,
                 metrics=metrics,
                 learning_rate=learning_rate,
@@ -103,13 +106,10 @@ def fit(
                 validation_seconds=progress.seconds - seconds,
                 rows_per_second=rows_per_second,
             )
-            if not math.isfinite(value := metrics[validation.metric]):
-                raise TrainingDivergedError(
-                    f"epoch {record.epoch:g}: {validation.metric} is {value}"
-                )
             run.add(record)
-            log(_line(record, config.max_epochs, run.course.is_best))
-            schedule.after_validation(value, part == config.validations_per_epoch)
+            log(_line(record, n_epochs, run.course.is_best))
+            for deciding in run.course.deciding():
+                schedule.after_validation(deciding.metrics[validation.metric], deciding.ends_epoch)
             if checkpoints:
                 checkpoints.save(run.state)
     finally:
@@ -117,7 +117,7 @@ def fit(
         module.eval()
         if run.best_weights:
             module.load_state_dict(run.best_weights)
-    return run.course.finished(config.max_epochs)
+    return run.course.finished(config)
 
 
 def _train(
@@ -135,6 +135,18 @@ def _train(
         meter.add(step(batch, meter.check), len(batch))
         progress.advance(len(batch))
     return meter.mean()
+
+
+def _validated(module: nn.Module, validation: Validation, n_epochs: float) -> dict[str, float]:
+    """Return the metrics after `n_epochs`; none where another run has decided already."""
+    if validation.follows:
+        return {}
+    module.eval()
+    with torch.no_grad():
+        metrics = {name: float(value) for name, value in validation.evaluate(module).items()}
+    if not math.isfinite(value := metrics[validation.metric]):
+        raise TrainingDivergedError(f"epoch {n_epochs:g}: {validation.metric} is {value}")
+    return metrics
 
 
 @dataclasses.dataclass
@@ -196,10 +208,10 @@ def _copy_of_weights(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def _line(record: EpochRecord, max_epochs: int, is_best: bool) -> str:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in record.metrics.items())
+def _line(record: EpochRecord, n_epochs: float, is_best: bool) -> str:
+    metrics = "".join(f", {name} {value:.4f}" for name, value in record.metrics.items())
     return (
-        f"epoch {record.epoch:g} of {max_epochs}: train loss {record.train_loss:.4f}, {metrics}"
-        f"{' (best)' if is_best else ''}, learning rate {record.learning_rate:.2g}, "
+        f"epoch {record.epoch:g} of {n_epochs:g}: train loss {record.train_loss:.4f}{metrics}"
+        f"{' (best)' if metrics and is_best else ''}, learning rate {record.learning_rate:.2g}, "
         f"{record.seconds:.1f} s at {record.rows_per_second:,.0f} rows/s"
     )

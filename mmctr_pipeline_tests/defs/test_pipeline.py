@@ -17,6 +17,7 @@ import yaml
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.registry.card import popularity_table
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.submission.files import check_submission, read_submission
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
@@ -89,6 +90,19 @@ def test_summary_says_what_came_out(finished_run: FinishedRun) -> None:
         assert words in finished_run.log
 
 
+def test_the_evaluation_is_shown_beside_the_model(finished_run: FinishedRun) -> None:
+    model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
+    with dg.DagsterInstance.from_config(str(finished_run.deployment.home)) as instance:
+        event = instance.get_latest_materialization_event(dg.AssetKey("trained_model"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    metadata = event.asset_materialization.metadata
+    assert metadata["AUC by popularity"].value == popularity_table(model.evaluation)
+    assert str(metadata["reliability"].value).startswith("![share of clicks by probability]")
+    assert metadata["valid_calibration_error"].value == model.evaluation["calibration"]["error"]
+    assert "final fit" not in metadata
+
+
 def test_sources_were_observed(finished_run: FinishedRun) -> None:
     with dg.DagsterInstance.from_config(str(finished_run.deployment.home)) as instance:
         for name in ("item_feature", "item_images", "interactions"):
@@ -120,7 +134,7 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
         for path in deployment.storage.glob("*_embeddings.parquet")
     }
     config = tmp_path / "override.yaml"
-    training = {"max_epochs": 1, "seed": 5}
+    training = {"max_epochs": 1, "seed": 5, "final_fit": True}
     config.write_text(
         yaml.safe_dump({"ops": {"trained_model": {"config": {"training": training}}}})
     )
@@ -128,6 +142,10 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
     assert result.returncode == 0, result.stdout[-6000:]
     model = ModelFile.load(deployment.storage / "best_model.pt")
     assert (model.training_config["max_epochs"], model.training_config["seed"]) == (1, 5)
+    dataset = CtrDataset.read(deployment.storage / "train_dataset")
+    assert model.final_fit is not None
+    assert model.final_fit["n_rows"] == len(dataset.train) + len(dataset.valid)
+    assert "(of the selection run, before the final fit" in result.stdout
     # What the override leaves out keeps the preset's value.
     assert model.training_config["batch_size"] == 256
     assert before == {

@@ -208,6 +208,12 @@ def test_auc_floor(auc: float, passes: bool) -> None:
     assert checks.auc_floor(auc, auc, auc, 0.7).passed is passes
 
 
+def test_the_floor_check_says_which_model_the_auc_is_of() -> None:
+    outcome = checks.auc_floor(0.81, 0.8, 0.82, 0.7, "of the selection run")
+    assert outcome.explanation.endswith("reaches the floor 0.7000 (of the selection run)")
+    assert checks.auc_floor(0.81, 0.8, 0.82, 0.7).explanation.endswith("floor 0.7000")
+
+
 def test_submission_valid_repeats_the_problems_found() -> None:
     assert checks.submission_valid([], 5).passed
     outcome = checks.submission_valid(["row 3: ID 9 instead of 4"], 5)

@@ -9,6 +9,7 @@ from PIL import Image
 from mmctr_pipeline.evaluation.plots import (
     norm_histogram,
     pca_spectrum,
+    reliability,
     small_picture,
     title_lengths,
     training_curve,
@@ -32,11 +33,23 @@ def history(values: Sequence[float], metric: str = "valid_auc", parts: int = 1) 
     return {"epochs": records, "metric": metric, "best_epoch": best}
 
 
+def calibrated(shift: float = 0.0, n_bins: int = 15) -> dict[str, Any]:
+    """Return a calibration whose shares of clicks lie `shift` above the probabilities."""
+    predicted = (np.arange(n_bins) + 0.5) / n_bins
+    bins = [
+        {"mean_probability": p, "share_positive": min(p + shift, 1.0), "n_rows": 667}
+        for p in predicted.tolist()
+    ]
+    return {"error": shift, "bins": bins}
+
+
 PLOTS = {
     "training curve": lambda: training_curve(history([0.7, 0.8, 0.79])),
     "training curve of one epoch": lambda: training_curve(history([0.7])),
     "curve by halves of epochs": lambda: training_curve(history([0.7, 0.8, 0.79, 0.78], parts=2)),
     "curve of a long fusion": lambda: training_curve(history(RANDOM.random(200), "held_out_loss")),
+    "reliability": lambda: reliability(calibrated()),
+    "reliability of one bin": lambda: reliability(calibrated(n_bins=1)),
     "spectrum": lambda: pca_spectrum(np.exp(-np.arange(128) / 20) / 21),
     "norms": lambda: norm_histogram({"image": RANDOM.normal(10, 1, 5000), "text": np.ones(50)}),
     "no norms": lambda: norm_histogram({"text": np.zeros(0)}),
@@ -82,6 +95,17 @@ def test_plots_differ_with_their_data() -> None:
     assert training_curve(history([0.7])) == training_curve(history([0.7]))
     assert training_curve(history([0.7])) != training_curve(history([0.7], "recall"))
     assert training_curve(history([0.7, 0.8])) != training_curve(history([0.7, 0.8], parts=2))
+
+
+def test_reliability_lies_on_the_diagonal_where_probabilities_are_right() -> None:
+    right, high = (pixels_of(reliability(calibrated(shift)), BLUE) for shift in (0.0, 0.2))
+    middle = (right.min(axis=0) + right.max(axis=0)) / 2
+    rows, columns = (right - middle).T
+    # Rows count downward: shares rise with the probabilities, as far as the plot is wide.
+    assert np.corrcoef(rows, columns)[0, 1] < -0.99
+    # A fifth of the way up in the left half, where no share is cut off.
+    left = [np.median(each[each[:, 1] < middle[1], 0]) for each in (right, high)]
+    assert 0.1 < (left[0] - left[1]) / np.ptp(right[:, 0]) < 0.3
 
 
 def test_a_line_marks_the_limit_only_where_titles_are_cut_off() -> None:

@@ -1,5 +1,7 @@
 """Small forms of all models, and batches that give them something to do."""
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -9,9 +11,14 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import (
     DinConfig,
+    DinSemanticIdsConfig,
     FeatureConfig,
     ImprovedMmctrConfig,
     ModelConfig,
+    QinConfig,
+    SimilarityAttentionConfig,
+    TargetCrossAttentionConfig,
+    TransformerDcnConfig,
 )
 from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.spec import FeatureSpec
@@ -35,6 +42,48 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         embedding_dim=8, level_embedding_dim=4, multimodal_dim=8, attention_dim=4, hidden_dims=(16,)
     ),
     "din": DinConfig(features=FEATURES, attention_hidden_dims=(8, 4), hidden_dims=(16, 8)),
+    "qin": QinConfig(features=FEATURES, n_layers=2, n_rows=3),
+    "target_cross_attention": TargetCrossAttentionConfig(
+        features=FEATURES,
+        n_layers=2,
+        n_heads=4,
+        feed_forward_dim=8,
+        attention_hidden_dims=(8, 4),
+        hidden_dims=(16, 8),
+    ),
+    "din_semantic_ids": DinSemanticIdsConfig(
+        features=FEATURES,
+        text_codes=True,
+        image_codes=True,
+        n_levels=2,
+        n_codes=4,
+        attention_hidden_dims=(8, 4),
+        hidden_dims=(16, 8),
+    ),
+    "transformer_dcn": TransformerDcnConfig(
+        features=FEATURES,
+        n_heads=2,
+        feed_forward_dim=8,
+        kept_positions=3,
+        cross_layers=2,
+        hidden_dims=(16, 8),
+        head_hidden_dims=(8, 4),
+    ),
+    "similarity_attention": SimilarityAttentionConfig(
+        features=dataclasses.replace(FEATURES, projection_dim=12),
+        learned_dim=6,
+        attention_hidden_dims=(8, 4),
+        cross_attention_feed_forward_dim=8,
+        hidden_dims=(16, 8),
+    ),
+    "similarity_attention, similarities alone": SimilarityAttentionConfig(
+        features=FEATURES,
+        attention=False,
+        cross_attention_layers=0,
+        quadratic_layers=0,
+        id_similarity=False,
+        hidden_dims=(16, 8),
+    ),
 }
 """A small configuration of each model, by any name; every model has one at least."""
 

@@ -84,7 +84,7 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         ("training: {epochs: 3}", "training: unknown setting epochs; known: seed, max_epochs"),
         ("training: {max_epochs: 0}", "TrainingConfig.max_epochs is 0; it must be >= 1"),
         ("training: 3", "Preset.training is 3"),
-        ("model: {name: transformer}", "unknown model 'transformer'; known: improved_mmctr"),
+        ("model: {name: transformer}", "unknown model 'transformer'; known: din"),
         ("model: {dropout: 1.0}", "ImprovedMmctrConfig.dropout is 1.0; it must be < 1"),
         ("model: {droput: 0.1}", "unknown setting droput"),
         ("model: 3", "mine.yaml.model: expected a mapping of settings, got 3"),

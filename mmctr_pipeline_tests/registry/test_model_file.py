@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import (
     ModelFile,
     ModelFileError,
@@ -17,6 +18,7 @@ from mmctr_pipeline.registry.model_file import (
 )
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.ctr_runs import FinalFit
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
 
@@ -67,6 +69,46 @@ def test_everything_is_read_back(trained: TrainedCtr, saved: Path) -> None:
     assert loaded.metrics["valid_auc_low"] < loaded.metrics["valid_auc"]
     assert set(loaded.library_versions) == {"python", "torch", "numpy", "pyarrow", "mmctr_pipeline"}
     assert loaded.library_versions["torch"] == torch.__version__.split("+")[0]
+
+
+def test_an_evaluation_is_read_back_and_metrics_are_of_it(trained: TrainedCtr, saved: Path) -> None:
+    loaded = ModelFile.load(saved)
+    assert loaded.evaluation == trained.evaluation.to_mapping()
+    assert loaded.metrics["valid_auc"] == loaded.evaluation["auc"]["auc"]
+    assert loaded.metrics["valid_calibration_error"] == loaded.evaluation["calibration"]["error"]
+    assert loaded.metrics["valid_auc_by_user"] == loaded.evaluation["by_user"]["auc"]
+    # No item of the small world is cold, and what is not there is not zero.
+    assert loaded.evaluation["by_popularity"][0]["n_rows"] == 0
+    assert "valid_auc_cold" not in loaded.metrics
+    assert (loaded.final_fit, loaded.measured_on) == (None, "")
+
+
+def test_a_final_fit_is_recorded_as_such(trained: TrainedCtr, tmp_path: Path) -> None:
+    final = dataclasses.replace(trained, final_fit=FinalFit(1.5, 2000, 0.55, 3.25))
+    model_file = small_model_file(final)
+    model_file.save(tmp_path / "model.pt")
+    loaded = ModelFile.load(tmp_path / "model.pt")
+    assert loaded.final_fit == {
+        "n_epochs": 1.5,
+        "n_rows": 2000,
+        "train_loss": 0.55,
+        "seconds": 3.25,
+    }
+    assert loaded.measured_on.startswith("of the selection run, before the final fit")
+    assert loaded.metrics == trained.metrics
+
+
+def test_a_file_of_before_evaluations_and_final_fits_is_read(saved: Path) -> None:
+    content = torch.load(saved, weights_only=True)
+    del content["evaluation"], content["final_fit"]
+    torch.save(content, saved)
+    loaded = ModelFile.load(saved)
+    assert (loaded.evaluation, loaded.final_fit) == ({}, None)
+    assert "# improved_mmctr, version 1" in model_card(loaded, "1")
+    del content["metrics"]
+    torch.save(content, saved)
+    with pytest.raises(ModelFileError, match=r"model\.pt lacks metrics; materialise it again"):
+        ModelFile.load(saved)
 
 
 def test_building_leaves_the_random_state_alone(saved: Path) -> None:

@@ -34,8 +34,22 @@ RUNS = {
     "early stopping": dataclasses.replace(
         COMMON, max_epochs=9, patience=2, schedule="cosine", learning_rate=0.03
     ),
+    "final fit": dataclasses.replace(
+        COMMON,
+        seed=1,
+        patience=1,
+        validations_per_epoch=2,
+        schedule="plateau",
+        learning_rate=0.01,
+        final_fit=True,
+    ),
 }
-"""All have dropout; the last learns the opposite of what it is validated on, and so stops early."""
+"""All have dropout; `early stopping` learns the opposite of what it is validated on."""
+
+
+def n_parts_in(lines: list[str]) -> int:
+    """Return how many epochs, or parts of one, the lines of a log tell of."""
+    return sum(": train loss" in line for line in lines)
 
 
 def result_of(folder: Path, name: str, killed_at: int | str | None) -> dict[str, Any]:
@@ -51,12 +65,12 @@ def _path(folder: Path, name: str, killed_at: int | str | None) -> Path:
 def _train(
     world: World, name: str, folder: Path, killed_at: int | str | None, die_at: int | None
 ) -> None:
-    """Train until the log tells of the validation `die_at`, before its checkpoint is written."""
+    """Train until the log tells of the part `die_at`, before its checkpoint is written."""
     lines: list[str] = []
 
     def log(line: str) -> None:
         lines.append(line)
-        if sum(": train loss" in line for line in lines) == die_at:
+        if n_parts_in(lines) == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
     checkpoints = Checkpoints(folder / f"{name} {killed_at}", every_seconds=0)
@@ -65,6 +79,7 @@ def _train(
         "weights": trained.module.state_dict(),
         "metrics": trained.metrics,
         "history": trained.history.to_mapping(),
+        "final_fit": dataclasses.asdict(trained.final_fit) if trained.final_fit else {},
         "scores": trained.valid_scores,
         "lines": lines,
     }
@@ -101,15 +116,15 @@ def main(folder: Path) -> None:
 
     for name in RUNS:
         assert start(name, None, None) == 0
-        n_validations = len(result_of(folder, name, None)["history"]["epochs"])
-        for at in range(1, n_validations + 1):
+        n_parts = n_parts_in(result_of(folder, name, None)["lines"])
+        for at in range(1, n_parts + 1):
             assert start(name, at, die_at=at) == signal.SIGKILL
             assert start(name, at, None) == 0
         # Killed in every part: each start trains one part more than the one before.
         n_deaths = 0
         while start(name, "each", die_at=2):
             n_deaths += 1
-        assert n_deaths == n_validations - 1
+        assert n_deaths == n_parts - 1
         # And started once more though it had ended: nothing is left to train.
         assert start(name, "each", die_at=1) == 0
 

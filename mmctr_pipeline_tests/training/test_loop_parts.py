@@ -25,6 +25,7 @@ class Trace:
     rows: list[int] = dataclasses.field(default_factory=list)
     n_rows_at_validation: list[int] = dataclasses.field(default_factory=list)
     draws: list[float] = dataclasses.field(default_factory=list)
+    lines: list[str] = dataclasses.field(default_factory=list)
 
     def epoch(self, number: int) -> Iterator[torch.Tensor]:
         return iter(torch.arange(sum(self.sizes)).split(list(self.sizes)))
@@ -39,16 +40,18 @@ class Trace:
         found = len(self.n_rows_at_validation) - 1
         return {"score": self.values[min(found, len(self.values) - 1)]}
 
-    def run(self, config: TrainingConfig) -> TrainingHistory:
+    def run(
+        self, config: TrainingConfig, follows: TrainingHistory | None = None
+    ) -> TrainingHistory:
         module = nn.Linear(1, 1, bias=False)
         return fit(
             module,
             {"main": list(module.parameters())},
             TrainBatches(sum(self.sizes), self.epoch),
             self.loss,
-            Validation(self.evaluate, "score"),
+            Validation(self.evaluate, "score", follows=follows),
             config,
-            lambda line: None,
+            self.lines.append,
         )
 
 
@@ -144,3 +147,39 @@ def test_each_part_has_random_numbers_of_its_own_and_the_same_in_every_run() -> 
         draws.append(trace.draws)
     assert draws[0] == draws[1]
     assert len(set(draws[0] + draws[2])) == 2 * 3 * 4
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "cosine", "cosine_restarts"])
+def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(schedule: str) -> None:
+    config = TrainingConfig(
+        max_epochs=9,
+        patience=2,
+        validations_per_epoch=2,
+        schedule=schedule,
+        plateau_factor=0.5,
+        restart_epochs=2,
+    )
+    chosen = Trace((1,) * 4, values=[0.5, 0.2, 0.1, 0.6, 0.3, 0.4, 0.8, 0.1])
+    selection = chosen.run(config)
+    assert selection.best_epoch == 3.5 < selection.epochs[-1].epoch
+
+    # More rows, as after selection: parts are parts of these.
+    following = Trace((1,) * 6)
+    history = following.run(config, follows=selection)
+    assert following.n_rows_at_validation == []
+    assert following.rows == 3 * list(range(6)) + [0, 1, 2]
+    assert [record.epoch for record in history.epochs] == [0.5 * n for n in range(1, 8)]
+    rates = [record.learning_rate for record in selection.epochs[:7]]
+    assert [record.learning_rate for record in history.epochs] == rates
+    assert len(set(rates)) > 2
+    assert history.ended_by == "selection"
+    assert not any("score" in line or "best" in line for line in following.lines)
+    assert following.lines[0].startswith("epoch 0.5 of 3.5: train loss ")
+
+
+def test_a_time_limit_leaves_one_validation() -> None:
+    trace = Trace((1,) * 4)
+    history = trace.run(TrainingConfig(max_epochs=3, validations_per_epoch=2, max_minutes=1e-9))
+    assert [record.epoch for record in history.epochs] == [0.5]
+    assert history.ended_by == "max_minutes"
+    assert trace.rows == [0, 1]

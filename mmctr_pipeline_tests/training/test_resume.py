@@ -18,7 +18,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.step import TrainingDivergedError
-from mmctr_pipeline_tests.training.killed_runs import RUNS, result_of
+from mmctr_pipeline_tests.training.killed_runs import RUNS, n_parts_in, result_of
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -38,8 +38,8 @@ def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def without_times(result: dict[str, Any]) -> tuple[dict, list[dict], dict]:
-    """Return metrics, records and the rest of the history, but for what a clock measured."""
+def without_times(result: dict[str, Any]) -> tuple[dict, list[dict], dict, dict]:
+    """Return metrics, records, the rest of the history and the final fit, but for their times."""
     timed = {"seconds", "validation_seconds", "rows_per_second", "train_rows_per_second"}
 
     def untimed(values: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def without_times(result: dict[str, Any]) -> tuple[dict, list[dict], dict]:
 
     history = dict(result["history"])
     records = [untimed(record) for record in history.pop("epochs")]
-    return untimed(result["metrics"]), records, history
+    return untimed(result["metrics"]), records, history, untimed(result["final_fit"])
 
 
 def assert_same_result(result: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -61,20 +61,19 @@ def assert_same_result(result: dict[str, Any], expected: dict[str, Any]) -> None
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_in_any_part_ends_as_if_it_had_not_been(runs: Path, name: str) -> None:
     expected = result_of(runs, name, None)
-    n_validations = len(expected["history"]["epochs"])
-    for killed_at in range(1, n_validations + 1):
+    n_parts = n_parts_in(expected["lines"])
+    for killed_at in range(1, n_parts + 1):
         result = result_of(runs, name, killed_at)
         assert_same_result(result, expected)
         # It went on and did not begin anew: there were checkpoints of all parts before.
-        n_trained = sum(": train loss" in line for line in result["lines"])
-        assert n_trained == n_validations - (killed_at - 1)
+        assert n_parts_in(result["lines"]) == n_parts - (killed_at - 1)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_in_every_part_and_after_its_end_too(runs: Path, name: str) -> None:
     result = result_of(runs, name, "each")
     assert_same_result(result, result_of(runs, name, None))
-    assert not any(": train loss" in line for line in result["lines"])
+    assert n_parts_in(result["lines"]) == 0
 
 
 def test_the_runs_show_what_they_are_for(runs: Path) -> None:
@@ -90,6 +89,10 @@ def test_the_runs_show_what_they_are_for(runs: Path) -> None:
     stopped = histories["early stopping"]
     assert stopped["stopped_early"]
     assert len(stopped["epochs"]) == stopped["best_epoch"] + 2 < 9
+    final = result_of(runs, "final fit", None)
+    n_selection, n_final = len(histories["final fit"]["epochs"]), 2 * final["final_fit"]["n_epochs"]
+    assert 1 <= n_final < n_selection
+    assert n_parts_in(final["lines"]) == n_selection + n_final
 
 
 class Toy:

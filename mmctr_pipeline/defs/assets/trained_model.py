@@ -47,9 +47,10 @@ def trained_model(
     """Train on the train rows, stop on the valid rows, and record what was measured."""
     import torch
 
-    from mmctr_pipeline.evaluation.plots import training_curve
+    from mmctr_pipeline.evaluation.plots import reliability, training_curve
     from mmctr_pipeline.fusion.lineage import require_fused_from
     from mmctr_pipeline.precision import dtype_for, dtype_name
+    from mmctr_pipeline.registry.card import popularity_table
     from mmctr_pipeline.registry.model_file import ModelFile
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
     from mmctr_pipeline.training.ctr import train_ctr
@@ -105,7 +106,13 @@ def trained_model(
             "vectors": fused_pca.identity,
             "data fingerprint": train_dataset.fingerprint,
             "configuration": dg.MetadataValue.json(resolved(config)),
+            "metrics are": model.measured_on or "of this model",
+            **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
+            "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
             "curve": picture(training_curve(trained.history.to_mapping()), "loss and AUC by epoch"),
+            "reliability": picture(
+                reliability(model.evaluation["calibration"]), "share of clicks by probability"
+            ),
         }
     )
     return model
@@ -133,6 +140,7 @@ def trained_model_checks(
                 metrics["valid_auc_low"],
                 metrics["valid_auc_high"],
                 trained_model.auc_floor,
+                trained_model.measured_on,
             )
         ],
     )

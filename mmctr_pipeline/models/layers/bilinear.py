@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmctr_pipeline.precision import product_dtype
+
 
 class BilinearInteraction(nn.Bilinear):
     """`nn.Bilinear` (same parameters, same result) as a matrix product on outer products.
@@ -16,7 +18,7 @@ class BilinearInteraction(nn.Bilinear):
 
     def forward(self, input1: torch.Tensor, input2: torch.Tensor) -> torch.Tensor:
         """Return `(B, out)` from `input1` `(B, in1)` and `input2` `(B, in2)`."""
-        dtype = _product_dtype(input1)
+        dtype = product_dtype(input1)
         bilinear_BO: torch.Tensor = _Bilinear.apply(
             input1.to(dtype), input2.to(dtype), self.weight.to(dtype)
         )
@@ -30,20 +32,13 @@ class BilinearInteraction(nn.Bilinear):
         `input1` is `(H, in1)`. It pays where many rows share one, and takes more memory:
         `in2 * out` values for each of the B rows.
         """
-        dtype = _product_dtype(input1)
+        dtype = product_dtype(input1)
         n_out, _, n_right = self.weight.shape
         weight_IF = self.weight.to(dtype).transpose(0, 1).flatten(1)
         left_HF = input1.to(dtype) @ weight_IF
         left_BOJ = left_HF.index_select(0, row_B).view(-1, n_out, n_right)
         bilinear_BO = torch.bmm(left_BOJ, input2.to(dtype).unsqueeze(2)).squeeze(2)
         return bilinear_BO + self.bias.to(dtype)
-
-
-def _product_dtype(values: torch.Tensor) -> torch.dtype:
-    device_type = values.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return values.dtype
 
 
 _CPU_ROWS_AT_ONCE = 512

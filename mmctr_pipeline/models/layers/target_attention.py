@@ -38,12 +38,17 @@ class TargetAttention(nn.Module):
         *,
         softmax: bool = False,
         dropout: float = 0.0,
+        n_inputs: int = 0,
     ) -> None:
-        """Raise `ValueError` where there is no hidden layer or the activation is unknown."""
+        """Score positions by `n_inputs` further numbers each, besides what DIN does.
+
+        Raises `ValueError` where there is no hidden layer or the activation is unknown.
+        """
         super().__init__()
         if not hidden_dims:
             raise ValueError("target attention needs a hidden layer; name its number of units")
         self.first = nn.Linear(4 * dim, hidden_dims[0])
+        self.of_inputs = nn.Linear(n_inputs, hidden_dims[0], bias=False) if n_inputs else None
         self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))
         self.activations = nn.ModuleList(activation(activation_name, n) for n in hidden_dims)
         self.dropout = Dropout(dropout)
@@ -56,11 +61,18 @@ class TargetAttention(nn.Module):
         keys_TD: torch.Tensor,
         offsets: torch.Tensor,
         keep_T: torch.Tensor | None = None,
+        inputs_TN: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return `(B, D)`, the weighted sum of each row's kept keys; zero where there are none."""
+        """Return `(B, D)`, the weighted sum of each row's kept keys; zero where there are none.
+
+        `inputs_TN` are the further inputs, `(T, n_inputs)`.
+        """
         segments = Segments.of(offsets, len(keys_TD))
         kept_T = segments.kept(keep_T)
         hidden_TH = self._first(query_BD, keys_TD, segments)
+        if self.of_inputs is not None:
+            assert inputs_TN is not None
+            hidden_TH = hidden_TH + self.of_inputs(inputs_TN)
         for depth, activate in enumerate(self.activations):
             if depth > 0:
                 hidden_TH = self.further[depth - 1](hidden_TH)

@@ -1,0 +1,250 @@
+"""Valid AUC of DIN: ours against one assembled from FuxiCTR's own layers, over seeds.
+
+    python -m benchmarks.din_parity [--seeds N] [--device D]
+    python -m benchmarks.din_parity --full [--seeds N] [--device D]
+
+Both sides are trained on a sample world of 50,000 valid rows, with the same features (id, mean of
+the tags, standardised item_emb_d128; the row's levels), Adam, L2, batch size, rate and epochs, and
+keep their best epoch. A seed gives both the same starting weights and order of rows, and nothing is
+dropped out, so that what differs is the layers and the engine. The peer (`plain_din`) pads
+histories and computes in float32; ours does in float32 (`ours_float32`) and in the precision that
+`auto` stands for. `difference` is ours less the peer with its 95 % interval over seeds and valid
+rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
+`evaluation/paired.py`.
+
+The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
+`bench` extra.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.harness import ALLOCATOR_SETTING, alternate, final_line
+from mmctr_pipeline.environment import share_cores
+from mmctr_pipeline.models.config import DinConfig, FeatureConfig
+from mmctr_pipeline.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from mmctr_pipeline.evaluation.paired import PairedDifference
+
+N_VALID_ROWS, N_SEEDS = 50_000, 5
+EMBEDDING_L2, NETWORK_L2 = 1e-6, 1e-5
+CLIP_NORM = 10.0
+
+ROWS_AT_SCALE_1 = 40_000
+"""Train rows of the sample world's default size."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What is trained, and on how much."""
+
+    n_rows: int
+    n_epochs: int
+    batch_size: int
+    model: DinConfig
+
+
+NARROW = Size(
+    n_rows=40_000,
+    n_epochs=3,
+    batch_size=512,
+    model=DinConfig(
+        features=FeatureConfig(embedding_dim=16, level_embedding_dim=16, max_history=20),
+        attention_hidden_dims=(32, 16),
+        attention_dropout=0.0,
+        hidden_dims=(64, 32),
+        dropout=0.0,
+    ),
+)
+FULL = Size(
+    n_rows=200_000, n_epochs=2, batch_size=4096, model=DinConfig(attention_dropout=0.0, dropout=0.0)
+)
+
+
+def fuxictr(chosen: Namespace) -> dict[str, float]:
+    """Train the peer with every seed and keep the scores of its best epochs."""
+    share_cores()  # before torch, as ours
+    import torch
+
+    from benchmarks.plain_din import FuxiDin, train_fuxi_din
+    from benchmarks.plain_recipe import standardised_vectors
+    from benchmarks.world import log, read_world
+    from mmctr_pipeline.metrics import auc
+    from mmctr_pipeline.models.registry import build_model
+    from mmctr_pipeline.training.batches import BatchSource, item_features
+    from mmctr_pipeline.training.ctr import feature_spec
+    from mmctr_pipeline.training.device import resolve_device, seeded
+
+    size, device = _size(chosen), resolve_device(chosen.device)
+    dataset, vectors = read_world(chosen.data)
+    spec, items = feature_spec(dataset, vectors), item_features(dataset.items, vectors).to(device)
+    sources = [
+        BatchSource(split, dataset.histories, items, device, size.model.max_history)
+        for split in (dataset.train, dataset.valid)
+    ]
+    start = time.perf_counter()
+    for seed in range(chosen.seeds):
+        with seeded(seed, device):
+            ours = build_model(size.model, spec)
+            ours.fit_statistics(items.to(torch.device("cpu")), dataset.train, dataset.histories)
+        item_vectors = standardised_vectors(dataset.items, vectors)
+        peer = FuxiDin(size.model, spec.n_tags, item_vectors, items.tags_IK).to(device)
+        peer.load_ours(ours.to(device))
+        torch.manual_seed(seed)
+        areas, scores = [], []
+        for scored in train_fuxi_din(peer, *sources, _training(size, seed)):
+            scores.append(scored)
+            areas.append(auc(dataset.valid.label, scored))
+            log(f"seed {seed}, epoch {len(areas)}: valid AUC {areas[-1]:.4f}")
+        _keep(chosen, seed, scores[int(np.argmax(areas))])
+    return {"seconds": time.perf_counter() - start}
+
+
+def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
+    """Return a side that trains with the pipeline's engine."""
+
+    def side(chosen: Namespace) -> dict[str, float]:
+        share_cores()  # before torch, as every entry of the pipeline
+        from benchmarks.world import log, read_world
+        from mmctr_pipeline.training.ctr import train_ctr
+        from mmctr_pipeline.training.device import resolve_device
+
+        size, device = _size(chosen), resolve_device(chosen.device)
+        dataset, vectors = read_world(chosen.data)
+        start = time.perf_counter()
+        for seed in range(chosen.seeds):
+            training = dataclasses.replace(_training(size, seed), precision=precision)
+            trained = train_ctr(dataset, vectors, size.model, training, device, log)
+            _keep(chosen, seed, trained.valid_scores)
+        return {"seconds": time.perf_counter() - start}
+
+    return side
+
+
+def _training(size: Size, seed: int) -> TrainingConfig:
+    return TrainingConfig(
+        seed=seed,
+        max_epochs=size.n_epochs,
+        patience=size.n_epochs,
+        batch_size=size.batch_size,
+        label_smoothing=0.0,
+        optimizer="adam",
+        learning_rate=1e-3,
+        weight_decay=NETWORK_L2,
+        embedding_weight_decay=EMBEDDING_L2,
+        schedule="constant",
+        gradient_clip_norm=CLIP_NORM,
+    )
+
+
+SIDES = {"fuxictr": fuxictr, "ours": ours("auto"), "ours_float32": ours("float32")}
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=SIDES)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seeds", type=int, default=N_SEEDS)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--rows", type=int, help="train rows, in place of the mode's own")
+    chosen = parser.parse_args()
+    if importlib.util.find_spec("fuxictr") is None:
+        sys.exit("the peer is built of the fuxictr package: make install EXTRAS=dev,bench")
+    if chosen.side:
+        print(json.dumps(SIDES[chosen.side](chosen)))
+        return
+    n_rows = chosen.rows or _size(chosen).n_rows
+    settings = dict.fromkeys(SIDES, ALLOCATOR_SETTING)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch)
+        label = _make_world(data, n_rows)
+        arguments = [f"--data={data}", f"--device={chosen.device}", f"--seeds={chosen.seeds}"]
+        arguments += ["--full"] if chosen.full else []
+        alternate("benchmarks.din_parity", list(SIDES), 1, arguments, settings, True)
+        scores = {
+            side: [np.load(_scores_path(data, side, seed)) for seed in range(chosen.seeds)]
+            for side in SIDES
+        }
+    _report(label, scores, n_rows)
+
+
+def _size(chosen: Namespace) -> Size:
+    return FULL if chosen.full else NARROW
+
+
+def _make_world(folder: Path, n_rows: int) -> np.ndarray:
+    """Write the world, its tables growing with its rows, and return the labels of valid."""
+    from benchmarks.world import log, read_world
+    from mmctr_pipeline.sample.config import SampleConfig
+    from mmctr_pipeline.sample.write import generate_sample
+
+    scale = n_rows / ROWS_AT_SCALE_1
+    config = SampleConfig.scaled(
+        scale, n_train_rows=n_rows, n_valid_rows=N_VALID_ROWS, images=False
+    )
+    generate_sample(config, folder, log)
+    label = read_world(folder)[0].valid.label
+    assert label is not None
+    return label
+
+
+def verdict(paired: "PairedDifference") -> str:
+    """Return `equal` where both ends of the interval lie within the margin, else what it says."""
+    from mmctr_pipeline.evaluation.paired import MARGIN, MIN_VALID_ROWS
+
+    within = max(abs(paired.low), abs(paired.high)) < MARGIN
+    return "equal" if within and paired.n_valid_rows >= MIN_VALID_ROWS else paired.verdict
+
+
+def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
+    from mmctr_pipeline.evaluation.paired import paired_difference
+    from mmctr_pipeline.metrics import auc
+
+    areas = {side: [auc(label, each) for each in of_seeds] for side, of_seeds in scores.items()}
+    mean = {side: float(np.mean(of_seeds)) for side, of_seeds in areas.items()}
+    paired = paired_difference(label, scores["ours"], scores["fuxictr"])
+    in_float32 = paired_difference(label, scores["ours_float32"], scores["fuxictr"])
+    final_line(
+        name="din_parity",
+        ours=mean["ours"],
+        peer=mean["fuxictr"],
+        ratio=mean["ours"] / mean["fuxictr"],
+        unit="AUC",
+        difference=paired.difference,
+        low=paired.low,
+        high=paired.high,
+        verdict=verdict(paired),
+        ours_float32=mean["ours_float32"],
+        difference_float32=in_float32.difference,
+        low_float32=in_float32.low,
+        high_float32=in_float32.high,
+        verdict_float32=verdict(in_float32),
+        auc={side: [round(area, 4) for area in of_seeds] for side, of_seeds in areas.items()},
+        train_rows=n_rows,
+        valid_rows=len(label),
+    )
+
+
+def _keep(chosen: Namespace, seed: int, scores: np.ndarray) -> None:
+    np.save(_scores_path(chosen.data, chosen.side, seed), scores)
+
+
+def _scores_path(folder: Path, side: str, seed: int) -> Path:
+    return folder / f"{side}_{seed}.npy"
+
+
+if __name__ == "__main__":
+    main()

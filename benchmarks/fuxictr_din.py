@@ -1,0 +1,296 @@
+"""FuxiCTR's DIN, built from the package's layers as in the challenge's baseline, against ours.
+
+    python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--seeds N]
+
+It is trained by the package's own loop on the rows and vectors that `mmctr leaderboard` trains on
+(`MMCTR_PRESET` says how they are encoded and fused; without `--data`, the sample world), selected
+on the same half of the valid users and measured on the other. Its scores are kept beside the
+leaderboard's rows. `--leaderboard`, the folder of a table, compares the table's rows with it:
+`ours` is the AUC of the first row, `difference` ours less FuxiCTR's with its 95 % interval.
+
+Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
+better AUC), L2 of 1e-6 on embeddings, dropout 0.1, 12 epochs at most, patience 2; attention 512-256
+with Dice, tower 1024-512-256 with BatchNorm and ReLU, as the baseline's public configuration has
+them; id and tags of 64 dimensions, the fused vector as it is, the row's levels as context.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import logging
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.harness import final_line
+from benchmarks.plain_recipe import padded
+from benchmarks.world import log
+from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.evaluation.inputs import TrainingInputs
+from mmctr_pipeline.evaluation.leaderboard.halves import split_valid
+from mmctr_pipeline.evaluation.leaderboard.row import read_scores
+from mmctr_pipeline.evaluation.leaderboard.table import auc_difference
+from mmctr_pipeline.memory import keep_freed_memory
+from mmctr_pipeline.metrics import auc
+from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.training.batches import item_features
+
+BATCH_SIZE, HISTORY_LENGTH = 4096, 20
+MAX_EPOCHS, PATIENCE = 12, 2
+EMBEDDING_DIM, N_LEVELS = 64, 11
+FIRST_SEED = 42
+
+Rows = dict[str, torch.Tensor]
+
+
+class PaddedBatches:
+    """Batches of one split: levels and label `(B,)`, and `items` `(B, 21)`, the target at the end.
+
+    Before the target stand the newest 20 of the history, zeros before these.
+    """
+
+    def __init__(
+        self, split: Split, histories: torch.Tensor, shuffle_seed: int | None = None
+    ) -> None:
+        """`histories` is `(H, 20) int64`; without a seed the rows come in the split's order."""
+        assert split.label is not None
+        self.columns = {
+            "likes_level": torch.from_numpy(split.likes_level.astype(np.int64)),
+            "views_level": torch.from_numpy(split.views_level.astype(np.int64)),
+            "label": torch.from_numpy(split.label.astype(np.float32)),
+            "target": torch.from_numpy(split.item_id.astype(np.int64)),
+            "history": torch.from_numpy(split.history.astype(np.int64)),
+        }
+        self.histories = histories
+        self.generator = None
+        if shuffle_seed is not None:
+            self.generator = torch.Generator().manual_seed(shuffle_seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.columns["label"]) // BATCH_SIZE)
+
+    def __iter__(self) -> Iterator[Rows]:
+        n_rows = len(self.columns["label"])
+        order = torch.arange(n_rows)
+        if self.generator is not None:
+            order = torch.randperm(n_rows, generator=self.generator)
+        for rows in order.split(BATCH_SIZE):
+            batch = {name: column[rows] for name, column in self.columns.items()}
+            history, target = batch.pop("history"), batch.pop("target")
+            items = torch.cat([self.histories[history], target.unsqueeze(1)], dim=1)
+            yield {**batch, "items": items}
+
+
+def padded_histories(dataset: CtrDataset) -> torch.Tensor:
+    """Return the newest 20 of each distinct history, `(H, 20) int64`, zeros before."""
+    return torch.from_numpy(padded(dataset.histories)[:, -HISTORY_LENGTH:].copy())
+
+
+def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
+    """Return the model, which trains and scores itself as every model of the package does.
+
+    `folder` takes the weights of its best epoch.
+    """
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.layers import Dice, DIN_Attention, FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+    from fuxictr.pytorch.torch_utils import seed_everything
+
+    n_items, vector_dim = items.vectors_ID.shape
+    feature_map = FeatureMap("leaderboard", str(folder))
+    feature_map.labels = ["label"]
+    feature_map.default_emb_dim = EMBEDDING_DIM
+    feature_map.features = OrderedDict(
+        likes_level={"type": "categorical", "vocab_size": N_LEVELS},
+        views_level={"type": "categorical", "vocab_size": N_LEVELS},
+        item_id={
+            "type": "categorical",
+            "vocab_size": n_items,
+            "padding_idx": 0,
+            "source": "item",
+        },
+        item_tags={
+            "type": "sequence",
+            "vocab_size": n_tags,
+            "padding_idx": 0,
+            "feature_encoder": "layers.MaskedAveragePooling()",
+            "source": "item",
+        },
+        item_vector={
+            "type": "embedding",
+            "embedding_dim": vector_dim,
+            "pretrain_dim": vector_dim,
+            "source": "item",
+        },
+    )
+    item_dim = 2 * EMBEDDING_DIM + vector_dim
+
+    class Din(BaseModel):
+        """Target, attention-pooled history and context into one tower, as in the baseline."""
+
+        def __init__(self) -> None:
+            super().__init__(
+                feature_map,
+                model_id="DIN",
+                embedding_regularizer=1e-6,
+                net_regularizer=None,
+                early_stop_patience=PATIENCE,
+                verbose=0,
+                model_root=str(folder),
+                metrics=["AUC", "logloss"],
+            )
+            self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
+            units = [512, 256]
+            self.attention = DIN_Attention(
+                item_dim, units, [Dice(n) for n in units], dropout_rate=0.1, use_softmax=False
+            )
+            self.tower = MLP_Block(
+                input_dim=2 * EMBEDDING_DIM + 2 * item_dim,
+                hidden_units=[1024, 512, 256],
+                hidden_activations="ReLU",
+                output_dim=1,
+                output_activation=self.output_activation,
+                dropout_rates=0.1,
+                batch_norm=True,
+            )
+            self.compile("adam", "binary_crossentropy", 1e-3)
+            self.reset_parameters()
+
+        def forward(self, inputs: Rows) -> Rows:
+            ids = inputs["items"].flatten()
+            item_inputs = {
+                "item_id": ids,
+                "item_tags": items.tags_IK[ids],
+                "item_vector": items.vectors_ID[ids],
+            }
+            levels = {name: inputs[name] for name in ("likes_level", "views_level")}
+            context = self.embedding_layer(levels, flatten_emb=True)
+            embedded = self.embedding_layer(item_inputs, flatten_emb=True)
+            embedded = embedded.unflatten(0, inputs["items"].shape)
+            target, history = embedded[:, -1], embedded[:, :-1]
+            interest = self.attention(target, history, inputs["items"][:, :-1] != 0)
+            return {"y_pred": self.tower(torch.cat([context, target, interest], dim=1))}
+
+        def get_labels(self, inputs: Rows) -> torch.Tensor:
+            return inputs["label"].unsqueeze(1)
+
+    seed_everything(seed)
+    Path(folder, feature_map.dataset_id).mkdir(parents=True, exist_ok=True)
+    return Din()
+
+
+def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -> np.ndarray:
+    """Train the model and return its probabilities of the reporting half, `(N,) float32`."""
+    dataset = inputs.dataset
+    selecting, reporting = split_valid(dataset.valid)
+    histories = padded_histories(dataset)
+    with tempfile.TemporaryDirectory() as scratch:
+        items = item_features(dataset.items, inputs.vectors)
+        n_tags = int(dataset.items.tags.values.max(initial=0)) + 1
+        model = build_din(items, n_tags, seed, Path(scratch))
+        log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+        model.fit(
+            PaddedBatches(dataset.train, histories, shuffle_seed=seed),
+            epochs=max_epochs,
+            validation_data=PaddedBatches(selecting, histories),
+        )
+        scores = model.predict(PaddedBatches(reporting, histories))
+    return np.asarray(scores, np.float32)
+
+
+def compare(
+    board_folder: Path, table: str, inputs: TrainingInputs, peer: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Return the table's rows, each with its AUC less that of `peer`, scores by seed.
+
+    Where one side has more seeds, its first ones are compared. Raises `SystemExit` for a table of
+    other data or vectors.
+    """
+    board = json.loads((board_folder / f"{table}.json").read_text(encoding="utf-8"))
+    if board["inputs"] != inputs.key:
+        raise SystemExit(
+            f"{board_folder / table}.json is of other data or vectors: run both with the same "
+            "MMCTR_DATA_DIR (--data), MMCTR_PRESET and MMCTR_STORAGE_DIR"
+        )
+    _, reporting = split_valid(inputs.dataset.valid)
+    assert reporting.label is not None
+    compared = []
+    for row in board["rows"]:
+        if "failure" in row:
+            continue
+        n_seeds = min(len(row["keys"]), len(peer))
+        scores = [read_scores(board_folder / key) for key in row["keys"][:n_seeds]]
+        difference = auc_difference(reporting.label, scores, peer[:n_seeds])
+        mean = float(np.mean([auc(reporting.label, each) for each in scores]))
+        compared.append({"preset": row["preset"], "auc": mean, **dataclasses.asdict(difference)})
+    return compared
+
+
+def main() -> None:
+    """Train FuxiCTR's DIN, measure it, and compare."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="data folder (default: the sample world)")
+    parser.add_argument("--leaderboard", type=Path, help="folder of the table to compare with")
+    parser.add_argument("--table", default="leaderboard", help="name of that table's files")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="at most")
+    chosen = parser.parse_args()
+    if importlib.util.find_spec("fuxictr") is None:
+        raise SystemExit(
+            "this benchmark trains a model of the package fuxictr, which is not installed: "
+            "make install EXTRAS=dev,bench"
+        )
+    keep_freed_memory()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    inputs, storage = _inputs(chosen.data)
+    folder = (chosen.leaderboard or storage / "leaderboard") / f"fuxictr_din-{inputs.key}"
+    label = split_valid(inputs.dataset.valid)[1].label
+    assert label is not None
+    start, scores = time.monotonic(), []
+    for seed in range(FIRST_SEED, FIRST_SEED + chosen.seeds):
+        scores.append(train_din(inputs, seed, chosen.epochs))
+        with atomic_write(folder / f"scores-{seed}.npy") as temporary:
+            np.save(temporary, scores[-1])
+        log(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
+    peer = float(np.mean([auc(label, each) for each in scores]))
+    line: dict[str, Any] = {"ours": None, "peer": peer, "ratio": None, "unit": "AUC"}
+    if chosen.leaderboard:
+        compared = compare(chosen.leaderboard, chosen.table, inputs, scores)
+        for row in compared:
+            log(json.dumps(row))
+        if compared:
+            first = compared[0]
+            line |= first | {"ours": first["auc"], "ratio": first["auc"] / peer}
+    line |= {"rows": len(label), "seeds": chosen.seeds, "scores": str(folder)}
+    final_line(name="fuxictr_din", **line, seconds=time.monotonic() - start)
+
+
+def _inputs(data: Path | None) -> tuple[TrainingInputs, Path]:
+    """Return what the leaderboard trains on in this deployment, and the storage folder."""
+    from mmctr_pipeline.presets.encoded import encode_world
+    from mmctr_pipeline.presets.preset import preset_name
+    from mmctr_pipeline.sample.config import SampleConfig
+    from mmctr_pipeline.sample.write import ensure_sample
+
+    deployment = Deployment.from_environment()
+    if data is not None:
+        deployment = dataclasses.replace(deployment, data_dir=data.resolve())
+    folder = deployment.data_dir or ensure_sample(
+        SampleConfig(), deployment.storage_dir / "sample", log
+    )
+    world = encode_world(folder, preset_name(deployment), deployment, log)
+    return world.fused(log), deployment.storage_dir
+
+
+if __name__ == "__main__":
+    main()

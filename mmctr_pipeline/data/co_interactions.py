@@ -1,0 +1,67 @@
+"""How often two items were interacted with by the same user, counted on train rows alone."""
+
+import dataclasses
+
+import numpy as np
+
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
+
+
+@dataclasses.dataclass(frozen=True)
+class CoInteractions:
+    """Who interacted with what, and which pairs of items share users.
+
+    A user has interacted with the items of the histories of the user's train rows, and with the
+    targets that were clicked. I is `n_items`, ids being below it. `interaction_E` are the distinct
+    interactions as `user * I + item`, `users_of_item_I` the users of each item, `pair_P` the pairs
+    as `a * I + b` with a < b and `users_of_pair_P` the users who have both; keys ascend, all are
+    int64 but for the counts, which are int32.
+    """
+
+    n_items: int
+    interaction_E: np.ndarray
+    users_of_item_I: np.ndarray
+    pair_P: np.ndarray
+    users_of_pair_P: np.ndarray
+
+
+def count_co_interactions(train: Split, histories: Ragged, n_items: int) -> CoInteractions:
+    """Count over the rows of `train`, whose `history` points into `histories`.
+
+    Raises `ValueError` where the rows have no labels.
+    """
+    if train.label is None:
+        raise ValueError("co-interactions are counted on labelled rows, but these have no labels")
+    n_histories = max(len(histories), 1)
+    user = train.user_id.astype(np.int64)
+    user_history = np.unique(user * n_histories + train.history)
+    lists = histories.take(user_history % n_histories)
+    watched = np.repeat(user_history // n_histories, lists.lengths) * n_items + lists.values
+    is_clicked = train.label == 1
+    clicked = user[is_clicked] * n_items + train.item_id[is_clicked]
+    interaction_E = np.unique(np.concatenate([watched, clicked]))
+    pair_P, users_of_pair_P = _pairs(interaction_E, n_items)
+    return CoInteractions(
+        n_items=n_items,
+        interaction_E=interaction_E,
+        users_of_item_I=np.bincount(interaction_E % n_items, minlength=n_items).astype(np.int32),
+        pair_P=pair_P,
+        users_of_pair_P=users_of_pair_P,
+    )
+
+
+def _pairs(interaction_E: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct pairs of items of one user, as keys, and their numbers of users."""
+    user_E, item_E = interaction_E // n_items, interaction_E % n_items
+    pairs = [np.zeros(0, np.int64)]
+    first = np.arange(len(interaction_E))
+    distance = 0
+    # The items of a user stand side by side, ascending: pair each with the next, the one after ...
+    while len(first):
+        distance += 1
+        first = first[: np.searchsorted(first, len(interaction_E) - distance)]
+        first = first[user_E[first] == user_E[first + distance]]
+        pairs.append(item_E[first] * n_items + item_E[first + distance])
+    pair_P, count_P = np.unique(np.concatenate(pairs), return_counts=True)
+    return pair_P, count_P.astype(np.int32)

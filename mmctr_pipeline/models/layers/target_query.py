@@ -1,0 +1,139 @@
+"""A stack of layers in which the target item asks its history, each time with what it has learned.
+
+The history is padded once for all layers: on the CPU in blocks of rows of like length, elsewhere
+in one, so that no shape depends on data.
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
+from mmctr_pipeline.models.layers.target_attention import TargetCrossAttention
+
+_EPSILON = 1e-6
+
+
+class PaddedCrossAttention(TargetCrossAttention):
+    """`TargetCrossAttention` that also takes a padded history: the same parameters and result.
+
+    Where several layers share a history, padding it once for all of them costs less than setting
+    the query of each row beside each of its positions.
+    """
+
+    def of_padded(
+        self, query_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `(B, D)`; the output bias alone for a row whose mask is False throughout.
+
+        Scores, softmax and sums are float32 under autocast.
+        """
+        n_heads = self._n_heads
+        query_DD, key_DD, value_DD = self.in_proj_weight.chunk(3)
+        query_bias_D, _, value_bias_D = self.in_proj_bias.chunk(3)
+        # h: head, e: dimension within a head, d: dimension of the model.
+        key_hed = key_DD.unflatten(0, (n_heads, -1))
+        value_hed = value_DD.unflatten(0, (n_heads, -1))
+        query_BD = functional.linear(query_BD, query_DD, query_bias_D)
+        query_Bhe = query_BD.unflatten(1, (n_heads, -1)) / math.sqrt(key_hed.shape[1])
+        moved_Bhd = torch.einsum("bhe,hed->bhd", query_Bhe, key_hed)
+        with torch.autocast(history_BLD.device.type, enabled=False):
+            scores_BhL = moved_Bhd.to(history_BLD.dtype) @ history_BLD.transpose(1, 2)
+            real_B1L = mask_BL.unsqueeze(1)
+            lowest = torch.finfo(scores_BhL.dtype).min
+            weight_BhL = scores_BhL.masked_fill(~real_B1L, lowest).softmax(-1) * real_B1L
+            weight_BhL = functional.dropout(weight_BhL, self._dropout, self.training)
+            pooled_Bhd = weight_BhL @ history_BLD
+        values_Bhe = torch.einsum("bhd,hed->bhe", pooled_Bhd, value_hed)
+        # One, but for dropout and for rows that have nothing.
+        total_Bh1 = weight_BhL.sum(-1, keepdim=True)
+        values_Bhe = values_Bhe + total_Bh1 * value_bias_D.view(n_heads, -1)
+        return self.out_proj(values_Bhe.flatten(1))
+
+
+class TargetQueryLayer(nn.Module):
+    """`t + MHA(query = norm(t), keys = values = h)`, then `t + feed-forward(norm(t))`.
+
+    A decoder layer (Vaswani et al. 2017, arXiv 1706.03762) of one query, without self-attention,
+    with RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) before each part. The history h comes
+    normalised.
+    """
+
+    def __init__(self, dim: int, n_heads: int, feed_forward_dim: int, dropout: float) -> None:
+        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(dim, _EPSILON)
+        self.attention = PaddedCrossAttention(dim, n_heads, dropout)
+        self.feed_forward = nn.Sequential(
+            nn.RMSNorm(dim, _EPSILON),
+            nn.Linear(dim, feed_forward_dim),
+            nn.ReLU(),
+            Dropout(dropout),
+            nn.Linear(feed_forward_dim, dim),
+        )
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the targets `(B, D)`, each with what it found in its history."""
+        found_BD = self.attention.of_padded(self.attention_norm(target_BD), history_BLD, mask_BL)
+        target_BD = target_BD + self.dropout(found_BD)
+        return target_BD + self.dropout(self.feed_forward(target_BD))
+
+
+class TargetQueryEncoder(nn.Module):
+    """Layers of `TargetQueryLayer` over the newest `max_history` positions of a history.
+
+    Keys and values are the history after RMSNorm. Its gain is left to the projections of keys and
+    values in each layer, so that the history is normalised once for all layers.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        n_layers: int,
+        n_heads: int,
+        feed_forward_dim: int,
+        max_history: int,
+        dropout: float = 0.0,
+    ) -> None:
+        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TargetQueryLayer(dim, n_heads, feed_forward_dim, dropout) for _ in range(n_layers)
+        )
+        self._widths = [width for width in (4, 8, 16, 32, 64) if width < max_history]
+        self._widths.append(max_history)
+
+    def forward(
+        self, target_BD: torch.Tensor, history_TD: torch.Tensor, offsets: torch.Tensor
+    ) -> torch.Tensor:
+        """Return `(B, D)` for targets `(B, D)`, positions `(T, D)` and offsets `(B + 1,)`.
+
+        Positions from `offsets[-1]` on are ignored.
+        """
+        history_TD = functional.rms_norm(history_TD, history_TD.shape[-1:], eps=_EPSILON)
+        if history_TD.device.type == "cpu":
+            return encode_by_length(
+                lambda rows_b, history_bLD, mask_bL: self._through_layers(
+                    target_BD.index_select(0, rows_b), history_bLD, mask_bL
+                ),
+                history_TD,
+                offsets,
+                self._widths,
+            )
+        width = self._widths[-1]
+        history_BLD = to_padded(history_TD, offsets, width)
+        return self._through_layers(target_BD, history_BLD, padded_mask(offsets, width))
+
+    def _through_layers(
+        self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
+    ) -> torch.Tensor:
+        for layer in self.layers:
+            target_BD = layer(target_BD, history_BLD, mask_BL)
+        return target_BD

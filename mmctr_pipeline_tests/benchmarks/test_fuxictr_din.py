@@ -1,0 +1,120 @@
+"""FuxiCTR's DIN runs on the leaderboard's rows, and is compared with them row by row."""
+
+import itertools
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.fuxictr_din import (
+    PaddedBatches,
+    build_din,
+    compare,
+    padded_histories,
+    train_din,
+)
+from mmctr_pipeline import metrics
+from mmctr_pipeline.evaluation.inputs import TrainingInputs
+from mmctr_pipeline.evaluation.leaderboard.halves import split_valid
+from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline_tests.evaluation.leaderboard.board_runs import small_inputs
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def inputs() -> TrainingInputs:
+    return small_inputs()
+
+
+def test_batches_hold_the_newest_of_each_history_and_then_the_target(
+    inputs: TrainingInputs,
+) -> None:
+    dataset = inputs.dataset
+    batches = PaddedBatches(dataset.train, padded_histories(dataset))
+    assert len(batches) == 1
+    (batch,) = batches
+    assert batch["items"].shape == (len(dataset.train), 21)
+    for row in (0, 7, 2999):
+        history = dataset.histories[dataset.train.history[row]][-20:].tolist()
+        expected = [0] * (20 - len(history)) + [*history, dataset.train.item_id[row]]
+        assert batch["items"][row].tolist() == expected
+    shuffled = PaddedBatches(dataset.train, padded_histories(dataset), shuffle_seed=1)
+    epochs = [next(iter(shuffled))["items"] for _ in range(2)]
+    assert not torch.equal(*epochs)
+    assert torch.equal(*(each.sum(0) for each in epochs))
+
+
+def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) -> None:
+    label = split_valid(inputs.dataset.valid)[1].label
+    assert label is not None
+    generator = np.random.default_rng(0)
+    peer = [generator.random(len(label)).astype(np.float32)]
+    rows = []
+    for name, strength in (("first", 1.0), ("second", 0.2)):
+        scores = (generator.random(len(label)) + strength * label).astype(np.float32)
+        (tmp_path / f"key-{name}").mkdir()
+        np.save(tmp_path / f"key-{name}" / "scores.npy", scores)
+        row = {"preset": name, "keys": [f"key-{name}", "more"]}
+        rows.append((row, scores))
+    failed = {"preset": "failed", "failure": "diverged", "keys": ["none"]}
+    board = {"inputs": inputs.key, "rows": [row for row, _ in rows] + [failed]}
+    (tmp_path / "table.json").write_text(json.dumps(board))
+    compared = compare(tmp_path, "table", inputs, peer)
+    assert [row["preset"] for row in compared] == ["first", "second"]
+    for row, (_, scores) in zip(compared, rows, strict=True):
+        expected = metrics.compare_auc(label, scores, peer[0])
+        assert (row["difference"], row["low"]) == (expected.difference, expected.low)
+        assert row["auc"] == pytest.approx(expected.auc_a)
+    (tmp_path / "table.json").write_text(json.dumps({**board, "inputs": "of other rows"}))
+    with pytest.raises(SystemExit, match="other data or vectors"):
+        compare(tmp_path, "table", inputs, peer)
+
+
+@pytest.mark.bench
+def test_it_is_the_baseline_and_learns(
+    inputs: TrainingInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    items = item_features(inputs.dataset.items, inputs.vectors)
+    model = build_din(items, n_tags=2, seed=1, folder=tmp_path)
+    item_dim = 64 + 64 + 12
+    tables = (11 + 11 + 61 + 2) * 64 + 12 * 12
+    attention = 4 * item_dim * 512 + 512 * 256 + 256 + (512 + 256 + 1) + (512 + 256)
+    widths = (2 * 64 + 2 * item_dim, 1024, 512, 256)
+    tower = sum(a * b + 3 * b for a, b in itertools.pairwise(widths)) + 257
+    assert sum(p.numel() for p in model.parameters()) == tables + attention + tower
+    # Only what embeds is regularised: lambda / 2 times the squares.
+    embedding = [p.detach() for p in model.embedding_layer.parameters()]
+    squares = sum(float(p.square().sum()) for p in embedding)
+    assert model.regularization_loss().item() == pytest.approx(1e-6 / 2 * squares, rel=1e-4)
+    embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    assert len(embeddings) == 4
+    assert all(0.5e-4 < float(table.std()) < 2e-4 for table in embeddings)
+
+    with caplog.at_level(logging.INFO):
+        scores = train_din(inputs, seed=1, max_epochs=3)
+    label = split_valid(inputs.dataset.valid)[1].label
+    assert label is not None
+    assert scores.shape == label.shape
+    assert "Epoch=3" in caplog.text
+    assert metrics.auc(label, scores) > 0.6
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    code = (
+        "import importlib.util, sys; found = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name: None if name == 'fuxictr' else found(name); "
+        "sys.argv = ['fuxictr_din']; import benchmarks.fuxictr_din as b; b.main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+    )
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("make install EXTRAS=dev,bench")
+    assert "Traceback" not in result.stderr

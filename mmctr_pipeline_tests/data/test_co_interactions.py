@@ -1,0 +1,95 @@
+"""Co-interactions against sets in plain Python."""
+
+import dataclasses
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interactions
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
+
+N_ITEMS = 12
+
+
+def train_rows(
+    rows: list[tuple[int, int, int, int]], lists: list[list[int]]
+) -> tuple[Split, Ragged]:
+    """Return rows of user, target, label and history, and the histories."""
+    user, item, label, history = (np.array(column, np.int32) for column in zip(*rows, strict=True))
+    level = np.zeros(len(rows), np.int8)
+    split = Split(user, item, history, level, level, label.astype(np.int8))
+    return split, Ragged.from_lists(lists)
+
+
+def items_of_users(train: Split, histories: Ragged) -> dict[int, set[int]]:
+    assert train.label is not None
+    items: dict[int, set[int]] = {}
+    for row in range(len(train)):
+        of_user = items.setdefault(int(train.user_id[row]), set())
+        of_user.update(histories[train.history[row]].tolist())
+        if train.label[row]:
+            of_user.add(int(train.item_id[row]))
+    return items
+
+
+def plain_counts(train: Split, histories: Ragged) -> tuple[set, Counter, Counter]:
+    items = items_of_users(train, histories)
+    interactions = {(user, item) for user, of_user in items.items() for item in of_user}
+    users_of_item = Counter(item for _, item in interactions)
+    pairs: Counter = Counter()
+    for of_user in items.values():
+        pairs.update(itertools.combinations(sorted(of_user), 2))
+    return interactions, users_of_item, pairs
+
+
+def assert_counts(counts: CoInteractions, train: Split, histories: Ragged) -> None:
+    interactions, users_of_item, pairs = plain_counts(train, histories)
+    assert counts.interaction_E.tolist() == sorted(u * N_ITEMS + i for u, i in interactions)
+    assert counts.users_of_item_I.tolist() == [users_of_item[item] for item in range(N_ITEMS)]
+    found = zip(counts.pair_P.tolist(), counts.users_of_pair_P.tolist(), strict=True)
+    assert {divmod(key, N_ITEMS): count for key, count in found} == dict(pairs)
+    assert counts.pair_P.tolist() == sorted(counts.pair_P.tolist())
+
+
+def test_a_small_case_by_hand() -> None:
+    rows = [(1, 5, 1, 0), (1, 6, 0, 0), (2, 5, 1, 1), (3, 7, 1, 2)]
+    counts = count_co_interactions(*train_rows(rows, [[3, 4], [4], []]), N_ITEMS)
+    # User 1 has 3, 4, 5 (6 was not clicked), user 2 has 4 and 5, user 3 has 7.
+    assert counts.users_of_item_I.tolist() == [0, 0, 0, 1, 2, 2, 0, 1, 0, 0, 0, 0]
+    keys = [divmod(key, N_ITEMS) for key in counts.pair_P.tolist()]
+    assert dict(zip(keys, counts.users_of_pair_P.tolist(), strict=True)) == {
+        (3, 4): 1,
+        (3, 5): 1,
+        (4, 5): 2,
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_rows_give_the_counts_of_plain_sets(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    lists = [generator.integers(1, N_ITEMS, generator.integers(0, 7)).tolist() for _ in range(15)]
+    rows = [
+        (
+            int(generator.integers(1, 6)),
+            int(generator.integers(1, N_ITEMS)),
+            int(generator.integers(0, 2)),
+            int(generator.integers(0, 15)),
+        )
+        for _ in range(40)
+    ]
+    train, histories = train_rows(rows, lists)
+    assert_counts(count_co_interactions(train, histories, N_ITEMS), train, histories)
+
+
+def test_rows_without_interactions_have_no_counts() -> None:
+    train, histories = train_rows([(1, 5, 0, 0)], [[]])
+    assert_counts(count_co_interactions(train, histories, N_ITEMS), train, histories)
+
+
+def test_rows_without_labels_are_refused() -> None:
+    train, histories = train_rows([(1, 5, 1, 0)], [[2]])
+    with pytest.raises(ValueError, match="no labels"):
+        count_co_interactions(dataclasses.replace(train, label=None), histories, N_ITEMS)

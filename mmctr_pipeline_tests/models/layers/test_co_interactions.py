@@ -1,0 +1,127 @@
+"""Shared users of two items: right, and never the row's own user."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interactions
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
+from mmctr_pipeline_tests.data.test_co_interactions import N_ITEMS, items_of_users, train_rows
+
+
+def random_rows(seed: int = 0) -> tuple[Split, Ragged]:
+    generator = np.random.default_rng(seed)
+    lists = [generator.integers(1, N_ITEMS, generator.integers(1, 5)).tolist() for _ in range(30)]
+    rows = [
+        (
+            int(generator.integers(1, 20)),
+            int(generator.integers(1, N_ITEMS)),
+            int(generator.integers(0, 2)),
+            int(generator.integers(0, 30)),
+        )
+        for _ in range(60)
+    ]
+    return train_rows(rows, lists)
+
+
+def fitted(counts: CoInteractions) -> CoInteractionSimilarity:
+    layer = CoInteractionSimilarity(N_ITEMS)
+    layer.fit(counts)
+    return layer
+
+
+def everything(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return every user with every pair of items, ids beyond the tables and padding included."""
+    ids = torch.arange(N_ITEMS + 2)
+    return tuple(
+        each.flatten() for each in torch.meshgrid(torch.arange(n_users), ids, ids, indexing="ij")
+    )
+
+
+def test_similarity_is_that_of_all_other_users() -> None:
+    train, histories = random_rows()
+    items = items_of_users(train, histories)
+    cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(*everything())
+    assert (cosine_T > 0).sum() > 100
+    for place, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):
+        with_a, with_b = (
+            {other for other, of_other in items.items() if other != user and item in of_other}
+            for item in (a, b)
+        )
+        shared = len(with_a & with_b) if a != b else 0
+        expected = shared / math.sqrt(max(len(with_a), 1) * max(len(with_b), 1))
+        assert cosine_T[place].item() == pytest.approx(expected, abs=1e-6), (user, a, b)
+        assert log_shared_T[place].item() == pytest.approx(math.log1p(shared), abs=1e-6)
+
+
+def similarities_of_train_rows(
+    layer: CoInteractionSimilarity, train: Split, histories: Ragged
+) -> torch.Tensor:
+    user, target, item = [], [], []
+    for row in range(len(train)):
+        for watched in histories[train.history[row]].tolist():
+            user.append(int(train.user_id[row]))
+            target.append(int(train.item_id[row]))
+            item.append(watched)
+    return torch.stack(layer(*(torch.tensor(x) for x in (user, target, item))))
+
+
+def leak_of(layer: CoInteractionSimilarity, train: Split, histories: Ragged) -> float:
+    """Return what the features of a row change by where its own label is turned, at most."""
+    assert train.label is not None
+    most = 0.0
+    for row in range(len(train)):
+        turned = train.label.copy()
+        turned[row] = 1 - turned[row]
+        other = fitted(
+            count_co_interactions(
+                Split(*(getattr(train, name) for name in FIELDS), turned), histories, N_ITEMS
+            )
+        )
+        one_row = train.take(np.array([row]))
+        before = similarities_of_train_rows(layer, one_row, histories)
+        after = similarities_of_train_rows(other, one_row, histories)
+        most = max(most, float((before - after).abs().max()))
+    return most
+
+
+FIELDS = ("user_id", "item_id", "history", "likes_level", "views_level")
+
+
+def test_the_own_label_changes_nothing_that_a_row_sees() -> None:
+    train, histories = random_rows()
+    layer = fitted(count_co_interactions(train, histories, N_ITEMS))
+    assert leak_of(layer, train, histories) == 0
+
+
+def test_a_planted_leak_is_caught() -> None:
+    train, histories = random_rows()
+    layer = fitted(count_co_interactions(train, histories, N_ITEMS))
+    # Without the interactions of users nothing is taken out again: the row counts itself.
+    layer.interaction_E = torch.zeros(0, dtype=torch.int64)
+    assert leak_of(layer, train, histories) > 0.1
+
+
+def test_a_saved_layer_loads_whatever_its_number_of_pairs() -> None:
+    layer = fitted(count_co_interactions(*random_rows(), N_ITEMS))
+    for assign in (True, False):
+        fresh = CoInteractionSimilarity(N_ITEMS)
+        fresh.load_state_dict(layer.state_dict(), assign=assign)
+        for mine, theirs in zip(fresh(*everything()), layer(*everything()), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_before_fitting_nothing_is_shared() -> None:
+    cosine_T, log_shared_T = CoInteractionSimilarity(N_ITEMS)(*everything())
+    assert not cosine_T.any()
+    assert not log_shared_T.any()
+
+
+def test_counts_of_another_item_table_are_refused() -> None:
+    counts = count_co_interactions(*random_rows(), N_ITEMS)
+    with pytest.raises(ValueError, match="counts of 12 items for a model of 13"):
+        CoInteractionSimilarity(13).fit(counts)

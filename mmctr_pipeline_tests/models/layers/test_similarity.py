@@ -1,0 +1,73 @@
+"""Similarities over a ragged batch against plain loops."""
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.layers.distinct_items import DistinctItems
+from mmctr_pipeline.models.layers.segments import Segments
+from mmctr_pipeline.models.layers.similarity import (
+    RECENCY,
+    LearnedVectors,
+    ages,
+    cosines,
+    summaries,
+)
+from mmctr_pipeline_tests.models.layers.ragged_case import LENGTHS, N_REAL, SPARE, offsets_of
+
+OFFSETS = offsets_of(LENGTHS)
+
+
+@pytest.mark.parametrize("spare", [0, SPARE])
+def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
+    torch.manual_seed(0)
+    n_positions = N_REAL + spare
+    vectors_UD = torch.randn(9, 5)
+    vectors_UD[0] = 0
+    slot_N = torch.randint(0, 9, (len(LENGTHS) + n_positions,))
+    items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
+    found_T = cosines(vectors_UD, items, Segments.of(OFFSETS, n_positions))
+    place = 0
+    for row, length in enumerate(LENGTHS):
+        target = vectors_UD[slot_N[row]]
+        for _ in range(length):
+            item = vectors_UD[slot_N[len(LENGTHS) + place]]
+            expected = torch.nn.functional.cosine_similarity(target, item, dim=0)
+            assert found_T[place].item() == pytest.approx(expected.item(), abs=1e-6)
+            place += 1
+    assert not found_T[N_REAL:].any()
+
+
+def test_ages_count_from_the_newest() -> None:
+    segments = Segments.of(torch.tensor([0, 3, 3, 5]), 8)
+    assert ages(segments, 8).tolist() == [2, 1, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("spare", [0, SPARE])
+def test_summaries_are_mean_maximum_last_and_recency_weighted_mean(spare: int) -> None:
+    torch.manual_seed(1)
+    values_TS = torch.randn(N_REAL + spare, 3, dtype=torch.float64)
+    found_BS = summaries(values_TS, Segments.of(OFFSETS, len(values_TS)))
+    for row, values_LS in enumerate(values_TS[:N_REAL].split(LENGTHS)):
+        expected = torch.zeros(12, dtype=torch.float64)
+        if len(values_LS):
+            weights = [RECENCY**age for age in reversed(range(len(values_LS)))]
+            recent = sum(w * v for w, v in zip(weights, values_LS, strict=True)) / sum(weights)
+            expected = torch.cat(
+                [values_LS.mean(0), values_LS.max(0).values, values_LS[-1], recent]
+            )
+        torch.testing.assert_close(found_BS[row], expected)
+
+
+def test_learned_vectors_are_content_plus_id() -> None:
+    torch.manual_seed(2)
+    learned = LearnedVectors(content_dim=4, hidden_dim=6, dim=3, n_rows=5)
+    content_UC, row_U = torch.randn(2, 4), torch.tensor([0, 3])
+    assert learned.id is not None
+    first, last = learned.content[0], learned.content[2]
+    for place in range(2):
+        hidden = (first.weight @ content_UC[place] + first.bias).clamp_min(0)
+        expected = last.weight @ hidden + last.bias
+        expected = expected + learned.ID_SCALE * learned.id.weight[row_U[place]]
+        torch.testing.assert_close(learned(content_UC, row_U)[place], expected)
+    alone = LearnedVectors(content_dim=4, hidden_dim=6, dim=3, n_rows=None)
+    assert torch.equal(alone(content_UC, row_U), alone(content_UC, torch.tensor([1, 1])))

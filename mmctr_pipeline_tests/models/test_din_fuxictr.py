@@ -1,0 +1,142 @@
+"""FuxiCTR's attention, and a DIN of its layers, give what ours give with the same weights."""
+
+import pytest
+import torch
+
+from benchmarks.plain_din import FuxiDin, padded
+from mmctr_pipeline.models.config import DinConfig, FeatureConfig
+from mmctr_pipeline.models.din import Din
+from mmctr_pipeline.models.layers.activations import Activation
+from mmctr_pipeline.models.layers.target_attention import TargetAttention
+from mmctr_pipeline_tests.models.plain_din import history_of
+from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
+
+pytestmark = pytest.mark.bench
+
+DIM, WIDTH = 10, 12
+HIDDEN_DIMS = (16, 8)
+
+
+def both_attentions(
+    activation: Activation, softmax: bool
+) -> tuple[TargetAttention, torch.nn.Module]:
+    """Return ours and FuxiCTR's, with the same weights and statistics, none as at the start."""
+    layers = pytest.importorskip("fuxictr.pytorch.layers", reason="needs the bench extra")
+    ours = TargetAttention(DIM, HIDDEN_DIMS, activation, softmax=softmax)
+    theirs = layers.DIN_Attention(
+        DIM,
+        attention_units=list(HIDDEN_DIMS),
+        hidden_activations=activation,
+        use_softmax=softmax,
+    )
+    linears = [layer for layer in theirs.modules() if isinstance(layer, torch.nn.Linear)]
+    for mine, their in zip([ours.first, *ours.further, ours.score], linears, strict=True):
+        torch.nn.init.normal_(mine.bias)
+        their.load_state_dict(mine.state_dict())
+    if activation == "dice":
+        dices = [layer for layer in theirs.modules() if isinstance(layer, layers.Dice)]
+        for mine, their in zip(ours.activations, dices, strict=True):
+            torch.nn.init.normal_(mine.alpha_D)
+            mine.running_mean_D.normal_()
+            mine.running_variance_D.uniform_(0.5, 2)
+            with torch.no_grad():
+                their.alpha.copy_(mine.alpha_D)
+            their.bn.running_mean.copy_(mine.running_mean_D)
+            their.bn.running_var.copy_(mine.running_variance_D)
+    return ours, theirs
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Assert equality up to float32 rounding of sums of numbers of the results' size."""
+    scale = float(theirs.detach().abs().max())
+    assert scale > 1e-3
+    torch.testing.assert_close(ours, theirs, atol=3e-6 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "dice"])
+def test_attention_gives_fuxictrs_outputs_and_gradients(
+    activation: Activation, softmax: bool
+) -> None:
+    torch.manual_seed(0)
+    ours, theirs = both_attentions(activation, softmax)
+    ours.eval()
+    theirs.eval()
+    # Where a history is empty FuxiCTR's softmax averages its padding, and ours gives zero.
+    length_B = torch.randint(int(softmax), WIDTH + 1, (40,))
+    mask_BL = torch.arange(WIDTH) < length_B.unsqueeze(1)
+    keys_BLD = torch.randn(40, WIDTH, DIM) * mask_BL.unsqueeze(2)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), length_B.cumsum(0)])
+    query_BD = torch.randn(40, DIM)
+    close(
+        ours(query_BD, keys_BLD[mask_BL], offsets),
+        theirs(query_BD, keys_BLD, mask_BL),
+    )
+    ours(query_BD, keys_BLD[mask_BL], offsets).square().mean().backward()
+    theirs(query_BD, keys_BLD, mask_BL).square().mean().backward()
+    their_first = next(x for x in theirs.modules() if isinstance(x, torch.nn.Linear))
+    assert ours.first.weight.grad is not None
+    assert their_first.weight.grad is not None
+    close(ours.first.weight.grad, their_first.weight.grad)
+
+
+def test_dice_takes_fuxictrs_statistics_where_nothing_is_padded() -> None:
+    torch.manual_seed(1)
+    ours, theirs = both_attentions("dice", softmax=False)
+    keys_BLD, query_BD = torch.randn(30, WIDTH, DIM), torch.randn(30, DIM)
+    offsets = torch.arange(0, 30 * WIDTH + 1, WIDTH)
+    close(
+        ours(query_BD, keys_BLD.flatten(0, 1), offsets),
+        theirs(query_BD, keys_BLD, torch.ones(30, WIDTH)),
+    )
+    norms = [layer for layer in theirs.modules() if isinstance(layer, torch.nn.BatchNorm1d)]
+    for mine, their in zip(ours.activations, norms, strict=True):
+        torch.testing.assert_close(mine.running_mean_D, their.running_mean)
+        torch.testing.assert_close(mine.running_variance_D, their.running_var)
+
+
+def test_histories_are_padded_behind() -> None:
+    torch.manual_seed(2)
+    batch = random_batch(6, random_items(), lengths=[2, 0, 5, 1, 0, 3])
+    history_BL = padded(batch, 5)
+    for row in range(6):
+        history = history_of(batch, row)
+        assert history_BL[row].tolist() == history + [0] * (5 - len(history))
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_din_of_fuxictrs_layers_gives_our_logits_with_our_weights(softmax: bool) -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    torch.manual_seed(3)
+    items = random_items()
+    config = DinConfig(
+        features=FeatureConfig(embedding_dim=8, level_embedding_dim=4, max_history=8),
+        attention_hidden_dims=HIDDEN_DIMS,
+        attention_softmax=softmax,
+        hidden_dims=(16, 8),
+    )
+    ours = Din(config, SPEC)
+    ours.fit_statistics(items, *random_train_rows())
+    with torch.no_grad():
+        for name, tensor in [*ours.named_parameters(), *ours.named_buffers()]:
+            if "running_var" in name:
+                tensor.uniform_(0.5, 1.5)
+            elif "running_mean" in name or isinstance(tensor, torch.nn.Parameter):
+                tensor.normal_(0, 0.7)
+        ours.features.item_id.weight[0] = 0
+        ours.features.tags.weight[0] = 0
+    vectors_ID, present_I = (table[: SPEC.n_items] for table in items.vectors_of("fused"))
+    standardised_IV = ours.features.scalings["fused"](vectors_ID, present_I)
+    theirs = FuxiDin(config, SPEC.n_tags, standardised_IV, items.tags_IK[: SPEC.n_items])
+    theirs.load_ours(ours)
+
+    # Item ids that the table has; every history has an item.
+    batch = random_batch(40, items, lengths=[1 + row % 8 for row in range(40)])
+    batch.item_id_B.clamp_(max=SPEC.n_items - 1)
+    batch.history_T.clamp_(max=SPEC.n_items - 1)
+    ours.eval()
+    theirs.eval()
+    assert ours(batch).std() > 0.05
+    close(ours(batch), theirs(batch))
+    n_ours, n_theirs = (sum(p.numel() for p in model.parameters()) for model in (ours, theirs))
+    assert n_ours == n_theirs + 8  # the unknown row

@@ -1,0 +1,193 @@
+"""The features of a batch against plain look-ups, one item at a time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.features import FeatureEmbedding, Features
+from mmctr_pipeline.models.initialisation import initialise
+from mmctr_pipeline_tests.models.features_case import (
+    EVERYTHING,
+    NOTHING,
+    UNKNOWN_ITEM,
+    UNKNOWN_USER,
+    batch_of,
+    both,
+    fitted,
+    ids_of,
+    standardised,
+)
+from mmctr_pipeline_tests.models.plain_din import known_ids, plain_context, plain_item_features
+from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
+
+
+def a_batch(n_rows: int = 20) -> Batch:
+    torch.manual_seed(3)
+    return random_batch(n_rows, random_items())
+
+
+def alone(part: str, batch: Batch) -> tuple[FeatureEmbedding, Features]:
+    features = fitted(dataclasses.replace(NOTHING, **{part: True}), batch.items)
+    return features, features(batch)
+
+
+def test_the_id_alone_is_its_row_or_the_unknown_row() -> None:
+    batch = a_batch()
+    features, found = alone("item_id", batch)
+    known, _ = known_ids()
+    rows = [item if item in known else UNKNOWN_ITEM for item in ids_of(batch)]
+    assert set(rows) > {UNKNOWN_ITEM}
+    assert features.item_id is not None
+    assert torch.equal(both(found), features.item_id.weight[rows])
+    assert found.context_BC.shape == (len(batch), 0)
+
+
+def test_tags_alone_are_the_mean_of_those_there_are() -> None:
+    batch = a_batch()
+    features, found = alone("item_tags", batch)
+    assert features.tags is not None
+    seen = set()
+    for item, vector in zip(ids_of(batch), both(found), strict=True):
+        tags = [tag for tag in batch.items.tags_IK[item].tolist() if tag != 0]
+        seen.add(len(tags))
+        expected = features.tags.weight[tags].mean(0) if tags else torch.zeros(5)
+        torch.testing.assert_close(vector, expected)
+    assert seen >= {2, 3}
+
+
+def test_tags_beyond_the_table_and_items_without_tags_count_for_nothing() -> None:
+    items = random_items()
+    tags_IK = torch.zeros_like(items.tags_IK)
+    tags_IK[1] = torch.tensor([4, SPEC.n_tags + 3, 0])
+    tags_IK[2] = torch.tensor([SPEC.n_tags, 0, 0])
+    items = dataclasses.replace(items, tags_IK=tags_IK)
+    features = fitted(dataclasses.replace(NOTHING, item_tags=True), items)
+    assert features.tags is not None
+    found = features(batch_of(items, [1, 2, 3], [[], [], []])).item_BD
+    assert torch.equal(found[0], features.tags.weight[4])
+    assert not found[1:].any()
+
+
+def test_levels_of_items_alone_are_those_of_the_item_table() -> None:
+    batch = a_batch()
+    features, found = alone("item_levels", batch)
+    ids = ids_of(batch)
+    likes, views = batch.items.likes_level_I[ids], batch.items.views_level_I[ids]
+    assert features.item_likes is not None
+    assert features.item_views is not None
+    expected = [features.item_likes.weight[likes], features.item_views.weight[views]]
+    assert torch.equal(both(found), torch.cat(expected, dim=1))
+
+
+@pytest.mark.parametrize("kind", ["fused", "text", "image"])
+def test_vectors_alone_are_standardised_over_the_items_that_have_one(kind: str) -> None:
+    batch = a_batch()
+    _, found = alone(f"{kind}_vectors", batch)
+    expected = torch.stack([standardised(batch.items, kind, item) for item in ids_of(batch)])
+    torch.testing.assert_close(both(found), expected, atol=1e-5, rtol=0)
+    assert (expected == 0).all(1).any()
+
+
+def test_the_user_is_its_row_or_the_unknown_row() -> None:
+    batch = dataclasses.replace(a_batch(), user_id_B=torch.arange(1, 21) * 2)
+    features = fitted(dataclasses.replace(NOTHING, item_id=True, user_id=True), batch.items)
+    assert features.user_id is not None
+    _, known = known_ids()
+    users = [user if user in known else UNKNOWN_USER for user in range(2, 41, 2)]
+    assert set(users) > {UNKNOWN_USER}
+    assert torch.equal(features(batch).context_BC, features.user_id.weight[users])
+
+
+def test_levels_of_the_row_are_those_of_the_batch() -> None:
+    batch = a_batch()
+    config = dataclasses.replace(NOTHING, item_id=True, context_levels=True)
+    features = fitted(config, batch.items)
+    assert features.row_likes is not None
+    assert features.row_views is not None
+    likes_BD = features.row_likes.weight[batch.likes_level_B]
+    views_BD = features.row_views.weight[batch.views_level_B]
+    assert torch.equal(features(batch).context_BC, torch.cat([likes_BD, views_BD], dim=1))
+
+
+def test_parts_stand_in_the_documented_order_and_width() -> None:
+    batch = a_batch()
+    features = fitted(EVERYTHING, batch.items)
+    found = features(batch)
+    # id, tags, two levels, fused, title and cover vectors; user and two levels
+    assert features.item_dim == found.item_BD.shape[1] == 5 + 5 + 3 + 3 + 12 + 10 + 6
+    assert features.context_dim == found.context_BC.shape[1] == 5 + 3 + 3
+    expected = plain_item_features(features, batch.items, ids_of(batch))
+    torch.testing.assert_close(both(found), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.context_BC, plain_context(features, batch))
+
+
+def test_an_item_has_the_same_features_wherever_it_stands() -> None:
+    items = random_items()
+    features = fitted(EVERYTHING, items)
+    found = features(batch_of(items, [7, 3, 7], [[3, 7], [], [7, 3, 3]]))
+    three_D, seven_D = found.item_BD[1], found.item_BD[0]
+    assert not torch.equal(three_D, seven_D)
+    expected = [seven_D, three_D, seven_D, three_D, seven_D, seven_D, three_D, three_D]
+    assert torch.equal(both(found), torch.stack(expected))
+
+
+def test_gradients_are_those_of_plain_look_ups() -> None:
+    batch = a_batch()
+    features = fitted(EVERYTHING, batch.items).double()
+    weights = list(features.parameters())
+    toward_ND = torch.randn(len(ids_of(batch)), features.item_dim, dtype=torch.float64)
+    toward_BC = torch.randn(len(batch), features.context_dim, dtype=torch.float64)
+    found = features(batch)
+    ours = torch.autograd.grad(
+        (both(found) * toward_ND).sum() + (found.context_BC * toward_BC).sum(), weights
+    )
+    plain_ND = plain_item_features(features, batch.items, ids_of(batch))
+    plain_BC = plain_context(features, batch)
+    theirs = torch.autograd.grad(
+        (plain_ND * toward_ND).sum() + (plain_BC * toward_BC).sum(), weights
+    )
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.any()
+        torch.testing.assert_close(our, their, atol=1e-10, rtol=0)
+
+
+def test_spare_positions_change_no_other_feature() -> None:
+    batch = a_batch()
+    features = fitted(EVERYTHING, batch.items)
+    spare = dataclasses.replace(
+        batch, history_T=torch.cat([batch.history_T, torch.zeros(9, dtype=torch.int64)])
+    )
+    found, padded = features(batch), features(spare)
+    assert torch.equal(padded.item_BD, found.item_BD)
+    assert torch.equal(padded.history_TD[:-9], found.history_TD)
+    assert padded.history_TD.shape == (len(batch.history_T) + 9, features.item_dim)
+
+
+def test_vectors_that_no_item_has_are_left_out() -> None:
+    batch = a_batch()
+    items = dataclasses.replace(batch.items, text_vectors_ID=None, text_present_I=None)
+    config = dataclasses.replace(NOTHING, text_vectors=True, image_vectors=True)
+    features = FeatureEmbedding(config, dataclasses.replace(SPEC, text_dim=0))
+    features.fit(items, *random_train_rows())
+    found = features(dataclasses.replace(batch, items=items))
+    assert features.item_dim == found.item_BD.shape[1] == SPEC.image_dim
+
+
+def test_vectors_that_the_model_reads_must_be_there() -> None:
+    batch = a_batch()
+    features = fitted(dataclasses.replace(NOTHING, text_vectors=True), batch.items)
+    items = dataclasses.replace(batch.items, text_vectors_ID=None, text_present_I=None)
+    with pytest.raises(ValueError, match="the items come without text vectors"):
+        features(dataclasses.replace(batch, items=items))
+
+
+def test_what_was_fitted_travels_with_the_weights() -> None:
+    batch = a_batch()
+    features = fitted(EVERYTHING, batch.items)
+    again = FeatureEmbedding(EVERYTHING, SPEC).eval()
+    initialise(again)
+    again.load_state_dict(features.state_dict())
+    assert torch.equal(both(again(batch)), both(features(batch)))
+    assert torch.equal(again(batch).context_BC, features(batch).context_BC)

@@ -1,0 +1,101 @@
+"""The unknown row: who has it, when training gives it to known ids, and that this trains it."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.features import FeatureEmbedding
+from mmctr_pipeline_tests.models.features_case import (
+    NOTHING,
+    UNKNOWN_ITEM,
+    UNKNOWN_USER,
+    batch_of,
+    both,
+    fitted,
+    ids_of,
+    standardised,
+)
+from mmctr_pipeline_tests.models.plain_din import known_ids
+from mmctr_pipeline_tests.models.zoo import SPEC, random_items
+
+
+def test_cold_and_new_items_keep_what_is_known_of_them() -> None:
+    items = random_items()
+    config = dataclasses.replace(NOTHING, item_id=True, fused_vectors=True)
+    features = fitted(config, items)
+    cold, in_item_table, nowhere = 39, SPEC.n_items + 1, 1000
+    assert features.item_id is not None
+    found = features(batch_of(items, [cold, in_item_table, nowhere], [[0], [], []]))
+    unknown_D = features.item_id.weight[UNKNOWN_ITEM]
+    assert torch.equal(found.item_BD[:, :5], unknown_D.expand(3, 5))
+    for place, item in ((0, cold), (1, in_item_table)):
+        vector_D = standardised(items, "fused", item)
+        torch.testing.assert_close(found.item_BD[place, 5:], vector_D, atol=1e-5, rtol=0)
+    assert not found.item_BD[2, 5:].any()
+    assert not found.history_TD[0].any()  # padding
+
+
+def replaced(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which positions of targets and history have the unknown row, and which their own."""
+    assert features.item_id is not None
+    weight = features.item_id.weight
+    found_ND = both(features(batch))
+    is_unknown_N = (found_ND == weight[UNKNOWN_ITEM]).all(1)
+    return is_unknown_N, (found_ND == weight[ids_of(batch)]).all(1)
+
+
+def test_training_takes_known_ids_for_unknown_at_the_configured_rate() -> None:
+    torch.manual_seed(4)
+    items = random_items()
+    known, _ = known_ids()
+    config = dataclasses.replace(NOTHING, item_id=True, user_id=True, unknown_rate=0.3)
+    features = fitted(config, items).train()
+    n_rows, length = 3000, 3
+    ids = torch.tensor(sorted(known))[torch.randint(len(known), (n_rows * length,))].tolist()
+    histories = [ids[row * length : row * length + length] for row in range(n_rows)]
+    batch = batch_of(items, ids[:n_rows], histories)
+    is_unknown_N, is_own_N = replaced(features, batch)
+    assert bool((is_unknown_N ^ is_own_N).all())
+    targets_B, history_T = is_unknown_N.split([n_rows, n_rows * length])
+    # Four standard errors.
+    assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
+    assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
+    # Each place is drawn for itself, and anew in every batch.
+    assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
+    assert not torch.equal(replaced(features, batch)[0], is_unknown_N)
+
+    assert features.user_id is not None
+    users_BD = features(batch).context_BC
+    unknown_B = (users_BD == features.user_id.weight[UNKNOWN_USER]).all(1)
+    assert unknown_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
+
+    assert not replaced(features.eval(), batch)[0].any()
+
+
+def test_a_rate_of_zero_and_padding_replace_nothing() -> None:
+    items = random_items()
+    never = fitted(dataclasses.replace(NOTHING, item_id=True), items).train()
+    known = sorted(known_ids()[0])
+    assert not replaced(never, batch_of(items, known * 20, [[]] * len(known) * 20))[0].any()
+    often = fitted(dataclasses.replace(NOTHING, item_id=True, unknown_rate=0.9), items).train()
+    spare = often(batch_of(items, [known[0]], [[0] * 200])).history_TD
+    assert not spare.any()
+
+
+def test_replacement_trains_the_unknown_row() -> None:
+    torch.manual_seed(5)
+    items = random_items()
+    known = sorted(known_ids()[0])
+    batch = batch_of(items, known, [[]] * len(known))
+    for rate, is_trained in ((0.0, False), (0.5, True)):
+        config = dataclasses.replace(NOTHING, item_id=True, unknown_rate=rate)
+        features = fitted(config, items).train()
+        features(batch).item_BD.sum().backward()
+        assert features.item_id is not None
+        gradient = features.item_id.weight.grad
+        assert gradient is not None
+        assert bool(gradient[UNKNOWN_ITEM].any()) == is_trained
+        n_own = int(gradient[:UNKNOWN_ITEM, 0].sum())
+        assert n_own + int(gradient[UNKNOWN_ITEM, 0]) == len(known)

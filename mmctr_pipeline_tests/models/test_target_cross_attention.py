@@ -1,0 +1,121 @@
+"""The leaders' model against a plain padded form, and its presets."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.config import TargetCrossAttentionConfig
+from mmctr_pipeline.models.target_cross_attention import TargetCrossAttentionModel
+from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline_tests.models.padded_case import (
+    assert_same_logits_and_gradients,
+    batch_norm,
+    exact_batch,
+    exact_model,
+    padded_features,
+)
+from mmctr_pipeline_tests.models.zoo import FEATURES
+
+CONFIG = TargetCrossAttentionConfig(
+    features=dataclasses.replace(FEATURES, unknown_rate=0.0),
+    n_layers=2,
+    n_heads=2,
+    feed_forward_dim=6,
+    attention_hidden_dims=(8, 4),
+    attention_dropout=0.0,
+    hidden_dims=(16, 8),
+    dropout=0.0,
+)
+Weights = dict[str, torch.Tensor]
+
+
+def linear(x: torch.Tensor, weight: Weights, name: str) -> torch.Tensor:
+    return x @ weight[f"{name}.weight"].T + weight[f"{name}.bias"]
+
+
+def rms_norm(x: torch.Tensor) -> torch.Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+
+
+def plain_din(
+    target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor, weight: Weights
+) -> torch.Tensor:
+    """DIN's attention over concatenated features, without softmax."""
+    query = target_BD[:, None].expand_as(history_BLD)
+    hidden = torch.cat([query, history_BLD, query - history_BLD, query * history_BLD], dim=-1)
+    hidden = torch.relu(linear(hidden, weight, "attention.first"))
+    hidden = torch.relu(linear(hidden, weight, "attention.further.0"))
+    weight_BL = linear(hidden, weight, "attention.score")[..., 0] * mask_BL
+    return (weight_BL[..., None] * history_BLD).sum(1)
+
+
+def plain_multihead(
+    query_BD: torch.Tensor, keys_BLD: torch.Tensor, mask_BL: torch.Tensor, weight: Weights, at: str
+) -> torch.Tensor:
+    """Multi-head attention of one query, head after head."""
+    projections = weight[f"{at}.in_proj_weight"].chunk(3)
+    biases = weight[f"{at}.in_proj_bias"].chunk(3)
+    query_BD = query_BD @ projections[0].T + biases[0]
+    key_BLD = keys_BLD @ projections[1].T + biases[1]
+    value_BLD = keys_BLD @ projections[2].T + biases[2]
+    head_dim = query_BD.shape[1] // CONFIG.n_heads
+    heads = []
+    for head in range(CONFIG.n_heads):
+        part = slice(head * head_dim, (head + 1) * head_dim)
+        scores_BL = (key_BLD[..., part] * query_BD[:, None, part]).sum(-1) / head_dim**0.5
+        exponentials_BL = scores_BL.exp() * mask_BL
+        # A row without history has no weights at all.
+        total_B1 = exponentials_BL.sum(1, keepdim=True)
+        weight_BL = exponentials_BL / torch.where(total_B1 > 0, total_B1, 1.0)
+        heads.append((weight_BL[..., None] * value_BLD[..., part]).sum(1))
+    return linear(torch.cat(heads, dim=1), weight, f"{at}.out_proj")
+
+
+def plain_logits(model: TargetCrossAttentionModel, batch: Batch) -> torch.Tensor:
+    """The model as described, every position of every padded history through every layer."""
+    target_BD, history_BLD, mask_BL, context_BC = padded_features(model.features, batch)
+    weight = dict(model.named_parameters())
+    answer_BD = target_BD
+    for depth in range(CONFIG.n_layers):
+        at = f"encoder.layers.{depth}"
+        normed_BD = rms_norm(answer_BD) * weight[f"{at}.attention_norm.weight"]
+        answer_BD = answer_BD + plain_multihead(
+            normed_BD, rms_norm(history_BLD), mask_BL, weight, f"{at}.attention"
+        )
+        normed_BD = rms_norm(answer_BD) * weight[f"{at}.feed_forward.0.weight"]
+        hidden_BH = torch.relu(linear(normed_BD, weight, f"{at}.feed_forward.1"))
+        answer_BD = answer_BD + linear(hidden_BH, weight, f"{at}.feed_forward.4")
+    interest_BD = plain_din(target_BD, history_BLD, mask_BL, weight)
+    x = torch.cat([context_BC, target_BD, interest_BD, answer_BD], dim=1)
+    for layer in (0, 4):
+        normed = batch_norm(model.tower[layer + 1], linear(x, weight, f"tower.{layer}"))
+        x = torch.relu(normed)
+    return linear(x, weight, "tower.8")[:, 0]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_logits_and_gradients_equal_the_padded_form(training: bool) -> None:
+    model, batch = exact_model(CONFIG).train(training), exact_batch(20)
+    assert isinstance(model, TargetCrossAttentionModel)
+    assert_same_logits_and_gradients(model, model(batch), plain_logits(model, batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "n_layers", "user_id"),
+    [("target_cross_attention", 4, False), ("target_cross_attention_jiyuqian", 2, True)],
+)
+def test_presets_show_levels_of_target_and_history(name: str, n_layers: int, user_id: bool) -> None:
+    model = load_preset(name).model
+    assert isinstance(model, TargetCrossAttentionConfig)
+    assert model.features.item_levels
+    assert model.features.user_id == user_id
+    assert model.n_layers == n_layers
+    item_dim = 2 * model.features.embedding_dim + 2 * model.features.level_embedding_dim + 128
+    assert model.feed_forward_dim == item_dim
+
+
+def test_only_the_first_of_the_leaders_trains_on_pairs() -> None:
+    assert load_preset("target_cross_attention").training.pairwise_weight == 0.2
+    assert load_preset("target_cross_attention_jiyuqian").training.pairwise_weight == 0.0

@@ -1,0 +1,66 @@
+"""The card: what it says of quality, with and without a final fit."""
+
+import dataclasses
+from typing import Any
+
+from mmctr_pipeline.registry.card import model_card, popularity_table
+from mmctr_pipeline_tests.registry.test_versions import MODEL_FILE
+
+
+def bucket(
+    name: str, times: tuple[int, int], n_rows: int, n_positive: int, auc: float | None
+) -> dict[str, Any]:
+    interval = None
+    if auc is not None:
+        interval = {"auc": auc, "low": auc - 0.01, "high": auc + 0.01}
+    least, most = times
+    return {
+        "name": name,
+        "least": least,
+        "most": most,
+        "n_rows": n_rows,
+        "n_positive": n_positive,
+        "auc": interval,
+    }
+
+
+EVALUATION: dict[str, Any] = {
+    "by_user": {"auc": 0.7651, "n_groups": 1_234, "n_rows": 4_321},
+    "calibration": {"error": 0.0123, "bins": [{}] * 15},
+    "by_popularity": [
+        bucket("cold", (0, 0), 1_200, 300, 0.61234),
+        bucket("rare", (1, 5), 7, 7, None),
+        bucket("popular", (6, 4_000), 9_000, 3_000, 0.85),
+    ],
+}
+
+
+def test_popularity_is_a_table_that_says_where_there_is_no_auc() -> None:
+    assert popularity_table(EVALUATION).splitlines()[2:] == [
+        "| cold | 0 | 1,200 | 300 | 0.6123 | 0.6023 to 0.6223 |",
+        "| rare | 1 to 5 | 7 | 7 | none | the rows are of one class |",
+        "| popular | 6 to 4,000 | 9,000 | 3,000 | 0.8500 | 0.8400 to 0.8600 |",
+    ]
+    empty = {"by_popularity": [bucket("cold", (0, 0), 0, 0, None)]}
+    assert popularity_table(empty).endswith("| cold | 0 | 0 | 0 | none | no such row |")
+
+
+def test_the_card_tells_of_users_calibration_and_popularity() -> None:
+    card = model_card(dataclasses.replace(MODEL_FILE, evaluation=EVALUATION), "7")
+    assert "0.7651, the mean over 1,234 users who have rows of both classes" in card
+    assert "weighted by their 4,321 rows" in card
+    assert "Expected calibration error: 0.0123, over 15 bins" in card
+    assert popularity_table(EVALUATION) in card
+
+    nobody = {**EVALUATION, "by_user": {"auc": None, "n_groups": 0, "n_rows": 0}}
+    card = model_card(dataclasses.replace(MODEL_FILE, evaluation=nobody), "7")
+    assert "AUC within the rows of a user: none, as no user has rows of both classes." in card
+
+
+def test_the_card_of_a_final_fit_says_whose_metrics_these_are() -> None:
+    final_fit = {"n_epochs": 2.5, "n_rows": 3_610_000, "train_loss": 0.5, "seconds": 9.0}
+    final = dataclasses.replace(MODEL_FILE, final_fit=final_fit)
+    sentence = "All figures are of the selection run, before the final fit on train and valid rows"
+    assert sentence in model_card(final, "7")
+    assert "anew on these 3,610,000 rows for 2.5 epochs" in model_card(final, "7")
+    assert "final fit" not in model_card(MODEL_FILE, "7")
