@@ -66,7 +66,9 @@ class SimilarityAttention(CtrModel):
             )
             if is_wanted
         )
-        self.learned_weight_L = nn.Parameter(torch.full((len(self.learned),), 2.0))
+        self.learned_weight_L = None
+        if self.learned:
+            self.learned_weight_L = nn.Parameter(torch.full((len(self.learned),), 2.0))
         self.co_interactions = (
             CoInteractionSimilarity(spec.n_items) if config.co_interactions else None
         )
@@ -143,9 +145,11 @@ class SimilarityAttention(CtrModel):
             parts.append(
                 self.query_encoder(features.item_BD, features.history_TD, batch.history_offsets)
             )
-        if self._config.similarity_in_tower:
+        if self._config.similarity_in_tower and similarity_TS.shape[1]:
             parts.append(summaries(similarity_TS, segments))
         logits_B = self.tower(self.quadratic(self.input_norm(torch.cat(parts, dim=1)))).squeeze(-1)
+        if self.learned_weight_L is None:
+            return logits_B
         return logits_B + segment_mean(learned_TL, segments) @ self.learned_weight_L
 
     def _measured(self, batch: Batch, features: Features, segments: Segments) -> torch.Tensor:
