@@ -25,7 +25,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,15 +33,9 @@ from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.config import DinConfig, FeatureConfig
 from mmctr_pipeline.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    from mmctr_pipeline.evaluation.paired import PairedDifference
-
 N_VALID_ROWS, N_SEEDS = 50_000, 5
 EMBEDDING_L2, NETWORK_L2 = 1e-6, 1e-5
 CLIP_NORM = 10.0
-
-ROWS_AT_SCALE_1 = 40_000
-"""Train rows of the sample world's default size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +160,12 @@ def main() -> None:
         print(json.dumps(SIDES[chosen.side](chosen)))
         return
     n_rows = chosen.rows or _size(chosen).n_rows
+    from benchmarks.world import make_growing
+
     settings = dict.fromkeys(SIDES, ALLOCATOR_SETTING)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        label = _make_world(data, n_rows)
+        label = make_growing(data, n_rows, N_VALID_ROWS)
         arguments = [f"--data={data}", f"--device={chosen.device}", f"--seeds={chosen.seeds}"]
         arguments += ["--full"] if chosen.full else []
         alternate("benchmarks.din_parity", list(SIDES), 1, arguments, settings, True)
@@ -183,30 +178,6 @@ def main() -> None:
 
 def _size(chosen: Namespace) -> Size:
     return FULL if chosen.full else NARROW
-
-
-def _make_world(folder: Path, n_rows: int) -> np.ndarray:
-    """Write the world, its tables growing with its rows, and return the labels of valid."""
-    from benchmarks.world import log, read_world
-    from mmctr_pipeline.sample.config import SampleConfig
-    from mmctr_pipeline.sample.write import generate_sample
-
-    scale = n_rows / ROWS_AT_SCALE_1
-    config = SampleConfig.scaled(
-        scale, n_train_rows=n_rows, n_valid_rows=N_VALID_ROWS, images=False
-    )
-    generate_sample(config, folder, log)
-    label = read_world(folder)[0].valid.label
-    assert label is not None
-    return label
-
-
-def verdict(paired: "PairedDifference") -> str:
-    """Return `equal` where both ends of the interval lie within the margin, else what it says."""
-    from mmctr_pipeline.evaluation.paired import MARGIN, MIN_VALID_ROWS
-
-    within = max(abs(paired.low), abs(paired.high)) < MARGIN
-    return "equal" if within and paired.n_valid_rows >= MIN_VALID_ROWS else paired.verdict
 
 
 def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
@@ -226,12 +197,12 @@ def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int)
         difference=paired.difference,
         low=paired.low,
         high=paired.high,
-        verdict=verdict(paired),
+        verdict="equal" if paired.is_equal else paired.verdict,
         ours_float32=mean["ours_float32"],
         difference_float32=in_float32.difference,
         low_float32=in_float32.low,
         high_float32=in_float32.high,
-        verdict_float32=verdict(in_float32),
+        verdict_float32="equal" if in_float32.is_equal else in_float32.verdict,
         auc={side: [round(area, 4) for area in of_seeds] for side, of_seeds in areas.items()},
         train_rows=n_rows,
         valid_rows=len(label),

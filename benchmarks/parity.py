@@ -29,10 +29,6 @@ from mmctr_pipeline.environment import share_cores
 N_EPOCHS, N_VALID_ROWS = 2, 50_000
 N_ROWS, N_SEEDS = 100_000, 2
 FULL_ROWS, FULL_SEEDS = 200_000, 5
-LABELS = "labels.npy"
-
-ROWS_AT_SCALE_1 = 40_000
-"""Train rows of the sample world's default size."""
 
 
 def plain(chosen: Namespace) -> dict[str, float]:
@@ -131,10 +127,12 @@ def main() -> None:
         return
     n_rows, n_seeds = (FULL_ROWS, FULL_SEEDS) if chosen.full else (N_ROWS, N_SEEDS)
     n_rows = chosen.rows or n_rows
+    from benchmarks.world import make_growing
+
     settings = dict.fromkeys(SIDES, ALLOCATOR_SETTING)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        label = _make_world(data, n_rows)
+        label = make_growing(data, n_rows, N_VALID_ROWS)
         for seed in range(n_seeds):
             arguments = [f"--data={data}", f"--device={chosen.device}", f"--seed={seed}"]
             alternate("benchmarks.parity", list(SIDES), 1, arguments, settings)
@@ -143,22 +141,6 @@ def main() -> None:
             for side in SIDES
         }
     _report(label, scores, n_rows)
-
-
-def _make_world(folder: Path, n_rows: int) -> np.ndarray:
-    """Write the world, its tables growing with its rows, and return the labels of valid."""
-    from benchmarks.world import log, read_world
-    from mmctr_pipeline.sample.config import SampleConfig
-    from mmctr_pipeline.sample.write import generate_sample
-
-    scale = n_rows / ROWS_AT_SCALE_1
-    config = SampleConfig.scaled(
-        scale, n_train_rows=n_rows, n_valid_rows=N_VALID_ROWS, images=False
-    )
-    generate_sample(config, folder, log)
-    label = read_world(folder)[0].valid.label
-    assert label is not None
-    return label
 
 
 def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:

@@ -28,6 +28,24 @@ def make_full_size(folder: Path) -> None:
     generate_sample(SampleConfig.full_size(), folder, log)
 
 
+_ROWS_AT_SCALE_1 = 40_000
+"""Train rows of the sample world of default size."""
+
+
+def make_growing(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarray:
+    """Write a world whose items and users grow with its rows; return the labels of valid."""
+    config = SampleConfig.scaled(
+        n_train_rows / _ROWS_AT_SCALE_1,
+        n_train_rows=n_train_rows,
+        n_valid_rows=n_valid_rows,
+        images=False,
+    )
+    generate_sample(config, folder, log)
+    label = read_world(folder)[0].valid.label
+    assert label is not None
+    return label
+
+
 def read_world(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, VectorTable]:
     """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info."""
     layout = find_data(folder)

@@ -44,6 +44,12 @@ class PairedDifference:
             return "better"
         return "not worse" if self.low > -MARGIN else "neither"
 
+    @property
+    def is_equal(self) -> bool:
+        """Whether both ends lie within 0.003 of zero, on as many rows as a verdict needs."""
+        within = max(abs(self.low), abs(self.high)) < MARGIN
+        return within and self.n_valid_rows >= MIN_VALID_ROWS
+
 
 def paired_difference(
     label: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray]

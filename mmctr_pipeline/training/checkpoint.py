@@ -45,9 +45,9 @@ def abandoned(storage: Path, unused_days: int) -> list[Path]:
 class Checkpoints:
     """The checkpoint of one run in `folder`, which belongs to that very run.
 
-    One is written after the first validation that ends
-    `every_seconds` or more after the last was written: the weights it saves cost time to write,
-    and what is lost to a kill is no more than that.
+    One is written after the first validation that ends `every_seconds` or more after the last was
+    written: the weights it saves cost time to write, and what is lost to a kill is no more than
+    that.
     """
 
     folder: Path

@@ -21,6 +21,13 @@ def test_the_verdict_follows_the_lower_end_of_the_interval() -> None:
     assert paired(0.01, n_valid_rows=49_999).verdict == "too few rows"
 
 
+def test_equal_means_both_ends_within_the_margin() -> None:
+    assert paired(-0.0029, 0.0029).is_equal
+    assert not paired(-0.0031, 0.001).is_equal
+    assert not paired(-0.001, 0.0031).is_equal
+    assert not paired(-0.001, 0.001, n_valid_rows=49_999).is_equal
+
+
 def test_the_interval_holds_chance_of_seeds_and_of_rows() -> None:
     random = np.random.default_rng(4)
     label = random.integers(2, size=600)
