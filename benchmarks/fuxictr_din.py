@@ -96,17 +96,10 @@ def padded_histories(dataset: CtrDataset) -> torch.Tensor:
     return torch.from_numpy(padded(dataset.histories)[:, -HISTORY_LENGTH:].copy())
 
 
-def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
-    """Return the model, which trains and scores itself as every model of the package does.
-
-    `folder` takes the weights of its best epoch.
-    """
+def _feature_map(n_items: int, n_tags: int, vector_dim: int, folder: Path) -> Any:
+    """Return the package's description of the features."""
     from fuxictr.features import FeatureMap
-    from fuxictr.pytorch.layers import Dice, DIN_Attention, FeatureEmbedding, MLP_Block
-    from fuxictr.pytorch.models import BaseModel
-    from fuxictr.pytorch.torch_utils import seed_everything
 
-    n_items, vector_dim = items.vectors_ID.shape
     feature_map = FeatureMap("leaderboard", str(folder))
     feature_map.labels = ["label"]
     feature_map.default_emb_dim = EMBEDDING_DIM
@@ -133,6 +126,20 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
             "source": "item",
         },
     )
+    return feature_map
+
+
+def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
+    """Return the model, which trains and scores itself as every model of the package does.
+
+    `folder` takes the weights of its best epoch.
+    """
+    from fuxictr.pytorch.layers import Dice, DIN_Attention, FeatureEmbedding, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+    from fuxictr.pytorch.torch_utils import seed_everything
+
+    n_items, vector_dim = items.vectors_ID.shape
+    feature_map = _feature_map(n_items, n_tags, vector_dim, folder)
     item_dim = 2 * EMBEDDING_DIM + vector_dim
 
     class Din(BaseModel):

@@ -88,10 +88,9 @@ class ImprovedMmctrConfig(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DinConfig(FeatureModelSettings):
-    """Deep interest network (arXiv 1706.06978), as the challenge's baseline has it."""
+class DinAttentionSettings(FeatureModelSettings):
+    """Base of the settings of models that have DIN's attention."""
 
-    name: Literal["din"] = "din"
     attention_hidden_dims: tuple[int, ...] = setting(
         (512, 256), "hidden layers of the attention", ge=1
     )
@@ -100,6 +99,13 @@ class DinConfig(FeatureModelSettings):
     )
     attention_dropout: float = setting(0.1, "dropout within the attention", ge=0, lt=1)
     attention_softmax: bool = setting(False, "let the attention weights of a row add up to one")
+
+
+@dataclasses.dataclass(frozen=True)
+class DinConfig(DinAttentionSettings):
+    """Deep interest network (arXiv 1706.06978), as the challenge's baseline has it."""
+
+    name: Literal["din"] = "din"
     hidden_dims: tuple[int, ...] = setting(
         (1024, 512, 256, 128, 64, 32), "hidden layers of the tower", ge=1
     )
@@ -116,34 +122,20 @@ class QinConfig(FeatureModelSettings):
     dropout: float = setting(0.1, "dropout after each quadratic layer", ge=0, lt=1)
     row_dropout: float = setting(
         0.0,
-        "dropout of each row within a quadratic layer, at several times the work",
+        "dropout of each row within a quadratic layer, whose rows then are multiplied one by one",
         ge=0,
         lt=1,
     )
 
 
 @dataclasses.dataclass(frozen=True)
-class TargetCrossAttentionConfig(FeatureModelSettings):
+class TargetCrossAttentionConfig(DinAttentionSettings):
     """DIN beside target-query cross-attention, as the challenge's best systems have it."""
 
     name: Literal["target_cross_attention"] = "target_cross_attention"
     n_layers: int = setting(4, "layers of target-query cross-attention", ge=1)
     n_heads: int = setting(4, "heads of each; they must divide the item features", ge=1)
     feed_forward_dim: int = setting(384, "hidden units of the feed-forward of each", ge=1)
-    attention_hidden_dims: tuple[int, ...] = setting(
-        (512, 256), "hidden layers of DIN's attention", ge=1
-    )
-    attention_activation: str = setting(
-        "relu",
-        "activation within DIN's attention",
-        choices=("relu", "dice", "prelu", "sigmoid"),
-    )
-    attention_dropout: float = setting(
-        0.1, "dropout within DIN's attention and the cross-attention", ge=0, lt=1
-    )
-    attention_softmax: bool = setting(
-        False, "let the weights of DIN's attention add up to one in a row"
-    )
     hidden_dims: tuple[int, ...] = setting(
         (1024, 512, 512, 256, 128, 64), "hidden layers of the tower", ge=1
     )
@@ -151,7 +143,7 @@ class TargetCrossAttentionConfig(FeatureModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class DinSemanticIdsConfig(FeatureModelSettings):
+class DinSemanticIdsConfig(DinAttentionSettings):
     """DIN with codes of the item vectors as further ids, after QVQ of the challenge."""
 
     name: Literal["din_semantic_ids"] = "din_semantic_ids"
@@ -165,14 +157,7 @@ class DinSemanticIdsConfig(FeatureModelSettings):
         "seed of the codes; apart from that of training, so that several trainings share them",
         ge=0,
     )
-    attention_hidden_dims: tuple[int, ...] = setting(
-        (512, 256), "hidden layers of the attention", ge=1
-    )
-    attention_activation: str = setting(
-        "relu", "activation within the attention", choices=("relu", "dice", "prelu", "sigmoid")
-    )
     attention_dropout: float = setting(0.4, "dropout within the attention", ge=0, lt=1)
-    attention_softmax: bool = setting(False, "let the attention weights of a row add up to one")
     hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
     dropout: float = setting(0.3, "dropout after each hidden layer of the tower", ge=0, lt=1)
 

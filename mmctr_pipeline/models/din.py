@@ -6,12 +6,23 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
-from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.models.config import DinAttentionSettings, DinConfig
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.target_attention import TargetAttention
 from mmctr_pipeline.models.layers.tower import tower
 from mmctr_pipeline.models.spec import FeatureSpec
+
+
+def din_attention(dim: int, config: DinAttentionSettings) -> TargetAttention:
+    """Return DIN's attention over item features of `dim` numbers, as configured."""
+    return TargetAttention(
+        dim,
+        config.attention_hidden_dims,
+        config.attention_activation,  # type: ignore[arg-type]
+        softmax=config.attention_softmax,
+        dropout=config.attention_dropout,
+    )
 
 
 class Din(CtrModel):
@@ -24,13 +35,7 @@ class Din(CtrModel):
     def __init__(self, config: DinConfig, spec: FeatureSpec) -> None:
         super().__init__()
         self.features = FeatureEmbedding(config.features, spec)
-        self.attention = TargetAttention(
-            self.features.item_dim,
-            config.attention_hidden_dims,
-            config.attention_activation,  # type: ignore[arg-type]
-            softmax=config.attention_softmax,
-            dropout=config.attention_dropout,
-        )
+        self.attention = din_attention(self.features.item_dim, config)
         input_dim = 2 * self.features.item_dim + self.features.context_dim
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)

@@ -8,11 +8,11 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import DinSemanticIdsConfig
+from mmctr_pipeline.models.din import din_attention
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
-from mmctr_pipeline.models.layers.target_attention import TargetAttention
 from mmctr_pipeline.models.layers.tower import tower
 from mmctr_pipeline.models.spec import FeatureSpec
 
@@ -31,13 +31,7 @@ class DinSemanticIds(CtrModel):
         self.features = FeatureEmbedding(config.features, spec)
         self.semantic_ids = SemanticIds(config, spec)
         item_dim = self.features.item_dim + config.features.embedding_dim
-        self.attention = TargetAttention(
-            item_dim,
-            config.attention_hidden_dims,
-            config.attention_activation,  # type: ignore[arg-type]
-            softmax=config.attention_softmax,
-            dropout=config.attention_dropout,
-        )
+        self.attention = din_attention(item_dim, config)
         self.tower = tower(
             2 * item_dim + self.features.context_dim, config.hidden_dims, config.dropout
         )

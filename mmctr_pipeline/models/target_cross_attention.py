@@ -7,9 +7,9 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
+from mmctr_pipeline.models.din import din_attention
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
-from mmctr_pipeline.models.layers.target_attention import TargetAttention
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.layers.tower import tower
 from mmctr_pipeline.models.spec import FeatureSpec
@@ -27,13 +27,7 @@ class TargetCrossAttentionModel(CtrModel):
         super().__init__()
         self.features = FeatureEmbedding(config.features, spec)
         dim = self.features.item_dim
-        self.attention = TargetAttention(
-            dim,
-            config.attention_hidden_dims,
-            config.attention_activation,  # type: ignore[arg-type]
-            softmax=config.attention_softmax,
-            dropout=config.attention_dropout,
-        )
+        self.attention = din_attention(dim, config)
         self.encoder = TargetQueryEncoder(
             dim,
             n_layers=config.n_layers,

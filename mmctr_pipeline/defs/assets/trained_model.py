@@ -1,6 +1,6 @@
 """`trained_model`: the CTR model, with everything that scoring must know of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -47,10 +47,8 @@ def trained_model(
     """Train on the train rows, stop on the valid rows, and record what was measured."""
     import torch
 
-    from mmctr_pipeline.evaluation.plots import reliability, training_curve
     from mmctr_pipeline.fusion.lineage import require_fused_from
     from mmctr_pipeline.precision import dtype_for, dtype_name
-    from mmctr_pipeline.registry.card import popularity_table
     from mmctr_pipeline.registry.model_file import ModelFile
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
     from mmctr_pipeline.training.ctr import train_ctr
@@ -97,25 +95,31 @@ def trained_model(
         run_key=key,
         preset=preset_name(deployment()),
     )
-    context.add_output_metadata(
-        {
-            **trained.metrics,
-            "parameters": trained.n_parameters,
-            "train rows": len(train_dataset.train),
-            "device": str(device),
-            "vectors": fused_pca.identity,
-            "data fingerprint": train_dataset.fingerprint,
-            "configuration": dg.MetadataValue.json(resolved(config)),
-            "metrics are": model.measured_on or "of this model",
-            **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
-            "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
-            "curve": picture(training_curve(trained.history.to_mapping()), "loss and AUC by epoch"),
-            "reliability": picture(
-                reliability(model.evaluation["calibration"]), "share of clicks by probability"
-            ),
-        }
-    )
+    context.add_output_metadata(_metadata(model, len(train_dataset.train), resolved(config)))
     return model
+
+
+def _metadata(model: Any, n_train_rows: int, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the model file records, as the asset's page shows it."""
+    from mmctr_pipeline.evaluation.plots import reliability, training_curve
+    from mmctr_pipeline.registry.card import popularity_table
+
+    return {
+        **model.metrics,
+        "parameters": model.n_parameters,
+        "train rows": n_train_rows,
+        "device": model.resolved_config["device"],
+        "vectors": model.vector_identity,
+        "data fingerprint": model.data_fingerprint,
+        "configuration": dg.MetadataValue.json(configuration),
+        "metrics are": model.measured_on or "of this model",
+        **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
+        "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
+        "curve": picture(training_curve(model.history), "loss and AUC by epoch"),
+        "reliability": picture(
+            reliability(model.evaluation["calibration"]), "share of clicks by probability"
+        ),
+    }
 
 
 @dg.multi_asset_check(
