@@ -79,6 +79,12 @@ class TrainingConfig(Settings):
     plateau_patience: int = setting(
         1, "validations in a row without a better metric that make a plateau", ge=1
     )
+    weight_averaging: float = setting(
+        0.0,
+        "what is validated and kept is a mean of the weights so far, those after a share s of the "
+        "run counting as s to this power; 0 keeps the weights as they are",
+        ge=0,
+    )
     gradient_clip_norm: float = setting(1.0, "global norm at which gradients are clipped", gt=0)
     cuda_graph: bool = setting(
         True, "on CUDA, capture the training step as a graph and replay it; elsewhere no effect"

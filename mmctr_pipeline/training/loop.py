@@ -12,6 +12,7 @@ from torch import nn
 
 from mmctr_pipeline.data.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
+from mmctr_pipeline.training.averaging import WeightAverage
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.cuda_graph import GraphedStep
@@ -76,7 +77,8 @@ def fit(
     step: Step[B] = GraphedStep(train_step, device) if use_graph else train_step
     course = Course(validation.metric, validation.larger_is_better, validation.follows)
     n_epochs = validation.follows.best_epoch if validation.follows else config.max_epochs
-    run = _Run(module, optimizers, schedule, train_step, course)
+    average = WeightAverage(module, config.weight_averaging, batches.n_rows, optimizers.flush)
+    run = _Run(module, optimizers, schedule, train_step, course, average)
 
     try:
         if checkpoints and (state := checkpoints.load(device, log)):
@@ -91,22 +93,23 @@ def fit(
                 batches.n_rows // config.validations_per_epoch,
             )
             set_seed(derived_seed(config.seed, epoch, part), device)
-            train_loss = _train(module, step, batches_of_part, epoch, device, progress)
+            train_loss = _train(module, step, average, batches_of_part, epoch, device, progress)
             optimizers.flush()
             seconds, rows_per_second = progress.seconds, progress.per_second
 
             n_epochs_done = epoch - 1 + part / config.validations_per_epoch
-            metrics = _validated(module, validation, n_epochs_done)
-            record = EpochRecord(
-                epoch=n_epochs_done,
-                train_loss=train_loss,
-                metrics=metrics,
-                learning_rate=learning_rate,
-                seconds=seconds,
-                validation_seconds=progress.seconds - seconds,
-                rows_per_second=rows_per_second,
-            )
-            run.add(record)
+            with average.applied():
+                metrics = _validated(module, validation, n_epochs_done)
+                record = EpochRecord(
+                    epoch=n_epochs_done,
+                    train_loss=train_loss,
+                    metrics=metrics,
+                    learning_rate=learning_rate,
+                    seconds=seconds,
+                    validation_seconds=progress.seconds - seconds,
+                    rows_per_second=rows_per_second,
+                )
+                run.add(record)
             log(_line(record, n_epochs, run.course.is_best))
             for deciding in run.course.deciding():
                 schedule.after_validation(deciding.metrics[validation.metric], deciding.ends_epoch)
@@ -123,6 +126,7 @@ def fit(
 def _train(
     module: nn.Module,
     step: Step[B],
+    average: WeightAverage,
     batches: Iterable[B],
     epoch: int,
     device: torch.device,
@@ -133,6 +137,7 @@ def _train(
     meter = LossMeter(epoch, device)
     for batch in batches:
         meter.add(step(batch, meter.check), len(batch))
+        average.advance(len(batch))
         progress.advance(len(batch))
     return meter.mean()
 
@@ -158,6 +163,7 @@ class _Run:
     schedule: Schedule
     step: TrainStep[Any]
     course: Course
+    average: WeightAverage
     best_weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def add(self, record: EpochRecord) -> None:
@@ -171,6 +177,7 @@ class _Run:
             "schedule": self.schedule.state_dict(),
             "n_parts": self.step.n_parts,
             "course": self.course.state(),
+            "average": self.average.state_dict(),
             "best_weights": {} if self.course.is_best else self.best_weights,
         }
 
@@ -180,7 +187,9 @@ class _Run:
         self.schedule.load_state_dict(state["schedule"])
         self.step.n_parts = state["n_parts"]
         self.course = self.course.restored(state["course"])
-        self.best_weights = state["best_weights"] or _copy_of_weights(self.module)
+        self.average.load_state_dict(state["average"])
+        with self.average.applied():
+            self.best_weights = state["best_weights"] or _copy_of_weights(self.module)
 
 
 def _parts(

@@ -31,6 +31,9 @@ RUNS = {
     "plateau": dataclasses.replace(
         COMMON, schedule="plateau", plateau_factor=0.3, learning_rate=0.2, optimizer="adamw"
     ),
+    "averaging": dataclasses.replace(
+        COMMON, validations_per_epoch=2, schedule="constant", weight_averaging=3.0
+    ),
     "early stopping": dataclasses.replace(
         COMMON, max_epochs=9, patience=2, schedule="cosine", learning_rate=0.03
     ),
@@ -41,6 +44,7 @@ RUNS = {
         validations_per_epoch=2,
         schedule="plateau",
         learning_rate=0.01,
+        weight_averaging=3.0,
         final_fit=True,
     ),
 }

@@ -132,13 +132,18 @@ def test_bfloat16_learns_as_much_and_keeps_float32_weights() -> None:
     assert auc(dataset.valid.label, scores) == pytest.approx(full.metrics["valid_auc"], abs=0.01)
 
 
-def test_the_default_optimizer_trains_as_dense_adamw_does() -> None:
+@pytest.mark.parametrize("weight_averaging", [0.0, 2.0])
+def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: float) -> None:
     dataset, vectors = small_world(n_train=1000)
     model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
     histories = []
     for optimizer in (TrainingConfig().optimizer, "adamw"):
         training = TrainingConfig(
-            max_epochs=3, batch_size=128, precision="float32", optimizer=optimizer
+            max_epochs=3,
+            batch_size=128,
+            precision="float32",
+            optimizer=optimizer,
+            weight_averaging=weight_averaging,
         )
         trained = train_ctr(dataset, vectors, model, training, CPU, lambda line: None)
         histories.append(trained.history.epochs)

@@ -1,0 +1,101 @@
+"""Averaged weights against weighted means written out, alone and within a run."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmctr_pipeline.training.averaging import SNAPSHOTS_PER_EPOCH, WeightAverage
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+
+COUNTS = {1.0: lambda t: t, 3.0: lambda t: t * (t + 1) * (t + 2)}
+"""What snapshot t of a run counts, by power: about t to that power."""
+
+
+def weighted_mean(values: list[torch.Tensor], power: float) -> torch.Tensor:
+    counts = [COUNTS[power](t) for t in range(1, len(values) + 1)]
+    total = sum(count * value.double() for count, value in zip(counts, values, strict=True))
+    return (total / sum(counts)).float()
+
+
+@pytest.mark.parametrize("power", COUNTS)
+def test_late_snapshots_count_more_and_statistics_are_averaged_alike(power: float) -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(module, power, SNAPSHOTS_PER_EPOCH, lambda: None)
+    seen: list[dict[str, torch.Tensor]] = []
+    for _ in range(7):
+        module(torch.randn(5, 3))
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.advance(1)
+        seen.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+    with average.applied():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                expected = weighted_mean([each[name] for each in seen], power)
+                torch.testing.assert_close(tensor, expected)
+        assert module[1].num_batches_tracked == 7
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, seen[-1][name])
+
+
+@pytest.mark.parametrize(("batch_size", "n_snapshots"), [(1, 16), (5, 16), (20, 8), (160, 1)])
+def test_an_epoch_has_sixteen_snapshots_of_tables_that_are_up_to_date(
+    batch_size: int, n_snapshots: int
+) -> None:
+    module = nn.Linear(1, 1)
+    calls: list[int] = []
+    average = WeightAverage(module, 1.0, 160, lambda: calls.append(1))
+    for _ in range(2):
+        for start in range(0, 160, batch_size):
+            average.advance(min(batch_size, 160 - start))
+    assert len(calls) == 2 * n_snapshots
+    assert average.state_dict()["n_snapshots"] == 2 * n_snapshots
+
+
+def test_without_a_power_nothing_is_averaged() -> None:
+    module = nn.Linear(1, 1)
+    average = WeightAverage(module, 0.0, 1, lambda: pytest.fail("nothing is read"))
+    average.advance(1)
+    weight = module.weight.item()
+    with average.applied():
+        assert module.weight.item() == weight
+    assert average.state_dict()["mean"] == {}
+
+
+def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> None:
+    after_steps: list[torch.Tensor] = []
+    validated: list[torch.Tensor] = []
+
+    def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        after_steps.append(module.weight.detach().clone())  # type: ignore[operator, union-attr]
+        return (module(batch) - 3 * batch).square().mean()
+
+    def evaluate(module: nn.Module) -> dict[str, float]:
+        validated.append(module.weight.detach().clone())  # type: ignore[operator, union-attr]
+        return {"score": [0.1, 0.5, 0.2][len(validated) - 1]}
+
+    def trained(power: float) -> nn.Module:
+        torch.manual_seed(0)
+        module = nn.Linear(1, 1, bias=False)
+        sizes = (4, 4, 2)
+        fit(
+            module,
+            {"main": list(module.parameters())},
+            TrainBatches(sum(sizes), lambda epoch: (torch.ones(n, 1) for n in sizes)),
+            loss,
+            Validation(evaluate, "score"),
+            TrainingConfig(max_epochs=3, learning_rate=0.1, weight_averaging=power),
+            lambda line: None,
+        )
+        return module
+
+    trained(0.0)
+    plain, after_steps[:], validated[:] = list(after_steps), [], []
+    module = trained(1.0)
+    assert torch.equal(torch.stack(after_steps), torch.stack(plain))  # the same path
+    # Before step i the weights are those after step i - 1; an epoch has three steps.
+    torch.testing.assert_close(validated[0], weighted_mean(after_steps[1:4], 1.0))
+    torch.testing.assert_close(validated[1], weighted_mean(after_steps[1:7], 1.0))
+    assert torch.equal(module.weight, validated[1])  # type: ignore[arg-type]
