@@ -26,5 +26,5 @@ class DistinctItems:
             values_ND = functional.embedding(self.slot_N, values_UD)
         else:
             values_ND = values_UD.index_select(0, self.slot_N)
-        target_BD, history_TD = values_ND.tensor_split([self.n_rows])
+        target_BD, history_TD = values_ND.split([self.n_rows, len(values_ND) - self.n_rows])
         return target_BD, history_TD

@@ -1,0 +1,63 @@
+"""Training DIN: ours against the padded form of FuxiCTR's layers.
+
+    python -m benchmarks.din [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
+
+Both are the preset `din` with the newest 64 items of a history, and start from the same weights:
+the same features, network, dropout, loss, Adam with L2 in the gradient, clipping and batch size.
+
+The plain form pads histories to 64, looks up and attends at all 64 places with FuxiCTR's
+`DIN_Attention` (which sets the target beside every one of them), `MaskedAveragePooling` and
+`MLP_Block`, and computes in float32. Ours leaves padding out, looks each distinct item of a batch
+up once and computes the target's part of the attention once per row, in the precision that `auto`
+stands for, and in float32 (`ours_float32`). `model_speed` says how either is measured. Needs the
+`bench` extra.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.model_speed import Comparison, n_weights, run
+from benchmarks.plain_din import FuxiDin
+from benchmarks.plain_models import PlainFeatures
+from benchmarks.plain_recipe import Row
+from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.models.din import Din
+
+
+class PlainDin(nn.Module):
+    """The attention and the tower of `FuxiDin`, on the features that the plain forms share."""
+
+    def __init__(self, config: DinConfig, ours: Din, items: ItemFeatures) -> None:
+        super().__init__()
+        self.features = PlainFeatures(ours.features, items)
+        # Only its layers are used, so that its tables may be tiny.
+        layers = FuxiDin(config, 1, items.vectors_ID[:1], items.tags_IK[:1])
+        self.attention, self.tower = layers.attention, layers.tower
+
+    def forward(self, rows: Row) -> torch.Tensor:
+        """Return logits `(B,)`."""
+        target_BD, history_BLD, is_real_BL, context_BC = self.features(rows)
+        interest_BD = self.attention(target_BD, history_BLD, is_real_BL)
+        return self.tower(torch.cat([target_BD, interest_BD, context_BC], dim=1)).squeeze(1)
+
+
+def operations_per_row(model: Din, length_N: np.ndarray) -> float:
+    """Return the multiplications and additions that training on one row needs on average.
+
+    Forward once and backward twice. A row meets the tower and the attention's first layer for the
+    target; a position meets that layer for the key and for its product with the target (the
+    difference goes into those), the layers behind it, and the weighted sum.
+    """
+    dim, first = model.features.item_dim, model.attention.first
+    of_query = dim * first.out_features
+    of_position = n_weights(model.attention) - 2 * of_query + dim
+    of_row = n_weights(model.tower) + of_query
+    return 3 * 2 * (of_row + float(length_N.mean()) * of_position)
+
+
+DIN = Comparison("din", "din", PlainDin, operations_per_row, n_rows=24_576)
+
+if __name__ == "__main__":
+    run(DIN, __doc__)

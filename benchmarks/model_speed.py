@@ -1,0 +1,257 @@
+"""How `din`, `qin` and `transformer_dcn` measure a ragged model against its plain padded form.
+
+A world with the tables of MicroLens_1M_x1 (91,718 items) and fewer rows is generated, or the first
+rows of a given one are taken; item vectors are its `item_emb_d128`. Each side runs in a process of
+its own, in turn, with the allocator setting of the harness and the OpenMP setting of our own
+entries. The plain form is timed for some seconds after its first step. Ours is trained for two
+epochs, of which the second is timed.
+
+Ceiling: the machine's rate of matrix products, in the number format in question and in the same
+run, divided by the operations that a row needs without padding. A form that pads cannot come near
+it: `peer_share_of_padded_ceiling` relates the plain form to what it does compute.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.harness import (
+    ALLOCATOR_SETTING,
+    alternate,
+    command_line,
+    final_line,
+    medians,
+    peak_memory_mb,
+    product_rate,
+)
+from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches, take_weights
+from benchmarks.world import log, make_full_tables, read_world
+from mmctr_pipeline.environment import share_cores
+from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.config import FeatureModelSettings, ModelConfig
+from mmctr_pipeline.models.registry import build_model
+from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import feature_spec, train_ctr
+from mmctr_pipeline.training.device import resolve_device
+
+MAX_HISTORY = 64
+N_VALID_ROWS = 500
+WARM_UP_STEPS = 1
+"""Steps of the plain form that are not timed; on two cores one takes as long as `--seconds`."""
+
+N_COUNTED_ROWS = 64
+"""Rows on which the operations of the plain form are counted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Which model is compared with which plain form, and on how many rows.
+
+    `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models`, with
+    the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns what
+    training on a row needs on average, given the lengths of the rows' histories. `batch_size` is
+    the preset's own where it is None.
+    """
+
+    name: str
+    preset: str
+    plain_form: Callable[[Any, Any, ItemFeatures], nn.Module]
+    operations_per_row: Callable[[Any, np.ndarray], float]
+    n_rows: int
+    batch_size: int | None = None
+
+
+def n_weights(*modules: nn.Module) -> int:
+    """Return how many weights of matrices the modules have: products that one vector needs."""
+    return sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
+
+
+def settings(preset: str, batch_size: int | None = None) -> tuple[ModelConfig, TrainingConfig]:
+    """Return a preset's settings for two epochs, with histories of at most 64 items."""
+    loaded = load_preset(preset)
+    assert isinstance(loaded.model, FeatureModelSettings)
+    features = dataclasses.replace(loaded.model.features, max_history=MAX_HISTORY)
+    training = dataclasses.replace(
+        loaded.training,
+        batch_size=batch_size or loaded.training.batch_size,
+        max_epochs=2,
+        patience=2,
+    )
+    return dataclasses.replace(loaded.model, features=features), training
+
+
+def rates(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
+    """Measure matrix products in float32 and in what `auto` stands for; count what a row needs."""
+    device = str(resolve_device(chosen.device))
+    dataset, vectors = read_world(chosen.data, chosen.rows)
+    config, _ = settings(comparison.preset)
+    with torch.device("meta"):
+        model = build_model(config, feature_spec(dataset, vectors))
+    length_N = np.minimum(dataset.histories.lengths[dataset.train.history], MAX_HISTORY)
+    return {
+        **{precision: product_rate(precision, device) for precision in ("float32", "auto")},
+        "operations_per_row": comparison.operations_per_row(model, length_N),
+        "mean_history": float(length_N.mean()),
+    }
+
+
+def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
+    """Train the plain form for `--seconds`."""
+    device = resolve_device(chosen.device)
+    dataset, vectors = read_world(chosen.data, chosen.rows)
+    config, training_config = settings(comparison.preset, chosen.batch_size)
+    if len(dataset.train) < training_config.batch_size:
+        raise ValueError(f"{len(dataset.train):,} rows are less than a batch")
+    items = item_features(dataset.items, vectors)
+    torch.manual_seed(training_config.seed)
+    ours = build_model(config, feature_spec(dataset, vectors))
+    ours.fit_statistics(items, dataset.train, dataset.histories)
+    model = comparison.plain_form(config, ours, items)
+    take_weights(model, ours)
+    del ours
+
+    rows = PaddedRows(dataset.train, dataset.histories, MAX_HISTORY)
+    training = PaddedTraining(model, training_config, device)
+    operations = training.operations_per_row(rows.__getitems__(list(range(N_COUNTED_ROWS))))
+    batches = padded_batches(rows, training_config.batch_size, device)
+    n_rows, start = 0, 0.0
+    for step, size in enumerate(training.steps(batches), start=1):
+        if step <= WARM_UP_STEPS:
+            start = time.perf_counter()
+            continue
+        n_rows += size
+        seconds = time.perf_counter() - start
+        log(f"step {step}: {n_rows / seconds:,.0f} rows/s")
+        if seconds > chosen.seconds:
+            break
+    return {
+        "rows_per_second": n_rows / seconds,
+        "rows": n_rows,
+        "operations_per_row": operations,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **_peaks(device),
+    }
+
+
+def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
+    """Return a side that trains with the pipeline's engine."""
+
+    def side(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
+        device = resolve_device(chosen.device)
+        dataset, vectors = read_world(chosen.data, chosen.rows)
+        config, training = settings(comparison.preset, chosen.batch_size)
+        training = dataclasses.replace(training, precision=precision)
+        trained = train_ctr(dataset, vectors, config, training, device, log)
+        return {
+            # Its first epoch warms up, as the plain form's first step does.
+            "rows_per_second": trained.history.epochs[-1].rows_per_second,
+            "rows": len(dataset.train),
+            "parameters": trained.n_parameters,
+            **_peaks(device),
+        }
+
+    return side
+
+
+SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": ours("float32")}
+
+
+def run(comparison: Comparison, description: str | None) -> None:
+    """Run the benchmark, or one side of it; `description` is what `--help` says."""
+    # Sides import torch at once, so that the setting must be there when they begin.
+    share_cores()
+    chosen = _parser(comparison, description).parse_args()
+    if importlib.util.find_spec("fuxictr") is None:
+        sys.exit("the peer is built of the fuxictr package: make install EXTRAS=dev,bench")
+    if chosen.side:
+        print(json.dumps(SIDES[chosen.side](comparison, chosen)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        data = chosen.data or Path(scratch)
+        if chosen.data is None:
+            make_full_tables(data, chosen.rows, N_VALID_ROWS)
+        arguments = [f"--data={data}", f"--device={chosen.device}", f"--rows={chosen.rows}"]
+        arguments += [f"--seconds={chosen.seconds}", f"--batch-size={chosen.batch_size}"]
+        results = alternate(
+            f"benchmarks.{comparison.name}",
+            list(SIDES),
+            chosen.rounds,
+            arguments,
+            dict.fromkeys(SIDES, ALLOCATOR_SETTING),
+        )
+    sides = {side: medians(rounds) for side, rounds in results.items()}
+    final_line(name=comparison.name, **_compared(sides), **_circumstances(sides, chosen))
+
+
+def _parser(comparison: Comparison, description: str | None) -> ArgumentParser:
+    batch_size = comparison.batch_size or load_preset(comparison.preset).training.batch_size
+    parser = command_line(description, list(SIDES), rounds=2)
+    parser.add_argument("--data", type=Path, help="a world with full-size tables")
+    parser.add_argument("--rows", type=int, default=comparison.n_rows, help="train rows")
+    parser.add_argument("--batch-size", type=int, default=batch_size)
+    parser.add_argument("--seconds", type=float, default=15, help="for which plain is timed")
+    parser.add_argument("--device", default="auto")
+    return parser
+
+
+def _compared(sides: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return rates, their ratios, and their shares of the ceilings."""
+    speed = {name: side["rows_per_second"] for name, side in sides.items() if name != "rates"}
+    rate = sides["rates"]
+    ceiling, ceiling_float32 = (
+        rate[precision] / rate["operations_per_row"] for precision in ("auto", "float32")
+    )
+    padded_ceiling = rate["float32"] / sides["plain"]["operations_per_row"]
+    return {
+        "ours": speed["ours"],
+        "peer": speed["plain"],
+        "ratio": speed["ours"] / speed["plain"],
+        "unit": "rows/s",
+        "ours_float32": speed["ours_float32"],
+        "ratio_float32": speed["ours_float32"] / speed["plain"],
+        "ceiling": ceiling,
+        "ceiling_float32": ceiling_float32,
+        "share_of_ceiling": speed["ours"] / ceiling,
+        "share_of_ceiling_float32": speed["ours_float32"] / ceiling_float32,
+        "peer_share_of_ceiling": speed["plain"] / ceiling_float32,
+        "peer_share_of_padded_ceiling": speed["plain"] / padded_ceiling,
+    }
+
+
+def _circumstances(sides: dict[str, dict[str, float]], chosen: Namespace) -> dict[str, Any]:
+    peaks = {
+        peak: {name: round(side[peak]) for name, side in sides.items() if peak in side}
+        for peak in ("peak_mb", "gpu_peak_mb")
+    }
+    device = resolve_device(chosen.device)
+    on_gpu = device.type == "cuda"
+    return {
+        **peaks,
+        "batch_size": chosen.batch_size,
+        "max_history": MAX_HISTORY,
+        "mean_history": sides["rates"]["mean_history"],
+        "rows": sides["ours"]["rows"],
+        "parameters": sides["ours"]["parameters"],
+        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
+    }
+
+
+def _peaks(device: torch.device) -> dict[str, float]:
+    """Return the peak memory of this process (its loader's workers not counted), and of the GPU."""
+    peaks = {"peak_mb": peak_memory_mb()}
+    if device.type == "cuda":
+        peaks["gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return peaks

@@ -1,0 +1,198 @@
+"""What the plain padded forms of the models have in common, for `din`, `qin`, `transformer_dcn`.
+
+A plain form is what is commonly written with FuxiCTR: a rectangle of item ids, every feature
+looked up at every place of it, tables with dense gradients, `torch.optim.Adam`, all in float32.
+Nothing is slowed on purpose: rows are tensors padded beforehand, a batch is cut by index
+operations, item vectors and tags lie beside the model. Needs the `bench` extra.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain_recipe import HISTORY_LENGTH, PlainRows, Row
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.features import FeatureEmbedding
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
+
+
+class PaddedRows(PlainRows):
+    """One split with histories `(N, width) int64`: the newest at the right end, zeros before."""
+
+    def __init__(self, split: Split, histories: Ragged, width: int) -> None:
+        """Raise `ValueError` for a width that `PlainRows` does not have."""
+        if width > HISTORY_LENGTH:
+            raise ValueError(f"histories are padded to {HISTORY_LENGTH} items, not to {width}")
+        super().__init__(split, histories)
+        self.history = self.history[:, -width:].contiguous()
+
+    def __getitems__(self, rows: list[int]) -> Row:
+        """Return a whole batch, so that stacking its rows one by one does not hold the model up."""
+        at_B = torch.tensor(rows)
+        return {
+            "item_id": self.item_id[at_B],
+            "likes_level": self.likes_level[at_B],
+            "views_level": self.views_level[at_B],
+            "history": self.history[at_B],
+            "label": self.label[at_B],
+        }
+
+
+def padded_batches(
+    rows: PaddedRows, batch_size: int, device: torch.device, shuffle: bool = True
+) -> DataLoader[Row]:
+    """Return a loader with two workers; shuffled rows come in full batches alone."""
+    return DataLoader(
+        rows,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        drop_last=shuffle,
+        num_workers=2,
+        persistent_workers=True,
+        collate_fn=_as_it_is,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _as_it_is(batch: Row) -> Row:
+    return batch
+
+
+class PlainFeatures(nn.Module):
+    """Features of targets, padded histories and context, the same as those of `FeatureEmbedding`.
+
+    An item is the embedding of its id, the mean embedding of its tags and its standardised vector.
+    As in FuxiCTR's vocabularies one row of the id table is that of all unknown items.
+    """
+
+    row_I: torch.Tensor
+    tags_IK: torch.Tensor
+    vectors_ID: torch.Tensor
+
+    def __init__(self, ours: FeatureEmbedding, items: ItemFeatures) -> None:
+        """Build the tables of `ours`, which must be fitted, without their weights.
+
+        Raises `ValueError` where `ours` has other features than those above.
+        """
+        super().__init__()
+        from fuxictr.pytorch.layers import MaskedAveragePooling
+
+        others = ours.item_likes or ours.user_id or ours.projection
+        if others is not None or list(ours.scalings) != ["fused"]:
+            raise ValueError("the plain form has ids, tags, fused vectors and context levels alone")
+        self.item_id, self.tags = _table_like(ours.item_id), _table_like(ours.tags)
+        self.likes, self.views = _table_like(ours.row_likes), _table_like(ours.row_views)
+        self.mean = MaskedAveragePooling()
+        n_known = len(ours.known_items_I)
+        id_I = torch.arange(len(items.present_I))
+        is_known_I = torch.zeros(len(id_I), dtype=torch.bool)
+        is_known_I[:n_known] = ours.known_items_I
+        is_known_I[0] = True  # padding
+        vectors_ID = ours.scalings["fused"](*items.vectors_of("fused"))
+        self.register_buffer("row_I", torch.where(is_known_I, id_I, n_known), persistent=False)
+        self.register_buffer("tags_IK", items.tags_IK, persistent=False)
+        self.register_buffer("vectors_ID", vectors_ID, persistent=False)
+
+    def forward(self, rows: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return targets `(B, D)`, histories `(B, L, D)`, their mask `(B, L)`, context `(B, C)`."""
+        history_BL = rows["history"]
+        item_BM = torch.cat([history_BL, rows["item_id"].unsqueeze(1)], dim=1)
+        tags_ND = self.mean(self.tags(self.tags_IK[item_BM.flatten()]))
+        features_BMD = torch.cat(
+            [
+                self.item_id(self.row_I[item_BM]),
+                tags_ND.unflatten(0, item_BM.shape),
+                self.vectors_ID[item_BM],
+            ],
+            dim=2,
+        )
+        context_BC = torch.cat(
+            [self.likes(rows["likes_level"]), self.views(rows["views_level"])], dim=1
+        )
+        return features_BMD[:, -1], features_BMD[:, :-1], history_BL != 0, context_BC
+
+
+def _table_like(table: nn.Embedding | None) -> nn.Embedding:
+    if table is None:
+        raise ValueError("the plain form needs ids, tags and context levels; configure all of them")
+    return nn.Embedding(table.num_embeddings, table.embedding_dim, table.padding_idx)
+
+
+@torch.no_grad()
+def take_weights(plain: nn.Module, ours: CtrModel) -> None:
+    """Give a plain form the weights and BatchNorm statistics of ours.
+
+    Both must hold the same parameters in the same order; raises `ValueError` where they do not.
+    """
+    for mine, theirs in zip(plain.parameters(), ours.parameters(), strict=True):
+        if mine.shape != theirs.shape:
+            raise ValueError(f"a weight of {tuple(mine.shape)} meets one of {tuple(theirs.shape)}")
+        mine.copy_(theirs)
+    norms = (
+        [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)] for model in (plain, ours)
+    )
+    for my_norm, their_norm in zip(*norms, strict=True):
+        my_norm.load_state_dict(their_norm.state_dict())
+
+
+class PaddedTraining:
+    """Adam with L2 in the gradient by parameter group, the loss and the clipping of a preset."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
+        """Move `model` to `device`; raises `ValueError` for another optimiser than Adam."""
+        if config.optimizer != "adam" or config.pairwise_weight:
+            raise ValueError("a plain form is trained with Adam and without a pairwise loss")
+        self.model, self.config, self.device = model.to(device), config, device
+        tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+        of_tables = {id(weight) for weight in tables}
+        network = [weight for weight in model.parameters() if id(weight) not in of_tables]
+        self.optimizer = torch.optim.Adam(
+            [
+                {"params": network, "weight_decay": config.weight_decay},
+                {"params": tables, "weight_decay": config.embedding_weight_decay},
+            ],
+            lr=config.learning_rate,
+        )
+
+    def steps(self, batches: DataLoader[Row]) -> Iterator[int]:
+        """Train on every batch, epoch after epoch without end, and yield its number of rows."""
+        self.model.train()
+        for batch in itertools.chain.from_iterable(itertools.repeat(batches)):
+            batch = self._on_device(batch)
+            self.optimizer.zero_grad()
+            loss = self._loss(batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip_norm)
+            self.optimizer.step()
+            # As FuxiCTR's loop, which adds up its loss; this waits for a GPU to be done.
+            if not np.isfinite(loss.item()):
+                raise RuntimeError("the loss of the plain form is not finite")
+            yield len(batch["label"])
+
+    def operations_per_row(self, batch: Row) -> float:
+        """Return the operations of the matrix products, forward and backward, as torch counts them.
+
+        Whatever the model computes at padding is among them. No weight is changed.
+        """
+        batch = self._on_device(batch)
+        self.model.train()
+        with FlopCounterMode(display=False) as counter:
+            self._loss(batch).backward()
+        self.optimizer.zero_grad()
+        return counter.get_total_flops() / len(batch["label"])
+
+    def _loss(self, batch: Row) -> torch.Tensor:
+        logits_B = self.model(batch)
+        return smoothed_binary_cross_entropy(logits_B, batch["label"], self.config.label_smoothing)
+
+    def _on_device(self, batch: Row) -> Row:
+        return {name: each.to(self.device, non_blocking=True) for name, each in batch.items()}

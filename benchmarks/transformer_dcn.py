@@ -1,0 +1,119 @@
+"""Training Transformer_DCN: ours against the padded form of torch's and FuxiCTR's layers.
+
+    python -m benchmarks.transformer_dcn [--rows N] [--rounds N] [--batch-size N] [--device D]
+                                         [--data FOLDER]
+
+Both are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches of
+1,024, and start from the same weights: the same features, network, dropout, loss, Adam, clipping
+and batch size.
+
+The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 places, then
+FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours leaves padding
+out, looks each distinct item of a batch up once and, on CPUs, multiplies by those kept positions
+alone that exist, in the precision that `auto` stands for, and in float32 (`ours_float32`).
+`model_speed` says how either is measured. Needs the `bench` extra.
+"""
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.model_speed import Comparison, n_weights, run
+from benchmarks.plain_models import PlainFeatures
+from benchmarks.plain_recipe import Row
+from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.config import TransformerDcnConfig
+from mmctr_pipeline.models.transformer_dcn import TransformerDcn
+
+
+class PlainTransformerDcn(nn.Module):
+    """Transformer over padded `[history item, target]`, then cross network beside tower."""
+
+    def __init__(
+        self, config: TransformerDcnConfig, ours: TransformerDcn, items: ItemFeatures
+    ) -> None:
+        super().__init__()
+        from fuxictr.pytorch.layers import CrossNetV2, MLP_Block
+
+        self.features = PlainFeatures(ours.features, items)
+        item_dim, context_dim = ours.features.item_dim, ours.features.context_dim
+        pair_dim = 2 * item_dim
+        layer = nn.TransformerEncoderLayer(
+            pair_dim,
+            config.n_heads,
+            config.feed_forward_dim,
+            config.transformer_dropout,
+            batch_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, config.transformer_layers, enable_nested_tensor=False
+        )
+        self.pooled = nn.Linear(pair_dim, pair_dim)
+        input_dim = (config.kept_positions + 1) * pair_dim + item_dim + context_dim
+        self.cross = CrossNetV2(input_dim, config.cross_layers)
+        self.deep = MLP_Block(
+            input_dim=input_dim,
+            hidden_units=list(config.hidden_dims),
+            dropout_rates=config.dropout,
+        )
+        self.head = MLP_Block(
+            input_dim=config.hidden_dims[-1] + input_dim,
+            hidden_units=list(config.head_hidden_dims),
+            output_dim=1,
+        )
+        self._kept_positions = config.kept_positions
+
+    def forward(self, rows: Row) -> torch.Tensor:
+        """Return logits `(B,)`."""
+        target_BD, history_BLD, is_real_BL, context_BC = self.features(rows)
+        target_BLD = target_BD.unsqueeze(1).expand_as(history_BLD)
+        pair_BLD = torch.cat([history_BLD, target_BLD], dim=2)
+        hidden_BL = ~is_real_BL
+        # The newest place, at the right end, is real wherever anything is; an empty history sees
+        # that one too, since attention that sees nothing gives NaN.
+        hidden_BL[:, -1] = False
+        encoded_BLD = self.encoder(pair_BLD, src_key_padding_mask=hidden_BL)
+
+        is_padding_BL1 = ~is_real_BL.unsqueeze(2)
+        newest_BKD = encoded_BLD.masked_fill(is_padding_BL1, 0.0)[:, -self._kept_positions :]
+        top_BD = encoded_BLD.masked_fill(is_padding_BL1, -1e9).amax(1)
+        top_BD = torch.where(is_real_BL.any(1, keepdim=True), top_BD, 0.0)
+        parts = [newest_BKD.flatten(1), self.pooled(top_BD), target_BD, context_BC]
+        input_BF = torch.cat(parts, dim=1)
+        joined_BF = torch.cat([self.deep(input_BF), self.cross(input_BF)], dim=1)
+        return self.head(joined_BF).squeeze(1)
+
+
+def operations_per_row(model: TransformerDcn, length_N: np.ndarray) -> float:
+    """Return the multiplications and additions that training on one row needs on average.
+
+    Forward once and backward twice. A position meets the encoder's matrices, and every position of
+    its row in each layer's scores and weighted sums. A row meets the square of as many columns of
+    each matrix of the cross network, and as many columns of tower and last network, as its kept
+    positions and other features fill; the rest of these networks it meets whole.
+    """
+    pair_dim, input_dim = model.pooled.in_features, model.deep_first.in_features
+    always_dim = pair_dim + model.features.item_dim + model.features.context_dim
+    n_kept = (input_dim - always_dim) // pair_dim
+    width_N = always_dim + pair_dim * np.minimum(length_N, n_kept).astype(np.float64)
+    of_column = model.deep_first.out_features + model.head_first.out_features
+    of_networks_N = len(model.cross.layers) * width_N**2 + of_column * width_N
+    deep_dim = model.head_first.in_features - input_dim
+    of_whole = n_weights(model.pooled, model.deep, model.head, model.logit)
+    of_whole += deep_dim * model.head_first.out_features
+    of_attention = 2 * pair_dim * len(model.encoder.layers) * (length_N.astype(np.float64) ** 2)
+    of_encoder_N = n_weights(model.encoder) * length_N + of_attention
+    return 3 * 2 * float((of_networks_N + of_encoder_N).mean() + of_whole)
+
+
+TRANSFORMER_DCN = Comparison(
+    "transformer_dcn",
+    "transformer_dcn_momo",
+    PlainTransformerDcn,
+    operations_per_row,
+    n_rows=2_048,
+    batch_size=1_024,
+)
+
+if __name__ == "__main__":
+    run(TRANSFORMER_DCN, __doc__)

@@ -1,0 +1,130 @@
+"""The DIN that the benchmark compares with is the same model as ours, and the benchmark runs."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import model_speed
+from benchmarks.din import DIN
+from benchmarks.harness import ALLOCATOR_SETTING
+from benchmarks.model_speed import run, settings
+from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches
+from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline_tests.benchmarks.plain_model_case import (
+    CPU,
+    FEATURES,
+    WIDTH,
+    assert_same_model,
+    counted,
+    dropout_rates,
+    pair_of,
+    world,
+)
+
+pytestmark = pytest.mark.bench
+
+SMALL = DinConfig(
+    features=FEATURES,
+    attention_hidden_dims=(16, 8),
+    attention_dropout=0.0,
+    hidden_dims=(16, 8),
+    dropout=0.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def fuxictr() -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+
+
+def test_the_plain_form_gives_our_logits_and_gradients_with_our_weights() -> None:
+    assert_same_model(pair_of(DIN, SMALL))
+
+
+def test_it_drops_where_ours_does() -> None:
+    config = dataclasses.replace(SMALL, attention_dropout=0.1, dropout=0.25)
+    plain = pair_of(DIN, config).plain
+    assert dropout_rates(plain.get_submodule("attention")) == [0.1, 0.1]
+    assert dropout_rates(plain.get_submodule("tower")) == [0.25, 0.25]
+
+
+def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
+    pair = pair_of(DIN, SMALL)
+    item_dim = 8 + 8 + 12
+    of_position = 2 * item_dim * 16 + 16 * 8 + 8 + item_dim
+    tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
+    of_row = item_dim * 16 + tower
+    expected = 6 * (of_row + pair.length_N.mean() * of_position)
+    assert DIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
+
+
+def test_the_plain_forms_operations_are_counted_with_padding_and_change_no_weight() -> None:
+    pair = pair_of(DIN, SMALL)
+    training = PaddedTraining(pair.plain, settings("din")[1], CPU)
+    before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
+    found = training.operations_per_row(pair.rows)
+    assert found == counted(lambda: pair.plain(pair.rows)) / len(pair.rows["label"])
+    item_dim = 8 + 8 + 12
+    tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
+    assert found == 6 * (tower + WIDTH * (4 * item_dim * 16 + 16 * 8 + 8))
+    assert all(map(torch.equal, before, pair.plain.parameters()))
+
+
+def test_steps_train_every_parameter_and_go_on_after_an_epoch() -> None:
+    pair, (dataset, _) = pair_of(DIN, SMALL), world()
+    config = dataclasses.replace(settings("din")[1], learning_rate=1e-3)
+    training = PaddedTraining(pair.plain, config, CPU)
+    # Tables and network each have their own share of L2.
+    decays = [group["weight_decay"] for group in training.optimizer.param_groups]
+    assert decays == [1e-2, 1e-7]
+    before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
+    rows = PaddedRows(dataset.valid, dataset.histories, WIDTH)
+    steps = training.steps(padded_batches(rows, 128, CPU))
+    # Of 300 rows each epoch has two full batches.
+    assert [next(steps) for _ in range(5)] == [128] * 5
+    assert not any(map(torch.equal, before, pair.plain.parameters()))
+    with pytest.raises(ValueError, match="trained with Adam"):
+        PaddedTraining(pair.plain, TrainingConfig(), CPU)
+    with pytest.raises(ValueError, match="not to 101"):
+        PaddedRows(dataset.valid, dataset.histories, 101)
+
+
+def test_the_benchmark_ends_with_rates_ratios_and_shares(
+    small_world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def in_this_process(
+        module: str, sides: list[str], rounds: int, arguments: list[str], settings: object
+    ) -> dict[str, list[dict[str, float]]]:
+        assert (module, rounds, settings) == (
+            "benchmarks.din",
+            2,
+            dict.fromkeys(sides, ALLOCATOR_SETTING),
+        )
+        results = {}
+        for side in sides:
+            monkeypatch.setattr(sys, "argv", ["din", "--side", side, *arguments])
+            run(DIN, None)
+            results[side] = [json.loads(capsys.readouterr().out.splitlines()[-1])]
+        return results
+
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
+    monkeypatch.setattr(model_speed, "alternate", in_this_process)
+    # Measuring takes longer than all the rest.
+    monkeypatch.setattr(model_speed, "product_rate", lambda precision, device: 1e14)
+    small = ["--rows=200", "--batch-size=64", "--seconds=0.1", "--device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["din", f"--data={small_world}", *small])
+    run(DIN, None)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (line["name"], line["unit"], line["device"]) == ("din", "rows/s", "cpu")
+    assert (line["rows"], line["batch_size"], line["max_history"]) == (200, 64, 64)
+    assert line["ratio"] == pytest.approx(line["ours"] / line["peer"], rel=1e-4)
+    assert line["ratio_float32"] == pytest.approx(line["ours_float32"] / line["peer"], rel=1e-4)
+    assert line["peer_share_of_ceiling"] < line["peer_share_of_padded_ceiling"] < 1
+    assert 0 < line["share_of_ceiling_float32"] < 1
+    assert 1 < line["mean_history"] < 64
+    assert set(line["peak_mb"]) >= {"plain", "ours", "ours_float32"}

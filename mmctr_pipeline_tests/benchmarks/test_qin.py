@@ -1,0 +1,52 @@
+"""The QIN that the benchmark compares with is the same model as ours."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.model_speed import settings
+from benchmarks.qin import QIN, PlainQin
+from mmctr_pipeline.models.config import QinConfig
+from mmctr_pipeline_tests.benchmarks.plain_model_case import (
+    FEATURES,
+    assert_same_model,
+    dropout_rates,
+    pair_of,
+)
+
+pytestmark = pytest.mark.bench
+
+SMALL = QinConfig(features=FEATURES, n_layers=2, n_rows=3, dropout=0.0)
+
+
+def test_the_plain_form_gives_our_logits_and_gradients_with_our_weights() -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    assert_same_model(pair_of(QIN, SMALL))
+
+
+def test_it_drops_where_ours_does() -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    plain = pair_of(QIN, dataclasses.replace(SMALL, dropout=0.25)).plain
+    # One after each of the two quadratic layers.
+    assert dropout_rates(plain) == [0.25, 0.25]
+
+
+def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    pair = pair_of(QIN, SMALL)
+    item_dim = 8 + 8 + 12
+    dim = 2 * 4 + 2 * item_dim
+    of_row = 4 * item_dim * 2 * item_dim + 2 * dim**2 + dim
+    expected = 6 * (of_row + pair.length_N.mean() * 2 * item_dim)
+    assert QIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
+
+
+def test_settings_are_the_presets_and_what_the_plain_form_lacks_is_refused() -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    config, training = settings(QIN.preset)
+    assert isinstance(config, QinConfig)
+    assert (config.row_dropout, config.features.max_history) == (0.0, 64)
+    assert (training.batch_size, training.optimizer) == (8192, "adam")
+    pair = pair_of(QIN, SMALL)
+    with pytest.raises(ValueError, match="row_dropout"):
+        PlainQin(dataclasses.replace(SMALL, row_dropout=0.1), pair.ours, pair.batch.items)
