@@ -46,6 +46,13 @@ class TrainingConfig(Settings):
         ge=0,
         le=1,
     )
+    in_batch_negatives: float = setting(
+        0.0,
+        "share of the rows without a click that each step gives the target of another row; for "
+        "negatives that were drawn at random, not those that somebody saw and passed over",
+        ge=0,
+        le=1,
+    )
     optimizer: str = setting(
         "row_adamw",
         "row_adamw (AdamW that touches the table rows of the batch alone and catches up what they "

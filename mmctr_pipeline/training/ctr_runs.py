@@ -21,6 +21,7 @@ from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.loss import pairwise_loss, smoothed_binary_cross_entropy
+from mmctr_pipeline.training.negatives import in_batch_negatives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,8 @@ class CtrRuns:
         return module, FinalFit(last.epoch, len(rows), last.train_loss, seconds)
 
     def _loss(self, module: nn.Module, batch: Batch) -> torch.Tensor:
+        if self.training_config.in_batch_negatives > 0:
+            batch = in_batch_negatives(batch, self.training_config.in_batch_negatives)
         assert batch.label_B is not None
         logits_B, weight = module(batch).float(), self.training_config.pairwise_weight
         pointwise = smoothed_binary_cross_entropy(

@@ -32,7 +32,11 @@ RUNS = {
         COMMON, schedule="plateau", plateau_factor=0.3, learning_rate=0.2, optimizer="adamw"
     ),
     "averaging": dataclasses.replace(
-        COMMON, validations_per_epoch=2, schedule="constant", weight_averaging=3.0
+        COMMON,
+        validations_per_epoch=2,
+        schedule="constant",
+        weight_averaging=3.0,
+        in_batch_negatives=0.5,
     ),
     "early stopping": dataclasses.replace(
         COMMON, max_epochs=9, patience=2, schedule="cosine", learning_rate=0.03

@@ -145,3 +145,13 @@ def test_statistics_are_of_train_and_valid_rows_in_the_final_fit_alone(final_fit
     state = trained.module.state_dict()
     assert bool(state["features.known_items_I"][61]) is final_fit
     assert bool(state["features.known_users_U"][500]) is final_fit
+
+
+def test_in_batch_negatives_are_not_learned_by_heart() -> None:
+    config = dataclasses.replace(TRAINING, patience=6, learning_rate=0.02)
+    as_they_are, in_batch, again = (
+        train(dataclasses.replace(config, in_batch_negatives=share)).history.epochs[-1].train_loss
+        for share in (0.0, 1.0, 1.0)
+    )
+    assert in_batch > as_they_are + 0.05
+    assert in_batch == again

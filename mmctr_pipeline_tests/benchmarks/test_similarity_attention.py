@@ -1,0 +1,46 @@
+"""The ablation of our model: every file is the preset with something switched off."""
+
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline.presets.entries import leaderboard_entries
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
+FILES = sorted(FOLDER.glob("without_*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
+def test_a_file_of_the_ablation_differs_from_the_preset_in_settings_that_are_off(
+    file: Path,
+) -> None:
+    ours, without = leaderboard_entries(["similarity_attention", str(file)])
+    differing = [
+        value
+        for section in ("model", "training")
+        for value in _differing(
+            getattr(ours, section).to_mapping(), getattr(without, section).to_mapping()
+        )
+    ]
+    assert differing
+    assert not any(differing)
+
+
+def _differing(ours: dict, without: dict) -> list:
+    """Return what `without` has where it differs, nested settings one by one."""
+    found: list = []
+    for name, value in ours.items():
+        if isinstance(value, dict):
+            found += _differing(value, without[name])
+        elif without[name] != value:
+            found.append(without[name])
+    return found
+
+
+def test_din_is_given_the_features_and_the_training_of_ours() -> None:
+    ours, din = leaderboard_entries(
+        ["similarity_attention", str(FOLDER / "din_same_features.yaml")]
+    )
+    assert din.model.name == "din"
+    assert din.training == ours.training
+    assert set(ours.model.modalities) - {"image"} <= set(din.model.modalities)
