@@ -2,8 +2,9 @@
 
     python -m benchmarks.din [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both are the preset `din` with the newest 64 items of a history, and start from the same weights:
-the same features, network, dropout, loss, Adam with L2 in the gradient, clipping and batch size.
+Both are the preset `din` with the newest 64 items of a history and ReLU in the attention (its Dice
+would normalise over padding as well in the padded form), and start from the same weights: the same
+features, network, dropout, loss, Adam with L2 in the gradient, clipping and batch size.
 
 The plain form pads histories to 64, looks up and attends at all 64 places with FuxiCTR's
 `DIN_Attention` (which sets the target beside every one of them), `MaskedAveragePooling` and
@@ -57,7 +58,14 @@ def operations_per_row(model: Din, length_N: np.ndarray) -> float:
     return 3 * 2 * (of_row + float(length_N.mean()) * of_position)
 
 
-DIN = Comparison("din", "din", PlainDin, operations_per_row, n_rows=24_576)
+DIN = Comparison(
+    "din",
+    "din",
+    PlainDin,
+    operations_per_row,
+    n_rows=24_576,
+    changes={"attention_activation": "relu"},
+)
 
 if __name__ == "__main__":
     run(DIN, __doc__)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ class Comparison:
     `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models`, with
     the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns what
     training on a row needs on average, given the lengths of the rows' histories. `batch_size` is
-    the preset's own where it is None.
+    the preset's own where it is None. `changes` are settings of the model that both sides have in
+    place of the preset's.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Comparison:
     operations_per_row: Callable[[Any, np.ndarray], float]
     n_rows: int
     batch_size: int | None = None
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def n_weights(*modules: nn.Module) -> int:
@@ -79,9 +81,11 @@ def n_weights(*modules: nn.Module) -> int:
     return sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
 
 
-def settings(preset: str, batch_size: int | None = None) -> tuple[ModelConfig, TrainingConfig]:
-    """Return a preset's settings for two epochs, with histories of at most 64 items."""
-    loaded = load_preset(preset)
+def settings(
+    comparison: Comparison, batch_size: int | None = None
+) -> tuple[ModelConfig, TrainingConfig]:
+    """Return the settings of both sides: two epochs, histories of at most 64 items."""
+    loaded = load_preset(comparison.preset)
     assert isinstance(loaded.model, FeatureModelSettings)
     features = dataclasses.replace(loaded.model.features, max_history=MAX_HISTORY)
     training = dataclasses.replace(
@@ -90,14 +94,15 @@ def settings(preset: str, batch_size: int | None = None) -> tuple[ModelConfig, T
         max_epochs=2,
         patience=2,
     )
-    return dataclasses.replace(loaded.model, features=features), training
+    model = dataclasses.replace(loaded.model, features=features, **comparison.changes)
+    return model, training
 
 
 def rates(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
     """Measure matrix products in float32 and in what `auto` stands for; count what a row needs."""
     device = str(resolve_device(chosen.device))
     dataset, vectors = read_world(chosen.data, chosen.rows)
-    config, _ = settings(comparison.preset)
+    config, _ = settings(comparison)
     with torch.device("meta"):
         model = build_model(config, feature_spec(dataset, vectors))
     length_N = np.minimum(dataset.histories.lengths[dataset.train.history], MAX_HISTORY)
@@ -112,7 +117,7 @@ def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
     """Train the plain form for `--seconds`."""
     device = resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data, chosen.rows)
-    config, training_config = settings(comparison.preset, chosen.batch_size)
+    config, training_config = settings(comparison, chosen.batch_size)
     if len(dataset.train) < training_config.batch_size:
         raise ValueError(f"{len(dataset.train):,} rows are less than a batch")
     items = item_features(dataset.items, vectors)
@@ -152,7 +157,7 @@ def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
     def side(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
         device = resolve_device(chosen.device)
         dataset, vectors = read_world(chosen.data, chosen.rows)
-        config, training = settings(comparison.preset, chosen.batch_size)
+        config, training = settings(comparison, chosen.batch_size)
         training = dataclasses.replace(training, precision=precision)
         trained = train_ctr(dataset, vectors, config, training, device, log)
         return {

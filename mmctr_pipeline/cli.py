@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="names or paths; model and training of each are compared, the first with the others "
         "(default: all shipped ones that differ, ordered by AUC)",
     )
-    board.add_argument("--minutes", type=float, default=20.0, help="training of a row at most")
+    board.add_argument(
+        "--minutes", type=_minutes, default=20.0, help="training of a row at most; 0: no limit"
+    )
     board.add_argument("--seeds", type=int, default=1, choices=range(1, 11), metavar="1..10")
     board.add_argument("--again", action="store_true", help="train rows that are done as well")
     board.add_argument("--name", default="leaderboard", help="name of the table's files")
@@ -182,6 +185,13 @@ def _fusions(chosen: argparse.Namespace) -> int:
     line = {"name": "fusions", "world": config.key, "best_possible_auc": best}
     print(json.dumps(line | result.to_mapping()))
     return 0
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of minutes, 0 or more")
+    return value
 
 
 def _leaderboard(chosen: argparse.Namespace) -> int:

@@ -24,6 +24,11 @@ class Progress:
         self._start = self._last = time.monotonic()
 
     @property
+    def done(self) -> int:
+        """What is done since the start."""
+        return self._done
+
+    @property
     def seconds(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self._start

@@ -103,12 +103,13 @@ class DinAttentionSettings(FeatureModelSettings):
 
 @dataclasses.dataclass(frozen=True)
 class DinConfig(DinAttentionSettings):
-    """Deep interest network (arXiv 1706.06978), as the challenge's baseline has it."""
+    """Deep interest network (arXiv 1706.06978); the defaults are the challenge's baseline's."""
 
     name: Literal["din"] = "din"
-    hidden_dims: tuple[int, ...] = setting(
-        (1024, 512, 256, 128, 64, 32), "hidden layers of the tower", ge=1
+    attention_activation: str = setting(
+        "dice", "activation within the attention", choices=("relu", "dice", "prelu", "sigmoid")
     )
+    hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
     dropout: float = setting(0.1, "dropout after each hidden layer of the tower", ge=0, lt=1)
 
 
@@ -231,9 +232,10 @@ class SimilarityAttentionConfig(FeatureModelSettings):
     @property
     def modalities(self) -> tuple[str, ...]:
         """Which of `text` and `image` vectors the model reads beside the fused ones."""
+        is_learned = self.content_similarity or self.id_similarity
         read = {
-            "text": self.text_similarity or self.features.text_vectors,
-            "image": self.image_similarity or self.features.image_vectors,
+            "text": is_learned or self.text_similarity or self.features.text_vectors,
+            "image": is_learned or self.image_similarity or self.features.image_vectors,
         }
         return tuple(name for name, is_read in read.items() if is_read)
 

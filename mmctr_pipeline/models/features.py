@@ -61,6 +61,7 @@ class FeatureEmbedding(nn.Module):
         }
         self._kinds = [kind for kind in VECTOR_KINDS if wanted[kind] and spec.dim_of(kind)]
         self._unknown_rate = config.unknown_rate
+        self._max_history = config.max_history
         self._n_items, self._n_users = spec.n_items, spec.n_users
         self.item_id = EmbeddingTable(spec.n_items + 1, dim) if config.item_id else None
         self.tags = EmbeddingTable(spec.n_tags, dim) if config.item_tags else None
@@ -97,10 +98,10 @@ class FeatureEmbedding(nn.Module):
         return scaling
 
     def fit(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Note which ids the train rows hold, and what the item vectors vary by."""
+        """Note which ids the train rows show, and what the item vectors vary by."""
         for kind in self._kinds:
             self._scaling(kind).fit(*items.vectors_of(kind))
-        of_train = histories.take(np.unique(train.history)).values
+        of_train = histories.take(np.unique(train.history)).newest(self._max_history).values
         known_items = np.zeros(self._n_items, bool)
         known_items[np.concatenate([train.item_id, of_train])] = True
         known_users = np.zeros(self._n_users, bool)

@@ -56,7 +56,7 @@ class SimilarityAttention(CtrModel):
         }
         self._kinds = [kind for kind in VECTOR_KINDS if wanted[kind] and spec.dim_of(kind)]
         # Titles and covers say more than the fused vectors, which are fewer numbers.
-        self._content = [kind for kind in self._kinds if kind != "fused"] or ["fused"]
+        self._content = [kind for kind in ("text", "image") if spec.dim_of(kind)] or ["fused"]
         content_dim = sum(spec.dim_of(kind) for kind in self._content)
         self.learned = nn.ModuleList(
             LearnedVectors(content_dim, _LEARNED_HIDDEN, config.learned_dim, n_rows)

@@ -34,8 +34,9 @@ def model_card(model_file: ModelFile, version: str) -> str:
             "what",
             "identity or size",
         ),
-        "Scoring with vectors of another identity is refused. Ids beyond the tables are scored as "
-        "the padding row; an item beyond them keeps its vector.",
+        "Scoring with vectors of another identity is refused. Ids that training did not show are "
+        "scored as the unknown row (improved_mmctr: ids beyond the tables as the padding row); "
+        "such an item keeps its vectors.",
         "## Training",
         _epochs(model_file.history),
         "## Configuration",

@@ -17,8 +17,8 @@ class TrainingConfig(Settings):
     patience: int = setting(7, "epochs without a better validation AUC before stopping", ge=1)
     max_minutes: float = setting(
         0.0,
-        "minutes of training and validation: nothing further is begun that would end later if it "
-        "took as long as what came before; 0 sets no limit, and a final fit comes on top",
+        "minutes of training and validation, which end then, if need be within an epoch and with a "
+        "last validation; 0 sets no limit, and a final fit comes on top",
         ge=0,
     )
     final_fit: bool = setting(

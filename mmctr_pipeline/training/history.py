@@ -1,6 +1,7 @@
 """What a training run measured, validation by validation."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -92,6 +93,7 @@ class Course:
     follows: TrainingHistory | None = None
     records: list[EpochRecord] = dataclasses.field(default_factory=list)
     best_index: int = -1
+    is_out_of_time: bool = False
 
     def add(self, record: EpochRecord) -> bool:
         """Add a validation; return whether it is the best so far."""
@@ -146,10 +148,18 @@ class Course:
             return "max_epochs"
         if self.epochs_since_best > config.patience - _ROUNDING:
             return "patience"
+        return "max_minutes" if self.is_out_of_time or self.seconds_left(config) <= 0 else None
+
+    def seconds_left(self, config: TrainingConfig) -> float:
+        """Return how long training may go on, so that one more validation is over in time.
+
+        It is expected to take as long as the last one. A run that follows another has no limit.
+        """
+        if config.max_minutes == 0 or self.follows:
+            return math.inf
+        validation = self.records[-1].validation_seconds if self.records else 0.0
         seconds = sum(record.all_seconds for record in self.records)
-        if 0 < 60 * config.max_minutes < seconds + self.records[-1].all_seconds:
-            return "max_minutes"
-        return None
+        return 60 * config.max_minutes - seconds - validation
 
     def finished(self, config: TrainingConfig) -> TrainingHistory:
         """Return the history of the run, all epochs of which are over."""
@@ -159,9 +169,18 @@ class Course:
     def state(self) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
         records = [{**dataclasses.asdict(r), "metrics": dict(r.metrics)} for r in self.records]
-        return {"records": records, "best_index": self.best_index}
+        return {
+            "records": records,
+            "best_index": self.best_index,
+            "is_out_of_time": self.is_out_of_time,
+        }
 
     def restored(self, state: Mapping[str, Any]) -> Self:
         """Return this course as `state` tells it."""
         records = [EpochRecord(**record) for record in state["records"]]
-        return dataclasses.replace(self, records=records, best_index=state["best_index"])
+        return dataclasses.replace(
+            self,
+            records=records,
+            best_index=state["best_index"],
+            is_out_of_time=state["is_out_of_time"],
+        )

@@ -41,7 +41,8 @@ class Validation:
     """What decides which weights are best: `evaluate` returns metrics, among them `metric`.
 
     With `follows`, the history of another run, nothing is evaluated: that run has decided on the
-    number of epochs, which is its best, and on the learning rates; the last weights stay.
+    number of epochs, which is its best, and on the learning rates; the weights at the end stay. Of
+    an epoch that a limit of time cut short, all that a validation would have ended is trained.
     """
 
     evaluate: Callable[[nn.Module], Mapping[str, float]]
@@ -93,11 +94,17 @@ def fit(
                 batches.n_rows // config.validations_per_epoch,
             )
             set_seed(derived_seed(config.seed, epoch, part), device)
-            train_loss = _train(module, step, average, batches_of_part, epoch, device, progress)
+            seconds_left = run.course.seconds_left(config)
+            in_time = _in_time(batches_of_part, progress, seconds_left)
+            train_loss = _train(module, step, average, in_time, epoch, device, progress)
             optimizers.flush()
             seconds, rows_per_second = progress.seconds, progress.per_second
 
             n_epochs_done = epoch - 1 + part / config.validations_per_epoch
+            if seconds > seconds_left:
+                run.course.is_out_of_time = True
+                n_epochs_of_rows = run.course.n_epochs + progress.done / batches.n_rows
+                n_epochs_done = min(n_epochs_done, n_epochs_of_rows)
             with average.applied():
                 metrics = _validated(module, validation, n_epochs_done)
                 record = EpochRecord(
@@ -121,6 +128,14 @@ def fit(
         if run.best_weights:
             module.load_state_dict(run.best_weights)
     return run.course.finished(config)
+
+
+def _in_time(batches: Iterable[B], progress: Progress, seconds: float) -> Iterator[B]:
+    """Yield batches, the first of them in any case, until so many seconds have passed."""
+    for batch in batches:
+        yield batch
+        if progress.seconds > seconds:
+            return
 
 
 def _train(

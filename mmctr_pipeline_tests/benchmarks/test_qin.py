@@ -43,7 +43,7 @@ def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
 
 def test_settings_are_the_presets_and_what_the_plain_form_lacks_is_refused() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
-    config, training = settings(QIN.preset)
+    config, training = settings(QIN)
     assert isinstance(config, QinConfig)
     assert (config.row_dropout, config.features.max_history) == (0.0, 64)
     assert (training.batch_size, training.optimizer) == (8192, "adam")

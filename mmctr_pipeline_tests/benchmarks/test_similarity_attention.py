@@ -26,6 +26,19 @@ def test_a_file_of_the_ablation_differs_from_the_preset_in_settings_that_are_off
     assert not any(differing)
 
 
+def test_every_part_that_is_on_has_a_file() -> None:
+    ours = leaderboard_entries(["similarity_attention"])[0].model.to_mapping()
+    parts = {name for name, value in ours.items() if value is True or name.endswith("_layers")}
+    parts |= {f"features.{name}" for name, value in ours["features"].items() if value is True}
+    switched_off = set()
+    for file in FILES:
+        model = leaderboard_entries([str(file)])[0].model.to_mapping()
+        switched_off |= {name for name, value in ours.items() if model[name] != value}
+        features = ours["features"].items()
+        switched_off |= {f"features.{n}" for n, value in features if model["features"][n] != value}
+    assert parts <= switched_off
+
+
 def _differing(ours: dict, without: dict) -> list:
     """Return what `without` has where it differs, nested settings one by one."""
     found: list = []

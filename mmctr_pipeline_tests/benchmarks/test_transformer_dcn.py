@@ -68,7 +68,7 @@ def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
 
 
 def test_settings_are_the_presets_but_for_batches_and_histories() -> None:
-    config, training = settings(TRANSFORMER_DCN.preset, TRANSFORMER_DCN.batch_size)
+    config, training = settings(TRANSFORMER_DCN, TRANSFORMER_DCN.batch_size)
     assert isinstance(config, TransformerDcnConfig)
     assert (config.kept_positions, config.features.max_history) == (16, 64)
     assert (training.batch_size, training.optimizer) == (1024, "adam")

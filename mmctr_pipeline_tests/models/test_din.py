@@ -77,7 +77,10 @@ def test_the_preset_is_the_challenges_baseline() -> None:
     assert isinstance(model, DinConfig)
     assert (model.features.embedding_dim, model.features.max_history) == (64, 64)
     assert (model.attention_hidden_dims, model.attention_softmax) == ((512, 256), False)
+    assert (model.attention_activation, model.hidden_dims) == ("dice", (1024, 512, 256))
+    assert (model.attention_dropout, model.dropout) == (0.1, 0.1)
     assert (training.batch_size, training.optimizer) == (8192, "adam")
+    assert (training.weight_decay, training.embedding_weight_decay) == (0.0, 1e-6)
     with torch.device("meta"):
         built = Din(model, SPEC)
     assert built.features.item_dim == 64 + 64 + SPEC.vector_dim

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline_tests.models.features_case import (
@@ -18,7 +20,7 @@ from mmctr_pipeline_tests.models.features_case import (
     standardised,
 )
 from mmctr_pipeline_tests.models.plain_din import known_ids
-from mmctr_pipeline_tests.models.zoo import SPEC, random_items
+from mmctr_pipeline_tests.models.zoo import SPEC, random_items, random_train_rows
 
 
 def test_cold_and_new_items_keep_what_is_known_of_them() -> None:
@@ -35,6 +37,20 @@ def test_cold_and_new_items_keep_what_is_known_of_them() -> None:
         torch.testing.assert_close(found.item_BD[place, 5:], vector_D, atol=1e-5, rtol=0)
     assert not found.item_BD[2, 5:].any()
     assert not found.history_TD[0].any()  # padding
+
+
+def test_items_that_stand_in_histories_beyond_the_limit_alone_are_unknown() -> None:
+    items = random_items()
+    rows, _ = random_train_rows()
+    train = dataclasses.replace(
+        rows.take(np.arange(2)), item_id=np.array([6, 7]), history=np.array([0, 1])
+    )
+    histories = Ragged.from_lists([[1, 2, 3], [4, 5]])
+    for limit, known in ((2, {2, 3, 4, 5, 6, 7}), (3, {1, 2, 3, 4, 5, 6, 7})):
+        config = dataclasses.replace(NOTHING, item_id=True, max_history=limit)
+        features = FeatureEmbedding(config, SPEC)
+        features.fit(items, train, histories)
+        assert set(features.known_items_I.nonzero().flatten().tolist()) == known
 
 
 def replaced(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

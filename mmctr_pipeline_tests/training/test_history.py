@@ -1,6 +1,7 @@
 """What ends a run: epochs, patience, minutes; and how a run follows another one."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -45,36 +46,32 @@ def test_a_run_says_what_ended_it() -> None:
     assert (last.ended_by, last.stopped_early) == ("max_epochs", False)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "n_epochs"), [(1, 1), (19, 1), (20, 2), (29, 2), (30, 3), (99, 9), (100, 10)]
-)
-def test_nothing_is_begun_that_would_end_beyond_the_limit(seconds: int, n_epochs: int) -> None:
+def test_the_time_that_is_left_keeps_that_of_a_validation() -> None:
     """Every epoch takes ten seconds, a fifth of them validation."""
-    config = dataclasses.replace(CONFIG, max_minutes=seconds / 60 + 1e-9)
-    history = run_until_it_ends(config, [n / 20 for n in range(10)])
-    assert len(history.epochs) == n_epochs
-    assert history.ended_by == ("max_minutes" if n_epochs < 10 else "max_epochs")
+    config = dataclasses.replace(CONFIG, max_minutes=0.5)
+    course = Course("score", larger_is_better=True)
+    for n, seconds_left in enumerate([30, 18, 8], start=1):
+        assert course.seconds_left(config) == pytest.approx(seconds_left)
+        assert course.ended_by(config) is None
+        course.add(record(n, n / 10))
+    assert course.seconds_left(config) == pytest.approx(-2)
+    assert course.ended_by(config) == "max_minutes"
+    assert course.seconds_left(CONFIG) == math.inf
 
 
-def test_the_last_epoch_tells_how_long_the_next_one_takes() -> None:
-    config = dataclasses.replace(CONFIG, max_minutes=1)
-    course = Course("score", larger_is_better=True)
-    course.add(record(1, 0.1, seconds=35))
-    assert course.ended_by(config) == "max_minutes"
-    course = Course("score", larger_is_better=True)
-    course.add(record(1, 0.1, seconds=25))
-    assert course.ended_by(config) is None
-    course.add(record(2, 0.2, seconds=5))
-    assert course.ended_by(config) is None
-    course.add(record(3, 0.3, seconds=20))
-    assert course.ended_by(config) == "max_minutes"
+def test_a_course_that_was_cut_short_has_ended_also_when_resumed() -> None:
+    config = dataclasses.replace(CONFIG, max_minutes=60)
+    course = Course("score", larger_is_better=True, is_out_of_time=True)
+    course.add(record(0.3, 0.1))
+    resumed = Course("score", larger_is_better=True).restored(course.state())
+    assert resumed.ended_by(config) == course.ended_by(config) == "max_minutes"
 
 
 def test_a_resumed_course_counts_the_time_it_had() -> None:
     config = dataclasses.replace(CONFIG, max_minutes=1)
     course = Course("score", larger_is_better=True)
     for n in (1, 2, 3):
-        course.add(record(n, n / 10, seconds=18))
+        course.add(record(n, n / 10, seconds=20))
     resumed = Course("score", larger_is_better=True).restored(course.state())
     assert resumed.ended_by(config) == course.ended_by(config) == "max_minutes"
 

@@ -177,9 +177,48 @@ def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(schedule
     assert following.lines[0].startswith("epoch 0.5 of 3.5: train loss ")
 
 
-def test_a_time_limit_leaves_one_validation() -> None:
+def test_a_time_limit_leaves_one_step_and_one_validation() -> None:
     trace = Trace((1,) * 4)
     history = trace.run(TrainingConfig(max_epochs=3, validations_per_epoch=2, max_minutes=1e-9))
-    assert [record.epoch for record in history.epochs] == [0.5]
+    assert [record.epoch for record in history.epochs] == [0.25]
     assert history.ended_by == "max_minutes"
-    assert trace.rows == [0, 1]
+    assert trace.rows == [0]
+
+
+@dataclasses.dataclass
+class SlowTrace(Trace):
+    """A run whose steps take a second each and whose validations two, by a clock of its own."""
+
+    now: float = 0.0
+
+    def loss(self, module: nn.Module, rows_B: torch.Tensor) -> torch.Tensor:
+        self.now += 1
+        return super().loss(module, rows_B)
+
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        self.now += 2
+        return super().evaluate(module)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs"),
+    [
+        (1, [0.5]),
+        (4, [1]),
+        (9, [1, 1.5]),
+        (10.5, [1, 1.75]),
+        (15, [1, 2, 2.5]),
+        (99, [1, 2, 3]),
+    ],
+)
+def test_a_time_limit_ends_an_epoch_early_and_is_kept_to_a_step(
+    seconds: float, epochs: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = SlowTrace((1,) * 4)
+    monkeypatch.setattr("mmctr_pipeline.data.progress.time.monotonic", lambda: trace.now)
+    history = trace.run(TrainingConfig(max_epochs=3, max_minutes=seconds / 60))
+    assert [record.epoch for record in history.epochs] == epochs
+    assert len(trace.rows) == 4 * epochs[-1]
+    assert history.ended_by == ("max_epochs" if epochs[-1] == 3 else "max_minutes")
+    # The first validation could not be foreseen.
+    assert trace.now <= seconds + 1 + 2 * (len(epochs) == 1)

@@ -17,7 +17,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mmctr_pipeline import metrics
 from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.locks import locked
 from mmctr_pipeline.evaluation.inputs import TrainingInputs
@@ -27,6 +26,7 @@ from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, required_modalities, train_ctr
+from mmctr_pipeline.training.evaluation import Evaluation, evaluate
 from mmctr_pipeline.training.score import score
 
 JOB, RESULT, SCORES = "job.json", "result.json", "scores.npy"
@@ -64,7 +64,8 @@ class RowResult:
 
     `seconds` are those of training and validation together, `rows_per_second` the median over
     epochs, `peak_mb` the largest resident memory of the process, `epochs` those that were trained;
-    `ended` says what ended training: `epochs`, `early stopping` or `minutes`.
+    `ended_by` says what ended training: `max_epochs`, `patience` or `max_minutes`. `evaluation` is
+    that of the reporting half (`training.evaluation.Evaluation`) as plain values.
     """
 
     n_parameters: int
@@ -77,14 +78,18 @@ class RowResult:
     ended_by: str
     code: str
     history: dict[str, Any]
+    evaluation: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the result in a row's folder, None where the row is not done."""
+        """Return the result in a row's folder, None where it is not there or of another version."""
         path = folder / RESULT
         if not path.is_file():
             return None
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.keys() != {field.name for field in dataclasses.fields(cls)}:
+            return None
+        return cls(**content)
 
 
 def read_scores(folder: Path) -> np.ndarray:
@@ -116,16 +121,17 @@ def run_row(folder: Path, log: Callable[[str], None]) -> None:
     items = item_features(inputs.dataset.items, inputs.vectors, read).to(device)
     source = BatchSource(reporting, inputs.dataset.histories, items, device, model.max_history)
     scores = score(trained.module, source, training.precision)
-    assert reporting.label is not None
-    log(f"the other half of the valid users: AUC {metrics.auc(reporting.label, scores):.4f}")
+    dataset = inputs.dataset
+    evaluation = evaluate(reporting, scores, dataset.train, dataset.histories)
+    log(f"the other half of the valid users: AUC {evaluation.auc.auc:.4f}")
     with atomic_write(folder / SCORES) as temporary:
         np.save(temporary, scores)
-    result = _result(trained, job.code)
+    result = _result(trained, job.code, evaluation)
     _write_json(folder / RESULT, dataclasses.asdict(result))
     checkpoints.remove()
 
 
-def _result(trained: TrainedCtr, code: str) -> RowResult:
+def _result(trained: TrainedCtr, code: str, evaluation: Evaluation) -> RowResult:
     history = trained.history
     return RowResult(
         n_parameters=trained.n_parameters,
@@ -138,6 +144,7 @@ def _result(trained: TrainedCtr, code: str) -> RowResult:
         ended_by=history.ended_by,
         code=code,
         history=history.to_mapping(),
+        evaluation=evaluation.to_mapping(),
     )
 
 

@@ -31,7 +31,17 @@ from mmctr_pipeline.training.config import TrainingConfig
 CODE_VERSION = "1"
 """Raised whenever the same settings and inputs would give other numbers."""
 
-_TRAINING_CODE = ("data", "models", "training")
+_DECIDING_CODE = (
+    "data",
+    "models",
+    "training",
+    "evaluation/leaderboard/halves.py",
+    "evaluation/leaderboard/row.py",
+    "metrics.py",
+    "precision.py",
+)
+"""What a row's numbers come from, in this package."""
+
 _MAX_REASON = 300
 
 
@@ -102,7 +112,7 @@ class Runner:
         """Return the result of a row, which is run unless it is done."""
         key = self._key(entry)
         folder = self.folder / key
-        checkpoints = Checkpoints.of_run(self.storage, run_key(row=key, code=_training_code()))
+        checkpoints = Checkpoints.of_run(self.storage, run_key(row=key, code=_deciding_code()))
         label = f"{entry.name} (seed {entry.training.seed})"
         if self.again:
             shutil.rmtree(folder, ignore_errors=True)
@@ -116,7 +126,7 @@ class Runner:
                 checkpoints=str(checkpoints.folder),
                 checkpoint_seconds=self.checkpoint_seconds,
                 device=str(self.device),
-                code=_training_code(),
+                code=_deciding_code(),
             ).write(folder)
             self.log(f"{label}: training, {folder}")
             if failure := _run_process(folder, label, self.log):
@@ -125,9 +135,9 @@ class Runner:
             self.log(f"{label}: done before, {folder}")
         result = RowResult.read(folder)
         assert result is not None
-        if result.code != _training_code():
+        if result.code != _deciding_code():
             self.log(
-                f"{label}: trained before {', '.join(_TRAINING_CODE)} of this package were "
+                f"{label}: trained before {', '.join(_DECIDING_CODE)} of this package were "
                 "changed; --again trains it anew"
             )
         return Outcome(entry.training.seed, key, result, read_scores(folder))
@@ -176,11 +186,12 @@ def _run_process(folder: Path, label: str, log: Log) -> str | None:
 
 
 @functools.cache
-def _training_code() -> str:
-    """Return a hash of the source files that training runs through."""
+def _deciding_code() -> str:
+    """Return a hash of the source files that decide on a row."""
     package = Path(__file__).parents[2]
     digest = hashlib.sha256()
-    for name in _TRAINING_CODE:
-        for path in sorted((package / name).rglob("*.py")):
+    for name in _DECIDING_CODE:
+        place = package / name
+        for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
             digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -102,6 +102,12 @@ class TableRow:
         """Return the mean of a number of the results over the seeds."""
         return float(np.mean([getattr(result, name) for result in self.results]))
 
+    def mean_evaluated(self, what: Callable[[dict[str, Any]], float | None]) -> float | None:
+        """Return the mean over seeds of `what` an evaluation says, None where it says nothing."""
+        values = [what(result.evaluation) for result in self.results]
+        defined = [value for value in values if value is not None]
+        return float(np.mean(defined)) if defined else None
+
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
         identified = {
@@ -127,6 +133,11 @@ class TableRow:
             "best_epoch": [result.best_epoch for result in self.results],
             "ended_by": [result.ended_by for result in self.results],
             "selection_auc": self.mean("selection_auc"),
+            "auc_cold": self.mean_evaluated(_cold_auc),
+            "auc_by_user": self.mean_evaluated(lambda evaluation: evaluation["by_user"]["auc"]),
+            "calibration_error": self.mean_evaluated(
+                lambda evaluation: evaluation["calibration"]["error"]
+            ),
         }
 
     def cells(self) -> list[str]:
@@ -139,6 +150,7 @@ class TableRow:
             self.model,
             f"{self.auc:.4f} [{self.low:.4f}, {self.high:.4f}]",
             "" if self.behind is None else _difference(self.behind),
+            "" if (cold := self.mean_evaluated(_cold_auc)) is None else f"{cold:.4f}",
             f"{self.log_loss:.4f}",
             f"{results[0].n_parameters:,}",
             f"{self.mean('rows_per_second'):,.0f}",
@@ -150,11 +162,18 @@ class TableRow:
         ]
 
 
+def _cold_auc(evaluation: dict[str, Any]) -> float | None:
+    """Return the AUC of the rows whose target stands in no train row, None without one."""
+    interval = evaluation["by_popularity"][0]["auc"]
+    return None if interval is None else float(interval["auc"])
+
+
 _HEAD = (
     "preset",
     "model",
     "AUC",
     "first less this",
+    "cold AUC",
     "log-loss",
     "parameters",
     "rows/s",
@@ -166,7 +185,7 @@ _HEAD = (
 )
 _N_LEFT_ALIGNED = 2
 _ENDED_BY = {
-    "max_epochs": "published epochs",
+    "max_epochs": "all epochs",
     "patience": "early stopping",
     "max_minutes": "minutes",
 }

@@ -82,7 +82,10 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
         super().__init__()
         if dim % n_heads:
-            raise ValueError(f"{n_heads} heads do not divide {dim} dimensions; choose a divisor")
+            raise ValueError(
+                f"{n_heads} heads do not divide {dim} dimensions, which follow from the item's "
+                "features: choose another number of heads, or set features.projection_dim"
+            )
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)

@@ -21,7 +21,9 @@ def scores_of(strength: float, seed: int) -> np.ndarray:
     return 1 / (1 + np.exp(-(strength * (LABEL - 0.5) + noise)))
 
 
-def outcome(seed: int, scores: np.ndarray, ended_by: str = "patience") -> Outcome:
+def outcome(
+    seed: int, scores: np.ndarray, ended_by: str = "patience", cold: float | None = 0.5
+) -> Outcome:
     result = RowResult(
         n_parameters=1234,
         selection_auc=0.7,
@@ -33,6 +35,11 @@ def outcome(seed: int, scores: np.ndarray, ended_by: str = "patience") -> Outcom
         ended_by=ended_by,
         code="abc",
         history={},
+        evaluation={
+            "by_popularity": [{"auc": None if cold is None else {"auc": cold}}],
+            "by_user": {"auc": 0.6},
+            "calibration": {"error": 0.01},
+        },
     )
     return Outcome(seed, f"key{seed}", result, scores)
 
@@ -94,6 +101,22 @@ def test_several_seeds_are_averaged_and_paired_by_seed() -> None:
     assert record["seeds"] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("cold", "mean"), [((0.5, 0.7), 0.6), ((None, None), None), ((0.5, None), 0.5)]
+)
+def test_cold_items_have_an_auc_where_there_are_any(
+    cold: tuple[float | None, float | None], mean: float | None
+) -> None:
+    outcomes = (outcome(n, scores_of(1, n), cold=each) for n, each in enumerate(cold, start=1))
+    board = Leaderboard.of([row("row", *outcomes)], LABEL, "inputs")
+    record = board.to_mapping()["rows"][0]
+    assert record["auc_cold"] == (None if mean is None else pytest.approx(mean))
+    assert record["auc_by_user"] == pytest.approx(0.6)
+    assert record["calibration_error"] == pytest.approx(0.01)
+    cell = board.markdown()[2].split("|")[5].strip()
+    assert cell == ("" if mean is None else f"{mean:.4f}")
+
+
 def test_a_row_that_failed_stands_last_with_its_reason() -> None:
     failed = row("failed", outcome(1, scores_of(1, 1)), Outcome(2, "key2", failure="diverged"))
     done = row("done", outcome(1, scores_of(1, 1)), outcome(2, scores_of(1, 2), "max_minutes"))
@@ -107,6 +130,7 @@ def test_a_row_that_failed_stands_last_with_its_reason() -> None:
     cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
     assert cells[0] == "done"
     assert cells[2].startswith(f"{board.rows[0].auc:.4f} [")
-    assert cells[5:] == ["1,234", "1,500", "15", "200", "1, 2", "1, 1", "early stopping, minutes"]
+    assert cells[4] == "0.5000"
+    assert cells[6:] == ["1,234", "1,500", "15", "200", "1, 2", "1, 1", "early stopping, minutes"]
     assert board.to_mapping()["rows"][1]["failure"] == "seed 2: diverged"
     assert Leaderboard.of([failed], LABEL, "inputs").failed == ["failed"]
