@@ -41,8 +41,8 @@ class SimilarityAttention(CtrModel):
     (`LearnedVectors`), the mean of which is added to the logit as well. They go into the attention
     of DIN (arXiv 1706.06978) beside its own inputs, and their mean, maximum, last and
     recency-weighted mean over the history into the tower. Beside them stands what the challenge's
-    best systems share: layers in which the target queries the history (`TargetQueryEncoder`),
-    item-side levels, a quadratic layer (QIN, arXiv 2504.17699), no user id.
+    best systems share: item-side levels, no user id, and by configuration layers in which the
+    target queries the history (`TargetQueryEncoder`) and quadratic ones (QIN, arXiv 2504.17699).
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:

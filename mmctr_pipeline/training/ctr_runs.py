@@ -70,6 +70,11 @@ class CtrRuns:
             module.fit_statistics(self.items, train, self.histories)
             n_parameters = sum(parameter.numel() for parameter in module.parameters())
             log(f"{self.model_config.name}: {n_parameters:,} parameters")
+            if config.in_batch_negatives:
+                log(
+                    f"in each step {config.in_batch_negatives:.0%} of the rows without a click get "
+                    "the target of another row (training.in_batch_negatives)"
+                )
             history = fit(
                 module,
                 module.parameter_groups(),

@@ -28,7 +28,7 @@ def test_a_file_of_the_ablation_differs_from_the_preset_in_settings_that_are_off
 
 def test_every_part_that_is_on_has_a_file() -> None:
     ours = leaderboard_entries(["similarity_attention"])[0].model.to_mapping()
-    parts = {name for name, value in ours.items() if value is True or name.endswith("_layers")}
+    parts = {name for name, value in ours.items() if value is True}
     parts |= {f"features.{name}" for name, value in ours["features"].items() if value is True}
     switched_off = set()
     for file in FILES:
