@@ -1,30 +1,31 @@
 """Our model against plain loops, and what its statistics may know."""
 
+import contextlib
 import dataclasses
-import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
-from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.config import SimilarityAttentionConfig
-from mmctr_pipeline.models.layers.similarity import RECENCY
 from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import train_ctr
-from mmctr_pipeline_tests.data.test_co_interactions import items_of_users
 from mmctr_pipeline_tests.models.padded_case import exact_batch, exact_model
-from mmctr_pipeline_tests.models.plain_din import history_of, known_ids
+from mmctr_pipeline_tests.models.plain_similarity_attention import plain_logits
 from mmctr_pipeline_tests.models.zoo import (
     FEATURES,
     SMALL_MODELS,
     SPEC,
+    batch_of_train_rows,
     random_batch,
     random_items,
     random_train_rows,
+    small_model,
 )
 from mmctr_pipeline_tests.training.small_world import small_world
 
@@ -33,106 +34,74 @@ CONFIG = SimilarityAttentionConfig(
     learned_dim=6,
     attention_hidden_dims=(8, 4),
     cross_attention_layers=0,
+    cross_attention_feed_forward_dim=6,
     hidden_dims=(16, 8),
 )
+N_HEADS = CONFIG.cross_attention_heads
 
 
-def cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    norms = a.norm() * b.norm()
-    return a @ b / norms if norms > 0 else a.new_zeros(())
+def turned(train: Split, row: int) -> Split:
+    """Return the train rows with the label of one of them turned."""
+    assert train.label is not None
+    label = train.label.copy()
+    label[row] = 1 - label[row]
+    return dataclasses.replace(train, label=label)
 
 
-def plain_similarities(
-    model: SimilarityAttention, batch: Batch, row: int, item: int
-) -> torch.Tensor:
-    """Return the seven similarities of a row's target and an item, with one's own user left out."""
-    items, target = batch.items, int(batch.item_id_B[row])
-    vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
-    found = [cosine(each[target], each[item]) for each in vectors.values()]
-
-    of_users = items_of_users(*random_train_rows())
-    of_users.pop(int(batch.user_id_B[row]), None)
-    sets = [{u for u, of_user in of_users.items() if each in of_user} for each in (target, item)]
-    shared = len(sets[0] & sets[1]) if target != item else 0
-    sizes = max(len(sets[0]), 1) * max(len(sets[1]), 1)
-    found += [torch.tensor(shared / math.sqrt(sizes)), torch.tensor(math.log1p(shared))]
-
-    known, _ = known_ids()
-    for learned in model.learned:
-        both = []
-        for each in (target, item):
-            content = torch.cat(
-                [
-                    vectors[kind][each] / vectors[kind][each].norm().clamp_min(1e-12) * scale
-                    for kind, scale in (("text", math.sqrt(10)), ("image", math.sqrt(6)))
-                ]
-            )
-            first, _, last = learned.content
-            vector = last.weight @ (first.weight @ content + first.bias).relu() + last.bias
-            if learned.id is not None:
-                id_row = each if each in known else SPEC.n_items
-                vector = vector + learned.ID_SCALE * learned.id.weight[id_row]
-            both.append(vector)
-        found.append(cosine(*both))
-    return torch.stack([each.double() for each in found])
+@contextlib.contextmanager
+def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
+    """Plant a leak: the rows' own users count among those who share two items."""
+    assert model.co_interactions is not None
+    planted = model.co_interactions.register_forward_pre_hook(
+        lambda layer, inputs: (torch.zeros_like(inputs[0]), *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        planted.remove()
 
 
-def plain_logit(model: SimilarityAttention, batch: Batch, row: int, features: tuple) -> float:
-    target_D, history_LD, context_C = features
-    attention = model.attention
-    assert attention is not None
-    history = history_of(batch, row)
-    similarity_LS = [plain_similarities(model, batch, row, item) for item in history]
-    interest_D = torch.zeros_like(target_D)
-    for place, (key_D, similarity_S) in enumerate(zip(history_LD, similarity_LS, strict=True)):
-        age = len(history) - 1 - place
-        inputs_N = torch.cat([similarity_S, similarity_S.new_tensor([1 / (1 + age)])])
-        joined = torch.cat([target_D, key_D, target_D - key_D, target_D * key_D])
-        hidden = attention.first.weight @ joined + attention.first.bias
-        hidden = (hidden + attention.of_inputs.weight @ inputs_N).relu()
-        for layer in attention.further:
-            hidden = (layer.weight @ hidden + layer.bias).relu()
-        interest_D = interest_D + key_D * (attention.score.weight @ hidden + attention.score.bias)
-
-    n_similarities = 7
-    summaries = [torch.zeros(n_similarities, dtype=torch.float64)] * 4
-    if history:
-        all_LS = torch.stack(similarity_LS)
-        weight_L = RECENCY ** torch.arange(len(history)).flip(0).double()
-        recent_S = weight_L @ all_LS / weight_L.sum()
-        summaries = [all_LS.mean(0), all_LS.max(0).values, all_LS[-1], recent_S]
-    length = target_D.new_tensor([math.log1p(len(history))])
-    x = torch.cat([target_D, context_C, length, interest_D, *summaries])
-    x = normed(model.input_norm, x)
-    for block in model.quadratic:
-        quadratic = x * (block.quadratic.rows.weight @ x + block.quadratic.rows.bias)
-        x = x + functional.prelu(normed(block.norm, quadratic)[None], block.activation.weight)[0]
-    *hidden_layers, last = [layer for layer in model.tower if hasattr(layer, "weight")]
-    for linear, norm in zip(hidden_layers[::2], hidden_layers[1::2], strict=True):
-        x = normed(norm, linear.weight @ x + linear.bias).relu()
-    logit = last.weight[0] @ x + last.bias[0]
-    return float(logit + model.learned_weight_L @ summaries[0][-2:])
-
-
-def normed(norm: torch.nn.BatchNorm1d, x: torch.Tensor) -> torch.Tensor:
-    scale = (norm.running_var + norm.eps).rsqrt()
-    return (x - norm.running_mean) * scale * norm.weight + norm.bias
+@pytest.mark.parametrize("rows", ["random", "train"])
+@pytest.mark.parametrize("n_layers", [0, 1, 2])
+@torch.no_grad()
+def test_logits_are_those_of_plain_loops(n_layers: int, rows: str) -> None:
+    config = dataclasses.replace(CONFIG, cross_attention_layers=n_layers)
+    model, batch = exact_model(config).eval(), exact_batch(24)
+    assert isinstance(model, SimilarityAttention)
+    if rows == "train":
+        batch = batch_of_train_rows(batch.items).split(4)[0]
+    logits_B = model(batch)
+    torch.testing.assert_close(logits_B, plain_logits(model, batch, N_HEADS), atol=1e-6, rtol=1e-6)
+    if rows == "train":
+        with own_user_left_in(model):
+            assert ((model(batch) - logits_B).abs() > 1e-4).sum() > len(batch) / 4
 
 
 @torch.no_grad()
-def test_logits_are_those_of_plain_loops() -> None:
-    model, batch = exact_model(CONFIG).eval(), exact_batch(24)
+def most_that_own_labels_change(model: SimilarityAttention, items: ItemFeatures) -> float:
+    """Return what the logits of 20 train rows change by where their own label is turned, at most.
+
+    The weights stay; what is counted on the train rows is counted again.
+    """
+    train, histories = random_train_rows()
+    changes = []
+    for number, row in enumerate(batch_of_train_rows(items).split(len(train))[:20]):
+        logits = []
+        for each in (train, turned(train, number)):
+            model.fit_statistics(items, each, histories)
+            logits.append(model(row).item())
+        changes.append(abs(logits[0] - logits[1]))
+    return max(changes)
+
+
+def test_a_train_rows_own_label_does_not_change_its_logit() -> None:
+    torch.manual_seed(0)
+    items = random_items()
+    model = small_model("similarity_attention", items)
     assert isinstance(model, SimilarityAttention)
-    found = model.features(batch)
-    lengths = batch.history_offsets.diff().tolist()
-    histories = found.history_TD[: sum(lengths)].split(lengths)
-    expected = [
-        plain_logit(model, batch, row, (found.item_BD[row], histories[row], found.context_BC[row]))
-        for row in range(len(batch))
-    ]
-    torch.testing.assert_close(
-        model(batch), torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=1e-6
-    )
+    assert most_that_own_labels_change(model, items) == 0
+    with own_user_left_in(model):
+        assert most_that_own_labels_change(model, items) > 0.01
 
 
 SIMILARITIES = ("fused", "text", "image", "content", "id")

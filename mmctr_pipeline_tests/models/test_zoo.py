@@ -7,15 +7,12 @@ import torch
 
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.config import MODEL_CONFIGS
-from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import train_ctr
 from mmctr_pipeline_tests.models.zoo import (
     SMALL_MODELS,
     random_batch,
     random_items,
     small_model,
 )
-from mmctr_pipeline_tests.training.small_world import small_world
 
 every_model = pytest.mark.parametrize("name", sorted(SMALL_MODELS))
 
@@ -105,7 +102,7 @@ def test_spare_positions_of_a_training_batch_change_no_gradient(name: str) -> No
 
 
 @every_model
-def test_every_history_item_and_feature_of_the_target_matters(name: str) -> None:
+def test_every_history_item_and_the_target_matter(name: str) -> None:
     torch.manual_seed(5)
     items = random_items()
     batch = random_batch(8, items, lengths=[3] * 8)
@@ -119,24 +116,83 @@ def test_every_history_item_and_feature_of_the_target_matters(name: str) -> None
     assert (logits_of(name, other) - logits_B).abs().max() > 1e-6
 
 
+TARGETS, WATCHED = slice(1, 15), slice(15, 29)
+"""Ids that train rows hold, those of targets apart from those of histories."""
+
+COLUMNS = {"user": "user_id_B", "likes level": "likes_level_B", "views level": "views_level_B"}
+TABLES = {
+    "tags": "tags_IK",
+    "likes level": "likes_level_I",
+    "views level": "views_level_I",
+    "fused": "vectors_ID",
+    "text": "text_vectors_ID",
+    "image": "image_vectors_ID",
+}
+EVERYTHING = {("row", feature) for feature in COLUMNS} | {
+    (place, feature) for place in ("target", "history") for feature in ("id", *TABLES)
+}
+READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
+    "improved_mmctr": {("target", "id"), ("target", "fused"), ("history", "id")}
+    | {(place, feature) for place, feature in EVERYTHING if place == "row"},
+    "similarity_attention, similarities alone": EVERYTHING
+    - {("history", feature) for feature in ("tags", "likes level", "views level")},
+}
+"""Which features each small model is configured to read, of the row itself and of items."""
+
+
 @every_model
-def test_a_seed_gives_the_same_weights_twice(name: str) -> None:
-    world, vectors = small_world(n_train=1200, n_valid=300)
-    training = TrainingConfig(max_epochs=2, batch_size=256, learning_rate=5e-3)
-    runs = [
-        train_ctr(
-            world,
-            vectors,
-            SMALL_MODELS[name],
-            training,
-            torch.device("cpu"),
-            lambda line: None,
-            modalities={"text": vectors, "image": vectors},
-        )
-        for _ in range(2)
-    ]
-    first, second = (run.module.state_dict() for run in runs)
-    assert all(torch.equal(first[key], second[key]) for key in first)
+@torch.no_grad()
+def test_each_feature_that_a_model_reads_matters_and_no_other(name: str) -> None:
+    torch.manual_seed(5)
+    items = random_items()
+    batch = dataclasses.replace(
+        random_batch(32, items, lengths=[3] * 32),
+        user_id_B=torch.randint(1, 20, (32,)),
+        item_id_B=torch.randint(TARGETS.start, TARGETS.stop, (32,)),
+        history_T=torch.randint(WATCHED.start, WATCHED.stop, (96,)),
+    )
+    model = small_model(name, items)
+    logits_B = model(batch)
+    matter = {
+        (place, feature)
+        for place, feature in EVERYTHING
+        if (model(changed(batch, place, feature)) - logits_B).abs().max() > 1e-6
+    }
+    assert matter == READ[name]
+
+
+def changed(batch: Batch, place: str, feature: str) -> Batch:
+    """Return the batch with another value of one feature of all rows, targets or histories."""
+    if place == "row":
+        values_B = getattr(batch, COLUMNS[feature])
+        return dataclasses.replace(batch, **{COLUMNS[feature]: values_B % 10 + 1})
+    rows = TARGETS if place == "target" else WATCHED
+    if feature == "id":
+        return renamed(batch, rows)
+    table = getattr(batch.items, TABLES[feature]).clone()
+    # Vectors get another direction and length; those of items that have none stay zero.
+    table[rows] = table[rows].flip(1) * 2 if table.is_floating_point() else table[rows] % 8 + 1
+    return dataclasses.replace(
+        batch, items=dataclasses.replace(batch.items, **{TABLES[feature]: table})
+    )
+
+
+def renamed(batch: Batch, rows: slice) -> Batch:
+    """Return the batch with other ids for the items `rows`, of which all else stays as it was."""
+    items = batch.items
+    new_I = torch.arange(len(items.present_I))
+    new_I[rows] = new_I[rows].roll(-1)
+    tables = {
+        field.name: torch.empty_like(table).index_copy_(0, new_I, table)
+        for field in dataclasses.fields(items)
+        if (table := getattr(items, field.name)) is not None
+    }
+    return dataclasses.replace(
+        batch,
+        item_id_B=new_I[batch.item_id_B],
+        history_T=new_I[batch.history_T],
+        items=dataclasses.replace(items, **tables),
+    )
 
 
 def _in_double(batch: Batch) -> Batch:

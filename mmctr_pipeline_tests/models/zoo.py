@@ -142,6 +142,23 @@ def random_train_rows() -> tuple[Split, Ragged]:
     return train, histories
 
 
+def batch_of_train_rows(items: ItemFeatures) -> Batch:
+    """Return the rows of `random_train_rows` in order, each with its own history."""
+    train, histories = random_train_rows()
+    lists = histories.take(train.history)
+    assert train.label is not None
+    return Batch(
+        **{
+            f"{name}_B": torch.from_numpy(getattr(train, name)).long()
+            for name in ("user_id", "item_id", "likes_level", "views_level")
+        },
+        history_T=torch.from_numpy(lists.values).long(),
+        history_offsets=torch.from_numpy(lists.offsets),
+        items=items,
+        label_B=torch.from_numpy(train.label).float(),
+    )
+
+
 def small_model(name: str, items: ItemFeatures) -> CtrModel:
     """Return the small model called `name` in evaluation mode, no weight of it zero by design.
 

@@ -1,6 +1,7 @@
 """The final fit: what it trains on and for how long, and that nothing else of the result moves."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -8,13 +9,16 @@ import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.ctr import TrainedCtr, feature_spec, train_ctr
 from mmctr_pipeline.training.ctr_runs import CtrRuns, joined
+from mmctr_pipeline.training.device import seeded
 from mmctr_pipeline.training.loop import Validation
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_world import SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.test_loss import plain_pairwise_loss
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(
@@ -155,3 +159,36 @@ def test_in_batch_negatives_are_not_learned_by_heart() -> None:
     )
     assert in_batch > as_they_are + 0.05
     assert in_batch == again
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_loss_is_cross_entropy_and_pairwise_loss_by_weight(weight: float) -> None:
+    """One batch is one epoch here, so that its loss is that of the first weights."""
+    dataset, vectors = small_world(n_train=60, n_valid=2)
+    items, spec = item_features(dataset.items, vectors), feature_spec(dataset, vectors)
+    model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
+    training = dataclasses.replace(
+        TRAINING,
+        max_epochs=1,
+        validations_per_epoch=1,
+        label_smoothing=0.2,
+        pairwise_weight=weight,
+    )
+    runs = CtrRuns(dataset.histories, items, spec, model, training, CPU)
+    with seeded(training.seed, CPU), torch.no_grad():
+        module = build_model(model, spec).train()
+        module.fit_statistics(items, dataset.train, dataset.histories)
+        (batch,) = runs.source(dataset.train).shuffled(training.batch_size, training.seed, epoch=1)
+        logits, labels = module(batch).tolist(), batch.label_B.tolist()
+    # Smoothed by 0.2: targets of 0.1 and 0.9.
+    pointwise = sum(
+        math.log1p(math.exp(logit)) - (0.9 if label else 0.1) * logit
+        for logit, label in zip(logits, labels, strict=True)
+    ) / len(labels)
+    pairwise = plain_pairwise_loss(logits, labels)
+    assert abs(pointwise - pairwise) > 0.02
+
+    validation = Validation(lambda module: {"valid_auc": 0.5}, "valid_auc")
+    _, history = runs.fit(dataset.train, validation, lambda line: None)
+    expected = (1 - weight) * pointwise + weight * pairwise
+    assert history.epochs[0].train_loss == pytest.approx(expected, rel=1e-5)
