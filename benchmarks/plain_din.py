@@ -58,7 +58,12 @@ class FuxiDin(nn.Module):
 
     @torch.no_grad()
     def load_ours(self, ours: Din) -> None:
-        """Take the weights of ours; the unknown row goes to each item that train does not hold."""
+        """Take the weights of ours; the unknown row goes to each item that train does not hold.
+
+        Raises `ValueError` where Dice stands in the attention, whose weights are not taken over.
+        """
+        if _layers(self.attention, nn.BatchNorm1d):
+            raise ValueError("the weights of Dice are not taken over; set attention_activation relu")
         features = ours.features
         unknown_D = features.item_id.weight[-1]
         known_I1 = features.known_items_I.unsqueeze(1)

@@ -112,6 +112,7 @@ def test_din_of_fuxictrs_layers_gives_our_logits_with_our_weights(softmax: bool)
     config = DinConfig(
         features=FeatureConfig(embedding_dim=8, level_embedding_dim=4, max_history=8),
         attention_hidden_dims=HIDDEN_DIMS,
+        attention_activation="relu",
         attention_softmax=softmax,
         hidden_dims=(16, 8),
     )

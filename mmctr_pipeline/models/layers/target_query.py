@@ -80,6 +80,8 @@ class TargetQueryLayer(nn.Module):
         self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
     ) -> torch.Tensor:
         """Return the targets `(B, D)`, each with what it found in its history."""
+        # What comes of a product under autocast is short; the residual stream is not.
+        target_BD = target_BD.to(self.attention_norm.weight.dtype)
         found_BD = self.attention.of_padded(self.attention_norm(target_BD), history_BLD, mask_BL)
         target_BD = target_BD + self.dropout(found_BD)
         return target_BD + self.dropout(self.feed_forward(target_BD))
