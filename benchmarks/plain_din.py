@@ -63,7 +63,7 @@ class FuxiDin(nn.Module):
         Raises `ValueError` where Dice stands in the attention, whose weights are not taken over.
         """
         if _layers(self.attention, nn.BatchNorm1d):
-            raise ValueError("the weights of Dice are not taken over; set attention_activation relu")
+            raise ValueError("the weights of Dice are not taken over; use relu in the attention")
         features = ours.features
         unknown_D = features.item_id.weight[-1]
         known_I1 = features.known_items_I.unsqueeze(1)
