@@ -248,8 +248,8 @@ def _circumstances(sides: dict[str, dict[str, float]], chosen: Namespace) -> dic
         "batch_size": chosen.batch_size,
         "max_history": MAX_HISTORY,
         "mean_history": sides["rates"]["mean_history"],
-        "rows": sides["ours"]["rows"],
-        "parameters": sides["ours"]["parameters"],
+        "rows": int(sides["ours"]["rows"]),
+        "parameters": int(sides["ours"]["parameters"]),
         "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
     }
 

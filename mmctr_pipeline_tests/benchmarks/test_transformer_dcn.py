@@ -71,4 +71,4 @@ def test_settings_are_the_presets_but_for_batches_and_histories() -> None:
     config, training = settings(TRANSFORMER_DCN, TRANSFORMER_DCN.batch_size)
     assert isinstance(config, TransformerDcnConfig)
     assert (config.kept_positions, config.features.max_history) == (16, 64)
-    assert (training.batch_size, training.optimizer) == (1024, "adam")
+    assert (training.batch_size, training.optimizer) == (512, "adam")
