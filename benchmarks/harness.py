@@ -75,6 +75,23 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def peaks(device: Any) -> dict[str, float]:
+    """Return the peak memory of this process (its children's not counted), and of a GPU, in MB."""
+    found = {"peak_mb": peak_memory_mb()}
+    if device.type == "cuda":
+        import torch
+
+        found["gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
+    return found
+
+
+def device_name(device: Any) -> str:
+    """Return what a `torch.device` is called: a GPU by its model."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
 def product_rate(precision: str = "auto", device: str = "cpu") -> float:
     """Return the operations per second of matrix products, the best of three trials.
 

@@ -30,9 +30,10 @@ from benchmarks.harness import (
     ALLOCATOR_SETTING,
     alternate,
     command_line,
+    device_name,
     final_line,
     medians,
-    peak_memory_mb,
+    peaks,
     product_rate,
 )
 from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches, take_weights
@@ -147,7 +148,7 @@ def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
         "rows": n_rows,
         "operations_per_row": operations,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **_peaks(device),
+        **peaks(device),
     }
 
 
@@ -165,7 +166,7 @@ def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
             "rows_per_second": trained.history.epochs[-1].rows_per_second,
             "rows": len(dataset.train),
             "parameters": trained.n_parameters,
-            **_peaks(device),
+            **peaks(device),
         }
 
     return side
@@ -237,26 +238,16 @@ def _compared(sides: dict[str, dict[str, float]]) -> dict[str, Any]:
 
 
 def _circumstances(sides: dict[str, dict[str, float]], chosen: Namespace) -> dict[str, Any]:
-    peaks = {
+    found = {
         peak: {name: round(side[peak]) for name, side in sides.items() if peak in side}
         for peak in ("peak_mb", "gpu_peak_mb")
     }
-    device = resolve_device(chosen.device)
-    on_gpu = device.type == "cuda"
     return {
-        **peaks,
+        **found,
         "batch_size": chosen.batch_size,
         "max_history": MAX_HISTORY,
         "mean_history": sides["rates"]["mean_history"],
         "rows": int(sides["ours"]["rows"]),
         "parameters": int(sides["ours"]["parameters"]),
-        "device": torch.cuda.get_device_name(device) if on_gpu else str(device),
+        "device": device_name(resolve_device(chosen.device)),
     }
-
-
-def _peaks(device: torch.device) -> dict[str, float]:
-    """Return the peak memory of this process (its loader's workers not counted), and of the GPU."""
-    peaks = {"peak_mb": peak_memory_mb()}
-    if device.type == "cuda":
-        peaks["gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peaks

@@ -27,15 +27,15 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness import (
     ALLOCATOR_SETTING,
     alternate,
     command_line,
+    device_name,
     final_line,
     medians,
-    peak_memory_mb,
+    peaks,
     product_rate,
 )
 from mmctr_pipeline.environment import share_cores
@@ -95,7 +95,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
             break
     if not n_rows:
         raise ValueError(f"{len(dataset.train):,} rows are no more than the steps that warm up")
-    return {"rows_per_second": n_rows / seconds, "rows": n_rows, **_peaks(device)}
+    return {"rows_per_second": n_rows / seconds, "rows": n_rows, **peaks(device)}
 
 
 def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
@@ -139,7 +139,7 @@ def _train_ours(
         "seconds": time.perf_counter() - start,
         "valid_auc": trained.metrics["valid_auc"],
         "parameters": trained.n_parameters,
-        **_peaks(device),
+        **peaks(device),
     }
 
 
@@ -236,7 +236,7 @@ def _compare(chosen: Namespace, arguments: list[str]) -> None:
         gpu_peak_mb={n: round(sides[n]["gpu_peak_mb"]) for n in speed if "gpu_peak_mb" in sides[n]},
         rows=sides["ours"]["rows"],
         parameters=sides["ours"]["parameters"],
-        device=_device_name(chosen.device),
+        device=device_name(resolve_device(chosen.device)),
     )
     if resolve_device(chosen.device).type == "cpu":
         check_is_a_peer(speed["plain_set"], ceiling["float32"])
@@ -251,25 +251,6 @@ def check_is_a_peer(rows_per_second: float, ceiling: float) -> None:
             f"({rows_per_second:,.0f} of {ceiling:,.0f} rows/s), less than {LEAST_SHARE:.0%}: too "
             "slow to compare with; look for what holds it up, such as other work on the machine"
         )
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    from mmctr_pipeline.training.device import resolve_device
-
-    resolved = resolve_device(device)
-    return torch.cuda.get_device_name(resolved) if resolved.type == "cuda" else str(resolved)
-
-
-def _peaks(device: Any) -> dict[str, float]:
-    """Return the peak memory of this process (its loader's workers not counted), and of the GPU."""
-    import torch
-
-    peaks = {"peak_mb": peak_memory_mb()}
-    if device.type == "cuda":
-        peaks["gpu_peak_mb"] = torch.cuda.max_memory_allocated(device) / 2**20
-    return peaks
 
 
 if __name__ == "__main__":
