@@ -99,7 +99,7 @@ def rank_auc(score: np.ndarray, label: np.ndarray) -> float:
 
 
 def _plan(config: SampleConfig) -> Iterator[_Split]:
-    """Share out the users in proportion to the rows; no user is in two splits."""
+    """Share out the users in proportion to the rows, one at least; no user is in two splits."""
     sizes = {
         "train": (Stream.TRAIN, config.n_train_rows, 0.0),
         "valid": (Stream.VALID, config.n_valid_rows, config.cold_row_share),
@@ -110,11 +110,13 @@ def _plan(config: SampleConfig) -> Iterator[_Split]:
     user_id = np.concatenate([[config.n_users], others])
     n_rows = np.array([size[1] for size in sizes.values()])
     ends = np.rint(np.cumsum(n_rows) / n_rows.sum() * config.n_users).astype(np.int64)
+    number = np.arange(1, len(ends) + 1)
+    ends = np.clip(ends, number, config.n_users - number[::-1] + 1)
     starts = np.concatenate([[0], ends[:-1]])
     for (name, (stream, rows, cold_row_share)), start, end in zip(
         sizes.items(), starts, ends, strict=True
     ):
-        yield _Split(name, stream, user_id[start : max(end, start + 1)], rows, cold_row_share)
+        yield _Split(name, stream, user_id[start:end], rows, cold_row_share)
 
 
 def _draw_chunks(

@@ -107,6 +107,19 @@ def test_no_user_is_in_two_splits(splits: dict[str, pa.Table]) -> None:
     assert not users[1] & users[2]
 
 
+@pytest.mark.parametrize("n_rows", [(3600, 4, 4), (4, 3600, 4), (4, 4, 3600)])
+def test_every_split_has_a_user_of_its_own_however_small_it_is(
+    tmp_path: Path, n_rows: tuple[int, int, int]
+) -> None:
+    sizes = dict(zip(("n_train_rows", "n_valid_rows", "n_test_rows"), n_rows, strict=True))
+    generate_sample(SampleConfig(n_items=150, n_users=60, images=False, **sizes), tmp_path, _silent)
+    tables = [pq.read_table(SamplePaths(tmp_path).split(name)) for name in SPLITS]
+    assert tuple(len(table) for table in tables) == n_rows
+    users = [set(table.column("user_id").to_pylist()) for table in tables]
+    assert all(users)
+    assert sum(len(found) for found in users) == len(set().union(*users))
+
+
 @pytest.mark.parametrize("name", SPLITS)
 def test_histories_are_padded_on_the_left_and_hold_known_items(
     splits: dict[str, pa.Table], name: str
