@@ -10,29 +10,7 @@ import pytest
 from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interactions
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
-
-N_ITEMS = 12
-
-
-def train_rows(
-    rows: list[tuple[int, int, int, int]], lists: list[list[int]]
-) -> tuple[Split, Ragged]:
-    """Return rows of user, target, label and history, and the histories."""
-    user, item, label, history = (np.array(column, np.int32) for column in zip(*rows, strict=True))
-    level = np.zeros(len(rows), np.int8)
-    split = Split(user, item, history, level, level, label.astype(np.int8))
-    return split, Ragged.from_lists(lists)
-
-
-def items_of_users(train: Split, histories: Ragged) -> dict[int, set[int]]:
-    assert train.label is not None
-    items: dict[int, set[int]] = {}
-    for row in range(len(train)):
-        of_user = items.setdefault(int(train.user_id[row]), set())
-        of_user.update(histories[train.history[row]].tolist())
-        if train.label[row]:
-            of_user.add(int(train.item_id[row]))
-    return items
+from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_of_users, train_rows
 
 
 def plain_counts(train: Split, histories: Ragged) -> tuple[set, Counter, Counter]:

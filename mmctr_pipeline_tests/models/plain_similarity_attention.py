@@ -9,7 +9,7 @@ from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.layers.similarity import RECENCY
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
-from mmctr_pipeline_tests.data.test_co_interactions import items_of_users
+from mmctr_pipeline_tests.data.rows_by_hand import items_of_users
 from mmctr_pipeline_tests.models.plain_din import history_of, known_ids
 from mmctr_pipeline_tests.models.zoo import SPEC, random_train_rows
 

@@ -10,7 +10,7 @@ from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interac
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
-from mmctr_pipeline_tests.data.test_co_interactions import N_ITEMS, items_of_users, train_rows
+from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_of_users, train_rows
 
 
 def random_rows(seed: int = 0) -> tuple[Split, Ragged]:
