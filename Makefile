@@ -53,7 +53,7 @@ check: install  ## lint, format, types, import contract
 
 bench:  ## the benchmarks, each ending in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
-	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_din.py %/plain_models.py %/plain_recipe.py %/world.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/world.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 ablation: install  ## valid AUC with titles and images, either, and neither

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from benchmarks.model_speed import Comparison, n_weights, run
-from benchmarks.plain_din import FuxiDin
 from benchmarks.plain_models import PlainFeatures
 from benchmarks.plain_recipe import Row
 from mmctr_pipeline.models.batch import ItemFeatures
@@ -28,14 +27,28 @@ from mmctr_pipeline.models.din import Din
 
 
 class PlainDin(nn.Module):
-    """The attention and the tower of `FuxiDin`, on the features that the plain forms share."""
+    """DIN of FuxiCTR's attention and tower, on the features that the plain forms share."""
 
     def __init__(self, config: DinConfig, ours: Din, items: ItemFeatures) -> None:
         super().__init__()
+        from fuxictr.pytorch.layers import DIN_Attention, MLP_Block
+
         self.features = PlainFeatures(ours.features, items)
-        # Only its layers are used, so that its tables may be tiny.
-        layers = FuxiDin(config, 1, items.vectors_ID[:1], items.tags_IK[:1])
-        self.attention, self.tower = layers.attention, layers.tower
+        self.attention = DIN_Attention(
+            ours.features.item_dim,
+            attention_units=list(config.attention_hidden_dims),
+            hidden_activations=config.attention_activation,
+            dropout_rate=config.attention_dropout,
+            use_softmax=config.attention_softmax,
+        )
+        self.tower = MLP_Block(
+            input_dim=2 * ours.features.item_dim + ours.features.context_dim,
+            output_dim=1,
+            hidden_units=list(config.hidden_dims),
+            hidden_activations="ReLU",
+            dropout_rates=config.dropout,
+            batch_norm=True,
+        )
 
     def forward(self, rows: Row) -> torch.Tensor:
         """Return logits `(B,)`."""

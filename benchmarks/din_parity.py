@@ -6,7 +6,7 @@
 Both sides are trained on a sample world of 50,000 valid rows, with the same features (id, mean of
 the tags, standardised item_emb_d128; the row's levels), Adam, L2, batch size, rate and epochs, and
 keep their best epoch. A seed gives both the same starting weights and order of rows, and nothing is
-dropped out, so that what differs is the layers and the engine. The peer (`plain_din`) pads
+dropped out, so that what differs is the layers and the engine. The peer (`PlainDin` of `din`) pads
 histories and computes in float32; ours does in float32 (`ours_float32`) and in the precision that
 `auto` stands for. `difference` is ours less the peer with its 95 % interval over seeds and valid
 rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
@@ -75,36 +75,40 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
     share_cores()  # before torch, as ours
     import torch
 
-    from benchmarks.plain_din import FuxiDin, train_fuxi_din
-    from benchmarks.plain_recipe import standardised_vectors
+    from benchmarks.din import PlainDin
+    from benchmarks.plain_models import PaddedTraining, padded_rows, take_weights
     from benchmarks.world import log, read_world
     from mmctr_pipeline.metrics import auc
-    from mmctr_pipeline.models.registry import build_model
+    from mmctr_pipeline.models.din import Din
     from mmctr_pipeline.training.batches import BatchSource, item_features
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     size, device = _size(chosen), resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data)
-    spec, items = feature_spec(dataset, vectors), item_features(dataset.items, vectors).to(device)
-    sources = [
-        BatchSource(split, dataset.histories, items, device, size.model.max_history)
+    items, width = item_features(dataset.items, vectors), size.model.features.max_history
+    train, valid = (
+        BatchSource(split, dataset.histories, items.to(device), device, width)
         for split in (dataset.train, dataset.valid)
-    ]
+    )
     start = time.perf_counter()
     for seed in range(chosen.seeds):
         with seeded(seed, device):
-            ours = build_model(size.model, spec)
-            ours.fit_statistics(items.to(torch.device("cpu")), dataset.train, dataset.histories)
-        item_vectors = standardised_vectors(dataset.items, vectors)
-        peer = FuxiDin(size.model, spec.n_tags, item_vectors, items.tags_IK).to(device)
-        peer.load_ours(ours.to(device))
-        torch.manual_seed(seed)
+            ours = Din(size.model, feature_spec(dataset, vectors))
+            ours.fit_statistics(items, dataset.train, dataset.histories)
+        peer = PlainDin(size.model, ours, items)
+        take_weights(peer, ours)
+        training = PaddedTraining(peer, _training(size, seed), device)
         areas, scores = [], []
-        for scored in train_fuxi_din(peer, *sources, _training(size, seed)):
-            scores.append(scored)
-            areas.append(auc(dataset.valid.label, scored))
-            log(f"seed {seed}, epoch {len(areas)}: valid AUC {areas[-1]:.4f}")
+        for epoch in range(1, size.n_epochs + 1):
+            for batch in train.shuffled(size.batch_size, seed, epoch):
+                training.step(padded_rows(batch, width))
+            peer.eval()
+            with torch.inference_mode():
+                logits = [peer(padded_rows(batch, width)) for batch in valid.in_order(4096)]
+            scores.append(torch.sigmoid(torch.cat(logits)).cpu().numpy())
+            areas.append(auc(dataset.valid.label, scores[-1]))
+            log(f"seed {seed}, epoch {epoch}: valid AUC {areas[-1]:.4f}")
         _keep(chosen, seed, scores[int(np.argmax(areas))])
     return {"seconds": time.perf_counter() - start}
 

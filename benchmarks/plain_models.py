@@ -19,7 +19,7 @@ from benchmarks.plain_recipe import HISTORY_LENGTH, PlainRows, Row
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
@@ -61,6 +61,21 @@ def padded_batches(
         collate_fn=_as_it_is,
         pin_memory=device.type == "cuda",
     )
+
+
+def padded_rows(batch: Batch, width: int) -> Row:
+    """Return a batch of ours with histories `(B, width) int64`, zeros behind each."""
+    place_L = torch.arange(width, device=batch.history_T.device)
+    is_real_BL = place_L < batch.history_offsets.diff().unsqueeze(1)
+    # Fills row by row, which is the order of the ragged histories.
+    history_BL = is_real_BL.long().masked_scatter(is_real_BL, batch.history_T)
+    rows = {
+        "item_id": batch.item_id_B,
+        "likes_level": batch.likes_level_B,
+        "views_level": batch.views_level_B,
+        "history": history_BL,
+    }
+    return rows if batch.label_B is None else {**rows, "label": batch.label_B}
 
 
 def _as_it_is(batch: Row) -> Row:
@@ -165,18 +180,21 @@ class PaddedTraining:
 
     def steps(self, batches: DataLoader[Row]) -> Iterator[int]:
         """Train on every batch, epoch after epoch without end, and yield its number of rows."""
-        self.model.train()
         for batch in itertools.chain.from_iterable(itertools.repeat(batches)):
-            batch = self._on_device(batch)
-            self.optimizer.zero_grad()
-            loss = self._loss(batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip_norm)
-            self.optimizer.step()
-            # As FuxiCTR's loop, which adds up its loss; this waits for a GPU to be done.
-            if not np.isfinite(loss.item()):
-                raise RuntimeError("the loss of the plain form is not finite")
+            self.step(batch)
             yield len(batch["label"])
+
+    def step(self, batch: Row) -> None:
+        """Train on a batch; raise `RuntimeError` where the loss is not finite."""
+        self.model.train()
+        self.optimizer.zero_grad()
+        loss = self._loss(self._on_device(batch))
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip_norm)
+        self.optimizer.step()
+        # As FuxiCTR's loop, which adds up its loss; this waits for a GPU to be done.
+        if not np.isfinite(loss.item()):
+            raise RuntimeError("the loss of the plain form is not finite")
 
     def operations_per_row(self, batch: Row) -> float:
         """Return the operations of the matrix products, forward and backward, as torch counts them.

@@ -1,15 +1,10 @@
-"""FuxiCTR's attention, and a DIN of its layers, give what ours give with the same weights."""
+"""FuxiCTR's DIN attention gives what ours gives with the same weights."""
 
 import pytest
 import torch
 
-from benchmarks.plain_din import FuxiDin, padded
-from mmctr_pipeline.models.config import DinConfig, FeatureConfig
-from mmctr_pipeline.models.din import Din
 from mmctr_pipeline.models.layers.activations import Activation
 from mmctr_pipeline.models.layers.target_attention import TargetAttention
-from mmctr_pipeline_tests.models.plain_din import history_of
-from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
 
 pytestmark = pytest.mark.bench
 
@@ -93,51 +88,3 @@ def test_dice_takes_fuxictrs_statistics_where_nothing_is_padded() -> None:
     for mine, their in zip(ours.activations, norms, strict=True):
         torch.testing.assert_close(mine.running_mean_D, their.running_mean)
         torch.testing.assert_close(mine.running_variance_D, their.running_var)
-
-
-def test_histories_are_padded_behind() -> None:
-    torch.manual_seed(2)
-    batch = random_batch(6, random_items(), lengths=[2, 0, 5, 1, 0, 3])
-    history_BL = padded(batch, 5)
-    for row in range(6):
-        history = history_of(batch, row)
-        assert history_BL[row].tolist() == history + [0] * (5 - len(history))
-
-
-@pytest.mark.parametrize("softmax", [False, True])
-def test_din_of_fuxictrs_layers_gives_our_logits_with_our_weights(softmax: bool) -> None:
-    pytest.importorskip("fuxictr", reason="needs the bench extra")
-    torch.manual_seed(3)
-    items = random_items()
-    config = DinConfig(
-        features=FeatureConfig(embedding_dim=8, level_embedding_dim=4, max_history=8),
-        attention_hidden_dims=HIDDEN_DIMS,
-        attention_activation="relu",
-        attention_softmax=softmax,
-        hidden_dims=(16, 8),
-    )
-    ours = Din(config, SPEC)
-    ours.fit_statistics(items, *random_train_rows())
-    with torch.no_grad():
-        for name, tensor in [*ours.named_parameters(), *ours.named_buffers()]:
-            if "running_var" in name:
-                tensor.uniform_(0.5, 1.5)
-            elif "running_mean" in name or isinstance(tensor, torch.nn.Parameter):
-                tensor.normal_(0, 0.7)
-        ours.features.item_id.weight[0] = 0
-        ours.features.tags.weight[0] = 0
-    vectors_ID, present_I = (table[: SPEC.n_items] for table in items.vectors_of("fused"))
-    standardised_IV = ours.features.scalings["fused"](vectors_ID, present_I)
-    theirs = FuxiDin(config, SPEC.n_tags, standardised_IV, items.tags_IK[: SPEC.n_items])
-    theirs.load_ours(ours)
-
-    # Item ids that the table has; every history has an item.
-    batch = random_batch(40, items, lengths=[1 + row % 8 for row in range(40)])
-    batch.item_id_B.clamp_(max=SPEC.n_items - 1)
-    batch.history_T.clamp_(max=SPEC.n_items - 1)
-    ours.eval()
-    theirs.eval()
-    assert ours(batch).std() > 0.05
-    close(ours(batch), theirs(batch))
-    n_ours, n_theirs = (sum(p.numel() for p in model.parameters()) for model in (ours, theirs))
-    assert n_ours == n_theirs + 8  # the unknown row
