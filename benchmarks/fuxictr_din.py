@@ -1,12 +1,13 @@
 """FuxiCTR's DIN, built from the package's layers as in the challenge's baseline, against ours.
 
-    python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--seeds N]
+    python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--kept] [--seeds N]
 
 It is trained by the package's own loop on the rows and vectors that `mmctr leaderboard` trains on
 (`MMCTR_PRESET` says how they are encoded and fused; without `--data`, the sample world), selected
 on the same half of the valid users and measured on the other. Its scores are kept beside the
 leaderboard's rows. `--leaderboard`, the folder of a table, compares the table's rows with it:
 `ours` is the AUC of the first row, `difference` ours less FuxiCTR's with its 95 % interval.
+`--kept` takes the scores of an earlier run on the same data and vectors, where there are some.
 
 Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
 better AUC), L2 of 1e-6 on embeddings, dropout 0.1, 12 epochs at most, patience 2; attention 512-256
@@ -249,6 +250,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="data folder (default: the sample world)")
     parser.add_argument("--leaderboard", type=Path, help="folder of the table to compare with")
     parser.add_argument("--table", default="leaderboard", help="name of that table's files")
+    parser.add_argument("--kept", action="store_true", help="take scores of an earlier run")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="at most")
     chosen = parser.parse_args()
@@ -265,9 +267,12 @@ def main() -> None:
     assert label is not None
     start, scores = time.monotonic(), []
     for seed in range(FIRST_SEED, FIRST_SEED + chosen.seeds):
-        scores.append(train_din(inputs, seed, chosen.epochs))
-        with atomic_write(folder / f"scores-{seed}.npy") as temporary:
-            np.save(temporary, scores[-1])
+        kept = folder / f"scores-{seed}.npy"
+        if not (chosen.kept and kept.exists()):
+            trained = train_din(inputs, seed, chosen.epochs)
+            with atomic_write(kept) as temporary:
+                np.save(temporary, trained)
+        scores.append(np.load(kept))
         log(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
     peer = float(np.mean([auc(label, each) for each in scores]))
     line: dict[str, Any] = {"ours": None, "peer": peer, "ratio": None, "unit": "AUC"}

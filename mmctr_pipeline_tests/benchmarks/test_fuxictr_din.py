@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import fuxictr_din
 from benchmarks.fuxictr_din import (
     PaddedBatches,
     build_din,
@@ -74,6 +75,30 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
     (tmp_path / "table.json").write_text(json.dumps({**board, "inputs": "of other rows"}))
     with pytest.raises(SystemExit, match="other data or vectors"):
         compare(tmp_path, "table", inputs, peer)
+
+
+@pytest.mark.bench
+def test_kept_scores_are_compared_and_the_rest_is_trained(
+    inputs: TrainingInputs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("fuxictr", reason="needs the bench extra")
+    label = split_valid(inputs.dataset.valid)[1].label
+    assert label is not None
+    scores = np.random.default_rng(0).random(len(label)).astype(np.float32)
+    folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
+    folder.mkdir(parents=True)
+    np.save(folder / "scores-42.npy", scores)
+    monkeypatch.setattr(fuxictr_din, "_inputs", lambda data: (inputs, tmp_path))
+    monkeypatch.setattr(sys, "argv", ["fuxictr_din", "--kept", "--seeds=2", "--epochs=1"])
+    fuxictr_din.main()
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    trained = np.load(folder / "scores-43.npy")
+    expected = (metrics.auc(label, scores) + metrics.auc(label, trained)) / 2
+    assert line["peer"] == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(np.load(folder / "scores-42.npy"), scores)
 
 
 @pytest.mark.bench
