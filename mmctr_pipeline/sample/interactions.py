@@ -110,8 +110,9 @@ def _plan(config: SampleConfig) -> Iterator[_Split]:
     user_id = np.concatenate([[config.n_users], others])
     n_rows = np.array([size[1] for size in sizes.values()])
     ends = np.rint(np.cumsum(n_rows) / n_rows.sum() * config.n_users).astype(np.int64)
-    number = np.arange(1, len(ends) + 1)
-    ends = np.clip(ends, number, config.n_users - number[::-1] + 1)
+    n_so_far = np.arange(1, len(ends) + 1)
+    # One user at least for each split so far, and as many left as splits are to come.
+    ends = np.clip(ends, n_so_far, config.n_users - len(ends) + n_so_far)
     starts = np.concatenate([[0], ends[:-1]])
     for (name, (stream, rows, cold_row_share)), start, end in zip(
         sizes.items(), starts, ends, strict=True

@@ -156,8 +156,8 @@ class TableRow:
             f"{self.mean('rows_per_second'):,.0f}",
             f"{self.mean('seconds'):,.0f}",
             f"{max(result.peak_mb for result in results):,.0f}",
-            ", ".join(f"{result.epochs:.3g}" for result in results),
-            ", ".join(f"{result.best_epoch:.3g}" for result in results),
+            ", ".join(f"{round(result.epochs, 2):g}" for result in results),
+            ", ".join(f"{round(result.best_epoch, 2):g}" for result in results),
             ", ".join(dict.fromkeys(_ENDED_BY[result.ended_by] for result in results)),
         ]
 
