@@ -113,6 +113,7 @@ TRANSFORMER_DCN = Comparison(
     operations_per_row,
     n_rows=1_024,
     batch_size=512,
+    n_rounds=1,
 )
 
 if __name__ == "__main__":
