@@ -64,8 +64,8 @@ class Comparison:
     `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models`, with
     the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns what
     training on a row needs on average, given the lengths of the rows' histories. `batch_size` is
-    the preset's own where it is None. `n_rounds` keeps the default run under five minutes.
-    `changes` are settings of the model that both sides have in place of the preset's.
+    the preset's own where it is None. `n_rounds` is the default of `--rounds`. `changes` are
+    settings of the model that both sides have in place of the preset's.
     """
 
     name: str
