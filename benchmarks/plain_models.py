@@ -176,6 +176,7 @@ class PaddedTraining:
                 {"params": tables, "weight_decay": config.embedding_weight_decay},
             ],
             lr=config.learning_rate,
+            fused=True,  # as ours
         )
 
     def steps(self, batches: DataLoader[Row]) -> Iterator[int]:

@@ -88,9 +88,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     share_cores()
     try:
         return chosen.run(chosen)
-    except (SettingsError, DeploymentError, FileExistsError) as error:
+    except _errors_with_advice() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _errors_with_advice() -> tuple[type[Exception], ...]:
+    """Return the errors whose messages tell users what to mend; no traceback is needed there."""
+    from mmctr_pipeline.data.discovery import DataNotFoundError
+    from mmctr_pipeline.data.validation import DataError
+    from mmctr_pipeline.evaluation.leaderboard.halves import HalvesError
+    from mmctr_pipeline.training.ctr import TrainingDataError
+
+    of_settings = (SettingsError, DeploymentError, FileExistsError)
+    return (*of_settings, DataNotFoundError, DataError, HalvesError, TrainingDataError)
 
 
 def _sample(chosen: argparse.Namespace) -> int:
@@ -196,7 +207,7 @@ def _minutes(text: str) -> float:
 
 def _leaderboard(chosen: argparse.Namespace) -> int:
     from mmctr_pipeline.evaluation.inputs import best_possible_auc
-    from mmctr_pipeline.evaluation.leaderboard.halves import HalvesError, selection_half
+    from mmctr_pipeline.evaluation.leaderboard.halves import selection_half
     from mmctr_pipeline.evaluation.leaderboard.report import write_report
     from mmctr_pipeline.evaluation.leaderboard.run import Runner
     from mmctr_pipeline.presets.encoded import encode_world
@@ -208,10 +219,7 @@ def _leaderboard(chosen: argparse.Namespace) -> int:
     world = encode_world(_leaderboard_data(deployment, chosen), preset, deployment, _log)
     inputs = world.fused(_log)
     runner = Runner(inputs, world.storage, world.device, chosen.minutes, _log, chosen.again)
-    try:
-        result = runner.run(entries, chosen.seeds, by_auc=not chosen.presets)
-    except HalvesError as error:
-        raise SettingsError(str(error)) from error
+    result = runner.run(entries, chosen.seeds, by_auc=not chosen.presets)
     best = best_possible_auc(world.folder, ~selection_half(inputs.dataset.valid.user_id))
     heading = (
         f"{world.folder.name}: {len(inputs.dataset.train):,} train rows, AUC on "

@@ -97,12 +97,19 @@ def test_prune_refuses_negative_days_in_one_line(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "error: unused_days is -1; it must be 0 or more\n"
 
 
+# The second reads titles and covers beside the fused vectors.
+@pytest.mark.parametrize("model", ["improved_mmctr", "similarity_attention"])
 def test_ablation_compares_the_four_variants(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
     preset = tmp_path / "short.yaml"
-    preset.write_text("extends: sample\ntraining: {max_epochs: 1, batch_size: 256}\n")
+    preset.write_text(
+        f"extends: sample\nmodel: {{name: {model}}}\ntraining: {{max_epochs: 1, batch_size: 256}}\n"
+    )
     monkeypatch.setenv("MMCTR_PRESET", str(preset))
     assert main(["ablation", "--scale", "0.1"]) == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -148,7 +155,7 @@ def test_leaderboard_compares_presets_and_ends_with_a_failure_where_one_failed(
     assert len(scores) == line["n_reporting_rows"]
 
 
-def test_leaderboard_refuses_to_size_data_that_are_there(
+def test_leaderboard_says_in_a_line_what_it_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))
@@ -156,6 +163,10 @@ def test_leaderboard_refuses_to_size_data_that_are_there(
     for option in ("--scale", "--train-rows", "--valid-rows", "--seed"):
         assert main(["leaderboard", "din", option, "0"]) == 2
         assert "--train-rows" in capsys.readouterr().err
+    assert main(["leaderboard", "din"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: train.parquet, ")
+    assert str(tmp_path) in told
     monkeypatch.delenv("MMCTR_PRESET")
     assert main(["leaderboard", "din"]) == 2
     assert "MMCTR_PRESET is not set" in capsys.readouterr().err

@@ -79,12 +79,15 @@ def compare_fusions(
     valid has no labels.
     """
     scores: dict[str, list[np.ndarray]] = {method: [] for method in METHODS}
+    modalities = {"text": text, "image": image}
     for seed in seeds:
         for method in METHODS:
             log(f"seed {seed}: {method}")
             vectors = fused_vectors(method, dataset, text, image, fusion, seed, device, log)
             seeded_training = dataclasses.replace(training, seed=seed)
-            trained = train_ctr(dataset, vectors, model, seeded_training, device, log)
+            trained = train_ctr(
+                dataset, vectors, model, seeded_training, device, log, modalities=modalities
+            )
             scores[method].append(trained.valid_scores)
     return comparison_of(dataset.valid.label, scores)
 

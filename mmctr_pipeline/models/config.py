@@ -145,7 +145,10 @@ class TargetCrossAttentionConfig(DinAttentionSettings):
 
 @dataclasses.dataclass(frozen=True)
 class DinSemanticIdsConfig(DinAttentionSettings):
-    """DIN with codes of the item vectors as further ids, after QVQ of the challenge."""
+    """DIN with codes of the item vectors as further ids, after QVQ of the challenge.
+
+    QVQ's recipe is the preset of the same name, which takes codes of titles and covers alone.
+    """
 
     name: Literal["din_semantic_ids"] = "din_semantic_ids"
     fused_codes: bool = setting(True, "codes of the item's fused vector")
@@ -172,7 +175,7 @@ class DinSemanticIdsConfig(DinAttentionSettings):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerDcnConfig(FeatureModelSettings):
-    """Transformer and DCNv2 (arXiv 2505.03543); the defaults are recipe B's."""
+    """Transformer and DCNv2 (arXiv 2505.03543); the defaults are recipe B's but for `features`."""
 
     name: Literal["transformer_dcn"] = "transformer_dcn"
     transformer_layers: int = setting(2, "layers of the transformer", ge=1)
@@ -194,7 +197,11 @@ class TransformerDcnConfig(FeatureModelSettings):
 
 @dataclasses.dataclass(frozen=True)
 class SimilarityAttentionConfig(FeatureModelSettings):
-    """Ours: target attention with the similarity of target and history as an input of its own."""
+    """Ours: target attention with the similarity of target and history as an input of its own.
+
+    The defaults turn every part on; the settings that were measured are those of the preset of the
+    same name.
+    """
 
     name: Literal["similarity_attention"] = "similarity_attention"
     fused_similarity: bool = setting(True, "cosine of target and history by fused vectors")

@@ -18,7 +18,9 @@ from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class ImprovedMmctr(CtrModel):
-    """`ImprovedMMCTRModel` of recipe A; 70,802,562 parameters at the size of MicroLens_1M_x1.
+    """`ImprovedMMCTRModel` of recipe A, a public notebook of the WWW 2025 MMCTR challenge.
+
+    It has 70,802,562 parameters at the size of MicroLens_1M_x1.
 
     There is no unknown row: ids beyond the tables map to row 0, which is zero and, in a history,
     takes no part in the attention. An item beyond the item table keeps its vector, if it has one.

@@ -18,7 +18,8 @@ class TrainingConfig(Settings):
     max_minutes: float = setting(
         0.0,
         "minutes of training and validation, which end then, if need be within an epoch and with a "
-        "last validation; 0 sets no limit, and a final fit comes on top",
+        "last validation; 0 sets no limit. On top come a last validation that is the first one, as "
+        "nothing tells how long it takes, and a final fit",
         ge=0,
     )
     final_fit: bool = setting(

@@ -28,7 +28,7 @@ class TrainBatches(Generic[B]):
     """Where batches come from: `epoch(n)` yields those of epoch n, from 1; `n_rows` rows in all.
 
     `split(batch, n)` cuts a batch into n of nearly equal size, which is what a step does where
-    memory runs out; None where the loss does not allow it.
+    memory runs out; None where a part of a batch is nothing to train on.
     """
 
     n_rows: int

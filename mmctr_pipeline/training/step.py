@@ -32,7 +32,8 @@ class TrainStep(Generic[B]):
     Where memory runs out the batch is halved, its parts' gradients are added up before the update,
     and so it stays for the steps to come; `log` says so. The update is the same up to rounding, but
     BatchNorm sees the parts, its running statistics also the failed attempt, and cutting a batch
-    waits for the device. This is the one place that does this.
+    waits for the device; a loss that draws on the other rows of a batch (pairs, in-batch negatives)
+    draws on those of the part. This is the one place that does this.
     """
 
     def __init__(

@@ -22,6 +22,7 @@ from benchmarks.fuxictr_din import (
 from mmctr_pipeline import metrics
 from mmctr_pipeline.evaluation.inputs import TrainingInputs
 from mmctr_pipeline.evaluation.leaderboard.halves import split_valid
+from mmctr_pipeline.presets.entries import leaderboard_entries
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline_tests.evaluation.leaderboard.board_runs import small_inputs
 
@@ -49,6 +50,19 @@ def test_batches_hold_the_newest_of_each_history_and_then_the_target(
     epochs = [next(iter(shuffled))["items"] for _ in range(2)]
     assert not torch.equal(*epochs)
     assert torch.equal(*(each.sum(0) for each in epochs))
+
+
+def test_our_din_has_the_same_settings() -> None:
+    (ours,) = leaderboard_entries([str(REPOSITORY / "benchmarks" / "fuxictr_din.yaml")])
+    features, training = ours.model.to_mapping()["features"], ours.training
+    assert ours.model.max_history == fuxictr_din.HISTORY_LENGTH
+    assert features["embedding_dim"] == features["level_embedding_dim"]
+    assert features["embedding_dim"] == fuxictr_din.EMBEDDING_DIM
+    assert (training.batch_size, training.seed) == (fuxictr_din.BATCH_SIZE, fuxictr_din.FIRST_SEED)
+    assert (training.max_epochs, training.patience) == (
+        *(fuxictr_din.MAX_EPOCHS, fuxictr_din.PATIENCE),
+    )
+    assert (training.learning_rate, training.embedding_weight_decay) == (1e-3, 1e-6)
 
 
 def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from mmctr_pipeline.evaluation.compare_fusion import (
     random_projection,
 )
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline_tests.models.zoo import SMALL_MODELS
 from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
 
 
@@ -34,7 +36,9 @@ def test_random_projections_keep_distances_roughly_and_follow_the_seed() -> None
     assert not np.array_equal(again.vectors, other.vectors)
 
 
-def test_all_methods_are_trained_with_each_seed_and_compared() -> None:
+# The second reads titles and covers beside the fused vectors.
+@pytest.mark.parametrize("model", [SMALL_MODEL, SMALL_MODELS["similarity_attention"]])
+def test_all_methods_are_trained_with_each_seed_and_compared(model: ModelConfig) -> None:
     dataset, vectors = small_world(n_train=1000, n_valid=400)
     vectors = vectors.aligned_to(dataset.items.item_id)
     fusion = FusionConfig(dim=8, attention=AttentionConfig(max_epochs=1, batch_size=64))
@@ -44,7 +48,7 @@ def test_all_methods_are_trained_with_each_seed_and_compared() -> None:
         vectors,
         vectors,
         fusion,
-        SMALL_MODEL,
+        model,
         QUICK_TRAINING,
         (1, 2),
         torch.device("cpu"),

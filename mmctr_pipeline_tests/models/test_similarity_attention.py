@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.config import SimilarityAttentionConfig
 from mmctr_pipeline.models.registry import build_model
@@ -157,11 +158,23 @@ def test_vectors_that_no_item_has_are_done_without() -> None:
 
 
 def test_valid_and_test_rows_change_nothing_in_the_model() -> None:
-    dataset, vectors = small_world(n_train=600, n_valid=300)
+    dataset, vectors = small_world(n_train=600, n_valid=300, n_items=1500)
     generator = np.random.default_rng(0)
-    # Other targets, other labels, and the histories of other users.
+    # Other targets, other labels, other histories for the rows, and in those that no train row
+    # has, items that no train row shows.
+    of_train = np.isin(np.arange(len(dataset.histories)), dataset.train.history)
+    is_of_train = np.repeat(of_train, dataset.histories.lengths)
+    values = dataset.histories.values
+    shown = np.concatenate([dataset.train.item_id, values[is_of_train]])
+    new = np.setdiff1d(dataset.items.item_id, shown)
+    assert len(new) > 0
+    assert not is_of_train.all()
     turned = dataclasses.replace(
         dataset,
+        histories=Ragged(
+            np.where(is_of_train, values, generator.choice(new, len(values))).astype(np.int32),
+            dataset.histories.offsets,
+        ),
         valid=dataclasses.replace(
             dataset.valid,
             item_id=generator.permutation(dataset.valid.item_id),

@@ -54,7 +54,7 @@ def auc_difference(
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One preset: means over its seeds, peak memory the largest; or why it failed.
+    """One preset: means over its seeds, AUC by seed too, the largest memory; or why it failed.
 
     `behind` is the AUC of the first row less that of this one, None in the first row itself.
     """
@@ -65,6 +65,7 @@ class TableRow:
     auc: float = math.nan
     low: float = math.nan
     high: float = math.nan
+    auc_by_seed: tuple[float, ...] = ()
     log_loss: float = math.nan
     behind: AucDifference | None = None
 
@@ -77,7 +78,14 @@ class TableRow:
         areas = [metrics.auc_interval(label, scores) for scores in row.scores]
         mean, low, high = _mean_interval(areas)
         log_loss = float(np.mean([metrics.log_loss(label, scores) for scores in row.scores]))
-        return dataclasses.replace(row, auc=mean, low=low, high=high, log_loss=log_loss)
+        return dataclasses.replace(
+            row,
+            auc=mean,
+            low=low,
+            high=high,
+            auc_by_seed=tuple(area.auc for area in areas),
+            log_loss=log_loss,
+        )
 
     @property
     def failure(self) -> str | None:
@@ -123,6 +131,7 @@ class TableRow:
             "auc": self.auc,
             "low": self.low,
             "high": self.high,
+            "auc_by_seed": list(self.auc_by_seed),
             "log_loss": self.log_loss,
             "behind_first": dataclasses.asdict(self.behind) if self.behind else None,
             "n_parameters": self.results[0].n_parameters,

@@ -1,43 +1,37 @@
 """Padded views of a ragged batch, for models that need a rectangle, and narrow ones by length.
 
-A view holds the newest positions of each row (a history is stored oldest first), as many as fit;
-`align` says on which side they stand, the padding being zeros on the other.
+A view holds the newest positions of each row (a history is stored oldest first), as many as fit, at
+its right end; before them are zeros.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from mmctr_pipeline.models.layers.segments import rows_of_positions
 
-Align = Literal["left", "right"]
 
-
-def padded_mask(offsets: torch.Tensor, length: int, align: Align = "right") -> torch.Tensor:
+def padded_mask(offsets: torch.Tensor, length: int) -> torch.Tensor:
     """Return `(B, L) bool`: which places of the padded view hold a position."""
-    return _mask(offsets.diff(), length, align)
+    return _mask(offsets.diff(), length)
 
 
-def to_padded(
-    values_TD: torch.Tensor, offsets: torch.Tensor, length: int, align: Align = "right"
-) -> torch.Tensor:
+def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
     """Return the padded view `(B, L, D)`, zero where `padded_mask` is False."""
     n_rows = len(offsets) - 1
-    slot_T = _slots(offsets, len(values_TD), *_rectangle(offsets, length), align)
+    slot_T = _slots(offsets, len(values_TD), *_rectangle(offsets, length))
     padded_SD: torch.Tensor = _Scatter.apply(values_TD, slot_T, n_rows * length)
     return padded_SD.unflatten(0, (n_rows, length))
 
 
-def from_padded(
-    padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int, align: Align = "right"
-) -> torch.Tensor:
+def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
     """Return `(T, D)`, each position's vector in the padded view; zero where it has none.
 
     Positions have none where they are spare, or too old for the view.
     """
     length = padded_BLD.shape[1]
-    slot_T = _slots(offsets, n_positions, *_rectangle(offsets, length), align)
+    slot_T = _slots(offsets, n_positions, *_rectangle(offsets, length))
     values_TD: torch.Tensor = _Gather.apply(padded_BLD.flatten(0, 1), slot_T)
     return values_TD
 
@@ -47,7 +41,6 @@ def encode_by_length(
     values_TD: torch.Tensor,
     offsets: torch.Tensor,
     lengths: Sequence[int],
-    align: Align = "right",
 ) -> torch.Tensor:
     """Run an encoder on blocks of rows of like length and return its results in row order.
 
@@ -74,14 +67,14 @@ def encode_by_length(
     base_B = torch.empty_like(width_B)
     base_B[order_B] = sorted_width_B.cumsum(0) - sorted_width_B
     sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, lengths, strict=True)]
-    slot_T = _slots(offsets, len(values_TD), width_B, base_B, sum(sizes), align)
+    slot_T = _slots(offsets, len(values_TD), width_B, base_B, sum(sizes))
     # One scatter lays out all blocks, one behind the other.
     padded_SD: torch.Tensor = _Scatter.apply(values_TD, slot_T, sum(sizes))
     results = [
         encode(
             rows_b,
             block_SD.unflatten(0, (len(rows_b), width)),
-            _mask(length_B[rows_b], width, align),
+            _mask(length_B[rows_b], width),
         )
         for rows_b, block_SD, width in zip(
             rows_of_blocks, padded_SD.split(sizes), lengths, strict=True
@@ -105,7 +98,6 @@ def _slots(
     width_B: torch.Tensor,
     first_slot_B: torch.Tensor,
     n_slots: int,
-    align: Align,
 ) -> torch.Tensor:
     """Return the slot of each position `(T,) int64`; `n_slots` where it has none."""
     # Spare positions make up row B, of width zero.
@@ -113,11 +105,7 @@ def _slots(
     end_T = torch.cat([offsets[1:], offsets.new_full((1,), n_positions)])[row_T]
     width_T = _with_zero(width_B)[row_T]
     age_T = end_T - 1 - torch.arange(n_positions, device=offsets.device)  # 0 is the newest
-    if align == "right":
-        last_T = width_T - 1
-    else:
-        last_T = torch.minimum(_with_zero(offsets.diff())[row_T], width_T) - 1
-    slot_T = _with_zero(first_slot_B)[row_T] + last_T - age_T
+    slot_T = _with_zero(first_slot_B)[row_T] + width_T - 1 - age_T
     return torch.where(age_T < width_T, slot_T, n_slots)
 
 
@@ -125,11 +113,9 @@ def _with_zero(numbers_B: torch.Tensor) -> torch.Tensor:
     return torch.cat([numbers_B, numbers_B.new_zeros(1)])
 
 
-def _mask(length_B: torch.Tensor, width: int, align: Align) -> torch.Tensor:
-    place_L = torch.arange(width, device=length_B.device)
-    if align == "right":
-        place_L = place_L.flip(0)
-    return place_L < length_B.unsqueeze(-1)
+def _mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
+    age_L = torch.arange(width, device=length_B.device).flip(0)
+    return age_L < length_B.unsqueeze(-1)
 
 
 def _scatter(values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int) -> torch.Tensor:

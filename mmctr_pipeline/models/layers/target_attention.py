@@ -14,12 +14,8 @@ from torch.nn import functional
 from mmctr_pipeline.models.layers.activations import Activation, Dice, activation
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.exact_linear import ExactLinear
-from mmctr_pipeline.models.layers.ragged import (
-    row_dots,
-    segment_softmax,
-    weighted_sum,
-)
-from mmctr_pipeline.models.layers.segments import Segments, segment_sum, spread
+from mmctr_pipeline.models.layers.ragged import row_dots, segment_softmax, weighted_sum
+from mmctr_pipeline.models.layers.segments import Segments, spread
 
 
 class TargetAttention(nn.Module):
@@ -131,57 +127,3 @@ class ReluTargetAttention(nn.Module):
         scores_T = row_dots(query_BD.unsqueeze(1), history_TD, segments).squeeze(1)
         weight_T = torch.relu(scores_T).masked_fill(~segments.kept(keep_T), 0.0)
         return self.output(self.value(weighted_sum(history_TD, weight_T, segments)))
-
-
-class TargetCrossAttention(nn.Module):
-    """Multi-head softmax attention of one query per row over the row's positions.
-
-    Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
-    et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's
-    key projection moves onto the query and its value projection behind the weighted sum, so that
-    positions meet `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
-    adds the same to all scores of a row, has no effect there and no part here.
-    """
-
-    def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
-        """Raise `ValueError` where `n_heads` does not divide `dim`."""
-        super().__init__()
-        if dim % n_heads:
-            raise ValueError(
-                f"{n_heads} heads do not divide {dim} dimensions, which follow from the item's "
-                "features: choose another number of heads, or set features.projection_dim"
-            )
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-        self._n_heads = n_heads
-        self._dropout = dropout
-
-    def forward(
-        self,
-        query_BD: torch.Tensor,
-        history_TD: torch.Tensor,
-        offsets: torch.Tensor,
-        keep_T: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return `(B, D)`; the output bias alone for a row that keeps no position."""
-        segments = Segments.of(offsets, len(history_TD))
-        dim, n_heads = query_BD.shape[1], self._n_heads
-        query_DD, key_DD, value_DD = self.in_proj_weight.chunk(3)
-        query_bias_D, _, value_bias_D = self.in_proj_bias.chunk(3)
-        # h: head, e: dimension within a head, d: dimension of the model.
-        key_hed = key_DD.unflatten(0, (n_heads, -1))
-        value_hed = value_DD.unflatten(0, (n_heads, -1))
-        query_BD = functional.linear(query_BD, query_DD, query_bias_D)
-        query_Bhe = query_BD.unflatten(1, (n_heads, -1)) / math.sqrt(dim // n_heads)
-        moved_Bhd = torch.einsum("bhe,hed->bhd", query_Bhe, key_hed)
-        weight_Th = segment_softmax(row_dots(moved_Bhd, history_TD, segments), segments, keep_T)
-        weight_Th = functional.dropout(weight_Th, self._dropout, self.training)
-        pooled_Bhd = weighted_sum(history_TD, weight_Th, segments)
-        # One, but for dropout and for rows that keep nothing.
-        total_Bh = segment_sum(weight_Th, segments)
-        values_Bhe = torch.einsum("bhd,hed->bhe", pooled_Bhd, value_hed)
-        values_Bhe = values_Bhe + total_Bh.unsqueeze(-1) * value_bias_D.view(n_heads, -1)
-        return self.out_proj(values_Bhe.flatten(1))

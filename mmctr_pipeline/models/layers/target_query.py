@@ -12,19 +12,37 @@ from torch.nn import functional
 
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
-from mmctr_pipeline.models.layers.target_attention import TargetCrossAttention
 
 _EPSILON = 1e-6
 
 
-class PaddedCrossAttention(TargetCrossAttention):
-    """`TargetCrossAttention` that also takes a padded history: the same parameters and result.
+class QueryAttention(nn.Module):
+    """Multi-head softmax attention of one query per row over the row's padded history.
 
-    Where several layers share a history, padding it once for all of them costs less than setting
-    the query of each row beside each of its positions.
+    Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
+    et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's
+    key projection moves onto the query and its value projection behind the weighted sum, so that
+    positions meet `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
+    adds the same to all scores of a row, has no effect there and no part here.
     """
 
-    def of_padded(
+    def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
+        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        super().__init__()
+        if dim % n_heads:
+            raise ValueError(
+                f"{n_heads} heads do not divide {dim} dimensions, which follow from the item's "
+                "features: choose another number of heads, or set features.projection_dim"
+            )
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+        self._n_heads = n_heads
+        self._dropout = dropout
+
+    def forward(
         self, query_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
     ) -> torch.Tensor:
         """Return `(B, D)`; the output bias alone for a row whose mask is False throughout.
@@ -66,7 +84,7 @@ class TargetQueryLayer(nn.Module):
         """Raise `ValueError` where `n_heads` does not divide `dim`."""
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim, _EPSILON)
-        self.attention = PaddedCrossAttention(dim, n_heads, dropout)
+        self.attention = QueryAttention(dim, n_heads, dropout)
         self.feed_forward = nn.Sequential(
             nn.RMSNorm(dim, _EPSILON),
             nn.Linear(dim, feed_forward_dim),
@@ -82,7 +100,7 @@ class TargetQueryLayer(nn.Module):
         """Return the targets `(B, D)`, each with what it found in its history."""
         # What comes of a product under autocast is short; the residual stream is not.
         target_BD = target_BD.to(self.attention_norm.weight.dtype)
-        found_BD = self.attention.of_padded(self.attention_norm(target_BD), history_BLD, mask_BL)
+        found_BD = self.attention(self.attention_norm(target_BD), history_BLD, mask_BL)
         target_BD = target_BD + self.dropout(found_BD)
         return target_BD + self.dropout(self.feed_forward(target_BD))
 

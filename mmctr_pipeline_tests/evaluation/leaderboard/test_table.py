@@ -99,6 +99,7 @@ def test_several_seeds_are_averaged_and_paired_by_seed() -> None:
     assert record["peak_mb"] == 300
     assert record["epochs"] == [1, 2, 3]
     assert record["seeds"] == [1, 2, 3]
+    assert record["auc_by_seed"] == pytest.approx(areas)
 
 
 @pytest.mark.parametrize(

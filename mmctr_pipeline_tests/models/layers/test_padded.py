@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.models.layers.padded import (
-    Align,
     encode_by_length,
     from_padded,
     padded_mask,
@@ -26,42 +25,40 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
 OFFSETS = offsets_of(LENGTHS)
 
 
-def plain_view(values_TD: torch.Tensor, length: int, align: Align) -> torch.Tensor:
+def plain_view(values_TD: torch.Tensor, length: int) -> torch.Tensor:
     """Return the newest `length` positions of each row, row after row."""
     rows = []
     for values in values_TD[:N_REAL].split(LENGTHS):
         newest = values[max(len(values) - length, 0) :]
         padding = values_TD.new_zeros(length - len(newest), *values_TD.shape[1:])
-        rows.append(torch.cat([newest, padding] if align == "left" else [padding, newest]))
+        rows.append(torch.cat([padding, newest]))
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
 @pytest.mark.parametrize("length", [1, 5, 100, 130])
-@pytest.mark.parametrize("align", ["left", "right"])
-def test_a_padded_view_holds_the_newest_positions(align: Align, length: int, spare: int) -> None:
+def test_a_padded_view_holds_the_newest_positions(length: int, spare: int) -> None:
     torch.manual_seed(0)
     values_TD = random_values(spare)
-    ours = result_and_gradients(lambda: to_padded(values_TD, OFFSETS, length, align), [values_TD])
-    theirs = result_and_gradients(lambda: plain_view(values_TD, length, align), [values_TD])
+    ours = result_and_gradients(lambda: to_padded(values_TD, OFFSETS, length), [values_TD])
+    theirs = result_and_gradients(lambda: plain_view(values_TD, length), [values_TD])
     assert_same(ours, theirs, atol=0)
-    mask_BL = padded_mask(OFFSETS, length, align)
-    assert torch.equal(mask_BL, plain_view(torch.ones(N_REAL, dtype=torch.bool), length, align))
+    mask_BL = padded_mask(OFFSETS, length)
+    assert torch.equal(mask_BL, plain_view(torch.ones(N_REAL, dtype=torch.bool), length))
 
 
-@pytest.mark.parametrize("align", ["left", "right"])
 @pytest.mark.parametrize("length", [5, 100])
-def test_the_way_back_gives_each_position_its_vector(length: int, align: Align) -> None:
+def test_the_way_back_gives_each_position_its_vector(length: int) -> None:
     torch.manual_seed(1)
     padded_BLD = torch.randn(N_ROWS, length, DIM, dtype=torch.float64, requires_grad=True)
-    number_BL = plain_view(torch.arange(N_REAL) + 1, length, align)
+    number_BL = plain_view(torch.arange(N_REAL) + 1, length)
 
     def plain() -> torch.Tensor:
         values_TD = torch.zeros(N_REAL + SPARE, DIM, dtype=torch.float64)
         return values_TD.index_copy(0, number_BL[number_BL > 0] - 1, padded_BLD[number_BL > 0])
 
     ours = result_and_gradients(
-        lambda: from_padded(padded_BLD, OFFSETS, N_REAL + SPARE, align), [padded_BLD]
+        lambda: from_padded(padded_BLD, OFFSETS, N_REAL + SPARE), [padded_BLD]
     )
     assert_same(ours, result_and_gradients(plain, [padded_BLD]), atol=0)
 
@@ -100,8 +97,8 @@ def test_encoding_by_length_equals_one_wide_view(lengths: tuple[int, ...], spare
     ours = result_and_gradients(
         lambda: encode_by_length(encode, values_TD, OFFSETS, lengths), leaves
     )
-    view = plain_view(values_TD, lengths[-1], "right")
-    mask = plain_view(torch.ones(N_REAL, dtype=torch.bool), lengths[-1], "right")
+    view = plain_view(values_TD, lengths[-1])
+    mask = plain_view(torch.ones(N_REAL, dtype=torch.bool), lengths[-1])
     assert_same(ours, result_and_gradients(lambda: encoder(view, mask) + rows_BD, leaves))
     widths = [min([w for w in lengths if w >= n], default=lengths[-1]) for n in LENGTHS]
     assert shapes == [(widths.count(w), w) for w in lengths if w in widths]

@@ -14,7 +14,6 @@ from mmctr_pipeline.models.layers.ragged import RaggedAttentionPooling
 from mmctr_pipeline.models.layers.target_attention import (
     ReluTargetAttention,
     TargetAttention,
-    TargetCrossAttention,
 )
 from mmctr_pipeline_tests.models.layers.ragged_case import (
     DIM,
@@ -142,65 +141,6 @@ def test_relu_target_attention_equals_the_padded_form(
     assert torch.count_nonzero(ours[2][N_REAL:]) == 0
 
 
-@pytest.mark.parametrize("spare", [0, SPARE])
-@pytest.mark.parametrize("n_heads", [1, 3])
-def test_cross_attention_equals_torchs_own(n_heads: int, spare: int) -> None:
-    torch.manual_seed(3)
-    ours = randomised(TargetCrossAttention(DIM, n_heads))
-    theirs = nn.MultiheadAttention(DIM, n_heads, batch_first=True).double()
-    theirs.load_state_dict(ours.state_dict())
-    query_BD, history_TD, keep_T = random_queries(), random_values(spare), random_keep(spare)
-    mask_BL = padded(keep_T)
-    some_B = mask_BL.any(1)
-
-    def plain() -> torch.Tensor:
-        # Torch's own gives NaN for a row that keeps nothing; ours gives the output bias there.
-        history_BLD = padded(history_TD)[some_B]
-        attended, _ = theirs(
-            query_BD[some_B].unsqueeze(1),
-            history_BLD,
-            history_BLD,
-            key_padding_mask=~mask_BL[some_B],
-        )
-        result_BD = theirs.out_proj.bias.repeat(N_ROWS, 1)
-        return result_BD.index_copy(0, some_B.nonzero()[:, 0], attended.squeeze(1))
-
-    inputs = [query_BD, history_TD]
-    assert_same(
-        result_and_gradients(
-            lambda: ours(query_BD, history_TD, OFFSETS, keep_T), [*inputs, *ours.parameters()]
-        ),
-        result_and_gradients(plain, [*inputs, *theirs.parameters()]),
-    )
-
-
-def test_cross_attention_starts_as_torchs_own() -> None:
-    torch.manual_seed(4)
-    ours = TargetCrossAttention(DIM, 2).state_dict()
-    theirs = nn.MultiheadAttention(DIM, 2).state_dict()
-    assert ours.keys() == theirs.keys()
-    for name, weight in ours.items():
-        assert weight.shape == theirs[name].shape
-        assert float(weight.abs().max()) == pytest.approx(float(theirs[name].abs().max()), rel=0.2)
-
-
-def test_cross_attention_refuses_heads_that_do_not_divide_the_dimensions() -> None:
-    with pytest.raises(ValueError, match="4 heads do not divide 6"):
-        TargetCrossAttention(6, 4)
-
-
-def test_dropped_weights_of_cross_attention_are_dropped_from_the_value_bias_too() -> None:
-    torch.manual_seed(5)
-    attention = TargetCrossAttention(DIM, 1, dropout=0.5)
-    nn.init.ones_(attention.in_proj_bias)
-    nn.init.eye_(attention.out_proj.weight)
-    nothing_TD = torch.zeros(2000, DIM)
-    offsets = torch.arange(0, 2001, 2)
-    totals = attention(torch.randn(1000, DIM), nothing_TD, offsets)[:, 0]
-    # Two equal weights of a half, each doubled or dropped.
-    assert sorted(set(totals.tolist())) == [0.0, 1.0, 2.0]
-
-
 Run = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 
 
@@ -211,7 +151,6 @@ def every_layer() -> list[nn.Module]:
         *(TargetAttention(DIM, (8,), name) for name in ("dice", "prelu", "relu", "sigmoid")),
         TargetAttention(DIM, (8,), "relu", softmax=True),
         ReluTargetAttention(DIM),
-        TargetCrossAttention(DIM, 2),
     ]
 
 

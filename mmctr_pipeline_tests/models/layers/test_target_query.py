@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.models.layers.target_query import (
-    PaddedCrossAttention,
+    QueryAttention,
     TargetQueryEncoder,
     TargetQueryLayer,
 )
@@ -17,6 +17,7 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     assert_same,
     offsets_of,
     padded,
+    random_keep,
     random_values,
     result_and_gradients,
 )
@@ -72,19 +73,44 @@ def test_the_encoder_equals_the_plain_form_of_each_row(newest: int, spare: int) 
     assert_same(ours, theirs, atol=1e-9)
 
 
-def test_padded_and_ragged_attention_are_one() -> None:
+@pytest.mark.parametrize("n_heads", [1, 3])
+def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     torch.manual_seed(1)
-    attention = PaddedCrossAttention(DIM, 3).double()
-    nn.init.normal_(attention.in_proj_bias)
+    ours = QueryAttention(DIM, n_heads).double()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    theirs = nn.MultiheadAttention(DIM, n_heads, batch_first=True).double()
+    theirs.load_state_dict(ours.state_dict())
     query_BD, history_TD = random_targets(), random_values(0)
-    mask_BL = padded(torch.ones(len(history_TD), dtype=torch.bool))
-    leaves = [query_BD, history_TD, attention.in_proj_weight]
+    mask_BL = padded(random_keep(0))
+    some_B = mask_BL.any(1)
+    assert not some_B.all()
+
+    def plain() -> torch.Tensor:
+        # Torch's own gives NaN for a row without positions; ours gives the output bias there.
+        history_BLD = padded(history_TD)[some_B]
+        query_B1D, masked_BL = query_BD[some_B].unsqueeze(1), ~mask_BL[some_B]
+        attended, _ = theirs(query_B1D, history_BLD, history_BLD, key_padding_mask=masked_BL)
+        result_BD = theirs.out_proj.bias.repeat(N_ROWS, 1)
+        return result_BD.index_copy(0, some_B.nonzero()[:, 0], attended.squeeze(1))
+
+    inputs = [query_BD, history_TD]
     assert_same(
         result_and_gradients(
-            lambda: attention.of_padded(query_BD, padded(history_TD), mask_BL), leaves
+            lambda: ours(query_BD, padded(history_TD), mask_BL), [*inputs, *ours.parameters()]
         ),
-        result_and_gradients(lambda: attention(query_BD, history_TD, OFFSETS), leaves),
+        result_and_gradients(plain, [*inputs, *theirs.parameters()]),
     )
+
+
+def test_the_attention_starts_as_torchs_own() -> None:
+    torch.manual_seed(4)
+    ours = QueryAttention(DIM, 2).state_dict()
+    theirs = nn.MultiheadAttention(DIM, 2).state_dict()
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        assert weight.shape == theirs[name].shape
+        assert float(weight.abs().max()) == pytest.approx(float(theirs[name].abs().max()), rel=0.2)
 
 
 def test_dropout_is_for_training_alone() -> None:
@@ -97,10 +123,10 @@ def test_dropout_is_for_training_alone() -> None:
 
 def test_attention_weights_are_dropped_one_by_one() -> None:
     torch.manual_seed(3)
-    attention = PaddedCrossAttention(DIM, 1, dropout=0.5)
+    attention = QueryAttention(DIM, 1, dropout=0.5)
     nn.init.ones_(attention.in_proj_bias)
     nn.init.eye_(attention.out_proj.weight)
-    found_BD = attention.of_padded(
+    found_BD = attention(
         torch.randn(1000, DIM), torch.zeros(1000, 2, DIM), torch.ones(1000, 2, dtype=torch.bool)
     )
     # Two equal weights of a half, each doubled or dropped, as is the value bias they carry.
