@@ -64,8 +64,8 @@ class Comparison:
     `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models`, with
     the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns what
     training on a row needs on average, given the lengths of the rows' histories. `batch_size` is
-    the preset's own where it is None. `n_rounds` is the default of `--rounds`. `changes` are
-    settings of the model that both sides have in place of the preset's.
+    the preset's own where it is None. `changes` are settings of the model that both sides have in
+    place of the preset's.
     """
 
     name: str
@@ -74,7 +74,6 @@ class Comparison:
     operations_per_row: Callable[[Any, np.ndarray], float]
     n_rows: int
     batch_size: int | None = None
-    n_rounds: int = 2
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -205,7 +204,7 @@ def run(comparison: Comparison, description: str | None) -> None:
 
 def _parser(comparison: Comparison, description: str | None) -> ArgumentParser:
     batch_size = comparison.batch_size or load_preset(comparison.preset).training.batch_size
-    parser = command_line(description, list(SIDES), rounds=comparison.n_rounds)
+    parser = command_line(description, list(SIDES), rounds=1)  # two take five minutes on two cores
     parser.add_argument("--data", type=Path, help="a world with full-size tables")
     parser.add_argument("--rows", type=int, default=comparison.n_rows, help="train rows")
     parser.add_argument("--batch-size", type=int, default=batch_size)

@@ -113,7 +113,6 @@ TRANSFORMER_DCN = Comparison(
     operations_per_row,
     n_rows=1_024,
     batch_size=512,
-    n_rounds=1,  # two take more than five minutes on two cores
 )
 
 if __name__ == "__main__":
