@@ -21,6 +21,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.features import FeatureEmbedding
+from mmctr_pipeline.models.layers.scaling import VectorScaling
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
 
@@ -102,8 +103,11 @@ class PlainFeatures(nn.Module):
         from fuxictr.pytorch.layers import MaskedAveragePooling
 
         others = ours.item_likes or ours.user_id or ours.projection
-        if others is not None or list(ours.scalings) != ["fused"]:
+        if others is not None or list(ours.vector_layers) != ["fused"]:
             raise ValueError("the plain form has ids, tags, fused vectors and context levels alone")
+        scaling = ours.vector_layers["fused"]
+        if not isinstance(scaling, VectorScaling):
+            raise ValueError("the plain form standardises vectors: set vector_projection to false")
         self.item_id, self.tags = _table_like(ours.item_id), _table_like(ours.tags)
         self.likes, self.views = _table_like(ours.row_likes), _table_like(ours.row_views)
         self.mean = MaskedAveragePooling()
@@ -112,7 +116,7 @@ class PlainFeatures(nn.Module):
         is_known_I = torch.zeros(len(id_I), dtype=torch.bool)
         is_known_I[:n_known] = ours.known_items_I
         is_known_I[0] = True  # padding
-        vectors_ID = ours.scalings["fused"](*items.vectors_of("fused"))
+        vectors_ID = scaling(*items.vectors_of("fused"))
         self.register_buffer("row_I", torch.where(is_known_I, id_I, n_known), persistent=False)
         self.register_buffer("tags_IK", items.tags_IK, persistent=False)
         self.register_buffer("vectors_ID", vectors_ID, persistent=False)

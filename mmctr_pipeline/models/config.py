@@ -20,9 +20,14 @@ class FeatureConfig(Settings):
     context_levels: bool = setting(
         True, "embeddings of the row's likes level and views level, beside the target"
     )
-    fused_vectors: bool = setting(True, "the item's fused vector, standardised")
-    text_vectors: bool = setting(False, "the title's vector, standardised")
-    image_vectors: bool = setting(False, "the cover's vector, standardised")
+    fused_vectors: bool = setting(True, "the item's fused vector")
+    text_vectors: bool = setting(False, "the title's vector")
+    image_vectors: bool = setting(False, "the cover's vector")
+    vector_projection: bool = setting(
+        False,
+        "pass each vector as it is through a learned square matrix, as FuxiCTR does; false "
+        "standardises it by dimension",
+    )
     embedding_dim: int = setting(64, "dimensions of the embeddings of users, items and tags", ge=1)
     level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", ge=1)
     projection_dim: int = setting(

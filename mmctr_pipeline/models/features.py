@@ -41,11 +41,11 @@ class FeatureEmbedding(nn.Module):
     """Looks up and joins what `FeatureConfig` names; `item_dim` and `context_dim` are the widths.
 
     Item features are, in this order and as far as they are configured, the embedding of the id,
-    the mean embedding of the tags, the embeddings of likes level and views level, and the
-    standardised fused, title and cover vectors; context features are the embeddings of the user
-    and of the row's two levels. Vectors that no item has are left out. With `projection_dim` a
-    linear layer takes the item features to that width. Raises `ValueError` where no feature of
-    the items is left.
+    the mean embedding of the tags, the embeddings of likes level and views level, and the fused,
+    title and cover vectors, each standardised or, with `vector_projection`, times a learned matrix;
+    context features are the embeddings of the user and of the row's two levels. Vectors that no
+    item has are left out. With `projection_dim` a linear layer takes the item features to that
+    width. Raises `ValueError` where no feature of the items is left.
     """
 
     known_items_I: torch.Tensor
@@ -67,7 +67,9 @@ class FeatureEmbedding(nn.Module):
         self.tags = EmbeddingTable(spec.n_tags, dim) if config.item_tags else None
         self.item_likes = self._levels(config.item_levels, spec, level_dim)
         self.item_views = self._levels(config.item_levels, spec, level_dim)
-        self.scalings = nn.ModuleDict({k: VectorScaling(spec.dim_of(k)) for k in self._kinds})
+        self.vector_layers = nn.ModuleDict(
+            {kind: _vector_layer(config, spec.dim_of(kind)) for kind in self._kinds}
+        )
         self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
         self.row_likes = self._levels(config.context_levels, spec, level_dim)
         self.row_views = self._levels(config.context_levels, spec, level_dim)
@@ -92,15 +94,11 @@ class FeatureEmbedding(nn.Module):
     def _levels(wanted: bool, spec: FeatureSpec, dim: int) -> nn.Embedding | None:
         return nn.Embedding(spec.n_levels, dim) if wanted else None
 
-    def _scaling(self, kind: str) -> VectorScaling:
-        scaling = self.scalings[kind]
-        assert isinstance(scaling, VectorScaling)
-        return scaling
-
     def fit(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Note which ids the train rows show, and what the item vectors vary by."""
         for kind in self._kinds:
-            self._scaling(kind).fit(*items.vectors_of(kind))
+            if isinstance(layer := self.vector_layers[kind], VectorScaling):
+                layer.fit(*items.vectors_of(kind))
         of_train = histories.take(np.unique(train.history)).newest(self._max_history).values
         known_items = np.zeros(self._n_items, bool)
         known_items[np.concatenate([train.item_id, of_train])] = True
@@ -147,7 +145,12 @@ class FeatureEmbedding(nn.Module):
             parts.append(self.item_views(items.views_level_I[listed_U]))
         for kind in self._kinds:
             vectors_ID, present_I = items.vectors_of(kind)
-            parts.append(self._scaling(kind)(vectors_ID[listed_U], present_I[listed_U]))
+            layer, vectors_UD = self.vector_layers[kind], vectors_ID[listed_U]
+            if isinstance(layer, VectorScaling):
+                parts.append(layer(vectors_UD, present_I[listed_U]))
+            else:
+                assert isinstance(layer, nn.Linear)
+                parts.append(layer(vectors_UD.to(layer.weight.dtype)))  # zero where there is none
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
@@ -161,6 +164,10 @@ class FeatureEmbedding(nn.Module):
         if not parts:
             return torch.zeros(len(batch), 0, device=batch.item_id_B.device)
         return torch.cat(parts, dim=1)
+
+
+def _vector_layer(config: FeatureConfig, dim: int) -> nn.Module:
+    return nn.Linear(dim, dim, bias=False) if config.vector_projection else VectorScaling(dim)
 
 
 def _width(*tables: nn.Embedding | None) -> int:

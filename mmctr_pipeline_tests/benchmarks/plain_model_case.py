@@ -104,7 +104,7 @@ def assert_same_model(pair: Pair) -> None:
     items = dataclasses.replace(items, vectors_ID=items.vectors_ID.double())
     exact = dataclasses.replace(pair.batch, items=items)
     ours, plain = pair.ours.train().double(), pair.plain.train().double()
-    scaling = ours.get_submodule("features.scalings.fused")
+    scaling = ours.get_submodule("features.vector_layers.fused")
     plain.get_buffer("features.vectors_ID").copy_(scaling(*items.vectors_of("fused")))
     for model, batch in ((ours, exact), (plain, pair.rows)):
         logits_B = model(batch)

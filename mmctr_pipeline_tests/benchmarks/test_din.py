@@ -103,7 +103,7 @@ def test_the_benchmark_ends_with_rates_ratios_and_shares(
     ) -> dict[str, list[dict[str, float]]]:
         assert (module, rounds, settings) == (
             "benchmarks.din",
-            2,
+            1,
             dict.fromkeys(sides, ALLOCATOR_SETTING),
         )
         results = {}

@@ -24,7 +24,12 @@ NOTHING = FeatureConfig(
 )
 EVERYTHING = dataclasses.replace(
     NOTHING,
-    **{f.name: True for f in dataclasses.fields(NOTHING) if getattr(NOTHING, f.name) is False},
+    **{
+        field.name: True
+        for field in dataclasses.fields(NOTHING)
+        # Which layer vectors pass is no feature.
+        if getattr(NOTHING, field.name) is False and field.name != "vector_projection"
+    },
 )
 UNKNOWN_ITEM, UNKNOWN_USER = SPEC.n_items, SPEC.n_users
 

@@ -41,11 +41,14 @@ def plain_item_features(
         if features.item_likes is not None:
             parts.append(features.item_likes.weight[items.likes_level_I[item]])
             parts.append(features.item_views.weight[items.views_level_I[item]])
-        for kind in [kind for kind in ("fused", "text", "image") if kind in features.scalings]:
+        for kind in [kind for kind in ("fused", "text", "image") if kind in features.vector_layers]:
             vectors_ID, present_I = items.vectors_of(kind)
-            scaling = features.scalings[kind]
-            scaled_D = (vectors_ID[item] - scaling.mean_D) / scaling.scale_D
-            parts.append(scaled_D if present_I[item] else torch.zeros_like(scaled_D))
+            layer = features.vector_layers[kind]
+            if isinstance(layer, torch.nn.Linear):
+                vector_D = layer.weight @ vectors_ID[item].to(layer.weight.dtype)
+            else:
+                vector_D = (vectors_ID[item] - layer.mean_D) / layer.scale_D
+            parts.append(vector_D if present_I[item] else torch.zeros_like(vector_D))
         rows.append(torch.cat(parts))
     return torch.stack(rows)
 

@@ -90,6 +90,23 @@ def test_vectors_alone_are_standardised_over_the_items_that_have_one(kind: str) 
     assert (expected == 0).all(1).any()
 
 
+@pytest.mark.parametrize("kind", ["fused", "text", "image"])
+def test_vectors_as_they_are_pass_a_learned_matrix(kind: str) -> None:
+    batch = a_batch()
+    config = dataclasses.replace(NOTHING, **{f"{kind}_vectors": True}, vector_projection=True)
+    features = fitted(config, batch.items)
+    vectors_ID, present_I = batch.items.vectors_of(kind)
+    item_N = ids_of(batch)
+    listed_N = [item if item < len(present_I) else 0 for item in item_N]
+    expected = vectors_ID[listed_N] @ features.vector_layers[kind].weight.T
+    found = both(features(batch))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not present_I[listed_N].all()
+    assert not found[~present_I[listed_N]].any()
+    found.sum().backward()
+    assert features.vector_layers[kind].weight.grad.any()
+
+
 def test_the_user_is_its_row_or_the_unknown_row() -> None:
     batch = dataclasses.replace(a_batch(), user_id_B=torch.arange(1, 21) * 2)
     features = fitted(dataclasses.replace(NOTHING, item_id=True, user_id=True), batch.items)
@@ -133,9 +150,11 @@ def test_an_item_has_the_same_features_wherever_it_stands() -> None:
     assert torch.equal(both(found), torch.stack(expected))
 
 
-def test_gradients_are_those_of_plain_look_ups() -> None:
+@pytest.mark.parametrize("vector_projection", [False, True])
+def test_gradients_are_those_of_plain_look_ups(vector_projection: bool) -> None:
     batch = a_batch()
-    features = fitted(EVERYTHING, batch.items).double()
+    config = dataclasses.replace(EVERYTHING, vector_projection=vector_projection)
+    features = fitted(config, batch.items).double()
     weights = list(features.parameters())
     toward_ND = torch.randn(len(ids_of(batch)), features.item_dim, dtype=torch.float64)
     toward_BC = torch.randn(len(batch), features.context_dim, dtype=torch.float64)

@@ -76,6 +76,11 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         cross_attention_feed_forward_dim=8,
         hidden_dims=(16, 8),
     ),
+    "din, vectors as they are": DinConfig(
+        features=dataclasses.replace(FEATURES, vector_projection=True),
+        attention_hidden_dims=(8, 4),
+        hidden_dims=(16, 8),
+    ),
     "similarity_attention, similarities alone": SimilarityAttentionConfig(
         features=FEATURES,
         attention=False,
