@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional
 
 from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.multi_head import MultiHeadWeights
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
 
 _EPSILON = 1e-6
 
 
-class QueryAttention(nn.Module):
+class QueryAttention(MultiHeadWeights):
     """Multi-head softmax attention of one query per row over the row's padded history.
 
     Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
@@ -28,18 +29,7 @@ class QueryAttention(nn.Module):
 
     def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
         """Raise `ValueError` where `n_heads` does not divide `dim`."""
-        super().__init__()
-        if dim % n_heads:
-            raise ValueError(
-                f"{n_heads} heads do not divide {dim} dimensions, which follow from the item's "
-                "features: choose another number of heads, or set features.projection_dim"
-            )
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-        self._n_heads = n_heads
+        super().__init__(dim, n_heads)
         self._dropout = dropout
 
     def forward(

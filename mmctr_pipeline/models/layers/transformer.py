@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.multi_head import MultiHeadWeights
 from mmctr_pipeline.models.layers.padded import from_padded, padded_mask, to_padded
 
 
@@ -73,26 +74,15 @@ class TransformerLayer(nn.Module):
         return self.norm2(values_TD + self.dropout(self.linear2(hidden_TF)))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(MultiHeadWeights):
     """`nn.MultiheadAttention` of each row's positions over the same, under the same names.
 
     Scores, softmax and weighted sums are float32 under autocast.
     """
 
     def __init__(self, dim: int, n_heads: int, dropout: float) -> None:
-        super().__init__()
-        if dim % n_heads:
-            raise ValueError(
-                f"{n_heads} heads do not divide {dim} dimensions, which follow from the item's "
-                "features: choose another number of heads, or set features.projection_dim"
-            )
-        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
-        self.out_proj = nn.Linear(dim, dim)
+        super().__init__(dim, n_heads)
         self.dropout = Dropout(dropout)
-        nn.init.xavier_uniform_(self.in_proj_weight)
-        nn.init.zeros_(self.out_proj.bias)
-        self._n_heads = n_heads
 
     def forward(
         self,
