@@ -4,12 +4,12 @@
     python -m benchmarks.din_parity --full [--seeds N] [--device D]
 
 Both sides are trained on a sample world of 50,000 valid rows, with the same features (id, mean of
-the tags, standardised item_emb_d128; the row's levels), Adam, L2, batch size, rate and epochs, and
-keep their best epoch. A seed gives both the same starting weights and order of rows, and nothing is
-dropped out, so that what differs is the layers and the engine. The peer (`PlainDin` of `din`) pads
-histories and computes in float32; ours does in float32 (`ours_float32`) and in the precision that
-`auto` stands for. `difference` is ours less the peer with its 95 % interval over seeds and valid
-rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
+the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, rate and
+epochs, and keep their best epoch. A seed gives both the same starting weights and order of rows,
+and nothing is dropped out, so that what differs is the layers and the engine. The peer (`PlainDin`
+of `din`) pads histories and computes in float32; ours does in float32 (`ours_float32`) and in the
+precision that `auto` stands for. `difference` is ours less the peer with its 95 % interval over
+seeds and valid rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
 `evaluation/paired.py`.
 
 The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
@@ -53,7 +53,9 @@ NARROW = Size(
     n_epochs=3,
     batch_size=512,
     model=DinConfig(
-        features=FeatureConfig(embedding_dim=16, level_embedding_dim=16, max_history=20),
+        features=FeatureConfig(
+            vector_projection=True, embedding_dim=16, level_embedding_dim=16, max_history=20
+        ),
         attention_hidden_dims=(32, 16),
         attention_activation="relu",
         attention_dropout=0.0,
@@ -65,7 +67,12 @@ FULL = Size(
     n_rows=200_000,
     n_epochs=2,
     batch_size=4096,
-    model=DinConfig(attention_activation="relu", attention_dropout=0.0, dropout=0.0),
+    model=DinConfig(
+        features=FeatureConfig(vector_projection=True),
+        attention_activation="relu",
+        attention_dropout=0.0,
+        dropout=0.0,
+    ),
 )
 # Dice normalises over padding too in FuxiCTR's form, and over the positions that exist in ours.
 

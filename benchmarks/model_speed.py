@@ -7,8 +7,9 @@ entries. The plain form is timed for some seconds after its first step. Ours is 
 epochs, of which the second is timed.
 
 Ceiling: the machine's rate of matrix products, in the number format in question and in the same
-run, divided by the operations that a row needs without padding. A form that pads cannot come near
-it: `peer_share_of_padded_ceiling` relates the plain form to what it does compute.
+run, divided by the operations that a row needs without padding. The matrix behind the item vectors,
+needed once per distinct item of a batch, is not among them. A form that pads cannot come near the
+ceiling: `peer_share_of_padded_ceiling` relates the plain form to what it does compute.
 """
 
 import dataclasses

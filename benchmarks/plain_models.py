@@ -21,7 +21,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.layers.scaling import VectorScaling
+from mmctr_pipeline.models.layers.item_vectors import VectorProjection
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.loss import smoothed_binary_cross_entropy
 
@@ -86,8 +86,9 @@ def _as_it_is(batch: Row) -> Row:
 class PlainFeatures(nn.Module):
     """Features of targets, padded histories and context, the same as those of `FeatureEmbedding`.
 
-    An item is the embedding of its id, the mean embedding of its tags and its standardised vector.
-    As in FuxiCTR's vocabularies one row of the id table is that of all unknown items.
+    An item is the embedding of its id, the mean embedding of its tags and its vector times a
+    learned matrix. As in FuxiCTR's vocabularies one row of the id table is that of all unknown
+    items.
     """
 
     row_I: torch.Tensor
@@ -105,10 +106,11 @@ class PlainFeatures(nn.Module):
         others = ours.item_likes or ours.user_id or ours.projection
         if others is not None or list(ours.vector_layers) != ["fused"]:
             raise ValueError("the plain form has ids, tags, fused vectors and context levels alone")
-        scaling = ours.vector_layers["fused"]
-        if not isinstance(scaling, VectorScaling):
-            raise ValueError("the plain form standardises vectors: set vector_projection to false")
+        if not isinstance(ours.vector_layers["fused"], VectorProjection):
+            raise ValueError("the plain form has FuxiCTR's matrix: set vector_projection to true")
+        vectors_ID, _ = items.vectors_of("fused")
         self.item_id, self.tags = _table_like(ours.item_id), _table_like(ours.tags)
+        self.matrix = nn.Linear(vectors_ID.shape[1], vectors_ID.shape[1], bias=False)
         self.likes, self.views = _table_like(ours.row_likes), _table_like(ours.row_views)
         self.mean = MaskedAveragePooling()
         n_known = len(ours.known_items_I)
@@ -116,7 +118,6 @@ class PlainFeatures(nn.Module):
         is_known_I = torch.zeros(len(id_I), dtype=torch.bool)
         is_known_I[:n_known] = ours.known_items_I
         is_known_I[0] = True  # padding
-        vectors_ID = scaling(*items.vectors_of("fused"))
         self.register_buffer("row_I", torch.where(is_known_I, id_I, n_known), persistent=False)
         self.register_buffer("tags_IK", items.tags_IK, persistent=False)
         self.register_buffer("vectors_ID", vectors_ID, persistent=False)
@@ -130,7 +131,7 @@ class PlainFeatures(nn.Module):
             [
                 self.item_id(self.row_I[item_BM]),
                 tags_ND.unflatten(0, item_BM.shape),
-                self.vectors_ID[item_BM],
+                self.matrix(self.vectors_ID[item_BM]),
             ],
             dim=2,
         )

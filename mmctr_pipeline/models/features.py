@@ -16,7 +16,7 @@ from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig
 from mmctr_pipeline.models.layers.distinct_items import DistinctItems
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
-from mmctr_pipeline.models.layers.scaling import VectorScaling
+from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
 from mmctr_pipeline.models.spec import FeatureSpec
 
 VECTOR_KINDS = ("fused", "text", "image")
@@ -67,8 +67,9 @@ class FeatureEmbedding(nn.Module):
         self.tags = EmbeddingTable(spec.n_tags, dim) if config.item_tags else None
         self.item_likes = self._levels(config.item_levels, spec, level_dim)
         self.item_views = self._levels(config.item_levels, spec, level_dim)
+        vector_layer = VectorProjection if config.vector_projection else VectorScaling
         self.vector_layers = nn.ModuleDict(
-            {kind: _vector_layer(config, spec.dim_of(kind)) for kind in self._kinds}
+            {kind: vector_layer(spec.dim_of(kind)) for kind in self._kinds}
         )
         self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
         self.row_likes = self._levels(config.context_levels, spec, level_dim)
@@ -145,12 +146,7 @@ class FeatureEmbedding(nn.Module):
             parts.append(self.item_views(items.views_level_I[listed_U]))
         for kind in self._kinds:
             vectors_ID, present_I = items.vectors_of(kind)
-            layer, vectors_UD = self.vector_layers[kind], vectors_ID[listed_U]
-            if isinstance(layer, VectorScaling):
-                parts.append(layer(vectors_UD, present_I[listed_U]))
-            else:
-                assert isinstance(layer, nn.Linear)
-                parts.append(layer(vectors_UD.to(layer.weight.dtype)))  # zero where there is none
+            parts.append(self.vector_layers[kind](vectors_ID[listed_U], present_I[listed_U]))
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
@@ -164,10 +160,6 @@ class FeatureEmbedding(nn.Module):
         if not parts:
             return torch.zeros(len(batch), 0, device=batch.item_id_B.device)
         return torch.cat(parts, dim=1)
-
-
-def _vector_layer(config: FeatureConfig, dim: int) -> nn.Module:
-    return nn.Linear(dim, dim, bias=False) if config.vector_projection else VectorScaling(dim)
 
 
 def _width(*tables: nn.Embedding | None) -> int:

@@ -72,7 +72,9 @@ def test_the_plain_forms_operations_are_counted_with_padding_and_change_no_weigh
     assert found == counted(lambda: pair.plain(pair.rows)) / len(pair.rows["label"])
     item_dim = 8 + 8 + 12
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
-    assert found == 6 * (tower + WIDTH * (4 * item_dim * 16 + 16 * 8 + 8))
+    attention = 4 * item_dim * 16 + 16 * 8 + 8
+    # Of the vectors' matrix, 12 by 12, at every place: forward and the weights' gradient.
+    assert found == 6 * (tower + WIDTH * attention) + 4 * (WIDTH + 1) * 12**2
     assert all(map(torch.equal, before, pair.plain.parameters()))
 
 

@@ -9,6 +9,7 @@ from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.din import Din
 from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds
 from mmctr_pipeline.models.features import FeatureEmbedding
+from mmctr_pipeline.models.layers.item_vectors import VectorProjection
 from mmctr_pipeline_tests.models.zoo import random_train_rows
 
 
@@ -44,8 +45,9 @@ def plain_item_features(
         for kind in [kind for kind in ("fused", "text", "image") if kind in features.vector_layers]:
             vectors_ID, present_I = items.vectors_of(kind)
             layer = features.vector_layers[kind]
-            if isinstance(layer, torch.nn.Linear):
-                vector_D = layer.weight @ vectors_ID[item].to(layer.weight.dtype)
+            if isinstance(layer, VectorProjection):
+                weight_DD = layer.matrix.weight
+                vector_D = weight_DD @ vectors_ID[item].to(weight_DD.dtype)
             else:
                 vector_D = (vectors_ID[item] - layer.mean_D) / layer.scale_D
             parts.append(vector_D if present_I[item] else torch.zeros_like(vector_D))

@@ -98,13 +98,13 @@ def test_vectors_as_they_are_pass_a_learned_matrix(kind: str) -> None:
     vectors_ID, present_I = batch.items.vectors_of(kind)
     item_N = ids_of(batch)
     listed_N = [item if item < len(present_I) else 0 for item in item_N]
-    expected = vectors_ID[listed_N] @ features.vector_layers[kind].weight.T
+    expected = vectors_ID[listed_N] @ features.vector_layers[kind].matrix.weight.T
     found = both(features(batch))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     assert not present_I[listed_N].all()
     assert not found[~present_I[listed_N]].any()
     found.sum().backward()
-    assert features.vector_layers[kind].weight.grad.any()
+    assert features.vector_layers[kind].matrix.weight.grad.any()
 
 
 def test_the_user_is_its_row_or_the_unknown_row() -> None:

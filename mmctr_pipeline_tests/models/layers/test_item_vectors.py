@@ -1,9 +1,9 @@
-"""Standardisation by stored statistics."""
+"""Standardisation by stored statistics, and the learned matrix."""
 
 import pytest
 import torch
 
-from mmctr_pipeline.models.layers.scaling import VectorScaling
+from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
 
 DIM = 6
 
@@ -38,3 +38,16 @@ def test_scaling_is_part_of_the_saved_state_but_not_trained() -> None:
 def test_scaling_without_any_vector_is_refused() -> None:
     with pytest.raises(ValueError, match="no item has a vector"):
         VectorScaling(DIM).fit(torch.zeros(3, DIM), torch.zeros(3, dtype=torch.bool))
+
+
+def test_projection_multiplies_by_a_learned_matrix_and_leaves_absent_items_zero() -> None:
+    torch.manual_seed(4)
+    projection = VectorProjection(DIM)
+    vectors_ID = torch.randn(20, DIM, dtype=torch.float64)
+    present_I = torch.arange(20) % 3 > 0
+    projected_ID = projection(vectors_ID, present_I)
+    (weight_DD,) = projection.parameters()
+    assert weight_DD.requires_grad
+    expected = vectors_ID[present_I].float() @ weight_DD.T
+    torch.testing.assert_close(projected_ID[present_I], expected)
+    assert not projected_ID[~present_I].any()

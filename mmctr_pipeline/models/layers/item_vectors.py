@@ -1,4 +1,4 @@
-"""Standardising item vectors inside the model."""
+"""What a given item vector passes before the model: standardising, or a learned matrix."""
 
 import torch
 from torch import nn
@@ -38,3 +38,16 @@ class VectorScaling(nn.Module):
         """Return standardised vectors, zero (the mean) where there is none."""
         scaled_BD = (vectors_BD - self.mean_D) / self.scale_D
         return torch.where(present_B.unsqueeze(-1), scaled_BD, 0.0)
+
+
+class VectorProjection(nn.Module):
+    """Multiplies item vectors by a learned square matrix, as FuxiCTR does with given vectors."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.matrix = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, vectors_BD: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
+        """Return projected vectors, zero where there is none."""
+        projected_BD = self.matrix(vectors_BD.to(self.matrix.weight.dtype))
+        return torch.where(present_B.unsqueeze(-1), projected_BD, 0.0)
