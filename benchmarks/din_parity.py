@@ -68,7 +68,7 @@ FULL = Size(
     n_epochs=2,
     batch_size=4096,
     model=DinConfig(
-        features=FeatureConfig(vector_projection=True),
+        features=FeatureConfig(vector_projection=True, embedding_dim=128, level_embedding_dim=128),
         attention_activation="relu",
         attention_dropout=0.0,
         dropout=0.0,

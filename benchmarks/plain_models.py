@@ -173,6 +173,8 @@ class PaddedTraining:
             raise ValueError("a plain form is trained with Adam and without a pairwise loss")
         self.model, self.config, self.device = model.to(device), config, device
         tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+        # FuxiCTR counts the matrix behind given vectors among them.
+        tables += [m.matrix.weight for m in model.modules() if isinstance(m, PlainFeatures)]
         of_tables = {id(weight) for weight in tables}
         network = [weight for weight in model.parameters() if id(weight) not in of_tables]
         self.optimizer = torch.optim.Adam(

@@ -8,6 +8,7 @@ from torch import nn
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.layers.item_vectors import VectorProjection
 
 
 class CtrModel(nn.Module, abc.ABC):
@@ -23,13 +24,14 @@ class CtrModel(nn.Module, abc.ABC):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters, each once, by the group whose rates they follow.
 
-        Unless a model says otherwise these are `embedding` (all tables) and `main` (the rest).
+        Unless a model says otherwise these are `embedding` (all tables and, as in FuxiCTR, the
+        matrices of `VectorProjection`) and `main` (the rest).
         """
-        layers = [layer for layer in self.modules() if isinstance(layer, nn.Embedding)]
-        of_tables = {id(layer.weight) for layer in layers}
+        layers = [m for m in self.modules() if isinstance(m, nn.Embedding | VectorProjection)]
+        apart = {id(parameter) for layer in layers for parameter in layer.parameters()}
         groups: dict[str, list[nn.Parameter]] = {"main": [], "embedding": []}
         for parameter in self.parameters():
-            groups["embedding" if id(parameter) in of_tables else "main"].append(parameter)
+            groups["embedding" if id(parameter) in apart else "main"].append(parameter)
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     @abc.abstractmethod

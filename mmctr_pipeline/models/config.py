@@ -108,7 +108,10 @@ class DinAttentionSettings(FeatureModelSettings):
 
 @dataclasses.dataclass(frozen=True)
 class DinConfig(DinAttentionSettings):
-    """Deep interest network (arXiv 1706.06978); the defaults are the challenge's baseline's."""
+    """Deep interest network (arXiv 1706.06978).
+
+    The defaults are the challenge's baseline's but for `features`.
+    """
 
     name: Literal["din"] = "din"
     attention_activation: str = setting(
@@ -212,9 +215,7 @@ class SimilarityAttentionConfig(FeatureModelSettings):
     fused_similarity: bool = setting(True, "cosine of target and history by fused vectors")
     text_similarity: bool = setting(True, "cosine of target and history by title vectors")
     image_similarity: bool = setting(True, "cosine of target and history by cover vectors")
-    content_similarity: bool = setting(
-        True, "cosine of vectors learned from titles and covers, its mean also added to the logit"
-    )
+    content_similarity: bool = setting(True, "cosine of vectors learned from titles and covers")
     id_similarity: bool = setting(
         True, "the same of vectors that have an embedding of the item's id added to them"
     )
@@ -227,6 +228,9 @@ class SimilarityAttentionConfig(FeatureModelSettings):
     )
     similarity_in_tower: bool = setting(
         True, "mean, maximum, last and recency-weighted mean of each similarity as features"
+    )
+    similarity_in_logit: bool = setting(
+        True, "add the mean of each learned similarity to the logit, times a learned number"
     )
     attention: bool = setting(True, "attention of the target over the history, as in DIN")
     attention_hidden_dims: tuple[int, ...] = setting(

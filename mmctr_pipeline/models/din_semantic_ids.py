@@ -11,7 +11,7 @@ from mmctr_pipeline.models.config import DinSemanticIdsConfig
 from mmctr_pipeline.models.din import din_attention
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
 from mmctr_pipeline.models.layers.tower import tower
 from mmctr_pipeline.models.spec import FeatureSpec
@@ -98,7 +98,7 @@ class SemanticIds(nn.Module):
         codes_IC = self.codes_IC
         if len(items.present_I) > len(codes_IC):
             codes_IC = torch.cat([codes_IC, self._coded(items, len(codes_IC))])
-        id_U, slot_N = distinct_rows(torch.where(ids_N < len(codes_IC), ids_N, 0))
+        id_U, slot_N = distinct_rows(known_rows(ids_N, len(codes_IC)))
         codes_UC = codes_IC[id_U]
         n_codes_U = (codes_UC != 0).sum(1).clamp_min(1)
         mean_UD = self.table(codes_UC).sum(1) / n_codes_U.unsqueeze(1)

@@ -15,7 +15,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig
 from mmctr_pipeline.models.layers.distinct_items import DistinctItems
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
 from mmctr_pipeline.models.spec import FeatureSpec
 
@@ -25,6 +25,8 @@ VECTOR_KINDS = ("fused", "text", "image")
 @dataclasses.dataclass(frozen=True)
 class Features:
     """Features of a batch of B rows and T positions, `float32`.
+
+    Under autocast those of items are in its number format where `projection_dim` is set.
 
     `item_BD` are those of the target items and `history_TD` those of the histories, alike;
     `context_BC` those of user and row, of width 0 where there are none. `items` are the distinct
@@ -135,7 +137,7 @@ class FeatureEmbedding(nn.Module):
         self, item_U: torch.Tensor, row_U: torch.Tensor, items: ItemFeatures
     ) -> torch.Tensor:
         # An item beyond the item table of training may well have tags, levels and vectors.
-        listed_U = torch.where(item_U < len(items.present_I), item_U, 0)
+        listed_U = known_rows(item_U, len(items.present_I))
         parts = []
         if self.item_id is not None:
             parts.append(self.item_id(row_U))
@@ -168,6 +170,6 @@ def _width(*tables: nn.Embedding | None) -> int:
 
 def _mean_of_tags(table: EmbeddingTable, tags_UK: torch.Tensor) -> torch.Tensor:
     """Return the mean row of each item's tags `(U, D)`; zero where it has none."""
-    tags_UK = torch.where(tags_UK < table.num_embeddings, tags_UK, 0)
+    tags_UK = known_rows(tags_UK, table.num_embeddings)
     n_tags_U = (tags_UK != 0).sum(1).clamp_min(1)
     return table(tags_UK).sum(1) / n_tags_U.unsqueeze(1)

@@ -10,7 +10,7 @@ from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import QinConfig
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
 from mmctr_pipeline.models.layers.target_attention import ReluTargetAttention
 from mmctr_pipeline.models.spec import FeatureSpec

@@ -15,6 +15,7 @@ from mmctr_pipeline.models.config import SimilarityAttentionConfig
 from mmctr_pipeline.models.features import VECTOR_KINDS, FeatureEmbedding, Features
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
+from mmctr_pipeline.models.layers.embedding import known_rows
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
 from mmctr_pipeline.models.layers.segments import Segments, segment_mean, spread
 from mmctr_pipeline.models.layers.similarity import (
@@ -38,14 +39,15 @@ class SimilarityAttention(CtrModel):
     At each position of the history stand up to seven numbers: the cosine of the target's and the
     item's fused, title and cover vectors, two by the users that both have in common
     (`CoInteractionSimilarity`), and the cosine of learned vectors, with and without ids
-    (`LearnedVectors`), the mean of which is added to the logit as well. They go into the attention
-    of DIN (arXiv 1706.06978) beside its own inputs, and their mean, maximum, last and
-    recency-weighted mean over the history into the tower. Beside them stands what the challenge's
+    (`LearnedVectors`), whose means are added to the logit as well. They go into the attention of
+    DIN (arXiv 1706.06978) beside its own inputs, and their mean, maximum, last and recency-weighted
+    mean over the history into the tower. Beside them stands what the challenge's
     best systems share: item-side levels, no user id, and by configuration layers in which the
     target queries the history (`TargetQueryEncoder`) and quadratic ones (QIN, arXiv 2504.17699).
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:
+        """Raise `ValueError` for no item feature, no hidden unit of attention, or unfit heads."""
         super().__init__()
         self._config = config
         self.features = FeatureEmbedding(config.features, spec)
@@ -67,7 +69,7 @@ class SimilarityAttention(CtrModel):
             if is_wanted
         )
         self.learned_weight_L = None
-        if self.learned:
+        if self.learned and config.similarity_in_logit:
             self.learned_weight_L = nn.Parameter(torch.full((len(self.learned),), 2.0))
         self.co_interactions = (
             CoInteractionSimilarity(spec.n_items) if config.co_interactions else None
@@ -150,12 +152,12 @@ class SimilarityAttention(CtrModel):
         logits_B = self.tower(self.quadratic(self.input_norm(torch.cat(parts, dim=1)))).squeeze(-1)
         if self.learned_weight_L is None:
             return logits_B
-        return logits_B + segment_mean(learned_TL, segments) @ self.learned_weight_L
+        return logits_B + (segment_mean(learned_TL, segments) * self.learned_weight_L).sum(1)
 
     def _measured(self, batch: Batch, features: Features, segments: Segments) -> torch.Tensor:
         """Return the similarities that nothing is learned for at each position, `(T, S)`."""
         items = features.items
-        listed_U = _listed(features, batch)
+        listed_U = known_rows(items.item_U, len(batch.items.present_I))
         found_S = []
         with torch.no_grad():
             for kind in self._kinds:
@@ -174,7 +176,7 @@ class SimilarityAttention(CtrModel):
         if not len(self.learned):
             return _stacked([], batch)
         items = features.items
-        listed_U = _listed(features, batch)
+        listed_U = known_rows(items.item_U, len(batch.items.present_I))
         content = (batch.items.vectors_of(kind)[0][listed_U] for kind in self._content)
         # Of length one, as encoders mean their vectors, but of numbers around one.
         content_UC = torch.cat(
@@ -183,12 +185,6 @@ class SimilarityAttention(CtrModel):
         )
         vectors_LUD = (learned(content_UC, items.row_U) for learned in self.learned)
         return _stacked([cosines(each, items, segments) for each in vectors_LUD], batch)
-
-
-def _listed(features: Features, batch: Batch) -> torch.Tensor:
-    """Return the rows of the batch's distinct items in the item tables; 0 beyond them."""
-    item_U = features.items.item_U
-    return torch.where(item_U < len(batch.items.present_I), item_U, 0)
 
 
 def _stacked(columns: list[torch.Tensor], batch: Batch) -> torch.Tensor:

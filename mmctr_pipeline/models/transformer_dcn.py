@@ -17,7 +17,7 @@ from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.cross_network import CrossNetwork
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 from mmctr_pipeline.models.layers.padded import to_padded
 from mmctr_pipeline.models.layers.segments import (
     Segments,

@@ -66,14 +66,16 @@ class TrainingConfig(Settings):
     )
     embedding_weight_decay: float = setting(
         0.0,
-        "weight decay of embedding tables, in models that keep these apart (all but "
-        "improved_mmctr); decoupled or not as weight_decay is",
+        "weight decay of embedding tables and of vector_projection's matrices, in models that keep "
+        "these apart (all but improved_mmctr); decoupled or not as weight_decay is",
         ge=0,
     )
     multimodal_learning_rate: float = setting(
-        5e-4, "learning rate of the multimodal transform", gt=0
+        5e-4, "learning rate of the multimodal transform (improved_mmctr alone)", gt=0
     )
-    multimodal_weight_decay: float = setting(1e-5, "weight decay of the multimodal transform", ge=0)
+    multimodal_weight_decay: float = setting(
+        1e-5, "weight decay of the multimodal transform (improved_mmctr alone)", ge=0
+    )
     schedule: str = setting(
         "cosine_restarts",
         "learning rate: cosine annealing per epoch with or without warm restarts, lowered where "

@@ -62,12 +62,13 @@ def test_din_equals_its_plain_form(activation: str, softmax: bool) -> None:
     assert (model(moved) - plain_B).abs().max() > 0.1
 
 
-def test_tables_are_a_parameter_group_of_their_own() -> None:
-    model = Din(DinConfig(features=FEATURES, hidden_dims=(8,)), SPEC)
+def test_tables_and_matrices_of_vectors_are_a_parameter_group_of_their_own() -> None:
+    features = dataclasses.replace(FEATURES, vector_projection=True)
+    model = Din(DinConfig(features=features, hidden_dims=(8,)), SPEC)
     groups = model.parameter_groups()
     assert set(groups) == {"main", "embedding"}
-    tables = model.features.parameters()
-    assert {id(p) for p in groups["embedding"]} == {id(p) for p in tables}
+    of_features = model.features.parameters()
+    assert {id(p) for p in groups["embedding"]} == {id(p) for p in of_features}
     assert sum(map(len, groups.values())) == len(list(model.parameters()))
 
 
@@ -75,7 +76,7 @@ def test_the_preset_is_the_challenges_baseline() -> None:
     preset = load_preset("din")
     model, training = preset.model, preset.training
     assert isinstance(model, DinConfig)
-    assert (model.features.embedding_dim, model.features.max_history) == (64, 64)
+    assert (model.features.embedding_dim, model.features.max_history) == (128, 64)
     assert (model.attention_hidden_dims, model.attention_softmax) == ((512, 256), False)
     assert (model.attention_activation, model.hidden_dims) == ("dice", (1024, 512, 256))
     assert (model.attention_dropout, model.dropout) == (0.1, 0.1)
@@ -83,4 +84,4 @@ def test_the_preset_is_the_challenges_baseline() -> None:
     assert (training.weight_decay, training.embedding_weight_decay) == (0.0, 1e-6)
     with torch.device("meta"):
         built = Din(model, SPEC)
-    assert built.features.item_dim == 64 + 64 + SPEC.vector_dim
+    assert built.features.item_dim == 128 + 128 + SPEC.vector_dim

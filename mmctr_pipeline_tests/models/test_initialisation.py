@@ -7,7 +7,7 @@ from torch import nn
 
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 
 
 def test_tables_begin_with_small_rows_and_padding_stays_zero() -> None:

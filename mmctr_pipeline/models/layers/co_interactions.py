@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.data.co_interactions import CoInteractions
+from mmctr_pipeline.models.layers.embedding import known_rows
 
 
 class CoInteractionSimilarity(nn.Module):
@@ -61,7 +62,7 @@ class CoInteractionSimilarity(nn.Module):
 
     def _users(self, item_T: torch.Tensor, of_user_T: torch.Tensor) -> torch.Tensor:
         """Return the number of other users of each item, one at least, `(T,) float32`."""
-        listed_T = torch.where(item_T < self._n_items, item_T, 0)
+        listed_T = known_rows(item_T, self._n_items)
         return (self.users_of_item_I[listed_T] - of_user_T.int()).clamp_min(1).float()
 
     def _count(self, key_T: torch.Tensor) -> torch.Tensor:

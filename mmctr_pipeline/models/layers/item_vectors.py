@@ -19,7 +19,7 @@ class VectorScaling(nn.Module):
         self.register_buffer("scale_D", torch.ones(dim))
 
     def fit(self, vectors_ID: torch.Tensor, present_I: torch.Tensor) -> None:
-        """Take mean and deviation over the present items alone.
+        """Take mean and deviation of `(I, D)` over the present items alone, `(I,) bool`.
 
         A dimension that does not vary is centred and left unscaled. Raises `ValueError` where no
         item is present.
@@ -35,7 +35,7 @@ class VectorScaling(nn.Module):
         self.scale_D.copy_(torch.where(varies_D, deviation_D, 1.0))
 
     def forward(self, vectors_BD: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
-        """Return standardised vectors, zero (the mean) where there is none."""
+        """Return `(B, D)`, standardised; zero (the mean) where `present_B` `(B,) bool` is False."""
         scaled_BD = (vectors_BD - self.mean_D) / self.scale_D
         return torch.where(present_B.unsqueeze(-1), scaled_BD, 0.0)
 
@@ -48,6 +48,6 @@ class VectorProjection(nn.Module):
         self.matrix = nn.Linear(dim, dim, bias=False)
 
     def forward(self, vectors_BD: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
-        """Return projected vectors, zero where there is none."""
+        """Return `(B, D)`, in autocast's number format under it; zero where none is present."""
         projected_BD = self.matrix(vectors_BD.to(self.matrix.weight.dtype))
         return torch.where(present_B.unsqueeze(-1), projected_BD, 0.0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear, at_least_float32, exact_dots
 from mmctr_pipeline.models.layers.segments import Segments, raw_spread, raw_sum
 
 
@@ -20,9 +20,8 @@ def segment_softmax(
     Positions not in `keep_T` `(T,) bool` get weight zero. The weights of a row add up to one, or
     are all zero where the row keeps no position. They are float32, or float64 for such scores.
     """
-    dtype = torch.promote_types(scores_T.dtype, torch.float32)
     weight_T: torch.Tensor = _SegmentSoftmax.apply(
-        scores_T.to(dtype), segments.kept(keep_T), segments
+        at_least_float32(scores_T), segments.kept(keep_T), segments
     )
     return weight_T
 
@@ -46,8 +45,7 @@ def row_dots(rows_BHD: torch.Tensor, values_TD: torch.Tensor, segments: Segments
 
     Computed in float32 (float64 for such rows), also under autocast; zero at spare positions.
     """
-    dtype = torch.promote_types(rows_BHD.dtype, torch.float32)
-    dots_TH: torch.Tensor = _RowDots.apply(rows_BHD.to(dtype), values_TD, segments)
+    dots_TH: torch.Tensor = _RowDots.apply(at_least_float32(rows_BHD), values_TD, segments)
     return dots_TH
 
 
@@ -124,7 +122,7 @@ class _WeightedSum(torch.autograd.Function):
         grad_weight_HT, grad_values_TD = [], None
         for grad_BD, weight_T in zip(grad_BHD.unbind(1), weight_TH.unbind(1), strict=True):
             grad_TD = raw_spread(grad_BD, ctx.segments.row_T)
-            grad_weight_HT.append(torch.linalg.vecdot(grad_TD, wide_TD))
+            grad_weight_HT.append(exact_dots(grad_TD, wide_TD))
             # In place, since fresh memory for each position's vector costs more than the product.
             grad_TD.mul_(weight_T.unsqueeze(-1))
             grad_values_TD = grad_TD if grad_values_TD is None else grad_values_TD.add_(grad_TD)
@@ -144,7 +142,7 @@ class _RowDots(torch.autograd.Function):
         ctx.save_for_backward(rows_BHD, values_TD)
         wide_TD = values_TD.to(rows_BHD.dtype)
         dots_HT = [
-            torch.linalg.vecdot(raw_spread(rows_BD, segments.row_T), wide_TD)
+            exact_dots(raw_spread(rows_BD, segments.row_T), wide_TD)
             for rows_BD in rows_BHD.unbind(1)
         ]
         return torch.stack(dots_HT, dim=1)

@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from mmctr_pipeline.models.layers.distinct_items import DistinctItems
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
+from mmctr_pipeline.models.layers.exact import at_least_float32, exact_dots
 from mmctr_pipeline.models.layers.segments import (
     Segments,
     segment_max,
@@ -25,14 +26,9 @@ def cosines(vectors_UD: torch.Tensor, items: DistinctItems, segments: Segments) 
 
     `vectors_UD` are those of the distinct items; a zero vector has cosine 0 with all others.
     """
-    unit_UD = functional.normalize(_exact(vectors_UD), dim=1)
+    unit_UD = functional.normalize(at_least_float32(vectors_UD), dim=1)
     target_BD, history_TD = items.placed(unit_UD)
-    return torch.linalg.vecdot(spread(target_BD, segments), history_TD)
-
-
-def _exact(vectors_UD: torch.Tensor) -> torch.Tensor:
-    """Return at least float32, where autocast had taken a product in a shorter format."""
-    return vectors_UD.to(torch.promote_types(vectors_UD.dtype, torch.float32))
+    return exact_dots(spread(target_BD, segments), history_TD)
 
 
 def ages(segments: Segments, n_positions: int) -> torch.Tensor:
@@ -81,5 +77,5 @@ class LearnedVectors(nn.Module):
 
     def forward(self, content_UC: torch.Tensor, row_U: torch.Tensor) -> torch.Tensor:
         """Return `(U, dim) float32` for contents `(U, content_dim)` and table rows `(U,)`."""
-        vectors_UD = _exact(self.content(content_UC))
+        vectors_UD = at_least_float32(self.content(content_UC))
         return vectors_UD if self.id is None else vectors_UD + self.ID_SCALE * self.id(row_U)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mmctr_pipeline.models.layers.activations import Activation, Dice, activation
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 from mmctr_pipeline.models.layers.ragged import row_dots, segment_softmax, weighted_sum
 from mmctr_pipeline.models.layers.segments import Segments, spread
 
@@ -42,7 +42,10 @@ class TargetAttention(nn.Module):
         """
         super().__init__()
         if not hidden_dims:
-            raise ValueError("target attention needs a hidden layer; name its number of units")
+            raise ValueError(
+                "target attention needs a hidden layer: name its number of units in "
+                "attention_hidden_dims"
+            )
         self.first = nn.Linear(4 * dim, hidden_dims[0])
         self.of_inputs = nn.Linear(n_inputs, hidden_dims[0], bias=False) if n_inputs else None
         self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.exact import at_least_float32
 from mmctr_pipeline.models.layers.multi_head import MultiHeadWeights
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
 
@@ -37,7 +38,7 @@ class QueryAttention(MultiHeadWeights):
     ) -> torch.Tensor:
         """Return `(B, D)`; the output bias alone for a row whose mask is False throughout.
 
-        Scores, softmax and sums are float32 under autocast.
+        Scores, softmax and sums are in the history's dtype, also under autocast.
         """
         n_heads = self._n_heads
         query_DD, key_DD, value_DD = self.in_proj_weight.chunk(3)
@@ -89,7 +90,7 @@ class TargetQueryLayer(nn.Module):
     ) -> torch.Tensor:
         """Return the targets `(B, D)`, each with what it found in its history."""
         # What comes of a product under autocast is short; the residual stream is not.
-        target_BD = target_BD.to(self.attention_norm.weight.dtype)
+        target_BD = at_least_float32(target_BD)
         found_BD = self.attention(self.attention_norm(target_BD), history_BLD, mask_BL)
         target_BD = target_BD + self.dropout(found_BD)
         return target_BD + self.dropout(self.feed_forward(target_BD))
@@ -125,8 +126,10 @@ class TargetQueryEncoder(nn.Module):
     ) -> torch.Tensor:
         """Return `(B, D)` for targets `(B, D)`, positions `(T, D)` and offsets `(B + 1,)`.
 
-        Positions from `offsets[-1]` on are ignored.
+        Positions from `offsets[-1]` on are ignored. Scores, softmax and sums are float32 under
+        autocast.
         """
+        history_TD = at_least_float32(history_TD)
         history_TD = functional.rms_norm(history_TD, history_TD.shape[-1:], eps=_EPSILON)
         if history_TD.device.type == "cpu":
             return encode_by_length(

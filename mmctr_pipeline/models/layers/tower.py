@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 
 
 def tower(in_dim: int, hidden_dims: Sequence[int], dropout: float) -> nn.Sequential:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.exact_linear import ExactLinear
+from mmctr_pipeline.models.layers.exact import ExactLinear
 from mmctr_pipeline.models.layers.tower import tower
 
 
