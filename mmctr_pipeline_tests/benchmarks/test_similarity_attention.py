@@ -9,6 +9,7 @@ from mmctr_pipeline.presets.entries import leaderboard_entries
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
 FILES = sorted(FOLDER.glob("without_*.yaml"))
+TRIED = sorted(FOLDER.glob("with_*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
@@ -22,6 +23,12 @@ def test_a_file_of_the_ablation_differs_from_the_preset_in_settings_that_are_off
     }
     assert changed
     assert not any(changed.values())
+
+
+@pytest.mark.parametrize("file", TRIED, ids=[file.stem for file in TRIED])
+def test_what_was_tried_differs_from_the_preset(file: Path) -> None:
+    ours, tried = leaderboard_entries(["similarity_attention", str(file)])
+    assert (tried.model, tried.training) != (ours.model, ours.training)
 
 
 def test_every_part_that_is_on_has_a_file_that_switches_it_off_alone() -> None:

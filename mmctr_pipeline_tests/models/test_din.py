@@ -8,7 +8,6 @@ import torch
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.models.din import Din
-from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.plain_din import plain_din_logits, plain_item_features
 from mmctr_pipeline_tests.models.zoo import (
     FEATURES,
@@ -70,18 +69,3 @@ def test_tables_and_matrices_of_vectors_are_a_parameter_group_of_their_own() -> 
     of_features = model.features.parameters()
     assert {id(p) for p in groups["embedding"]} == {id(p) for p in of_features}
     assert sum(map(len, groups.values())) == len(list(model.parameters()))
-
-
-def test_the_preset_is_the_challenges_baseline() -> None:
-    preset = load_preset("din")
-    model, training = preset.model, preset.training
-    assert isinstance(model, DinConfig)
-    assert (model.features.embedding_dim, model.features.max_history) == (128, 64)
-    assert (model.attention_hidden_dims, model.attention_softmax) == ((512, 256), False)
-    assert (model.attention_activation, model.hidden_dims) == ("dice", (1024, 512, 256))
-    assert (model.attention_dropout, model.dropout) == (0.1, 0.1)
-    assert (training.batch_size, training.optimizer) == (8192, "adam")
-    assert (training.weight_decay, training.embedding_weight_decay) == (0.0, 1e-6)
-    with torch.device("meta"):
-        built = Din(model, SPEC)
-    assert built.features.item_dim == 128 + 128 + SPEC.vector_dim

@@ -62,6 +62,31 @@ def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
         planted.remove()
 
 
+@torch.no_grad()
+def test_the_logit_without_similarities_is_that_less_their_weighted_means() -> None:
+    model, batch = exact_model(CONFIG).eval(), exact_batch(24)
+    without = build_model(dataclasses.replace(CONFIG, similarity_in_logit=False), SPEC).double()
+    state = model.state_dict()
+    assert state["learned_weight_L"].all()
+    model.learned_weight_L.zero_()
+    lesser_B = model(batch)
+    without.load_state_dict({n: v for n, v in state.items() if n != "learned_weight_L"})
+    torch.testing.assert_close(without.eval()(batch), lesser_B, atol=1e-9, rtol=0)
+
+
+@torch.no_grad()
+def test_the_learned_part_of_the_logit_is_not_rounded_under_autocast() -> None:
+    items = random_items()
+    model = small_model("similarity_attention, similarities alone", items).eval()
+    assert isinstance(model, SimilarityAttention)
+    for parameter in model.tower[-1].parameters():
+        parameter.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits_B = model(random_batch(200, items))
+    logits_B = logits_B[logits_B != 0]  # of empty histories
+    assert (logits_B != logits_B.bfloat16()).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("rows", ["random", "train"])
 @pytest.mark.parametrize("n_layers", [0, 1, 2])
 @torch.no_grad()
@@ -116,6 +141,7 @@ SWITCHES = [
     {"co_interactions": False},
     {"similarity_in_attention": False},
     {"similarity_in_tower": False},
+    {"similarity_in_logit": False},
     {"attention": False},
     dict.fromkeys([f"{kind}_similarity" for kind in SIMILARITIES] + ["co_interactions"], False),
     {"cross_attention_layers": 1},

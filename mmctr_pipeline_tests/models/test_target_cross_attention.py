@@ -1,4 +1,4 @@
-"""The leaders' model against a plain padded form, and its presets."""
+"""The leaders' model against a plain padded form."""
 
 import dataclasses
 
@@ -8,7 +8,6 @@ import torch
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.target_cross_attention import TargetCrossAttentionModel
-from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.padded_case import (
     assert_same_logits_and_gradients,
     batch_norm,
@@ -100,22 +99,3 @@ def test_logits_and_gradients_equal_the_padded_form(training: bool) -> None:
     model, batch = exact_model(CONFIG).train(training), exact_batch(20)
     assert isinstance(model, TargetCrossAttentionModel)
     assert_same_logits_and_gradients(model, model(batch), plain_logits(model, batch))
-
-
-@pytest.mark.parametrize(
-    ("name", "n_layers", "user_id"),
-    [("target_cross_attention", 4, False), ("target_cross_attention_jiyuqian", 2, True)],
-)
-def test_presets_show_levels_of_target_and_history(name: str, n_layers: int, user_id: bool) -> None:
-    model = load_preset(name).model
-    assert isinstance(model, TargetCrossAttentionConfig)
-    assert model.features.item_levels
-    assert model.features.user_id == user_id
-    assert model.n_layers == n_layers
-    item_dim = 2 * model.features.embedding_dim + 2 * model.features.level_embedding_dim + 128
-    assert model.feed_forward_dim == item_dim
-
-
-def test_only_the_first_of_the_leaders_trains_on_pairs() -> None:
-    assert load_preset("target_cross_attention").training.pairwise_weight == 0.2
-    assert load_preset("target_cross_attention_jiyuqian").training.pairwise_weight == 0.0

@@ -132,3 +132,15 @@ def test_dot_products_with_the_row_equal_the_plain_form(spare: int) -> None:
     ours = result_and_gradients(lambda: row_dots(rows_BHD, values_TD, segments), leaves)
     assert_same(ours, result_and_gradients(plain, leaves))
     assert torch.count_nonzero(ours[2][N_REAL:]) == 0
+
+
+def test_row_dots_and_their_gradients_are_as_fine_under_autocast_as_in_float32() -> None:
+    torch.manual_seed(0)
+    rows_BHD = torch.randn(N_ROWS, HEADS, DIM, requires_grad=True)
+    values_TD = torch.randn(N_REAL, DIM, requires_grad=True)
+    segments = Segments.of(offsets_of(LENGTHS), N_REAL)
+    leaves = [rows_BHD, values_TD]
+    plain = result_and_gradients(lambda: row_dots(rows_BHD, values_TD, segments), leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = result_and_gradients(lambda: row_dots(rows_BHD, values_TD, segments), leaves)
+    assert all(map(torch.equal, found, plain))

@@ -37,6 +37,16 @@ def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
     assert not found_T[N_REAL:].any()
 
 
+def test_cosines_are_as_fine_under_autocast_as_in_float32() -> None:
+    torch.manual_seed(0)
+    slot_N = torch.randint(0, 9, (len(LENGTHS) + N_REAL,))
+    items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
+    vectors_UD, segments = torch.randn(9, 5), Segments.of(OFFSETS, N_REAL)
+    with torch.autocast("cpu", torch.bfloat16):
+        found_T = cosines(vectors_UD, items, segments)
+    assert torch.equal(found_T, cosines(vectors_UD, items, segments))
+
+
 def test_ages_count_from_the_newest() -> None:
     segments = Segments.of(torch.tensor([0, 3, 3, 5]), 8)
     assert ages(segments, 8).tolist() == [2, 1, 0, 1, 0, 0, 0, 0]

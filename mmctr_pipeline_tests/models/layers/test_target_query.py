@@ -157,6 +157,16 @@ def test_bfloat16_autocast_stays_near_float64() -> None:
     assert (found_BD - expected_BD).abs().max() < 0.05 * expected_BD.abs().max()
 
 
+@torch.no_grad()
+def test_a_short_history_is_lifted_before_scores_and_softmax() -> None:
+    torch.manual_seed(4)
+    encoder = an_encoder().float()
+    target_BD, history_TD = random_targets().float(), random_values(0).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found_BD = encoder(target_BD, history_TD, OFFSETS)
+        assert torch.equal(found_BD, encoder(target_BD, history_TD.float(), OFFSETS))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_cuda_the_encoder_gives_the_same() -> None:
     torch.manual_seed(5)
