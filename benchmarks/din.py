@@ -4,8 +4,8 @@
 
 Both are the preset `din` with the newest 64 items of a history, ReLU in the attention (its Dice
 would normalise over padding as well in the padded form) and batches of 4,096 (with the preset's
-8,192 the plain form needs some 24 GB), and start from the same weights: the same features, network,
-dropout, loss, Adam with L2 in the gradient, clipping and batch size.
+8,192 the plain form needs about twice the memory), and start from the same weights: the same
+features, network, dropout, loss, Adam with L2 in the gradient, clipping and batch size.
 
 The plain form pads histories to 64, looks up and attends at all 64 places with FuxiCTR's
 `DIN_Attention` (which sets the target beside every one of them), `MaskedAveragePooling` and

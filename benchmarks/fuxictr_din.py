@@ -13,9 +13,8 @@ FuxiCTR's with its 95 % interval.
 Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
 better AUC), L2 of 1e-6 on embeddings, dropout 0.1, 12 epochs at most, patience 2; attention 512-256
 with Dice, tower 1024-512-256 with BatchNorm and ReLU, as the baseline's public configuration has
-them; id and tags of 64 dimensions, the fused vector behind the learned matrix that
-the package puts there, the row's levels as context. `fuxictr_din.yaml` is our DIN with these
-settings.
+them; id and tags of 64 dimensions, the fused vector behind the learned matrix that the package puts
+there, the row's levels as context. `fuxictr_din.yaml` is our DIN with these settings.
 """
 
 import dataclasses
