@@ -8,13 +8,14 @@ without either, the sample world), selected on the same half of the valid users 
 other. Its scores are kept beside the leaderboard's rows. `--leaderboard`, the folder of a table,
 compares the table's rows with it: `ours` is the AUC of the first row, `difference` ours less
 FuxiCTR's with its 95 % interval.
-`--kept` takes the scores of an earlier run on the same data and vectors, where there are some.
+`--kept` takes the scores of an earlier run on the same data and vectors and with the same
+`--epochs`, where there are some.
 
 Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
 better AUC), L2 of 1e-6 on embeddings, dropout 0.1, 12 epochs at most, patience 2; attention 512-256
 with Dice, tower 1024-512-256 with BatchNorm and ReLU, as the baseline's public configuration has
 them; id and tags of 64 dimensions, the fused vector behind the learned matrix that the package puts
-there, the row's levels as context. `fuxictr_din.yaml` is our DIN with these settings.
+there, the row's levels as context. `din_fuxictr_settings.yaml` is our DIN with these settings.
 """
 
 import dataclasses
@@ -51,6 +52,8 @@ from mmctr_pipeline.training.batches import item_features
 BATCH_SIZE, HISTORY_LENGTH = 4096, 20
 MAX_EPOCHS, PATIENCE = 12, 2
 EMBEDDING_DIM, N_LEVELS = 64, 11
+ATTENTION_DIMS, TOWER_DIMS, DROPOUT = [512, 256], [1024, 512, 256], 0.1
+LEARNING_RATE, EMBEDDING_L2 = 1e-3, 1e-6
 FIRST_SEED = 42
 
 Rows = dict[str, torch.Tensor]
@@ -152,7 +155,7 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
             super().__init__(
                 feature_map,
                 model_id="DIN",
-                embedding_regularizer=1e-6,
+                embedding_regularizer=EMBEDDING_L2,
                 net_regularizer=None,
                 early_stop_patience=PATIENCE,
                 verbose=0,
@@ -160,20 +163,23 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
                 metrics=["AUC", "logloss"],
             )
             self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
-            units = [512, 256]
             self.attention = DIN_Attention(
-                item_dim, units, [Dice(n) for n in units], dropout_rate=0.1, use_softmax=False
+                item_dim,
+                ATTENTION_DIMS,
+                [Dice(n) for n in ATTENTION_DIMS],
+                dropout_rate=DROPOUT,
+                use_softmax=False,
             )
             self.tower = MLP_Block(
                 input_dim=2 * EMBEDDING_DIM + 2 * item_dim,
-                hidden_units=[1024, 512, 256],
+                hidden_units=TOWER_DIMS,
                 hidden_activations="ReLU",
                 output_dim=1,
                 output_activation=self.output_activation,
-                dropout_rates=0.1,
+                dropout_rates=DROPOUT,
                 batch_norm=True,
             )
-            self.compile("adam", "binary_crossentropy", 1e-3)
+            self.compile("adam", "binary_crossentropy", LEARNING_RATE)
             self.reset_parameters()
 
         def forward(self, inputs: Rows) -> Rows:
@@ -223,8 +229,8 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Return the table's rows, each with its AUC less that of `peer`, scores by seed.
 
-    Where one side has more seeds, its first ones are compared. Raises `SystemExit` for a table of
-    other data or vectors.
+    Where one side has more seeds, its first ones are compared, `seeds` in number. Raises
+    `SystemExit` for a table of other data or vectors.
     """
     board = json.loads((board_folder / f"{table}.json").read_text(encoding="utf-8"))
     if board["inputs"] != inputs.key:
@@ -242,7 +248,8 @@ def compare(
         scores = [read_scores(board_folder / key) for key in row["keys"][:n_seeds]]
         difference = auc_difference(reporting.label, scores, peer[:n_seeds])
         mean = float(np.mean([auc(reporting.label, each) for each in scores]))
-        compared.append({"preset": row["preset"], "auc": mean, **dataclasses.asdict(difference)})
+        line = {"preset": row["preset"], "auc": mean, "seeds": n_seeds}
+        compared.append(line | dataclasses.asdict(difference))
     return compared
 
 
@@ -271,23 +278,25 @@ def main() -> None:
     assert label is not None
     start, scores = time.monotonic(), []
     for seed in range(FIRST_SEED, FIRST_SEED + chosen.seeds):
-        kept = folder / f"scores-{seed}.npy"
+        kept = folder / f"scores-{seed}-epochs-{chosen.epochs}.npy"
         if not (chosen.kept and kept.exists()):
             trained = train_din(inputs, seed, chosen.epochs)
             with atomic_write(kept) as temporary:
                 np.save(temporary, trained)
         scores.append(np.load(kept))
         log(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
-    peer = float(np.mean([auc(label, each) for each in scores]))
-    line: dict[str, Any] = {"ours": None, "peer": peer, "ratio": None, "unit": "AUC"}
+    peers = [auc(label, each) for each in scores]
+    line: dict[str, Any] = {"ours": None, "peer": float(np.mean(peers)), "ratio": None}
+    line |= {"unit": "AUC", "seeds": chosen.seeds}
     if chosen.leaderboard:
         compared = compare(chosen.leaderboard, chosen.table, inputs, scores)
         for row in compared:
             log(json.dumps(row))
         if compared:
             first = compared[0]
-            line |= first | {"ours": first["auc"], "ratio": first["auc"] / peer}
-    line |= {"rows": len(label), "seeds": chosen.seeds, "scores": str(folder)}
+            peer = float(np.mean(peers[: first["seeds"]]))
+            line |= first | {"ours": first["auc"], "peer": peer, "ratio": first["auc"] / peer}
+    line |= {"rows": len(label), "scores": str(folder)}
     final_line(name="fuxictr_din", **line, seconds=time.monotonic() - start)
 
 

@@ -31,16 +31,7 @@ def count_co_interactions(train: Split, histories: Ragged, n_items: int) -> CoIn
 
     Raises `ValueError` where the rows have no labels.
     """
-    if train.label is None:
-        raise ValueError("co-interactions are counted on labelled rows, but these have no labels")
-    n_histories = max(len(histories), 1)
-    user = train.user_id.astype(np.int64)
-    user_history = np.unique(user * n_histories + train.history)
-    lists = histories.take(user_history % n_histories)
-    watched = np.repeat(user_history // n_histories, lists.lengths) * n_items + lists.values
-    is_clicked = train.label == 1
-    clicked = user[is_clicked] * n_items + train.item_id[is_clicked]
-    interaction_E = np.unique(np.concatenate([watched, clicked]))
+    interaction_E = distinct_interactions(train, histories, n_items)
     pair_P, users_of_pair_P = _pairs(interaction_E, n_items)
     return CoInteractions(
         n_items=n_items,
@@ -51,17 +42,33 @@ def count_co_interactions(train: Split, histories: Ragged, n_items: int) -> CoIn
     )
 
 
+def distinct_interactions(train: Split, histories: Ragged, n_items: int) -> np.ndarray:
+    """Return who interacted with what as `user * I + item`, `(E,) int64`, ascending.
+
+    Raises `ValueError` where the rows have no labels.
+    """
+    if train.label is None:
+        raise ValueError("co-interactions are counted on labelled rows, but these have no labels")
+    n_histories = max(len(histories), 1)
+    user = train.user_id.astype(np.int64)
+    user_history = np.unique(user * n_histories + train.history)
+    lists = histories.take(user_history % n_histories)
+    watched = np.repeat(user_history // n_histories, lists.lengths) * n_items + lists.values
+    is_clicked = train.label == 1
+    clicked = user[is_clicked] * n_items + train.item_id[is_clicked]
+    return np.unique(np.concatenate([watched, clicked]))
+
+
 def _pairs(interaction_E: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the distinct pairs of items of one user, as keys, and their numbers of users."""
-    user_E, item_E = interaction_E // n_items, interaction_E % n_items
-    pairs = [np.zeros(0, np.int64)]
-    first = np.arange(len(interaction_E))
-    distance = 0
-    # The items of a user stand side by side, ascending: pair each with the next, the one after ...
-    while len(first):
-        distance += 1
-        first = first[: np.searchsorted(first, len(interaction_E) - distance)]
-        first = first[user_E[first] == user_E[first + distance]]
-        pairs.append(item_E[first] * n_items + item_E[first + distance])
-    pair_P, count_P = np.unique(np.concatenate(pairs), return_counts=True)
-    return pair_P, count_P.astype(np.int32)
+    # Imported here: training without this part needs no SciPy.
+    from scipy import sparse
+
+    user_E, item_E = np.divmod(interaction_E, n_items)
+    n_users = int(user_E.max(initial=0)) + 1
+    ones_E = np.ones(len(interaction_E), np.int32)
+    has_UI = sparse.csr_array((ones_E, (user_E, item_E)), shape=(n_users, n_items))
+    users_II = sparse.triu(has_UI.T @ has_UI, k=1, format="csr")
+    users_II.sort_indices()
+    first_P = np.repeat(np.arange(n_items, dtype=np.int64), np.diff(users_II.indptr))
+    return first_P * n_items + users_II.indices, users_II.data

@@ -207,8 +207,8 @@ class TransformerDcnConfig(FeatureModelSettings):
 class SimilarityAttentionConfig(FeatureModelSettings):
     """Ours: target attention with the similarity of target and history as an input of its own.
 
-    The defaults turn every part on; the settings that were measured are those of the preset of the
-    same name.
+    The defaults turn every switch below on and leave the features at theirs; the settings that were
+    measured are those of the preset of the same name.
     """
 
     name: Literal["similarity_attention"] = "similarity_attention"
@@ -224,7 +224,7 @@ class SimilarityAttentionConfig(FeatureModelSettings):
         True, "share of users that target and history item have in common, counted on train"
     )
     similarity_in_attention: bool = setting(
-        True, "let the attention see the similarities at each position, and its age"
+        True, "let the attention see the similarities at each position"
     )
     similarity_in_tower: bool = setting(
         True, "mean, maximum, last and recency-weighted mean of each similarity as features"

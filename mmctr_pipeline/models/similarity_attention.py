@@ -41,9 +41,10 @@ class SimilarityAttention(CtrModel):
     (`CoInteractionSimilarity`), and the cosine of learned vectors, with and without ids
     (`LearnedVectors`), whose means are added to the logit as well. They go into the attention of
     DIN (arXiv 1706.06978) beside its own inputs, and their mean, maximum, last and recency-weighted
-    mean over the history into the tower. Beside them stands what the challenge's
-    best systems share: item-side levels, no user id, and by configuration layers in which the
-    target queries the history (`TargetQueryEncoder`) and quadratic ones (QIN, arXiv 2504.17699).
+    mean over the history into the tower. Beside them stand the item-side levels of the challenge's
+    best systems and, by configuration, layers in which the target queries the history
+    (`TargetQueryEncoder`) and quadratic ones (QIN, arXiv 2504.17699). The length of the
+    history, and in the attention the age of each item, are always told.
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:
@@ -80,7 +81,7 @@ class SimilarityAttention(CtrModel):
         input_dim = dim + self.features.context_dim + 1
         self.attention = self.query_encoder = None
         if config.attention:
-            n_inputs = n_similarities + 1 if config.similarity_in_attention else 0
+            n_inputs = 1 + (n_similarities if config.similarity_in_attention else 0)
             self.attention = TargetAttention(
                 dim,
                 config.attention_hidden_dims,
@@ -131,10 +132,10 @@ class SimilarityAttention(CtrModel):
             torch.log1p(length_B.to(similarity_TS.dtype)).unsqueeze(1),
         ]
         if self.attention is not None:
-            inputs_TN = None
+            age_T = ages(segments, len(batch.history_T)).to(similarity_TS.dtype)
+            inputs_TN = (1 / (1 + age_T)).unsqueeze(1)
             if self._config.similarity_in_attention:
-                age_T = ages(segments, len(batch.history_T)).to(similarity_TS.dtype)
-                inputs_TN = torch.cat([similarity_TS, (1 / (1 + age_T)).unsqueeze(1)], dim=1)
+                inputs_TN = torch.cat([similarity_TS, inputs_TN], dim=1)
             parts.append(
                 self.attention(
                     features.item_BD,

@@ -53,8 +53,9 @@ def test_batches_hold_the_newest_of_each_history_and_then_the_target(
 
 
 def test_our_din_has_the_same_settings() -> None:
-    (ours,) = leaderboard_entries([str(REPOSITORY / "benchmarks" / "fuxictr_din.yaml")])
-    features, training = ours.model.to_mapping()["features"], ours.training
+    (ours,) = leaderboard_entries([str(REPOSITORY / "benchmarks" / "din_fuxictr_settings.yaml")])
+    model, training = ours.model.to_mapping(), ours.training
+    features = model["features"]
     assert ours.model.max_history == fuxictr_din.HISTORY_LENGTH
     assert features["embedding_dim"] == features["level_embedding_dim"]
     assert features["embedding_dim"] == fuxictr_din.EMBEDDING_DIM
@@ -62,7 +63,14 @@ def test_our_din_has_the_same_settings() -> None:
     assert (training.max_epochs, training.patience) == (
         *(fuxictr_din.MAX_EPOCHS, fuxictr_din.PATIENCE),
     )
-    assert (training.learning_rate, training.embedding_weight_decay) == (1e-3, 1e-6)
+    assert training.learning_rate == fuxictr_din.LEARNING_RATE
+    assert training.embedding_weight_decay == fuxictr_din.EMBEDDING_L2
+    assert (training.optimizer, training.weight_decay) == ("adam", 0.0)
+    assert (training.schedule, training.plateau_factor) == ("plateau", 0.1)
+    assert list(model["attention_hidden_dims"]) == fuxictr_din.ATTENTION_DIMS
+    assert (model["attention_activation"], model["attention_softmax"]) == ("dice", False)
+    assert list(model["hidden_dims"]) == fuxictr_din.TOWER_DIMS
+    assert model["dropout"] == model["attention_dropout"] == fuxictr_din.DROPOUT
 
 
 def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) -> None:
@@ -85,6 +93,7 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
     for row, (_, scores) in zip(compared, rows, strict=True):
         expected = metrics.compare_auc(label, scores, peer[0])
         assert (row["difference"], row["low"]) == (expected.difference, expected.low)
+        assert row["seeds"] == 1  # the peer has no more
         assert row["auc"] == pytest.approx(expected.auc_a)
     (tmp_path / "table.json").write_text(json.dumps({**board, "inputs": "of other rows"}))
     with pytest.raises(SystemExit, match="other data or vectors"):
@@ -104,15 +113,18 @@ def test_kept_scores_are_compared_and_the_rest_is_trained(
     scores = np.random.default_rng(0).random(len(label)).astype(np.float32)
     folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
     folder.mkdir(parents=True)
-    np.save(folder / "scores-42.npy", scores)
+    np.save(folder / "scores-42-epochs-1.npy", scores)
+    # Of more epochs, so not what is asked for.
+    np.save(folder / "scores-43-epochs-12.npy", scores)
     monkeypatch.setattr(fuxictr_din, "_inputs", lambda data: (inputs, tmp_path))
     monkeypatch.setattr(sys, "argv", ["fuxictr_din", "--kept", "--seeds=2", "--epochs=1"])
     fuxictr_din.main()
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
-    trained = np.load(folder / "scores-43.npy")
+    trained = np.load(folder / "scores-43-epochs-1.npy")
     expected = (metrics.auc(label, scores) + metrics.auc(label, trained)) / 2
     assert line["peer"] == pytest.approx(expected, abs=1e-6)
-    assert np.array_equal(np.load(folder / "scores-42.npy"), scores)
+    assert not np.array_equal(trained, scores)
+    assert np.array_equal(np.load(folder / "scores-42-epochs-1.npy"), scores)
 
 
 @pytest.mark.bench

@@ -22,7 +22,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 
 TrainedModelConfig = asset_config("trained_model")
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Raised whenever the same inputs would give another model."""
 
 

@@ -28,7 +28,7 @@ from mmctr_pipeline.precision import dtype_for, dtype_name
 from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 from mmctr_pipeline.training.config import TrainingConfig
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 """Raised whenever the same settings and inputs would give other numbers."""
 
 _DECIDING_CODE = (

@@ -134,6 +134,7 @@ class TableRow:
             "auc_by_seed": list(self.auc_by_seed),
             "log_loss": self.log_loss,
             "behind_first": dataclasses.asdict(self.behind) if self.behind else None,
+            "code": [result.code for result in self.results],
             "n_parameters": self.results[0].n_parameters,
             "rows_per_second": self.mean("rows_per_second"),
             "seconds": self.mean("seconds"),

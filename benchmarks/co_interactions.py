@@ -1,0 +1,131 @@
+"""Counting co-interactions: ours, a sparse product of SciPy, against a self-join in Polars.
+
+Both start from the distinct interactions of users with items and end with the pairs of items that
+share a user, ascending, and their numbers of users.
+
+    python -m benchmarks.co_interactions [--full | --scale S]
+
+A sample world without images is generated, with `--full` one of 3,600,000 train rows, which each
+side counts once. `model_mb` is what the counts take in memory and in a model file. Floor:
+`floor_seconds` is the time of one sort of as many keys as users have pairs.
+"""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
+from benchmarks.world import log
+from mmctr_pipeline.data.co_interactions import (
+    CoInteractions,
+    count_co_interactions,
+    distinct_interactions,
+)
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.interactions import build_dataset
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.write import generate_sample
+
+FULL_SCALE = 90.0
+
+
+def ours(dataset: CtrDataset, n_items: int) -> CoInteractions:
+    """Count as the model does."""
+    return count_co_interactions(dataset.train, dataset.histories, n_items)
+
+
+def peer(dataset: CtrDataset, n_items: int) -> CoInteractions:
+    """Count by a join of the interactions with themselves."""
+    import polars
+
+    interaction_E = distinct_interactions(dataset.train, dataset.histories, n_items)
+    user_E, item_E = np.divmod(interaction_E, n_items)
+    frame = polars.DataFrame({"user": user_E, "item": item_E}).lazy()
+    pairs = (
+        frame.join(frame, on="user", suffix="_b")
+        .filter(polars.col("item") < polars.col("item_b"))
+        .select(pair=polars.col("item") * n_items + polars.col("item_b"))
+        .group_by("pair")
+        .len()
+        .sort("pair")
+        .collect()
+    )
+    return CoInteractions(
+        n_items=n_items,
+        interaction_E=interaction_E,
+        users_of_item_I=np.bincount(item_E, minlength=n_items).astype(np.int32),
+        pair_P=pairs["pair"].to_numpy(),
+        users_of_pair_P=pairs["len"].to_numpy().astype(np.int32),
+    )
+
+
+SIDES = {"ours": ours, "peer": peer}
+
+
+def _measured(side: str, data: Path) -> dict[str, Any]:
+    dataset = build_dataset(find_data(data), log)
+    n_items = int(dataset.items.item_id.max()) + 1
+    start = time.perf_counter()
+    counts = SIDES[side](dataset, n_items)
+    result = {"seconds": time.perf_counter() - start, "peak_mb": peak_memory_mb()}
+    n_pairs_of_users = int(counts.users_of_pair_P.sum())
+    key_P = np.random.default_rng(0).integers(0, n_items**2, n_pairs_of_users)
+    start = time.perf_counter()
+    key_P.sort()
+    return result | {
+        "floor_seconds": time.perf_counter() - start,
+        "interactions": len(counts.interaction_E),
+        "pairs": len(counts.pair_P),
+        "pairs_of_users": n_pairs_of_users,
+        "checksum": int((counts.pair_P % 1_000_003 * counts.users_of_pair_P).sum()),
+        "model_mb": sum(
+            each.nbytes for each in vars(counts).values() if isinstance(each, np.ndarray)
+        )
+        / 2**20,
+    }
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = command_line(__doc__, list(SIDES), rounds=3)
+    parser.add_argument("--data", type=Path, help="folder of a world that is there already")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--scale", type=float, default=15.0)
+    size.add_argument("--full", action="store_const", const=FULL_SCALE, dest="scale")
+    parser.set_defaults(rounds=None)
+    chosen = parser.parse_args()
+    if chosen.side:
+        print(json.dumps(_measured(chosen.side, chosen.data)))
+        return
+    rounds = chosen.rounds or (1 if chosen.scale >= FULL_SCALE else 3)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = chosen.data or Path(scratch)
+        if chosen.data is None:
+            generate_sample(SampleConfig.scaled(chosen.scale, images=False), data, log)
+        results = alternate(
+            "benchmarks.co_interactions", list(SIDES), rounds, ["--data", str(data)]
+        )
+    sides = {side: medians(each) for side, each in results.items()}
+    for name in ("interactions", "pairs", "pairs_of_users", "checksum"):
+        if sides["ours"][name] != sides["peer"][name]:
+            raise SystemExit(f"the sides differ in {name}: {sides}")
+    final_line(
+        name="co_interactions",
+        ours=sides["ours"]["seconds"],
+        peer=sides["peer"]["seconds"],
+        ratio=sides["peer"]["seconds"] / sides["ours"]["seconds"],
+        unit="s",
+        ours_peak_mb=sides["ours"]["peak_mb"],
+        peer_peak_mb=sides["peer"]["peak_mb"],
+        **{name: sides["ours"][name] for name in ("floor_seconds", "interactions", "pairs")},
+        model_mb=sides["ours"]["model_mb"],
+    )
+
+
+if __name__ == "__main__":
+    main()
