@@ -10,7 +10,7 @@ and nothing is dropped out, so that what differs is the layers and the engine. T
 of `din`) pads histories and computes in float32; ours does in float32 (`ours_float32`) and in the
 precision that `auto` stands for. `difference` is ours less the peer with its 95 % interval over
 seeds and valid rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
-`evaluation/paired.py`.
+`comparison/statistics.py`.
 
 The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
 `bench` extra.
@@ -197,7 +197,7 @@ def _size(chosen: Namespace) -> Size:
 
 
 def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
-    from mmctr_pipeline.evaluation.paired import paired_difference
+    from mmctr_pipeline.comparison.statistics import paired_difference
     from mmctr_pipeline.metrics import auc
 
     areas = {side: [auc(label, each) for each in of_seeds] for side, of_seeds in scores.items()}

@@ -61,7 +61,7 @@ def main() -> None:
 def encode(titles: list[str], store: Path) -> tuple[float, int]:
     """Return the seconds that `encode_titles` takes and how many titles it encoded."""
     from mmctr_pipeline.encoders.store.vector_store import VectorStore
-    from mmctr_pipeline.encoders.text import encode_titles
+    from mmctr_pipeline.encoders.text.encode import encode_titles
 
     n_items = len(titles)
     items = ItemTable(

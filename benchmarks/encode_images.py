@@ -33,10 +33,10 @@ OPERATIONS = 2 * 5.6e9
 
 def ours(folder: Path) -> Encode:
     """Encode as the pipeline does, without the vector store."""
-    from mmctr_pipeline.encoders.clip_models import load_clip
+    from mmctr_pipeline.encoders.clip import load_clip
     from mmctr_pipeline.encoders.config import ImageEncoderConfig
-    from mmctr_pipeline.encoders.image_encoder import ImageEncoder
-    from mmctr_pipeline.encoders.locate import locate_image_model
+    from mmctr_pipeline.encoders.image.encoder import ImageEncoder
+    from mmctr_pipeline.encoders.sources import locate_image_model
 
     clip = load_clip(locate_image_model(f"local-dir:{folder / 'model'}"), "cpu")
     encoder = ImageEncoder(clip, ImageEncoderConfig(), "cpu")

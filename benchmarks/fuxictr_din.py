@@ -37,13 +37,13 @@ import torch
 from benchmarks.harness import final_line
 from benchmarks.plain_recipe import padded
 from benchmarks.world import log
-from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.comparison.inputs import TrainingInputs
+from mmctr_pipeline.comparison.row import read_scores
+from mmctr_pipeline.comparison.table import auc_difference
+from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.environment import Deployment
-from mmctr_pipeline.evaluation.inputs import TrainingInputs
-from mmctr_pipeline.evaluation.leaderboard.halves import split_valid
-from mmctr_pipeline.evaluation.leaderboard.row import read_scores
-from mmctr_pipeline.evaluation.leaderboard.table import auc_difference
+from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.batch import ItemFeatures
@@ -302,7 +302,7 @@ def main() -> None:
 
 def _inputs(data: Path | None) -> tuple[TrainingInputs, Path]:
     """Return what the leaderboard trains on in this deployment, and the storage folder."""
-    from mmctr_pipeline.presets.encoded import encode_world
+    from mmctr_pipeline.comparison.encoded import encode_world
     from mmctr_pipeline.presets.preset import preset_name
     from mmctr_pipeline.sample.config import SampleConfig
     from mmctr_pipeline.sample.write import ensure_sample

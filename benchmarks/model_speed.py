@@ -41,8 +41,8 @@ from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches, 
 from benchmarks.world import log, make_full_tables, read_world
 from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureModelSettings, ModelConfig
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.config import TrainingConfig

@@ -7,7 +7,7 @@ A sample world of 50,000 valid rows is trained on for two epochs, by the plain f
 (`plain_recipe`), by ours in the precision that `auto` stands for, and by ours in float32. A seed
 decides on initialisation, order of rows and dropout, which are not shared between the sides; data
 and batch size are. All keep the better epoch, as recipe A does. `difference` is ours less the plain
-form with its 95 % interval over seeds and valid rows, and a verdict (`evaluation/paired.py`).
+form with its 95 % interval over seeds and valid rows, and a verdict (`comparison/statistics.py`).
 
 Two seeds and 100,000 train rows say little (t is 12.7, and AUC still rises steeply, by 0.01 more or
 less from seed to seed): they show that the benchmark runs. `--full` takes 200,000 train rows and
@@ -45,8 +45,8 @@ def plain(chosen: Namespace) -> dict[str, float]:
     )
     from benchmarks.world import log, read_world
     from mmctr_pipeline.metrics import auc
+    from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.models.registry import build_model
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device, seeded
 
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
-    from mmctr_pipeline.evaluation.paired import paired_difference
+    from mmctr_pipeline.comparison.statistics import paired_difference
     from mmctr_pipeline.metrics import auc
 
     areas = {side: [auc(label, each) for each in of_seeds] for side, of_seeds in scores.items()}

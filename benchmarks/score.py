@@ -58,8 +58,8 @@ def ours(chosen: Namespace) -> dict[str, float]:
     import torch
 
     from benchmarks.world import read_world
+    from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.models.registry import build_model
     from mmctr_pipeline.training.batches import BatchSource, item_features
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.ctr import feature_spec

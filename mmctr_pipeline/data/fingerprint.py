@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmctr_pipeline.data.discovery import DataLayout, ImageIndex
-from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.files.progress import Progress
 
 _THREADS = 8
 

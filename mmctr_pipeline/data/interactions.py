@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.ahead import read_ahead
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.distinct import distinct_numbers
@@ -18,7 +17,6 @@ from mmctr_pipeline.data.fingerprint import fingerprint_dataset
 from mmctr_pipeline.data.histories import Histories, read_histories
 from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.padding import PaddingCheck
-from mmctr_pipeline.data.progress import Progress
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.schemas import LABELLED_COLUMNS, TEST_COLUMNS, Column
 from mmctr_pipeline.data.validation import (
@@ -28,6 +26,8 @@ from mmctr_pipeline.data.validation import (
     integers,
     open_parquet,
 )
+from mmctr_pipeline.files.progress import Progress
+from mmctr_pipeline.files.read_ahead import read_ahead
 
 _BATCH_ROWS = 65_536
 _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_COLUMNS}

@@ -64,8 +64,8 @@ class ParquetIOManager(StorageIOManager):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        from mmctr_pipeline.data.atomic import atomic_write
         from mmctr_pipeline.data.vectors import VectorTable
+        from mmctr_pipeline.files.atomic import atomic_write
 
         with atomic_write(path) as temporary:
             if isinstance(obj, VectorTable):
@@ -107,7 +107,7 @@ class DatasetIOManager(StorageIOManager):
 
     def write(self, obj: "CtrDataset", path: Path) -> None:
         """Write every table of the dataset."""
-        from mmctr_pipeline.data.atomic import atomic_folder
+        from mmctr_pipeline.files.atomic import atomic_folder
 
         with atomic_folder(path) as folder:
             obj.write(folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 if TYPE_CHECKING:
-    from mmctr_pipeline.evaluation.checks import CheckOutcome
+    from mmctr_pipeline.reporting.checks import CheckOutcome
 
 OWNERS = ["team:mmctr"]
 

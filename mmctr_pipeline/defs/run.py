@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.defs.config import deployment, deployment_preset, run_config
 from mmctr_pipeline.defs.resources import PlacesResource
 from mmctr_pipeline.environment import DeploymentError
+from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.settings import SettingsError
 

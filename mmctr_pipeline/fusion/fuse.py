@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.fusion.attention import AttentionTransform, fit_attention
+from mmctr_pipeline.files.progress import Log
+from mmctr_pipeline.fusion.attention.transform import AttentionTransform, fit_attention
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.fusion.kept import identity_made_by, record_made_by, transform_path
 from mmctr_pipeline.fusion.pca import PcaTransform, fit_pca
+from mmctr_pipeline.fusion.transform_store import identity_made_by, record_made_by, transform_path
 
 Transform = PcaTransform | AttentionTransform
 

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files.atomic import atomic_write
 
 FILE_NAMES = {
     "pca": "item_info_fused_multimodal.parquet",

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from mmctr_pipeline.data.atomic import atomic_write
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.items import (
     blocks,
@@ -21,7 +21,7 @@ from mmctr_pipeline.fusion.items import (
     require_same_items,
     with_padding_row,
 )
-from mmctr_pipeline.fusion.kept import read_transform
+from mmctr_pipeline.fusion.transform_store import read_transform
 
 _FORMAT = 1
 

@@ -7,11 +7,11 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import DinAttentionSettings, DinConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.target_attention import TargetAttention
 from mmctr_pipeline.models.layers.tower import tower
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 def din_attention(dim: int, config: DinAttentionSettings) -> TargetAttention:

@@ -9,12 +9,12 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import DinSemanticIdsConfig
 from mmctr_pipeline.models.din import din_attention
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
 from mmctr_pipeline.models.layers.tower import tower
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class DinSemanticIds(CtrModel):

@@ -14,10 +14,10 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.layers.distinct_items import DistinctItems
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
-from mmctr_pipeline.models.spec import FeatureSpec
 
 VECTOR_KINDS = ("fused", "text", "image")
 

@@ -8,13 +8,13 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
 from mmctr_pipeline.models.layers.item_vectors import VectorScaling
 from mmctr_pipeline.models.layers.ragged import RaggedAttentionPooling
 from mmctr_pipeline.models.layers.tower import tower
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class ImprovedMmctr(CtrModel):

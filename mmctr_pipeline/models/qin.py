@@ -8,12 +8,12 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import QinConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.exact import ExactLinear
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
 from mmctr_pipeline.models.layers.target_attention import ReluTargetAttention
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class Qin(CtrModel):

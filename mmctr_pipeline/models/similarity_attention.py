@@ -12,6 +12,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import SimilarityAttentionConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import VECTOR_KINDS, FeatureEmbedding, Features
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
@@ -28,7 +29,6 @@ from mmctr_pipeline.models.layers.similarity import (
 from mmctr_pipeline.models.layers.target_attention import TargetAttention
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.layers.tower import tower
-from mmctr_pipeline.models.spec import FeatureSpec
 
 _LEARNED_HIDDEN = 128
 

@@ -8,11 +8,11 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.din import din_attention
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.layers.tower import tower
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class TargetCrossAttentionModel(CtrModel):

@@ -13,6 +13,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.config import TransformerDcnConfig
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline.models.layers.cross_network import CrossNetwork
@@ -27,7 +28,6 @@ from mmctr_pipeline.models.layers.segments import (
 )
 from mmctr_pipeline.models.layers.staircase import Staircase, staircase_linear
 from mmctr_pipeline.models.layers.transformer import TransformerEncoder
-from mmctr_pipeline.models.spec import FeatureSpec
 
 
 class TransformerDcn(CtrModel):

@@ -14,9 +14,9 @@ import torch
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig
-from mmctr_pipeline.models.registry import build_model
-from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.training.ctr import TrainedCtr
 from mmctr_pipeline.training.device import seeded
 

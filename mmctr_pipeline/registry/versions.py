@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmctr_pipeline.data.atomic import atomic_symlink, flush
+from mmctr_pipeline.files.atomic import atomic_symlink, flush
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import ModelFile
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmctr_pipeline.data.progress import Log, Progress
+from mmctr_pipeline.files.progress import Log, Progress
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.streams import Stream, generator

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.progress import Log, Progress
+from mmctr_pipeline.files.progress import Log, Progress
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.behaviour import Behaviour, Impressions
 from mmctr_pipeline.sample.catalogue import Catalogue

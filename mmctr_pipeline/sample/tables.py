@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.progress import Log, Progress
 from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.files.progress import Log, Progress
 from mmctr_pipeline.sample.behaviour import MAX_HISTORY, Impressions
 from mmctr_pipeline.sample.catalogue import MAX_TAGS, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig

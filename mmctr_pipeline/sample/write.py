@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.locks import locked
-from mmctr_pipeline.data.progress import Log
+from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
 from mmctr_pipeline.sample.config import WORLD_VERSION, SampleConfig

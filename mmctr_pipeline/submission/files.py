@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.files.atomic import atomic_write
 
 ID = "ID"
 SCORE = "Task1&2"

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import torch
 
-from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.files.atomic import atomic_write
 
 
 def run_key(**decisive: Any) -> str:

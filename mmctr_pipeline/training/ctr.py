@@ -13,14 +13,14 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr_runs import CtrRuns, FinalFit, joined, prefixed
-from mmctr_pipeline.training.evaluation import Evaluation, evaluate
-from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import Validation
+from mmctr_pipeline.training.metrics_report import Evaluation, evaluate
+from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
 
 TRAIN_SAMPLE_ROWS = 50_000

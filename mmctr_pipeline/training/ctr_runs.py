@@ -11,17 +11,17 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.models.registry import build_model
-from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.training.batches import BatchSource
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
-from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.loss import pairwise_loss, smoothed_binary_cross_entropy
 from mmctr_pipeline.training.negatives import in_batch_negatives
+from mmctr_pipeline.training.run_state import TrainingHistory
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any, Generic
 import torch
 from torch import nn
 
-from mmctr_pipeline.data.progress import Progress
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.training.averaging import WeightAverage
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.cuda_graph import GraphedStep
 from mmctr_pipeline.training.device import derived_seed, set_seed
-from mmctr_pipeline.training.history import Course, EpochRecord, TrainingHistory
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
+from mmctr_pipeline.training.run_state import Course, EpochRecord, TrainingHistory
 from mmctr_pipeline.training.schedules import Schedule
 from mmctr_pipeline.training.step import B, LossMeter, Step, TrainingDivergedError, TrainStep
 

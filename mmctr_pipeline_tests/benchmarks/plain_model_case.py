@@ -15,8 +15,8 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
 from mmctr_pipeline_tests.training.small_world import small_world

@@ -20,11 +20,11 @@ from benchmarks.fuxictr_din import (
     train_din,
 )
 from mmctr_pipeline import metrics
-from mmctr_pipeline.evaluation.inputs import TrainingInputs
-from mmctr_pipeline.evaluation.leaderboard.halves import split_valid
-from mmctr_pipeline.presets.entries import leaderboard_entries
+from mmctr_pipeline.comparison.entries import leaderboard_entries
+from mmctr_pipeline.comparison.inputs import TrainingInputs
+from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.training.batches import item_features
-from mmctr_pipeline_tests.evaluation.leaderboard.board_runs import small_inputs
+from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
 REPOSITORY = Path(__file__).parents[2]
 

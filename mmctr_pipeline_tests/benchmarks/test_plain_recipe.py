@@ -19,8 +19,8 @@ from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.metrics import auc
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
 from mmctr_pipeline.training.score import score

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmctr_pipeline.presets.entries import leaderboard_entries
+from mmctr_pipeline.comparison.entries import leaderboard_entries
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
 FILES = sorted(FOLDER.glob("without_*.yaml"))

@@ -7,9 +7,9 @@ from torch.nn import functional
 
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
 
 SPARE = 5

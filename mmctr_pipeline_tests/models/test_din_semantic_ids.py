@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import DinSemanticIdsConfig, FeatureConfig
 from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds, SemanticIds
-from mmctr_pipeline.models.registry import build_model
-from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.plain_din import plain_din_logits, plain_item_features
 from mmctr_pipeline_tests.models.zoo import (

@@ -11,8 +11,8 @@ import torch
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import SimilarityAttentionConfig
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import train_ctr

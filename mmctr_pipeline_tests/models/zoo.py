@@ -9,6 +9,7 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import (
     DinConfig,
     DinSemanticIdsConfig,
@@ -20,8 +21,7 @@ from mmctr_pipeline.models.config import (
     TargetCrossAttentionConfig,
     TransformerDcnConfig,
 )
-from mmctr_pipeline.models.registry import build_model
-from mmctr_pipeline.models.spec import FeatureSpec
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 
 SPEC = FeatureSpec(
     n_users=30, n_items=40, vector_dim=12, n_tags=9, n_levels=11, text_dim=10, image_dim=6

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from mmctr_pipeline.evaluation.leaderboard.run import Entry
-from mmctr_pipeline.presets.entries import leaderboard_entries
+from mmctr_pipeline.comparison.entries import leaderboard_entries
+from mmctr_pipeline.comparison.runner import Entry
 from mmctr_pipeline.settings import Settings
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr

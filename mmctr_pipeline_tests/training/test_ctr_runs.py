@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import DinConfig
-from mmctr_pipeline.models.registry import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, feature_spec, train_ctr

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
 
 

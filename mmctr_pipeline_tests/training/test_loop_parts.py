@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.run_state import TrainingHistory
 
 
 @dataclasses.dataclass
@@ -215,7 +215,7 @@ def test_a_time_limit_ends_an_epoch_early_and_is_kept_to_a_step(
     seconds: float, epochs: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = SlowTrace((1,) * 4)
-    monkeypatch.setattr("mmctr_pipeline.data.progress.time.monotonic", lambda: trace.now)
+    monkeypatch.setattr("mmctr_pipeline.files.progress.time.monotonic", lambda: trace.now)
     history = trace.run(TrainingConfig(max_epochs=3, max_minutes=seconds / 60))
     assert [record.epoch for record in history.epochs] == epochs
     assert len(trace.rows) == 4 * epochs[-1]

@@ -15,8 +15,8 @@ from torch import nn
 
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.history import TrainingHistory
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
 from mmctr_pipeline_tests.training.killed_runs import RUNS, n_parts_in, result_of
 

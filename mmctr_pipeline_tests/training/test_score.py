@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmctr_pipeline.models.registry import build_model
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
 from mmctr_pipeline.training.score import score

@@ -41,12 +41,12 @@ def fused_pca(
     image_embeddings: VectorTable,
 ) -> VectorTable:
     """Fuse by the transform that was kept for these settings and data, or fit and keep one."""
-    from mmctr_pipeline.data.atomic import atomic_write
     from mmctr_pipeline.data.interactions import read_train_histories
     from mmctr_pipeline.data.items import read_items
-    from mmctr_pipeline.evaluation.neighbours import neighbour_sheet
+    from mmctr_pipeline.files.atomic import atomic_write
     from mmctr_pipeline.fusion.fuse import fuse
     from mmctr_pipeline.fusion.item_info import FILE_NAMES, write_item_info
+    from mmctr_pipeline.reporting.neighbours import neighbour_sheet
 
     settings = to_settings(config.fusion, FusionConfig)  # type: ignore[attr-defined]
     layout = places.layout(context.log.info)
@@ -98,8 +98,8 @@ def _pictures(
     fused: VectorTable, text: VectorTable, image: VectorTable, transform: Any
 ) -> dict[str, dg.MarkdownMetadataValue]:
     """Return how it was fitted, by method, and a map of the fused vectors."""
-    from mmctr_pipeline.evaluation.plots import pca_spectrum, training_curve, vector_map
     from mmctr_pipeline.fusion.pca import PcaTransform
+    from mmctr_pipeline.reporting.plots import pca_spectrum, training_curve, vector_map
 
     if isinstance(transform, PcaTransform):
         spectrum = pca_spectrum(transform.explained_variance_ratio)
@@ -134,7 +134,7 @@ def fused_pca_checks(
     context: dg.AssetCheckExecutionContext, fused_pca: VectorTable, text_embeddings: VectorTable
 ) -> Iterator[dg.AssetCheckResult]:
     """Check shape, values and explained variance of the fused vectors."""
-    from mmctr_pipeline.evaluation.checks import explained_variance, vectors_finite, vectors_shape
+    from mmctr_pipeline.reporting.checks import explained_variance, vectors_finite, vectors_shape
 
     yield from check_results(
         "fused_pca",

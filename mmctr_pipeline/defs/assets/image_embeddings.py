@@ -39,10 +39,10 @@ def image_embeddings(
     """Encode the cover of every item; items without a readable one are masked and listed."""
     import pyarrow.parquet as pq
 
-    from mmctr_pipeline.data.atomic import atomic_write
     from mmctr_pipeline.data.items import read_given_vectors, read_items
-    from mmctr_pipeline.encoders.image import encode_images
-    from mmctr_pipeline.evaluation.plots import norm_histogram
+    from mmctr_pipeline.encoders.image.encode import encode_images
+    from mmctr_pipeline.files.atomic import atomic_write
+    from mmctr_pipeline.reporting.plots import norm_histogram
 
     settings = to_settings(config.encoder, ImageEncoderConfig)  # type: ignore[attr-defined]
     layout = places.layout(context.log.info)
@@ -95,7 +95,7 @@ def image_embeddings_checks(
 ) -> Iterator[dg.AssetCheckResult]:
     """Check shape, values and coverage of the image vectors."""
     from mmctr_pipeline.data.items import read_items
-    from mmctr_pipeline.evaluation.checks import image_coverage, vectors_finite, vectors_shape
+    from mmctr_pipeline.reporting.checks import image_coverage, vectors_finite, vectors_shape
 
     item_id = read_items(places.layout(context.log.info)).item_id
     # Where nothing was decoded (given vectors, or none) the mask alone tells what is missing.

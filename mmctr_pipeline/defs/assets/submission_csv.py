@@ -85,7 +85,7 @@ def submission_csv_checks(
 ) -> Iterator[dg.AssetCheckResult]:
     """Check the files as written, against the IDs of the test file."""
     from mmctr_pipeline.data.interactions import read_test_ids
-    from mmctr_pipeline.evaluation.checks import submission_valid
+    from mmctr_pipeline.reporting.checks import submission_valid
     from mmctr_pipeline.submission.files import check_submission
 
     row_id = read_test_ids(places.layout(context.log.info))

@@ -38,8 +38,8 @@ def text_embeddings(
 ) -> VectorTable:
     """Encode every title of the item table."""
     from mmctr_pipeline.data.items import read_given_vectors, read_items
-    from mmctr_pipeline.encoders.text import encode_titles
-    from mmctr_pipeline.evaluation.plots import norm_histogram, title_lengths
+    from mmctr_pipeline.encoders.text.encode import encode_titles
+    from mmctr_pipeline.reporting.plots import norm_histogram, title_lengths
 
     settings = to_settings(config.encoder, TextEncoderConfig)  # type: ignore[attr-defined]
     layout = places.layout(context.log.info)
@@ -87,7 +87,7 @@ def text_embeddings_checks(
 ) -> Iterator[dg.AssetCheckResult]:
     """Check shape and values of the title vectors."""
     from mmctr_pipeline.data.items import read_items
-    from mmctr_pipeline.evaluation.checks import vectors_finite, vectors_shape
+    from mmctr_pipeline.reporting.checks import vectors_finite, vectors_shape
 
     item_id = read_items(places.layout(context.log.info)).item_id
     yield from check_results(

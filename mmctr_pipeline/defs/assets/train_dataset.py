@@ -78,7 +78,7 @@ def train_dataset_checks(
     context: dg.AssetCheckExecutionContext, train_dataset: CtrDataset
 ) -> Iterator[dg.AssetCheckResult]:
     """Check the integrity of the dataset."""
-    from mmctr_pipeline.evaluation.checks import (
+    from mmctr_pipeline.reporting.checks import (
         id_ranges,
         label_values,
         target_in_history,

@@ -101,8 +101,8 @@ def trained_model(
 
 def _metadata(model: Any, n_train_rows: int, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the model file records, as the asset's page shows it."""
-    from mmctr_pipeline.evaluation.plots import reliability, training_curve
     from mmctr_pipeline.registry.card import popularity_table
+    from mmctr_pipeline.reporting.plots import reliability, training_curve
 
     return {
         **model.metrics,
@@ -133,7 +133,7 @@ def trained_model_checks(
     context: dg.AssetCheckExecutionContext, trained_model: Any
 ) -> Iterator[dg.AssetCheckResult]:
     """Check the AUC that the model file records against the floor that it records."""
-    from mmctr_pipeline.evaluation.checks import auc_floor
+    from mmctr_pipeline.reporting.checks import auc_floor
 
     metrics = trained_model.metrics
     yield from check_results(

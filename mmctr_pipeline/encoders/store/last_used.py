@@ -8,8 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.atomic import atomic_write
-from mmctr_pipeline.data.locks import locked
 from mmctr_pipeline.encoders.store.shards import (
     KEY,
     DamagedFileError,
@@ -17,6 +15,8 @@ from mmctr_pipeline.encoders.store.shards import (
     keys_from_arrow,
     keys_to_arrow,
 )
+from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.locks import locked
 
 LAST_USED = "last_used.parquet"
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.locks import locked
-from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.encoders.store.last_used import (
     LAST_USED,
     day_number,
@@ -28,6 +26,8 @@ from mmctr_pipeline.encoders.store.shards import (
     write_shard,
 )
 from mmctr_pipeline.encoders.store.vector_store import FOLDER_LOCK, utc_now
+from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.settings import SettingsError
 
 # A night adds a handful of vectors: shards below the second size join until they reach the first.

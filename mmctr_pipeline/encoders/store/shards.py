@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.atomic import atomic_write
+from mmctr_pipeline.files.atomic import atomic_write
 
 Notes = dict[str, float | int | str]
 

@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.locks import locked
-from mmctr_pipeline.data.progress import Log, Progress
-from mmctr_pipeline.encoders.store.gathering import Gathering
 from mmctr_pipeline.encoders.store.last_used import record_use
+from mmctr_pipeline.encoders.store.lookup import Gathering
 from mmctr_pipeline.encoders.store.shards import (
     DamagedFileError,
     Notes,
@@ -27,6 +25,8 @@ from mmctr_pipeline.encoders.store.shards import (
     shard_paths,
     write_shard,
 )
+from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.progress import Log, Progress
 
 FOLDER_LOCK = ".lock"
 """Held, shared, by each run that uses an encoder's folder, so that nothing is pruned there."""

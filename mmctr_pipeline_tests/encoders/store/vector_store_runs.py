@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.progress import Log
 from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Remembered, Shard, VectorStore
+from mmctr_pipeline.files.progress import Log
 
 WIDTH = 3
 

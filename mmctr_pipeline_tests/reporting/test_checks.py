@@ -1,0 +1,221 @@
+"""Each check passes on good artefacts and fails on each fault that it is there for."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
+from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.reporting import checks
+
+
+def _vectors() -> VectorTable:
+    vectors = np.arange(1, 13, dtype=np.float32).reshape(4, 3)
+    vectors[2] = 0
+    return VectorTable(
+        item_id=np.array([1, 2, 5, 9], np.int32),
+        vectors=vectors,
+        present=np.array([True, True, False, True]),
+        identity="test",
+        provenance={"dim": 3},
+    )
+
+
+def _with_value(row: int, value: float) -> VectorTable:
+    table = _vectors()
+    vectors = table.vectors.copy()
+    vectors[row] = value
+    return dataclasses.replace(table, vectors=vectors)
+
+
+def _split(**changes: np.ndarray | None) -> Split:
+    columns: dict[str, np.ndarray | None] = {
+        "user_id": np.array([1, 2, 3, 4], np.int32),
+        "item_id": np.array([1, 2, 3, 1], np.int32),
+        "history": np.array([0, 0, 1, 2], np.int32),
+        "likes_level": np.array([0, 10, 5, 5], np.int8),
+        "views_level": np.array([0, 10, 5, 5], np.int8),
+        "label": np.array([0, 1, 0, 1], np.int8),
+    }
+    return Split(**{**columns, **changes})
+
+
+def _dataset(**splits: Split) -> CtrDataset:
+    valid = _split(user_id=np.array([11, 12, 13, 14], np.int32))
+    test = _split(label=None, row_id=np.array([7, 8, 9, 10], np.int64))
+    items = ItemTable(
+        item_id=np.array([1, 2, 3, 4], np.int32),
+        title=pa.array(["a", "b", None, "d"]),
+        tags=Ragged.from_lists([[1], [], [2], [3]]),
+        likes_level=np.zeros(4, np.int8),
+        views_level=np.zeros(4, np.int8),
+    )
+    return CtrDataset(
+        **{"train": _split(), "valid": valid, "test": test, **splits},
+        items=items,
+        histories=Ragged.from_lists([[4, 3], [1, 4], []]),
+        fingerprint="f",
+    )
+
+
+def test_shape_passes_when_every_item_has_one_row() -> None:
+    outcome = checks.vectors_shape(_vectors(), np.array([1, 2, 5, 9]))
+    assert outcome.passed
+    assert outcome.numbers["rows"] == 4
+
+
+@pytest.mark.parametrize(
+    ("item_id", "word"),
+    [([1, 2, 5, 8, 9], "no row for 1 items, the first being 8"), ([1, 2, 9], "first 5")],
+)
+def test_shape_fails_on_missing_and_unknown_items(item_id: list[int], word: str) -> None:
+    outcome = checks.vectors_shape(_vectors(), np.array(item_id))
+    assert not outcome.passed
+    assert word in outcome.explanation
+
+
+def test_shape_fails_on_another_width_than_was_recorded() -> None:
+    table = _vectors()
+    narrowed = dataclasses.replace(table, vectors=table.vectors[:, :2])
+    outcome = checks.vectors_shape(narrowed, table.item_id)
+    assert not outcome.passed
+    assert "2 dimensions, but 3" in outcome.explanation
+
+
+def test_shape_wants_the_padding_row_where_it_is_due() -> None:
+    table = _vectors()
+    assert not checks.vectors_shape(table, table.item_id, padding_row=True).passed
+
+
+def test_finite_passes_on_good_vectors() -> None:
+    outcome = checks.vectors_finite(_vectors())
+    assert outcome.passed
+    assert outcome.numbers["smallest norm"] == pytest.approx(np.sqrt(1 + 4 + 9))
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "word"),
+    [
+        (0, np.nan, "item 1 has a NaN"),
+        (1, np.inf, "item 2 has a NaN or an infinity"),
+        (3, 0.0, "item 9 is all zeros"),
+        (2, 1.0, "item 5 is not zero"),
+    ],
+)
+def test_finite_fails_on_each_fault_and_names_the_item(row: int, value: float, word: str) -> None:
+    outcome = checks.vectors_finite(_with_value(row, value))
+    assert not outcome.passed
+    assert word in outcome.explanation
+
+
+def test_finite_fails_when_all_vectors_are_the_same() -> None:
+    table = _vectors()
+    vectors = np.where(table.present[:, None], np.float32(2), np.float32(0))
+    assert not checks.vectors_finite(dataclasses.replace(table, vectors=vectors)).passed
+
+
+@pytest.mark.parametrize(
+    ("missing", "unreadable", "passes"), [(20, 1, True), (21, 1, False), (20, 2, False)]
+)
+def test_image_coverage_holds_both_limits(missing: int, unreadable: int, passes: bool) -> None:
+    outcome = checks.image_coverage(100, missing, unreadable, 0.2, 0.01)
+    assert outcome.passed is passes
+
+
+@pytest.mark.parametrize(("share", "passes"), [(0.5, True), (0.49, False), (float("nan"), False)])
+def test_explained_variance(share: float, passes: bool) -> None:
+    assert checks.explained_variance(share, 0.5).passed is passes
+
+
+def test_id_ranges_pass_on_good_data() -> None:
+    assert checks.id_ranges(_dataset()).passed
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"user_id": np.array([0, 1, 2, 3], np.int32)}, "user_id 0"),
+        ({"item_id": np.array([1, 2, 3, 77], np.int32)}, "item_id 77"),
+        ({"history": np.array([0, 0, 1, 3], np.int32)}, "history that does not exist"),
+        ({"likes_level": np.array([0, 11, 0, 0], np.int8)}, "likes_level"),
+        ({"views_level": np.array([0, -1, 0, 0], np.int8)}, "views_level"),
+    ],
+)
+def test_id_ranges_fail_on_each_fault(changes: dict[str, np.ndarray], word: str) -> None:
+    outcome = checks.id_ranges(_dataset(train=_split(**changes)))
+    assert not outcome.passed
+    assert word in outcome.explanation
+
+
+def test_id_ranges_fail_on_an_unknown_item_in_a_history() -> None:
+    dataset = dataclasses.replace(_dataset(), histories=Ragged.from_lists([[4], [66], []]))
+    outcome = checks.id_ranges(dataset)
+    assert not outcome.passed
+    assert "66" in outcome.explanation
+
+
+@pytest.mark.parametrize(
+    "label", [np.array([0, 1, 2, 1], np.int8), np.ones(4, np.int8), np.zeros(4, np.int8), None]
+)
+def test_label_values_fail_on_other_values_one_class_and_none(label: np.ndarray | None) -> None:
+    assert checks.label_values(_dataset()).passed
+    assert not checks.label_values(_dataset(valid=_split(label=label))).passed
+
+
+def test_label_values_fail_on_a_repeated_test_id() -> None:
+    test = _split(label=None, row_id=np.array([7, 8, 8, 9], np.int64))
+    assert not checks.label_values(_dataset(test=test)).passed
+
+
+@pytest.mark.parametrize(
+    ("users", "passes", "kind"),
+    [
+        ([11, 12, 13, 14], True, "disjoint"),
+        ([1, 2, 3, 4], True, "leave-last-out"),
+        ([1, 2, 13, 14], False, "mixed"),
+    ],
+)
+def test_user_overlap_warns_of_a_mixed_split(users: list[int], passes: bool, kind: str) -> None:
+    outcome = checks.user_overlap(_dataset(valid=_split(user_id=np.array(users, np.int32))))
+    assert (outcome.passed, outcome.numbers["split"]) == (passes, kind)
+    assert not outcome.severe
+
+
+def test_target_in_history_counts_rows_once() -> None:
+    dataset = dataclasses.replace(
+        _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
+        histories=Ragged.from_lists([[1, 1, 4], [4], []]),
+    )
+    # Of the rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first has its target in it.
+    assert checks.target_in_history(dataset, 0.25).passed
+    outcome = checks.target_in_history(dataset, 0.2)
+    assert not outcome.passed
+    assert outcome.numbers["train share"] == pytest.approx(0.25)
+
+
+def test_target_in_history_fails_on_a_leak_in_valid_alone() -> None:
+    leaking = _split(item_id=np.array([4, 4, 1, 1], np.int32), history=np.zeros(4, np.int32))
+    outcome = checks.target_in_history(_dataset(valid=leaking), 0.25)
+    assert not outcome.passed
+    assert "valid rows" in outcome.explanation
+
+
+@pytest.mark.parametrize(("auc", "passes"), [(0.7, True), (0.699, False), (float("nan"), False)])
+def test_auc_floor(auc: float, passes: bool) -> None:
+    assert checks.auc_floor(auc, auc, auc, 0.7).passed is passes
+
+
+def test_the_floor_check_says_which_model_the_auc_is_of() -> None:
+    outcome = checks.auc_floor(0.81, 0.8, 0.82, 0.7, "of the selection run")
+    assert outcome.explanation.endswith("reaches the floor 0.7000 (of the selection run)")
+    assert checks.auc_floor(0.81, 0.8, 0.82, 0.7).explanation.endswith("floor 0.7000")
+
+
+def test_submission_valid_repeats_the_problems_found() -> None:
+    assert checks.submission_valid([], 5).passed
+    outcome = checks.submission_valid(["row 3: ID 9 instead of 4"], 5)
+    assert not outcome.passed
+    assert "row 3" in outcome.explanation

@@ -1,0 +1,261 @@
+"""Trains and measures the tiny CLIP that ships with the package, on sample worlds on disk.
+
+    mmctr sample train_world --seed 1001 --scale 10
+    mmctr sample test_world --seed 2002
+    python -m tools.tiny_clip.train --world train_world --evaluate test_world
+
+Training writes `open_clip_config.json` and `open_clip_model.safetensors` (float16), which
+`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads as they are. Measuring, on a world
+that the model has not seen, prints retrieval and linear probes as one line of JSON.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
+from torch.nn import functional
+
+from mmctr_pipeline import encoders
+from mmctr_pipeline.files.progress import Progress
+from tools.tiny_clip.captioned_images import CaptionedImages, read_world
+
+FOLDER = Path(encoders.__file__).parent / "tiny_clip"
+
+MODEL_CONFIG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 64,
+        "head_width": 32,
+        "layers": 3,
+        "mlp_ratio": 2.0,
+    },
+    # The vocabulary alone has 49,408 rows: the width decides on the size of the file.
+    "text_cfg": {
+        "context_length": 32,
+        "vocab_size": 49_408,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+        "mlp_ratio": 2.0,
+    },
+}
+PREPROCESS_CONFIG: dict[str, Any] = {
+    "size": [64, 64],
+    "mode": "RGB",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+    "fill_color": 0,
+}
+
+_WEIGHT_DECAY = 0.05
+_GAP_SHARE = 0.3
+"""Share of the words that training leaves out."""
+
+
+def train(
+    data: CaptionedImages,
+    *,
+    seed: int,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    log: Callable[[str], None],
+) -> CLIP:
+    """Train both towers from scratch: covers against titles, captions, and both in one.
+
+    Titles hardly tell the style, so captions make sure that the image tower keeps it. The texts of
+    all items of the same style and category count as right for a cover, and words are left out at
+    random: the towers would else learn the few thousand titles by heart.
+    """
+    torch.manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
+    model = CLIP(**MODEL_CONFIG)
+    n_steps = epochs * (len(data) // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, n_steps, pct_start=0.1)
+    progress = Progress(log, "tiny CLIP", n_steps, "steps")
+    kind = data.style * (data.category.max() + 1) + data.category
+    for epoch in range(epochs):
+        losses = []
+        order = torch.randperm(len(data), generator=random)
+        for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
+            image = functional.normalize(model.encode_image(_augmented(data.image[rows], random)))
+            scaled = image * model.logit_scale.exp().clamp(max=100.0)
+            alike = (kind[rows][:, None] == kind[rows]).float()
+            loss = torch.zeros(())
+            for tokens in (data.title, data.caption, data.captioned_title):
+                text = model.encode_text(_with_gaps(tokens[rows], random))
+                loss = loss + _contrastive_loss(scaled @ functional.normalize(text).T, alike) / 3
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            progress.advance()
+        log(f"tiny CLIP: epoch {epoch + 1} of {epochs}, mean loss {np.mean(losses):.3f}")
+    _forget_unused_tokens(model, data)
+    return model.eval()
+
+
+def save(model: CLIP, folder: Path) -> None:
+    """Write weights (float16) and configuration in open_clip's own format."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().to(torch.float16).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    path = folder / "open_clip_model.safetensors"
+    save_file(weights, path)
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
+    path = folder / "open_clip_config.json"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path = FOLDER) -> CLIP:
+    """Load a saved model through open_clip, as the pipeline does."""
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    return model.eval()
+
+
+def read(folder: Path) -> CaptionedImages:
+    """Read a sample world as this model wants it; raises as `read_world` does."""
+    preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
+    context_length = MODEL_CONFIG["text_cfg"]["context_length"]
+    return read_world(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
+
+
+@torch.no_grad()
+def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
+    """Measure on a world of N items; the value of a blind guess stands beside each.
+
+    `recall_at_10`: share of the covers whose own title is among the ten nearest of the N titles.
+    `top_title_*`: share of the covers whose nearest title is of the same style, category, both.
+    `caption_style_accuracy`: share of the covers whose nearest caption names the right style.
+    `probe_*`: accuracy of a linear classifier on raw vectors, fitted on one half of the items and
+    measured on the other. `image_norm`: mean length of the raw image vectors.
+    """
+    raw = torch.cat([model.encode_image(part) for part in data.image.split(512)])
+    image = functional.normalize(raw)
+    title = functional.normalize(torch.cat([model.encode_text(t) for t in data.title.split(512)]))
+    captions, first = np.unique(data.caption.numpy(), axis=0, return_index=True)
+    caption = functional.normalize(model.encode_text(torch.from_numpy(captions)))
+    nearest = (image @ title.T).topk(min(10, len(data)), dim=1).indices
+    own = torch.arange(len(data))[:, None]
+    same_style = data.style[nearest[:, 0]] == data.style
+    same_category = data.category[nearest[:, 0]] == data.category
+    captioned = data.style[torch.from_numpy(first)][(image @ caption.T).argmax(dim=1)]
+    n_styles, n_categories = len(data.style.unique()), len(data.category.unique())
+    return {
+        "n_items": len(data),
+        "n_skipped": data.n_skipped,
+        "recall_at_10": _share((nearest == own).any(dim=1)),
+        "recall_at_10_by_chance": round(10 / len(data), 4),
+        "top_title_style": _share(same_style),
+        "top_title_style_by_chance": round(1 / n_styles, 4),
+        "top_title_category": _share(same_category),
+        "top_title_category_by_chance": round(1 / n_categories, 4),
+        "top_title_both": _share(same_style & same_category),
+        "top_title_both_by_chance": round(1 / n_styles / n_categories, 4),
+        "caption_style_accuracy": _share(captioned == data.style),
+        "probe_style": _linear_probe(raw, data.style),
+        "probe_category": _linear_probe(raw, data.category),
+        "image_norm": round(raw.norm(dim=1).mean().item(), 3),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train (`--world`), measure (`--evaluate`), or both."""
+    parser = argparse.ArgumentParser(description="train and measure the tiny CLIP")
+    parser.add_argument("--world", type=Path, help="sample world to train on")
+    parser.add_argument("--evaluate", type=Path, help="another sample world to measure on")
+    parser.add_argument("--model", type=Path, default=FOLDER, help="folder of the model")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    options = parser.parse_args(arguments)
+    if options.world is None and options.evaluate is None:
+        parser.error("give --world to train, --evaluate to measure, or both")
+    if options.world is not None:
+        model = train(
+            read(options.world),
+            seed=options.seed,
+            epochs=options.epochs,
+            batch_size=options.batch_size,
+            learning_rate=options.learning_rate,
+            log=_say,
+        )
+        save(model, options.model)
+    if options.evaluate is not None:
+        measured = evaluate(load(options.model), read(options.evaluate))
+        sys.stdout.write(json.dumps(measured) + "\n")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Mirror half of the images, and shift all a little in colour."""
+    mirror = torch.rand(len(image), generator=random) < 0.5
+    image = torch.where(mirror[:, None, None, None], image.flip(-1), image)
+    return image + 0.2 * torch.randn(len(image), 3, 1, 1, generator=random)
+
+
+def _with_gaps(tokens: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+    """Blank some tokens, never the first nor the end mark, which has the largest number."""
+    gap = torch.rand(tokens.shape, generator=random) < _GAP_SHARE
+    gap &= tokens < tokens.amax(dim=1, keepdim=True)
+    gap[:, 0] = False
+    return tokens.masked_fill(gap, 0)
+
+
+def _contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Symmetric cross-entropy, the probability spread evenly over all that are right."""
+    rows = functional.cross_entropy(logits, right / right.sum(dim=1, keepdim=True))
+    columns = functional.cross_entropy(logits.T, right.T / right.T.sum(dim=1, keepdim=True))
+    return (rows + columns) / 2
+
+
+@torch.no_grad()
+def _forget_unused_tokens(model: CLIP, data: CaptionedImages) -> None:
+    """Zero the rows that no text used: they would be noise, and cannot be compressed."""
+    used = torch.zeros(len(model.token_embedding.weight), dtype=torch.bool)
+    used[data.captioned_title.unique()] = True
+    used[data.caption.unique()] = True
+    used[data.title.unique()] = True
+    model.token_embedding.weight[~used] = 0.0
+
+
+def _linear_probe(vectors: torch.Tensor, kind: torch.Tensor) -> float:
+    """Return the accuracy of a ridge classifier, every other item being held out."""
+    inputs = (vectors - vectors.mean(dim=0)).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
+    train_part, test_part = inputs[::2], inputs[1::2]
+    targets = functional.one_hot(kind[::2], int(kind.max()) + 1).double()
+    ridge = 1e-3 * len(train_part) * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(train_part.T @ train_part + ridge, train_part.T @ targets)
+    return _share((test_part @ weights).argmax(dim=1) == kind[1::2])
+
+
+def _share(true: torch.Tensor) -> float:
+    return round(true.double().mean().item(), 4)
+
+
+if __name__ == "__main__":
+    main()
