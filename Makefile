@@ -33,7 +33,7 @@ $(DAGSTER_HOME)/dagster.yaml:
 
 install: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml  ## install what the pipeline needs into .venv
 
-demo: install  ## the whole pipeline on the generated sample world: data, vectors, model, submission
+demo: install  ## the whole pipeline on the generated sample dataset: data, vectors, model, submission
 	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(MAKE) --no-print-directory run
 
 run: install  ## the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET

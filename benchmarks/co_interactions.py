@@ -5,7 +5,7 @@ share a user, ascending, and their numbers of users.
 
     python -m benchmarks.co_interactions [--rounds N]
 
-A sample world of 3,600,000 train rows is generated, without images. `model_mb` is what the counts
+A sample dataset of 3,600,000 train rows is generated, without images. `model_mb` is what the counts
 take in memory and in a model file; `sort_seconds`, for comparison, is the time of one sort of as
 many keys as users have pairs of items.
 """

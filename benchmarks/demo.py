@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo
 
-Runs the pipeline on the sample world in a fresh storage folder, as `make demo` does once everything
+Runs the pipeline on the sample dataset in a fresh storage folder, as `make demo` does once all
 is installed, and samples the proportional set size (PSS) of its processes. There is no peer: no
 other tool runs this whole way, so `peer` and `ratio` are null.
 """

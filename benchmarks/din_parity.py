@@ -3,7 +3,7 @@
     python -m benchmarks.din_parity [--seeds N] [--device D]
     python -m benchmarks.din_parity --full [--seeds N] [--device D]
 
-Both sides are trained on a sample world of 50,000 valid rows, with the same features (id, mean of
+Both sides are trained on a sample dataset of 50,000 valid rows, with the same features (id, mean of
 the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, rate and
 epochs, and keep their best epoch. A seed gives both the same starting weights and order of rows,
 and nothing is dropped out, so that what differs is the layers and the engine. The peer (`PlainDin`

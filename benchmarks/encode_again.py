@@ -5,7 +5,7 @@
 `peer` is encoding everything, as without a store; both go through the pipeline's `encode_titles`.
 Loading the model is left out of both: it is measured by a call that has one remembered title to
 recall. FILE is an item_feature.parquet (its titles are repeated with a number where there are fewer
-than N); without one the titles are those of a sample world.
+than N); without one the titles are those of a sample dataset.
 """
 
 import argparse

@@ -113,7 +113,7 @@ def main() -> None:
         least_cosine=float(cosine["ours"].min()),
         mean_cosine_best=float(cosine["best"].mean()),
         titles=len(titles),
-        data=chosen.titles.name if chosen.titles else "sample world",
+        data=chosen.titles.name if chosen.titles else "sample dataset",
     )
 
 
@@ -132,7 +132,7 @@ def _library(dtype: str) -> "SentenceTransformer":  # noqa: F821
 
 
 def read_titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
-    """Return at most `n_titles` titles, drawn by a fixed seed, of a file or a sample world."""
+    """Return at most `n_titles` titles, drawn by a fixed seed, of a file or a sample dataset."""
     if path is None:
         from mmctr_pipeline.data.discovery import find_data
         from mmctr_pipeline.sample.config import SampleConfig

@@ -4,8 +4,8 @@
 
 It is trained by the package's own loop on the rows and vectors that `mmctr leaderboard` trains on
 (`MMCTR_PRESET` says how they are encoded and fused, `--data` or `MMCTR_DATA_DIR` where they are;
-without either, the sample world), selected on the same half of the valid users and measured on the
-other. Its scores are kept beside the leaderboard's rows. `--leaderboard`, the folder of a table,
+without either, the sample dataset), selected on the same half of the valid users and measured on
+the other. Its scores are kept beside the leaderboard's rows. `--leaderboard`, the folder of a table,
 compares the table's rows with it: `ours` is the AUC of the first row, `difference` ours less
 FuxiCTR's with its 95 % interval.
 `--kept` takes the scores of an earlier run on the same data and vectors and with the same
@@ -257,7 +257,7 @@ def main() -> None:
     """Train FuxiCTR's DIN, measure it, and compare."""
     parser = ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--data", type=Path, help="data folder (default: MMCTR_DATA_DIR, else the sample world)"
+        "--data", type=Path, help="data folder (default: MMCTR_DATA_DIR, else the sample dataset)"
     )
     parser.add_argument("--leaderboard", type=Path, help="folder of the table to compare with")
     parser.add_argument("--table", default="leaderboard", help="name of that table's files")

@@ -6,7 +6,7 @@ baseline's loader does; it checks nothing.
 
     python -m benchmarks.load [--full | --scale S] [--data FOLDER]
 
-Without a folder a sample world without images is generated, with `--full` one of 3,600,000 train
+Without a folder a sample dataset without images is generated, with `--full` one of 3,600,000 train
 rows, which is read once by each side. Floor: the files have to be decoded once; `floor_seconds` is
 the time pyarrow takes to go through the same columns batch by batch and keep nothing.
 """

@@ -3,7 +3,7 @@
     python -m benchmarks.parity [--device D]
     python -m benchmarks.parity --full [--device D]
 
-A sample world of 50,000 valid rows is trained on for two epochs, by the plain form
+A sample dataset of 50,000 valid rows is trained on for two epochs, by the plain form
 (`plain_recipe`), by ours in the precision that `auto` stands for, and by ours in float32. A seed
 decides on initialisation, order of rows and dropout, which are not shared between the sides; data
 and batch size are. All keep the better epoch, as recipe A does. `difference` is ours less the plain

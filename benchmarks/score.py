@@ -2,8 +2,8 @@
 
     python -m benchmarks.score [--rows N] [--device D]
 
-A sample world with the tables of MicroLens_1M_x1 is generated, whose valid rows (379,142, labelled,
-of users that train never shows, a third of them on cold items) are scored. Both sides hold the rows
+A sample dataset with the tables of MicroLens_1M_x1 is generated, whose valid rows (379,142,
+labelled, of users that train never shows, a third of them on cold items) are scored. Both sides hold the rows
 in memory and have the same weights, those of ours after one short epoch. The plain form
 (`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
 `ratio_set` has the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.

@@ -3,7 +3,7 @@
     python -m benchmarks.train [--data FOLDER] [--rows N] [--device D]
     python -m benchmarks.train --full [--data FOLDER] [--epochs N]
 
-A sample world with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer rows is
+A sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer rows is
 generated, or the first rows of a given one are taken; item vectors are its `item_emb_d128`. Both
 sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its
 first steps, ours for one whole epoch. Each side runs as it is, and with an allocator setting

@@ -1,4 +1,4 @@
-"""Sample worlds for the benchmarks that train: full-size tables, as many rows as are wanted."""
+"""Sample datasets for the benchmarks that train: full-size tables, as many rows as are wanted."""
 
 import dataclasses
 import sys
@@ -29,7 +29,7 @@ def make_full_size(folder: Path) -> None:
 
 
 _ROWS_AT_SCALE_1 = 40_000
-"""Train rows of the sample world of default size."""
+"""Train rows of the sample dataset of default size."""
 
 
 def make_growing(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarray:

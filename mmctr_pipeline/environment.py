@@ -31,7 +31,7 @@ class DeploymentError(ValueError):
 class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
-    `data_dir` is None where the sample world stands in; `preset` is None where nothing was
+    `data_dir` is None where the sample dataset stands in; `preset` is None where nothing was
     chosen (`mmctr_pipeline.presets` then decides or refuses).
     """
 
@@ -59,7 +59,7 @@ class Deployment:
         if data_dir is not None and not Path(data_dir).is_dir():
             raise DeploymentError(
                 f"MMCTR_DATA_DIR is {data_dir!r}, which is not a folder; "
-                "unset it to use the sample world"
+                "unset it to use the sample dataset"
             )
         device = values.get("MMCTR_DEVICE") or "auto"
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):

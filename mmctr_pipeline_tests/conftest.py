@@ -42,8 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample world of a few hundred items with images, in the layout of the real data."""
+def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample dataset of a few hundred items with images, in the layout of the real data."""
     from mmctr_pipeline.sample.config import SampleConfig
     from mmctr_pipeline.sample.write import generate_sample
 

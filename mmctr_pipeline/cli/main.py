@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mmctr", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    sample = commands.add_parser("sample", help="generate a sample world into a folder")
+    sample = commands.add_parser("sample", help="generate a sample dataset into a folder")
     sample.add_argument("folder", type=Path, help="where to; made if it is not there")
     sample.add_argument("--seed", type=int, default=7)
     sample.add_argument(
@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ablation = commands.add_parser(
         "ablation", help="valid AUC with titles and images, with either, and with neither"
     )
-    ablation.add_argument("--scale", type=float, default=2.0, help="size of the sample world")
-    ablation.add_argument("--seed", type=int, default=7, help="seed of the sample world")
+    ablation.add_argument("--scale", type=float, default=2.0, help="size of the sample dataset")
+    ablation.add_argument("--seed", type=int, default=7, help="seed of the sample dataset")
     ablation.set_defaults(run=_ablation)
 
     fusions = commands.add_parser(
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fusions.add_argument("--train-rows", type=int, default=20_000)
     fusions.add_argument("--valid-rows", type=int, default=50_000)
     fusions.add_argument("--seeds", type=int, default=5, choices=range(2, 11), metavar="2..10")
-    fusions.add_argument("--seed", type=int, default=11, help="seed of the sample world")
+    fusions.add_argument("--seed", type=int, default=11, help="seed of the sample dataset")
     fusions.set_defaults(run=_fusions)
 
     board = commands.add_parser(
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     board.add_argument("--seeds", type=int, default=1, choices=range(1, 11), metavar="1..10")
     board.add_argument("--again", action="store_true", help="train rows that are done as well")
     board.add_argument("--name", default="leaderboard", help="name of the table's files")
-    world = board.add_argument_group("the sample world that stands in where there are no data")
+    world = board.add_argument_group("the sample dataset that stands in where there are no data")
     world.add_argument("--scale", type=float, help="its size (default: 7.5, 300,000 train rows)")
     world.add_argument("--train-rows", type=int)
     world.add_argument("--valid-rows", type=int, help="half of them report (default: 40,000)")
@@ -234,7 +234,7 @@ def _leaderboard(chosen: argparse.Namespace) -> int:
 
 
 def _leaderboard_data(deployment: Deployment, chosen: argparse.Namespace) -> Path:
-    """Return the deployment's data folder, or that of a sample world of the chosen size."""
+    """Return the deployment's data folder, or that of a sample dataset of the chosen size."""
     from mmctr_pipeline.sample.config import SampleConfig
     from mmctr_pipeline.sample.write import ensure_sample
 
@@ -247,14 +247,14 @@ def _leaderboard_data(deployment: Deployment, chosen: argparse.Namespace) -> Pat
         return ensure_sample(config, deployment.storage_dir / "sample", _log)
     if given or chosen.scale is not None:
         raise SettingsError(
-            "--scale, --train-rows, --valid-rows and --seed are of the sample world, but "
+            "--scale, --train-rows, --valid-rows and --seed are of the sample dataset, but "
             f"MMCTR_DATA_DIR is {str(deployment.data_dir)!r}; leave them out, or unset it"
         )
     return deployment.data_dir
 
 
 def _encoded_world(config: "SampleConfig") -> "EncodedWorld":
-    """Generate a sample world where it is not there yet, and encode what is new in it."""
+    """Generate a sample dataset where it is not there yet, and encode what is new in it."""
     from mmctr_pipeline.comparison.encoded import encode_world
     from mmctr_pipeline.sample.write import ensure_sample
 

@@ -65,9 +65,9 @@ def _table_path(folder: Path, name: str) -> Path:
 
 
 def best_possible_auc(world: Path, valid_rows: np.ndarray) -> float | None:
-    """Return the AUC of a sample world's true probabilities on valid rows, a mask `(N,) bool`.
+    """Return the AUC of a sample dataset's true probabilities on valid rows, a mask `(N,) bool`.
 
-    None where the folder holds no sample world.
+    None where the folder holds no sample dataset.
     """
     path = SamplePaths(world).truth
     if not path.is_file():

@@ -109,3 +109,19 @@ class VectorTable:
     def read(cls, path: Path) -> Self:
         """Read a parquet file written from `to_arrow`."""
         return cls.from_arrow(pq.read_table(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemVectors:
+    """The vectors of one catalogue: fused, and those of each modality that some models also read.
+
+    `text` and `image` are None where the caller has only fused vectors.
+    """
+
+    fused: VectorTable
+    text: VectorTable | None = None
+    image: VectorTable | None = None
+
+    def modality(self, name: str) -> VectorTable | None:
+        """Return the vectors of `text` or `image`."""
+        return {"text": self.text, "image": self.image}[name]

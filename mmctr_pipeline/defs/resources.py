@@ -20,7 +20,7 @@ class PlacesResource(dg.ConfigurableResource):
     """Where the data are, where artefacts go, and which device computes."""
 
     data_dir: str | None = Field(
-        description="folder of a MicroLens copy; without it the sample world is generated"
+        description="folder of a MicroLens copy; without it the sample dataset is generated"
     )
     storage_dir: str = Field(description="folder of all artefacts")
     device: str = Field(description="auto, cpu, cuda or cuda:N")
@@ -40,7 +40,7 @@ class PlacesResource(dg.ConfigurableResource):
         return Path(self.storage_dir)
 
     def data_root(self, log: Callable[[str], None]) -> Path:
-        """Return the data folder, generating the sample world when it is needed and absent."""
+        """Return the data folder, generating the sample dataset when it is needed and absent."""
         if self.data_dir is not None:
             return Path(self.data_dir)
         from mmctr_pipeline.sample.config import SampleConfig

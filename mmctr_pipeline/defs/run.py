@@ -119,7 +119,7 @@ def _summary(run_id: str, storage: Path) -> dict[str, Any]:
     return {
         "preset": preset_name(deployment()),
         "run_id": run_id,
-        "data": str(deployment().data_dir or "the sample world"),
+        "data": str(deployment().data_dir or "the sample dataset"),
         "data_fingerprint": model.data_fingerprint,
         "device": model.resolved_config["device"],
         "n_train_rows": len(dataset.train),

@@ -1,21 +1,24 @@
 """Progress lines for long loops: how much is done, how fast, and how long the rest will take."""
 
+import logging
 import time
-from collections.abc import Callable
-
-Log = Callable[[str], None]
 
 
 class Progress:
-    """Counts what is done and logs a line every few seconds; nothing in a loop shorter than that.
+    """Log a line every `every_seconds`; a loop shorter than that logs nothing.
 
-    `label` begins each line and `unit` names what is counted.
+    Lines go to `logger`, begin with `label`, and count in `unit`.
     """
 
     def __init__(
-        self, log: Log, label: str, total: int, unit: str = "rows", every_seconds: float = 5.0
+        self,
+        logger: logging.Logger,
+        label: str,
+        total: int,
+        unit: str = "rows",
+        every_seconds: float = 5.0,
     ) -> None:
-        self._log = log
+        self._logger = logger
         self._label = label
         self._total = total
         self._unit = unit
@@ -25,7 +28,7 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """What is done since the start."""
+        """Count since the start."""
         return self._done
 
     @property
@@ -35,18 +38,18 @@ class Progress:
 
     @property
     def per_second(self) -> float:
-        """What is done per second since the start."""
+        """Mean rate since the start."""
         return self._done / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1) -> None:
-        """Add `count` to what is done."""
+        """Count `count` more, and log a line if one is due."""
         self._done += count
         now = time.monotonic()
         if now - self._last < self._every_seconds or self._done >= self._total:
             return
         self._last = now
         left = (self._total - self._done) / self.per_second
-        self._log(
+        self._logger.info(
             f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, "
             f"{self.per_second:,.0f} {self._unit}/s, {left:,.0f} s left"
         )

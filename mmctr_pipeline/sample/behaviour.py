@@ -1,4 +1,4 @@
-"""The users of the sample world: tastes, histories, targets, and labels of known probability."""
+"""The users of the sample dataset: tastes, histories, targets, and labels of known probability."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The items of the sample world: category, style, popularity, levels and tags."""
+"""The items of the sample dataset: category, style, popularity, levels and tags."""
 
 import dataclasses
 

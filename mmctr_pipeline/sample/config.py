@@ -1,4 +1,4 @@
-"""Settings of the sample world: its seed, its size, and how strongly taste decides a click."""
+"""Settings of the sample dataset: its seed, its size, and how strongly taste decides a click."""
 
 import dataclasses
 import hashlib
@@ -32,7 +32,7 @@ _SMALLEST = {
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig(Settings):
-    """A sample world; the defaults are what `make demo` runs on."""
+    """A sample dataset; the defaults are what `make demo` runs on."""
 
     seed: int = setting(7, "seed of everything that is drawn", ge=0)
     n_items: int = setting(1_500, "items of the catalogue; ids run from 1", ge=150)

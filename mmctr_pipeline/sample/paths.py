@@ -1,4 +1,4 @@
-"""Where each file of a sample world is."""
+"""Where each file of a sample dataset is."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The parquet files of the sample world, written row group by row group."""
+"""The parquet files of the sample dataset, written row group by row group."""
 
 from collections.abc import Iterator
 from pathlib import Path

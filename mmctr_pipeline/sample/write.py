@@ -1,4 +1,4 @@
-"""Writes a sample world to disk in the layout of the MMCTR data set."""
+"""Writes a sample dataset to disk in the layout of the MMCTR data set."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, A
     `sample_world.json` is the summary. Equal configurations give equal bytes.
     """
     log(
-        f"sample world: {config.n_items:,} items, {config.n_users:,} users, "
+        f"sample dataset: {config.n_items:,} items, {config.n_users:,} users, "
         f"{config.n_train_rows:,} train rows, seed {config.seed}"
     )
     paths = SamplePaths(folder)
@@ -55,7 +55,7 @@ def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, A
         summary.update(write_covers(paths.images, catalogue, config, log))
     paths.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     log(
-        f"sample world: best possible AUC {summary['best_possible_auc']:.4f}, "
+        f"sample dataset: best possible AUC {summary['best_possible_auc']:.4f}, "
         f"popularity alone {summary['popularity_auc']:.4f}"
     )
     return summary
@@ -90,7 +90,7 @@ def ensure_sample(config: SampleConfig, root: Path, log: Log) -> Path:
 
 
 def read_best_possible_auc(folder: Path) -> float | None:
-    """Return the best possible valid AUC of a sample world; None where the data are no such."""
+    """Return the best possible valid AUC of a sample dataset; None where the data are no such."""
     path = SamplePaths(folder).summary
     if not path.is_file():
         return None

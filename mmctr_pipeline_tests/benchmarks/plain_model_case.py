@@ -19,7 +19,7 @@ from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
 WIDTH, N_ROWS = 5, 300
@@ -41,7 +41,7 @@ class Pair:
 
 def world() -> tuple[CtrDataset, VectorTable]:
     """Return a world with items that train does not hold, tags, and empty and long histories."""
-    dataset, vectors = small_world(n_train=12, n_valid=N_ROWS)
+    dataset, vectors = small_sample(n_train=12, n_valid=N_ROWS)
     generator = np.random.default_rng(1)
     tags = [generator.integers(1, 9, n).tolist() for n in generator.integers(0, 4, 60)]
     items = dataclasses.replace(dataset.items, tags=Ragged.from_lists(tags))

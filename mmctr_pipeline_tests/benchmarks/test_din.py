@@ -98,7 +98,7 @@ def test_steps_train_every_parameter_and_go_on_after_an_epoch() -> None:
 
 
 def test_the_benchmark_ends_with_rates_ratios_and_shares(
-    small_world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def in_this_process(
         module: str, sides: list[str], rounds: int, arguments: list[str], settings: object
@@ -120,7 +120,7 @@ def test_the_benchmark_ends_with_rates_ratios_and_shares(
     # Measuring takes longer than all the rest.
     monkeypatch.setattr(model_speed, "product_rate", lambda precision, device: 1e14)
     small = ["--rows=200", "--batch-size=64", "--seconds=0.1", "--device=cpu"]
-    monkeypatch.setattr(sys, "argv", ["din", f"--data={small_world}", *small])
+    monkeypatch.setattr(sys, "argv", ["din", f"--data={small_sample}", *small])
     run(DIN, None)
     line = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (line["name"], line["unit"], line["device"]) == ("din", "rows/s", "cpu")

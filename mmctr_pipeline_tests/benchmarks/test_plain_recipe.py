@@ -24,7 +24,7 @@ from mmctr_pipeline.models.config import ImprovedMmctrConfig
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def test_histories_are_padded_on_the_left_and_the_newest_hundred_are_kept() -> N
 
 
 def test_it_gives_our_logits_with_our_weights() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     items = item_features(dataset.items, vectors)
     torch.manual_seed(1)
     ours = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors))
@@ -81,7 +81,7 @@ def test_it_has_recipe_as_parameters_at_full_size() -> None:
 
 
 def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better() -> None:
-    dataset, vectors = small_world(n_train=2100, n_valid=20)
+    dataset, vectors = small_sample(n_train=2100, n_valid=20)
     torch.manual_seed(2)
     model = plain_recipe(dataset, vectors)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -104,7 +104,7 @@ def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better() -> N
 
 
 def test_rows_without_labels_are_refused() -> None:
-    dataset, _ = small_world(n_train=50, n_valid=20)
+    dataset, _ = small_sample(n_train=50, n_valid=20)
     unlabelled = dataclasses.replace(dataset.valid, label=None)
     with pytest.raises(ValueError, match="no labels"):
         PlainRows(unlabelled, dataset.histories)

@@ -16,7 +16,7 @@ from mmctr_pipeline.comparison.runner import Entry, Runner
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.config import DinConfig, FeatureConfig
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
 LONG_TRAINING = TrainingConfig(
     max_epochs=6, patience=6, batch_size=128, precision="float32", learning_rate=1e-3, seed=3
@@ -37,7 +37,7 @@ ENTRIES = (
 
 def small_inputs() -> TrainingInputs:
     """Return the small world with title vectors and without covers."""
-    dataset, vectors = small_world(n_train=3000, n_valid=600)
+    dataset, vectors = small_sample(n_train=3000, n_valid=600)
     text = dataclasses.replace(
         vectors.aligned_to(dataset.items.item_id), identity="small-world-titles"
     )

@@ -12,11 +12,11 @@ from mmctr_pipeline.settings import SettingsError
 
 
 def test_a_world_is_read_encoded_and_fused_as_the_preset_says(
-    small_world: Path, tmp_path: Path
+    small_sample: Path, tmp_path: Path
 ) -> None:
     deployment = Deployment(data_dir=None, storage_dir=tmp_path, preset=None, device="cpu")
     lines: list[str] = []
-    world = encode_world(small_world, "improved_mmctr_given", deployment, lines.append)
+    world = encode_world(small_sample, "improved_mmctr_given", deployment, lines.append)
     assert world.text.identity.startswith("given:item_feature.txt_emb_BERT")
     assert world.image.identity.startswith("given:item_feature.img_emb_CLIPRN50")
     inputs = world.fused(lines.append)
@@ -29,14 +29,14 @@ def test_a_world_is_read_encoded_and_fused_as_the_preset_says(
     again = world.fused(lines.append)
     assert lines[-1].startswith("pca: used again")
     assert again.key == inputs.key
-    assert again.vectors.provenance["made_by"]["data"] == str(small_world.resolve())
+    assert again.vectors.provenance["made_by"]["data"] == str(small_sample.resolve())
 
 
 def test_an_encoder_that_is_not_to_be_had_is_told_in_one_line(
-    small_world: Path, tmp_path: Path
+    small_sample: Path, tmp_path: Path
 ) -> None:
     deployment = Deployment(data_dir=None, storage_dir=tmp_path, preset=None, device="cpu")
     preset = tmp_path / "absent.yaml"
     preset.write_text("extends: improved_mmctr\nencoders: {text: {model: local-dir:/nowhere}}\n")
     with pytest.raises(SettingsError, match="nowhere"):
-        encode_world(small_world, str(preset), deployment, lambda line: None)
+        encode_world(small_sample, str(preset), deployment, lambda line: None)

@@ -15,11 +15,11 @@ from mmctr_pipeline.comparison.fusions import (
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline_tests.models.zoo import SMALL_MODELS
-from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
 
 def test_random_projections_keep_distances_roughly_and_follow_the_seed() -> None:
-    _, text = small_world()
+    _, text = small_sample()
     text = text.aligned_to(np.arange(1, 61))
     projected = random_projection(text, text, 4000, 1, standardised=False)
     assert not projected.vectors[0].any()
@@ -39,7 +39,7 @@ def test_random_projections_keep_distances_roughly_and_follow_the_seed() -> None
 # The second reads titles and covers beside the fused vectors.
 @pytest.mark.parametrize("model", [SMALL_MODEL, SMALL_MODELS["similarity_attention"]])
 def test_all_methods_are_trained_with_each_seed_and_compared(model: ModelConfig) -> None:
-    dataset, vectors = small_world(n_train=1000, n_valid=400)
+    dataset, vectors = small_sample(n_train=1000, n_valid=400)
     vectors = vectors.aligned_to(dataset.items.item_id)
     fusion = FusionConfig(dim=8, attention=AttentionConfig(max_epochs=1, batch_size=64))
     lines: list[str] = []

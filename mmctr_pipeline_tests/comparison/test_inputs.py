@@ -43,13 +43,13 @@ def test_other_contents_have_another_key() -> None:
 
 
 def test_the_best_possible_auc_is_that_of_the_true_probabilities(
-    small_world: Path, tmp_path: Path
+    small_sample: Path, tmp_path: Path
 ) -> None:
-    truth = pq.read_table(SamplePaths(small_world).truth).to_pylist()
+    truth = pq.read_table(SamplePaths(small_sample).truth).to_pylist()
     valid = [row for row in truth if row["split"] == "valid"]
-    whole = json.loads(SamplePaths(small_world).summary.read_text())["best_possible_auc"]
+    whole = json.loads(SamplePaths(small_sample).summary.read_text())["best_possible_auc"]
     every = np.ones(len(valid), bool)
-    assert best_possible_auc(small_world, every) == pytest.approx(whole)
+    assert best_possible_auc(small_sample, every) == pytest.approx(whole)
     mask = np.arange(len(valid)) % 3 == 0
     ahead = [
         (a["probability"] > b["probability"]) + 0.5 * (a["probability"] == b["probability"])
@@ -57,5 +57,5 @@ def test_the_best_possible_auc_is_that_of_the_true_probabilities(
         for b in valid[::3]
         if a["label"] == 1 and b["label"] == 0
     ]
-    assert best_possible_auc(small_world, mask) == pytest.approx(np.mean(ahead))
+    assert best_possible_auc(small_sample, mask) == pytest.approx(np.mean(ahead))
     assert best_possible_auc(tmp_path, mask) is None

@@ -22,7 +22,7 @@ from mmctr_pipeline_tests.comparison.board_runs import (
     runner,
     small_inputs,
 )
-from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL
+from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -10,7 +10,7 @@ from mmctr_pipeline.comparison.user_split import (
     selection_half,
     split_valid,
 )
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 MASK = 2**64 - 1
 
@@ -28,7 +28,7 @@ def test_the_half_is_the_lowest_bit_of_splitmix_of_the_user() -> None:
 
 
 def test_users_are_whole_and_the_halves_about_equal() -> None:
-    valid = small_world(n_valid=1500)[0].valid
+    valid = small_sample(n_valid=1500)[0].valid
     selecting, reporting = split_valid(valid)
     assert not np.intersect1d(selecting.user_id, reporting.user_id).size
     assert len(selecting) + len(reporting) == len(valid)
@@ -42,7 +42,7 @@ def test_users_are_whole_and_the_halves_about_equal() -> None:
 
 
 def test_a_valid_split_that_measures_nothing_is_refused() -> None:
-    valid = small_world(n_valid=300)[0].valid
+    valid = small_sample(n_valid=300)[0].valid
     with pytest.raises(HalvesError, match="no labels"):
         split_valid(dataclasses.replace(valid, label=None))
     assert valid.label is not None

@@ -22,9 +22,9 @@ class FinishedRun:
 
 
 @pytest.fixture(scope="session")
-def finished_run(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def finished_run(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The whole pipeline, run once on the small world as `make run` does."""
-    deployment = Deployment(small_world, tmp_path_factory.mktemp("deployment"))
+    deployment = Deployment(small_sample, tmp_path_factory.mktemp("deployment"))
     result = subprocess.run(
         [sys.executable, "-m", "mmctr_pipeline.defs.run"],
         env=deployment.environment(),

@@ -175,7 +175,7 @@ def _python(
 
 
 def test_sources_are_observed_by_the_hash_of_their_content(
-    small_world: Path, tmp_path: Path
+    small_sample: Path, tmp_path: Path
 ) -> None:
     def observed(data: Path) -> dict[str, str]:
         names = ("item_feature", "item_images", "interactions")
@@ -191,9 +191,9 @@ def test_sources_are_observed_by_the_hash_of_their_content(
                 versions[name] = observation.data_version
             return versions
 
-    first = observed(small_world)
+    first = observed(small_sample)
     copy = tmp_path / "copy"
-    shutil.copytree(small_world, copy)
+    shutil.copytree(small_sample, copy)
     assert observed(copy) == first, "a copy has the same content"
     image = sorted((copy / "item_images").iterdir())[0]
     image.write_bytes(image.read_bytes() + b"!")

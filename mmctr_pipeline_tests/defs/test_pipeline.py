@@ -177,8 +177,8 @@ def test_below_the_floor_nothing_is_submitted_not_even_alone(
     assert submission.read_bytes() == earlier + b"\n"
 
 
-def test_missing_artefact_names_what_to_materialise(small_world: Path, tmp_path: Path) -> None:
-    deployment = Deployment(small_world, tmp_path)
+def test_missing_artefact_names_what_to_materialise(small_sample: Path, tmp_path: Path) -> None:
+    deployment = Deployment(small_sample, tmp_path)
     result = deployment.materialize("submission_csv", MMCTR_EXECUTOR="in_process")
     assert result.returncode != 0
     assert re.search(r"does not exist: materialise \w+ first", result.stdout)

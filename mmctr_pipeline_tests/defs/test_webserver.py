@@ -56,8 +56,8 @@ class Webserver:
 
 
 @pytest.fixture(scope="module")
-def deployment(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return Deployment(small_world, tmp_path_factory.mktemp("webserver"))
+def deployment(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return Deployment(small_sample, tmp_path_factory.mktemp("webserver"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from mmctr_pipeline_tests.models.zoo import (
     random_train_rows,
     small_model,
 )
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CONFIG = SimilarityAttentionConfig(
     features=FEATURES,
@@ -184,7 +184,7 @@ def test_vectors_that_no_item_has_are_done_without() -> None:
 
 
 def test_valid_and_test_rows_change_nothing_in_the_model() -> None:
-    dataset, vectors = small_world(n_train=600, n_valid=300, n_items=1500)
+    dataset, vectors = small_sample(n_train=600, n_valid=300, n_items=1500)
     generator = np.random.default_rng(0)
     # Other targets, other labels, other histories for the rows, and in those that no train row
     # has, items that no train row shows.

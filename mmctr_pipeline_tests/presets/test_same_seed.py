@@ -11,7 +11,7 @@ from mmctr_pipeline.settings import Settings
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.device import SMALL_BATCH
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 ENTRIES = leaderboard_entries([])
 """One preset of each kind: the others differ in what comes before training alone."""
@@ -42,7 +42,7 @@ def short(config: TrainingConfig, seed: int) -> TrainingConfig:
 
 
 def trained(entry: Entry, seed: int) -> TrainedCtr:
-    world, vectors = small_world(n_train=500, n_valid=200)
+    world, vectors = small_sample(n_train=500, n_valid=200)
     return train_ctr(
         world,
         vectors,

@@ -20,7 +20,7 @@ from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.ctr_runs import FinalFit
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def small_model_file(trained: TrainedCtr) -> ModelFile:
 
 @pytest.fixture(name="trained", scope="module")
 def trained_quickly() -> TrainedCtr:
-    dataset, vectors = small_world(n_train=500)
+    dataset, vectors = small_sample(n_train=500)
     return train_ctr(dataset, vectors, SMALL_MODEL, QUICK_TRAINING, CPU, lambda line: None)
 
 
@@ -52,7 +52,7 @@ def saved_file(trained: TrainedCtr, tmp_path: Path) -> Path:
 
 
 def test_a_loaded_model_scores_bit_equally(trained: TrainedCtr, saved: Path) -> None:
-    dataset, vectors = small_world(n_train=500)
+    dataset, vectors = small_sample(n_train=500)
     module = build_module(ModelFile.load(saved))
     items = item_features(dataset.items, vectors)
     scores = score(module, BatchSource(dataset.valid, dataset.histories, items, CPU), "auto")
@@ -119,7 +119,7 @@ def test_building_leaves_the_random_state_alone(saved: Path) -> None:
 
 
 def test_vectors_of_another_identity_are_refused(saved: Path) -> None:
-    _, vectors = small_world()
+    _, vectors = small_sample()
     model_file = ModelFile.load(saved)
     require_identity(model_file, vectors)
     other = dataclasses.replace(vectors, identity="other vectors")

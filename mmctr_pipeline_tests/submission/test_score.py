@@ -13,7 +13,7 @@ from mmctr_pipeline.submission.files import SubmissionError
 from mmctr_pipeline.submission.score import BelowAucFloorError, require_test_ids, score_test
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.ctr import train_ctr
-from mmctr_pipeline_tests.training.small_world import QUICK_TRAINING, SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
 CPU = torch.device("cpu")
 Trained = tuple[ModelFile, CtrDataset, VectorTable]
@@ -21,7 +21,7 @@ Trained = tuple[ModelFile, CtrDataset, VectorTable]
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     # IDs that neither begin at 0 nor ascend: their order must be kept, not made.
     row_id = np.random.default_rng(1).permutation(len(dataset.test)).astype(np.int64) + 500
     dataset = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, row_id=row_id))

@@ -19,7 +19,7 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import train_ctr
-from mmctr_pipeline_tests.training.small_world import SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 COMMON = TrainingConfig(max_epochs=4, batch_size=128, patience=9, precision="float32")
 World = tuple[CtrDataset, VectorTable]
@@ -112,7 +112,7 @@ def _in_child(work: Callable[[], None]) -> int:
 
 def main(folder: Path) -> None:
     """Do all runs."""
-    dataset, vectors = small_world(n_train=700, n_valid=300)
+    dataset, vectors = small_sample(n_train=700, n_valid=300)
     opposite = dataclasses.replace(dataset.train, label=1 - dataset.train.label)
     worlds = dict.fromkeys(RUNS, dataset)
     worlds["early stopping"] = dataclasses.replace(dataset, train=opposite)

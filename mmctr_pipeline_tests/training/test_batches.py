@@ -11,7 +11,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.training.batches import MAX_TAGS, BatchSource, item_features
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
 
@@ -56,14 +56,14 @@ def expected_rows(dataset: CtrDataset) -> list[tuple]:
 
 
 def test_in_order_yields_every_row_with_its_own_history() -> None:
-    dataset, vectors = small_world(n_train=103)
+    dataset, vectors = small_sample(n_train=103)
     batches = list(source_of(dataset, vectors).in_order(25))
     assert [len(batch) for batch in batches] == [25, 25, 25, 25, 3]
     assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
 
 
 def test_spare_positions_at_the_end_hold_zero_and_belong_to_no_row() -> None:
-    dataset, vectors = small_world(n_train=103)
+    dataset, vectors = small_sample(n_train=103)
     source = source_of(dataset, vectors)
     rows_B = torch.tensor([5, 100, 0, 31])
     exact, spare = source.batch(rows_B), source.batch(rows_B, 97)
@@ -78,7 +78,7 @@ def test_spare_positions_at_the_end_hold_zero_and_belong_to_no_row() -> None:
 @pytest.mark.parametrize(("batch_size", "step"), [(25, 64), (400, 100)])
 def test_batches_come_in_few_shapes(batch_size: int, step: int) -> None:
     """Positions are a multiple of 64 or of a quarter of the rows, and less than one is spare."""
-    dataset, vectors = small_world(n_train=10 * batch_size)
+    dataset, vectors = small_sample(n_train=10 * batch_size)
     batches = list(source_of(dataset, vectors).shuffled(batch_size, 1, 1))
     for batch in batches:
         n_spare = len(batch.history_T) - int(batch.history_offsets[-1])
@@ -90,7 +90,7 @@ def test_batches_come_in_few_shapes(batch_size: int, step: int) -> None:
 
 
 def test_a_batch_has_the_promised_types() -> None:
-    dataset, vectors = small_world(n_train=20)
+    dataset, vectors = small_sample(n_train=20)
     batch = next(source_of(dataset, vectors).in_order(8))
     for name in ("user_id_B", "item_id_B", "likes_level_B", "views_level_B"):
         assert getattr(batch, name).dtype == torch.int64
@@ -100,12 +100,12 @@ def test_a_batch_has_the_promised_types() -> None:
 
 
 def test_test_rows_have_no_labels() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     assert next(source_of(dataset, vectors, "test").in_order(8)).label_B is None
 
 
 def test_shuffled_is_a_permutation_that_follows_from_seed_and_epoch() -> None:
-    dataset, vectors = small_world(n_train=103)
+    dataset, vectors = small_sample(n_train=103)
     source = source_of(dataset, vectors)
 
     def order(seed: int, epoch: int) -> list[tuple]:
@@ -119,7 +119,7 @@ def test_shuffled_is_a_permutation_that_follows_from_seed_and_epoch() -> None:
 
 
 def test_shuffling_leaves_the_global_random_state_alone() -> None:
-    dataset, vectors = small_world(n_train=50)
+    dataset, vectors = small_sample(n_train=50)
     before = torch.get_rng_state()
     list(source_of(dataset, vectors).shuffled(10, 1, 1))
     assert torch.equal(torch.get_rng_state(), before)
@@ -127,12 +127,12 @@ def test_shuffling_leaves_the_global_random_state_alone() -> None:
 
 @pytest.mark.parametrize(("n_rows", "sizes"), [(52, [25, 25, 2]), (51, [25, 25]), (50, [25, 25])])
 def test_a_last_batch_of_a_single_row_is_left_out(n_rows: int, sizes: list[int]) -> None:
-    dataset, vectors = small_world(n_train=n_rows)
+    dataset, vectors = small_sample(n_train=n_rows)
     assert [len(batch) for batch in source_of(dataset, vectors).shuffled(25, 1, 1)] == sizes
 
 
 def test_item_features_are_joined_by_id() -> None:
-    dataset, _ = small_world(n_items=10)
+    dataset, _ = small_sample(n_items=10)
     kept = np.array([2, 5, 6, 9], np.int32)
     items = dataclasses.replace(
         dataset.items,
@@ -159,7 +159,7 @@ def test_item_features_are_joined_by_id() -> None:
 
 
 def test_modalities_are_joined_by_id_and_left_out_where_no_item_has_one() -> None:
-    dataset, vectors = small_world(n_items=10)
+    dataset, vectors = small_sample(n_items=10)
     nobody = dataclasses.replace(vectors, present=np.zeros_like(vectors.present))
     features = item_features(dataset.items, vectors, {"text": vectors, "image": nobody})
     for mine, fused in zip(features.vectors_of("text"), features.vectors_of("fused"), strict=True):
@@ -169,7 +169,7 @@ def test_modalities_are_joined_by_id_and_left_out_where_no_item_has_one() -> Non
 
 
 def test_of_many_tags_the_first_are_kept() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     tags = Ragged.from_lists([list(range(1, 30)), *[[5]] * (len(dataset.items) - 1)])
     features = item_features(dataclasses.replace(dataset.items, tags=tags), vectors)
     assert features.tags_IK[1].tolist() == list(range(1, MAX_TAGS + 1))
@@ -177,28 +177,28 @@ def test_of_many_tags_the_first_are_kept() -> None:
 
 
 def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     vectors.vectors[7, 3] = np.nan
     with pytest.raises(ValueError, match=r"1 item vectors of small-world-vectors .* item 7"):
         item_features(dataset.items, vectors)
 
 
 def test_vectors_of_another_catalogue_are_refused() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     foreign = dataclasses.replace(vectors, item_id=vectors.item_id + 10_000)
     with pytest.raises(ValueError, match="none of the 60 items has a vector"):
         item_features(dataset.items, foreign)
 
 
 def test_read_only_arrays_are_taken() -> None:
-    dataset, vectors = small_world(n_train=30)
+    dataset, vectors = small_sample(n_train=30)
     dataset.train.label.setflags(write=False)  # type: ignore[union-attr]
     dataset.histories.values.setflags(write=False)
     assert len(next(source_of(dataset, vectors).in_order(30))) == 30
 
 
 def test_only_the_newest_items_are_read_where_the_rest_is_cut_off() -> None:
-    dataset, vectors = small_world(n_train=60)
+    dataset, vectors = small_sample(n_train=60)
     items = item_features(dataset.items, vectors)
     source = BatchSource(dataset.train, dataset.histories, items, CPU, max_history=3)
     assert dataset.histories.lengths.max() > 3
@@ -207,7 +207,7 @@ def test_only_the_newest_items_are_read_where_the_rest_is_cut_off() -> None:
 
 
 def test_in_order_consecutive_rows_of_one_history_share_it() -> None:
-    dataset, vectors = small_world(n_train=60)
+    dataset, vectors = small_sample(n_train=60)
     by_user = np.argsort(dataset.train.history, kind="stable")
     dataset = dataclasses.replace(dataset, train=dataset.train.take(by_user))
     batches = list(source_of(dataset, vectors).in_order(60, share=True))

@@ -13,11 +13,11 @@ from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, TrainingDataError, train_ctr
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline_tests.training.small_world import (
+from mmctr_pipeline_tests.training.small_sample import (
     QUICK_TRAINING,
     SMALL_MODEL,
     VECTOR_DIM,
-    small_world,
+    small_sample,
 )
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def train(
 
 @pytest.fixture(name="trained", scope="module")
 def trained_well() -> TrainedCtr:
-    return train(*small_world(), TrainingConfig(max_epochs=10, batch_size=128))
+    return train(*small_sample(), TrainingConfig(max_epochs=10, batch_size=128))
 
 
 def test_the_model_learns_what_unseen_users_like(trained: TrainedCtr) -> None:
@@ -40,7 +40,7 @@ def test_the_model_learns_what_unseen_users_like(trained: TrainedCtr) -> None:
 
 
 def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
-    dataset, _ = small_world()
+    dataset, _ = small_sample()
     assert dataset.valid.label is not None
     assert trained.valid_scores.dtype == np.float32
     expected = auc(dataset.valid.label, trained.valid_scores)
@@ -59,7 +59,7 @@ def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
 
 
 def test_table_sizes_come_from_all_splits_and_the_item_table() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     dataset.test.user_id[3] = 777
     spec = train(dataset, vectors).spec
     assert (spec.n_users, spec.n_items, spec.vector_dim) == (778, 61, VECTOR_DIM)
@@ -67,10 +67,10 @@ def test_table_sizes_come_from_all_splits_and_the_item_table() -> None:
 
 def test_the_same_seed_gives_the_same_weights_bit_by_bit() -> None:
     before = torch.get_rng_state()
-    first = train(*small_world())
+    first = train(*small_sample())
     torch.rand(17)
-    second = train(*small_world())
-    other = train(*small_world(), dataclasses.replace(QUICK_TRAINING, seed=43))
+    second = train(*small_sample())
+    other = train(*small_sample(), dataclasses.replace(QUICK_TRAINING, seed=43))
     for name, tensor in first.module.state_dict().items():
         assert torch.equal(tensor, second.module.state_dict()[name]), name
     assert np.array_equal(first.valid_scores, second.valid_scores)
@@ -80,13 +80,13 @@ def test_the_same_seed_gives_the_same_weights_bit_by_bit() -> None:
 
 def test_the_global_random_state_is_left_alone() -> None:
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    train(*small_world(n_train=300))
+    train(*small_sample(n_train=300))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)
 
 
 def test_vectors_are_standardised_within_the_model() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     scaled = dataclasses.replace(vectors, vectors=vectors.vectors * 1000 + vectors.present[:, None])
     first, second = train(dataset, vectors), train(dataset, scaled)
     assert np.abs(first.valid_scores - second.valid_scores).max() < 0.02
@@ -95,7 +95,7 @@ def test_vectors_are_standardised_within_the_model() -> None:
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize("label", [0, 1])
 def test_a_split_of_one_class_is_refused(split: str, label: int) -> None:
-    dataset, vectors = small_world(n_train=300)
+    dataset, vectors = small_sample(n_train=300)
     rows = dataset.splits[split]
     one_class = dataclasses.replace(rows, label=np.full(len(rows), label, np.int8))
     with pytest.raises(TrainingDataError, match=f"{split}: all .* labels are of one class"):
@@ -103,13 +103,13 @@ def test_a_split_of_one_class_is_refused(split: str, label: int) -> None:
 
 
 def test_a_split_without_labels_is_refused() -> None:
-    dataset, vectors = small_world(n_train=300)
+    dataset, vectors = small_sample(n_train=300)
     with pytest.raises(TrainingDataError, match="valid: the split has no labels"):
         train(dataclasses.replace(dataset, valid=dataset.test), vectors)
 
 
 def test_rare_classes_still_get_a_train_auc() -> None:
-    dataset, vectors = small_world(n_train=300)
+    dataset, vectors = small_sample(n_train=300)
     label = np.zeros(300, np.int8)
     label[150] = 1
     rare = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, label=label))
@@ -117,7 +117,7 @@ def test_rare_classes_still_get_a_train_auc() -> None:
 
 
 def test_bfloat16_learns_as_much_and_keeps_float32_weights() -> None:
-    world = small_world()
+    world = small_sample()
     training = TrainingConfig(max_epochs=6, batch_size=128, precision="float32")
     full = train(*world, training)
     half = train(*world, dataclasses.replace(training, precision="bfloat16"))
@@ -134,7 +134,7 @@ def test_bfloat16_learns_as_much_and_keeps_float32_weights() -> None:
 
 @pytest.mark.parametrize("weight_averaging", [0.0, 2.0])
 def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: float) -> None:
-    dataset, vectors = small_world(n_train=1000)
+    dataset, vectors = small_sample(n_train=1000)
     model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
     histories = []
     for optimizer in (TrainingConfig().optimizer, "adamw"):
@@ -156,7 +156,7 @@ def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: floa
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_learns_the_same() -> None:
-    dataset, vectors = small_world()
+    dataset, vectors = small_sample()
     training = TrainingConfig(max_epochs=10, batch_size=128)
     device = torch.device("cuda:0")
     trained = train_ctr(dataset, vectors, SMALL_MODEL, training, device, lambda line: None)

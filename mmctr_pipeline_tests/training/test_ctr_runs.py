@@ -17,7 +17,7 @@ from mmctr_pipeline.training.ctr_runs import CtrRuns, joined
 from mmctr_pipeline.training.device import seeded
 from mmctr_pipeline.training.loop import Validation
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline_tests.training.small_world import SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 from mmctr_pipeline_tests.training.test_loss import plain_pairwise_loss
 
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ WORLD = {"n_train": 700, "n_valid": 300}
 
 def train(config: TrainingConfig, lines: list[str] | None = None) -> TrainedCtr:
     log = (lambda line: None) if lines is None else lines.append
-    return train_ctr(*small_world(**WORLD), SMALL_MODEL, config, CPU, log)
+    return train_ctr(*small_sample(**WORLD), SMALL_MODEL, config, CPU, log)
 
 
 @pytest.fixture(name="selected", scope="module")
@@ -72,7 +72,7 @@ def test_the_model_is_that_of_train_and_valid_rows(selected: TrainedCtr, final: 
     assert 1 < n_parts < len(history.epochs)
     values = [record.metrics["valid_auc"] for record in history.epochs]
 
-    dataset, vectors = small_world(**WORLD)
+    dataset, vectors = small_sample(**WORLD)
     n_seen = 0
     weights: dict[str, torch.Tensor] = {}
 
@@ -98,7 +98,7 @@ def test_the_model_is_that_of_train_and_valid_rows(selected: TrainedCtr, final: 
 
 
 def test_the_scores_of_the_returned_model_are_not_those_recorded(final: TrainedCtr) -> None:
-    dataset, vectors = small_world(**WORLD)
+    dataset, vectors = small_sample(**WORLD)
     items = item_features(dataset.items, vectors)
     source = BatchSource(dataset.valid, dataset.histories, items, CPU)
     assert not np.array_equal(score(final.module, source, "float32"), final.valid_scores)
@@ -142,7 +142,7 @@ def only_in_valid(dataset: CtrDataset, item: int, user: int) -> CtrDataset:
 
 @pytest.mark.parametrize("final_fit", [False, True])
 def test_statistics_are_of_train_and_valid_rows_in_the_final_fit_alone(final_fit: bool) -> None:
-    dataset, vectors = small_world(n_train=300, n_valid=200)
+    dataset, vectors = small_sample(n_train=300, n_valid=200)
     dataset = only_in_valid(dataset, item=61, user=500)
     training = dataclasses.replace(TRAINING, max_epochs=1, final_fit=final_fit)
     trained = train_ctr(dataset, vectors, DinConfig(), training, CPU, lambda line: None)
@@ -164,7 +164,7 @@ def test_in_batch_negatives_are_not_learned_by_heart() -> None:
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
 def test_the_loss_is_cross_entropy_and_pairwise_loss_by_weight(weight: float) -> None:
     """One batch is one epoch here, so that its loss is that of the first weights."""
-    dataset, vectors = small_world(n_train=60, n_valid=2)
+    dataset, vectors = small_sample(n_train=60, n_valid=2)
     items, spec = item_features(dataset.items, vectors), feature_spec(dataset, vectors)
     model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
     training = dataclasses.replace(

@@ -11,7 +11,7 @@ import torch
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.cuda_graph import GraphedStep
-from mmctr_pipeline_tests.training.small_world import SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 MODEL = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
 
@@ -26,7 +26,7 @@ def trained(cuda_graph: bool, device: str, optimizer: str = "row_adamw") -> Trai
         validations_per_epoch=2,
     )
     # Of 4,000 rows the last batch is smaller: it is of another shape.
-    return train_ctr(*small_world(), MODEL, training, torch.device(device), lambda line: None)
+    return train_ctr(*small_sample(), MODEL, training, torch.device(device), lambda line: None)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -17,7 +17,7 @@ from mmctr_pipeline.metrics import (
     log_loss,
 )
 from mmctr_pipeline.training.metrics_report import Evaluation, evaluate
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 COLD_ITEMS = (3, 17, 18, 40)
 
@@ -27,7 +27,7 @@ def a_world() -> tuple[CtrDataset, np.ndarray]:
 
     Popularities are uneven, and histories of valid users hold the cold items too.
     """
-    dataset, _ = small_world(n_train=600, n_valid=900)
+    dataset, _ = small_sample(n_train=600, n_valid=900)
     generator = np.random.default_rng(3)
     train = dataset.train
     of_train = set(train.history.tolist())
@@ -111,7 +111,7 @@ def test_the_rest_is_what_the_metrics_say() -> None:
 
 
 def few_rows(labels: list[int], items: list[int]) -> Split:
-    dataset, _ = small_world(n_train=100)
+    dataset, _ = small_sample(n_train=100)
     few = dataset.valid.take(np.arange(len(labels)))
     return dataclasses.replace(
         few, label=np.array(labels, np.int8), item_id=np.array(items, np.int32)

@@ -9,15 +9,15 @@ import torch
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.negatives import in_batch_negatives
-from mmctr_pipeline_tests.training.small_world import small_world
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
 OF_THE_TARGET = ("item_id_B", "likes_level_B", "views_level_B")
 
 
 @pytest.fixture(name="batch", scope="module")
-def batch_of_a_small_world() -> Batch:
-    dataset, vectors = small_world(n_train=1000)
+def batch_of_a_small_sample() -> Batch:
+    dataset, vectors = small_sample(n_train=1000)
     n_rows = len(dataset.train)
     # Levels that tell which row they came with.
     levels = np.arange(n_rows)

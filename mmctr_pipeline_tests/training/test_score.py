@@ -8,12 +8,12 @@ from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.ctr import feature_spec
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline_tests.training.small_world import SMALL_MODEL, small_world
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 
 @pytest.fixture(name="scoring", scope="module")
 def model_and_source() -> tuple[torch.nn.Module, BatchSource]:
-    dataset, vectors = small_world(n_valid=203)
+    dataset, vectors = small_sample(n_valid=203)
     items = item_features(dataset.items, vectors)
     torch.manual_seed(0)
     model = build_model(SMALL_MODEL, feature_spec(dataset, vectors))

@@ -1,4 +1,4 @@
-"""Covers, titles and captions of a sample world on disk, as tensors to train a CLIP on."""
+"""Covers, titles and captions of a sample dataset on disk, as tensors to train a CLIP on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def read_world(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> Capt
     items or not one item has both a cover and a title.
     """
     if not (folder / "item_images").is_dir():
-        raise FileNotFoundError(f"{folder}/item_images: generate the sample world with images")
+        raise FileNotFoundError(f"{folder}/item_images: generate the sample dataset with images")
     feature = pq.read_table(folder / "item_feature.parquet", columns=["item_id", "item_title"])
     truth = pq.read_table(folder / "sample_items.parquet").to_pydict()
     if feature.column("item_id").to_pylist() != truth["item_id"]:

@@ -1,4 +1,4 @@
-"""Trains and measures the tiny CLIP that ships with the package, on sample worlds on disk.
+"""Trains and measures the tiny CLIP that ships with the package, on sample datasets on disk.
 
     mmctr sample train_world --seed 1001 --scale 10
     mmctr sample test_world --seed 2002
@@ -133,7 +133,7 @@ def load(folder: Path = FOLDER) -> CLIP:
 
 
 def read(folder: Path) -> CaptionedImages:
-    """Read a sample world as this model wants it; raises as `read_world` does."""
+    """Read a sample dataset as this model wants it; raises as `read_world` does."""
     preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
     context_length = MODEL_CONFIG["text_cfg"]["context_length"]
     return read_world(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
@@ -181,8 +181,8 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train (`--world`), measure (`--evaluate`), or both."""
     parser = argparse.ArgumentParser(description="train and measure the tiny CLIP")
-    parser.add_argument("--world", type=Path, help="sample world to train on")
-    parser.add_argument("--evaluate", type=Path, help="another sample world to measure on")
+    parser.add_argument("--world", type=Path, help="sample dataset to train on")
+    parser.add_argument("--evaluate", type=Path, help="another sample dataset to measure on")
     parser.add_argument("--model", type=Path, default=FOLDER, help="folder of the model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=8)

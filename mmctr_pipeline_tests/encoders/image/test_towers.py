@@ -176,7 +176,7 @@ def test_tiny_clip_gives_the_vectors_of_open_clip(
 ) -> None:
     found = tiny_clip.encoded(precision, tmp_path, 64)
     assert least <= tiny_clip.centred_cosine(found).mean() < most
-    # A mistake would show, though covers of the sample world are easily told apart.
+    # A mistake would show, though covers of the sample dataset are easily told apart.
     assert tiny_clip.centred_cosine(tiny_clip.wrong).mean() < 0.98
 
 

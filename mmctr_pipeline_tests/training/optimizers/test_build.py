@@ -11,7 +11,7 @@ from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
-from mmctr_pipeline_tests.training.small_world import SMALL_MODEL
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL
 
 OPTIMIZERS = ["row_adamw", "adamw", "adam"]
 

@@ -24,7 +24,7 @@ SMALL_MODEL = ImprovedMmctrConfig(
 QUICK_TRAINING = TrainingConfig(max_epochs=2, batch_size=256, patience=2)
 
 
-def small_world(
+def small_sample(
     n_train: int = 4000, n_valid: int = 1500, n_users: int = 400, n_items: int = 60, seed: int = 0
 ) -> tuple[CtrDataset, VectorTable]:
     """Return a dataset whose valid and test users are not in train, and its vectors.
