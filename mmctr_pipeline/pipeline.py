@@ -1,0 +1,225 @@
+"""The pipeline as plain functions, from a data folder to scores; also the public Python API.
+
+Dagster's assets, the comparisons and the benchmarks call these functions. Each takes settings and
+values and returns values; only encoders (into `store`) and fusion (into `transforms`) write files.
+`docs/python_api.md` shows all of them in one short example.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
+from mmctr_pipeline.data.discovery import DataLayout
+from mmctr_pipeline.data.interactions import build_dataset, read_train_histories
+from mmctr_pipeline.data.items import read_given_vectors
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.hub import ModelNotFoundError
+from mmctr_pipeline.encoders.image import encode as image_encoding
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text import encode as text_encoding
+from mmctr_pipeline.fusion import fuse as fusion
+from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.registry.model_file import (
+    ModelFile,
+    build_module,
+    model_settings,
+    require_identity,
+)
+from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.checkpoint import Checkpoints
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.score import score as score_rows
+
+logger = logging.getLogger(__name__)
+
+
+def load_dataset(layout: DataLayout) -> CtrDataset:
+    """Read, validate and compact the interactions and the item table.
+
+    Raises `DataError` naming file, column and row.
+    """
+    logger.info(layout.description)
+    return build_dataset(layout)
+
+
+def encode_titles(
+    layout: DataLayout,
+    items: ItemTable,
+    config: TextEncoderConfig,
+    store: VectorStore,
+    device: torch.device,
+) -> text_encoding.TextEncoding:
+    """Return one vector per item title; titles that `store` already holds are not encoded.
+
+    Raises `SettingsError` where the model of `config` is unavailable, else as
+    `encoders.text.encode.encode_titles`.
+
+    Parameters
+    ----------
+    layout
+        Where to read the vectors of `source: given`.
+    items
+        The items to encode.
+    config
+        Encoder, text template and precision.
+    store
+        Encodings of earlier runs; new ones are added.
+    device
+        Where the encoder runs.
+    """
+    try:
+        return text_encoding.encode_titles(
+            items, config, device, store, _given_vectors(layout, config)
+        )
+    except ModelNotFoundError as error:
+        raise SettingsError(str(error)) from error
+
+
+def encode_images(
+    layout: DataLayout,
+    items: ItemTable,
+    config: ImageEncoderConfig,
+    store: VectorStore,
+    device: torch.device,
+) -> image_encoding.ImageEncoding:
+    """Return one vector per cover image; images that `store` already holds are not encoded.
+
+    Raises `SettingsError` where the model of `config` is unavailable, else as
+    `encoders.image.encode.encode_images`.
+
+    Parameters
+    ----------
+    layout
+        Where the images are, and the vectors of `source: given`.
+    items
+        The items to encode.
+    config
+        Encoder and precision.
+    store
+        Encodings of earlier runs; new ones are added.
+    device
+        Where the encoder runs.
+    """
+    try:
+        return image_encoding.encode_images(
+            items.item_id, layout.images, config, device, store, _given_vectors(layout, config)
+        )
+    except ModelNotFoundError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _given_vectors(
+    layout: DataLayout, config: TextEncoderConfig | ImageEncoderConfig
+) -> VectorTable | None:
+    return read_given_vectors(layout, config.column) if config.source == "given" else None
+
+
+def fuse(
+    layout: DataLayout,
+    items: ItemTable,
+    text: VectorTable,
+    image: VectorTable,
+    config: FusionConfig,
+    transforms: Path,
+    device: torch.device,
+) -> fusion.Fusion:
+    """Return one fused vector per item, by a stored transform if there is one for these inputs.
+
+    Parameters
+    ----------
+    layout
+        The data; its folder is part of a stored transform's key, and a learned fusion reads
+        the train histories from it.
+    items
+        The item table that histories are checked against.
+    text, image
+        Vectors of each modality.
+    config
+        Method, dimensions and whether to refit.
+    transforms
+        Folder of stored transforms; a new one is added.
+    device
+        Where a learned fusion is trained.
+    """
+    return fusion.fuse(
+        text,
+        image,
+        lambda: read_train_histories(layout, items),
+        config,
+        device,
+        transforms,
+        data=str(layout.root.resolve()),
+    )
+
+
+def train(
+    dataset: CtrDataset,
+    vectors: ItemVectors,
+    model: ModelConfig,
+    training: TrainingConfig,
+    device: torch.device,
+    checkpoints: Checkpoints | None = None,
+) -> TrainedCtr:
+    """Train a model on the train rows and select its epoch on the valid rows.
+
+    Errors as `training.ctr.train_ctr`.
+
+    Parameters
+    ----------
+    dataset
+        All three splits; train and valid need labels of both classes.
+    vectors
+        Fused vectors, and those of the modalities that `model` reads.
+    model, training
+        Settings.
+    device
+        Where to train.
+    checkpoints
+        Where to save progress, and to resume from.
+    """
+    return train_ctr(dataset, vectors, model, training, device, checkpoints)
+
+
+def score(
+    model: TrainedCtr | ModelFile,
+    dataset: CtrDataset,
+    split: Split,
+    vectors: ItemVectors,
+    device: torch.device,
+) -> np.ndarray:
+    """Return the click probability of each row of `split`, `(N,) float32`, in its order.
+
+    Raises `ModelFileError` where a model file was trained on other vectors, `TrainingDataError`
+    where `vectors` lacks a modality that the model reads.
+
+    Parameters
+    ----------
+    model
+        A model just trained, or loaded from its file.
+    dataset
+        Where the histories and items of `split` are.
+    split
+        The rows to score.
+    vectors
+        Those that the model was trained on.
+    device
+        Where to score.
+    """
+    if isinstance(model, ModelFile):
+        require_identity(model, vectors)
+        module, config = build_module(model, device), model_settings(model.model_config)
+        # Files written before this setting existed were trained in float32.
+        precision = model.training_config.get("precision", "float32")
+    else:
+        module, config = model.module, model.model_config
+        precision = model.training_config.precision
+    items = item_features(dataset.items, vectors, config).to(device)
+    source = BatchSource(split, dataset.histories, items, device, config.max_history)
+    return score_rows(module, source, precision)
