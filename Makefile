@@ -6,6 +6,8 @@ PYTHON ?= python3
 EXTRAS ?= dev
 BIN := .venv/bin
 comma := ,
+# One worker a core with one thread each; a file's tests share a worker, and so their fixtures.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --dist loadfile
 INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
@@ -13,7 +15,7 @@ export DAGSTER_DISABLE_TELEMETRY = 1
 # Progress must appear when it happens, also through a pipe.
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help install demo run ui test check bench ablation clean
+.PHONY: help install demo run ui test test-all check bench ablation clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,32 +33,35 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(DAGSTER_HOME)/dagster.yaml:
 	@mkdir -p $(DAGSTER_HOME) && ln -sfn $(CURDIR)/dagster.yaml $@
 
-install: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml  ## install what the pipeline needs into .venv
+install: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml  ## install everything into .venv
 
-demo: install  ## the whole pipeline on the generated sample dataset: data, vectors, model, submission
+demo: install  ## run the whole pipeline on the generated sample dataset
 	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(MAKE) --no-print-directory run
 
-run: install  ## the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET
+run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET
 	@$(BIN)/python -m mmctr_pipeline.defs.run
 
-ui: install  ## webserver and daemon on http://localhost:3000 (PORT=...)
+ui: install  ## start webserver and daemon on http://localhost:3000 (PORT=...)
 	@$(BIN)/dagster dev -w workspace.yaml -p $(or $(PORT),3000)
 
-test: install  ## all tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: install  ## run the tests, except those marked slow
+	@$(PYTEST) -m "not slow" $(ARGS)
 
-check: install  ## lint, format, types, import contract
+test-all: install  ## run all tests
+	@$(PYTEST) $(ARGS)
+
+check: install  ## check lint, format, types and import contracts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench:  ## the benchmarks, each ending in one line of JSON
+bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
 	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/world.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
-ablation: install  ## valid AUC with titles and images, either, and neither
+ablation: install  ## compare valid AUC with titles and covers, either, and neither
 	@$(BIN)/mmctr ablation
 
 clean:  ## remove artefacts and run history (.venv stays)

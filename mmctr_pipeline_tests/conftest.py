@@ -1,7 +1,6 @@
 """Fixtures shared by all tests, and the option that forbids skipping tests of the bench extra."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +20,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    outcome = yield
-    report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.skipped and item.get_closest_marker("bench"):
-        SKIPPED_BENCH.append(item.nodeid)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and "bench" in report.keywords:
+        SKIPPED_BENCH.append(report.nodeid)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -48,5 +44,5 @@ def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mmctr_pipeline.sample.write import generate_sample
 
     folder = tmp_path_factory.mktemp("world")
-    generate_sample(SampleConfig.scaled(0.15), folder, lambda line: None)
+    generate_sample(SampleConfig.scaled(0.15), folder)
     return folder
