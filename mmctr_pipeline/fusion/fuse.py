@@ -1,6 +1,7 @@
 """Fusing with a transform that is fitted once and kept, as a moved basis breaks warm models."""
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ import torch
 
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform, fit_attention
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.pca import PcaTransform, fit_pca
-from mmctr_pipeline.fusion.transform_store import identity_made_by, record_made_by, transform_path
+from mmctr_pipeline.fusion.transform_store import TransformStore
+
+logger = logging.getLogger(__name__)
 
 Transform = PcaTransform | AttentionTransform
 
@@ -41,7 +43,6 @@ def fuse(
     device: torch.device,
     folder: Path,
     data: str,
-    log: Log,
 ) -> Fusion:
     """Return the fused vectors of all items, by a transform that was kept where there is one.
 
@@ -59,18 +60,18 @@ def fuse(
         "image_identity": image.identity,
         "data": data,
     }
-    transform = None if config.refit else _kept(made_by, folder, config.method, log)
+    store = TransformStore(folder)
+    transform = None if config.refit else _stored(store, made_by, config.method)
     reused = transform is not None
     if transform is None:
         if config.method == "attention":
-            transform = fit_attention(text, image, read_histories(), config, device, log)
+            transform = fit_attention(text, image, read_histories(), config, device)
         else:
             transform = fit_pca(text, image, config)
-    path = transform_path(folder, transform.identity)
+    path = store.path(transform.identity)
     if not reused:
-        transform.save(path)
-        record_made_by(folder, made_by, transform.identity)
-    log(f"{config.method}: {'used again' if reused else 'fitted'} {transform.identity}")
+        store.save(transform, made_by)
+    logger.info(f"{config.method}: {'used again' if reused else 'fitted'} {transform.identity}")
     vectors = transform.transform(text, image).recording(
         made_by=made_by,
         transform=transform.identity,
@@ -88,17 +89,32 @@ def _settings_in_use(config: FusionConfig) -> dict[str, Any]:
     return {name: settings[name] for name in ("method", "dim", own)}
 
 
-def _kept(made_by: dict[str, Any], folder: Path, method: str, log: Log) -> Transform | None:
-    """Return the newest transform made by this, or None where there is none, and say so."""
-    identity = identity_made_by(folder, made_by)
+def _stored(store: TransformStore, made_by: dict[str, Any], method: str) -> Transform | None:
+    """Return the newest transform with this record, or None."""
+    identity = store.newest(made_by)
     if identity is None:
-        log(
-            f"{method}: {folder} has no kept transform for these settings, encoders and data "
-            f"({made_by['data']}): it is fitted"
+        logger.info(
+            f"{method}: {store.folder} has no transform for these settings, encoders and data "
+            f"({made_by['data']}); fitting one"
         )
         return None
-    path = transform_path(folder, identity)
+    path = store.path(identity)
     if not path.is_file():
-        log(f"{method}: {path} is not there any more: it is fitted again")
+        logger.warning(f"{method}: {path} no longer exists; fitting it again")
         return None
     return TRANSFORMS[method].load(path)
+
+
+class StaleVectorsError(ValueError):
+    """Fused vectors were made from other text or image vectors than those given."""
+
+
+def require_fused_from(fused: VectorTable, text: VectorTable, image: VectorTable) -> None:
+    """Raise `StaleVectorsError` unless `fused` was made from exactly these vectors."""
+    for name, table in (("text", text), ("image", image)):
+        if fused.provenance.get(f"{name}_content") != table.content_hash():
+            raise StaleVectorsError(
+                f"fused_pca was made from {name} vectors of "
+                f"{fused.provenance.get(f'{name}_identity')!r}, but {name}_embeddings has been "
+                f"rewritten since (now {table.identity!r}): materialise fused_pca again"
+            )

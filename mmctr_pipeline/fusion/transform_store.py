@@ -19,52 +19,58 @@ class Transform(Protocol):
 
     @property
     def identity(self) -> str:
-        """Equal for equal transforms of equal inputs alone."""
+        """Equal only for equal transforms of equal inputs."""
+
+    def save(self, path: Path) -> None:
+        """Write to a `.pt` file, atomically."""
 
 
-Kept = TypeVar("Kept", bound=Transform)
+TransformT = TypeVar("TransformT", bound=Transform)
 
 FIX = "remove it, or run once with fusion.refit: true, and it is fitted again"
-"""What to do about a kept file that is of no use."""
+"""What to do about a stored file that cannot be used."""
 
 
-def transform_path(folder: Path, identity: str) -> Path:
-    """Return where the transform of an identity is kept."""
-    return folder / f"{identity.replace(':', '-')}.pt"
+class TransformStore:
+    """Fitted transforms in a folder, each with a record of what it was made by."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-def record_path(folder: Path, made_by: Mapping[str, Any]) -> Path:
-    """Return where it stands which transform was made by these settings, encoders and data."""
-    # Not beside the transform by its name: equal data of two folders give one and the same.
-    canonical = json.dumps(made_by, sort_keys=True)
-    return folder / f"made-by-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"
+    def path(self, identity: str) -> Path:
+        """Return the path of a transform."""
+        return self.folder / f"{identity.replace(':', '-')}.pt"
 
+    def save(self, transform: Transform, made_by: Mapping[str, Any]) -> None:
+        """Write a transform and record it as the newest one made by these inputs, atomically."""
+        transform.save(self.path(transform.identity))
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"transform": transform.identity, "fitted_at": now, "made_by": made_by}
+        with atomic_write(self._record_path(made_by)) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
-def record_made_by(folder: Path, made_by: Mapping[str, Any], identity: str) -> None:
-    """Write that the newest transform made by this is that of `identity`, atomically."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    record = {"transform": identity, "fitted_at": now, "made_by": made_by}
-    with atomic_write(record_path(folder, made_by)) as temporary:
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    def newest(self, made_by: Mapping[str, Any]) -> str | None:
+        """Return the identity of the newest transform made by these inputs, or None.
 
+        Raises `ValueError` where the record is damaged.
+        """
+        path = self._record_path(made_by)
+        if not path.is_file():
+            return None
+        try:
+            return str(json.loads(path.read_text(encoding="utf-8"))["transform"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read ({error!r}): {FIX}") from error
 
-def identity_made_by(folder: Path, made_by: Mapping[str, Any]) -> str | None:
-    """Return the identity of the newest transform made by this, None where there never was one.
-
-    Raises `ValueError` where the record is damaged.
-    """
-    path = record_path(folder, made_by)
-    if not path.is_file():
-        return None
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["transform"])
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error!r}): {FIX}") from error
+    def _record_path(self, made_by: Mapping[str, Any]) -> Path:
+        # Not named after the transform: equal data in two folders give the same transform.
+        canonical = json.dumps(made_by, sort_keys=True)
+        return self.folder / f"made-by-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"
 
 
 def read_transform(
-    path: Path, what: str, marks: Mapping[str, Any], build: Callable[[dict[str, Any]], Kept]
-) -> Kept:
+    path: Path, what: str, marks: Mapping[str, Any], build: Callable[[dict[str, Any]], TransformT]
+) -> TransformT:
     """Return what `build` makes of the content of a `.pt` file, which says its own identity.
 
     `marks` are the entries that tell a file of this kind and format. Raises `ValueError` where the

@@ -1,6 +1,7 @@
 """A transform is fitted once by settings, encoders and data, and used again from then on."""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
-from mmctr_pipeline.fusion.fuse import Fusion, fuse
+from mmctr_pipeline.fusion.fuse import Fusion, StaleVectorsError, fuse, require_fused_from
 
 N_ITEMS = 60
 PCA = FusionConfig(dim=5)
@@ -38,7 +39,7 @@ class Runs:
     """Runs one after the other that share a folder of transforms."""
 
     folder: Path
-    log: list[str] = dataclasses.field(default_factory=list)
+    caplog: pytest.LogCaptureFixture
     n_histories_read: int = 0
 
     def __call__(
@@ -48,9 +49,13 @@ class Runs:
         image: VectorTable = IMAGE,
         data: str = "/data/a",
     ) -> Fusion:
-        self.log.clear()
+        self.caplog.clear()
         cpu = torch.device("cpu")
-        return fuse(text, image, self._histories, config, cpu, self.folder, data, self.log.append)
+        return fuse(text, image, self._histories, config, cpu, self.folder, data)
+
+    @property
+    def log(self) -> list[str]:
+        return self.caplog.messages
 
     def _histories(self) -> Ragged:
         self.n_histories_read += 1
@@ -58,8 +63,9 @@ class Runs:
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Runs:
-    return Runs(tmp_path / "transforms")
+def run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Runs:
+    caplog.set_level(logging.INFO)
+    return Runs(tmp_path / "transforms", caplog)
 
 
 @pytest.mark.parametrize("config", [PCA, ATTENTION], ids=["pca", "attention"])
@@ -67,7 +73,7 @@ def test_a_second_run_uses_the_transform_of_the_first(run: Runs, config: FusionC
     first = run(config)
     assert not first.reused
     assert first.path.is_file()
-    assert any("no kept transform" in line and "/data/a" in line for line in run.log)
+    assert any("has no transform" in line and "/data/a" in line for line in run.log)
     n_histories_read = run.n_histories_read
     again = run(config)
     assert again.reused
@@ -77,7 +83,7 @@ def test_a_second_run_uses_the_transform_of_the_first(run: Runs, config: FusionC
     assert later.reused
     assert later.transform.identity == first.transform.identity
     assert run.n_histories_read == n_histories_read
-    assert not any("no kept transform" in line for line in run.log)
+    assert not any("has no transform" in line for line in run.log)
 
 
 def test_refit_makes_a_new_transform_the_newest(run: Runs) -> None:
@@ -155,7 +161,7 @@ def test_a_damaged_transform_is_named_with_the_fix(
     assert run(config).reused
     path.unlink()
     assert not run(config).reused
-    assert any(f"{path} is not there any more" in line for line in run.log)
+    assert any(f"{path} no longer exists" in line for line in run.log)
     assert run(config).reused
 
 
@@ -168,3 +174,24 @@ def test_a_damaged_record_is_named_with_the_fix(run: Runs) -> None:
     assert str(record) in str(raised.value)
     run(dataclasses.replace(PCA, refit=True))
     assert run(PCA).reused
+
+
+def _named(identity: str) -> VectorTable:
+    return VectorTable(
+        np.array([1, 2], np.int32), np.ones((2, 3), np.float32), np.ones(2, bool), identity
+    )
+
+
+def test_only_the_very_vectors_it_was_made_from_are_accepted() -> None:
+    text, image = _named("text encoder"), _named("image encoder")
+    fused = _named("pca").recording(
+        text_content=text.content_hash(), image_content=image.content_hash()
+    )
+    require_fused_from(fused, text, image)
+    vectors = text.vectors.copy()
+    vectors[1, 2] += 1
+    # The same encoder, the same items: the content alone tells.
+    with pytest.raises(StaleVectorsError, match="text_embeddings has been rewritten"):
+        require_fused_from(fused, dataclasses.replace(text, vectors=vectors), image)
+    with pytest.raises(StaleVectorsError, match="image"):
+        require_fused_from(fused, text, dataclasses.replace(image, present=~image.present))

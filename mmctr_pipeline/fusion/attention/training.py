@@ -1,7 +1,8 @@
 """Learning the attention fusion: held-out items, the batches of an epoch, early stopping."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.run_state import TrainingHistory
+
+logger = logging.getLogger(__name__)
 
 _HELD_OUT_PAIRS = 8192
 """Pairs with a held-out item on which the held-out loss is measured, at most."""
@@ -55,7 +58,6 @@ def learn_fusion(
     histories: Ragged,
     config: FusionConfig,
     device: torch.device,
-    log: Callable[[str], None],
 ) -> LearnedFusion:
     """Learn the fusion of one or two modalities, of the same items each.
 
@@ -75,14 +77,14 @@ def learn_fusion(
             present_NM=torch.from_numpy(items.present_NM).to(device),
             config=settings,
         ).to(device)
-        log(
+        logger.info(
             f"attention fusion: {int(items.learned_N.sum()):,} items to learn from, "
             f"{int(items.held_out_N.sum()):,} held out, {len(batches.train_pairs):,} entries of "
             f"histories with a partner, {len(batches.held_out_pairs):,} held-out pairs"
         )
         if not len(batches.train_pairs):
-            log(
-                "warning: no two items with a vector stand together in any history: the fusion is "
+            logger.warning(
+                "no two items with a vector appear together in any history: the fusion is "
                 "learned from titles and images alone"
             )
         objective.eval()
@@ -95,7 +97,6 @@ def learn_fusion(
             _loss,
             Validation(batches.evaluate, metric="held_out_loss", larger_is_better=False),
             _training_config(settings),
-            log,
         )
         mean_attention = _mean_attention(objective, items, device)
     return LearnedFusion(

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,7 +156,6 @@ def fit_attention(
     histories: Ragged,
     config: FusionConfig,
     device: torch.device,
-    log: Callable[[str], None],
 ) -> AttentionTransform:
     """Learn the fusion on the items that have a text or an image vector and on train histories.
 
@@ -174,7 +172,7 @@ def fit_attention(
     for table in used:
         for block in blocks(np.flatnonzero(table.present)):
             require_finite(table.vectors[block], table.item_id[block], table.identity)
-    learned = learn_fusion(used, histories, config, device, log)
+    learned = learn_fusion(used, histories, config, device)
     attention = dict(zip([table is text for table in used], learned.mean_attention, strict=True))
     return AttentionTransform(
         weights=learned.weights,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +30,6 @@ from mmctr_pipeline_tests.fusion.attention.attention_dataset import (
 CPU = torch.device("cpu")
 
 
-def quiet(line: str) -> None:
-    """Take progress lines and keep none."""
-
-
 QUICK = FusionConfig(
     method="attention", dim=16, attention=AttentionConfig(max_epochs=2, batch_size=128)
 )
@@ -43,7 +40,7 @@ def changed(config: FusionConfig, **changes: float) -> FusionConfig:
 
 
 def fitted(config: FusionConfig = QUICK, world: World = WORLD) -> AttentionTransform:
-    return fit_attention(world.text, world.image, world.histories, config, CPU, quiet)
+    return fit_attention(world.text, world.image, world.histories, config, CPU)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +171,7 @@ def test_a_learned_token_stands_in_for_a_missing_modality(transform: AttentionTr
 def test_a_modality_that_no_item_has_takes_no_part(absent: str) -> None:
     tables = {"text": WORLD.text, "image": WORLD.image}
     tables[absent] = masked(WORLD.text)
-    transform = fit_attention(tables["text"], tables["image"], WORLD.histories, QUICK, CPU, quiet)
+    transform = fit_attention(tables["text"], tables["image"], WORLD.histories, QUICK, CPU)
     summary = transform.summary()
     assert summary[f"{absent}_dim"] == 0
     assert summary["mean_attention"][absent] == 0
@@ -223,16 +220,16 @@ def test_the_explained_variance_is_the_share_that_the_decoder_restores(
     assert fused.provenance["explained_variance"] == pytest.approx(1 - lost / whole, rel=1e-5)
 
 
-def test_without_histories_it_learns_from_images_and_titles_alone_and_says_so() -> None:
-    lines: list[str] = []
-    nobody = Ragged.from_lists([[]])
-    transform = fit_attention(WORLD.text, WORLD.image, nobody, QUICK, CPU, lines.append)
-    warnings = [line for line in lines if line.startswith("warning")]
-    assert len(warnings) == 1
-    assert "no two items with a vector stand together in any history" in warnings[0]
-    lines.clear()
-    fit_attention(WORLD.text, WORLD.image, WORLD.histories, QUICK, CPU, lines.append)
-    assert not any(line.startswith("warning") for line in lines)
+def test_without_histories_it_learns_from_images_and_titles_alone_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    no_history = Ragged.from_lists([[]])
+    transform = fit_attention(WORLD.text, WORLD.image, no_history, QUICK, CPU)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert "no two items with a vector appear together in any history" in warning
+    caplog.clear()
+    fit_attention(WORLD.text, WORLD.image, WORLD.histories, QUICK, CPU)
+    assert not any(r.levelno == logging.WARNING for r in caplog.records)
     assert transform.summary()["n_train_pairs_per_epoch"] == 0
     assert np.isfinite(transform.transform(WORLD.text, WORLD.image).vectors).all()
 
@@ -284,7 +281,7 @@ def test_vectors_of_another_encoder_or_of_other_items_are_refused(
     with pytest.raises(ValueError, match="2 only in text"):
         transform.transform(WORLD.text, fewer)
     with pytest.raises(ValueError, match="2 only in text"):
-        fit_attention(WORLD.text, fewer, WORLD.histories, QUICK, CPU, quiet)
+        fit_attention(WORLD.text, fewer, WORLD.histories, QUICK, CPU)
     with pytest.raises(ValueError, match="history holds item 5"):
         fitted(world=dataclasses.replace(WORLD, histories=Ragged.from_lists([[2, 5]])))
 
@@ -297,4 +294,4 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         fitted(world=dataclasses.replace(WORLD, text=broken))
     nothing = masked(WORLD.text)
     with pytest.raises(ValueError, match="0 items have a text or an image vector"):
-        fit_attention(nothing, nothing, WORLD.histories, QUICK, CPU, quiet)
+        fit_attention(nothing, nothing, WORLD.histories, QUICK, CPU)
