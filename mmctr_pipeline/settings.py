@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields carry bounds, choices and a description.
+"""Settings: frozen dataclasses whose fields carry bounds and a description.
 
 Every hyper-parameter of the project lives once, in a subclass of `Settings`, in a module that
 imports the standard library alone. Presets (YAML) and the Dagster launchpad are derived from them.
@@ -8,7 +8,10 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""Number formats of forward passes and training; see `mmctr_pipeline.precision`."""
 
 
 class SettingsError(ValueError):
@@ -23,18 +26,16 @@ def setting(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
-    choices: tuple[str, ...] | None = None,
 ) -> Any:
     """Declare one field of a `Settings` class.
 
     `help` says what the value does and its unit. Bounds hold for numbers, and for each number of
-    a tuple; `choices` lists the permitted strings.
+    a tuple. A closed set of strings is the field's type, a `Literal`.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata = {
         "help": help,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
-        "choices": choices,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -50,7 +51,7 @@ _BOUND_SIGN = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all settings; checks types, bounds and choices when a value is made."""
+    """Base of all settings; checks types and bounds when a value is made."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -58,9 +59,6 @@ class Settings:
             where = f"{type(self).__name__}.{field.name}"
             value = _coerced(getattr(self, field.name), hints[field.name], where)
             object.__setattr__(self, field.name, value)
-            choices = field.metadata.get("choices")
-            if choices and value not in choices:
-                raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(choices)}")
             for number in value if isinstance(value, tuple) else (value,):
                 for name, bound in field.metadata.get("bounds", {}).items():
                     if number is not None and not _holds(number, name, bound):
@@ -128,10 +126,11 @@ def _coerced(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         inner = typing.get_args(hint)[0]
         return tuple(_coerced(element, inner, where) for element in value)
-    if origin is typing.Literal:
-        if value in typing.get_args(hint):
+    if origin is Literal:
+        allowed = typing.get_args(hint)
+        if value in allowed:
             return value
-        raise SettingsError(f"{where} is {value!r}; it must be one of {typing.get_args(hint)}")
+        raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(allowed)}")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is float and isinstance(value, str):

@@ -1,7 +1,8 @@
 """Content fingerprints of source files: equal bytes give equal fingerprints, wherever they lie."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from mmctr_pipeline.data.discovery import DataLayout, ImageIndex
 from mmctr_pipeline.files.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 8
 
@@ -28,14 +31,14 @@ def fingerprint_dataset(layout: DataLayout) -> str:
     return fingerprint_files([layout.train, layout.valid, layout.test, layout.item_feature])
 
 
-def fingerprint_images(index: ImageIndex, log: Callable[[str], None]) -> str:
+def fingerprint_images(index: ImageIndex) -> str:
     """Return a SHA-256 (hex) over names and contents of the images, sorted by name.
 
     Files that do not follow the index's pattern do not enter. One that cannot be opened (a broken
     link) enters as such and is logged: encoding counts it among the unreadable.
     """
     names = index.names()
-    progress = Progress(log, "fingerprint of the images", len(names), "files")
+    progress = Progress(logger, "fingerprint of the images", len(names), "files")
     overall = hashlib.sha256()
     with ThreadPoolExecutor(_THREADS) as threads:
         digests = threads.map(lambda name: _digest_if_readable(index.folder / name), names)
@@ -45,7 +48,7 @@ def fingerprint_images(index: ImageIndex, log: Callable[[str], None]) -> str:
             n_unreadable += digest is None
             progress.advance()
     if n_unreadable:
-        log(f"{n_unreadable:,} of {len(names):,} images cannot be opened")
+        logger.warning(f"{n_unreadable:,} of {len(names):,} images cannot be opened")
     return overall.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from mmctr_pipeline.data.validation import (
 )
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.files.read_ahead import read_ahead
+
+logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 65_536
 _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_COLUMNS}
@@ -61,7 +63,7 @@ def read_test_ids(layout: DataLayout) -> np.ndarray:
     return integers(array, Block(layout.test, column)).astype(np.int64)
 
 
-def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
+def build_dataset(layout: DataLayout) -> CtrDataset:
     """Read and check all interaction files and the item table.
 
     Histories lose their padding and are stored once per distinct list, in the order of first
@@ -71,7 +73,7 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
     Raises `DataError`, naming file, column and row, for the first fault that is found.
     """
     items = read_items(layout)
-    log(f"{len(items):,} items in {layout.item_feature.name}")
+    logger.info(f"{len(items):,} items in {layout.item_feature.name}")
     rows: dict[str, _Rows] = {}
     with contextlib.ExitStack() as stack:
         # All are opened first, so that a missing column shows before long reading.
@@ -84,10 +86,10 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
         histories = Histories(list(files.values()))
         for name, file in files.items():
             reader = _Reader(getattr(layout, name), _COLUMNS[name], items, layout.item_feature)
-            rows[name] = reader.read(file, histories, log)
-            log(f"{file.metadata.num_rows:,} rows in {getattr(layout, name).name}")
+            rows[name] = reader.read(file, histories)
+            logger.info(f"{file.metadata.num_rows:,} rows in {getattr(layout, name).name}")
     distinct, index = histories.distinct()
-    log(f"{len(distinct):,} distinct histories in {len(index):,} rows")
+    logger.info(f"{len(distinct):,} distinct histories in {len(index):,} rows")
     dataset = CtrDataset(
         **_splits(rows, index),
         items=items,
@@ -97,9 +99,7 @@ def build_dataset(layout: DataLayout, log: Callable[[str], None]) -> CtrDataset:
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
-def read_train_histories(
-    layout: DataLayout, items: ItemTable, log: Callable[[str], None]
-) -> Ragged:
+def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     """Return the distinct histories of the train split alone, in the order of first appearance.
 
     They are checked, and stripped of their padding, as `build_dataset` does it; raises
@@ -108,9 +108,9 @@ def read_train_histories(
     columns = tuple(column for column in LABELLED_COLUMNS if column.name in ("item_id", "item_seq"))
     with open_parquet(layout.train, columns) as file:
         histories = Histories([file])
-        _Reader(layout.train, columns, items, layout.item_feature).read(file, histories, log)
+        _Reader(layout.train, columns, items, layout.item_feature).read(file, histories)
     distinct, _ = histories.distinct()
-    log(f"{len(distinct):,} distinct histories in {layout.train.name}")
+    logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
     return distinct
 
 
@@ -123,13 +123,13 @@ class _Reader:
     items: ItemTable
     item_file: Path
 
-    def read(self, file: pq.ParquetFile, histories: Histories, log: Callable[[str], None]) -> _Rows:
+    def read(self, file: pq.ParquetFile, histories: Histories) -> _Rows:
         """Read all rows; their histories go to the end of `histories`."""
         n_rows = file.metadata.num_rows
         names = [column.name for column in self.columns]
         numbers = {name: np.empty(n_rows, _DTYPES[name]) for name in names if name in _DTYPES}
         is_seen = np.zeros(int(self.items.item_id[-1]) + 1, dtype=bool)
-        progress = Progress(log, self.path.name, n_rows)
+        progress = Progress(logger, self.path.name, n_rows)
         padding = PaddingCheck()
         n_with_target, first_row = 0, 0
         known = self.items.item_id

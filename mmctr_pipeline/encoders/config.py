@@ -1,10 +1,10 @@
 """Settings of the text and image encoders."""
 
 import dataclasses
+from typing import Literal
 
-from mmctr_pipeline.settings import Settings, setting
+from mmctr_pipeline.settings import Precision, Settings, setting
 
-PRECISIONS = ("auto", "float32", "bfloat16")
 _PRECISION_HELP = (
     "number format of the forward pass; auto is bfloat16 where the hardware multiplies in it, "
     "else float32"
@@ -15,11 +15,10 @@ _PRECISION_HELP = (
 class TextEncoderConfig(Settings):
     """How item titles become vectors."""
 
-    source: str = setting(
+    source: Literal["sentence_transformers", "open_clip", "given"] = setting(
         "sentence_transformers",
         "sentence_transformers and open_clip (a text tower) encode the titles; given takes a "
         "column of the data as it is",
-        choices=("sentence_transformers", "open_clip", "given"),
     )
     model: str = setting(
         "all-MiniLM-L6-v2",
@@ -37,7 +36,7 @@ class TextEncoderConfig(Settings):
     column: str = setting(
         "txt_emb_BERT", "the column of item_feature or item_info, when source is given"
     )
-    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS)
+    precision: Precision = setting("auto", _PRECISION_HELP)
     batch_tokens: int = setting(
         0, "tokens per forward pass at most; 0 is 1,024 on a CPU and 65,536 on a GPU", ge=0
     )
@@ -47,11 +46,10 @@ class TextEncoderConfig(Settings):
 class ImageEncoderConfig(Settings):
     """How cover images become vectors."""
 
-    source: str = setting(
+    source: Literal["open_clip", "given", "none"] = setting(
         "open_clip",
         "open_clip encodes the images; given takes a column of the data as it is; "
         "none masks every item",
-        choices=("open_clip", "given", "none"),
     )
     model: str = setting(
         "RN50/openai",
@@ -61,7 +59,7 @@ class ImageEncoderConfig(Settings):
     column: str = setting(
         "img_emb_CLIPRN50", "the column of item_feature or item_info, when source is given"
     )
-    precision: str = setting("auto", _PRECISION_HELP, choices=PRECISIONS)
+    precision: Precision = setting("auto", _PRECISION_HELP)
     batch_size: int = setting(
         0, "images per forward pass; 0 is 8 on a CPU and 128 on a GPU", ge=0, le=65536
     )

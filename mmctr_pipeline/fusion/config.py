@@ -1,6 +1,7 @@
 """Settings of the fusion of text and image vectors."""
 
 import dataclasses
+from typing import Literal
 
 from mmctr_pipeline.settings import Settings, setting
 
@@ -47,18 +48,16 @@ class AttentionConfig(Settings):
 class FusionConfig(Settings):
     """How text and image vectors become one fused vector per item."""
 
-    method: str = setting(
+    method: Literal["pca", "attention"] = setting(
         "pca",
         "pca: principal components of the concatenation; attention: learned projections, weighted "
         "by attention",
-        choices=("pca", "attention"),
     )
     dim: int = setting(128, "dimensions of the fused vector; less where the data allow less", ge=1)
-    input: str = setting(
+    input: Literal["raw", "unit"] = setting(
         "raw",
         "of pca: raw concatenates the vectors as they are (recipe A); unit scales each to length 1 "
         "first",
-        choices=("raw", "unit"),
     )
     refit: bool = setting(
         False, "fit anew although a transform for these settings, encoders and data is kept"

@@ -5,6 +5,8 @@ from typing import Literal
 
 from mmctr_pipeline.settings import Settings, setting
 
+Activation = Literal["relu", "dice", "prelu", "sigmoid"]
+
 
 @dataclasses.dataclass(frozen=True)
 class FeatureConfig(Settings):
@@ -99,9 +101,7 @@ class DinAttentionSettings(FeatureModelSettings):
     attention_hidden_dims: tuple[int, ...] = setting(
         (512, 256), "hidden layers of the attention", ge=1
     )
-    attention_activation: str = setting(
-        "relu", "activation within the attention", choices=("relu", "dice", "prelu", "sigmoid")
-    )
+    attention_activation: Activation = setting("relu", "activation within the attention")
     attention_dropout: float = setting(0.1, "dropout within the attention", ge=0, lt=1)
     attention_softmax: bool = setting(False, "let the attention weights of a row add up to one")
 
@@ -114,9 +114,7 @@ class DinConfig(DinAttentionSettings):
     """
 
     name: Literal["din"] = "din"
-    attention_activation: str = setting(
-        "dice", "activation within the attention", choices=("relu", "dice", "prelu", "sigmoid")
-    )
+    attention_activation: Activation = setting("dice", "activation within the attention")
     hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
     dropout: float = setting(0.1, "dropout after each hidden layer of the tower", ge=0, lt=1)
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from mmctr_pipeline.settings import Settings, SettingsError, setting
 
-WORLD_VERSION = 2
+SAMPLE_VERSION = 2
 """Raised whenever the same settings would yield other data, so that old worlds are not re-used."""
 
 FULL_SCALE = 90.0
@@ -99,7 +99,7 @@ class SampleConfig(Settings):
     def key(self) -> str:
         """Folder name, from seed and size; settings that differ otherwise add a hash."""
         size = f"{self.n_items}x{self.n_users}x{self.n_train_rows}"
-        name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{WORLD_VERSION}"
+        name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{SAMPLE_VERSION}"
         named = ("seed", "n_items", "n_users", "n_train_rows", "images")
         rest = {n: v for n, v in self.to_mapping().items() if n not in named}
         usual = {n: v for n, v in SampleConfig().to_mapping().items() if n not in named}

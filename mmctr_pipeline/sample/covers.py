@@ -1,16 +1,19 @@
 """Cover images that show mostly the style of an item, and now and then its category."""
 
 import io
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from mmctr_pipeline.files.progress import Log, Progress
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.streams import Stream, generator
+
+logger = logging.getLogger(__name__)
 
 _SIZES = ((128, 96), (96, 128), (112, 112), (128, 72), (96, 144))
 _QUALITY = 85
@@ -20,9 +23,7 @@ _TELLING_SHAPE_SHARE = 0.4
 _HTML = b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>\n"
 
 
-def write_covers(
-    folder: Path, catalogue: Catalogue, config: SampleConfig, log: Log
-) -> dict[str, Any]:
+def write_covers(folder: Path, catalogue: Catalogue, config: SampleConfig) -> dict[str, Any]:
     """Write `{item_id}.jpg` for most items into `folder`, and return what is amiss.
 
     Some items get no file; some a file that no decoder takes: cut short, empty, or a web page.
@@ -30,7 +31,7 @@ def write_covers(
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing, corrupt = _damage(len(catalogue), config)
-    progress = Progress(log, "item_images", len(catalogue) - len(missing), "covers")
+    progress = Progress(logger, "item_images", len(catalogue) - len(missing), "covers")
     absent = set(missing.tolist())
     ruined = {item_id: kind for kind, item_id in enumerate(corrupt.tolist())}
     for row in range(len(catalogue)):

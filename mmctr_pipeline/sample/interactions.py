@@ -1,6 +1,7 @@
 """Writes the splits of the sample dataset chunk by chunk, and the truth behind their labels."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.files.progress import Log, Progress
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.behaviour import Behaviour, Impressions
 from mmctr_pipeline.sample.catalogue import Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.paths import SamplePaths
 from mmctr_pipeline.sample.streams import Stream, generator
+
+logger = logging.getLogger(__name__)
 
 TRUTH_SCHEMA = pa.schema(
     [
@@ -52,7 +55,7 @@ class _Drawn:
 
 
 def write_interactions(
-    paths: SamplePaths, catalogue: Catalogue, config: SampleConfig, log: Log
+    paths: SamplePaths, catalogue: Catalogue, config: SampleConfig
 ) -> dict[str, Any]:
     """Write the splits, `item_seq.parquet` and the truth; return counts, shares and AUCs.
 
@@ -66,7 +69,7 @@ def write_interactions(
         for split in _plan(config):
             chunks = _draw_chunks(split, behaviour, config)
             path = paths.split(split.name)
-            drawn[split.name] = _write_split(path, split, chunks, catalogue, sequences, log)
+            drawn[split.name] = _write_split(path, split, chunks, catalogue, sequences)
     truth = [_truth(name, drawn[name]) for name in ("valid", "test")]
     pq.write_table(pa.concat_tables(truth), paths.truth)
 
@@ -142,9 +145,8 @@ def _write_split(
     chunks: Iterator[tuple[np.ndarray, Impressions]],
     catalogue: Catalogue,
     sequences: pq.ParquetWriter,
-    log: Log,
 ) -> _Drawn:
-    progress = Progress(log, f"{split.name}.parquet", split.n_rows)
+    progress = Progress(logger, f"{split.name}.parquet", split.n_rows)
     schema = tables.TEST_SCHEMA if split.name == "test" else tables.LABELLED_SCHEMA
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     n_rows = n_users = n_histories = 0

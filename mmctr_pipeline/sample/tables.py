@@ -1,5 +1,6 @@
 """The parquet files of the sample dataset, written row group by row group."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.files.progress import Log, Progress
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.sample.behaviour import MAX_HISTORY, Impressions
 from mmctr_pipeline.sample.catalogue import MAX_TAGS, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.given import ITEM_DIM, GivenVectors
+
+logger = logging.getLogger(__name__)
 
 _INT_LIST = pa.list_(pa.int64())
 _FLOAT_LIST = pa.list_(pa.float32())
@@ -88,11 +91,11 @@ def left_padded(lists: Ragged, width: int) -> np.ndarray:
 
 
 def write_item_feature(
-    path: Path, catalogue: Catalogue, titles: list[str], config: SampleConfig, log: Log
+    path: Path, catalogue: Catalogue, titles: list[str], config: SampleConfig
 ) -> None:
     """Write `item_feature.parquet`: titles, tags, levels and two given vector columns."""
     given = GivenVectors(catalogue, config)
-    progress = Progress(log, "item_feature.parquet", len(catalogue), "items")
+    progress = Progress(logger, "item_feature.parquet", len(catalogue), "items")
     with pq.ParquetWriter(path, ITEM_FEATURE_SCHEMA, **_VECTOR_OPTIONS) as writer:
         for rows in _groups(len(catalogue)):
             text, image = given.text_and_image(rows)

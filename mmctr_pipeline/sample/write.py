@@ -1,6 +1,7 @@
 """Writes a sample dataset to disk in the layout of the MMCTR data set."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -11,16 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
-from mmctr_pipeline.sample.config import WORLD_VERSION, SampleConfig
+from mmctr_pipeline.sample.config import SAMPLE_VERSION, SampleConfig
 from mmctr_pipeline.sample.interactions import write_interactions
 from mmctr_pipeline.sample.paths import SamplePaths
 from mmctr_pipeline.sample.titles import describe, draw_titles
 
+logger = logging.getLogger(__name__)
 
-def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, Any]:
+
+def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
     """Write the world into `folder` (made if absent) and return its summary.
 
     Files: `MicroLens_1M_x1/{train,valid,test,item_info}.parquet`, `item_{feature,seq}.parquet`,
@@ -29,7 +31,7 @@ def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, A
     by position in its file) and `sample_items.parquet` (category, style, caption of each item).
     `sample_world.json` is the summary. Equal configurations give equal bytes.
     """
-    log(
+    logger.info(
         f"sample dataset: {config.n_items:,} items, {config.n_users:,} users, "
         f"{config.n_train_rows:,} train rows, seed {config.seed}"
     )
@@ -37,31 +39,31 @@ def generate_sample(config: SampleConfig, folder: Path, log: Log) -> dict[str, A
     paths.interactions.mkdir(parents=True, exist_ok=True)
     catalogue = draw_catalogue(config)
     titles = draw_titles(catalogue, config)
-    tables.write_item_feature(paths.item_feature, catalogue, titles, config, log)
+    tables.write_item_feature(paths.item_feature, catalogue, titles, config)
     tables.write_item_info(paths.item_info, catalogue, config)
     _write_item_truth(paths.item_truth, catalogue)
     summary: dict[str, Any] = {
-        "world_version": WORLD_VERSION,
+        "world_version": SAMPLE_VERSION,
         "config": config.to_mapping(),
         "n_items": len(catalogue),
         "n_cold_items": int(catalogue.cold.sum()),
         "n_empty_titles": sum(not title for title in titles),
-        **write_interactions(paths, catalogue, config, log),
+        **write_interactions(paths, catalogue, config),
     }
     if config.images:
         # Imported here: a world without images must not need Pillow.
         from mmctr_pipeline.sample.covers import write_covers
 
-        summary.update(write_covers(paths.images, catalogue, config, log))
+        summary.update(write_covers(paths.images, catalogue, config))
     paths.summary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    log(
+    logger.info(
         f"sample dataset: best possible AUC {summary['best_possible_auc']:.4f}, "
         f"popularity alone {summary['popularity_auc']:.4f}"
     )
     return summary
 
 
-def ensure_sample(config: SampleConfig, root: Path, log: Log) -> Path:
+def ensure_sample(config: SampleConfig, root: Path) -> Path:
     """Return the folder `root/<config.key>` of the world, generating it if it is not there.
 
     Processes that ask at the same time wait for one of them to generate it. The folder appears
@@ -80,7 +82,7 @@ def ensure_sample(config: SampleConfig, root: Path, log: Log) -> Path:
                 shutil.rmtree(stale)
         making = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
         try:
-            generate_sample(config, making, log)
+            generate_sample(config, making)
             making.chmod(0o755)
             os.replace(making, folder)
         except BaseException:

@@ -1,8 +1,9 @@
 """Settings of training: loss, optimiser, schedule, stopping, number format."""
 
 import dataclasses
+from typing import Literal
 
-from mmctr_pipeline.settings import Settings, setting
+from mmctr_pipeline.settings import Precision, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +32,10 @@ class TrainingConfig(Settings):
         1, "validations per epoch, evenly spread over its rows; at most one after each batch", ge=1
     )
     batch_size: int = setting(2048, "rows per step", ge=2)
-    precision: str = setting(
+    precision: Precision = setting(
         "auto",
         "number format of matrix products: bfloat16, float32, or auto, which is bfloat16 where the "
         "device multiplies in it; weights, optimiser and loss stay float32",
-        choices=("auto", "float32", "bfloat16"),
     )
     label_smoothing: float = setting(
         0.05, "s in the target y * (1 - s) + s / 2 of the binary cross-entropy", ge=0, lt=1
@@ -54,11 +54,10 @@ class TrainingConfig(Settings):
         ge=0,
         le=1,
     )
-    optimizer: str = setting(
+    optimizer: Literal["row_adamw", "adamw", "adam"] = setting(
         "row_adamw",
         "row_adamw (AdamW that touches the table rows of the batch alone and catches up what they "
         "missed), adamw or adam (which touch every weight in every step)",
-        choices=("row_adamw", "adamw", "adam"),
     )
     learning_rate: float = setting(2e-3, "learning rate", gt=0)
     weight_decay: float = setting(
@@ -76,11 +75,10 @@ class TrainingConfig(Settings):
     multimodal_weight_decay: float = setting(
         1e-5, "weight decay of the multimodal transform (improved_mmctr alone)", ge=0
     )
-    schedule: str = setting(
+    schedule: Literal["cosine_restarts", "cosine", "plateau", "constant"] = setting(
         "cosine_restarts",
         "learning rate: cosine annealing per epoch with or without warm restarts, lowered where "
         "validation stands still (plateau), or constant",
-        choices=("cosine_restarts", "cosine", "plateau", "constant"),
     )
     restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1)
     restart_factor: int = setting(2, "growth of each further cycle (T_mult)", ge=1)

@@ -2,6 +2,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mmctr_pipeline.data.discovery import ImageIndex, find_data
 from mmctr_pipeline.data.fingerprint import (
@@ -11,10 +12,6 @@ from mmctr_pipeline.data.fingerprint import (
     fingerprint_images,
 )
 from mmctr_pipeline_tests.data import small_data
-
-
-def _silent(message: str) -> None:
-    pass
 
 
 def _write(path: Path, text: str) -> Path:
@@ -57,7 +54,7 @@ def test_images_count_by_name_and_content(tmp_path: Path) -> None:
     def fingerprint(folder: str, **files: str) -> str:
         for name, text in files.items():
             _write(tmp_path / folder / f"{name.strip('_')}.jpg", text)
-        return fingerprint_images(ImageIndex(tmp_path / folder, "{item_id}.jpg", 0), _silent)
+        return fingerprint_images(ImageIndex(tmp_path / folder, "{item_id}.jpg", 0))
 
     before = fingerprint("a", _1="x", _2="y")
     assert fingerprint("b", _2="y", _1="x") == before
@@ -67,19 +64,20 @@ def test_images_count_by_name_and_content(tmp_path: Path) -> None:
     assert fingerprint("a", _3="") != before
 
 
-def test_a_broken_link_is_told_and_counts(tmp_path: Path) -> None:
-    messages: list[str] = []
+def test_a_broken_link_is_logged_and_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     index = ImageIndex(tmp_path, "{item_id}.jpg", 2)
     _write(tmp_path / "1.jpg", "x")
-    before = fingerprint_images(index, messages.append)
-    assert messages == []
+    before = fingerprint_images(index)
+    assert caplog.messages == []
     (tmp_path / "2.jpg").symlink_to(tmp_path / "nowhere")
-    assert fingerprint_images(index, messages.append) != before
-    assert messages == ["1 of 2 images cannot be opened"]
-    # Whoever opened a pipe would wait for ever.
+    assert fingerprint_images(index) != before
+    assert caplog.messages == ["1 of 2 images cannot be opened"]
+    # Opening a pipe would block for ever.
     os.mkfifo(tmp_path / "3.jpg")
-    fingerprint_images(index, messages.append)
-    assert messages[-1] == "2 of 3 images cannot be opened"
+    fingerprint_images(index)
+    assert caplog.messages[-1] == "2 of 3 images cannot be opened"
 
 
 def test_arrays_count_by_type_shape_and_values() -> None:

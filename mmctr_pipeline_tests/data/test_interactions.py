@@ -1,3 +1,4 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from mmctr_pipeline_tests.data import small_data
 
 
 def _build(root: Path) -> CtrDataset:
-    return build_dataset(find_data(root), lambda message: None)
+    return build_dataset(find_data(root))
 
 
 def test_rows_keep_their_order_and_values(tmp_path: Path) -> None:
@@ -137,7 +138,7 @@ def test_loading_does_not_wait_for_pandas(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from mmctr_pipeline.data.discovery import find_data\n"
         "from mmctr_pipeline.data.interactions import build_dataset\n"
-        "build_dataset(find_data(Path(sys.argv[1])), print)\n"
+        "build_dataset(find_data(Path(sys.argv[1])))\n"
         "print('pandas' in sys.modules)"
     )
     command = [sys.executable, "-c", program, str(small_data.write_data(tmp_path))]
@@ -145,20 +146,20 @@ def test_loading_does_not_wait_for_pandas(tmp_path: Path) -> None:
     assert run.stdout.splitlines()[-1] == "False"
 
 
-def test_progress_is_told(tmp_path: Path) -> None:
-    messages: list[str] = []
-    build_dataset(find_data(small_data.write_data(tmp_path)), messages.append)
-    assert "9 items in item_feature.parquet" in messages
-    assert "4 rows in train.parquet" in messages
-    assert "4 distinct histories in 8 rows" in messages
+def test_counts_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _build(small_data.write_data(tmp_path))
+    assert "9 items in item_feature.parquet" in caplog.messages
+    assert "4 rows in train.parquet" in caplog.messages
+    assert "4 distinct histories in 8 rows" in caplog.messages
 
 
 def test_train_histories_are_those_of_train_rows_alone(tmp_path: Path) -> None:
     layout = find_data(small_data.write_data(tmp_path))
-    histories = read_train_histories(layout, read_items(layout), lambda message: None)
+    histories = read_train_histories(layout, read_items(layout))
     # Of all splits together there is [2] besides, which valid and test alone hold.
     assert [one.tolist() for one in histories] == [[1, 2], [3, 2, 1], []]
     unknown = small_data.train() | {"item_seq": [[0, 1, 2], [0, 1, 77], [3, 2, 1], [0, 0, 0]]}
     small_data.write(layout.train, unknown)
     with pytest.raises(DataError, match="77"):
-        read_train_histories(layout, read_items(layout), lambda message: None)
+        read_train_histories(layout, read_items(layout))

@@ -13,15 +13,11 @@ from mmctr_pipeline.data.validation import DataError, open_parquet
 from mmctr_pipeline_tests.data import small_data
 
 
-def _silent(message: str) -> None:
-    pass
-
-
 def _fault(root: Path, **changed: dict[str, Any]) -> DataError:
     """Return the error that a data set with these columns raises."""
     small_data.write_data(root, **changed)
     with pytest.raises(DataError) as error:
-        build_dataset(find_data(root), _silent)
+        build_dataset(find_data(root))
     assert error.value.fix
     assert f"Fix: {error.value.fix}" in str(error.value)
     assert str(error.value.file) in str(error.value)
@@ -154,7 +150,7 @@ def test_integers_of_any_width_and_lists_of_any_kind_are_taken(
         for name, values in small_data.train().items()
     }
     small_data.write_data(tmp_path, train=columns)
-    dataset = build_dataset(find_data(tmp_path), _silent)
+    dataset = build_dataset(find_data(tmp_path))
     assert dataset.train.user_id.tolist() == [1, 1, 2, 2]
     assert dataset.histories[dataset.train.history[2]].tolist() == [3, 2, 1]
 

@@ -1,29 +1,37 @@
-"""Progress lines: when they come and what they say."""
+"""When progress lines are logged, and their content."""
+
+import logging
+
+import pytest
 
 from mmctr_pipeline.files.progress import Progress
 
+logger = logging.getLogger(__name__)
 
-def test_short_work_is_silent() -> None:
-    lines: list[str] = []
-    progress = Progress(lines.append, "reading", 100, every_seconds=3600)
+
+@pytest.fixture(autouse=True)
+def _log_info(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+
+def test_short_work_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(logger, "reading", 100, every_seconds=3600)
     for _ in range(100):
         progress.advance()
-    assert lines == []
+    assert caplog.messages == []
 
 
-def test_long_work_tells_count_rate_and_rest() -> None:
-    lines: list[str] = []
-    progress = Progress(lines.append, "reading", 10_000, "files", every_seconds=0)
+def test_long_work_logs_count_rate_and_remaining_time(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(logger, "reading", 10_000, "files", every_seconds=0)
     progress.advance(2500)
     progress.advance(2500)
-    assert lines[-1].startswith("reading: 5,000 of 10,000 files, ")
-    assert "files/s" in lines[-1]
-    assert lines[-1].endswith("s left")
+    assert caplog.messages[-1].startswith("reading: 5,000 of 10,000 files, ")
+    assert "files/s" in caplog.messages[-1]
+    assert caplog.messages[-1].endswith("s left")
     assert progress.seconds > 0
     assert progress.per_second > 0
 
 
-def test_the_end_is_left_to_the_caller() -> None:
-    lines: list[str] = []
-    Progress(lines.append, "reading", 10, every_seconds=0).advance(10)
-    assert lines == []
+def test_the_end_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    Progress(logger, "reading", 10, every_seconds=0).advance(10)
+    assert caplog.messages == []

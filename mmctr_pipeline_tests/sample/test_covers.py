@@ -57,7 +57,7 @@ def test_colours_and_texture_tell_the_style_and_not_the_category() -> None:
 
 
 def test_some_files_are_missing_and_some_cannot_be_decoded(tmp_path: Path) -> None:
-    numbers = write_covers(tmp_path, draw_catalogue(CONFIG), CONFIG, lambda line: None)
+    numbers = write_covers(tmp_path, draw_catalogue(CONFIG), CONFIG)
     missing, corrupt = numbers["missing_image_ids"], numbers["corrupt_image_ids"]
     assert (len(missing), len(corrupt), numbers["n_images"]) == (20, 4, 376)
     assert not set(missing) & set(corrupt)

@@ -34,7 +34,7 @@ class CaptionedImages:
         return len(self.image)
 
 
-def read_world(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> CaptionedImages:
+def read_sample(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> CaptionedImages:
     """Read a folder that the command `mmctr sample` made.
 
     Raises `FileNotFoundError` where it has no covers, `ValueError` where its files disagree on the

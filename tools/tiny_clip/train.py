@@ -11,8 +11,9 @@ that the model has not seen, prints retrieval and linear probes as one line of J
 
 import argparse
 import json
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from torch.nn import functional
 
 from mmctr_pipeline import encoders
 from mmctr_pipeline.files.progress import Progress
-from tools.tiny_clip.captioned_images import CaptionedImages, read_world
+from tools.tiny_clip.captioned_images import CaptionedImages, read_sample
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path(encoders.__file__).parent / "tiny_clip"
 
@@ -72,7 +75,6 @@ def train(
     epochs: int,
     batch_size: int,
     learning_rate: float,
-    log: Callable[[str], None],
 ) -> CLIP:
     """Train both towers from scratch: covers against titles, captions, and both in one.
 
@@ -86,7 +88,7 @@ def train(
     n_steps = epochs * (len(data) // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, n_steps, pct_start=0.1)
-    progress = Progress(log, "tiny CLIP", n_steps, "steps")
+    progress = Progress(logger, "tiny CLIP", n_steps, "steps")
     kind = data.style * (data.category.max() + 1) + data.category
     for epoch in range(epochs):
         losses = []
@@ -106,7 +108,7 @@ def train(
             schedule.step()
             losses.append(loss.item())
             progress.advance()
-        log(f"tiny CLIP: epoch {epoch + 1} of {epochs}, mean loss {np.mean(losses):.3f}")
+        logger.info(f"tiny CLIP: epoch {epoch + 1} of {epochs}, mean loss {np.mean(losses):.3f}")
     _forget_unused_tokens(model, data)
     return model.eval()
 
@@ -133,10 +135,10 @@ def load(folder: Path = FOLDER) -> CLIP:
 
 
 def read(folder: Path) -> CaptionedImages:
-    """Read a sample dataset as this model wants it; raises as `read_world` does."""
+    """Read a sample dataset as this model wants it; raises as `read_sample` does."""
     preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
     context_length = MODEL_CONFIG["text_cfg"]["context_length"]
-    return read_world(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
+    return read_sample(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
 
 
 @torch.no_grad()
@@ -189,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if options.world is None and options.evaluate is None:
         parser.error("give --world to train, --evaluate to measure, or both")
     if options.world is not None:
@@ -198,16 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             epochs=options.epochs,
             batch_size=options.batch_size,
             learning_rate=options.learning_rate,
-            log=_say,
         )
         save(model, options.model)
     if options.evaluate is not None:
         measured = evaluate(load(options.model), read(options.evaluate))
         sys.stdout.write(json.dumps(measured) + "\n")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
