@@ -72,9 +72,7 @@ def encode(titles: list[str], store: Path) -> tuple[float, int]:
         views_level=np.zeros(n_items, np.int8),
     )
     start = time.perf_counter()
-    encoding = encode_titles(
-        items, TextEncoderConfig(), "cpu", VectorStore(store), lambda line: print(line, flush=True)
-    )
+    encoding = encode_titles(items, TextEncoderConfig(), "cpu", VectorStore(store))
     return time.perf_counter() - start, encoding.table.provenance["counts"]["encoded"]
 
 

@@ -5,7 +5,7 @@
 `peer` is recipe A's way, `encode(batch_size=256)` in float32; `best` is the library's fastest plain
 way, in bfloat16 (where the machine multiplies in it) at the batch size that a trial on the first
 titles finds fastest. FILE is an item_feature.parquet; without one the titles are those of a sample
-world. Floor: the products of the forward pass over the tokens, without any padding, at the rate
+dataset. Floor: the products of the forward pass over the tokens, without any padding, at the rate
 that this machine reaches on one large product of the same kind (`floor_per_second`).
 """
 
@@ -139,8 +139,8 @@ def read_titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
         from mmctr_pipeline.sample.write import generate_sample
 
         config = SampleConfig.scaled(20.0, n_train_rows=1000, images=False)
-        generate_sample(config, folder / "world", lambda line: None)
-        path = find_data(folder / "world").item_feature
+        generate_sample(config, folder / "sample")
+        path = find_data(folder / "sample").item_feature
     column = pq.read_table(path, columns=["item_title"]).column("item_title").to_pylist()
     titles = [title for title in column if title and title.strip()]
     rows = np.random.default_rng(0).permutation(len(titles))[:n_titles]

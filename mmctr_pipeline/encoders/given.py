@@ -1,16 +1,16 @@
 """Vectors that come with the data: a named column instead of an encoder."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
 
 import numpy as np
 
 from mmctr_pipeline.data.vectors import VectorTable
 
+logger = logging.getLogger(__name__)
 
-def take_given(
-    item_id: np.ndarray, given: VectorTable | None, column: str, log: Callable[[str], None]
-) -> VectorTable:
+
+def take_given(item_id: np.ndarray, given: VectorTable | None, column: str) -> VectorTable:
     """Return the given vectors for `item_id` (`(M,)` ascending), masked where there is none.
 
     `given` is what `data.items.read_given_vectors` read. Raises `ValueError` where it is None, or
@@ -28,7 +28,7 @@ def take_given(
             f"column {column!r} holds {len(given.item_id):,} vectors but none for the "
             f"{len(item_id):,} items; compare the item_id columns of item_feature and item_info"
         )
-    log(f"{n_given:,} of {len(item_id):,} items have a vector in column {column}")
+    logger.info(f"{n_given:,} of {len(item_id):,} items have a vector in column {column}")
     counts = {"items": len(item_id), "given": n_given, "missing": len(item_id) - n_given}
     provenance = {**given.provenance, "encoder": "given", "column": column, "counts": counts}
     return dataclasses.replace(table, provenance=provenance)

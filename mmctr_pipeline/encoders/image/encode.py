@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterable
@@ -22,9 +23,11 @@ from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pil
 from mmctr_pipeline.encoders.image.encoder import ImageEncoder, in_threads, n_cores
 from mmctr_pipeline.encoders.parity import parity
 from mmctr_pipeline.encoders.sources import locate_image_model
-from mmctr_pipeline.encoders.store.vector_store import Remembered, Shard, VectorStore
-from mmctr_pipeline.files.progress import Log, Progress
+from mmctr_pipeline.encoders.store.vector_store import Shard, StoreResult, VectorStore
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
+
+logger = logging.getLogger(__name__)
 
 MISSING = "no file"
 
@@ -54,7 +57,6 @@ def encode_images(
     config: ImageEncoderConfig,
     device: torch.device | str,
     store: VectorStore,
-    log: Log,
     given: VectorTable | None = None,
 ) -> ImageEncoding:
     """Return one float32 vector per item of `item_id` (`(M,)` ascending), not normalised.
@@ -67,7 +69,7 @@ def encode_images(
     """
     item_id = np.asarray(item_id, dtype=np.int32)
     if config.source == "given":
-        return ImageEncoding(take_given(item_id, given, config.column, log), _problems([]))
+        return ImageEncoding(take_given(item_id, given, config.column), _problems([]))
     if config.source == "none":
         return ImageEncoding(_masked(item_id), _problems([]))
     if images is None:
@@ -81,12 +83,12 @@ def encode_images(
     paths = _paths(item_id, images)
     clip = load_clip(locate_image_model(config.model), device)
     encoder = ImageEncoder(clip, config, device)
-    log(
+    logger.info(
         f"image encoder {clip.located.name} from {clip.located.source}, "
         f"{encoder.precision} on {device}"
     )
-    contents, reasons = _contents(paths, log)
-    remembered = _recall_or_encode(paths, contents, encoder, store, log)
+    contents, reasons = _contents(paths)
+    remembered = _get_or_encode(paths, contents, encoder, store)
     row_of_content = list(contents)
     for position, reason in remembered.reasons.items():
         reasons[row_of_content[position]] = reason
@@ -103,7 +105,7 @@ def encode_images(
     present[list(reasons)] = False
     tally = _tally(reasons.values())
     if reasons:
-        log(f"{len(reasons):,} items without an image vector: {tally}")
+        logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
     provenance = {
         "encoder": "open_clip",
         "config": config.to_mapping(),
@@ -131,13 +133,12 @@ def encode_images(
     return ImageEncoding(table, _problems(problems).replace_schema_metadata(by_encoder))
 
 
-def _recall_or_encode(
+def _get_or_encode(
     paths: dict[int, Path],
     contents: dict[int, bytes],
     encoder: ImageEncoder,
     store: VectorStore,
-    log: Log,
-) -> Remembered:
+) -> StoreResult:
     """Return the vectors of `contents` (by row, as `paths`), encoding what is not remembered."""
     rows = np.array(list(contents), dtype=np.int64)
 
@@ -148,14 +149,13 @@ def _recall_or_encode(
         return dataclasses.replace(shard, reasons=reasons)
 
     with quiet_pillow():
-        return store.recall_or_encode(
+        return store.get_or_encode(
             encoder.identity,
             list(contents.values()),
             encode_shard,
             shard_size=SHARD_IMAGES,
             # What an older Pillow could not read, a newer one may.
             reader=f"pillow {PIL.__version__}",
-            log=log,
             unit="images",
         )
 
@@ -167,7 +167,7 @@ def _paths(item_id: np.ndarray, images: ImageIndex) -> dict[int, Path]:
     return {row: path for row, path in paths.items() if matched[row] or os.path.lexists(path)}
 
 
-def _contents(paths: dict[int, Path], log: Log) -> tuple[dict[int, bytes], dict[int, str]]:
+def _contents(paths: dict[int, Path]) -> tuple[dict[int, bytes], dict[int, str]]:
     """Return the SHA-256 of each readable file by row, and why the other rows have none."""
 
     def digest(path: Path) -> bytes | str:
@@ -178,7 +178,7 @@ def _contents(paths: dict[int, Path], log: Log) -> tuple[dict[int, bytes], dict[
 
     contents: dict[int, bytes] = {}
     reasons: dict[int, str] = {}
-    progress = Progress(log, "looking which images are new", len(paths), "images")
+    progress = Progress(logger, "looking which images are new", len(paths), "images")
     for row, found in zip(
         paths, in_threads(digest, list(paths.values()), 64 * n_cores()), strict=True
     ):

@@ -1,7 +1,7 @@
 """When each content of an encoder was last asked for: what pruning goes by."""
 
 import datetime
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +18,14 @@ from mmctr_pipeline.encoders.store.shards import (
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.locks import locked
 
+logger = logging.getLogger(__name__)
+
 LAST_USED = "last_used.parquet"
 
 _SCHEMA = pa.schema([("content", pa.binary(32)), ("day", pa.date32())])
 
 
-def record_use(
-    folder: Path, contents: np.ndarray, day: datetime.date, log: Callable[[str], None]
-) -> None:
+def record_use(folder: Path, contents: np.ndarray, day: datetime.date) -> None:
     """Note in an encoder's folder that `contents` (`(n,) KEY`) were used on `day`.
 
     A record that is damaged is named in the log and begun anew.
@@ -34,7 +34,7 @@ def record_use(
         try:
             known, days = read_last_used(folder)
         except DamagedFileError as error:
-            log(f"{error}; the record of last use begins anew")
+            logger.warning(f"{error}; the record of last use begins anew")
             known, days = np.empty(0, KEY), np.empty(0, np.int32)
         both = np.concatenate([contents, known])
         both_days = np.concatenate([np.full(len(contents), day_number(day), np.int32), days])

@@ -9,7 +9,7 @@ from mmctr_pipeline.encoders.store.shards import KEY, Notes, StoredShard
 _UNKNOWN, _FAILED, _KNOWN = 0, 1, 2
 
 
-class Gathering:
+class PartialLookup:
     """Fills up from stored shards and from what is newly encoded.
 
     `distinct` is `(n,) KEY`, the contents asked for in ascending order, and `first` `(n,) int64`

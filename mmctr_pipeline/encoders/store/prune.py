@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import datetime
+import logging
 import re
 from pathlib import Path
 
@@ -27,8 +28,9 @@ from mmctr_pipeline.encoders.store.shards import (
 )
 from mmctr_pipeline.encoders.store.vector_store import FOLDER_LOCK, utc_now
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.settings import SettingsError
+
+logger = logging.getLogger(__name__)
 
 # A night adds a handful of vectors: shards below the second size join until they reach the first.
 _MERGED_ROWS = 4096
@@ -62,7 +64,6 @@ def prune(
     unused_days: int = 30,
     *,
     dry_run: bool = False,
-    log: Log,
     now: datetime.datetime | None = None,
 ) -> list[PruneReport]:
     """Drop what was last used more than `unused_days` days (of UTC) ago from the store in `folder`.
@@ -82,7 +83,7 @@ def prune(
             continue
         with locked(encoder / FOLDER_LOCK, wait=False) as is_free:
             if is_free:
-                reports.append(_prune_encoder(encoder, unused_days, today, dry_run, log))
+                reports.append(_prune_encoder(encoder, unused_days, today, dry_run))
             else:
                 reports.append(PruneReport(encoder.name, in_use=True))
         if not dry_run:
@@ -118,17 +119,15 @@ class _Contents:
         return KEY.itemsize + 4 * self.width
 
 
-def _prune_encoder(
-    folder: Path, unused_days: int, today: int, dry_run: bool, log: Log
-) -> PruneReport:
+def _prune_encoder(folder: Path, unused_days: int, today: int, dry_run: bool) -> PruneReport:
     left_behind = [path for path in folder.iterdir() if _LEFT_BEHIND.fullmatch(path.name)]
-    shards, damaged = _read_shards(folder, log)
+    shards, damaged = _read_shards(folder)
     left_behind += damaged
-    shards, contents, days = _choose(folder, shards, unused_days, today, log)
+    shards, contents, days = _choose(folder, shards, unused_days, today)
     if not dry_run:
         for path in left_behind:
             path.unlink()
-        _rewrite(folder, shards, log)
+        _rewrite(folder, shards)
         if len(contents):
             write_last_used(folder, contents, days)
         else:
@@ -143,7 +142,7 @@ def _prune_encoder(
     )
 
 
-def _read_shards(folder: Path, log: Log) -> tuple[list[_Contents], list[Path]]:
+def _read_shards(folder: Path) -> tuple[list[_Contents], list[Path]]:
     """Return the shards by file name, and the files that are damaged."""
     shards, damaged = [], []
     for path in shard_paths(folder):
@@ -160,7 +159,7 @@ def _read_shards(folder: Path, log: Log) -> tuple[list[_Contents], list[Path]]:
                     keep=np.ones(len(stored.contents), bool),
                 )
         except DamagedFileError as error:
-            log(f"{error}; of no use any more")
+            logger.warning(f"{error}; of no use any more")
             damaged.append(path)
         else:
             shards.append(shard)
@@ -168,7 +167,7 @@ def _read_shards(folder: Path, log: Log) -> tuple[list[_Contents], list[Path]]:
 
 
 def _choose(
-    folder: Path, shards: list[_Contents], unused_days: int, today: int, log: Log
+    folder: Path, shards: list[_Contents], unused_days: int, today: int
 ) -> tuple[list[_Contents], np.ndarray, np.ndarray]:
     """Return the shards with what stays of each, and all that stays, sorted, with its days."""
     if not shards:
@@ -187,7 +186,7 @@ def _choose(
         days = days_of(distinct, *read_last_used(folder))
         days = np.where(days < 0, written[shard_of[winners]] // 86_400, days).astype(np.int32)
     except DamagedFileError as error:
-        log(f"{error}; all that is remembered there counts as used today")
+        logger.warning(f"{error}; all that is remembered there counts as used today")
         days = np.full(len(distinct), today, np.int32)
     in_use = days >= today - unused_days
     keep = np.zeros(len(contents), bool)
@@ -199,7 +198,7 @@ def _choose(
     return chosen, distinct[in_use], days[in_use]
 
 
-def _rewrite(folder: Path, shards: list[_Contents], log: Log) -> None:
+def _rewrite(folder: Path, shards: list[_Contents]) -> None:
     """Write anew what stays of the shards that lose something, small ones along with them."""
     groups = collections.defaultdict(list)
     for shard in shards:
@@ -208,7 +207,7 @@ def _rewrite(folder: Path, shards: list[_Contents], log: Log) -> None:
     done = {shard.path for shard in shards if not shard.n_kept}
     for group in groups.values():
         if len(group) > 1 or group[0].n_dropped:
-            written = _merge(folder, group, log)
+            written = _merge(folder, group)
             done |= {shard.path for shard in group}
             done -= written
     # From the last name to the first: were this stopped in the middle, what is recalled of a
@@ -217,7 +216,7 @@ def _rewrite(folder: Path, shards: list[_Contents], log: Log) -> None:
         path.unlink()
 
 
-def _merge(folder: Path, group: list[_Contents], log: Log) -> set[Path]:
+def _merge(folder: Path, group: list[_Contents]) -> set[Path]:
     """Write what stays of the shards into new ones; return the paths of these."""
     written: set[Path] = set()
     pack = _Pack(folder, group[0].identity, group[0].reader)
@@ -230,7 +229,7 @@ def _merge(folder: Path, group: list[_Contents], log: Log) -> set[Path]:
                         written.add(pack.write())
                         pack = _Pack(folder, pack.identity, pack.reader)
         except DamagedFileError as error:
-            log(f"{error}; of no use any more")
+            logger.warning(f"{error}; of no use any more")
     if pack.n_rows:
         written.add(pack.write())
     return written

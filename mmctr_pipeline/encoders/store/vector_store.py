@@ -8,6 +8,7 @@ killed and started again encodes exactly the shards that were left, and runs at 
 
 import dataclasses
 import datetime
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mmctr_pipeline.encoders.store.last_used import record_use
-from mmctr_pipeline.encoders.store.lookup import Gathering
+from mmctr_pipeline.encoders.store.lookup import PartialLookup
 from mmctr_pipeline.encoders.store.shards import (
     DamagedFileError,
     Notes,
@@ -26,7 +27,9 @@ from mmctr_pipeline.encoders.store.shards import (
     write_shard,
 )
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline.files.progress import Log, Progress
+from mmctr_pipeline.files.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 FOLDER_LOCK = ".lock"
 """Held, shared, by each run that uses an encoder's folder, so that nothing is pruned there."""
@@ -50,7 +53,7 @@ EncodeShard = Callable[[np.ndarray], Shard]
 
 
 @dataclasses.dataclass(frozen=True)
-class Remembered:
+class StoreResult:
     """The vectors of all contents asked for, in their order.
 
     `vectors` is `(N, D) float32`, zeros where `reasons` (by position) says why there is none, and
@@ -78,7 +81,7 @@ class VectorStore:
         self._folder = folder
         self._now = now
 
-    def recall_or_encode(
+    def get_or_encode(
         self,
         identity: str,
         contents: Sequence[bytes],
@@ -86,9 +89,8 @@ class VectorStore:
         *,
         shard_size: int,
         reader: str,
-        log: Log,
         unit: str = "contents",
-    ) -> Remembered:
+    ) -> StoreResult:
         """Return the vectors of `contents` (SHA-256 digests, which may repeat).
 
         What is not remembered under `identity` goes to `encode`, each distinct content once, in
@@ -104,23 +106,23 @@ class VectorStore:
         """
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}; it must be at least 1")
-        gathering = Gathering(contents)
+        lookup = PartialLookup(contents)
         n_encoded = 0
-        if len(gathering.distinct):
+        if len(lookup.distinct):
             folder = self._folder / encoder_folder(identity)
             with locked(folder / FOLDER_LOCK, shared=True):
                 # At the start, as a run that is stopped has used what it found as well.
-                record_use(folder, gathering.distinct, self._now().date(), log)
-                run = _Run(folder, identity, reader, encode, gathering, log)
+                record_use(folder, lookup.distinct, self._now().date())
+                run = _Run(folder, identity, reader, encode, lookup)
                 run.recall()
                 n_encoded = run.encode_missing(shard_size, unit)
-        return Remembered(
-            vectors=gathering.vectors(),
-            reasons=gathering.reasons(),
+        return StoreResult(
+            vectors=lookup.vectors(),
+            reasons=lookup.reasons(),
             n_encoded=n_encoded,
-            n_reused=gathering.n_known - n_encoded,
-            n_failed=gathering.n_failed,
-            notes=gathering.notes,
+            n_reused=lookup.n_known - n_encoded,
+            n_failed=lookup.n_failed,
+            notes=lookup.notes,
         )
 
 
@@ -132,8 +134,7 @@ class _Run:
     identity: str
     reader: str
     encode: EncodeShard
-    gathering: Gathering
-    log: Log
+    lookup: PartialLookup
 
     def recall(self) -> None:
         for path in shard_paths(self.folder):
@@ -147,12 +148,12 @@ class _Run:
 
     def encode_missing(self, shard_size: int, unit: str) -> int:
         """Encode, or recall from another run at work, what is missing; return how many vectors."""
-        rows, n_distinct = self.gathering.missing, len(self.gathering.distinct)
-        self.log(
+        rows, n_distinct = self.lookup.missing, len(self.lookup.distinct)
+        logger.info(
             f"{n_distinct:,} distinct {unit}: {n_distinct - len(rows):,} remembered, "
             f"{len(rows):,} to encode"
         )
-        progress = Progress(self.log, "encoding", len(rows), unit)
+        progress = Progress(logger, "encoding", len(rows), unit)
         plan = [rows[begin : begin + shard_size] for begin in range(0, len(rows), shard_size)]
         deferred, n_encoded = [], 0
         for shard in plan:
@@ -163,13 +164,13 @@ class _Run:
             n_encoded += n_new
             progress.advance(len(shard))
         if deferred:
-            self.log(f"waiting for {len(deferred):,} shards that another run has begun")
+            logger.info(f"waiting for {len(deferred):,} shards that another run has begun")
         for shard in deferred:
             n_encoded += self._settle(shard, wait=True) or 0
             progress.advance(len(shard))
         if n_encoded:
             rate = n_encoded / max(progress.seconds, 1e-9)
-            self.log(
+            logger.info(
                 f"encoded {n_encoded:,} {unit} in {progress.seconds:.1f} s, {rate:,.0f} {unit}/s"
             )
         return n_encoded
@@ -179,18 +180,18 @@ class _Run:
 
         None where another run has begun it and `wait` is False.
         """
-        path = self.folder / shard_name(self.gathering.distinct[rows])
+        path = self.folder / shard_name(self.lookup.distinct[rows])
         with locked(_claim(path), wait=wait) as is_mine:
             if not is_mine:
                 return None
             # Another run may have written it since the folder was read.
             self._take_or_set_aside(path)
-            if self.gathering.are_settled(rows):
+            if self.lookup.are_settled(rows):
                 return 0
             return self._encode(rows)
 
     def _encode(self, rows: np.ndarray) -> int:
-        positions = self.gathering.first[rows]
+        positions = self.lookup.first[rows]
         shard = self.encode(positions)
         vectors = np.array(shard.vectors, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(rows):
@@ -214,8 +215,8 @@ class _Run:
                 "that are not finite. Fix: check its weights and number format"
             )
         # First, as it refuses another width.
-        self.gathering.add(rows, vectors, reasons, shard.notes)
-        contents = self.gathering.distinct[rows]
+        self.lookup.add(rows, vectors, reasons, shard.notes)
+        contents = self.lookup.distinct[rows]
         notes = [shard.notes]
         write_shard(self.folder, self.identity, contents, vectors, reasons, self.reader, notes)
         return len(rows) - len(reasons)
@@ -223,7 +224,7 @@ class _Run:
     def _take(self, path: Path) -> None:
         try:
             with open_shard(path) as stored:
-                self.gathering.take(stored, self.reader)
+                self.lookup.take(stored, self.reader)
         except FileNotFoundError:
             # Not written yet, or set aside by another run since the folder was listed.
             return
@@ -235,7 +236,7 @@ class _Run:
         except DamagedFileError as error:
             aside = path.with_name(f"{path.name}.damaged")
             os.replace(path, aside)
-            self.log(f"{error}; set aside as {aside.name}, what it held is encoded again")
+            logger.warning(f"{error}; set aside as {aside.name}, what it held is encoded again")
 
 
 def _claim(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,10 @@ from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_mode
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text.models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.text.titles import item_texts, read_tag_names
-from mmctr_pipeline.files.progress import Log
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.precision import dtype_for, dtype_name
+
+logger = logging.getLogger(__name__)
 
 # Enough for batches of like length, and some ten seconds' work to lose at most.
 SHARD_TEXTS = 4096
@@ -48,7 +50,6 @@ def encode_titles(
     config: TextEncoderConfig,
     device: torch.device | str,
     store: VectorStore,
-    log: Log,
     given: VectorTable | None = None,
 ) -> TextEncoding:
     """Return one float32 vector per item, in the order of `items` (ids ascending).
@@ -60,7 +61,7 @@ def encode_titles(
     shard). Raises `ModelNotFoundError`, `TemplateError`, `DataError`.
     """
     if config.source == "given":
-        return TextEncoding(take_given(items.item_id, given, config.column, log))
+        return TextEncoding(take_given(items.item_id, given, config.column))
     keep_freed_memory()
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
@@ -68,7 +69,7 @@ def encode_titles(
     present = np.array([bool(text) for text in rendered.texts], dtype=bool)
     texts = [text for text in rendered.texts if text]
     model = _NamedModel(config, device)
-    log(f"text encoder {model.name} from {model.source}, {model.precision} on {device}")
+    logger.info(f"text encoder {model.name} from {model.source}, {model.precision} on {device}")
 
     def encode_shard(rows: np.ndarray) -> Shard:
         shard = [texts[row] for row in rows]
@@ -79,20 +80,21 @@ def encode_titles(
         plain = model.opened.encode_plainly([shard[row] for row in twice])
         return Shard(vectors, notes=dict(parity_notes(vectors[twice], plain)))
 
-    remembered = store.recall_or_encode(
+    remembered = store.get_or_encode(
         model.identity,
         [hashlib.sha256(text.encode()).digest() for text in texts],
         encode_shard,
         shard_size=SHARD_TEXTS,
         reader="",
-        log=log,
         unit="titles",
     )
     vectors = np.zeros((len(items), model.opened.dim), dtype=np.float32)
     if texts:
         vectors[present] = remembered.vectors
     else:
-        log(f"not one of {len(items):,} items has a text: look at item_title in item_feature")
+        logger.warning(
+            f"not one of {len(items):,} items has a text: look at item_title in item_feature"
+        )
     n_tokens, n_cut = _lengths(texts, model)
     table = VectorTable(
         item_id=items.item_id,

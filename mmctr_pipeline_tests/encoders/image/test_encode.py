@@ -19,8 +19,7 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import MISSING as NO_FILE
 from mmctr_pipeline.encoders.image.encode import ImageEncoding, encode_images
 from mmctr_pipeline.encoders.image.encoder import ImageChangedError, in_threads
-from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Remembered, VectorStore
-from mmctr_pipeline.files.progress import Log
+from mmctr_pipeline.encoders.store.vector_store import EncodeShard, StoreResult, VectorStore
 from mmctr_pipeline_tests.encoders.image.broken_images import (
     AS_OPEN_CLIP,
     BROKEN,
@@ -45,7 +44,7 @@ class WatchedStore(VectorStore):
         self.n_tried = 0
         self._before = before
 
-    def recall_or_encode(
+    def get_or_encode(
         self,
         identity: str,
         contents: Sequence[bytes],
@@ -53,16 +52,15 @@ class WatchedStore(VectorStore):
         *,
         shard_size: int,
         reader: str,
-        log: Log,
         unit: str = "contents",
-    ) -> Remembered:
+    ) -> StoreResult:
         def watched(positions: np.ndarray):
             self.n_tried += len(positions)
             self._before()
             return encode(positions)
 
-        return super().recall_or_encode(
-            identity, contents, watched, shard_size=shard_size, reader=reader, log=log, unit=unit
+        return super().get_or_encode(
+            identity, contents, watched, shard_size=shard_size, reader=reader, unit=unit
         )
 
 
@@ -86,14 +84,14 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def encoding(config: ImageEncoderConfig, images: ImageIndex, vectors: Path) -> ImageEncoding:
-    return encode_images(ITEM_ID, images, config, "cpu", VectorStore(vectors), lambda line: None)
+    return encode_images(ITEM_ID, images, config, "cpu", VectorStore(vectors))
 
 
 def encode(
     item_id: Sequence[int], folder: Path, config: ImageEncoderConfig, store: VectorStore
 ) -> ImageEncoding:
     index = ImageIndex(folder, "{item_id}.jpg", len(item_id))
-    return encode_images(np.array(item_id), index, config, "cpu", store, lambda line: None)
+    return encode_images(np.array(item_id), index, config, "cpu", store)
 
 
 def encoded_and_reused(encoding: ImageEncoding) -> tuple[int, int]:
@@ -157,7 +155,7 @@ def test_a_second_call_encodes_nothing_gives_equal_bits_and_all_problems_again(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex, vectors: Path
 ) -> None:
     store = WatchedStore(vectors)
-    again = encode_images(ITEM_ID, images, config, "cpu", store, lambda line: None)
+    again = encode_images(ITEM_ID, images, config, "cpu", store)
     assert store.n_tried == 0
     assert encoded_and_reused(again) == (0, encoding.table.provenance["counts"]["encoded"])
     assert again.table.vectors.tobytes() == encoding.table.vectors.tobytes()
@@ -175,7 +173,7 @@ def test_what_could_not_be_read_is_tried_again_by_another_pillow(
     shutil.copytree(vectors, tmp_path / "vectors")
     monkeypatch.setattr(PIL, "__version__", "99.0")
     store = WatchedStore(tmp_path / "vectors")
-    again = encode_images(ITEM_ID, images, config, "cpu", store, lambda line: None)
+    again = encode_images(ITEM_ID, images, config, "cpu", store)
     # Those among the broken whose bytes could be had at least.
     had = [images.path(item) for item in BROKEN if images.path(item).is_file()]
     contents = {path.read_bytes() for path in had} - {b""}
@@ -241,9 +239,7 @@ def test_the_batch_size_is_no_part_of_the_result(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex, tmp_path: Path
 ) -> None:
     single = dataclasses.replace(config, batch_size=1)
-    again = encode_images(
-        ITEM_ID, images, single, "cpu", VectorStore(tmp_path), lambda line: None
-    ).table
+    again = encode_images(ITEM_ID, images, single, "cpu", VectorStore(tmp_path)).table
     assert again.provenance["counts"] == encoding.table.provenance["counts"]
     np.testing.assert_allclose(again.vectors, encoding.table.vectors, atol=1e-5, rtol=0)
     assert again.identity == encoding.table.identity
@@ -255,9 +251,7 @@ def test_the_identity_follows_weights_preprocessing_and_precision_and_not_the_pl
     def identity(folder: Path, precision: str = "float32") -> str:
         other = ImageEncoderConfig(model=f"local-dir:{folder}", precision=precision)
         store = VectorStore(tmp_path / "v")
-        return encode_images(
-            ITEM_ID[:1], images, other, "cpu", store, lambda line: None
-        ).table.identity
+        return encode_images(ITEM_ID[:1], images, other, "cpu", store).table.identity
 
     (tmp_path / "other").mkdir()
     same = write_clip(tmp_path / "other" / "clip", seed=0)
@@ -287,7 +281,7 @@ def test_parity_with_float32_is_recorded_and_remembered(
 def test_given_and_none_need_no_images(tmp_path: Path) -> None:
     store = VectorStore(tmp_path)
     config = ImageEncoderConfig(source="none")
-    none = encode_images(ITEM_ID, None, config, "cpu", store, lambda line: None)
+    none = encode_images(ITEM_ID, None, config, "cpu", store)
     assert none.table.identity == "none"
     assert none.table.vectors.shape == (len(ITEM_ID), 1)
     assert not none.table.present.any()
@@ -296,7 +290,7 @@ def test_given_and_none_need_no_images(tmp_path: Path) -> None:
     ones = np.ones((len(ITEM_ID), 3), np.float32)
     given = VectorTable(ITEM_ID, ones, np.ones(len(ITEM_ID), bool), "given:c")
     config = ImageEncoderConfig(source="given", column="c")
-    result = encode_images(ITEM_ID, None, config, "cpu", store, lambda line: None, given)
+    result = encode_images(ITEM_ID, None, config, "cpu", store, given)
     assert result.table.identity == "given:c"
     assert result.table.present.all()
     assert not list(tmp_path.iterdir())
@@ -307,9 +301,9 @@ def test_no_folder_no_match_and_nothing_readable_are_errors(
 ) -> None:
     store = VectorStore(tmp_path / "v")
     with pytest.raises(DataNotFoundError, match=r"looked for item_images, images.*text_only"):
-        encode_images(ITEM_ID, None, config, "cpu", store, lambda line: None)
+        encode_images(ITEM_ID, None, config, "cpu", store)
     with pytest.raises(DataNotFoundError, match=r"looked for names such as 91\.jpg"):
-        encode_images(np.array([91, 92]), images, config, "cpu", store, lambda line: None)
+        encode_images(np.array([91, 92]), images, config, "cpu", store)
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"")

@@ -51,9 +51,7 @@ class Reference:
         """Return what the pipeline makes of the first images."""
         item_id = np.array(self.item_id[:n_items])
         config = ImageEncoderConfig(model=self.model_name, precision=precision)
-        table = encode_images(
-            item_id, self.images, config, "cpu", VectorStore(store), lambda line: None
-        ).table
+        table = encode_images(item_id, self.images, config, "cpu", VectorStore(store)).table
         assert table.present.all()
         return table.vectors
 

@@ -22,7 +22,7 @@ ROW_BYTES = 32 + 4 * WIDTH
 
 def _prune(folder: Path, day: int, unused_days: int = 30, **options) -> list[PruneReport]:
     now = FIRST_DAY + datetime.timedelta(days=day)
-    return prune(folder, unused_days, log=options.pop("log", lambda line: None), now=now, **options)
+    return prune(folder, unused_days, now=now, **options)
 
 
 def _files(folder: Path) -> dict[Path, bytes]:
@@ -60,7 +60,7 @@ def test_time_is_that_of_utc(tmp_path: Path) -> None:
     run(tmp_path, [1])
     zone = datetime.timezone(datetime.timedelta(hours=14))
     now = (FIRST_DAY + datetime.timedelta(days=30)).astimezone(zone)
-    (report,) = prune(tmp_path, log=lambda line: None, now=now)
+    (report,) = prune(tmp_path, now=now)
     assert report.n_dropped == 0
 
 
@@ -194,13 +194,12 @@ def test_without_a_record_the_time_of_the_file_counts(tmp_path: Path) -> None:
     assert _prune(tmp_path, day=51)[0].n_dropped == 4
 
 
-def test_a_damaged_record_drops_nothing(tmp_path: Path) -> None:
+def test_a_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, [1, 2])
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.write_bytes(record.read_bytes()[:50])
-    lines: list[str] = []
-    assert _prune(tmp_path, day=100, log=lines.append)[0].n_kept == 2
-    assert str(record) in lines[0]
+    assert _prune(tmp_path, day=100)[0].n_kept == 2
+    assert str(record) in caplog.messages[0]
     assert _prune(tmp_path, day=130)[0].n_dropped == 0
     assert _prune(tmp_path, day=131)[0].n_dropped == 2
 
@@ -227,7 +226,7 @@ def test_empty_folders_and_what_stopped_runs_left_go_and_nothing_else(tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {kept.name, "pictures", "README"}
 
 
-def test_a_damaged_shard_goes(tmp_path: Path) -> None:
+def test_a_damaged_shard_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, range(8))
     first, second = shard_files(tmp_path)
     first.write_bytes(b"")
@@ -235,10 +234,9 @@ def test_a_damaged_shard_goes(tmp_path: Path) -> None:
     # In the vectors, which are read only where a shard is written anew.
     content[content.index(np.float32(1 / 7).tobytes())] ^= 1
     second.write_bytes(content)
-    lines: list[str] = []
-    (report,) = _prune(tmp_path, day=1, log=lines.append)
+    (report,) = _prune(tmp_path, day=1)
     assert report.n_left_behind == 1
-    assert len([line for line in lines if str(first) in line]) == 1
+    assert len([line for line in caplog.messages if str(first) in line]) == 1
     encoder = Encoder(range(8))
     run(tmp_path, range(8), encoder)
     assert len(encoder.encoded) >= 4

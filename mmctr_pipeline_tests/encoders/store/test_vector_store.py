@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import signal
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.encoders.store.vector_store import Remembered, Shard, VectorStore
+from mmctr_pipeline.encoders.store.vector_store import Shard, StoreResult, VectorStore
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     WIDTH,
     Encoder,
@@ -57,11 +58,10 @@ def test_keys_that_end_in_zeros_are_told_apart(tmp_path: Path) -> None:
     keys = [b"\1" + bytes(31), b"\1\0\1" + bytes(29), bytes(32), b"\1\0\1\1" + bytes(28)]
     store = VectorStore(tmp_path)
     for _ in range(2):
-        result = store.recall_or_encode(
+        result = store.get_or_encode(
             *("encoder", keys, lambda positions: Shard(positions[:, None].astype(np.float32))),
             shard_size=2,
             reader="",
-            log=lambda line: None,
         )
         assert result.vectors[:, 0].tolist() == [0, 1, 2, 3]
     assert result.n_encoded == 0
@@ -145,22 +145,27 @@ def test_runs_at_once_share_the_work(tmp_path: Path) -> None:
     assert list(tmp_path.glob("store/*/*.parquet.lock")) == []
 
 
-def test_what_another_run_had_begun_when_it_died_is_encoded_here(tmp_path: Path) -> None:
+def test_what_another_run_had_begun_when_it_died_is_encoded_here(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = start_run(tmp_path / "store", 12, tmp_path / "result", step_by_step=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "encoding\n"
-    lines: list[str] = []
     waits = threading.Event()
 
-    def log(line: str) -> None:
-        lines.append(line)
-        if "waiting" in line:
-            waits.set()
+    class WaitsHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting" in record.getMessage():
+                waits.set()
 
-    results: list[Remembered] = []
+    logger = logging.getLogger("mmctr_pipeline.encoders.store.vector_store")
+    handler = WaitsHandler()
+    logger.addHandler(handler)
+    caplog.set_level(logging.INFO)
+    results: list[StoreResult] = []
     encoder = Encoder(range(12))
     work = threading.Thread(
-        target=lambda: results.append(run(tmp_path / "store", range(12), encoder, log=log))
+        target=lambda: results.append(run(tmp_path / "store", range(12), encoder))
     )
     work.start()
     try:
@@ -170,6 +175,7 @@ def test_what_another_run_had_begun_when_it_died_is_encoded_here(tmp_path: Path)
         other.kill()
         other.communicate()
         work.join(60)
+        logger.removeHandler(handler)
     assert len(encoder.calls) == 3
     undisturbed = run(tmp_path / "undisturbed", range(12))
     np.testing.assert_array_equal(results[0].vectors, undisturbed.vectors)
@@ -242,25 +248,26 @@ def _take_other_contents(path: Path) -> None:
         *(_take_from_another_encoder, _take_other_contents),
     ],
 )
-def test_a_damaged_shard_is_named_set_aside_and_encoded_again(tmp_path: Path, damage) -> None:
+def test_a_damaged_shard_is_named_set_aside_and_encoded_again(
+    tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
+) -> None:
     whole = run(tmp_path, [1, 2, 3, 4])
     (path,) = shard_files(tmp_path)
     damage(path)
-    lines: list[str] = []
     # In another plan, so that the file is not simply written over.
     encoder = Encoder([4, 3, 2, 1, 7])
-    result = run(tmp_path, [4, 3, 2, 1, 7], encoder, log=lines.append, shard_size=9)
+    result = run(tmp_path, [4, 3, 2, 1, 7], encoder, shard_size=9)
     assert encoder.encoded == [1, 2, 3, 4, 7]
     np.testing.assert_array_equal(result.vectors[:4, 0], whole.vectors[::-1, 0])
-    assert len([line for line in lines if str(path) in line and "set aside" in line]) == 1
+    assert len([line for line in caplog.messages if str(path) in line and "set aside" in line]) == 1
     assert not path.exists()
     assert path.with_name(f"{path.name}.damaged").exists()
 
     later = Encoder([])
-    lines.clear()
-    again = run(tmp_path, [4, 3, 2, 1, 7], later, log=lines.append)
+    caplog.clear()
+    again = run(tmp_path, [4, 3, 2, 1, 7], later)
     np.testing.assert_array_equal(again.vectors, result.vectors)
-    assert not [line for line in lines if "set aside" in line]
+    assert not [line for line in caplog.messages if "set aside" in line]
 
 
 def test_what_a_damaged_shard_gave_before_the_damage_is_not_used(tmp_path: Path) -> None:
@@ -351,29 +358,31 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shard_size is 0"):
         run(tmp_path, [1], shard_size=0)
     with pytest.raises(ValueError, match="content 1 has a key of 31 bytes"):
-        VectorStore(tmp_path).recall_or_encode(
+        VectorStore(tmp_path).get_or_encode(
             *("encoder", [bytes(32), bytes(31)], Encoder([1, 2])),
             shard_size=1,
             reader="",
-            log=lambda line: None,
         )
 
 
-def test_the_log_says_what_is_remembered_and_what_is_to_encode(tmp_path: Path) -> None:
+def test_the_log_says_what_is_remembered_and_what_is_to_encode(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(tmp_path, range(1_200), shard_size=2_000)
-    lines: list[str] = []
-    run(tmp_path, [*range(1_203), 0], log=lines.append)
-    assert lines[0] == "1,203 distinct titles: 1,200 remembered, 3 to encode"
-    assert lines[1].startswith("encoded 3 titles in ")
+    caplog.set_level(logging.INFO)
+    run(tmp_path, [*range(1_203), 0])
+    assert caplog.messages[0] == "1,203 distinct titles: 1,200 remembered, 3 to encode"
+    assert caplog.messages[1].startswith("encoded 3 titles in ")
 
 
-def test_a_damaged_record_of_use_does_not_stop_a_run(tmp_path: Path) -> None:
+def test_a_damaged_record_of_use_does_not_stop_a_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(tmp_path, [1, 2])
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.write_bytes(b"PAR1")
-    lines: list[str] = []
-    assert run(tmp_path, [1, 2], Encoder([]), log=lines.append).n_reused == 2
-    assert str(record) in lines[0]
-    lines.clear()
-    run(tmp_path, [1, 2], log=lines.append)
-    assert not [line for line in lines if str(record) in line]
+    assert run(tmp_path, [1, 2], Encoder([])).n_reused == 2
+    assert str(record) in caplog.messages[0]
+    caplog.clear()
+    run(tmp_path, [1, 2])
+    assert not [line for line in caplog.messages if str(record) in line]

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Remembered, Shard, VectorStore
-from mmctr_pipeline.files.progress import Log
+from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Shard, StoreResult, VectorStore
 
 WIDTH = 3
 
@@ -75,18 +74,16 @@ def run(
     identity: str = "encoder:1",
     shard_size: int = 4,
     reader: str = "reader 1",
-    log: Log = lambda line: None,
     day: int = 0,
-) -> Remembered:
+) -> StoreResult:
     """Recall or encode the contents that stand for `numbers`, `day` days from the first."""
     store = VectorStore(folder, now=lambda: FIRST_DAY + datetime.timedelta(days=day))
-    return store.recall_or_encode(
+    return store.get_or_encode(
         identity,
         [key(number) for number in numbers],
         encode or Encoder(numbers),
         shard_size=shard_size,
         reader=reader,
-        log=log,
         unit="titles",
     )
 

@@ -1,4 +1,5 @@
 import dataclasses
+import logging
 import signal
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.hub import ModelNotFoundError
 from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text import encode as text
 from mmctr_pipeline.encoders.text.encode import TextEncoding, encode_titles
-from mmctr_pipeline.encoders.text.encode import encode as text
 from mmctr_pipeline.encoders.text.titles import TemplateError
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import shard_files
 from mmctr_pipeline_tests.encoders.text.titled_items import item_table, unchecked_titles
@@ -46,12 +47,12 @@ _KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from mmctr_pipeline.encoders.text.encode import encode as text
+from mmctr_pipeline.encoders.text import encode as text
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
-from mmctr_pipeline_tests.encoders import test_text
+from mmctr_pipeline_tests.encoders.text import test_encode
 
 class Store(VectorStore):
-    def recall_or_encode(self, identity, contents, encode, **options):
+    def get_or_encode(self, identity, contents, encode, **options):
         shards = []
 
         def counted(positions):
@@ -60,12 +61,12 @@ class Store(VectorStore):
                 os.kill(os.getpid(), signal.SIGKILL)
             return shards[-1]
 
-        return super().recall_or_encode(identity, contents, counted, **options)
+        return super().get_or_encode(identity, contents, counted, **options)
 
 torch.set_num_threads(1)
 text.SHARD_TEXTS = 16
-items, config = test_text.item_table(test_text.THREE_SHARDS), test_text.SMALL_BATCHES
-text.encode_titles(items, config, "cpu", Store(Path(sys.argv[1])), print)
+items, config = test_encode.item_table(test_encode.THREE_SHARDS), test_encode.SMALL_BATCHES
+text.encode_titles(items, config, "cpu", Store(Path(sys.argv[1])))
 """
 THREE_SHARDS = [f"A cat {'and a dog ' * (row % 7)}number {row}" for row in range(40)]
 SMALL_BATCHES = dataclasses.replace(MINILM, batch_tokens=64)
@@ -75,7 +76,7 @@ def encode(
     titles: Sequence[str | None] | ItemTable, config: TextEncoderConfig, folder: Path
 ) -> VectorTable:
     items = titles if isinstance(titles, ItemTable) else item_table(titles)
-    return encode_titles(items, config, "cpu", VectorStore(folder), lambda line: None).table
+    return encode_titles(items, config, "cpu", VectorStore(folder)).table
 
 
 def encoded_and_reused(table: VectorTable) -> tuple[int, int]:
@@ -93,8 +94,17 @@ def lines() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def encoding(store: VectorStore, lines: list[str]) -> TextEncoding:
-    return encode_titles(item_table(TITLES), MINILM, "cpu", store, lines.append)
+def encoding(store: VectorStore, lines: list[str]) -> Iterator[TextEncoding]:
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, logger = Collector(), logging.getLogger("mmctr_pipeline.encoders")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield encode_titles(item_table(TITLES), MINILM, "cpu", store)
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
 
 
 def test_vectors_are_those_of_the_library_in_the_order_of_the_items(encoding: TextEncoding) -> None:
@@ -146,7 +156,7 @@ def test_lengths_are_those_before_anything_is_cut_off(encoding: TextEncoding) ->
 def test_a_second_call_encodes_nothing_and_gives_equal_bits(
     encoding: TextEncoding, store: VectorStore
 ) -> None:
-    again = encode_titles(item_table(TITLES), MINILM, "cpu", store, lambda line: None)
+    again = encode_titles(item_table(TITLES), MINILM, "cpu", store)
     assert encoded_and_reused(again.table) == (0, 7)
     assert again.table.vectors.tobytes() == encoding.table.vectors.tobytes()
     assert again.table.provenance["counts"]["duplicates"] == 1
@@ -247,18 +257,17 @@ def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("config", "width"), [(MINILM, 384), (CLIP, 128)])
 def test_without_any_title_every_item_is_masked(
-    config: TextEncoderConfig, width: int, tmp_path: Path
+    config: TextEncoderConfig, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lines: list[str] = []
     items, store = item_table([None, "", " "]), VectorStore(tmp_path)
-    encoding = encode_titles(items, config, "cpu", store, lines.append)
+    encoding = encode_titles(items, config, "cpu", store)
     assert encoding.table.vectors.shape == (3, width)
     assert not encoding.table.vectors.any()
     assert not encoding.table.present.any()
     assert encoding.table.provenance["counts"]["missing"] == 3
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == 0
-    assert "not one of 3 items has a text: look at item_title in item_feature" in lines
+    assert "not one of 3 items has a text: look at item_title in item_feature" in caplog.messages
 
 
 def test_given_vectors_need_no_model(tmp_path: Path) -> None:
@@ -266,7 +275,7 @@ def test_given_vectors_need_no_model(tmp_path: Path) -> None:
     given = VectorTable(items.item_id, np.ones((2, 5), np.float32), np.ones(2, bool), "given:c")
     config = TextEncoderConfig(source="given", column="c", model="no such model")
     store = VectorStore(tmp_path)
-    encoding = encode_titles(items, config, "cpu", store, lambda line: None, given)
+    encoding = encode_titles(items, config, "cpu", store, given)
     assert (encoding.table.identity, encoding.table.dim) == ("given:c", 5)
     assert (encoding.n_tokens, encoding.longest) == (None, None)
     assert not list(tmp_path.iterdir())
