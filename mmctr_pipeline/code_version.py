@@ -1,0 +1,90 @@
+"""Code versions: a hash of the source code that decides a result.
+
+Checkpoints, assets and leaderboard rows record one, so that changed code is noticed without anyone
+having to raise a number.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+_SOURCE_DIR = Path(__file__).parent.parent
+
+
+@functools.cache
+def code_version(module: str, source_dir: Path = _SOURCE_DIR) -> str:
+    """Return 16 hex digits that change with the code of `module` and of all that it imports.
+
+    This includes imports of imports and imports inside functions, as far as they stay in the same
+    package. Comments, docstrings and formatting do not count. Nothing is executed: each file is
+    parsed once per process, which takes about 50 ms per 1,000 lines of code.
+
+    `module` is a dotted name below `source_dir`. Raises `ModuleNotFoundError` if it has no file.
+    """
+    path = _path(module, source_dir)
+    if path is None:
+        raise ModuleNotFoundError(f"{source_dir} has no source of module {module}", name=module)
+    found = {module: path}
+    pending = [module]
+    while pending:
+        for name in _parse(found[pending.pop()], source_dir)[1]:
+            if name not in found and (path := _path(name, source_dir)):
+                found[name] = path
+                pending.append(name)
+    digests = [(name, _parse(path, source_dir)[0]) for name, path in sorted(found.items())]
+    return hashlib.sha256(repr(digests).encode()).hexdigest()[:16]
+
+
+def _path(module: str, source_dir: Path) -> Path | None:
+    """Return the source file of a module or package, if `source_dir` has it."""
+    stem = source_dir.joinpath(*module.split("."))
+    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+
+
+@functools.cache
+def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
+    """Return the hash of a file's code, and the modules that it may import."""
+    tree = ast.parse(path.read_bytes(), path)
+    package = path.parent.relative_to(source_dir).parts
+    names = {name for node in ast.walk(tree) for name in _imported(node, package)}
+    return hashlib.sha256(repr(_plain(tree)).encode()).hexdigest(), frozenset(names)
+
+
+def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+    """Yield the modules, and what may be one, that `node` imports in a module of `package`."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        parents = package[: len(package) + 1 - node.level] if node.level else ()
+        base = ".".join([*parents, *([node.module] if node.module else [])])
+        names = [f"{base}.{alias.name}" for alias in node.names]
+    else:
+        return
+    for name in names:
+        parts = name.split(".")
+        if parts[0] == package[0]:  # importing a.b.c runs a and a.b too
+            yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+
+
+def _plain(node: Any) -> Any:
+    """Return a syntax tree as nested tuples without positions and strings that do nothing.
+
+    Empty fields are left out, since versions of Python differ in them.
+    """
+    if isinstance(node, list):
+        return tuple(_plain(item) for item in node if not _is_docstring(item))
+    if not isinstance(node, ast.AST):
+        return node
+    fields = ((name, value) for name, value in ast.iter_fields(node) if value not in (None, []))
+    return (type(node).__name__, *((name, _plain(value)) for name, value in fields))
+
+
+def _is_docstring(node: Any) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )

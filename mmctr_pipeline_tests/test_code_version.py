@@ -1,0 +1,90 @@
+"""The code version changes with the code that a module uses, and with nothing else."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline.code_version import code_version
+
+SHOP = {
+    "__init__": "",
+    "orders": "from shop.prices import total\n\n\ndef order():\n    return total()\n",
+    "prices": "def total():\n    from shop import rates\n\n    return rates.VALUE\n",
+    "rates": "from . import taxes\nVALUE = taxes.VALUE\n",
+    "taxes/__init__": "from .history.old import VALUE\n",
+    "taxes/history/__init__": "",
+    "taxes/history/old": "import numpy\nVALUE = 1\n",
+    "unused": "import shop.orders\n",
+}
+
+
+def version(folder: Path, module: str = "shop.orders", **changes: str) -> str:
+    """Return the version of `module` where some files of the package have other content."""
+    source_dir = folder / str(len(list(folder.iterdir())))
+    changed = {name.replace("__in__", "/"): content for name, content in changes.items()}
+    for name, content in {**SHOP, **changed}.items():
+        path = source_dir / "shop" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return code_version(module, source_dir)
+
+
+def test_version_is_16_hex_digits_and_depends_on_the_code_alone(tmp_path: Path) -> None:
+    first = version(tmp_path)
+    assert len(first) == 16
+    int(first, 16)
+    assert version(tmp_path) == first  # in another folder
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("orders", SHOP["orders"].replace("return total()", "return total() + 1")),
+        ("prices", SHOP["prices"].replace("rates.VALUE", "-rates.VALUE")),
+        ("rates", SHOP["rates"] + "OTHER = 2\n"),
+        ("taxes__in____init__", SHOP["taxes/__init__"] + "OTHER = 2\n"),
+        ("taxes__in__history__in____init__", "OTHER = 2\n"),
+        ("taxes__in__history__in__old", "VALUE = 2\n"),
+    ],
+)
+def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: str) -> None:
+    """Also imports of imports, imports inside functions, relative ones, and parent packages."""
+    assert version(tmp_path, **{file: content}) != version(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("orders", '"""Orders."""\nfrom shop.prices import total\ndef order(): return total()\n'),
+        ("prices", SHOP["prices"].replace("():\n", '():\n    """Return it."""  # quickly\n', 1)),
+        ("rates", SHOP["rates"] + '"""The rate."""\n'),
+        ("unused", "VALUE = 2\n"),
+    ],
+)
+def test_prose_formatting_and_other_modules_do_not_count(
+    tmp_path: Path, file: str, content: str
+) -> None:
+    assert version(tmp_path, **{file: content}) == version(tmp_path)
+
+
+def test_modules_that_import_each_other_have_a_version(tmp_path: Path) -> None:
+    circle = {"rates": "import shop.orders\nVALUE = 1\n"}
+    assert version(tmp_path, **circle) != version(tmp_path)
+    assert version(tmp_path, "shop.prices", **circle) == version(tmp_path, **circle)
+
+
+def test_unknown_module_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModuleNotFoundError, match=r"shop\.nothing"):
+        version(tmp_path, "shop.nothing")
+
+
+def test_a_packages_own_modules_are_known_without_importing_them() -> None:
+    code = (
+        "import sys; from mmctr_pipeline.code_version import code_version; "
+        "print(code_version('mmctr_pipeline.training.ctr'), 'torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [code_version("mmctr_pipeline.training.ctr"), "False"]
+    assert code_version("mmctr_pipeline.settings") != code_version("mmctr_pipeline.training.ctr")
