@@ -1,4 +1,4 @@
-"""The environment contract: where data and artefacts live, which preset, executor and device."""
+"""The `MMCTR_*` environment variables: data, storage, preset, executor, device, time zone."""
 
 import dataclasses
 import os
@@ -12,27 +12,27 @@ EXECUTORS = ("multiprocess", "in_process", "k8s")
 
 
 def share_cores() -> None:
-    """Let OpenMP threads spin briefly for each other; to be called before torch is imported.
+    """Let OpenMP threads spin briefly for each other. Call this before torch is imported.
 
-    A training step is hundreds of short parallel loops: threads that sleep after each have to be
-    woken, which takes longer than many of the loops. Threads that spin on and on, as they do by
-    default, keep their core from other processes. Settings made before (`GOMP_SPINCOUNT`,
-    `OMP_WAIT_POLICY`: libgomp's manual) stay.
+    A training step is hundreds of short parallel loops: waking threads that sleep after each loop
+    takes longer than many of the loops. Threads that spin without end, the default, keep their core
+    from other processes. Variables already set (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`, see libgomp's
+    manual) take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class DeploymentError(ValueError):
-    """An environment variable holds a value that cannot be used; the message lists what can."""
+    """An environment variable has an invalid value; the message lists the valid ones."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
-    `data_dir` is None where the sample dataset stands in; `preset` is None where nothing was
-    chosen (`mmctr_pipeline.presets` then decides or refuses).
+    `data_dir` is None for the sample dataset. `preset` is None if unset; `mmctr_pipeline.presets`
+    then picks one or refuses.
     """
 
     data_dir: Path | None
@@ -44,7 +44,7 @@ class Deployment:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
-        """Read the variables (default: those of this process).
+        """Read the variables, by default those of this process.
 
         Raises `DeploymentError` for an unknown executor, device or time zone, and for a data
         folder that does not exist.
@@ -71,7 +71,7 @@ class Deployment:
             zoneinfo.ZoneInfo(timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise DeploymentError(
-                f"MMCTR_TIMEZONE is {timezone!r}, which is no time zone; one is Europe/Berlin"
+                f"MMCTR_TIMEZONE is {timezone!r}, which is not a time zone such as Europe/Berlin"
             ) from error
         return cls(
             data_dir=Path(data_dir).resolve() if data_dir else None,

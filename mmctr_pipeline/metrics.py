@@ -1,7 +1,7 @@
-"""How good scores are: AUC with its interval, comparison, AUC by group, log-loss, calibration.
+"""Metrics of scores: AUC with its interval, paired comparison, grouped AUC, log-loss, calibration.
 
-DeLong's variance is computed in O(n log n) from midranks, after Sun and Xu, "Fast implementation
-of DeLong's algorithm", IEEE Signal Processing Letters 21 (2014).
+DeLong's variance takes O(n log n) with midranks, after Sun and Xu, "Fast implementation of DeLong's
+algorithm", IEEE Signal Processing Letters 21 (2014).
 """
 
 import dataclasses
@@ -11,19 +11,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _NORMAL_975 = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution: half the width of a 95 % interval."""
+"""97.5 % quantile of the normal distribution: half the width of a 95 % interval."""
 
 _LARGEST_STANDARD_ERROR = 0.5
-"""The standard deviation that no value in [0, 1] can exceed."""
+"""Largest standard deviation of values in [0, 1]."""
 
 
 class MetricError(ValueError):
-    """A metric is not defined on the given labels and scores; the message says why."""
+    """A metric is undefined for the given labels and scores; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class AucInterval:
-    """An AUC with its 95 % DeLong interval, cut to [0, 1], and the class sizes behind it."""
+    """An AUC with its 95 % DeLong interval, clipped to [0, 1], and the class sizes."""
 
     auc: float
     low: float
@@ -35,13 +35,11 @@ class AucInterval:
 
 @dataclasses.dataclass(frozen=True)
 class AucComparison:
-    """Two AUCs on the same rows; `difference` is the first less the second.
+    """Difference of two AUCs on the same rows, the first minus the second.
 
-    `low` and `high` bound the difference with 95 % confidence; `p_value` is two-sided.
+    `low` and `high` are its 95 % interval; `p_value` is two-sided.
     """
 
-    auc_a: float
-    auc_b: float
     difference: float
     low: float
     high: float
@@ -52,9 +50,9 @@ class AucComparison:
 
 @dataclasses.dataclass(frozen=True)
 class GroupedAuc:
-    """The mean AUC, weighted by rows, of the `n_groups` groups that hold both classes.
+    """Mean AUC, weighted by rows, over the `n_groups` groups that have both classes.
 
-    `n_rows` are the rows of these; `auc` is None where there is no such group.
+    `n_rows` counts the rows of these groups. `auc` is None if there is no such group.
     """
 
     auc: float | None
@@ -64,7 +62,7 @@ class GroupedAuc:
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationBin:
-    """Rows of neighbouring probabilities: the mean of these and the share of clicks."""
+    """Mean probability and share of clicks of rows with similar probabilities."""
 
     mean_probability: float
     share_positive: float
@@ -73,17 +71,17 @@ class CalibrationBin:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How far probabilities are from the shares of clicks, the mean over rows, bin by bin."""
+    """Expected calibration error, and the bins it is computed from."""
 
     error: float
     bins: tuple[CalibrationBin, ...]
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the area under the ROC curve, exact, ties counting one half.
+    """Return the exact area under the ROC curve; ties count one half.
 
-    `labels` is `(N,)` of 0 and 1 (or booleans), `scores` is `(N,)` of finite numbers, higher
-    meaning more likely positive. Raises `MetricError` for other labels, for one class only, and
+    `labels` is `(N,)` of 0 and 1 (or booleans); `scores` is `(N,)` of finite numbers, higher for
+    rows more likely to be positive. Raises `MetricError` for other labels, for a single class, and
     for scores that are not finite.
     """
     positive_N, scores_N = _checked(labels, scores)
@@ -95,36 +93,36 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 
 
 def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
-    """Return the AUC with its 95 % interval after DeLong; same input and errors as `auc`.
+    """Return the AUC with its 95 % DeLong interval; same arguments and errors as `auc`.
 
-    A class of a single row says nothing about its spread: the standard error is then 0.5, the
-    largest there can be. Perfectly separated classes have a standard error of zero.
+    A class with a single row has no variance estimate; the standard error is then 0.5, its upper
+    bound. Perfectly separated classes have a standard error of zero.
     """
     positive_N, scores_N = _checked(labels, scores)
     components = _components(positive_N, scores_N)
     area = components.auc
     error = math.sqrt(max(_covariance(components, components), 0.0))
-    if min(len(components.of_positives), len(components.of_negatives)) < 2:
+    if components.smaller_class < 2:
         error = _LARGEST_STANDARD_ERROR
     return AucInterval(
         auc=area,
         low=max(area - _NORMAL_975 * error, 0.0),
         high=min(area + _NORMAL_975 * error, 1.0),
         standard_error=error,
-        n_positive=len(components.of_positives),
-        n_negative=len(components.of_negatives),
+        n_positive=len(components.positives),
+        n_negative=len(components.negatives),
     )
 
 
 def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> AucComparison:
-    """Compare two scorers on the same rows by DeLong's paired test; errors as `auc`.
+    """Compare two scorers on the same rows by DeLong's paired test; errors as for `auc`.
 
-    Raises `MetricError` also where a class has a single row, since no variance can be had.
+    Also raises `MetricError` for a class with a single row, which has no variance estimate.
     """
     positive_N, scores_a_N = _checked(labels, scores_a)
     _, scores_b_N = _checked(labels, scores_b)
     a, b = _components(positive_N, scores_a_N), _components(positive_N, scores_b_N)
-    if min(len(a.of_positives), len(a.of_negatives)) < 2:
+    if a.smaller_class < 2:
         raise MetricError("a comparison needs at least two rows of each class")
     variance = _covariance(a, a) + _covariance(b, b) - 2 * _covariance(a, b)
     error = math.sqrt(max(variance, 0.0))
@@ -134,8 +132,6 @@ def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
     else:
         z = math.copysign(math.inf, difference) if difference else 0.0
     return AucComparison(
-        auc_a=a.auc,
-        auc_b=b.auc,
         difference=difference,
         low=difference - _NORMAL_975 * error,
         high=difference + _NORMAL_975 * error,
@@ -146,11 +142,11 @@ def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
 
 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7) -> float:
-    """Return the mean negative log-likelihood in nats of probabilities in [0, 1].
+    """Return the mean negative log-likelihood, in nats, of probabilities in [0, 1].
 
-    Probabilities are kept `epsilon` away from 0 and 1, about float32's resolution at 1. One class
-    alone is allowed. Raises `MetricError` for labels other than 0 and 1, and for probabilities
-    that are not finite or lie outside [0, 1].
+    Probabilities are clipped to `epsilon` from 0 and 1, about float32's resolution at 1. A single
+    class is allowed. Raises `MetricError` for labels other than 0 and 1, and for probabilities that
+    are not finite or outside [0, 1].
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     clipped_N = np.clip(probabilities_N, epsilon, 1 - epsilon)
@@ -158,9 +154,10 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7)
 
 
 def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupedAuc:
-    """Return the AUC within groups of rows, such as those of a user; exact, ties counting one half.
+    """Return the mean AUC within groups of rows, for instance by user; ties count one half.
 
-    `groups` is `(N,)`, a number or name per row; errors as `auc`, but one class alone is allowed.
+    `groups` is `(N,)`, a number or name per row. Errors as for `auc`, except that a single class is
+    allowed.
     """
     positive_N, scores_N = _checked(labels, scores, both_classes=False)
     _, group_N = np.unique(np.asarray(groups), return_inverse=True)
@@ -184,10 +181,10 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -> Calibration:
-    """Return the expected calibration error over bins of equally many rows; errors as `log_loss`.
+    """Return the expected calibration error over bins of equal mass; errors as for `log_loss`.
 
-    That is the mean over rows of `|mean probability - share of clicks|` of the row's bin (Naeini,
-    Cooper, Hauskrecht, AAAI 2015, there with bins of equal width). See `equal_mass_bins`.
+    It is the mean over rows of `|mean probability - share of clicks|` of the row's bin (Naeini,
+    Cooper, Hauskrecht, AAAI 2015, with bins of equal width there). See `equal_mass_bins`.
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     _, bin_N = np.unique(equal_mass_bins(probabilities_N, n_bins), return_inverse=True)
@@ -204,44 +201,48 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -
 def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
     """Return the bin of each value, `(N,) int64` in 0..n_bins - 1, ascending with the values.
 
-    Bins hold equally many of `(N,)` values, to within one. Equal values share a bin, whatever the
-    order of the rows; where many are equal, bins are larger, and some may be empty.
+    All bins hold the same number of the `(N,)` values, to within one. Equal values share a bin
+    regardless of their order; many equal values make larger bins, and some may then be empty.
     """
     return ((_midranks(values) - 0.5) * n_bins // len(values)).astype(np.int64)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Components:
-    """DeLong's structural components: each row's share of rows of the other class ranked right."""
+    """DeLong's structural components: per row, the share of the other class ranked correctly."""
 
-    of_positives: np.ndarray
-    of_negatives: np.ndarray
+    positives: np.ndarray
+    negatives: np.ndarray
 
     @property
     def auc(self) -> float:
-        return float(self.of_positives.mean())
+        return float(self.positives.mean())
+
+    @property
+    def smaller_class(self) -> int:
+        return min(len(self.positives), len(self.negatives))
 
 
 def _components(positive_N: np.ndarray, scores_N: np.ndarray) -> _Components:
     ranks_N = _midranks(scores_N)
     positives, negatives = scores_N[positive_N], scores_N[~positive_N]
-    # A row's rank among all rows, less its rank within its class, counts the other class below it.
+    # A row's rank among all rows minus its rank within its class counts the other class below it.
     return _Components(
-        of_positives=(ranks_N[positive_N] - _midranks(positives)) / len(negatives),
-        of_negatives=1 - (ranks_N[~positive_N] - _midranks(negatives)) / len(positives),
+        positives=(ranks_N[positive_N] - _midranks(positives)) / len(negatives),
+        negatives=1 - (ranks_N[~positive_N] - _midranks(negatives)) / len(positives),
     )
 
 
 def _covariance(a: _Components, b: _Components) -> float:
     return sum(
         float(np.dot(x - x.mean(), y - y.mean())) / (len(x) - 1) / len(x)
-        for x, y in ((a.of_positives, b.of_positives), (a.of_negatives, b.of_negatives))
+        for x, y in ((a.positives, b.positives), (a.negatives, b.negatives))
         if len(x) > 1
     )
 
 
 def _midranks(scores_N: np.ndarray) -> np.ndarray:
-    """Return 1-based ranks, `(N,) float64`, equal scores sharing the mean of their ranks."""
+    """Return 1-based ranks, `(N,) float64`; equal scores share the mean of their ranks."""
     order_N = np.argsort(scores_N, kind="stable")
     sorted_N = scores_N[order_N]
     ranks_N = np.empty(len(scores_N))
@@ -250,7 +251,7 @@ def _midranks(scores_N: np.ndarray) -> np.ndarray:
 
 
 def _midranks_of_runs(differs: np.ndarray) -> np.ndarray:
-    """Return midranks of N sorted values; `differs`, `(N - 1,)`: from the one before."""
+    """Return the midranks of N sorted values; `differs` `(N - 1,)` marks those unlike the previous."""
     starts = np.flatnonzero(np.concatenate(([True], differs)))
     ends = np.append(starts[1:], len(differs) + 1)
     return np.repeat((starts + 1 + ends) / 2, ends - starts)
@@ -264,14 +265,14 @@ def _checked_probabilities(
     wrong_N = (probabilities_N < 0) | (probabilities_N > 1)
     if wrong_N.any():
         row = int(np.argmax(wrong_N))
-        raise MetricError(f"row {row}: {probabilities_N[row]} is no probability in [0, 1]")
+        raise MetricError(f"row {row}: {probabilities_N[row]} is not a probability in [0, 1]")
     return positive_N, probabilities_N.astype(np.float64)
 
 
 def _checked(
     labels: ArrayLike, scores: ArrayLike, both_classes: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels as booleans and scores as they are, or raise `MetricError`."""
+    """Return labels as booleans and scores unchanged, or raise `MetricError`."""
     labels_N, scores_N = np.asarray(labels), np.asarray(scores)
     if labels_N.ndim != 1 or labels_N.shape != scores_N.shape:
         raise MetricError(

@@ -1,29 +1,26 @@
-"""The number format that matrix products are computed in, by configuration and device.
+"""Number format of matrix products, chosen by configuration and device.
 
-`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, as torch has it
-by default (in convolutions torch allows it), so that float32 figures of different devices are
-comparable. Who wants speed takes bfloat16.
+`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, torch's default
+(torch allows it in convolutions), so that float32 results of different devices are comparable. Use
+bfloat16 for speed.
 """
 
 import torch
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
-    """Return the dtype that `precision` (auto, float32 or bfloat16) stands for on a device.
+    """Return the dtype for a precision (auto, float32 or bfloat16) on a device.
 
-    `auto` is bfloat16 where the hardware multiplies in it, else float32: elsewhere bfloat16 is
-    emulated, and slower.
+    `auto` is bfloat16 on hardware that multiplies in it, else float32: emulated bfloat16 is slower.
     """
-    if precision != "auto":
-        return DTYPES[precision]
-    return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
+    if precision == "auto":
+        return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype of `DTYPES`, as identities show it."""
-    return next(name for name, known in DTYPES.items() if known == dtype)
+    """Return the name of a dtype, such as float32, as identities show it."""
+    return str(dtype).removeprefix("torch.")
 
 
 def product_dtype(values: torch.Tensor) -> torch.dtype:

@@ -1,21 +1,22 @@
 """Settings: frozen dataclasses whose fields carry bounds and a description.
 
-Every hyper-parameter of the project lives once, in a subclass of `Settings`, in a module that
-imports the standard library alone. Presets (YAML) and the Dagster launchpad are derived from them.
+Every hyper-parameter of the project is defined once, in a subclass of `Settings`, in a module that
+imports only the standard library. Presets (YAML) and the Dagster launchpad derive from these.
 """
 
 import dataclasses
+import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 Precision = Literal["auto", "float32", "bfloat16"]
-"""Number formats of forward passes and training; see `mmctr_pipeline.precision`."""
+"""Number format of matrix products, see `mmctr_pipeline.precision`."""
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, of the wrong type, or out of its bounds; the message says which."""
+    """A setting is unknown, has the wrong type, or is out of bounds; the message names it."""
 
 
 def setting(
@@ -29,48 +30,53 @@ def setting(
 ) -> Any:
     """Declare one field of a `Settings` class.
 
-    `help` says what the value does and its unit. Bounds hold for numbers, and for each number of
-    a tuple. A closed set of strings is the field's type, a `Literal`.
+    Bounds apply to numbers, and to each number of a tuple. A closed set of strings is not a bound
+    but the type of the field, a `Literal`.
+
+    Parameters
+    ----------
+    default
+        Default value.
+    help
+        What the value does, and its unit.
+    ge, gt, le, lt
+        Bounds: greater or equal, greater, less or equal, less.
     """
     bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata = {
-        "help": help,
-        "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
-    }
-    return dataclasses.field(default=default, metadata=metadata)
+    bounds = {name: bound for name, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
 
 
-_BROKEN_BOUND: dict[str, typing.Callable[[float, float], bool]] = {
-    "ge": lambda value, bound: value < bound,
-    "gt": lambda value, bound: value <= bound,
-    "le": lambda value, bound: value > bound,
-    "lt": lambda value, bound: value >= bound,
+_BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
+    "ge": (">=", operator.ge),
+    "gt": (">", operator.gt),
+    "le": ("<=", operator.le),
+    "lt": ("<", operator.lt),
 }
-_BOUND_SIGN = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all settings; checks types and bounds when a value is made."""
+    """Base of all settings. Checks types and bounds when a value is created."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             where = f"{type(self).__name__}.{field.name}"
-            value = _coerced(getattr(self, field.name), hints[field.name], where)
+            value = _converted(getattr(self, field.name), hints[field.name], where)
             object.__setattr__(self, field.name, value)
             for number in value if isinstance(value, tuple) else (value,):
                 for name, bound in field.metadata.get("bounds", {}).items():
-                    if number is not None and not _holds(number, name, bound):
-                        raise SettingsError(
-                            f"{where} is {number!r}; it must be {_BOUND_SIGN[name]} {bound}"
-                        )
+                    sign, holds = _BOUNDS[name]
+                    if number is not None and not holds(number, bound):
+                        raise SettingsError(f"{where} is {number!r}; it must be {sign} {bound}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> Self:
-        """Build from a plain mapping (a YAML section); unknown names are refused with the known.
+        """Build from a plain mapping, such as a YAML section.
 
-        `where` names the origin (file and section) in error messages.
+        Raises `SettingsError` for unknown names, and lists the known ones. `where` (file and
+        section) precedes the message.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         prefix = f"{where}: " if where else ""
@@ -94,13 +100,8 @@ class Settings:
             raise SettingsError(f"{prefix}{error}") from None
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars, as YAML, JSON and Dagster take them."""
+        """Return plain dicts, lists and scalars, for YAML, JSON and Dagster."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
-
-
-def _holds(number: float, name: str, bound: float) -> bool:
-    # A NaN compares false with everything and would pass a test for a broken bound.
-    return number == number and not _BROKEN_BOUND[name](number, bound)
 
 
 def _plain(value: Any) -> Any:
@@ -109,39 +110,29 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _coerced(value: Any, hint: Any, where: str) -> Any:
-    """Return `value` as `hint` asks (int to float, list to tuple), or raise `SettingsError`."""
-    origin = typing.get_origin(hint)
+def _converted(value: Any, hint: Any, where: str) -> Any:
+    """Convert `value` to the type `hint` (int to float, list to tuple), or raise `SettingsError`."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        for option in options:
-            if option is not type(None):
-                try:
-                    return _coerced(value, option, where)
-                except SettingsError:
-                    continue
+        for option in arguments:
+            try:
+                return _converted(value, option, where)
+            except SettingsError:
+                continue
         raise SettingsError(f"{where} is {value!r}; expected {hint}")
-    if origin is tuple and isinstance(value, list | tuple):
-        inner = typing.get_args(hint)[0]
-        return tuple(_coerced(element, inner, where) for element in value)
     if origin is Literal:
-        allowed = typing.get_args(hint)
-        if value in allowed:
+        if value in arguments:
             return value
-        raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(allowed)}")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):
-        # YAML 1.1 reads 2e-3, which lacks a dot, as a string.
+        raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(arguments)}")
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_converted(element, arguments[0], where) for element in value)
+    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
+        # A string too: YAML 1.1 reads 2e-3, which lacks a dot, as one.
         try:
             return float(value)
         except ValueError:
             raise SettingsError(f"{where} is {value!r}; expected float") from None
-    expected = origin or hint
     is_bool_for_number = isinstance(value, bool) and hint is not bool
-    if not isinstance(value, expected) or is_bool_for_number:
-        name = getattr(hint, "__name__", str(hint))
-        raise SettingsError(f"{where} is {value!r}; expected {name}")
+    if not isinstance(value, origin or hint) or is_bool_for_number:
+        raise SettingsError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
     return value

@@ -187,7 +187,7 @@ def test_what_has_no_auc_is_refused(labels: list, scores: list, message: str) ->
 
 
 def test_log_loss_refuses_what_is_no_probability() -> None:
-    with pytest.raises(MetricError, match=r"row 1: 1\.2 is no probability"):
+    with pytest.raises(MetricError, match=r"row 1: 1\.2 is not a probability"):
         log_loss([0, 1], [0.3, 1.2])
     with pytest.raises(MetricError, match="not finite"):
         log_loss([0, 1], [0.3, math.nan])
@@ -261,7 +261,7 @@ def test_calibration_does_not_depend_on_the_order_of_rows_of_equal_probability()
 
 
 def test_calibration_refuses_what_is_no_probability() -> None:
-    with pytest.raises(MetricError, match=r"row 0: -0\.1 is no probability"):
+    with pytest.raises(MetricError, match=r"row 0: -0\.1 is not a probability"):
         calibration([0, 1], [-0.1, 0.5])
 
 

@@ -1,48 +1,67 @@
-"""The histories of interaction files: checked, without padding, equal neighbours stored once."""
+"""Reads the histories of interaction files: checked, unpadded, equal histories stored once."""
 
 import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.distinct import distinct_lists, run_starts
-from mmctr_pipeline.data.padding import PaddingCheck, without_zeros
-from mmctr_pipeline.data.ragged import Ragged, rows_of
-from mmctr_pipeline.data.validation import Block, check_known, check_range, list_values
+from mmctr_pipeline.data.ragged import (
+    Ragged,
+    lists_containing,
+    offsets_from_lengths,
+    without_zeros,
+)
+from mmctr_pipeline.data.validation import (
+    Block,
+    DataError,
+    check_known,
+    check_range,
+    list_values,
+    shown,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class RowHistories:
-    """Histories of N rows, of which several may share a list.
+    """Histories of N rows, several of which may share a list.
 
-    Row i has the history `lists[list_of_row[i]]`; `list_of_row` is `(N,) int64`.
+    Row i has the history `lists[list_of_row[i]]`; `list_of_row` is `(N,) int32`.
     """
 
     lists: Ragged
     list_of_row: np.ndarray
 
-    def n_with_target(self, targets: np.ndarray) -> int:
-        """Return in how many rows the target item (`(N,)` ids) stands in the row's own history."""
+    def count_with_target(self, targets: np.ndarray) -> int:
+        """Return the number of rows whose target item (`(N,)` ids) is in their own history."""
         own = self.lists.take(self.list_of_row)
         hits = np.flatnonzero(own.values == np.repeat(targets, own.lengths))
-        has_target = np.zeros(len(targets), dtype=bool)
-        has_target[rows_of(hits, own.offsets)] = True
-        return int(np.count_nonzero(has_target))
+        return len(np.unique(lists_containing(hits, own.offsets)))
 
 
 def read_histories(
-    array: pa.Array, block: Block, padding: PaddingCheck, known: np.ndarray, source: Path
+    array: pa.Array, block: Block, padding: "PaddingCheck", known: np.ndarray, source: Path
 ) -> RowHistories:
-    """Return the histories of a block of rows, without their padding.
+    """Return the histories of a block of rows, without padding; equal neighbours share a list.
 
-    Each id is one of the `known`, which `source` lists; raises `DataError` for what is wrong. Equal
-    rows that follow one another share a list.
+    Raises `DataError` for invalid lists.
+
+    Parameters
+    ----------
+    array
+        The column `item_seq` of the block, N lists of any kind.
+    block
+        Where errors are located.
+    padding
+        The check of this file's padding.
+    known
+        The known item ids, `(M,)`.
+    source
+        The file that lists the known ids.
     """
     values, offsets = list_values(array, block)
-    # The rows of a user often follow one another and share one history, which then needs to be
-    # checked, stripped and hashed only once.
+    # The rows of a user are often neighbours with one history: check, strip and hash it only once.
     starts = run_starts(values, offsets)
     if len(starts) < len(offsets):
         values = values.reshape(len(offsets) - 1, -1)[starts[:-1]].reshape(-1)
@@ -52,46 +71,75 @@ def read_histories(
     padding.check(values, offsets, block)
     lists = without_zeros(values, offsets)
     check_known(lists.values, lists.offsets, known, block, source)
-    return RowHistories(lists, np.repeat(np.arange(len(lists)), np.diff(starts)))
+    return RowHistories(lists, np.repeat(np.arange(len(lists), dtype=np.int32), np.diff(starts)))
 
 
-class Histories:
-    """Histories of all files end to end, in memory that is reserved once.
+def merge_histories(parts: list[RowHistories]) -> tuple[Ragged, np.ndarray]:
+    """Return the distinct histories by first appearance, and the index of each row's, `(N,) int32`.
 
-    Padding and repetitions count into what is reserved, but pages that are never written take no
-    memory.
+    Empties `parts`, so that their memory is free for the search.
     """
-
-    def __init__(self, files: list[pq.ParquetFile]) -> None:
-        n_rows = sum(file.metadata.num_rows for file in files)
-        self._values = np.empty(sum(map(_n_list_values, files)), dtype=np.int32)
-        self._offsets = np.zeros(n_rows + 1, dtype=np.int64)
-        self._list_of_row = np.empty(n_rows, dtype=np.int32)
-        self._n_lists = 0
-        self._n_rows = 0
-
-    def append(self, rows: RowHistories) -> None:
-        """Add the histories of the rows that come next."""
-        first, last = self._n_lists, self._n_lists + len(rows.lists)
-        start = self._offsets[first]
-        self._values[start : start + len(rows.lists.values)] = rows.lists.values
-        self._offsets[first + 1 : last + 1] = start + rows.lists.offsets[1:]
-        last_row = self._n_rows + len(rows.list_of_row)
-        self._list_of_row[self._n_rows : last_row] = first + rows.list_of_row
-        self._n_lists, self._n_rows = last, last_row
-
-    def distinct(self) -> tuple[Ragged, np.ndarray]:
-        """Return the distinct histories by first appearance, and which each row has, `(N,) int32`.
-
-        To be called once every row is there.
-        """
-        offsets = self._offsets[: self._n_lists + 1]
-        lists, index = distinct_lists(Ragged(self._values[: offsets[-1]], offsets))
-        return lists, index[self._list_of_row]
+    lists = Ragged.concatenate([part.lists for part in parts])
+    first_list = offsets_from_lengths([len(part.lists) for part in parts]).astype(np.int32)
+    list_of_row = np.concatenate(
+        [first + part.list_of_row for first, part in zip(first_list, parts, strict=False)]
+    )
+    parts.clear()
+    distinct, index = distinct_lists(lists)
+    return distinct, index[list_of_row]
 
 
-def _n_list_values(file: pq.ParquetFile) -> int:
-    """Return how many values `item_seq` holds, padding included, as the file's footer says."""
-    groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    return sum(c.num_values for c in columns if c.path_in_schema.startswith("item_seq."))
+@dataclasses.dataclass
+class PaddingCheck:
+    """Checks the histories of a file block by block: left-padded to one width, or not at all."""
+
+    _first: tuple[int, int] | None = dataclasses.field(default=None, init=False)
+    _other: tuple[int, int] | None = dataclasses.field(default=None, init=False)
+    _padded: int | None = dataclasses.field(default=None, init=False)
+
+    def check(self, values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
+        """Check one block, whose entry i has the values `values[offsets[i]:offsets[i + 1]]`."""
+        is_zero, widths = values == 0, np.diff(offsets)
+        _check_side(values, is_zero, offsets, block)
+        if not len(widths):
+            return
+        self._first = self._first or (block.first_row, int(widths[0]))
+        other = np.flatnonzero(widths != self._first[1])
+        if self._other is None and len(other):
+            self._other = (block.file_row(other[0]), int(widths[other[0]]))
+        if self._padded is None and is_zero.any():
+            self._padded = block.file_row(_entry_at(np.argmax(is_zero), offsets))
+        if self._other and self._padded is not None:
+            (row, width), (other_row, other_width) = self._first, self._other
+            raise DataError(
+                block.file,
+                f"the list has {other_width} values but row {row} has {width}, and row "
+                f"{self._padded} is padded with 0",
+                "pad all lists to one width, or leave out the padding",
+                block.column.name,
+                other_row,
+            )
+
+
+def _check_side(values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, block: Block) -> None:
+    """Check that no list has a zero after an item id."""
+    if len(values) < 2:
+        return
+    zero_after_id = is_zero[1:] > is_zero[:-1]
+    starts = offsets[1:-1]
+    zero_after_id[starts[(starts > 0) & (starts < len(values))] - 1] = False
+    if not zero_after_id.any():
+        return
+    entry = _entry_at(np.argmax(zero_after_id) + 1, offsets)
+    history = values[offsets[entry] : offsets[entry + 1]]
+    tail = np.flatnonzero(history)[-1] + 1
+    kind = "is padded on the right" if history[:tail].all() else "has gaps"
+    raise block.error(
+        entry,
+        f"the history {shown(history.tolist())} {kind}: a 0 follows an item id",
+        "write the ids oldest first, with the padding zeros on the left: 0, 0, 12, 7",
+    )
+
+
+def _entry_at(position: np.integer, offsets: np.ndarray) -> int:
+    return int(lists_containing(np.array([position]), offsets)[0])

@@ -1,4 +1,4 @@
-"""The item table of item_feature, and item vectors that the data bring along."""
+"""The item table of item_feature, and item vectors that come with the data."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_array
-from mmctr_pipeline.data.padding import without_zeros
+from mmctr_pipeline.data.ragged import list_offsets, without_zeros
 from mmctr_pipeline.data.schemas import ITEM_COLUMNS, VECTOR_FILE_COLUMNS, Column
 from mmctr_pipeline.data.validation import (
     Block,
@@ -17,18 +17,15 @@ from mmctr_pipeline.data.validation import (
     integer_lists,
     integers,
     is_list,
-    list_offsets,
     open_parquet,
 )
 from mmctr_pipeline.data.vectors import VectorTable
 
-_BATCH_ROWS = 4096
-
 
 def read_items(layout: DataLayout) -> ItemTable:
-    """Read the items of item_feature, by ascending id; padding zeros of the tags are dropped.
+    """Read the items of item_feature by ascending id, without the padding zeros of the tags.
 
-    A title of blanks only counts as none. Raises `DataError` for what the file must not hold.
+    A blank title becomes null. Raises `DataError` for invalid contents.
     """
     path = layout.item_feature
     with open_parquet(path, ITEM_COLUMNS) as file:
@@ -52,30 +49,34 @@ def read_items(layout: DataLayout) -> ItemTable:
 
 
 def _titles(titles: pa.Array, order: np.ndarray) -> pa.Array:
-    """Return the titles as strings in the order given, null where there are blanks alone.
+    """Return the titles as strings in the given order, blank ones as null.
 
-    Parquet does not check that text is UTF-8, and Arrow's own trimming refuses what is not.
+    Parquet does not check that text is UTF-8, and Arrow's own trimming refuses invalid text.
     """
     raw = titles.cast(pa.large_binary()).to_pylist()
     blank = [each is None or not each.decode("utf-8", "replace").strip() for each in raw]
-    # What is taken from nowhere is null. `pa.array` would import pandas, which takes long.
-    is_there = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
-    buffers = [pa.py_buffer(is_there), pa.py_buffer(order)]
+    # Taking a null index yields null. `pa.array` would import pandas, which is slow.
+    is_present = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
+    buffers = [pa.py_buffer(is_present), pa.py_buffer(order)]
     return titles.cast(pa.string()).take(pa.Array.from_buffers(pa.int64(), len(order), buffers))
 
 
 def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
-    """Read a vector column of item_feature or, failing that, item_info, keyed by item id.
+    """Read a vector column of item_feature or else item_info, keyed by item id.
 
-    The padding row (id 0) is dropped. An item whose vector is null or all zeros has none: it is
-    masked, and counted in the provenance. The table has the ids of its file, not those of the item
-    table: join with `aligned_to`. Raises `DataError` where no file has the column (listing the
-    vector columns there are), where every vector is zero, and for vectors of differing length or
-    with values that are not finite.
+    The padding row (id 0) is dropped. Items whose vector is null or all zeros are masked, and
+    counted in the provenance. The table has the ids of its file, which may differ from those of the
+    item table: join with `aligned_to`. Raises `DataError` if no file has the column (the message
+    lists the vector columns), if all vectors are zero, and for vectors of differing lengths or with
+    values that are not finite.
     """
     path = _file_with(layout, column)
-    ids, vectors, is_null = _read_vectors(path, column)
-    check_distinct(ids, Block(path, VECTOR_FILE_COLUMNS[0]))
+    with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
+        table = file.read(columns=["item_id", column])
+    id_block = Block(path, VECTOR_FILE_COLUMNS[0])
+    ids = integers(_combined(table.column("item_id")), id_block)
+    check_distinct(ids, id_block)
+    vectors, is_null = _checked_vectors(table.column(column), path, column)
     real = np.flatnonzero(ids)
     order = real[np.argsort(ids[real])]
     is_zero = ~is_null & ~vectors.any(axis=1)
@@ -84,7 +85,7 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
         raise DataError(
             path,
             "every vector is zero or missing",
-            "fill the column in, or choose a preset that encodes titles or images itself",
+            "fill in the column, or choose a preset that encodes titles or images itself",
             column,
         )
     return VectorTable(
@@ -110,80 +111,52 @@ def _file_with(layout: DataLayout, column: str) -> Path:
             continue
         with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
             vector_columns = [
-                field.name for field in file.schema_arrow if _holds_vectors(field.type)
+                field.name
+                for field in file.schema_arrow
+                if is_list(field.type) and pa.types.is_floating(field.type.value_type)
             ]
         if column in vector_columns:
             return path
         known += [f"{path.name}: {', '.join(vector_columns) or 'none'}"]
     raise DataError(
         layout.item_feature,
-        f"no vectors of this name; vector columns there are: {'; '.join(known)}",
-        "name one of these as the encoder's column, or let the encoder make the vectors",
+        f"no vector column of this name; vector columns: {'; '.join(known)}",
+        "set the encoder's column to one of these, or let the encoder compute the vectors",
         column,
     )
 
 
-def _holds_vectors(data_type: pa.DataType) -> bool:
-    return is_list(data_type) and pa.types.is_floating(data_type.value_type)
-
-
-def _read_vectors(path: Path, column: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ids `(N,) int64`, vectors `(N, D) float32` and which of them are null, `(N,) bool`."""
-    ids, parts, nulls = [], [], []
-    width: int | None = None
-    first_row = 0
-    with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=["item_id", column]):
-            array = batch.column(column)
-            is_null = array.is_null().to_numpy(zero_copy_only=False)
-            block = Block(path, Column(column, "int_list", nullable=True), first_row)
-            width = _common_width(array, is_null, width, block)
-            flat = _finite(array, is_null, width or 0, block)
-            vectors = np.zeros((len(array), width or 0), dtype=np.float32)
-            vectors[~is_null] = flat
-            ids.append(
-                integers(batch.column("item_id"), Block(path, VECTOR_FILE_COLUMNS[0], first_row))
-            )
-            parts.append(vectors)
-            nulls.append(is_null)
-            first_row += len(array)
-    # Batches before the first vector that is not null could not know the width.
-    parts = [
-        part if part.shape[1] else np.zeros((len(part), width or 0), np.float32) for part in parts
-    ]
-    return np.concatenate(ids), np.concatenate(parts), np.concatenate(nulls)
-
-
-def _common_width(
-    array: pa.Array, is_null: np.ndarray, width: int | None, block: Block
-) -> int | None:
-    lengths = np.diff(list_offsets(array))
+def _checked_vectors(
+    column: pa.ChunkedArray, path: Path, name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors `(N, D) float32`, zero where null, and the null mask `(N,) bool`."""
+    is_null = column.is_null().to_numpy()
+    lengths = np.concatenate([np.diff(list_offsets(chunk)) for chunk in column.chunks])
+    block = Block(path, Column(name, "int_list", nullable=True))
     rows = np.flatnonzero(~is_null)
-    if not len(rows):
-        return width
-    width = int(lengths[rows[0]]) if width is None else width
+    width = int(lengths[rows[0]]) if len(rows) else 0
     other = rows[lengths[rows] != width]
     if len(other):
         raise block.error(
             other[0],
-            f"the vector has {lengths[other[0]]} dimensions where the first has {width}",
-            "make all vectors of one length; write null where an item has none",
+            f"the vector has {lengths[other[0]]} dimensions but the first has {width}",
+            "make all vectors the same length; write null for items without a vector",
         )
-    return width
-
-
-def _finite(array: pa.Array, is_null: np.ndarray, width: int, block: Block) -> np.ndarray:
-    # A null becomes NaN here, which is refused with the rest.
-    flat = array.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    vectors = flat.reshape(int((~is_null).sum()), width)
-    if not np.isfinite(vectors).all():
-        position = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
-        row = np.flatnonzero(~is_null)[position]
-        value = vectors[position][~np.isfinite(vectors[position])][0]
-        raise block.error(
-            row, f"the vector holds {value}", "write null where an item has no vector"
-        )
-    return vectors
+    vectors = np.zeros((len(column), width), dtype=np.float32)
+    start = 0
+    for chunk in column.chunks:
+        span = slice(start, start + len(chunk))
+        is_there = ~is_null[span]
+        # A null value becomes NaN here, which the check below refuses.
+        flat = chunk.flatten().to_numpy(zero_copy_only=False)
+        vectors[span][is_there] = flat.reshape(is_there.sum(), width)
+        is_wrong = ~np.isfinite(vectors[span])
+        if is_wrong.any():
+            row = start + int(np.argmax(is_wrong.any(axis=1)))
+            value = vectors[span][is_wrong][0]
+            raise block.error(row, f"the vector has the value {value}", "write null for no vector")
+        start = span.stop
+    return vectors, is_null
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

@@ -1,4 +1,4 @@
-"""Ragged integer lists: values end to end plus offsets, without padding."""
+"""Ragged integer lists: concatenated values plus offsets, without padding."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,13 +6,14 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 
 @dataclasses.dataclass(frozen=True)
 class Ragged:
-    """N lists of int32, list i being `values[offsets[i]:offsets[i + 1]]`.
+    """N lists of int32; list i is `values[offsets[i]:offsets[i + 1]]`.
 
-    `values` is `(T,) int32`, `offsets` is `(N + 1,) int64` starting at 0 and never falling.
+    `values` is `(T,) int32`; `offsets` is `(N + 1,) int64`, starts at 0 and never decreases.
     """
 
     values: np.ndarray
@@ -27,7 +28,7 @@ class Ragged:
         if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.values):
             raise ValueError("offsets must run from 0 to the number of values")
         if np.any(np.diff(self.offsets) < 0):
-            raise ValueError("offsets must never fall")
+            raise ValueError("offsets must never decrease")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -36,7 +37,7 @@ class Ragged:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        index = range(len(self))[index]  # counts from the end where negative, refuses the rest
+        index = range(len(self))[index]  # resolves negative indices, raises IndexError
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     @property
@@ -48,49 +49,85 @@ class Ragged:
     def from_lists(cls, lists: Iterable[Sequence[int]]) -> Self:
         """Build from Python lists."""
         arrays = [np.asarray(element, dtype=np.int32) for element in lists]
-        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
-        np.cumsum([len(array) for array in arrays], out=offsets[1:])
-        values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=np.int32)
-        return cls(values.astype(np.int32, copy=False), offsets)
+        values = np.concatenate([np.zeros(0, dtype=np.int32), *arrays])
+        return cls(values, offsets_from_lengths([len(array) for array in arrays]))
 
     @classmethod
     def from_arrow(cls, column: pa.ChunkedArray | pa.Array) -> Self:
-        """Build from a list column of any integer type; a null list counts as an empty one."""
-        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        values, lengths = [], []
-        for chunk in chunks:
-            chunk = chunk.cast(pa.large_list(pa.int32())).fill_null([])
-            lengths.append(np.diff(chunk.offsets.to_numpy()))
-            values.append(chunk.flatten().to_numpy(zero_copy_only=False))
-        offsets = np.zeros(sum(map(len, lengths)) + 1, dtype=np.int64)
-        if lengths:
-            np.cumsum(np.concatenate(lengths), out=offsets[1:])
-        flat = np.concatenate(values) if values else np.zeros(0, dtype=np.int32)
-        return cls(flat.astype(np.int32, copy=False), offsets)
+        """Build from a list column of any integer type; a null list becomes an empty one."""
+        array = column.cast(pa.large_list(pa.int32()))
+        if isinstance(array, pa.ChunkedArray):
+            array = array.combine_chunks()
+        values = array.flatten().to_numpy(zero_copy_only=False)
+        return cls(values.astype(np.int32, copy=False), list_offsets(array))
 
     def to_arrow(self) -> pa.Array:
         """Return a `large_list<int32>` array of N lists."""
         return pa.LargeListArray.from_arrays(self.offsets, self.values)
 
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> Self:
+        """Return the lists of one or more parts, in order."""
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            offsets_from_lengths(np.concatenate([part.lengths for part in parts])),
+        )
+
     def take(self, indices: np.ndarray) -> "Ragged":
         """Return the lists at `indices` (`(M,)` integers), in that order, without a Python loop."""
-        lengths = self.lengths[indices]
-        offsets = np.zeros(len(indices) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
-        starts = np.repeat(self.offsets[:-1][indices] - offsets[:-1], lengths)
-        return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
+        return self._slices(self.offsets[:-1][indices], self.lengths[indices])
 
     def newest(self, n: int) -> "Ragged":
-        """Return each list without all but its last `n` values."""
-        offsets = np.zeros_like(self.offsets)
-        np.cumsum(np.minimum(self.lengths, n), out=offsets[1:])
-        starts = np.repeat(self.offsets[1:] - offsets[1:], np.diff(offsets))
-        return Ragged(self.values[starts + np.arange(offsets[-1])], offsets)
+        """Return the last `n` values of each list."""
+        lengths = np.minimum(self.lengths, n)
+        return self._slices(self.offsets[1:] - lengths, lengths)
+
+    def left_padded(self, width: int) -> np.ndarray:
+        """Return `(N, width) int64`: zeros, then the last `width` values of each list."""
+        newest = self.newest(width)
+        padded = np.zeros((len(self), width), dtype=np.int64)
+        padded[np.arange(width) >= width - newest.lengths[:, None]] = newest.values
+        return padded
+
+    def _slices(self, starts: np.ndarray, lengths: np.ndarray) -> "Ragged":
+        """Return lists of `lengths[i]` values from `starts[i]` on."""
+        offsets = offsets_from_lengths(lengths)
+        position = np.repeat(starts - offsets[:-1], lengths)
+        position += np.arange(offsets[-1])
+        return Ragged(self.values[position], offsets)
 
 
-def rows_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return which list holds the value at each of `positions`, `(P,) int64`.
+def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:
+    """Return the lists `values[offsets[i]:offsets[i + 1]]` without their zeros."""
+    kept = np.flatnonzero(values != 0)
+    # Most values are padding: looking up the offsets is faster than counting through all values.
+    return Ragged(values[kept].astype(np.int32, copy=False), np.searchsorted(kept, offsets))
 
-    List i holds the values at `offsets[i]` to `offsets[i + 1] - 1`.
+
+def offsets_from_lengths(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
+    """Return the offsets of N lists, `(N + 1,) int64`, from their lengths."""
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def list_offsets(array: pa.Array) -> np.ndarray:
+    """Return the offsets of a list array of any kind, `(N + 1,) int64`; a null list is empty."""
+    lengths = pc.list_value_length(array)
+    return offsets_from_lengths(numpy_view(lengths.fill_null(0) if lengths.null_count else lengths))
+
+
+def numpy_view(array: pa.Array) -> np.ndarray:
+    """Return integers without nulls as a NumPy array, without a copy.
+
+    Arrow's own `to_numpy` imports pandas where it is installed, which is slow.
+    """
+    return np.from_dlpack(array)
+
+
+def lists_containing(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the number of the list that contains the value at each position, `(P,) int64`.
+
+    List i has the values at `offsets[i]` to `offsets[i + 1] - 1`.
     """
     return np.searchsorted(offsets, positions, side="right") - 1

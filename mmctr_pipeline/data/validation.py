@@ -1,23 +1,34 @@
 """Checks of the parquet files: types, nulls, ranges, duplicates, unknown items."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmctr_pipeline.data.ragged import rows_of
+from mmctr_pipeline.data.ragged import list_offsets, lists_containing, numpy_view
 from mmctr_pipeline.data.schemas import Column
 
 _SHOWN_VALUES = 12
 
 
 class DataError(ValueError):
-    """A file holds what it must not; names file, column, row (0-based), value and the fix."""
+    """A file has invalid contents; names file, column, row (0-based), value and the fix.
+
+    Parameters
+    ----------
+    file
+        The file.
+    problem
+        What is wrong, with the value.
+    fix
+        What to do, in the imperative.
+    column, row
+        Where, if known.
+    """
 
     def __init__(
         self, file: Path, problem: str, fix: str, column: str | None = None, row: int | None = None
@@ -34,11 +45,11 @@ class DataError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Consecutive rows of one column: where errors in them are to be placed.
+    """Consecutive rows of one column, to locate errors in the file.
 
-    `first_row` is the row of the file at which the block begins. Where equal rows that follow one
-    another are looked at once, `starts` (`(M + 1,)` integers) tells which: entry i stands for the
-    rows `starts[i]` to `starts[i + 1] - 1` of the block. Otherwise each row is an entry.
+    `first_row` is the row of the file at which the block starts. If runs of equal rows are checked
+    once, `starts` (`(M + 1,)` integers) gives the runs: entry i covers the rows `starts[i]` to
+    `starts[i + 1] - 1` of the block. Otherwise each row is an entry.
     """
 
     file: Path
@@ -46,28 +57,36 @@ class Block:
     first_row: int = 0
     starts: np.ndarray | None = None
 
-    def row_of_file(self, entry: int) -> int:
-        """Return the row of the file, the first one where entry `entry` stands for several."""
+    def file_row(self, entry: int) -> int:
+        """Return the first row of the file that `entry` covers."""
         return self.first_row + int(entry if self.starts is None else self.starts[entry])
 
-    def count_rows(self, entries: np.ndarray) -> int:
-        """Return how many rows `entries` stand for; an entry that comes twice counts twice."""
-        return len(entries) if self.starts is None else int(np.diff(self.starts)[entries].sum())
-
-    def span(self, n_entries: int) -> str:
-        """Return in words which rows of the file the block of `n_entries` covers."""
-        n_rows = n_entries if self.starts is None else int(self.starts[-1])
-        return f"rows {self.first_row:,} to {self.first_row + n_rows - 1:,}"
-
     def error(self, entry: int, problem: str, fix: str) -> DataError:
-        """Return the error for the entry at position `entry` of the block."""
-        return DataError(self.file, problem, fix, self.column.name, self.row_of_file(entry))
+        """Return the error for one entry."""
+        return DataError(self.file, problem, fix, self.column.name, self.file_row(entry))
+
+    def first_error(self, entries: np.ndarray, n_entries: int, problem: str, fix: str) -> DataError:
+        """Return the error for the first invalid entry, with the number of rows like it.
+
+        Parameters
+        ----------
+        entries
+            The invalid entries, `(K,)` ascending; one that occurs twice counts twice.
+        n_entries
+            Number of entries of the block.
+        problem, fix
+            As in `DataError`.
+        """
+        starts = np.arange(n_entries + 1) if self.starts is None else self.starts
+        n_rows, last_row = np.diff(starts)[entries].sum(), self.first_row + starts[-1] - 1
+        counted = f"{n_rows:,} such values in rows {self.first_row:,} to {last_row:,}"
+        return self.error(entries[0], f"{problem} ({counted})", fix)
 
 
 def open_parquet(path: Path, columns: Iterable[Column]) -> pq.ParquetFile:
-    """Open a file and check that it has rows, and the columns with the right types.
+    """Open a file, and check that it has rows and the columns with the right types.
 
-    Raises `DataError`; values are not looked at yet.
+    Raises `DataError`. Does not look at values.
     """
     try:
         file = pq.ParquetFile(path)
@@ -88,7 +107,7 @@ def _check_schema(path: Path, file: pq.ParquetFile, columns: Iterable[Column]) -
     for column in columns:
         count = schema.names.count(column.name)
         if count != 1:
-            problem = "the column is missing" if count == 0 else f"the column stands {count} times"
+            problem = "the column is missing" if count == 0 else f"the column occurs {count} times"
             raise DataError(
                 path,
                 f"{problem}; the file has {', '.join(schema.names)}",
@@ -101,44 +120,37 @@ def _check_schema(path: Path, file: pq.ParquetFile, columns: Iterable[Column]) -
 
 
 def is_list(data_type: pa.DataType) -> bool:
-    """Return whether the type is one of Arrow's list types that are read here."""
-    return (
-        pa.types.is_list(data_type)
-        or pa.types.is_large_list(data_type)
-        or pa.types.is_fixed_size_list(data_type)
-    )
+    """Return whether the type is a list type that the readers support."""
+    return isinstance(data_type, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+
+
+_KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
+    "int": ("integers", pa.types.is_integer),
+    "int_list": ("lists of integers", lambda t: is_list(t) and pa.types.is_integer(t.value_type)),
+    "text": ("strings", lambda t: t in (pa.string(), pa.large_string(), pa.string_view())),
+}
 
 
 def _check_type(path: Path, column: Column, data_type: pa.DataType) -> None:
-    element = data_type
-    wanted = {"int": "integers", "int_list": "lists of integers", "text": "strings"}[column.kind]
-    if column.kind == "int_list" and is_list(data_type):
-        element = data_type.value_type
-    if column.kind == "text":
-        right = (
-            pa.types.is_string(element)
-            or pa.types.is_large_string(element)
-            or pa.types.is_string_view(element)
-        )
-    else:
-        right = pa.types.is_integer(element) and is_list(data_type) == (column.kind == "int_list")
-    if not right:
-        fix = f"cast the column to {wanted}"
-        if pa.types.is_floating(element):
-            fix += " (floats arise where missing values were read; fill or drop those first)"
-        raise DataError(path, f"the type is {data_type}, not {wanted}", fix, column.name)
+    wanted, matches = _KINDS[column.kind]
+    if matches(data_type):
+        return
+    fix = f"cast the column to {wanted}"
+    if pa.types.is_floating(data_type.value_type if is_list(data_type) else data_type):
+        fix += " (pandas reads integers with missing values as floats; fill or drop those first)"
+    raise DataError(path, f"the type is {data_type}, not {wanted}", fix, column.name)
 
 
 def integers(array: pa.Array, block: Block) -> np.ndarray:
-    """Return an integer column as `(N,) int64`, without nulls and within the column's range."""
+    """Return an integer column as `(N,) int64`, after checking nulls and the column's range."""
     _check_nulls(array, block)
-    values = _view(array)
+    values = numpy_view(array)
     check_range(values, np.arange(len(values) + 1), block)
     return values.astype(np.int64, copy=False)
 
 
 def integer_lists(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Return a list column as `list_values` does, its values within the column's range."""
+    """Return a list column as `list_values` does, after checking the column's range."""
     values, offsets = list_values(array, block)
     check_range(values, offsets, block)
     return values, offsets
@@ -147,66 +159,50 @@ def integer_lists(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray
 def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Return a list column as values `(T,)` (its own integer type) and offsets `(N + 1,) int64`.
 
-    No value is missing; where the column is nullable, a null list counts as empty.
+    Checks that no value is missing. In a nullable column, a null list counts as empty.
     """
     if not block.column.nullable:
         _check_nulls(array, block)
     offsets = list_offsets(array)
     flat = array.flatten()
     if flat.null_count:
-        missing = np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))
-        row = int(rows_of(missing[:1], offsets)[0])
+        row = int(lists_containing(_null_positions(flat)[:1], offsets)[0])
         raise block.error(
             row,
             f"the list {shown(array[row].as_py())} has a missing value in it",
             "fill it in or drop the row",
         )
-    return _view(flat), offsets
-
-
-def list_offsets(array: pa.Array) -> np.ndarray:
-    """Return the offsets of a list array of any kind, `(N + 1,) int64`; a null list is empty."""
-    offsets = np.zeros(len(array) + 1, dtype=np.int64)
-    lengths = pc.list_value_length(array)
-    np.cumsum(_view(lengths.fill_null(0) if lengths.null_count else lengths), out=offsets[1:])
-    return offsets
-
-
-def _view(array: pa.Array) -> np.ndarray:
-    """Return integers, none of them missing, as NumPy sees them, without a copy.
-
-    Arrow's own `to_numpy` imports pandas wherever it is installed, which takes long.
-    """
-    return np.from_dlpack(array)
+    return numpy_view(flat), offsets
 
 
 def _check_nulls(array: pa.Array, block: Block) -> None:
     if array.null_count:
-        missing = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
-        raise block.error(
-            missing[0],
-            f"the value is missing ({len(missing):,} such in {block.span(len(array))})",
-            "fill it in or drop the row"
-            + ("; write an empty history as an empty list" if is_list(array.type) else ""),
-        )
+        fix = "fill it in or drop the row"
+        if is_list(array.type):
+            fix += "; write an empty history as an empty list"
+        missing = _null_positions(array)
+        raise block.first_error(missing, len(array), "the value is missing", fix)
+
+
+def _null_positions(array: pa.Array) -> np.ndarray:
+    return np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False))
 
 
 def check_range(values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
     """Check that each value is within the range of the block's column.
 
-    Entry i of the block holds `values[offsets[i]:offsets[i + 1]]`.
+    Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
     """
     column = block.column
-    # Whole-array extremes cost one pass each without a temporary array as large as the data.
+    # Extremes of the whole array take one pass each and no temporary array of its size.
     if not len(values) or (values.min() >= column.minimum and values.max() <= column.maximum):
         return
     wrong = np.flatnonzero((values < column.minimum) | (values > column.maximum))
     value = int(values[wrong[0]])
-    entries = rows_of(wrong, offsets)
-    raise block.error(
-        entries[0],
-        f"the value {value} is not in {column.minimum}..{column.maximum} "
-        f"({block.count_rows(entries):,} such in {block.span(len(offsets) - 1)})",
+    raise block.first_error(
+        lists_containing(wrong, offsets),
+        len(offsets) - 1,
+        f"the value {value} is not in {column.minimum}..{column.maximum}",
         _range_fix(column, value),
     )
 
@@ -215,23 +211,23 @@ def _range_fix(column: Column, value: int) -> str:
     if column.name == "label":
         return "write 1 for a click and 0 for none"
     if value == 0:
-        return "drop the row, or number from 1: 0 stands for padding"
+        return "drop the row, or number from 1: 0 is the padding"
     if value > column.maximum and column.name.endswith("_level"):
         return f"bin the level into 0..{column.maximum}"
-    return "correct the value or drop the row; renumber ids that are too large from 1 upwards"
+    return "correct the value or drop the row; renumber ids that are too large, from 1 upwards"
 
 
 def check_distinct(values: np.ndarray, block: Block) -> None:
-    """Check that no value of a whole column `(N,)` stands there twice."""
+    """Check that the values of a whole column `(N,)` are distinct."""
     order = np.argsort(values, kind="stable")
-    again = order[1:][values[order[1:]] == values[order[:-1]]]
-    if len(again):
-        row = int(again.min())
+    repeated = order[1:][values[order[1:]] == values[order[:-1]]]
+    if len(repeated):
+        row = int(repeated.min())
         first = int(np.flatnonzero(values == values[row])[0])
         raise block.error(
             row,
-            f"the value {values[row]} stands already in row {block.first_row + first} "
-            f"({len(again):,} repeated values in all)",
+            f"the value {values[row]} already occurs in row {block.first_row + first} "
+            f"({len(repeated):,} repeated values in total)",
             "keep one row of each",
         )
 
@@ -239,25 +235,33 @@ def check_distinct(values: np.ndarray, block: Block) -> None:
 def check_known(
     values: np.ndarray, offsets: np.ndarray, known: np.ndarray, block: Block, source: Path
 ) -> None:
-    """Check that each id (0, the padding, apart) is one of the `known`, which `source` lists.
+    """Check that each item id, except the padding 0, is known.
 
-    Entry i of the block holds `values[offsets[i]:offsets[i + 1]]`.
+    Parameters
+    ----------
+    values, offsets
+        Entry i of the block has the ids `values[offsets[i]:offsets[i + 1]]`.
+    known
+        The known ids, `(M,)`.
+    block
+        Where errors are located.
+    source
+        The file that lists the known ids.
     """
     unknown = ~np.isin(values, known)
     unknown &= values != 0
     if unknown.any():
         wrong = np.flatnonzero(unknown)
-        entries = rows_of(wrong, offsets)
-        raise block.error(
-            entries[0],
-            f"item {values[wrong[0]]} is not in {source.name} "
-            f"({block.count_rows(entries):,} unknown ids in {block.span(len(offsets) - 1)})",
+        raise block.first_error(
+            lists_containing(wrong, offsets),
+            len(offsets) - 1,
+            f"item {values[wrong[0]]} is not in {source.name}",
             f"add the item to {source} (its title may be null), or remove it here",
         )
 
 
 def shown(values: list[Any]) -> str:
-    """Return the values as they are to stand in a message, the middle of a long list left out."""
+    """Return the values for a message, without the middle of a long list."""
     if len(values) <= _SHOWN_VALUES:
         return repr(values)
     half = _SHOWN_VALUES // 2

@@ -1,8 +1,8 @@
-"""Atomic writing: an artefact is either the earlier one or the new one, never something between.
+"""Atomic writes: readers find the previous artefact or the new one, never a half-written one.
 
-A writer works under a temporary name in the artefact's own folder and holds a lock (`flock`) on a
-file beside it, which the operating system frees when the writer dies. So the next writer can tell
-what a dead one left behind from what a living one is still writing.
+Writers work under a temporary name in the artefact's folder and hold a lock (`flock`) on a file
+beside it. The operating system releases the lock when a writer dies, so the next writer can remove
+what a dead writer left without touching the work of a live one.
 """
 
 import contextlib
@@ -20,47 +20,40 @@ _RANDOM = r"[0-9a-f]{12}"
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`, of the same suffix, to write a file to.
+    """Yield a temporary path with the suffix of `path`, in the same folder, to write a file to.
 
-    Leaving the block without an error flushes the file to disk and renames it to `path`; an error
-    removes it, and what was at `path` stays. Missing parent folders are made. Of two writers at
-    once the last to finish wins. Raises `FileNotFoundError` where the block wrote nothing and
-    `IsADirectoryError` where `path` is a folder.
+    On success, flush the file to disk and rename it to `path`. On an error, remove it and leave
+    `path` as it was. Parent folders are created. Of two concurrent writers, the last to finish
+    wins. Raises `FileNotFoundError` if the block wrote nothing and `IsADirectoryError` if `path`
+    is a folder.
     """
-    path = _without_dots(path)
+    path = _normalized(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; a file was to be written there")
+        raise IsADirectoryError(f"cannot write a file to {path}: it is a folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_behind(path, is_folder=False)
-    with _locked_name(path, is_folder=False) as temporary:
-        try:
-            yield temporary
-            if not temporary.is_file():
-                raise FileNotFoundError(f"nothing was written to {temporary}, meant for {path}")
-            flush(temporary)
-            os.replace(temporary, path)
-            flush(path.parent)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _replacement(path) as temporary:
+        yield temporary
+        if not temporary.is_file():
+            raise FileNotFoundError(f"nothing was written to {temporary}, meant for {path}")
+        flush(temporary)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder `.<name>.<random>` beside `path`, to fill with files.
 
-    Leaving the block without an error flushes it all to disk, points the symbolic link `path` to
-    it in one step, and removes the folder that the link pointed to before, if that was made here
-    too (a folder elsewhere is left alone). An error removes the new folder, and `path` stays. A
-    plain folder at `path` is replaced. Raises `NotADirectoryError` where `path` is a file.
+    On success, flush it to disk, point the symbolic link `path` to it in one step, and remove the
+    folder that the link pointed to before if this function created that one too (other folders are
+    left alone). On an error, remove the new folder and leave `path` as it was. A plain folder at
+    `path` is replaced. Raises `NotADirectoryError` if `path` is a file.
     """
-    path = _without_dots(path)
+    path = _normalized(path)
     if path.is_file():
-        raise NotADirectoryError(f"{path} is a file; a folder was to be written there")
+        raise NotADirectoryError(f"cannot write a folder to {path}: it is a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a link nothing tells which folder holds the earlier artefact, so that none is removed.
+    # Without a link, nothing tells which folder holds the current artefact: remove none.
     if path.is_symlink():
-        _remove_left_behind(path, is_folder=True)
+        _remove_leftovers(path, is_folder=True)
     with _locked_name(path, is_folder=True) as temporary:
         temporary.mkdir()
         try:
@@ -68,7 +61,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             _flush_tree(temporary)
             _point_to(path, temporary)
         except BaseException:
-            if _target(path) != temporary:
+            if _link_target(path) != temporary:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
 
@@ -76,66 +69,68 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 def atomic_symlink(path: Path, target: Path | str) -> None:
     """Make `path` a symbolic link to `target` (relative to its folder) in one step.
 
-    A link or file at `path` is replaced; raises `IsADirectoryError` for a plain folder.
+    A link or file at `path` is replaced. Raises `IsADirectoryError` for a plain folder.
     """
-    path = _without_dots(path)
+    path = _normalized(path)
     if path.is_dir() and not path.is_symlink():
-        raise IsADirectoryError(f"{path} is a folder; a link was to be made there")
-    _remove_left_behind(path, is_folder=False)
-    with _locked_name(path, is_folder=False) as temporary:
+        raise IsADirectoryError(f"cannot create a link at {path}: it is a folder")
+    with _replacement(path) as temporary:
         os.symlink(target, temporary)
+
+
+@contextlib.contextmanager
+def _replacement(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; on success rename it to `path`, on an error remove it."""
+    _remove_leftovers(path, is_folder=False)
+    with _locked_name(path, is_folder=False) as temporary:
         try:
+            yield temporary
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-    flush(path.parent)
+        flush(path.parent)
 
 
 def _point_to(path: Path, folder: Path) -> None:
-    earlier = _target(path)
+    previous = _link_target(path)
     if path.is_dir() and not path.is_symlink():
-        # A folder cannot be replaced by a link in one step; aside it keeps its contents meanwhile.
-        earlier = _temporary_name(path, is_folder=True)
-        os.rename(path, earlier)
+        # A link cannot replace a folder in one step. The folder keeps its contents meanwhile.
+        previous = _temporary_name(path, is_folder=True)
+        os.rename(path, previous)
     atomic_symlink(path, folder.name)
-    if earlier is not None and earlier != folder and _is_ours(earlier, path, is_folder=True):
+    if previous is not None and previous != folder and _is_ours(previous, path, is_folder=True):
         # Another writer may be removing the same folder at this moment.
-        shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked_name(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """Yield a fresh temporary name for `path`, its lock held until the block is left."""
+    """Yield a new temporary name for `path`, and hold its lock meanwhile."""
     temporary = _temporary_name(path, is_folder=is_folder)
-    with locked(_lock_of(temporary)):
+    with locked(_lock_path(temporary)):
         yield temporary
 
 
-def _remove_left_behind(path: Path, *, is_folder: bool) -> None:
+def _remove_leftovers(path: Path, *, is_folder: bool) -> None:
     """Remove temporary files, folders and links for `path` whose writers are dead."""
     for name in os.listdir(path.parent):
         temporary = path.parent / name.removesuffix(".lock")
         if not _is_ours(temporary, path, is_folder=is_folder):
             continue
-        # A writer lets go of its lock only after its work is in place or given up.
-        with locked(_lock_of(temporary), wait=False) as is_dead:
-            if is_dead:
-                _remove_unless_current(temporary, path)
-
-
-def _remove_unless_current(temporary: Path, path: Path) -> None:
-    if _target(path) == temporary:
-        return
-    if temporary.is_dir() and not temporary.is_symlink():
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        temporary.unlink(missing_ok=True)
+        # Writers release their lock only after their work is in place or discarded.
+        with locked(_lock_path(temporary), wait=False) as is_dead:
+            if not is_dead or _link_target(path) == temporary:
+                continue
+            if temporary.is_dir() and not temporary.is_symlink():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
 
 
 def _temporary_name(path: Path, *, is_folder: bool) -> Path:
     random = secrets.token_hex(6)
-    # A file keeps its whole name at the end, as many writers choose the format by the suffix.
+    # Files keep their name at the end, as many writers choose the format by the suffix.
     name = f".{path.name}.{random}" if is_folder else f".tmp-{random}-{path.name}"
     return path.with_name(name)
 
@@ -146,26 +141,26 @@ def _is_ours(candidate: Path, path: Path, *, is_folder: bool) -> bool:
     return candidate.parent == path.parent and re.fullmatch(pattern, candidate.name) is not None
 
 
-def _lock_of(temporary: Path) -> Path:
+def _lock_path(temporary: Path) -> Path:
     return temporary.with_name(f"{temporary.name}.lock")
 
 
-def _target(path: Path) -> Path | None:
-    """Return what the link `path` points to, or None where it is no link."""
+def _link_target(path: Path) -> Path | None:
+    """Return the path that the link `path` points to; None if it is not a link."""
     try:
-        return _without_dots(path.parent / os.readlink(path))
+        return _normalized(path.parent / os.readlink(path))
     except OSError:
         return None
 
 
-def _without_dots(path: Path) -> Path:
-    """Return the absolute path without `..`; the last part is kept even where it is a link."""
+def _normalized(path: Path) -> Path:
+    """Return the absolute path without `..`, resolving links in all but its last part."""
     absolute = Path(os.path.abspath(path))
     return absolute.parent.resolve() / absolute.name
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
+    """Wait until a file, or the list of names in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -175,8 +170,7 @@ def flush(path: Path) -> None:
 
 def _flush_tree(folder: Path) -> None:
     for parent, _, names in os.walk(folder):
-        for name in names:
-            file = Path(parent) / name
+        for file in (Path(parent, name) for name in names):
             if not file.is_symlink():
                 flush(file)
         flush(Path(parent))

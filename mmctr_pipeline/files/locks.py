@@ -1,4 +1,4 @@
-"""Locks between processes that the operating system frees when their holder dies."""
+"""Locks between processes; the operating system releases them when their holder dies."""
 
 import contextlib
 import fcntl
@@ -9,11 +9,18 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock (`flock`) on the file `path`, which is made, with its folder, where needed.
+    """Hold a lock (`flock`) on the file `path`; yield whether it is held.
 
-    Any number of `shared` holders may hold it at once, or one that is not. Yields whether it is
-    held: without `wait`, False where that would mean waiting for another. A holder that is not
-    shared removes the file when done.
+    The file and its folder are created. An exclusive holder removes the file when done.
+
+    Parameters
+    ----------
+    path
+        The lock file.
+    shared
+        Let other shared holders in. Otherwise the lock is exclusive.
+    wait
+        Wait for other holders. Otherwise yield False if the lock is taken.
     """
     descriptor = _acquire(path, shared=shared, wait=wait)
     if descriptor is None:
@@ -24,7 +31,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     finally:
         if not shared:
             path.unlink(missing_ok=True)
-        # Closing alone would leave it to a child process that was forked meanwhile.
+        # Closing alone would leave the lock with a child process forked meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
@@ -36,19 +43,17 @@ def _acquire(path: Path, *, shared: bool, wait: bool) -> int | None:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except FileNotFoundError:
-            # Someone removed the empty folder at this moment.
-            continue
+            continue  # The empty folder was removed at this moment.
+        is_held = False
         try:
             fcntl.flock(descriptor, mode)
-            # The holder before may have removed the file while this one waited for it.
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+            # The previous holder may have removed the file while this one waited for it.
+            with contextlib.suppress(FileNotFoundError):
+                is_held = os.path.samestat(os.fstat(descriptor), os.stat(path))
+            if is_held:
                 return descriptor
         except BlockingIOError:
-            os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
+        finally:
+            if not is_held:
+                os.close(descriptor)

@@ -1,13 +1,24 @@
-"""Progress lines for long loops: how much is done, how fast, and how long the rest will take."""
+"""Progress lines for long loops: how much is done, how fast, and how much time is left."""
 
 import logging
 import time
 
 
 class Progress:
-    """Log a line every `every_seconds`; a loop shorter than that logs nothing.
+    """Log a progress line every few seconds; loops shorter than that log nothing.
 
-    Lines go to `logger`, begin with `label`, and count in `unit`.
+    Parameters
+    ----------
+    logger
+        The logger of the caller's module.
+    label
+        First words of each line.
+    total
+        Count at the end of the loop.
+    unit
+        Plural noun of the things counted.
+    every_seconds
+        Least time between two lines.
     """
 
     def __init__(
@@ -23,13 +34,9 @@ class Progress:
         self._total = total
         self._unit = unit
         self._every_seconds = every_seconds
-        self._done = 0
-        self._start = self._last = time.monotonic()
-
-    @property
-    def done(self) -> int:
+        self.done = 0
         """Count since the start."""
-        return self._done
+        self._start = self._last = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -39,17 +46,17 @@ class Progress:
     @property
     def per_second(self) -> float:
         """Mean rate since the start."""
-        return self._done / max(self.seconds, 1e-9)
+        return self.done / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1) -> None:
         """Count `count` more, and log a line if one is due."""
-        self._done += count
+        self.done += count
         now = time.monotonic()
-        if now - self._last < self._every_seconds or self._done >= self._total:
+        if now - self._last < self._every_seconds or self.done >= self._total:
             return
         self._last = now
-        left = (self._total - self._done) / self.per_second
+        seconds_left = (self._total - self.done) / self.per_second
         self._logger.info(
-            f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, "
-            f"{self.per_second:,.0f} {self._unit}/s, {left:,.0f} s left"
+            f"{self._label}: {self.done:,} of {self._total:,} {self._unit}, "
+            f"{self.per_second:,.0f} {self._unit}/s, {seconds_left:,.0f} s left"
         )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.data import distinct
-from mmctr_pipeline.data.distinct import distinct_lists, distinct_numbers, run_starts
+from mmctr_pipeline.data.distinct import distinct_lists, run_starts
 from mmctr_pipeline.data.ragged import Ragged
 
 
@@ -45,7 +45,7 @@ def test_a_good_hash_needs_one_round() -> None:
     lists = Ragged(
         pairs.astype(np.int32).reshape(-1), np.arange(0, 2 * len(pairs) + 1, 2, dtype=np.int64)
     )
-    hashes = distinct._hashes(lists, np.arange(len(lists)), 0)
+    hashes = distinct._hashes(lists, 0)
     assert len(np.unique(hashes)) == len(lists)
 
 
@@ -66,11 +66,3 @@ def test_lists_of_differing_length_are_not_compared() -> None:
     values = np.array([1, 1, 1, 1, 1])
     assert run_starts(values, np.array([0, 1, 2, 5])).tolist() == [0, 1, 2, 3]
     assert run_starts(values[:0], np.array([0, 0, 0])).tolist() == [0, 1, 2]
-
-
-def test_distinct_numbers_are_those_of_numpy() -> None:
-    numbers = np.random.default_rng(2).integers(-40, 40, 200).astype(np.int32)
-    found = distinct_numbers(numbers)
-    assert found.tolist() == sorted(set(numbers.tolist()))
-    assert found.dtype == np.int32
-    assert len(distinct_numbers(numbers[:0])) == 0

@@ -6,10 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mmctr_pipeline.data.histories import Histories, RowHistories, read_histories
-from mmctr_pipeline.data.padding import PaddingCheck
+from mmctr_pipeline.data.histories import (
+    PaddingCheck,
+    RowHistories,
+    merge_histories,
+    read_histories,
+)
 from mmctr_pipeline.data.schemas import Column
-from mmctr_pipeline.data.validation import Block
+from mmctr_pipeline.data.validation import Block, DataError
 
 _BLOCK = Block(Path("f"), Column("item_seq", "int_list"))
 _PADDED = [[0, 1, 2]] * 3 + [[0, 0, 0]] * 2 + [[0, 1, 2], [3, 1, 2], [0, 0, 2]]
@@ -37,9 +41,9 @@ def test_a_slice_of_a_larger_array_is_read_alone() -> None:
 def test_targets_are_sought_in_the_row_s_own_history() -> None:
     history = _read(pa.array(_PADDED))
     # These are rows 1, 5 and 6; the others' targets stand in other rows' histories alone.
-    assert history.n_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
+    assert history.count_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
     # A row counts once, however often its target stands there.
-    assert _read(pa.array([[2, 2, 2]])).n_with_target(np.array([2])) == 1
+    assert _read(pa.array([[2, 2, 2]])).count_with_target(np.array([2])) == 1
 
 
 def test_distinct_histories_over_blocks_and_files(tmp_path: Path) -> None:
@@ -55,12 +59,53 @@ def test_distinct_histories_over_blocks_and_files(tmp_path: Path) -> None:
         pq.ParquetFile(tmp_path / "0.parquet") as one,
         pq.ParquetFile(tmp_path / "1.parquet") as other,
     ):
-        histories = Histories([one, other])
-        for file in (one, other):
-            for batch in file.iter_batches(70):
-                histories.append(_read(batch.column("item_seq")))
+        histories = [
+            _read(batch.column("item_seq"))
+            for file in (one, other)
+            for batch in file.iter_batches(70)
+        ]
     expected = [tuple(filter(None, row)) for part in parts for row in part]
-    distinct, index = histories.distinct()
+    distinct, index = merge_histories(histories)
     assert [tuple(one.tolist()) for one in distinct] == list(dict.fromkeys(expected))
     assert [tuple(distinct[each].tolist()) for each in index] == expected
     assert index.dtype == np.int32
+
+
+def test_padding_is_checked_across_blocks() -> None:
+    column = Column("item_seq", "int_list")
+    check = PaddingCheck()
+    check.check(np.array([1, 2, 3]), np.array([0, 1, 3]), Block(Path("f"), column, 0))
+    with pytest.raises(DataError, match="row 5 is padded") as error:
+        check.check(np.array([0, 3]), np.array([0, 2]), Block(Path("f"), column, 5))
+    assert error.value.row == 1
+
+
+def test_a_zero_at_the_start_of_a_list_is_not_taken_for_a_hole() -> None:
+    values = np.array([1, 2, 0, 3, 0, 0, 0, 4])
+    offsets = np.array([0, 2, 4, 6, 8])
+    block = Block(Path("f"), Column("item_seq", "int_list"))
+    PaddingCheck().check(values, offsets, block)
+    # As one list the same values do have holes.
+    with pytest.raises(DataError):
+        PaddingCheck().check(values, np.array([0, 8]), block)
+
+
+def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:
+    block = Block(tmp_path, Column("item_seq", "int_list"))
+    values = np.array([1] * 99 + [0])
+    with pytest.raises(DataError) as error:
+        PaddingCheck().check(values, np.array([0, 100]), block)
+    assert "88 more" in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_an_entry_for_several_rows_is_named_by_its_first() -> None:
+    column = Column("item_seq", "int_list")
+    # Entries for the rows 10 to 13, 14, and 15 to 16 of the file.
+    block = Block(Path("f"), column, first_row=10, starts=np.array([0, 4, 5, 7]))
+    with pytest.raises(DataError, match="padded on the right") as error:
+        PaddingCheck().check(np.array([0, 1, 1, 1, 1, 0]), np.array([0, 2, 4, 6]), block)
+    assert error.value.row == 15
+    with pytest.raises(DataError, match="row 14 is padded") as error:
+        PaddingCheck().check(np.array([1, 1, 0, 1, 2]), np.array([0, 2, 4, 5]), block)
+    assert error.value.row == 15

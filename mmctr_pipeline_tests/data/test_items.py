@@ -60,7 +60,7 @@ def test_titles_that_are_not_utf8_are_kept_for_the_encoder_to_repair(tmp_path: P
 
 
 def test_the_padding_row_does_not_belong_into_item_feature(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="0 stands for padding") as error:
+    with pytest.raises(DataError, match="0 is the padding") as error:
         read_items(_layout(tmp_path, item_id=[0, 1, 2, 3, 4, 5, 6, 7, 8]))
     assert error.value.row == 0
 
@@ -130,13 +130,13 @@ def test_an_unknown_column_is_answered_with_the_known_ones(tmp_path: Path) -> No
     assert "item_feature.parquet: txt_emb_BERT; item_info.parquet: item_emb_d128" in str(
         error.value
     )
-    with pytest.raises(DataError, match="no vectors of this name"):
+    with pytest.raises(DataError, match="no vector column of this name"):
         read_given_vectors(layout, "item_tags")
 
 
 def test_all_zeros_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        DataError, match=r"every vector is zero or missing.*Fix: fill the column in"
+        DataError, match=r"every vector is zero or missing.*Fix: fill in the column"
     ):
         read_given_vectors(_layout(tmp_path, emb=[[0.0, 0.0]] * 9), "emb")
     nulls = pa.array([None] * 9, _FLOAT_LIST)
@@ -147,10 +147,10 @@ def test_all_zeros_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "problem"),
     [
-        ([1.0], "1 dimensions where the first has 2"),
-        ([1.0, float("nan")], "holds nan"),
-        ([float("inf"), 1.0], "holds inf"),
-        ([None, 1.0], "holds nan"),
+        ([1.0], "1 dimensions but the first has 2"),
+        ([1.0, float("nan")], "has the value nan"),
+        ([float("inf"), 1.0], "has the value inf"),
+        ([None, 1.0], "has the value nan"),
     ],
 )
 def test_wrong_vectors_are_named_by_row(tmp_path: Path, wrong: list[Any], problem: str) -> None:
@@ -162,6 +162,6 @@ def test_wrong_vectors_are_named_by_row(tmp_path: Path, wrong: list[Any], proble
 
 def test_repeated_ids_are_refused(tmp_path: Path) -> None:
     item_info = {"item_id": [0, 1, 1], "emb": [[0.0], [1.0], [2.0]]}
-    with pytest.raises(DataError, match="stands already in row 1") as error:
+    with pytest.raises(DataError, match="already occurs in row 1") as error:
         read_given_vectors(_layout(tmp_path, item_info), "emb")
     assert error.value.row == 2

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmctr_pipeline.data.ragged import Ragged, rows_of
+from mmctr_pipeline.data.ragged import Ragged, lists_containing, without_zeros
 
 _LISTS = [[1, 2], [], [3], [4, 5, 6]]
 
@@ -71,7 +71,7 @@ def test_wrong_offsets_are_refused(offsets: list[int]) -> None:
 def test_rows_of_values() -> None:
     ragged = Ragged.from_lists([[], *_LISTS, []])
     expected = [row for row, one in enumerate(ragged) for _ in one]
-    assert rows_of(np.arange(len(ragged.values)), ragged.offsets).tolist() == expected
+    assert lists_containing(np.arange(len(ragged.values)), ragged.offsets).tolist() == expected
 
 
 def test_wrong_types_are_refused() -> None:
@@ -83,3 +83,10 @@ def test_newest_keeps_the_last_values_of_each_list() -> None:
     ragged = Ragged.from_lists([[1, 2, 3], [], [4], [5, 6]])
     assert [each.tolist() for each in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
     assert [each.tolist() for each in ragged.newest(9)] == [each.tolist() for each in ragged]
+
+
+def test_zeros_are_taken_off_wherever_they_stand() -> None:
+    values = np.array([0, 0, 5, 0, 0, 0, 7, 0, 8])
+    lists = without_zeros(values, np.array([0, 3, 5, 5, 9]))
+    assert [one.tolist() for one in lists] == [[5], [], [], [7, 8]]
+    assert lists.values.dtype == np.int32

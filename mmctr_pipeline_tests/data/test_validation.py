@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.discovery import find_data
-from mmctr_pipeline.data.interactions import build_dataset
 from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
 from mmctr_pipeline.data.validation import DataError, open_parquet
 from mmctr_pipeline_tests.data import small_data
@@ -44,8 +44,13 @@ def _train(**changed: Any) -> dict[str, Any]:
         ("item_seq", [[0, 1, 2], [0, 1, 2], [0, -3, 1], [0, 0, 0]], 2, "-3 is not in 0.."),
         ("item_seq", [[0, 1, 2], [0, 1, 2], [0, 30, 1], [0, 0, 0]], 2, "item 30 is not in"),
         ("item_seq", [[0, 1, 2], [0, 1, 2], [2, 1, 0], [0, 0, 0]], 2, "padded on the right"),
-        ("item_seq", [[0, 1, 2], [0, 1, 2], [3, 0, 1], [0, 0, 0]], 2, "has holes"),
-        ("item_seq", [[0, 1, 2], [0, 1, 2], [0, 3, 2, 1], [0, 0, 0]], 2, "4 values where row 0"),
+        ("item_seq", [[0, 1, 2], [0, 1, 2], [3, 0, 1], [0, 0, 0]], 2, "has gaps"),
+        (
+            "item_seq",
+            [[0, 1, 2], [0, 1, 2], [0, 3, 2, 1], [0, 0, 0]],
+            2,
+            "4 values but row 0 has 3",
+        ),
         ("item_seq", [[1, 2], [1], [3, 2, 1], [0, 0, 0]], 1, "row 3 is padded with 0"),
     ],
 )
@@ -84,8 +89,8 @@ def test_rows_are_counted_in_the_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("history", "problem"),
     [
-        ([0, 3, -3], "-3 is not in 0..2147483647 (6 such in rows 0 to 9)"),
-        ([0, 3, 30], "item 30 is not in item_feature.parquet (6 unknown ids in rows 0 to 9)"),
+        ([0, 3, -3], "-3 is not in 0..2147483647 (6 such values in rows 0 to 9)"),
+        ([0, 3, 30], "item 30 is not in item_feature.parquet (6 such values in rows 0 to 9)"),
     ],
 )
 def test_equal_neighbours_are_counted_each(
@@ -100,7 +105,7 @@ def test_equal_neighbours_are_counted_each(
 def test_widths_are_compared_over_the_whole_file(tmp_path: Path) -> None:
     error = _fault(tmp_path, train=_many_rows([[0, 1]] * 140_000 + [[1, 2, 3]] * 10))
     assert (error.column, error.row) == ("item_seq", 140_000)
-    assert "3 values where row 0 has 2" in str(error)
+    assert "3 values but row 0 has 2" in str(error)
 
 
 @pytest.mark.parametrize("name", ["train", "valid", "test", "item_feature"])
@@ -158,7 +163,7 @@ def test_integers_of_any_width_and_lists_of_any_kind_are_taken(
 def test_repeated_ids_are_refused(tmp_path: Path) -> None:
     error = _fault(tmp_path / "test", test={**small_data.test(), "ID": [7, 7]})
     assert (error.file.name, error.column, error.row) == ("test.parquet", "ID", 1)
-    assert "the value 7 stands already in row 0" in str(error)
+    assert "the value 7 already occurs in row 0" in str(error)
     ids = [1, 2, 3, 4, 5, 6, 7, 8, 3]
     error = _fault(tmp_path / "items", item_feature={**small_data.item_feature(), "item_id": ids})
     assert (error.file.name, error.column, error.row) == ("item_feature.parquet", "item_id", 8)

@@ -1,15 +1,17 @@
 import logging
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from mmctr_pipeline.data.build import build_dataset, read_ahead, read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
-from mmctr_pipeline.data.interactions import build_dataset, read_train_histories
 from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline_tests.data import small_data
@@ -137,7 +139,7 @@ def test_loading_does_not_wait_for_pandas(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
         "from mmctr_pipeline.data.discovery import find_data\n"
-        "from mmctr_pipeline.data.interactions import build_dataset\n"
+        "from mmctr_pipeline.data.build import build_dataset\n"
         "build_dataset(find_data(Path(sys.argv[1])))\n"
         "print('pandas' in sys.modules)"
     )
@@ -163,3 +165,52 @@ def test_train_histories_are_those_of_train_rows_alone(tmp_path: Path) -> None:
     small_data.write(layout.train, unknown)
     with pytest.raises(DataError, match="77"):
         read_train_histories(layout, read_items(layout))
+
+
+def test_all_come_in_their_order() -> None:
+    assert list(read_ahead(iter(range(1, 6)))) == [1, 2, 3, 4, 5]
+    assert list(read_ahead(iter(()))) == []
+
+
+def test_the_next_is_fetched_while_the_last_is_in_use() -> None:
+    second_is_fetched = threading.Event()
+
+    def blocks() -> Iterator[str]:
+        yield "first"
+        second_is_fetched.set()
+        yield "second"
+
+    ahead = read_ahead(blocks())
+    assert next(ahead) == "first"
+    assert second_is_fetched.wait(timeout=30)
+    assert next(ahead) == "second"
+
+
+def test_an_error_comes_in_the_place_of_its_block() -> None:
+    def blocks() -> Iterator[str]:
+        yield "first"
+        raise OSError("the disk is gone")
+
+    ahead = read_ahead(blocks())
+    assert next(ahead) == "first"
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
+
+
+def test_closing_waits_for_the_block_in_flight() -> None:
+    is_in_flight, may_end = threading.Event(), threading.Event()
+    seen = []
+
+    def blocks() -> Iterator[str]:
+        yield "first"
+        is_in_flight.set()
+        may_end.wait(timeout=30)
+        seen.append("second")
+        yield "second"
+
+    ahead = read_ahead(blocks())
+    next(ahead)
+    is_in_flight.wait(timeout=30)
+    threading.Timer(0.05, may_end.set).start()
+    ahead.close()
+    assert seen == ["second"]
