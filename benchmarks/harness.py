@@ -1,6 +1,7 @@
 """Runs the sides of a benchmark alternately, each in a process of its own, and compares them."""
 
 import json
+import logging
 import os
 import resource
 import statistics
@@ -20,7 +21,11 @@ ALLOCATOR_SETTING = {
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
-    """Return the parser that benchmarks with sides share; `--side` is what `alternate` gives."""
+    """Return the parser that benchmarks with sides share, and show log lines on standard error.
+
+    `alternate` passes `--side`.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--side", choices=sides)

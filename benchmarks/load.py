@@ -29,9 +29,9 @@ FULL_SCALE = 90.0
 
 def ours() -> Load:
     """Build the ragged dataset."""
-    from mmctr_pipeline.data.interactions import build_dataset
+    from mmctr_pipeline.data.build import build_dataset
 
-    return lambda layout: build_dataset(layout, lambda line: None)
+    return build_dataset
 
 
 def peer() -> Load:
@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = chosen.data or Path(scratch)
         if chosen.data is None:
-            generate_sample(SampleConfig.scaled(chosen.scale, images=False), data, print)
+            generate_sample(SampleConfig.scaled(chosen.scale, images=False), data)
         n_rows = _n_rows(find_data(data))
         results = alternate("benchmarks.load", list(SIDES), rounds, ["--data", str(data)])
     sides = {side: medians(each) for side, each in results.items()}

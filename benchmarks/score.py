@@ -3,9 +3,9 @@
     python -m benchmarks.score [--rows N] [--device D]
 
 A sample dataset with the tables of MicroLens_1M_x1 is generated, whose valid rows (379,142,
-labelled, of users that train never shows, a third of them on cold items) are scored. Both sides hold the rows
-in memory and have the same weights, those of ours after one short epoch. The plain form
-(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
+labelled, of users that train never shows, a third of them on cold items) are scored. Both sides
+hold the rows in memory and have the same weights, those of ours after one short epoch. The plain
+form (`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
 `ratio_set` has the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.
 `auc_difference` and `largest_difference` (of two probabilities) are over all rows.
 """
@@ -36,7 +36,7 @@ def prepare(chosen: Namespace) -> dict[str, float]:
     """Train the model and keep its weights, and the labels of the rows to be scored."""
     import torch
 
-    from benchmarks.world import log, read_world
+    from benchmarks.world import read_world
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.ctr import train_ctr
@@ -47,7 +47,7 @@ def prepare(chosen: Namespace) -> dict[str, float]:
     assert dataset.valid.label is not None
     np.save(chosen.data / LABELS, dataset.valid.label)
     config = TrainingConfig(max_epochs=1)
-    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device, log)
+    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device)
     torch.save(trained.module.state_dict(), chosen.data / WEIGHTS)
     return {"valid_auc": trained.metrics["valid_auc"]}
 
@@ -68,10 +68,11 @@ def ours(chosen: Namespace) -> dict[str, float]:
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data)
-    model = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors))
+    config = ImprovedMmctrConfig()
+    model = build_model(config, feature_spec(dataset, vectors, config))
     model.load_state_dict(torch.load(chosen.data / WEIGHTS, weights_only=True))
     model.to(device)
-    items = item_features(dataset.items, vectors).to(device)
+    items = item_features(dataset.items, vectors, config).to(device)
     source = BatchSource(dataset.valid, dataset.histories, items, device)
     start = time.perf_counter()
     probabilities_N = score(model, source, TrainingConfig().precision)
@@ -92,12 +93,13 @@ def plain(chosen: Namespace) -> dict[str, float]:
         standardised_vectors,
     )
     from benchmarks.world import read_world
+    from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data)
-    spec = feature_spec(dataset, vectors)
+    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     item_vectors = standardised_vectors(dataset.items, vectors)
     model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
     model.load_ours(torch.load(chosen.data / WEIGHTS, weights_only=True))

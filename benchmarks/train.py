@@ -21,6 +21,7 @@ its validation, and the peak memory.
 """
 
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -39,6 +40,8 @@ from benchmarks.harness import (
     product_rate,
 )
 from mmctr_pipeline.environment import share_cores
+
+logger = logging.getLogger(__name__)
 
 N_ROWS, N_VALID_ROWS = 250_000, 10_000
 WARM_UP_STEPS = 2
@@ -74,12 +77,13 @@ def plain(chosen: Namespace) -> dict[str, float]:
         standardised_vectors,
     )
     from benchmarks.world import read_world
+    from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data, chosen.rows)
-    spec = feature_spec(dataset, vectors)
+    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     torch.manual_seed(0)
     item_vectors = standardised_vectors(dataset.items, vectors)
     model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
@@ -116,7 +120,7 @@ def _train_ours(
     chosen: Namespace, precision: str, n_epochs: int, n_rows: int | None
 ) -> dict[str, float]:
     share_cores()  # before torch, as every entry of the pipeline
-    from benchmarks.world import log, read_world
+    from benchmarks.world import read_world
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.ctr import train_ctr
@@ -126,9 +130,9 @@ def _train_ours(
     start = time.perf_counter()
     dataset, vectors = read_world(chosen.data, n_rows)
     load_seconds = time.perf_counter() - start
-    log(f"{len(dataset.train):,} train rows loaded in {load_seconds:.1f} s")
+    logger.info(f"{len(dataset.train):,} train rows loaded in {load_seconds:.1f} s")
     config = TrainingConfig(max_epochs=n_epochs, patience=n_epochs, precision=precision)
-    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device, log)
+    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device)
     epochs = trained.history.epochs
     return {
         "rows_per_second": trained.metrics["train_rows_per_second"],

@@ -1,16 +1,15 @@
 """Sample datasets for the benchmarks that train: full-size tables, as many rows as are wanted."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
 
+from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
-from mmctr_pipeline.data.interactions import build_dataset
 from mmctr_pipeline.data.items import read_given_vectors
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 
@@ -20,12 +19,12 @@ def make_full_tables(folder: Path, n_train_rows: int, n_valid_rows: int) -> None
     config = SampleConfig.full_size(
         n_train_rows=n_train_rows, n_valid_rows=n_valid_rows, n_test_rows=4
     )
-    generate_sample(config, folder, log)
+    generate_sample(config, folder)
 
 
 def make_full_size(folder: Path) -> None:
     """Write the world of MicroLens_1M_x1's size: 3,600,000 train rows."""
-    generate_sample(SampleConfig.full_size(), folder, log)
+    generate_sample(SampleConfig.full_size(), folder)
 
 
 _ROWS_AT_SCALE_1 = 40_000
@@ -40,24 +39,19 @@ def make_growing(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
         n_valid_rows=n_valid_rows,
         images=False,
     )
-    generate_sample(config, folder, log)
+    generate_sample(config, folder)
     label = read_world(folder)[0].valid.label
     assert label is not None
     return label
 
 
-def read_world(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, VectorTable]:
+def read_world(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
     """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info."""
     layout = find_data(folder)
-    dataset = build_dataset(layout, lambda line: None)
+    dataset = build_dataset(layout)
     train = dataset.train
     if n_train_rows is not None and n_train_rows < len(train):
         # A copy, so that what is cut off does not stay in memory.
         train = train.take(np.arange(n_train_rows))
-    vectors = read_given_vectors(layout, "item_emb_d128")
+    vectors = ItemVectors(read_given_vectors(layout, "item_emb_d128"))
     return dataclasses.replace(dataset, train=train), vectors
-
-
-def log(line: str) -> None:
-    """Show progress beside the result, which goes to standard output."""
-    print(line, file=sys.stderr, flush=True)

@@ -1,52 +1,65 @@
 """Batches: a whole split on the device, cut into ragged batches by index operations alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from mmctr_pipeline.data.dataset import ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.device import derived_seed
 
 MAX_TAGS = 8
 """Tags of an item that a model sees, its first; more would widen the table of every item."""
 
 
+class TrainingDataError(ValueError):
+    """The data cannot be trained or validated on; the message says what is wrong with them."""
+
+
 def item_features(
-    items: ItemTable, vectors: VectorTable, modalities: Mapping[str, VectorTable] | None = None
+    items: ItemTable, vectors: ItemVectors, model_config: ModelConfig
 ) -> ItemFeatures:
     """Return the features of all items, row i being item i; ids without an item stay zero.
 
-    `vectors` are the fused ones, `modalities` may hold those of `text` and `image`; one that no
-    item has is left out. Vectors are joined by id, on the CPU; row 0 is padding. Raises
-    `ValueError` where an item's vector is not finite, or where no item has a fused one.
+    Of text and image vectors it has those that the model reads and at least one item has. Vectors
+    are joined by id, on the CPU; row 0 is padding. Raises `TrainingDataError` where the model reads
+    vectors that are not among `vectors`, and `ValueError` where an item's vector is not finite, or
+    where no item has a fused one.
     """
+    absent = [name for name in model_config.modalities if vectors.modality(name) is None]
+    if absent:
+        raise TrainingDataError(
+            f"{model_config.name} reads {' and '.join(absent)} vectors, which were not given"
+        )
     n_rows = int(items.item_id.max(initial=0)) + 1
     rows = items.item_id.astype(np.int64)
-    vectors_ID, present_I = _by_id(items, vectors)
+    vectors_ID, present_I = _by_id(items, vectors.fused)
     if not present_I.any():
         raise ValueError(
-            f"none of the {len(items)} items has a vector in {vectors.identity}; "
+            f"none of the {len(items)} items has a vector in {vectors.fused.identity}; "
             "the vectors were made from another catalogue: materialise them again"
         )
     levels_2I = np.zeros((2, n_rows), np.int64)
     levels_2I[:, rows] = items.likes_level, items.views_level
-    of_modalities = {}
-    for name, table in (modalities or {}).items():
+    modalities = {}
+    for name in model_config.modalities:
+        table = vectors.modality(name)
+        assert table is not None
         modality_ID, has_modality_I = _by_id(items, table)
         if has_modality_I.any():
-            of_modalities[f"{name}_vectors_ID"] = torch.from_numpy(modality_ID)
-            of_modalities[f"{name}_present_I"] = torch.from_numpy(has_modality_I)
+            modalities[f"{name}_vectors_ID"] = torch.from_numpy(modality_ID)
+            modalities[f"{name}_present_I"] = torch.from_numpy(has_modality_I)
     return ItemFeatures(
         vectors_ID=torch.from_numpy(vectors_ID),
         present_I=torch.from_numpy(present_I),
         likes_level_I=torch.from_numpy(levels_2I[0]),
         views_level_I=torch.from_numpy(levels_2I[1]),
         tags_IK=torch.from_numpy(_tags(items, n_rows)),
-        **of_modalities,
+        **modalities,
     )
 
 

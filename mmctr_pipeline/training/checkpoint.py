@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import pickle
 import shutil
 import time
@@ -18,6 +19,8 @@ from typing import Any, Self
 import torch
 
 from mmctr_pipeline.files.atomic import atomic_write
+
+logger = logging.getLogger(__name__)
 
 
 def run_key(**decisive: Any) -> str:
@@ -66,7 +69,7 @@ class Checkpoints:
         """Where the checkpoint lies."""
         return self.folder / "checkpoint.pt"
 
-    def load(self, device: torch.device, log: Callable[[str], None]) -> dict[str, Any] | None:
+    def load(self, device: torch.device) -> dict[str, Any] | None:
         """Return the state that was saved, its tensors on `device`; None where there is none."""
         if not self.path.exists():
             return None
@@ -76,7 +79,7 @@ class Checkpoints:
             raise RuntimeError(
                 f"{self.path} cannot be read as a checkpoint; remove it to train from the beginning"
             ) from error
-        log(f"going on from {self.path}")
+        logger.info(f"going on from {self.path}")
         return state
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:

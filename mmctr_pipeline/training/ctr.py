@@ -1,7 +1,7 @@
 """Training a CTR model on a dataset and measuring it."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import logging
 
 import numpy as np
 import torch
@@ -9,26 +9,23 @@ from torch import nn
 
 from mmctr_pipeline import metrics
 from mmctr_pipeline.data.dataset import CtrDataset, Split
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.batch import FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
-from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.batches import TrainingDataError, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr_runs import CtrRuns, FinalFit, joined, prefixed
+from mmctr_pipeline.training.ctr_runs import CtrRuns, FinalFit, joined
 from mmctr_pipeline.training.loop import Validation
-from mmctr_pipeline.training.metrics_report import Evaluation, evaluate
+from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
 
+logger = logging.getLogger(__name__)
+
 TRAIN_SAMPLE_ROWS = 50_000
 """Train rows, drawn by the seed, on which the train AUC is measured."""
-
-
-class TrainingDataError(ValueError):
-    """The dataset cannot be trained or validated on; the message says which split and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +48,7 @@ class TrainedCtr:
     model_config: ModelConfig
     training_config: TrainingConfig
     metrics: dict[str, float]
-    evaluation: Evaluation
+    evaluation: MetricsReport
     history: TrainingHistory
     valid_scores: np.ndarray
     final_fit: FinalFit | None = None
@@ -63,70 +60,50 @@ class TrainedCtr:
 
 
 def feature_spec(
-    dataset: CtrDataset, vectors: VectorTable, modalities: Mapping[str, VectorTable] | None = None
+    dataset: CtrDataset, vectors: ItemVectors, model_config: ModelConfig
 ) -> FeatureSpec:
-    """Return the table sizes that `dataset` asks for and the widths of the vectors.
+    """Return the sizes of a model's tables and the widths of the vectors that it reads.
 
-    `vectors` are the fused ones, `modalities` may hold those of `text` and `image`; those that no
-    item has count as absent.
+    The width of a modality that no item has, or that the model does not read, is 0.
     """
     largest_user = max(int(split.user_id.max(initial=0)) for split in dataset.splits.values())
-    dims = {
-        name: table.dim if table.aligned_to(dataset.items.item_id).present.any() else 0
-        for name, table in (modalities or {}).items()
-    }
+    dims = {"text": 0, "image": 0}
+    for name in model_config.modalities:
+        table = vectors.modality(name)
+        if table and table.aligned_to(dataset.items.item_id).present.any():
+            dims[name] = table.dim
     return FeatureSpec(
         n_users=largest_user + 1,
         n_items=int(dataset.items.item_id.max(initial=0)) + 1,
-        vector_dim=vectors.dim,
+        vector_dim=vectors.fused.dim,
         n_tags=int(dataset.items.tags.values.max(initial=0)) + 1,
-        text_dim=dims.get("text", 0),
-        image_dim=dims.get("image", 0),
+        text_dim=dims["text"],
+        image_dim=dims["image"],
     )
-
-
-def required_modalities(
-    model_config: ModelConfig, modalities: Mapping[str, VectorTable]
-) -> dict[str, VectorTable]:
-    """Return the vectors that a model reads beside the fused ones.
-
-    Raises `TrainingDataError` where they are not among `modalities`.
-    """
-    absent = [name for name in model_config.modalities if name not in modalities]
-    if absent:
-        raise TrainingDataError(
-            f"{model_config.name} reads {' and '.join(absent)} vectors, which were not given"
-        )
-    return {name: modalities[name] for name in model_config.modalities}
 
 
 def train_ctr(
     dataset: CtrDataset,
-    vectors: VectorTable,
+    vectors: ItemVectors,
     model_config: ModelConfig,
     training_config: TrainingConfig,
     device: torch.device,
-    log: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
-    modalities: Mapping[str, VectorTable] | None = None,
 ) -> TrainedCtr:
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
-    `vectors` are the fused ones; `modalities` holds those of `text` and `image`, which some models
-    read as well. With `final_fit` in the settings the model that is returned is another one,
-    trained on train and valid rows for as many epochs.
-    The same seed on the CPU gives the same weights, bit by bit, at the same number of threads;
-    torch's global random state is left as it was. A run that finds its own checkpoint in
-    `checkpoints` goes on from there, to the same weights. Raises `TrainingDataError` for splits
-    without labels or with labels of one class, `TrainingDivergedError` where the loss is not
-    finite.
+    With `final_fit` in the settings the model that is returned is another one, trained on train and
+    valid rows for as many epochs. The same seed on the CPU gives the same weights, bit by bit, at
+    the same number of threads; torch's global random state is left as it was. A run that finds its
+    own checkpoint in `checkpoints` goes on from there, to the same weights. Raises
+    `TrainingDataError` for splits without labels or with labels of one class and for vectors that
+    the model needs and lacks, `TrainingDivergedError` where the loss is not finite.
     """
     train_labels = _labels_of_both_classes(dataset.train, "train")
     valid_labels = _labels_of_both_classes(dataset.valid, "valid")
-    read = required_modalities(model_config, modalities or {})
-    items = item_features(dataset.items, vectors, read).to(device)
-    _log_coverage(items, dataset, log)
-    spec = feature_spec(dataset, vectors, read)
+    items = item_features(dataset.items, vectors, model_config).to(device)
+    _log_coverage(items, dataset)
+    spec = feature_spec(dataset, vectors, model_config)
     runs = CtrRuns(dataset.histories, items, spec, model_config, training_config, device)
     valid = runs.source(dataset.valid)
 
@@ -140,23 +117,23 @@ def train_ctr(
         }
 
     validation = Validation(validate, metric="valid_auc")
-    selecting = prefixed(log, "selection: ") if training_config.final_fit else log
-    module, history = runs.fit(dataset.train, validation, selecting, checkpoints)
+    module, history = runs.fit(dataset.train, validation, checkpoints)
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
     train_sample = runs.source(dataset.train.take(sample))
     train_scores = score(module, train_sample, training_config.precision)
     valid_scores = score(module, valid, training_config.precision)
-    evaluation = evaluate(dataset.valid, valid_scores, dataset.train, dataset.histories)
+    evaluation = metrics_report(dataset.valid, valid_scores, dataset.train, dataset.histories)
     measured = _measured(evaluation, metrics.auc(train_labels[sample], train_scores), history)
-    selecting(
+    logger.info(
+        f"{'selection: ' if training_config.final_fit else ''}"
         f"best epoch {history.best_epoch:g}: valid AUC {measured['valid_auc']:.4f} "
         f"[{measured['valid_auc_low']:.4f}, {measured['valid_auc_high']:.4f}]"
     )
     final_fit = None
     if training_config.final_fit:
         rows = joined(dataset.train, dataset.valid)
-        module, final_fit = runs.final_fit(rows, validation, history, log, checkpoints)
+        module, final_fit = runs.final_fit(rows, validation, history, checkpoints)
     return TrainedCtr(
         module=module,
         spec=spec,
@@ -171,7 +148,7 @@ def train_ctr(
 
 
 def _measured(
-    evaluation: Evaluation, train_auc: float, history: TrainingHistory
+    evaluation: MetricsReport, train_auc: float, history: TrainingHistory
 ) -> dict[str, float]:
     interval, cold = evaluation.auc, evaluation.by_popularity[0].auc
     where_defined = {
@@ -215,9 +192,9 @@ def _sample_of_both_classes(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.union1d(drawn, one_of_each)
 
 
-def _log_coverage(items: ItemFeatures, dataset: CtrDataset, log: Callable[[str], None]) -> None:
+def _log_coverage(items: ItemFeatures, dataset: CtrDataset) -> None:
     n_present = int(items.present_I.sum())
-    log(
+    logger.info(
         f"{len(dataset.train):,} train and {len(dataset.valid):,} valid rows, "
         f"{len(dataset.histories):,} histories, {n_present:,} of {len(dataset.items):,} items "
         "have a vector"

@@ -1,7 +1,7 @@
 """Runs of the loop over rows of a CTR dataset: the one that selects and the final fit after it."""
 
 import dataclasses
-from collections.abc import Callable
+import logging
 
 import numpy as np
 import torch
@@ -10,18 +10,22 @@ from torch import nn
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.training.batches import BatchSource
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
-from mmctr_pipeline.training.loss import pairwise_loss, smoothed_binary_cross_entropy
-from mmctr_pipeline.training.negatives import in_batch_negatives
+from mmctr_pipeline.training.losses import (
+    in_batch_negatives,
+    pairwise_loss,
+    smoothed_binary_cross_entropy,
+)
 from mmctr_pipeline.training.run_state import TrainingHistory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +61,6 @@ class CtrRuns:
         self,
         train: Split,
         validation: Validation,
-        log: Callable[[str], None],
         checkpoints: Checkpoints | None = None,
     ) -> tuple[CtrModel, TrainingHistory]:
         """Train a new model on the rows of `train`, its statistics too being of these alone.
@@ -69,9 +72,9 @@ class CtrRuns:
             module = build_model(self.model_config, self.spec).to(self.device)
             module.fit_statistics(self.items, train, self.histories)
             n_parameters = sum(parameter.numel() for parameter in module.parameters())
-            log(f"{self.model_config.name}: {n_parameters:,} parameters")
+            logger.info(f"{self.model_config.name}: {n_parameters:,} parameters")
             if config.in_batch_negatives:
-                log(
+                logger.info(
                     f"in each step {config.in_batch_negatives:.0%} of the rows without a click get "
                     "the target of another row (training.in_batch_negatives)"
                 )
@@ -86,7 +89,6 @@ class CtrRuns:
                 self._loss,
                 validation,
                 config,
-                log,
                 checkpoints,
             )
         return module, history
@@ -96,21 +98,22 @@ class CtrRuns:
         rows: Split,
         validation: Validation,
         selection: TrainingHistory,
-        log: Callable[[str], None],
         checkpoints: Checkpoints | None = None,
     ) -> tuple[CtrModel, FinalFit]:
         """Train a new model on `rows` as the selection run was trained, up to its best epoch.
 
         `validation` and `checkpoints` are those of that run, whose own checkpoint stays.
         """
-        log = prefixed(log, "final fit: ")
-        log(f"{len(rows):,} train and valid rows, {selection.best_epoch:g} epochs, no validation")
+        logger.info(
+            f"final fit: {len(rows):,} train and valid rows, {selection.best_epoch:g} epochs, "
+            "no validation"
+        )
         if checkpoints:
             # Where time ends the selection run, it may choose another epoch when it is repeated.
             folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
             checkpoints = dataclasses.replace(checkpoints, folder=folder)
         following = dataclasses.replace(validation, follows=selection)
-        module, history = self.fit(rows, following, log, checkpoints)
+        module, history = self.fit(rows, following, checkpoints)
         last = history.epochs[-1]
         seconds = sum(record.all_seconds for record in history.epochs)
         return module, FinalFit(last.epoch, len(rows), last.train_loss, seconds)
@@ -134,8 +137,3 @@ def joined(first: Split, second: Split) -> Split:
     return Split(
         **{name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in columns}
     )
-
-
-def prefixed(log: Callable[[str], None], prefix: str) -> Callable[[str], None]:
-    """Return a log that begins each line with `prefix`."""
-    return lambda line: log(prefix + line)

@@ -5,13 +5,13 @@ from typing import Any, Generic
 
 import torch
 
-from mmctr_pipeline.training.step import B, TrainStep, is_out_of_memory
+from mmctr_pipeline.training.step import BatchT, TrainStep, is_out_of_memory
 
 _WARM_UP_STEPS = 3
 """Steps before the capture, so that libraries have made their plans (torch asks for a few)."""
 
 
-class GraphedStep(Generic[B]):
+class GraphedStep(Generic[BatchT]):
     """A `TrainStep` for batches that mostly have one shape, captured once and then replayed.
 
     The first steps run as they are, on a stream of their own, and train like any other. Then the
@@ -21,7 +21,7 @@ class GraphedStep(Generic[B]):
     (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
     """
 
-    def __init__(self, step: TrainStep[B], device: torch.device) -> None:
+    def __init__(self, step: TrainStep[BatchT], device: torch.device) -> None:
         self._step, self._device = step, device
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static: Any = None
@@ -30,7 +30,7 @@ class GraphedStep(Generic[B]):
         self._in_a_row = 0
         self._stream: torch.cuda.Stream | None = None
 
-    def __call__(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
+    def __call__(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """Train on `batch` and return its mean loss; see `TrainStep`."""
         with torch.cuda.device(self._device):
             if not self._is_captured(batch):
@@ -42,7 +42,7 @@ class GraphedStep(Generic[B]):
             check(self._loss)
             return self._loss
 
-    def _is_captured(self, batch: B) -> bool:
+    def _is_captured(self, batch: BatchT) -> bool:
         """Return whether the graph takes `batch`, after capturing it where several were alike."""
         shape = batch.shape  # type: ignore[attr-defined]
         if self._graph is not None and shape == self._static.shape:
@@ -54,7 +54,7 @@ class GraphedStep(Generic[B]):
             return False
         return self._capture(batch)
 
-    def _aside(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
+    def _aside(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
         self._stream = self._stream or torch.cuda.Stream()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -62,7 +62,7 @@ class GraphedStep(Generic[B]):
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss
 
-    def _capture(self, batch: B) -> bool:
+    def _capture(self, batch: BatchT) -> bool:
         """Capture the step; return whether there was memory for it."""
         self._graph = None  # with its memory
         self._static = batch.clone()  # type: ignore[attr-defined]

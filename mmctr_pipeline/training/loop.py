@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,13 +19,15 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.cuda_graph import GraphedStep
 from mmctr_pipeline.training.device import derived_seed, set_seed
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers
-from mmctr_pipeline.training.run_state import Course, EpochRecord, TrainingHistory
+from mmctr_pipeline.training.run_state import EpochRecord, RunState, TrainingHistory
 from mmctr_pipeline.training.schedules import Schedule
-from mmctr_pipeline.training.step import B, LossMeter, Step, TrainingDivergedError, TrainStep
+from mmctr_pipeline.training.step import BatchT, LossMeter, Step, TrainingDivergedError, TrainStep
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainBatches(Generic[B]):
+class TrainBatches(Generic[BatchT]):
     """Where batches come from: `epoch(n)` yields those of epoch n, from 1; `n_rows` rows in all.
 
     `split(batch, n)` cuts a batch into n of nearly equal size, which is what a step does where
@@ -32,8 +35,8 @@ class TrainBatches(Generic[B]):
     """
 
     n_rows: int
-    epoch: Callable[[int], Iterator[B]]
-    split: Callable[[B, int], list[B]] | None = None
+    epoch: Callable[[int], Iterator[BatchT]]
+    split: Callable[[BatchT, int], list[BatchT]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +57,10 @@ class Validation:
 def fit(
     module: nn.Module,
     parameter_groups: Mapping[str, Sequence[nn.Parameter]],
-    batches: TrainBatches[B],
-    loss: Callable[[nn.Module, B], torch.Tensor],
+    batches: TrainBatches[BatchT],
+    loss: Callable[[nn.Module, BatchT], torch.Tensor],
     validation: Validation,
     config: TrainingConfig,
-    log: Callable[[str], None],
     checkpoints: Checkpoints | None = None,
 ) -> TrainingHistory:
     """Train `module` in place and leave it in evaluation mode with the weights of its best epoch.
@@ -73,28 +75,29 @@ def fit(
     device = next(module.parameters()).device
     optimizers = build_optimizers(module, parameter_groups, config)
     schedule = Schedule(optimizers.members, config, validation.larger_is_better)
-    train_step = TrainStep(module, loss, optimizers, config, device, batches.split, log)
+    train_step = TrainStep(module, loss, optimizers, config, device, batches.split)
     use_graph = config.cuda_graph and device.type == "cuda"
-    step: Step[B] = GraphedStep(train_step, device) if use_graph else train_step
-    course = Course(validation.metric, validation.larger_is_better, validation.follows)
+    step: Step[BatchT] = GraphedStep(train_step, device) if use_graph else train_step
+    run_state = RunState(validation.metric, validation.larger_is_better, validation.follows)
     n_epochs = validation.follows.best_epoch if validation.follows else config.max_epochs
+    which = "final fit: " if validation.follows else "selection: " if config.final_fit else ""
     average = WeightAverage(module, config.weight_averaging, batches.n_rows, optimizers.flush)
-    run = _Run(module, optimizers, schedule, train_step, course, average)
+    run = _Run(module, optimizers, schedule, train_step, run_state, average)
 
     try:
-        if checkpoints and (state := checkpoints.load(device, log)):
+        if checkpoints and (state := checkpoints.load(device)):
             run.restore(state)
-        for epoch, part, batches_of_part in _parts(batches, config, run.course.n_epochs):
-            if run.course.ended_by(config):
+        for epoch, part, batches_of_part in _parts(batches, config, run.run_state.n_epochs):
+            if run.run_state.ended_by(config):
                 break
             learning_rate = optimizers.learning_rate
             progress = Progress(
-                log,
-                f"epoch {epoch} of {n_epochs:g}",
+                logger,
+                f"{which}epoch {epoch} of {n_epochs:g}",
                 batches.n_rows // config.validations_per_epoch,
             )
             set_seed(derived_seed(config.seed, epoch, part), device)
-            seconds_left = run.course.seconds_left(config)
+            seconds_left = run.run_state.seconds_left(config)
             in_time = _in_time(batches_of_part, progress, seconds_left)
             train_loss = _train(module, step, average, in_time, epoch, device, progress)
             optimizers.flush()
@@ -102,8 +105,8 @@ def fit(
 
             n_epochs_done = epoch - 1 + part / config.validations_per_epoch
             if seconds > seconds_left:
-                run.course.is_out_of_time = True
-                n_epochs_of_rows = run.course.n_epochs + progress.done / batches.n_rows
+                run.run_state.is_out_of_time = True
+                n_epochs_of_rows = run.run_state.n_epochs + progress.done / batches.n_rows
                 n_epochs_done = min(n_epochs_done, n_epochs_of_rows)
             with average.applied():
                 metrics = _validated(module, validation, n_epochs_done)
@@ -117,8 +120,8 @@ def fit(
                     rows_per_second=rows_per_second,
                 )
                 run.add(record)
-            log(_line(record, n_epochs, run.course.is_best))
-            for deciding in run.course.deciding():
+            logger.info(which + _line(record, n_epochs, run.run_state.is_best))
+            for deciding in run.run_state.deciding():
                 schedule.after_validation(deciding.metrics[validation.metric], deciding.ends_epoch)
             if checkpoints:
                 checkpoints.save(run.state)
@@ -127,10 +130,10 @@ def fit(
         module.eval()
         if run.best_weights:
             module.load_state_dict(run.best_weights)
-    return run.course.finished(config)
+    return run.run_state.finished(config)
 
 
-def _in_time(batches: Iterable[B], progress: Progress, seconds: float) -> Iterator[B]:
+def _in_time(batches: Iterable[BatchT], progress: Progress, seconds: float) -> Iterator[BatchT]:
     """Yield batches, the first of them in any case, until so many seconds have passed."""
     for batch in batches:
         yield batch
@@ -140,9 +143,9 @@ def _in_time(batches: Iterable[B], progress: Progress, seconds: float) -> Iterat
 
 def _train(
     module: nn.Module,
-    step: Step[B],
+    step: Step[BatchT],
     average: WeightAverage,
-    batches: Iterable[B],
+    batches: Iterable[BatchT],
     epoch: int,
     device: torch.device,
     progress: Progress,
@@ -177,12 +180,12 @@ class _Run:
     optimizers: Optimizers
     schedule: Schedule
     step: TrainStep[Any]
-    course: Course
+    run_state: RunState
     average: WeightAverage
     best_weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def add(self, record: EpochRecord) -> None:
-        if self.course.add(record):
+        if self.run_state.add(record):
             self.best_weights = _copy_of_weights(self.module)
 
     def state(self) -> dict[str, Any]:
@@ -191,9 +194,9 @@ class _Run:
             "optimizers": self.optimizers.state_dict(),
             "schedule": self.schedule.state_dict(),
             "n_parts": self.step.n_parts,
-            "course": self.course.state(),
+            "run_state": self.run_state.state(),
             "average": self.average.state_dict(),
-            "best_weights": {} if self.course.is_best else self.best_weights,
+            "best_weights": {} if self.run_state.is_best else self.best_weights,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -201,15 +204,15 @@ class _Run:
         self.optimizers.load_state_dict(state["optimizers"])
         self.schedule.load_state_dict(state["schedule"])
         self.step.n_parts = state["n_parts"]
-        self.course = self.course.restored(state["course"])
+        self.run_state = self.run_state.restored(state["run_state"])
         self.average.load_state_dict(state["average"])
         with self.average.applied():
             self.best_weights = state["best_weights"] or _copy_of_weights(self.module)
 
 
 def _parts(
-    batches: TrainBatches[B], config: TrainingConfig, n_epochs_done: float
-) -> Iterator[tuple[int, int, Iterator[B]]]:
+    batches: TrainBatches[BatchT], config: TrainingConfig, n_epochs_done: float
+) -> Iterator[tuple[int, int, Iterator[BatchT]]]:
     """Yield epoch and part of it, both from 1, with the part's batches, but for what is done."""
     n_parts = config.validations_per_epoch
     n_done = round(n_epochs_done * n_parts)
@@ -220,7 +223,7 @@ def _parts(
                 yield epoch, part, (batch for _, batch in of_part)
 
 
-def _numbered(batches: Iterable[B], n_rows: int, n_parts: int) -> Iterator[tuple[int, B]]:
+def _numbered(batches: Iterable[BatchT], n_rows: int, n_parts: int) -> Iterator[tuple[int, BatchT]]:
     """Yield each batch with the part, from 1, that its last row belongs to."""
     end = 0
     for batch in batches:

@@ -29,7 +29,7 @@ class PopularityBucket:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class MetricsReport:
     """What scores are worth on labelled rows.
 
     `by_user` is the AUC within the rows of a user. `by_popularity` begins with the cold items,
@@ -51,7 +51,9 @@ class Evaluation:
         return {**plain, "by_popularity": list(plain["by_popularity"])}
 
 
-def evaluate(split: Split, scores: np.ndarray, train: Split, histories: Ragged) -> Evaluation:
+def metrics_report(
+    split: Split, scores: np.ndarray, train: Split, histories: Ragged
+) -> MetricsReport:
     """Evaluate the probabilities `scores`, `(N,)`, of the rows of `split`, which have labels.
 
     `history` of both splits points into `histories`; `train` are the rows that the model was
@@ -60,7 +62,7 @@ def evaluate(split: Split, scores: np.ndarray, train: Split, histories: Ragged) 
     """
     if split.label is None:
         raise metrics.MetricError("the split has no labels to evaluate scores with")
-    return Evaluation(
+    return MetricsReport(
         auc=metrics.auc_interval(split.label, scores),
         log_loss=metrics.log_loss(split.label, scores),
         by_user=metrics.grouped_auc(split.label, scores, split.user_id),

@@ -82,7 +82,7 @@ class TrainingHistory:
 
 
 @dataclasses.dataclass
-class Course:
+class RunState:
     """How far a run has come, and which validation was best so far.
 
     A run that follows another one validates nothing: its last record counts as its best.
@@ -176,7 +176,7 @@ class Course:
         }
 
     def restored(self, state: Mapping[str, Any]) -> Self:
-        """Return this course as `state` tells it."""
+        """Return this state as `state` tells it."""
         records = [EpochRecord(**record) for record in state["records"]]
         return dataclasses.replace(
             self,

@@ -1,6 +1,7 @@
 """One training step: forward, backward, clipping, update; smaller parts where memory runs out."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Callable, Sized
 from typing import Any, Generic, TypeVar
@@ -12,13 +13,15 @@ from mmctr_pipeline.precision import dtype_for
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.build import Optimizers
 
-B = TypeVar("B", bound=Sized)
+logger = logging.getLogger(__name__)
+
+BatchT = TypeVar("BatchT", bound=Sized)
 
 _FEWEST_ROWS = 2
 """Rows of a part at least: BatchNorm knows no variance of one."""
 
 
-Step = Callable[[B, Callable[[torch.Tensor], None]], torch.Tensor]
+Step = Callable[[BatchT, Callable[[torch.Tensor], None]], torch.Tensor]
 """Trains on a batch and returns its mean loss; the second argument sees that before the update."""
 
 
@@ -26,34 +29,33 @@ class TrainingDivergedError(RuntimeError):
     """The loss became infinite or NaN; the message names epoch and step."""
 
 
-class TrainStep(Generic[B]):
+class TrainStep(Generic[BatchT]):
     """Trains a module on one batch after another.
 
     Where memory runs out the batch is halved, its parts' gradients are added up before the update,
-    and so it stays for the steps to come; `log` says so. The update is the same up to rounding, but
-    BatchNorm sees the parts, its running statistics also the failed attempt, and cutting a batch
-    waits for the device; a loss that draws on the other rows of a batch (pairs, in-batch negatives)
-    draws on those of the part. This is the one place that does this.
+    and so it stays for the steps to come; a warning says so. The update is the same up to rounding,
+    but BatchNorm sees the parts, its running statistics also the failed attempt, and cutting a
+    batch waits for the device; a loss that draws on the other rows of a batch (pairs, in-batch
+    negatives) draws on those of the part. This is the one place that does this.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        loss: Callable[[nn.Module, B], torch.Tensor],
+        loss: Callable[[nn.Module, BatchT], torch.Tensor],
         optimizers: Optimizers,
         config: TrainingConfig,
         device: torch.device,
-        split: Callable[[B, int], list[B]] | None,
-        log: Callable[[str], None],
+        split: Callable[[BatchT, int], list[BatchT]] | None,
     ) -> None:
         """`split(batch, n)` cuts a batch into n parts; None where that is not possible."""
         self._module, self._loss, self._optimizers = module, loss, optimizers
-        self._device, self._split, self._log = device, split, log
+        self._device, self._split = device, split
         self._clip_norm = config.gradient_clip_norm
         self._dtype = dtype_for(config.precision, device)
         self.n_parts = 1
 
-    def __call__(self, batch: B, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
+    def __call__(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """Train on `batch` and return its mean loss, a scalar on the device, without waiting.
 
         `check` sees the loss before the update.
@@ -64,7 +66,7 @@ class TrainStep(Generic[B]):
         self.count()
         return value
 
-    def gradients(self, batch: B) -> torch.Tensor:
+    def gradients(self, batch: BatchT) -> torch.Tensor:
         """Leave the gradients of `batch` on the parameters; return its mean loss."""
         while True:
             try:
@@ -78,7 +80,7 @@ class TrainStep(Generic[B]):
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             self.n_parts *= 2
-            self._log(
+            logger.warning(
                 f"out of memory at {2 * len(batch) // self.n_parts:,} rows: from here on a step "
                 f"adds up {self.n_parts} parts of {len(batch) // self.n_parts:,} rows "
                 "(a smaller batch_size would avoid that)"
@@ -93,7 +95,7 @@ class TrainStep(Generic[B]):
         """Do what a step needs on the host."""
         self._optimizers.count_step()
 
-    def gradients_of(self, batch: B) -> torch.Tensor:
+    def gradients_of(self, batch: BatchT) -> torch.Tensor:
         """Like `gradients`, but raising where memory runs out."""
         self._optimizers.zero_grad()
         n_rows, parts = len(batch), [batch]

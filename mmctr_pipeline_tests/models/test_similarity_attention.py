@@ -10,6 +10,7 @@ import torch
 
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import SimilarityAttentionConfig
@@ -213,12 +214,10 @@ def test_valid_and_test_rows_change_nothing_in_the_model() -> None:
     states = [
         train_ctr(
             each,
-            vectors,
+            ItemVectors(vectors.fused, vectors.fused, vectors.fused),
             SMALL_MODELS["similarity_attention"],
             training,
             torch.device("cpu"),
-            lambda line: None,
-            modalities={"text": vectors, "image": vectors},
         ).module.state_dict()
         for each in (dataset, turned)
     ]

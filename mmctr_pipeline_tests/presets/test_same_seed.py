@@ -1,24 +1,25 @@
-"""Every preset's model and training, at small widths: one seed gives one set of weights."""
+"""Each preset's model and training, at small widths: equal seeds give equal weights."""
 
 import dataclasses
 
 import pytest
 import torch
 
-from mmctr_pipeline.comparison.entries import leaderboard_entries
-from mmctr_pipeline.comparison.runner import Entry
+from mmctr_pipeline.comparison.entries import Entry, preset_entries
+from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.settings import Settings
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.device import SMALL_BATCH
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
-ENTRIES = leaderboard_entries([])
-"""One preset of each kind: the others differ in what comes before training alone."""
+ENTRIES = preset_entries([], shared=load_preset("sample"))
+"""The shipped presets that differ in model or training."""
 
 
 def narrow(config: Settings) -> Settings:
-    """Return the settings with widths of 8 at most and all else as it is."""
+    """Return the settings with widths of at most 8."""
     narrowed: dict[str, object] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -32,7 +33,7 @@ def narrow(config: Settings) -> Settings:
 
 
 def short(config: TrainingConfig, seed: int) -> TrainingConfig:
-    """Return the settings with two epochs at most, of steps on as many threads as ever."""
+    """Return the settings with at most two epochs, and batches large enough for all threads."""
     return dataclasses.replace(
         config,
         seed=seed,
@@ -42,32 +43,31 @@ def short(config: TrainingConfig, seed: int) -> TrainingConfig:
 
 
 def trained(entry: Entry, seed: int) -> TrainedCtr:
-    world, vectors = small_sample(n_train=500, n_valid=200)
+    dataset, vectors = small_sample(n_train=500, n_valid=200)
+    table = vectors.fused
     return train_ctr(
-        world,
-        vectors,
-        narrow(entry.model),
-        short(entry.training, seed),
+        dataset,
+        ItemVectors(table, text=table, image=table),
+        narrow(entry.preset.model),
+        short(entry.preset.training, seed),
         torch.device("cpu"),
-        lambda line: None,
-        modalities={"text": vectors, "image": vectors},
     )
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_a_seed_gives_the_same_weights_twice(entry: Entry) -> None:
+def test_equal_seeds_give_equal_weights(entry: Entry) -> None:
     runs = []
     for state_before in (1, 2):
-        # What came before a run must not matter to it.
+        # Earlier random numbers must not matter.
         torch.manual_seed(state_before)
-        runs.append(trained(entry, entry.training.seed))
+        runs.append(trained(entry, entry.preset.training.seed))
     first, second = (run.module.state_dict() for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
     losses, again = ([epoch.train_loss for epoch in run.history.epochs] for run in runs)
     assert losses == again
 
 
-def test_another_seed_gives_other_weights() -> None:
+def test_different_seeds_give_different_weights() -> None:
     (entry,) = [entry for entry in ENTRIES if entry.name == "improved_mmctr"]
     first, second = (trained(entry, seed).module.state_dict() for seed in (1, 2))
     assert not torch.equal(first["tower.0.weight"], second["tower.0.weight"])

@@ -5,6 +5,7 @@ a break and once for each part of an epoch that it may die in, and writes what c
 """
 
 import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -15,14 +16,14 @@ from typing import Any
 import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import train_ctr
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 COMMON = TrainingConfig(max_epochs=4, batch_size=128, patience=9, precision="float32")
-World = tuple[CtrDataset, VectorTable]
+World = tuple[CtrDataset, ItemVectors]
 
 RUNS = {
     "cosine restarts": dataclasses.replace(
@@ -76,13 +77,16 @@ def _train(
     """Train until the log tells of the part `die_at`, before its checkpoint is written."""
     lines: list[str] = []
 
-    def log(line: str) -> None:
-        lines.append(line)
-        if n_parts_in(lines) == die_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Deadly(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+            if n_parts_in(lines) == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
 
+    # In a child of its own, so that nothing has to be put back.
+    logging.basicConfig(level=logging.INFO, handlers=[Deadly()])
     checkpoints = Checkpoints(folder / f"{name} {killed_at}", every_seconds=0)
-    trained = train_ctr(*world, SMALL_MODEL, RUNS[name], torch.device("cpu"), log, checkpoints)
+    trained = train_ctr(*world, SMALL_MODEL, RUNS[name], torch.device("cpu"), checkpoints)
     result = {
         "weights": trained.module.state_dict(),
         "metrics": trained.metrics,

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
 from mmctr_pipeline.training.config import TrainingConfig
 
@@ -26,7 +26,7 @@ QUICK_TRAINING = TrainingConfig(max_epochs=2, batch_size=256, patience=2)
 
 def small_sample(
     n_train: int = 4000, n_valid: int = 1500, n_users: int = 400, n_items: int = 60, seed: int = 0
-) -> tuple[CtrDataset, VectorTable]:
+) -> tuple[CtrDataset, ItemVectors]:
     """Return a dataset whose valid and test users are not in train, and its vectors.
 
     A click is likely (0.9) where the target has the style that the user's history shows, and
@@ -86,4 +86,4 @@ def small_sample(
         present=present,
         identity="small-world-vectors",
     )
-    return dataset, table
+    return dataset, ItemVectors(table)

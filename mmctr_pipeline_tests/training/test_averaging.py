@@ -87,7 +87,6 @@ def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> Non
             loss,
             Validation(evaluate, "score"),
             TrainingConfig(max_epochs=3, learning_rate=0.1, weight_averaging=power),
-            lambda line: None,
         )
         return module
 

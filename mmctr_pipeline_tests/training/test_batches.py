@@ -8,16 +8,22 @@ import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.batch import Batch
-from mmctr_pipeline.training.batches import MAX_TAGS, BatchSource, item_features
-from mmctr_pipeline_tests.training.small_sample import small_sample
+from mmctr_pipeline.models.config import DinConfig, FeatureConfig
+from mmctr_pipeline.training.batches import (
+    MAX_TAGS,
+    BatchSource,
+    TrainingDataError,
+    item_features,
+)
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 CPU = torch.device("cpu")
 
 
-def source_of(dataset: CtrDataset, vectors: VectorTable, split: str = "train") -> BatchSource:
-    items = item_features(dataset.items, vectors)
+def source_of(dataset: CtrDataset, vectors: ItemVectors, split: str = "train") -> BatchSource:
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     return BatchSource(dataset.splits[split], dataset.histories, items, CPU)
 
 
@@ -147,7 +153,7 @@ def test_item_features_are_joined_by_id() -> None:
         present=np.array([True, True, True, False]),
         identity="some vectors",
     )
-    features = item_features(items, vectors)
+    features = item_features(items, ItemVectors(vectors), SMALL_MODEL)
     assert features.vectors_ID.shape == (10, 2)
     assert features.present_I.nonzero().flatten().tolist() == [5]
     assert features.vectors_ID[5].tolist() == [5, 5]
@@ -160,34 +166,41 @@ def test_item_features_are_joined_by_id() -> None:
 
 def test_modalities_are_joined_by_id_and_left_out_where_no_item_has_one() -> None:
     dataset, vectors = small_sample(n_items=10)
-    nobody = dataclasses.replace(vectors, present=np.zeros_like(vectors.present))
-    features = item_features(dataset.items, vectors, {"text": vectors, "image": nobody})
-    for mine, fused in zip(features.vectors_of("text"), features.vectors_of("fused"), strict=True):
-        assert torch.equal(mine, fused)
-    with pytest.raises(ValueError, match="without image vectors"):
+    fused = vectors.fused
+    nobody = dataclasses.replace(fused, present=np.zeros_like(fused.present))
+    model = DinConfig(features=FeatureConfig(text_vectors=True, image_vectors=True))
+    features = item_features(dataset.items, ItemVectors(fused, fused, nobody), model)
+    for mine, theirs in zip(features.vectors_of("text"), features.vectors_of("fused"), strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(ValueError, match="reads image vectors, but the items have none"):
         features.vectors_of("image")
+    not_read = item_features(dataset.items, ItemVectors(fused, fused, fused), SMALL_MODEL)
+    with pytest.raises(ValueError, match="reads text vectors, but the items have none"):
+        not_read.vectors_of("text")
+    with pytest.raises(TrainingDataError, match="din reads image vectors, which were not given"):
+        item_features(dataset.items, ItemVectors(fused, fused), model)
 
 
 def test_of_many_tags_the_first_are_kept() -> None:
     dataset, vectors = small_sample()
     tags = Ragged.from_lists([list(range(1, 30)), *[[5]] * (len(dataset.items) - 1)])
-    features = item_features(dataclasses.replace(dataset.items, tags=tags), vectors)
+    features = item_features(dataclasses.replace(dataset.items, tags=tags), vectors, SMALL_MODEL)
     assert features.tags_IK[1].tolist() == list(range(1, MAX_TAGS + 1))
     assert features.tags_IK[2].tolist() == [5, *[0] * (MAX_TAGS - 1)]
 
 
 def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
     dataset, vectors = small_sample()
-    vectors.vectors[7, 3] = np.nan
+    vectors.fused.vectors[7, 3] = np.nan
     with pytest.raises(ValueError, match=r"1 item vectors of small-world-vectors .* item 7"):
-        item_features(dataset.items, vectors)
+        item_features(dataset.items, vectors, SMALL_MODEL)
 
 
 def test_vectors_of_another_catalogue_are_refused() -> None:
     dataset, vectors = small_sample()
-    foreign = dataclasses.replace(vectors, item_id=vectors.item_id + 10_000)
+    foreign = dataclasses.replace(vectors.fused, item_id=vectors.fused.item_id + 10_000)
     with pytest.raises(ValueError, match="none of the 60 items has a vector"):
-        item_features(dataset.items, foreign)
+        item_features(dataset.items, ItemVectors(foreign), SMALL_MODEL)
 
 
 def test_read_only_arrays_are_taken() -> None:
@@ -199,7 +212,7 @@ def test_read_only_arrays_are_taken() -> None:
 
 def test_only_the_newest_items_are_read_where_the_rest_is_cut_off() -> None:
     dataset, vectors = small_sample(n_train=60)
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     source = BatchSource(dataset.train, dataset.histories, items, CPU, max_history=3)
     assert dataset.histories.lengths.max() > 3
     expected = [(*row[:4], row[4][-3:], row[5]) for row in expected_rows(dataset)]

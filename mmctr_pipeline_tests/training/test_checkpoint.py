@@ -1,5 +1,6 @@
 """Checkpoints: written when due, replaced as a whole or not at all, removed with their folder."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,28 +20,26 @@ from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 CPU = torch.device("cpu")
 
 
-def quiet(line: str) -> None:
-    """Take progress lines and keep none."""
-
-
 def loaded(checkpoints: Checkpoints) -> Any:
-    return checkpoints.load(CPU, quiet)
+    return checkpoints.load(CPU)
 
 
 def test_there_is_none_before_one_is_written(tmp_path: Path) -> None:
     assert loaded(Checkpoints(tmp_path / "run")) is None
 
 
-def test_a_state_comes_back_as_it_was_and_the_log_says_so(tmp_path: Path) -> None:
+def test_a_state_comes_back_as_it_was_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
     state = {"weights": torch.arange(3.0), "epoch": 2.5, "nested": [{"best": -1, "x": None}]}
     checkpoints.save(lambda: state)
-    lines: list[str] = []
-    found = checkpoints.load(CPU, lines.append)
+    caplog.set_level(logging.INFO)
+    found = checkpoints.load(CPU)
     assert found is not None
     assert torch.equal(found.pop("weights"), state["weights"])
     assert found == {"epoch": 2.5, "nested": [{"best": -1, "x": None}]}
-    assert lines == [f"going on from {tmp_path / 'run' / 'checkpoint.pt'}"]
+    assert caplog.messages == [f"going on from {tmp_path / 'run' / 'checkpoint.pt'}"]
 
 
 def test_none_is_written_sooner_than_the_interval_since_the_one_before(tmp_path: Path) -> None:
@@ -168,7 +167,6 @@ def test_a_run_taken_up_again_keeps_its_parts_and_ends_in_evaluation_mode(tmp_pa
             loss,
             Validation(evaluate, "score"),
             TrainingConfig(max_epochs=2),
-            quiet,
             Checkpoints(tmp_path, every_seconds=0),
         )
         return module

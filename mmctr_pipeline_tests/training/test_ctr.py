@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
@@ -24,9 +24,9 @@ CPU = torch.device("cpu")
 
 
 def train(
-    dataset: CtrDataset, vectors: VectorTable, training: TrainingConfig = QUICK_TRAINING
+    dataset: CtrDataset, vectors: ItemVectors, training: TrainingConfig = QUICK_TRAINING
 ) -> TrainedCtr:
-    return train_ctr(dataset, vectors, SMALL_MODEL, training, CPU, lambda line: None)
+    return train_ctr(dataset, vectors, SMALL_MODEL, training, CPU)
 
 
 @pytest.fixture(name="trained", scope="module")
@@ -87,8 +87,9 @@ def test_the_global_random_state_is_left_alone() -> None:
 
 def test_vectors_are_standardised_within_the_model() -> None:
     dataset, vectors = small_sample()
-    scaled = dataclasses.replace(vectors, vectors=vectors.vectors * 1000 + vectors.present[:, None])
-    first, second = train(dataset, vectors), train(dataset, scaled)
+    fused = vectors.fused
+    scaled = dataclasses.replace(fused, vectors=fused.vectors * 1000 + fused.present[:, None])
+    first, second = train(dataset, vectors), train(dataset, ItemVectors(scaled))
     assert np.abs(first.valid_scores - second.valid_scores).max() < 0.02
 
 
@@ -127,7 +128,7 @@ def test_bfloat16_learns_as_much_and_keeps_float32_weights() -> None:
     assert half.valid_scores.dtype == np.float32
     # The weights are as good where products are exact.
     dataset, vectors = world
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     scores = score(half.module, BatchSource(dataset.valid, dataset.histories, items, CPU))
     assert auc(dataset.valid.label, scores) == pytest.approx(full.metrics["valid_auc"], abs=0.01)
 
@@ -145,7 +146,7 @@ def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: floa
             optimizer=optimizer,
             weight_averaging=weight_averaging,
         )
-        trained = train_ctr(dataset, vectors, model, training, CPU, lambda line: None)
+        trained = train_ctr(dataset, vectors, model, training, CPU)
         histories.append(trained.history.epochs)
     for ours, dense in zip(*histories, strict=True):
         assert ours.train_loss == pytest.approx(dense.train_loss, rel=1e-4)
@@ -159,6 +160,6 @@ def test_a_gpu_learns_the_same() -> None:
     dataset, vectors = small_sample()
     training = TrainingConfig(max_epochs=10, batch_size=128)
     device = torch.device("cuda:0")
-    trained = train_ctr(dataset, vectors, SMALL_MODEL, training, device, lambda line: None)
+    trained = train_ctr(dataset, vectors, SMALL_MODEL, training, device)
     assert next(trained.module.parameters()).device.type == "cuda"
     assert trained.metrics["valid_auc"] > 0.75

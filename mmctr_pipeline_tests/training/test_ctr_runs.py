@@ -1,6 +1,7 @@
 """The final fit: what it trains on and for how long, and that nothing else of the result moves."""
 
 import dataclasses
+import logging
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmctr_pipeline.training.device import seeded
 from mmctr_pipeline.training.loop import Validation
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
-from mmctr_pipeline_tests.training.test_loss import plain_pairwise_loss
+from mmctr_pipeline_tests.training.test_losses import plain_pairwise_loss
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(
@@ -34,9 +35,8 @@ TRAINING = TrainingConfig(
 WORLD = {"n_train": 700, "n_valid": 300}
 
 
-def train(config: TrainingConfig, lines: list[str] | None = None) -> TrainedCtr:
-    log = (lambda line: None) if lines is None else lines.append
-    return train_ctr(*small_sample(**WORLD), SMALL_MODEL, config, CPU, log)
+def train(config: TrainingConfig) -> TrainedCtr:
+    return train_ctr(*small_sample(**WORLD), SMALL_MODEL, config, CPU)
 
 
 @pytest.fixture(name="selected", scope="module")
@@ -44,14 +44,40 @@ def selection_alone() -> TrainedCtr:
     return train(TRAINING)
 
 
-@pytest.fixture(name="lines", scope="module")
-def log_of_the_final_fit() -> list[str]:
-    return []
+class Lines(logging.Handler):
+    """Keeps the lines that are logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def train_and_listen(config: TrainingConfig) -> tuple[TrainedCtr, list[str]]:
+    handler, package = Lines(), logging.getLogger("mmctr_pipeline")
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        return train(config), handler.lines
+    finally:
+        package.removeHandler(handler)
+
+
+@pytest.fixture(name="final_and_lines", scope="module")
+def with_final_fit_and_its_log() -> tuple[TrainedCtr, list[str]]:
+    return train_and_listen(dataclasses.replace(TRAINING, final_fit=True))
 
 
 @pytest.fixture(name="final", scope="module")
-def with_final_fit(lines: list[str]) -> TrainedCtr:
-    return train(dataclasses.replace(TRAINING, final_fit=True), lines)
+def with_final_fit(final_and_lines: tuple[TrainedCtr, list[str]]) -> TrainedCtr:
+    return final_and_lines[0]
+
+
+@pytest.fixture(name="lines", scope="module")
+def log_of_the_final_fit(final_and_lines: tuple[TrainedCtr, list[str]]) -> list[str]:
+    return final_and_lines[1]
 
 
 def test_what_is_recorded_is_of_the_selection_run(selected: TrainedCtr, final: TrainedCtr) -> None:
@@ -83,10 +109,10 @@ def test_the_model_is_that_of_train_and_valid_rows(selected: TrainedCtr, final: 
             weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
         return {"valid_auc": values[n_seen - 1]}
 
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     both = joined(dataset.train, dataset.valid)
     runs = CtrRuns(dataset.histories, items, selected.spec, SMALL_MODEL, TRAINING, CPU)
-    runs.fit(both, Validation(told, "valid_auc"), lambda line: None)
+    runs.fit(both, Validation(told, "valid_auc"))
     for name, tensor in final.module.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
 
@@ -99,7 +125,7 @@ def test_the_model_is_that_of_train_and_valid_rows(selected: TrainedCtr, final: 
 
 def test_the_scores_of_the_returned_model_are_not_those_recorded(final: TrainedCtr) -> None:
     dataset, vectors = small_sample(**WORLD)
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     source = BatchSource(dataset.valid, dataset.histories, items, CPU)
     assert not np.array_equal(score(final.module, source, "float32"), final.valid_scores)
 
@@ -116,8 +142,7 @@ def test_progress_says_which_of_the_two_runs_it_is(final: TrainedCtr, lines: lis
 
 
 def test_a_run_without_a_final_fit_is_not_called_a_selection() -> None:
-    lines: list[str] = []
-    train(dataclasses.replace(TRAINING, max_epochs=1), lines)
+    _, lines = train_and_listen(dataclasses.replace(TRAINING, max_epochs=1))
     assert not any(line.startswith(("selection", "final fit")) for line in lines)
 
 
@@ -145,7 +170,7 @@ def test_statistics_are_of_train_and_valid_rows_in_the_final_fit_alone(final_fit
     dataset, vectors = small_sample(n_train=300, n_valid=200)
     dataset = only_in_valid(dataset, item=61, user=500)
     training = dataclasses.replace(TRAINING, max_epochs=1, final_fit=final_fit)
-    trained = train_ctr(dataset, vectors, DinConfig(), training, CPU, lambda line: None)
+    trained = train_ctr(dataset, vectors, DinConfig(), training, CPU)
     state = trained.module.state_dict()
     assert bool(state["features.known_items_I"][61]) is final_fit
     assert bool(state["features.known_users_U"][500]) is final_fit
@@ -165,7 +190,10 @@ def test_in_batch_negatives_are_not_learned_by_heart() -> None:
 def test_the_loss_is_cross_entropy_and_pairwise_loss_by_weight(weight: float) -> None:
     """One batch is one epoch here, so that its loss is that of the first weights."""
     dataset, vectors = small_sample(n_train=60, n_valid=2)
-    items, spec = item_features(dataset.items, vectors), feature_spec(dataset, vectors)
+    items, spec = (
+        item_features(dataset.items, vectors, SMALL_MODEL),
+        feature_spec(dataset, vectors, SMALL_MODEL),
+    )
     model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
     training = dataclasses.replace(
         TRAINING,
@@ -189,6 +217,6 @@ def test_the_loss_is_cross_entropy_and_pairwise_loss_by_weight(weight: float) ->
     assert abs(pointwise - pairwise) > 0.02
 
     validation = Validation(lambda module: {"valid_auc": 0.5}, "valid_auc")
-    _, history = runs.fit(dataset.train, validation, lambda line: None)
+    _, history = runs.fit(dataset.train, validation)
     expected = (1 - weight) * pointwise + weight * pairwise
     assert history.epochs[0].train_loss == pytest.approx(expected, rel=1e-5)

@@ -26,7 +26,7 @@ def trained(cuda_graph: bool, device: str, optimizer: str = "row_adamw") -> Trai
         validations_per_epoch=2,
     )
     # Of 4,000 rows the last batch is smaller: it is of another shape.
-    return train_ctr(*small_sample(), MODEL, training, torch.device(device), lambda line: None)
+    return train_ctr(*small_sample(), MODEL, training, torch.device(device))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -1,5 +1,6 @@
 """The loop on a toy module: stopping, best weights, clipping, divergence, history, progress."""
 
+import logging
 import math
 from collections.abc import Iterator
 
@@ -11,10 +12,6 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
-
-
-def quiet(line: str) -> None:
-    """Take progress lines and keep none."""
 
 
 def squared_error(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
@@ -58,7 +55,6 @@ def run(
         squared_error,
         Validation(script, "score", larger_is_better),
         TrainingConfig(max_epochs=max_epochs, patience=patience),
-        quiet,
     )
     return module, script, history
 
@@ -118,7 +114,6 @@ def test_train_loss_is_the_mean_over_rows_not_over_batches() -> None:
         lambda module, batch: module(batch).mean(),
         Validation(lambda module: {"score": 1.0}, "score"),
         TrainingConfig(max_epochs=1),
-        quiet,
     )
     assert history.epochs[0].train_loss == pytest.approx(2.0)
 
@@ -141,7 +136,6 @@ def test_a_loss_that_is_not_finite_stops_before_it_harms_the_weights(bad: float)
             loss,
             Validation(lambda module: {"score": 1.0}, "score"),
             TrainingConfig(max_epochs=9, patience=9),
-            quiet,
         )
     assert all(bool(torch.isfinite(p).all()) for p in module.parameters())
 
@@ -170,15 +164,14 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
         loss,
         Validation(lambda module: {"score": 1.0}, "score"),
         TrainingConfig(max_epochs=1, gradient_clip_norm=0.7, precision="float32"),
-        quiet,
     )
     for parameter, gradient in zip(module.parameters(), raw, strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, gradient * 0.7 / norm, rtol=1e-4)
 
 
-def test_every_epoch_is_logged() -> None:
-    lines: list[str] = []
+def test_every_epoch_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     module = nn.Linear(1, 1, bias=False)
     fit(
         module,
@@ -187,8 +180,8 @@ def test_every_epoch_is_logged() -> None:
         squared_error,
         Validation(lambda module: {"score": 0.25}, "score"),
         TrainingConfig(max_epochs=2),
-        lines.append,
     )
+    lines = caplog.messages
     assert len(lines) == 2
     assert lines[0].startswith("epoch 1 of 2: train loss ")
     assert "score 0.2500 (best)" in lines[0]

@@ -1,6 +1,7 @@
 """Several validations per epoch: what is trained before each, and what still counts epochs."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -25,7 +26,6 @@ class Trace:
     rows: list[int] = dataclasses.field(default_factory=list)
     n_rows_at_validation: list[int] = dataclasses.field(default_factory=list)
     draws: list[float] = dataclasses.field(default_factory=list)
-    lines: list[str] = dataclasses.field(default_factory=list)
 
     def epoch(self, number: int) -> Iterator[torch.Tensor]:
         return iter(torch.arange(sum(self.sizes)).split(list(self.sizes)))
@@ -51,7 +51,6 @@ class Trace:
             self.loss,
             Validation(self.evaluate, "score", follows=follows),
             config,
-            self.lines.append,
         )
 
 
@@ -150,7 +149,9 @@ def test_each_part_has_random_numbers_of_its_own_and_the_same_in_every_run() -> 
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine", "cosine_restarts"])
-def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(schedule: str) -> None:
+def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(
+    schedule: str, caplog: pytest.LogCaptureFixture
+) -> None:
     config = TrainingConfig(
         max_epochs=9,
         patience=2,
@@ -165,6 +166,7 @@ def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(schedule
 
     # More rows, as after selection: parts are parts of these.
     following = Trace((1,) * 6)
+    caplog.set_level(logging.INFO)
     history = following.run(config, follows=selection)
     assert following.n_rows_at_validation == []
     assert following.rows == 3 * list(range(6)) + [0, 1, 2]
@@ -173,8 +175,8 @@ def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(schedule
     assert [record.learning_rate for record in history.epochs] == rates
     assert len(set(rates)) > 2
     assert history.ended_by == "selection"
-    assert not any("score" in line or "best" in line for line in following.lines)
-    assert following.lines[0].startswith("epoch 0.5 of 3.5: train loss ")
+    assert not any("score" in line or "best" in line for line in caplog.messages)
+    assert caplog.messages[0].startswith("final fit: epoch 0.5 of 3.5: train loss ")
 
 
 def test_a_time_limit_leaves_one_step_and_one_validation() -> None:

@@ -16,7 +16,7 @@ from mmctr_pipeline.metrics import (
     grouped_auc,
     log_loss,
 )
-from mmctr_pipeline.training.metrics_report import Evaluation, evaluate
+from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 COLD_ITEMS = (3, 17, 18, 40)
@@ -47,8 +47,8 @@ def a_world() -> tuple[CtrDataset, np.ndarray]:
     return changed, scores
 
 
-def evaluation_of(dataset: CtrDataset, scores: np.ndarray) -> Evaluation:
-    return evaluate(dataset.valid, scores, dataset.train, dataset.histories)
+def evaluation_of(dataset: CtrDataset, scores: np.ndarray) -> MetricsReport:
+    return metrics_report(dataset.valid, scores, dataset.train, dataset.histories)
 
 
 def plain_counts(dataset: CtrDataset) -> list[int]:
@@ -124,16 +124,16 @@ def test_a_bucket_of_one_class_or_no_row_has_no_auc() -> None:
     histories = Ragged.from_lists([[8]])
     valid = dataclasses.replace(few_rows([1, 1, 0, 1], [9, 9, 5, 5]), history=train.history)
     scores = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
-    cold, warm = evaluate(valid, scores, train, histories).by_popularity
+    cold, warm = metrics_report(valid, scores, train, histories).by_popularity
     assert (cold.n_rows, cold.n_positive, cold.auc) == (2, 2, None)
     assert warm.auc is not None
     assert (warm.n_rows, warm.least, warm.most, warm.auc.auc) == (2, 2, 2, 1.0)
 
     none_cold = dataclasses.replace(valid, item_id=np.array([5, 6, 8, 8], np.int32))
-    cold = evaluate(none_cold, scores, train, histories).by_popularity[0]
+    cold = metrics_report(none_cold, scores, train, histories).by_popularity[0]
     assert (cold.name, cold.n_rows, cold.auc) == ("cold", 0, None)
     all_cold = dataclasses.replace(valid, item_id=np.full(4, 99_999, np.int32))
-    (cold,) = evaluate(all_cold, scores, train, histories).by_popularity
+    (cold,) = metrics_report(all_cold, scores, train, histories).by_popularity
     assert cold.n_rows == 4
     assert cold.auc is not None
 
@@ -150,4 +150,4 @@ def test_plain_values_survive_json() -> None:
 def test_rows_without_labels_are_refused() -> None:
     dataset, scores = a_world()
     with pytest.raises(MetricError, match="no labels"):
-        evaluate(dataset.test, scores, dataset.train, dataset.histories)
+        metrics_report(dataset.test, scores, dataset.train, dataset.histories)

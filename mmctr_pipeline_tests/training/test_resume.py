@@ -127,7 +127,6 @@ class Toy:
             self.loss,
             Validation(self.evaluate, "score"),
             TrainingConfig(max_epochs=4, precision="float32"),
-            lambda line: None,
             checkpoints,
         )
 
@@ -141,9 +140,9 @@ def test_a_diverged_run_keeps_its_best_weights_and_its_last_good_checkpoint(
     with pytest.raises(TrainingDivergedError, match="epoch 3, step 2: the loss is nan"):
         diverged.run(checkpoints)
     assert diverged.module.weight.item() == diverged.weights[best]
-    state = checkpoints.load(torch.device("cpu"), lambda line: None)
+    state = checkpoints.load(torch.device("cpu"))
     assert state is not None
-    assert [record["epoch"] for record in state["course"]["records"]] == [1, 2]
+    assert [record["epoch"] for record in state["run_state"]["records"]] == [1, 2]
     assert state["module"]["weight"].item() == diverged.weights[2]
 
     # What it goes on from is as good as if nothing had been wrong.

@@ -14,9 +14,9 @@ from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 @pytest.fixture(name="scoring", scope="module")
 def model_and_source() -> tuple[torch.nn.Module, BatchSource]:
     dataset, vectors = small_sample(n_valid=203)
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, SMALL_MODEL)
     torch.manual_seed(0)
-    model = build_model(SMALL_MODEL, feature_spec(dataset, vectors))
+    model = build_model(SMALL_MODEL, feature_spec(dataset, vectors, SMALL_MODEL))
     # Away from the small initial tables, which would score all rows nearly alike.
     torch.nn.init.normal_(model.user_embedding.weight, std=3.0)
     torch.nn.init.normal_(model.item_embedding.weight, std=3.0)

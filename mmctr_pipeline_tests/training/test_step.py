@@ -46,14 +46,12 @@ def module_of_rows() -> nn.Module:
     return nn.Sequential(EmbeddingTable(50, 3), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
 
 
-def step_with(
-    memory: Memory, can_split: bool = True
-) -> tuple[nn.Module, TrainStep[torch.Tensor], list[str]]:
-    module, lines = module_of_rows(), []
+def step_with(memory: Memory, can_split: bool = True) -> tuple[nn.Module, TrainStep[torch.Tensor]]:
+    module = module_of_rows()
     config = TrainingConfig(precision="float32", learning_rate=0.01)
     optimizers = build_optimizers(module, {"main": list(module.parameters())}, config)
     split = (lambda batch, n: list(batch.tensor_split(n))) if can_split else None
-    return module, TrainStep(module, memory, optimizers, config, CPU, split, lines.append), lines
+    return module, TrainStep(module, memory, optimizers, config, CPU, split)
 
 
 def ids_of(*sizes: int) -> list[torch.Tensor]:
@@ -62,27 +60,31 @@ def ids_of(*sizes: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("error", [None, torch.OutOfMemoryError("CUDA out of memory.")])
-def test_where_memory_runs_out_parts_are_halved_until_they_fit(error: Exception | None) -> None:
+def test_where_memory_runs_out_parts_are_halved_until_they_fit(
+    error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
     memory = Memory(17, error)
-    module, step, lines = step_with(memory)
-    whole, whole_step, _ = step_with(Memory(1000))
+    module, step = step_with(memory)
+    whole, whole_step = step_with(Memory(1000))
     (ids_B,) = ids_of(64)
     loss, expected = step.gradients(ids_B), whole_step.gradients(ids_B)
     assert memory.asked == [64, 32, 16, 16, 16, 16]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for part, plain in zip(module[1:].parameters(), whole[1:].parameters(), strict=True):  # type: ignore[index]
         assert torch.allclose(part.grad, plain.grad, rtol=1e-6, atol=1e-7)
-    for line, rows, parts, size in zip(lines, (64, 32), (2, 4), (32, 16), strict=True):
+    for line, rows, parts, size in zip(caplog.messages, (64, 32), (2, 4), (32, 16), strict=True):
         assert line.startswith(f"out of memory at {rows} rows: from here on ")
         assert f"adds up {parts} parts of {size} rows" in line
         assert "batch_size" in line
 
 
-def test_steps_in_parts_train_the_same_weights_tables_included() -> None:
+def test_steps_in_parts_train_the_same_weights_tables_included(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     batches = ids_of(64, 64, 50, 64)
     memory = Memory(17)
-    module, step, lines = step_with(memory)
-    whole, whole_step, _ = step_with(Memory(1000))
+    module, step = step_with(memory)
+    whole, whole_step = step_with(Memory(1000))
     seen: list[float] = []
     for batch in batches:
         loss = step(batch, lambda value: seen.append(value.item()))
@@ -91,7 +93,7 @@ def test_steps_in_parts_train_the_same_weights_tables_included() -> None:
         assert seen[-1] == loss.item()
     # Once halved, later steps do not try the whole batch again.
     assert memory.asked[6:] == [16] * 4 + [13, 13, 12, 12] + [16] * 4
-    assert len(lines) == 2
+    assert len(caplog.messages) == 2
     every_row = torch.arange(50)
     ours, theirs = module[0](every_row), whole[0](every_row)  # type: ignore[index]
     assert not torch.equal(theirs, module_of_rows()[0].weight)  # type: ignore[index]
@@ -103,29 +105,33 @@ def test_steps_in_parts_train_the_same_weights_tables_included() -> None:
 
 def test_a_small_batch_is_cut_into_no_more_parts_than_it_has_pairs_of_rows() -> None:
     memory = Memory(8)
-    _, step, _ = step_with(memory)
+    _, step = step_with(memory)
     for batch in ids_of(64, 5, 3, 2):
         step(batch, lambda loss: None)
     assert memory.asked[-4:] == [3, 2, 3, 2]
 
 
 @pytest.mark.parametrize("can_split", [True, False])
-def test_a_batch_that_cannot_be_cut_raises(can_split: bool) -> None:
+def test_a_batch_that_cannot_be_cut_raises(
+    can_split: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     memory = Memory(1)
-    _, step, lines = step_with(memory, can_split)
+    _, step = step_with(memory, can_split)
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         step.gradients(ids_of(8)[0])
     assert memory.asked == ([8, 4, 2] if can_split else [8])
-    assert len(lines) == len(memory.asked) - 1
+    assert len(caplog.messages) == len(memory.asked) - 1
 
 
-def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     memory = Memory(4, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    _, step, lines = step_with(memory)
+    _, step = step_with(memory)
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         step.gradients(ids_of(8)[0])
     assert memory.asked == [8]
-    assert lines == []
+    assert caplog.messages == []
 
 
 def test_a_lack_of_memory_is_recognised() -> None:
@@ -159,7 +165,7 @@ def test_a_step_computes_in_the_configured_format_and_keeps_float32_weights() ->
         module = nn.Linear(3, 1)
         config = TrainingConfig(precision=precision)
         optimizers = build_optimizers(module, {"main": list(module.parameters())}, config)
-        step = TrainStep(module, loss, optimizers, config, CPU, None, lambda line: None)
+        step = TrainStep(module, loss, optimizers, config, CPU, None)
         assert step(torch.ones(4, 3), lambda value: None).dtype == torch.float32
         assert module.weight.dtype == torch.float32
         assert module.weight.grad is not None

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.build import Optimizers, build_optimizers

@@ -1,7 +1,11 @@
-"""Losses of CTR models."""
+"""Losses of CTR models, and the in-batch negatives that they may be computed on."""
+
+import dataclasses
 
 import torch
 from torch import nn
+
+from mmctr_pipeline.models.batch import Batch
 
 
 def smoothed_binary_cross_entropy(
@@ -35,3 +39,25 @@ def pairwise_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor
         total = total + (losses_B * order_B.abs()).sum()
         n_pairs = n_pairs + order_B.abs().sum()
     return total / n_pairs.clamp_min(1)
+
+
+def in_batch_negatives(batch: Batch, share: float) -> Batch:
+    """Return the batch with other targets in `share` of its rows without a click.
+
+    Such a row takes the target, levels included, of a random row of the batch, clicked there or
+    not, and keeps its user and history. Where negatives are draws from the catalogue, and nobody
+    saw and passed over them, another draw does as well: with ever new ones no model learns the few
+    by heart, and since clicked targets are drawn too, none learns by heart which items were clicked
+    how often. Rows are chosen by torch's random state; the device need not be waited for.
+    """
+    assert batch.label_B is not None
+    draw_2B = torch.rand(2, len(batch), device=batch.label_B.device)
+    own_B = torch.arange(len(batch), device=batch.label_B.device)
+    is_replaced_B = (batch.label_B == 0) & (draw_2B[0] < share)
+    source_B = torch.where(is_replaced_B, draw_2B[1].argsort(), own_B)
+    return dataclasses.replace(
+        batch,
+        item_id_B=batch.item_id_B[source_B],
+        likes_level_B=batch.likes_level_B[source_B],
+        views_level_B=batch.views_level_B[source_B],
+    )
