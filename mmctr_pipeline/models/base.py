@@ -1,6 +1,7 @@
-"""What every CTR model offers to the training engine and to scoring."""
+"""The interface of a CTR model towards training and scoring, and the models' initial weights."""
 
 import abc
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -22,23 +23,46 @@ class CtrModel(nn.Module, abc.ABC):
         """Return logits `(B,) float32`; the click probability is their sigmoid."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return all parameters, each once, by the group whose rates they follow.
+        """Return all parameters, each once, by the group that sets their learning rate and decay.
 
-        Unless a model says otherwise these are `embedding` (all tables and, as in FuxiCTR, the
-        matrices of `VectorProjection`) and `main` (the rest).
+        By default these are `embedding` (all tables and, as in FuxiCTR, the matrices of
+        `VectorProjection`) and `main` (the rest).
         """
-        layers = [m for m in self.modules() if isinstance(m, nn.Embedding | VectorProjection)]
-        apart = {id(parameter) for layer in layers for parameter in layer.parameters()}
-        groups: dict[str, list[nn.Parameter]] = {"main": [], "embedding": []}
+        tables = [m for m in self.modules() if isinstance(m, nn.Embedding | VectorProjection)]
+        return self._with_group("embedding", tables)
+
+    def _with_group(self, name: str, layers: Iterable[nn.Module]) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters of `layers` as group `name` and the others as `main`."""
+        chosen = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        groups: dict[str, list[nn.Parameter]] = {"main": [], name: []}
         for parameter in self.parameters():
-            groups["embedding" if id(parameter) in apart else "main"].append(parameter)
+            groups[name if id(parameter) in chosen else "main"].append(parameter)
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     @abc.abstractmethod
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Store, as buffers, what the model must know before training.
 
-        That is of the items what their vectors vary by, and of the train rows which ids they hold.
-        Nothing else is to be read here, valid and test rows least of all; `train.history` points
-        into `histories`.
+        Read only the scale of the items' vectors and the ids in the train rows, never valid or
+        test rows; `train.history` indexes `histories`.
         """
+
+
+def initialise(module: nn.Module, table_std: float | None = 1e-4) -> None:
+    """Initialise linear layers Xavier-normal with zero biases, and tables normal.
+
+    These are FuxiCTR's defaults, with which the published results were obtained. With `table_std`
+    None tables are Xavier-normal too. Padding rows are zero.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Embedding):
+            if table_std is None:
+                nn.init.xavier_normal_(layer.weight)
+            else:
+                nn.init.normal_(layer.weight, std=table_std)
+            if layer.padding_idx is not None:
+                nn.init.zeros_(layer.weight[layer.padding_idx])
+        elif isinstance(layer, nn.Linear):
+            nn.init.xavier_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

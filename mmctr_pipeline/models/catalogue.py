@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.models.din import Din
 from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
 from mmctr_pipeline.models.qin import Qin
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
@@ -30,6 +30,13 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> CtrModel:
     """Return a freshly initialised model on torch's current default device.
 
     Draws from torch's global random state. Raises `SettingsError` for an unknown name.
+
+    Parameters
+    ----------
+    config
+        Settings of the model; their `name` selects it.
+    spec
+        Sizes of its tables and widths of the item vectors.
     """
     if config.name not in _MODELS:
         raise SettingsError(f"unknown model {config.name!r}; known: {', '.join(sorted(_MODELS))}")

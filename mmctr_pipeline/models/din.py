@@ -2,47 +2,38 @@
 
 import torch
 
-from mmctr_pipeline.data.dataset import Split
-from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.base import initialise
+from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import DinAttentionSettings, DinConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
-from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.initialisation import initialise
-from mmctr_pipeline.models.layers.target_attention import TargetAttention
-from mmctr_pipeline.models.layers.tower import tower
+from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.layers.attention import TargetAttention
+from mmctr_pipeline.models.layers.dense import tower
 
 
 def din_attention(dim: int, config: DinAttentionSettings) -> TargetAttention:
-    """Return DIN's attention over item features of `dim` numbers, as configured."""
+    """Return DIN's attention over item features of width `dim`, as configured."""
     return TargetAttention(
         dim,
         config.attention_hidden_dims,
-        config.attention_activation,  # type: ignore[arg-type]
+        config.attention_activation,
         softmax=config.attention_softmax,
         dropout=config.attention_dropout,
     )
 
 
-class Din(CtrModel):
+class Din(FeatureModel):
     """Deep interest network, Zhou et al. 2018, arXiv 1706.06978.
 
-    Target features, the history's features weighed by the target, and context features go into one
+    Target features, the history's features weighted by the target, and context features go into one
     tower with BatchNorm.
     """
 
     def __init__(self, config: DinConfig, spec: FeatureSpec) -> None:
-        super().__init__()
-        self.features = FeatureEmbedding(config.features, spec)
+        super().__init__(config, spec)
         self.attention = din_attention(self.features.item_dim, config)
         input_dim = 2 * self.features.item_dim + self.features.context_dim
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)
-
-    def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Fit the features on the items and the train rows."""
-        self.features.fit(items, train, histories)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""

@@ -1,34 +1,31 @@
-"""DIN that knows items by semantic ids too: learned embeddings of codes of their vectors."""
+"""DIN with semantic ids: learned embeddings of codes of the items' vectors."""
 
 import torch
 from torch import nn
 
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
-from mmctr_pipeline.models.config import DinSemanticIdsConfig
+from mmctr_pipeline.models.base import initialise
+from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures, gathered
+from mmctr_pipeline.models.config import DinSemanticIdsConfig, kinds_switched_on
 from mmctr_pipeline.models.din import din_attention
-from mmctr_pipeline.models.feature_spec import FeatureSpec
-from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.initialisation import initialise
+from mmctr_pipeline.models.features import FeatureModel, mean_embedding
+from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
-from mmctr_pipeline.models.layers.tower import tower
 
 
-class DinSemanticIds(CtrModel):
+class DinSemanticIds(FeatureModel):
     """DIN (arXiv 1706.06978) with the mean embedding of an item's codes beside its features.
 
-    After QVQ of the WWW 2025 MMCTR challenge, which found that DIN learns from discrete codes of
-    titles and covers faster than from the vectors. Its codes come from an autoencoder, ours from
-    residual quantisation, as semantic ids elsewhere (arXiv 2306.08121).
+    After QVQ of the WWW 2025 MMCTR challenge, which found that DIN learns faster from discrete
+    codes of titles and covers than from the vectors. Its codes come from an autoencoder, ours from
+    residual quantisation, as is usual for semantic ids (arXiv 2306.08121).
     """
 
     def __init__(self, config: DinSemanticIdsConfig, spec: FeatureSpec) -> None:
-        """Raise `ValueError` where no item has a vector to be coded."""
-        super().__init__()
-        self.features = FeatureEmbedding(config.features, spec)
+        """Raise `ValueError` if no item has a vector to encode."""
+        super().__init__(config, spec)
         self.semantic_ids = SemanticIds(config, spec)
         item_dim = self.features.item_dim + config.features.embedding_dim
         self.attention = din_attention(item_dim, config)
@@ -38,8 +35,8 @@ class DinSemanticIds(CtrModel):
         initialise(self)
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Fit features and codes on the items, and note the ids of the train rows."""
-        self.features.fit(items, train, histories)
+        """Fit features and codes on the items, and record the ids of the train rows."""
+        super().fit_statistics(items, train, histories)
         self.semantic_ids.fit(items)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -55,27 +52,22 @@ class DinSemanticIds(CtrModel):
 
 
 class SemanticIds(nn.Module):
-    """The mean of the learned embeddings of an item's codes, `levels` of them for each vector.
+    """The mean of the learned embeddings of an item's codes, `n_levels` of them for each vector.
 
-    Each level of each kind of vector has rows of its own in one table, whose row 0 stands for "no
-    vector". Items that came after training get the codes that the stored centroids give them.
+    Each level of each kind of vector has its own rows in one table, whose row 0 means "no vector".
+    Items newer than the training get the codes that the stored centroids assign to their vectors.
     """
 
     codes_IC: torch.Tensor
 
     def __init__(self, config: DinSemanticIdsConfig, spec: FeatureSpec) -> None:
         super().__init__()
-        wanted = {
-            "fused": config.fused_codes,
-            "text": config.text_codes,
-            "image": config.image_codes,
-        }
-        kinds = [kind for kind, is_wanted in wanted.items() if is_wanted and spec.dim_of(kind)]
+        asked = kinds_switched_on(config, "codes")
+        kinds = [kind for kind in asked if spec.dim_of(kind)]
         if not kinds:
-            asked = ", ".join(kind for kind, is_wanted in wanted.items() if is_wanted)
             raise ValueError(
-                f"semantic ids are to come from {asked or 'no'} vectors, of which no item has any; "
-                "set fused_codes, text_codes or image_codes, whichever vectors there are"
+                f"semantic ids are configured to encode {', '.join(asked) or 'no'} vectors, but no "
+                "item has any; set fused_codes, text_codes or image_codes for vectors that exist"
             )
         self._n_codes, self._seed = config.n_codes, config.code_seed
         self.quantisers = nn.ModuleDict(
@@ -86,33 +78,28 @@ class SemanticIds(nn.Module):
         self.register_buffer("codes_IC", torch.zeros(spec.n_items, n_places, dtype=torch.int64))
 
     def fit(self, items: ItemFeatures) -> None:
-        """Place the centroids by the items that have a vector, and code the items."""
+        """Fit the centroids to the items that have a vector, and encode the items."""
         for kind, quantiser in self.quantisers.items():
             assert isinstance(quantiser, ResidualQuantiser)
             vectors_ID, present_I = items.vectors_of(kind)
             quantiser.fit(vectors_ID[present_I], self._seed)
-        self.codes_IC.copy_(self._coded(items, 0)[: len(self.codes_IC)])
+        self.codes_IC.copy_(self._encoded(items, 0)[: len(self.codes_IC)])
 
     def forward(self, ids_N: torch.Tensor, items: ItemFeatures) -> torch.Tensor:
         """Return `(N, D)` for item ids `(N,)`; zero for padding and items without a vector."""
         codes_IC = self.codes_IC
         if len(items.present_I) > len(codes_IC):
-            codes_IC = torch.cat([codes_IC, self._coded(items, len(codes_IC))])
+            codes_IC = torch.cat([codes_IC, self._encoded(items, len(codes_IC))])
         id_U, slot_N = distinct_rows(known_rows(ids_N, len(codes_IC)))
-        codes_UC = codes_IC[id_U]
-        n_codes_U = (codes_UC != 0).sum(1).clamp_min(1)
-        mean_UD = self.table(codes_UC).sum(1) / n_codes_U.unsqueeze(1)
-        if ids_N.device.type == "cpu":
-            return nn.functional.embedding(slot_N, mean_UD)
-        return mean_UD.index_select(0, slot_N)
+        return gathered(mean_embedding(self.table, codes_IC[id_U]), slot_N)
 
-    def _coded(self, items: ItemFeatures, first: int) -> torch.Tensor:
-        """Return the table rows of the codes of the items from `first` on, 0 where no vector is."""
-        coded = []
+    def _encoded(self, items: ItemFeatures, first: int) -> torch.Tensor:
+        """Return the table rows of the codes of the items from `first` on, 0 for no vector."""
+        encoded = []
         for kind, quantiser in self.quantisers.items():
             vectors_ID, present_I = items.vectors_of(kind)
             codes_IL = quantiser(vectors_ID[first:])
-            coded.append(torch.where(present_I[first:, None], codes_IL + 1, 0))
-        codes_IC = torch.cat(coded, dim=1)
+            encoded.append(torch.where(present_I[first:, None], codes_IL + 1, 0))
+        codes_IC = torch.cat(encoded, dim=1)
         place_C = torch.arange(codes_IC.shape[1], device=codes_IC.device)
         return torch.where(codes_IC > 0, codes_IC + place_C * self._n_codes, 0)

@@ -5,25 +5,25 @@ from torch import nn
 
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.base import CtrModel, initialise
+from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
+from mmctr_pipeline.models.layers.attention import AttentionPooling
 from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
+from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
 from mmctr_pipeline.models.layers.item_vectors import VectorScaling
-from mmctr_pipeline.models.layers.ragged import RaggedAttentionPooling
-from mmctr_pipeline.models.layers.tower import tower
 
 
 class ImprovedMmctr(CtrModel):
     """`ImprovedMMCTRModel` of recipe A, a public notebook of the WWW 2025 MMCTR challenge.
 
-    It has 70,802,562 parameters at the size of MicroLens_1M_x1.
+    It has 70,802,562 parameters at the size of MicroLens_1M_x1. Tables and linear layers are
+    initialised Xavier-normal with zero biases; bilinear layers keep torch's initialisation.
 
-    There is no unknown row: ids beyond the tables map to row 0, which is zero and, in a history,
-    takes no part in the attention. An item beyond the item table keeps its vector, if it has one.
+    There is no unknown row: ids beyond the tables map to row 0, which is zero and which the
+    attention over a history ignores. An item beyond the item table keeps its vector, if it has one.
     """
 
     shares_histories = True
@@ -42,24 +42,13 @@ class ImprovedMmctr(CtrModel):
             nn.ReLU(),
             Dropout(config.multimodal_dropout),
         )
-        self.history_pooling = RaggedAttentionPooling(dim, config.attention_dim)
+        self.history_pooling = AttentionPooling(dim, config.attention_dim)
         self.user_item = BilinearInteraction(dim, dim, dim)
         self.history_item = BilinearInteraction(dim, dim, dim)
         input_dim = 5 * dim + 2 * level_dim + config.multimodal_dim
         self.input_norm = nn.BatchNorm1d(input_dim)
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        """Xavier-normal tables and linear layers, zero biases; bilinear layers keep torch's own."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_normal_(module.weight)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.xavier_normal_(module.weight)
-                if module.padding_idx is not None:
-                    nn.init.zeros_(module.weight[module.padding_idx])
+        initialise(self, table_std=None)
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Fit the standardisation of item vectors on the items that have one."""
@@ -67,51 +56,37 @@ class ImprovedMmctr(CtrModel):
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return `multimodal` (the multimodal transform) and `main` (everything else)."""
-        multimodal = list(self.multimodal.parameters())
-        apart = {id(parameter) for parameter in multimodal}
-        main = [parameter for parameter in self.parameters() if id(parameter) not in apart]
-        return {"main": main, "multimodal": multimodal}
+        return self._with_group("multimodal", [self.multimodal])
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         user_U, user_row_B = batch.user_id_B, None
-        if batch.history_row_B is not None:  # rows in order: those of a user follow one another
+        if batch.history_row_B is not None:  # rows in order, so a user's rows are consecutive
             user_U, user_row_B = user_U.unique_consecutive(return_inverse=True)
-        item_BD, history_HD = self._item_and_history(batch)
-        user_BD, user_item_BD = _interaction(
-            self.user_item, self.user_embedding(user_U), user_row_B, item_BD
-        )
-        history_BD, history_item_BD = _interaction(
-            self.history_item, history_HD, batch.history_row_B, item_BD
-        )
-        features_BF = torch.cat(
-            [
-                user_BD,
-                item_BD,
-                history_BD,
-                self.likes_embedding(batch.likes_level_B),
-                self.views_embedding(batch.views_level_B),
-                self._multimodal(batch),
-                user_item_BD,
-                history_item_BD,
-            ],
-            dim=1,
-        )
-        return self.tower(self.input_norm(features_BF)).squeeze(-1)
-
-    def _item_and_history(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return target items `(B, D)` and pooled histories `(H, D)`."""
         # One look-up for target and history: their rows are gathered, and updated, once.
         ids = torch.cat([batch.item_id_B, batch.history_T])
         rows = known_rows(ids, self.item_embedding.num_embeddings)
         item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])
-        known_T = rows[len(batch) :] != 0
-        return item_BD, self.history_pooling(values_TD, batch.history_offsets, known_T)
-
-    def _multimodal(self, batch: Batch) -> torch.Tensor:
-        items = batch.items
-        row_B = known_rows(batch.item_id_B, len(items.present_I))
-        return self.multimodal(self.vector_scaling(items.vectors_ID[row_B], items.present_I[row_B]))
+        is_known_T = rows[len(batch) :] != 0
+        history_HD = self.history_pooling(values_TD, batch.history_offsets, is_known_T)
+        user_UD = self.user_embedding(user_U)
+        user_BD, user_item_BD = _interaction(self.user_item, user_UD, user_row_B, item_BD)
+        history_BD, history_item_BD = _interaction(
+            self.history_item, history_HD, batch.history_row_B, item_BD
+        )
+        vector_row_B = known_rows(batch.item_id_B, len(batch.items.present_I))
+        vectors_BD, present_B = (table[vector_row_B] for table in batch.items.vectors_of("fused"))
+        parts = [
+            user_BD,
+            item_BD,
+            history_BD,
+            self.likes_embedding(batch.likes_level_B),
+            self.views_embedding(batch.views_level_B),
+            self.multimodal(self.vector_scaling(vectors_BD, present_B)),
+            user_item_BD,
+            history_item_BD,
+        ]
+        return self.tower(self.input_norm(torch.cat(parts, dim=1))).squeeze(-1)
 
 
 def _interaction(
@@ -122,11 +97,11 @@ def _interaction(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the left side of each row `(B, D)` and its interaction with the item `(B, D)`.
 
-    Row i has `left_HD[row_B[i]]`, or `left_HD[i]` where `row_B` is None.
+    Row i has `left_HD[row_B[i]]`, or `left_HD[i]` if `row_B` is None.
     """
     if row_B is None:
         return left_HD, bilinear(left_HD, item_BD)
     left_BD = left_HD.index_select(0, row_B)
-    if 2 * len(left_HD) > len(row_B):  # hardly shared
+    if 2 * len(left_HD) > len(row_B):  # few rows share their left side
         return left_BD, bilinear(left_BD, item_BD)
-    return left_BD, bilinear.of_shared(left_HD, row_B, item_BD)
+    return left_BD, bilinear.shared_left(left_HD, row_B, item_BD)

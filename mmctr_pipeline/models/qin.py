@@ -1,48 +1,37 @@
-"""QIN, second of the challenge: ReLU target attention and a quadratic network."""
+"""QIN, second in the challenge: ReLU target attention and a quadratic network."""
 
 import torch
 from torch import nn
 
-from mmctr_pipeline.data.dataset import Split
-from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.base import initialise
+from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import QinConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
-from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.initialisation import initialise
-from mmctr_pipeline.models.layers.exact import ExactLinear
+from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.layers.attention import ReluTargetAttention
+from mmctr_pipeline.models.layers.dense import Float32Linear
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
-from mmctr_pipeline.models.layers.target_attention import ReluTargetAttention
 
 
-class Qin(CtrModel):
+class Qin(FeatureModel):
     """Quadratic interest network, Li et al. 2025, arXiv 2504.17699.
 
-    The target attends to the history by ReLU weights and is added to what it finds. Context
-    features, the target and that sum go through quadratic layers with residual, BatchNorm and
-    PReLU, and a last linear layer.
+    The target attends to the history with ReLU weights, and the result is added to the target.
+    Context features, the target and that sum go through quadratic layers with residual, BatchNorm
+    and PReLU, and a final linear layer.
     """
 
     def __init__(self, config: QinConfig, spec: FeatureSpec) -> None:
-        super().__init__()
-        self.features = FeatureEmbedding(config.features, spec)
+        super().__init__(config, spec)
         self.attention = ReluTargetAttention(self.features.item_dim)
         dim = self.features.context_dim + 2 * self.features.item_dim
         self.quadratic = nn.Sequential(
             *(
-                QuadraticBlock(
-                    dim, config.n_rows, dropout=config.dropout, row_dropout=config.row_dropout
-                )
+                QuadraticBlock(dim, config.n_rows, config.dropout, config.row_dropout)
                 for _ in range(config.n_layers)
             )
         )
-        self.output = ExactLinear(dim, 1)
+        self.output = Float32Linear(dim, 1)
         initialise(self)
-
-    def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Fit the features on the items and the train rows."""
-        self.features.fit(items, train, histories)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""

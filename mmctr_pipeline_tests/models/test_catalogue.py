@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import MODEL_CONFIGS
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.settings import SettingsError
 
 

@@ -5,11 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.batch import FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import DinSemanticIdsConfig, FeatureConfig
 from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds, SemanticIds
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.plain_din import plain_din_logits, plain_item_features
 from mmctr_pipeline_tests.models.zoo import (
@@ -116,10 +115,10 @@ def test_vectors_that_no_item_has_get_no_codes() -> None:
     spec = dataclasses.replace(SPEC, text_dim=0)
     assert SemanticIds(CONFIG, spec).codes_IC.shape == (SPEC.n_items, 2 * 2)
     config = dataclasses.replace(CONFIG, fused_codes=False, image_codes=False)
-    with pytest.raises(ValueError, match="from text vectors, of which no item has any; set fused"):
+    with pytest.raises(ValueError, match="to encode text vectors, but no item has any; set fused"):
         SemanticIds(config, spec)
     config = dataclasses.replace(config, text_codes=False)
-    with pytest.raises(ValueError, match="from no vectors"):
+    with pytest.raises(ValueError, match="to encode no vectors"):
         SemanticIds(config, SPEC)
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.features import FeatureEmbedding, Features
-from mmctr_pipeline.models.initialisation import initialise
 from mmctr_pipeline_tests.models.features_case import (
     EVERYTHING,
     NOTHING,
@@ -198,7 +198,7 @@ def test_vectors_that_the_model_reads_must_be_there() -> None:
     batch = a_batch()
     features = fitted(dataclasses.replace(NOTHING, text_vectors=True), batch.items)
     items = dataclasses.replace(batch.items, text_vectors_ID=None, text_present_I=None)
-    with pytest.raises(ValueError, match="the items come without text vectors"):
+    with pytest.raises(ValueError, match="the model reads text vectors, but the items have none"):
         features(dataclasses.replace(batch, items=items))
 
 
@@ -210,3 +210,22 @@ def test_what_was_fitted_travels_with_the_weights() -> None:
     again.load_state_dict(features.state_dict())
     assert torch.equal(both(again(batch)), both(features(batch)))
     assert torch.equal(again(batch).context_BC, features(batch).context_BC)
+
+
+@pytest.mark.parametrize(("multiple_of", "n_zeros"), [(1, 0), (4, 2), (7, 0), (8, 2)])
+def test_zeros_fill_the_item_features_up_to_a_multiple(multiple_of: int, n_zeros: int) -> None:
+    batch = a_batch()
+    config = dataclasses.replace(NOTHING, item_id=True, embedding_dim=14)
+    torch.manual_seed(0)
+    expected = FeatureEmbedding(config, SPEC)(batch)
+    torch.manual_seed(0)
+    features = FeatureEmbedding(config, SPEC, multiple_of)
+    found = features(batch)
+    assert features.item_dim == 14 + n_zeros
+    for found_ND, expected_ND in (
+        (found.item_BD, expected.item_BD),
+        (found.history_TD, expected.history_TD),
+    ):
+        assert torch.equal(found_ND[:, :14], expected_ND)
+        assert found_ND.shape[1] == features.item_dim
+        assert not found_ND[:, 14:].any()

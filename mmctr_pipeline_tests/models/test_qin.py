@@ -6,10 +6,9 @@ import math
 import pytest
 import torch
 
-from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import QinConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.qin import Qin
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.padded_case import (

@@ -8,10 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import TransformerDcnConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.models.transformer_dcn import TransformerDcn
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline_tests.models.layers.ragged_case import result_and_gradients

@@ -8,7 +8,7 @@ import torch
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import (
     DinConfig,
@@ -21,7 +21,6 @@ from mmctr_pipeline.models.config import (
     TargetCrossAttentionConfig,
     TransformerDcnConfig,
 )
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 
 SPEC = FeatureSpec(
     n_users=30, n_items=40, vector_dim=12, n_tags=9, n_levels=11, text_dim=10, image_dim=6

@@ -24,7 +24,7 @@ class BilinearInteraction(nn.Bilinear):
         )
         return bilinear_BO + self.bias.to(dtype)
 
-    def of_shared(
+    def shared_left(
         self, input1: torch.Tensor, row_B: torch.Tensor, input2: torch.Tensor
     ) -> torch.Tensor:
         """Return `forward(input1[row_B], input2)` with each row of `input1` multiplied but once.

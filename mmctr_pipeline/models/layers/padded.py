@@ -1,158 +1,130 @@
-"""Padded views of a ragged batch, for models that need a rectangle, and narrow ones by length.
+"""Padded views of a ragged batch, for models that need a rectangle.
 
 A view holds the newest positions of each row (a history is stored oldest first), as many as fit, at
-its right end; before them are zeros.
+its right end, after zeros.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
-from mmctr_pipeline.models.layers.segments import rows_of_positions
+from mmctr_pipeline.models.layers.segments import Segments, linear_map
 
 
-def padded_mask(offsets: torch.Tensor, length: int) -> torch.Tensor:
-    """Return `(B, L) bool`: which places of the padded view hold a position."""
-    return _mask(offsets.diff(), length)
+def padded_mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
+    """Return `(B, L) bool`: the places of the padded view that hold a position."""
+    age_L = torch.arange(width, device=length_B.device).flip(0)
+    return age_L < length_B.unsqueeze(-1)
 
 
-def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, length: int) -> torch.Tensor:
+def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, width: int) -> torch.Tensor:
     """Return the padded view `(B, L, D)`, zero where `padded_mask` is False."""
-    n_rows = len(offsets) - 1
-    slot_T = _slots(offsets, len(values_TD), *_rectangle(offsets, length))
-    padded_SD: torch.Tensor = _Scatter.apply(values_TD, slot_T, n_rows * length)
-    return padded_SD.unflatten(0, (n_rows, length))
+    slot_T, n_slots = _view_slots(offsets, len(values_TD), width)
+    return _scattered(values_TD, slot_T, n_slots).unflatten(0, (len(offsets) - 1, width))
 
 
 def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
-    """Return `(T, D)`, each position's vector in the padded view; zero where it has none.
+    """Return `(T, D)`, each position's vector in the padded view; zero if it has none.
 
-    Positions have none where they are spare, or too old for the view.
+    Spare positions have none, nor do those too old for the view.
     """
-    length = padded_BLD.shape[1]
-    slot_T = _slots(offsets, n_positions, *_rectangle(offsets, length))
-    values_TD: torch.Tensor = _Gather.apply(padded_BLD.flatten(0, 1), slot_T)
-    return values_TD
+    slot_T, n_slots = _view_slots(offsets, n_positions, padded_BLD.shape[1])
+    # Torch's own gradient would sum over slots, though no two positions share one.
+    return linear_map(
+        padded_BLD.flatten(0, 1),
+        lambda slots_SD: _gather(slots_SD, slot_T),
+        lambda grad_TD: _scatter(grad_TD, slot_T, n_slots),
+    )
 
 
 def encode_by_length(
     encode: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     values_TD: torch.Tensor,
     offsets: torch.Tensor,
-    lengths: Sequence[int],
+    widths: Sequence[int],
 ) -> torch.Tensor:
-    """Run an encoder on blocks of rows of like length and return its results in row order.
+    """Run an encoder on blocks of rows of similar length and return its results in row order.
 
-    Rows go to the narrowest of `lengths` (ascending) that holds them, or to the last, which keeps
-    their newest positions. For each block with rows, `encode(rows_b, padded_bLD, mask_bL)` gets
-    the numbers of its rows `(b,) int64`, their padded view and its mask, and returns `(b, ...)`,
-    of the same shape but for b in each block. The results equal those of one wide view exactly as
-    far as the encoder treats each row alone and ignores padding: it must hold no BatchNorm. A row
-    without positions comes with a mask that is False throughout.
+    The results equal those of one wide view provided that the encoder treats each row alone and
+    ignores padding: it must not contain BatchNorm. The host reads the sizes of the blocks, so a
+    CUDA graph cannot capture this; use one `to_padded` there.
 
-    The host reads the sizes of the blocks, so that a CUDA graph cannot capture this; take one
-    `to_padded` there. Raises `ValueError` where `lengths` is empty or does not ascend.
+    Parameters
+    ----------
+    encode
+        Called for each block that has rows as `encode(rows_b, padded_bLD, mask_bL)`, with the
+        numbers of its rows `(b,) int64`, their padded view and its mask, all False for a row
+        without positions. Returns `(b, ...)`, the trailing shape being the same for all blocks.
+    values_TD
+        One vector per position.
+    offsets
+        `(B + 1,) int64`, the rows' first positions.
+    widths
+        Widths of the blocks, ascending. A row goes to the narrowest that holds it, or to the
+        last, which keeps its newest positions.
+
+    Raises `ValueError` if `widths` is empty or does not ascend.
     """
-    if not lengths or list(lengths) != sorted(set(lengths)):
-        raise ValueError(f"lengths of blocks must ascend, but are {list(lengths)}")
+    if not widths or list(widths) != sorted(set(widths)):
+        raise ValueError(f"widths of blocks must ascend, but are {list(widths)}")
     length_B = offsets.diff()
-    width_of_block = torch.tensor(list(lengths), device=offsets.device)
+    width_of_block = torch.tensor(list(widths), device=offsets.device)
     block_B = torch.bucketize(length_B, width_of_block[:-1])
     order_B = block_B.argsort(stable=True)
-    rows_of_blocks = order_B.split(torch.bincount(block_B, minlength=len(lengths)).tolist())
+    rows_of_blocks = order_B.split(torch.bincount(block_B, minlength=len(widths)).tolist())
 
+    # One scatter lays out all blocks, one after the other.
     width_B = width_of_block[block_B]
-    sorted_width_B = width_B[order_B]
-    base_B = torch.empty_like(width_B)
-    base_B[order_B] = sorted_width_B.cumsum(0) - sorted_width_B
-    sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, lengths, strict=True)]
-    slot_T = _slots(offsets, len(values_TD), width_B, base_B, sum(sizes))
-    # One scatter lays out all blocks, one behind the other.
-    padded_SD: torch.Tensor = _Scatter.apply(values_TD, slot_T, sum(sizes))
+    end_slot_B = torch.empty_like(width_B).scatter_(0, order_B, width_B[order_B].cumsum(0))
+    sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, widths, strict=True)]
+    slot_T = _slots(offsets, len(values_TD), width_B, end_slot_B, sum(sizes))
+    padded_SD = _scattered(values_TD, slot_T, sum(sizes))
     results = [
-        encode(
-            rows_b,
-            block_SD.unflatten(0, (len(rows_b), width)),
-            _mask(length_B[rows_b], width),
-        )
+        encode(rows_b, block_SD.unflatten(0, (-1, width)), padded_mask(length_B[rows_b], width))
         for rows_b, block_SD, width in zip(
-            rows_of_blocks, padded_SD.split(sizes), lengths, strict=True
+            rows_of_blocks, padded_SD.split(sizes), widths, strict=True
         )
         if len(rows_b) > 0
     ]
-    place_B = torch.empty_like(order_B)
-    place_B[order_B] = torch.arange(len(order_B), device=order_B.device)
-    return torch.cat(results).index_select(0, place_B)
+    return torch.cat(results).index_select(0, order_B.argsort())
 
 
-def _rectangle(offsets: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return each row's width and its first slot, and the number of slots, of a view `(B, L)`."""
-    first_slot_B = torch.arange(len(offsets) - 1, device=offsets.device) * length
-    return torch.full_like(first_slot_B, length), first_slot_B, len(first_slot_B) * length
+def _view_slots(offsets: torch.Tensor, n_positions: int, width: int) -> tuple[torch.Tensor, int]:
+    """Return the slot of each position in a view `(B, L)`, and the number of slots B L."""
+    end_slot_B = torch.arange(1, len(offsets), device=offsets.device) * width
+    n_slots = (len(offsets) - 1) * width
+    width_B = torch.full_like(end_slot_B, width)
+    return _slots(offsets, n_positions, width_B, end_slot_B, n_slots), n_slots
 
 
 def _slots(
     offsets: torch.Tensor,
     n_positions: int,
     width_B: torch.Tensor,
-    first_slot_B: torch.Tensor,
+    end_slot_B: torch.Tensor,
     n_slots: int,
 ) -> torch.Tensor:
-    """Return the slot of each position `(T,) int64`; `n_slots` where it has none."""
-    # Spare positions make up row B, of width zero.
-    row_T = rows_of_positions(offsets, n_positions)
-    end_T = torch.cat([offsets[1:], offsets.new_full((1,), n_positions)])[row_T]
-    width_T = _with_zero(width_B)[row_T]
-    age_T = end_T - 1 - torch.arange(n_positions, device=offsets.device)  # 0 is the newest
-    slot_T = _with_zero(first_slot_B)[row_T] + width_T - 1 - age_T
-    return torch.where(age_T < width_T, slot_T, n_slots)
+    """Return the slot of each position `(T,) int64`; `n_slots` if it has none."""
+    segments = Segments.from_offsets(offsets, n_positions)
+    age_T = segments.ages()
+    # Spare positions see a width of zero.
+    has_slot_T = age_T < segments.expanded(width_B)
+    return torch.where(has_slot_T, segments.expanded(end_slot_B) - 1 - age_T, n_slots)
 
 
-def _with_zero(numbers_B: torch.Tensor) -> torch.Tensor:
-    return torch.cat([numbers_B, numbers_B.new_zeros(1)])
-
-
-def _mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
-    age_L = torch.arange(width, device=length_B.device).flip(0)
-    return age_L < length_B.unsqueeze(-1)
+def _scattered(values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int) -> torch.Tensor:
+    return linear_map(
+        values_TD,
+        lambda values_TD: _scatter(values_TD, slot_T, n_slots),
+        lambda grad_SD: _gather(grad_SD, slot_T),
+    )
 
 
 def _scatter(values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int) -> torch.Tensor:
-    # One slot more takes the positions that have none.
+    # One more slot takes the positions that have none.
     slots_SD = values_TD.new_zeros(n_slots + 1, values_TD.shape[1])
     return slots_SD.index_copy_(0, slot_T, values_TD)[:-1]
 
 
 def _gather(slots_SD: torch.Tensor, slot_T: torch.Tensor) -> torch.Tensor:
     return torch.cat([slots_SD, slots_SD.new_zeros(1, slots_SD.shape[1])]).index_select(0, slot_T)
-
-
-class _Scatter(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int
-    ) -> torch.Tensor:
-        ctx.save_for_backward(slot_T)
-        return _scatter(values_TD, slot_T, n_slots)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_SD: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (slot_T,) = ctx.saved_tensors
-        return _gather(grad_SD, slot_T), None, None
-
-
-class _Gather(torch.autograd.Function):
-    # Torch would add the gradient up, though no two positions share a slot.
-    @staticmethod
-    def forward(ctx: Any, slots_SD: torch.Tensor, slot_T: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(slot_T)
-        ctx.n_slots = len(slots_SD)
-        return _gather(slots_SD, slot_T)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_TD: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (slot_T,) = ctx.saved_tensors
-        return _scatter(grad_TD, slot_T, ctx.n_slots), None

@@ -11,10 +11,10 @@ from mmctr_pipeline.precision import product_dtype
 class QuadraticLayer(nn.Module):
     """`sum_r x * (W_r x + b_r)` over rows of weights, as in QIN (arXiv 2504.17699).
 
-    Nothing but dropout stands between a product and the sum. Without it the layer is
-    `x * (W x + b)` with the sums W and b of all rows, and so it is computed: one matrix product of
-    `dim` by `dim`. The rows remain the parameters, since their number sets at what deviation W
-    starts and how far a step of Adam moves it. `dropout` is that of each `W_r x + b_r` in training.
+    Only dropout lies between a product and the sum. Without it the layer equals `x * (W x + b)`
+    with W and b the sums over all rows, and is computed so: one matrix product of `dim` by `dim`.
+    The rows remain the parameters, since their number determines the standard deviation at which W
+    starts and how far a step of Adam moves it. `dropout` applies to each `W_r x + b_r` in training.
     Under autocast all products are taken in autocast's number format.
     """
 
@@ -42,8 +42,21 @@ class QuadraticBlock(nn.Module):
     """
 
     def __init__(
-        self, dim: int, n_rows: int, *, dropout: float = 0.0, row_dropout: float = 0.0
+        self, dim: int, n_rows: int, dropout: float = 0.0, row_dropout: float = 0.0
     ) -> None:
+        """Build the block.
+
+        Parameters
+        ----------
+        dim
+            Width D of input and output.
+        n_rows
+            Rows of weights of the quadratic layer.
+        dropout
+            Rate after the activation.
+        row_dropout
+            Rate of each row within the quadratic layer.
+        """
         super().__init__()
         self.quadratic = QuadraticLayer(dim, n_rows, row_dropout)
         self.norm = nn.BatchNorm1d(dim)

@@ -1,17 +1,20 @@
-"""Sums, means and maxima over the rows of a ragged batch, and rows spread over their positions.
+"""Sums, means, maxima, softmax and dot products over the rows of a ragged batch.
 
 B rows share T positions: row i owns the positions `offsets[i]` to `offsets[i + 1]`. T may exceed
-`offsets[-1]`: the spare positions at the end belong to no row, add to no result and get gradient
-zero, whatever finite values they hold. No shape depends on the data and the host reads nothing
-back, so that a CUDA graph can capture all of this; gradients are the same in every run, since
-nothing is added up by atomic operations on floats.
+`offsets[-1]`: the spare positions at the end belong to no row, contribute to no result and get
+gradient zero, whatever finite values they hold. No shape depends on the data and the host reads
+nothing back, so that a CUDA graph can capture all of this. Gradients are the same in every run,
+since nothing is summed by atomic operations on floats.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
+
+from mmctr_pipeline.models.layers.dense import at_least_float32, exact_dots
 
 
 def rows_of_positions(offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
@@ -27,34 +30,85 @@ def rows_of_positions(offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Segments:
-    """Which row each position of a ragged batch belongs to.
+    """The row of each position of a ragged batch.
 
-    `offsets` is `(B + 1,) int64`; `row_T` is `(T,) int64`, B at spare positions.
+    `offsets` is `(B + 1,) int64`; `row_T` is `(T,) int64`, B at spare positions. The methods are
+    for code that autograd does not record; the functions of this module are differentiable.
     """
 
     offsets: torch.Tensor
     row_T: torch.Tensor
 
     @classmethod
-    def of(cls, offsets: torch.Tensor, n_positions: int) -> "Segments":
+    def from_offsets(cls, offsets: torch.Tensor, n_positions: int) -> "Segments":
         """Return the segments of `n_positions` positions, spare ones included."""
         return cls(offsets, rows_of_positions(offsets, n_positions))
 
     @property
-    def n_rows(self) -> int:
-        """B, the number of rows."""
-        return len(self.offsets) - 1
+    def is_real(self) -> torch.Tensor:
+        """`(T,) bool`: the position belongs to a row."""
+        return self.row_T < len(self.offsets) - 1
 
-    def kept(self, keep_T: torch.Tensor | None = None) -> torch.Tensor:
-        """Return `(T,) bool`: the position belongs to a row and `keep_T`, if given, keeps it."""
-        real_T = self.row_T < self.n_rows
-        return real_T if keep_T is None else real_T & keep_T
+    def ages(self) -> torch.Tensor:
+        """Return the number of newer positions in the row, `(T,) int64`; 0 at spare positions."""
+        position_T = torch.arange(len(self.row_T), device=self.row_T.device)
+        return (self.expanded(self.offsets[1:]) - 1 - position_T).clamp_min(0)
+
+    def expanded(self, rows_BX: torch.Tensor) -> torch.Tensor:
+        """Return `(T, ...)`: the row's values at each of its positions, zero at spare positions."""
+        zero_1X = rows_BX.new_zeros(1, *rows_BX.shape[1:])
+        return torch.cat([rows_BX, zero_1X]).index_select(0, self.row_T)
+
+    def summed(self, values_TD: torch.Tensor, weight_T: torch.Tensor | None = None) -> torch.Tensor:
+        """Return each row's sum `(B, D)`, weighted by `weight_T` of the values' dtype if given.
+
+        The weights must be finite at spare positions.
+        """
+        if values_TD.device.type == "cpu":
+            # The fastest of torch's sums on a CPU. The last bag holds the spare positions.
+            position_T = torch.arange(len(values_TD), device=values_TD.device)
+            return functional.embedding_bag(
+                position_T, values_TD, self.offsets, mode="sum", per_sample_weights=weight_T
+            )[:-1]
+        if weight_T is not None:
+            values_TD = values_TD * weight_T.unsqueeze(-1)
+        # Unlike the sum above, this one would add up half-precision values in their own dtype.
+        return self.summed_numbers(at_least_float32(values_TD)).to(values_TD.dtype)
+
+    def summed_numbers(self, values_TX: torch.Tensor) -> torch.Tensor:
+        """Return each row's sum `(B, ...)`, fast if a position holds few numbers."""
+        return torch.segment_reduce(values_TX, "sum", offsets=self.offsets, unsafe=True, initial=0)
+
+
+def linear_map(
+    values: torch.Tensor,
+    apply: Callable[[torch.Tensor], torch.Tensor],
+    transpose: Callable[[torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Return `apply(values)` of a linear map, with `transpose` as its gradient."""
+    return _LinearMap.apply(values, apply, transpose)
+
+
+class _LinearMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, apply: Any, transpose: Any) -> torch.Tensor:
+        ctx.transpose = transpose
+        return apply(values)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return ctx.transpose(grad), None, None
+
+
+def expand_to_positions(rows_BD: torch.Tensor, segments: Segments) -> torch.Tensor:
+    """Return `(T, D)`: at each position its row of `rows_BD`, zero at spare positions."""
+    return linear_map(rows_BD, segments.expanded, segments.summed)
 
 
 def segment_sum(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
     """Return each row's sum `(B, D)`; zero for a row without positions."""
-    sums_BD: torch.Tensor = _SegmentSum.apply(values_TD, segments)
-    return sums_BD
+    return linear_map(values_TD, segments.summed, segments.expanded)
 
 
 def segment_mean(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
@@ -68,71 +122,13 @@ def segment_max(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
 
     Equal maxima share the gradient evenly, as in `torch.amax`.
     """
-    top_BD: torch.Tensor = _SegmentMax.apply(values_TD, segments)
-    return top_BD
-
-
-def spread(rows_BD: torch.Tensor, segments: Segments) -> torch.Tensor:
-    """Return `(T, D)`: at each position its row of `rows_BD`, zero at spare positions."""
-    spread_TD: torch.Tensor = _Spread.apply(rows_BD, segments)
-    return spread_TD
-
-
-def raw_spread(rows_BX: torch.Tensor, row_T: torch.Tensor) -> torch.Tensor:
-    """Return `spread` of a tensor `(B, ...)`, for use where autograd is not recording."""
-    zero_1X = rows_BX.new_zeros(1, *rows_BX.shape[1:])  # the row of spare positions
-    return torch.cat([rows_BX, zero_1X]).index_select(0, row_T)
-
-
-def raw_sum(
-    values_TD: torch.Tensor, offsets: torch.Tensor, weight_T: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Return each row's sum `(B, D)`, for use where autograd is not recording.
-
-    `weight_T`, of the values' dtype, weighs the positions; it must be finite at spare ones.
-    """
-    if values_TD.device.type == "cpu":
-        # The fastest of torch's sums on a CPU. The last bag holds the spare positions.
-        position_T = torch.arange(len(values_TD), device=values_TD.device)
-        return functional.embedding_bag(
-            position_T, values_TD, offsets, mode="sum", per_sample_weights=weight_T
-        )[:-1]
-    if weight_T is not None:
-        values_TD = values_TD * weight_T.unsqueeze(-1)
-    # Unlike the sum above, this one would add up half-precision values in their own dtype.
-    wide_TD = values_TD.to(torch.promote_types(values_TD.dtype, torch.float32))
-    sums_BD = torch.segment_reduce(wide_TD, "sum", offsets=offsets, unsafe=True, initial=0)
-    return sums_BD.to(values_TD.dtype)
-
-
-class _SegmentSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
-        ctx.segments = segments
-        return raw_sum(values_TD, segments.offsets)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_BD: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return raw_spread(grad_BD, ctx.segments.row_T), None
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows_BD: torch.Tensor, segments: Segments) -> torch.Tensor:
-        ctx.segments = segments
-        return raw_spread(rows_BD, segments.row_T)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_TD: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return raw_sum(grad_TD, ctx.segments.offsets), None
+    return _SegmentMax.apply(values_TD, segments)
 
 
 class _SegmentMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
-        top_BD = values_TD.new_zeros(segments.n_rows + 1, values_TD.shape[1])
+        top_BD = values_TD.new_zeros(len(segments.offsets), values_TD.shape[1])
         row_TD = segments.row_T.unsqueeze(-1).expand_as(values_TD)
         top_BD = top_BD.scatter_reduce(0, row_TD, values_TD, "amax", include_self=False)[:-1]
         ctx.segments = segments
@@ -144,6 +140,100 @@ class _SegmentMax(torch.autograd.Function):
     def backward(ctx: Any, grad_BD: torch.Tensor) -> tuple[torch.Tensor, None]:
         values_TD, top_BD = ctx.saved_tensors
         segments: Segments = ctx.segments
-        is_top_TD = (values_TD == raw_spread(top_BD, segments.row_T)).to(grad_BD.dtype)
-        share_BD = grad_BD / raw_sum(is_top_TD, segments.offsets)
-        return is_top_TD.mul_(raw_spread(share_BD, segments.row_T)), None
+        is_top_TD = (values_TD == segments.expanded(top_BD)).to(grad_BD.dtype)
+        share_BD = grad_BD / segments.summed(is_top_TD)
+        return is_top_TD.mul_(segments.expanded(share_BD)), None
+
+
+def segment_softmax(
+    scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Segments
+) -> torch.Tensor:
+    """Return softmax weights within each row, of scores `(T,)`.
+
+    Positions not in `keep_T` `(T,) bool` get weight zero. The weights of a row sum to one, or are
+    all zero if the row keeps no position. They are float32, or float64 for such scores.
+    """
+    return _SegmentSoftmax.apply(at_least_float32(scores_T), keep_T & segments.is_real, segments)
+
+
+class _SegmentSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Segments
+    ) -> torch.Tensor:
+        scores_T = torch.where(keep_T, scores_T, -torch.inf)
+        # A row that keeps nothing has no maximum; any finite number will do.
+        lowest = torch.finfo(scores_T.dtype).min
+        top_B = torch.segment_reduce(
+            scores_T, "max", offsets=segments.offsets, unsafe=True, initial=lowest
+        )
+        weight_T = scores_T.sub_(segments.expanded(top_B)).exp_()
+        # The maximum alone contributes one; only rows that keep nothing have a smaller total.
+        total_B = segments.summed_numbers(weight_T).clamp_min_(1)
+        weight_T.mul_(segments.expanded(total_B.reciprocal_()))
+        ctx.segments = segments
+        ctx.save_for_backward(weight_T)
+        return weight_T
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_T: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (weight_T,) = ctx.saved_tensors
+        product_T = weight_T * grad_T
+        mean_T = ctx.segments.expanded(ctx.segments.summed_numbers(product_T))
+        return product_T.addcmul_(weight_T, mean_T, value=-1), None, None
+
+
+def weighted_sum(
+    values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Segments
+) -> torch.Tensor:
+    """Return each row's sum of values times weights, `(B, D)`, in the weights' dtype.
+
+    A row without positions gives zero.
+    """
+    return _WeightedSum.apply(values_TD, weight_T, segments)
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Segments
+    ) -> torch.Tensor:
+        ctx.segments = segments
+        ctx.save_for_backward(values_TD, weight_T)
+        return segments.summed(values_TD.to(weight_T.dtype), weight_T)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        values_TD, weight_T = ctx.saved_tensors
+        grad_TD = ctx.segments.expanded(grad_BD)
+        grad_weight_T = exact_dots(grad_TD, values_TD.to(weight_T.dtype))
+        # In place, since fresh memory for each position's vector costs more than the product.
+        return grad_TD.mul_(weight_T.unsqueeze(-1)).to(values_TD.dtype), grad_weight_T, None
+
+
+def row_dots(rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
+    """Return the dot product of each position with its row's vector, `(T,)`.
+
+    Computed in float32 (float64 for such rows), even under autocast; zero at spare positions.
+    """
+    return _RowDots.apply(at_least_float32(rows_BD), values_TD, segments)
+
+
+class _RowDots(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments
+    ) -> torch.Tensor:
+        ctx.segments = segments
+        ctx.save_for_backward(rows_BD, values_TD)
+        return exact_dots(segments.expanded(rows_BD), values_TD.to(rows_BD.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
+        rows_BD, values_TD = ctx.saved_tensors
+        grad_rows_BD = ctx.segments.summed(values_TD.to(rows_BD.dtype), grad_T)
+        grad_values_TD = ctx.segments.expanded(rows_BD).mul_(grad_T.unsqueeze(-1))
+        return grad_rows_BD, grad_values_TD.to(values_TD.dtype), None

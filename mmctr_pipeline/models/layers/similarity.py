@@ -1,22 +1,22 @@
-"""How similar a target is to each item of its history, and what a whole history comes to."""
+"""Similarities of a target to the items of its history, and their summaries over the history."""
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from mmctr_pipeline.models.layers.distinct_items import DistinctItems
+from mmctr_pipeline.models.batch import DistinctItems
+from mmctr_pipeline.models.layers.dense import at_least_float32, exact_dots
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
-from mmctr_pipeline.models.layers.exact import at_least_float32, exact_dots
 from mmctr_pipeline.models.layers.segments import (
     Segments,
+    expand_to_positions,
     segment_max,
     segment_mean,
     segment_sum,
-    spread,
 )
 
 RECENCY = 0.8
-"""What an item of a history counts less than the next newer one in a recency-weighted mean."""
+"""Weight of a history item relative to the next newer one in a recency-weighted mean."""
 
 N_SUMMARIES = 4
 
@@ -27,15 +27,8 @@ def cosines(vectors_UD: torch.Tensor, items: DistinctItems, segments: Segments) 
     `vectors_UD` are those of the distinct items; a zero vector has cosine 0 with all others.
     """
     unit_UD = functional.normalize(at_least_float32(vectors_UD), dim=1)
-    target_BD, history_TD = items.placed(unit_UD)
-    return exact_dots(spread(target_BD, segments), history_TD)
-
-
-def ages(segments: Segments, n_positions: int) -> torch.Tensor:
-    """Return how many items of its history are newer than each, `(T,) int64`; 0 at spare ones."""
-    position_T = torch.arange(n_positions, device=segments.offsets.device)
-    end_T = torch.cat([segments.offsets[1:], segments.offsets[-1:]])[segments.row_T]
-    return (end_T - 1 - position_T).clamp_min(0)
+    target_BD, history_TD = items.at_places(unit_UD)
+    return exact_dots(expand_to_positions(target_BD, segments), history_TD)
 
 
 def summaries(values_TS: torch.Tensor, segments: Segments) -> torch.Tensor:
@@ -43,14 +36,12 @@ def summaries(values_TS: torch.Tensor, segments: Segments) -> torch.Tensor:
 
     A row without positions has zeros. Values at spare positions are ignored.
     """
-    kept_T = segments.kept()
-    age_T = ages(segments, len(values_TS))
-    recency_T = torch.where(kept_T, RECENCY ** age_T.to(values_TS.dtype), 0.0)
-    is_last_T = (kept_T & (age_T == 0)).to(values_TS.dtype)
-    weight_T2 = torch.stack([is_last_T, recency_T], dim=1)
-    total_B2 = segment_sum(weight_T2, segments).clamp_min(1e-6)
+    age_T = segments.ages()
+    recency_T = torch.where(segments.is_real, RECENCY ** age_T.to(values_TS.dtype), 0.0)
+    is_last_T = (segments.is_real & (age_T == 0)).to(values_TS.dtype)
+    total_B1 = segment_sum(recency_T.unsqueeze(1), segments).clamp_min(1e-6)
     last_BS = segment_sum(values_TS * is_last_T.unsqueeze(1), segments)
-    recent_BS = segment_sum(values_TS * recency_T.unsqueeze(1), segments) / total_B2[:, 1:]
+    recent_BS = segment_sum(values_TS * recency_T.unsqueeze(1), segments) / total_B1
     return torch.cat(
         [segment_mean(values_TS, segments), segment_max(values_TS, segments), last_BS, recent_BS],
         dim=1,
@@ -60,15 +51,27 @@ def summaries(values_TS: torch.Tensor, segments: Segments) -> torch.Tensor:
 class LearnedVectors(nn.Module):
     """Item vectors for a learned similarity: two layers over the content, plus a row of the id.
 
-    Of ids a dot product of such vectors is what item-based factorisation has (FISM, Kabbur et al.
-    2013), of content a model of two towers. Rows are multiplied by `ID_SCALE`, so that they grow
-    as fast as the layers' output under the small steps of Adam.
+    A dot product of such vectors is item-based factorisation for ids (FISM, Kabbur et al. 2013)
+    and a two-tower model for content. Rows are multiplied by `ID_SCALE`, so that they grow as fast
+    as the layers' output under the small steps of Adam.
     """
 
     ID_SCALE = 8.0
 
     def __init__(self, content_dim: int, hidden_dim: int, dim: int, n_rows: int | None) -> None:
-        """`n_rows` is the number of rows of the table of ids; None leaves ids out."""
+        """Build the layers.
+
+        Parameters
+        ----------
+        content_dim
+            Width of the content vectors.
+        hidden_dim
+            Hidden units of the two layers.
+        dim
+            Width of the learned vectors.
+        n_rows
+            Rows of the table of ids; None leaves ids out.
+        """
         super().__init__()
         self.content = nn.Sequential(
             nn.Linear(content_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim)

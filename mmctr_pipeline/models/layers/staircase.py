@@ -29,7 +29,7 @@ class Staircase:
     widths: tuple[int, ...]
 
     @classmethod
-    def of(cls, widths: Sequence[int]) -> "Staircase":
+    def from_widths(cls, widths: Sequence[int]) -> "Staircase":
         """Return the staircase of B rows that differ from zero in their last `widths` columns.
 
         Steps of few rows join the wider one before, where that is less work. Raises `ValueError`

@@ -1,7 +1,7 @@
-"""A stack of layers in which the target item asks its history, each time with what it has learned.
+"""Layers in which the target item queries its history, each time with what it has found so far.
 
-The history is padded once for all layers: on the CPU in blocks of rows of like length, elsewhere
-in one, so that no shape depends on data.
+The history is padded once for all layers: on the CPU in blocks of rows of similar length, on other
+devices in one, so that no shape depends on data.
 """
 
 import math
@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.exact import at_least_float32
-from mmctr_pipeline.models.layers.multi_head import MultiHeadWeights
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
+from mmctr_pipeline.models.layers.transformer import MultiHeadWeights
 
 _EPSILON = 1e-6
 
@@ -22,23 +22,23 @@ class QueryAttention(MultiHeadWeights):
     """Multi-head softmax attention of one query per row over the row's padded history.
 
     Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
-    et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's
-    key projection moves onto the query and its value projection behind the weighted sum, so that
-    positions meet `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
-    adds the same to all scores of a row, has no effect there and no part here.
+    et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's key
+    projection moves onto the query and its value projection behind the weighted sum, so that each
+    position meets `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
+    adds the same to all scores of a row, has no effect there and is not used here.
     """
 
     def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
-        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        """Raise `ValueError` if `n_heads` does not divide `dim`."""
         super().__init__(dim, n_heads)
         self._dropout = dropout
 
     def forward(
         self, query_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
     ) -> torch.Tensor:
-        """Return `(B, D)`; the output bias alone for a row whose mask is False throughout.
+        """Return `(B, D)`; only the output bias for a row whose mask is all False.
 
-        Scores, softmax and sums are in the history's dtype, also under autocast.
+        Scores, softmax and sums are in the history's dtype, even under autocast.
         """
         n_heads = self._n_heads
         query_DD, key_DD, value_DD = self.in_proj_weight.chunk(3)
@@ -57,7 +57,7 @@ class QueryAttention(MultiHeadWeights):
             weight_BhL = functional.dropout(weight_BhL, self._dropout, self.training)
             pooled_Bhd = weight_BhL @ history_BLD
         values_Bhe = torch.einsum("bhd,hed->bhe", pooled_Bhd, value_hed)
-        # One, but for dropout and for rows that have nothing.
+        # The total is one, except with dropout and for rows without positions.
         total_Bh1 = weight_BhL.sum(-1, keepdim=True)
         values_Bhe = values_Bhe + total_Bh1 * value_bias_D.view(n_heads, -1)
         return self.out_proj(values_Bhe.flatten(1))
@@ -66,13 +66,13 @@ class QueryAttention(MultiHeadWeights):
 class TargetQueryLayer(nn.Module):
     """`t + MHA(query = norm(t), keys = values = h)`, then `t + feed-forward(norm(t))`.
 
-    A decoder layer (Vaswani et al. 2017, arXiv 1706.03762) of one query, without self-attention,
-    with RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) before each part. The history h comes
-    normalised.
+    A decoder layer (Vaswani et al. 2017, arXiv 1706.03762) for one query, without self-attention,
+    with RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) before each part. The history h is
+    already normalised. The parameters are those of `TargetQueryEncoder`.
     """
 
     def __init__(self, dim: int, n_heads: int, feed_forward_dim: int, dropout: float) -> None:
-        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        """Raise `ValueError` if `n_heads` does not divide `dim`."""
         super().__init__()
         self.attention_norm = nn.RMSNorm(dim, _EPSILON)
         self.attention = QueryAttention(dim, n_heads, dropout)
@@ -89,7 +89,7 @@ class TargetQueryLayer(nn.Module):
         self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
     ) -> torch.Tensor:
         """Return the targets `(B, D)`, each with what it found in its history."""
-        # What comes of a product under autocast is short; the residual stream is not.
+        # Autocast shortens the results of products, but not the residual stream.
         target_BD = at_least_float32(target_BD)
         found_BD = self.attention(self.attention_norm(target_BD), history_BLD, mask_BL)
         target_BD = target_BD + self.dropout(found_BD)
@@ -99,21 +99,38 @@ class TargetQueryLayer(nn.Module):
 class TargetQueryEncoder(nn.Module):
     """Layers of `TargetQueryLayer` over the newest `max_history` positions of a history.
 
-    Keys and values are the history after RMSNorm. Its gain is left to the projections of keys and
-    values in each layer, so that the history is normalised once for all layers.
+    Keys and values are the history after RMSNorm. Its gain is left to each layer's projections of
+    keys and values, so that the history is normalised once for all layers.
     """
 
     def __init__(
         self,
         dim: int,
-        *,
         n_layers: int,
         n_heads: int,
         feed_forward_dim: int,
         max_history: int,
         dropout: float = 0.0,
     ) -> None:
-        """Raise `ValueError` where `n_heads` does not divide `dim`."""
+        """Build the layers.
+
+        Parameters
+        ----------
+        dim
+            Width D of targets and history items.
+        n_layers
+            Number of layers.
+        n_heads
+            Attention heads per layer.
+        feed_forward_dim
+            Hidden units of each feed-forward part.
+        max_history
+            Number of newest positions that are read.
+        dropout
+            Rate after attention weights, attention, hidden units and feed-forward.
+
+        Raises `ValueError` if `n_heads` does not divide `dim`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(
             TargetQueryLayer(dim, n_heads, feed_forward_dim, dropout) for _ in range(n_layers)
@@ -142,7 +159,7 @@ class TargetQueryEncoder(nn.Module):
             )
         width = self._widths[-1]
         history_BLD = to_padded(history_TD, offsets, width)
-        return self._through_layers(target_BD, history_BLD, padded_mask(offsets, width))
+        return self._through_layers(target_BD, history_BLD, padded_mask(offsets.diff(), width))
 
     def _through_layers(
         self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor

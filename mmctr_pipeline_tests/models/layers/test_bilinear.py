@@ -1,4 +1,4 @@
-"""The bilinear interaction against torch's own in float64, and in lower formats against itself."""
+"""The bilinear interaction against torch's own in float64, and under autocast against float32."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_bfloat16_under_autocast_is_close_to_float32() -> None:
         assert 0 < (half - full).norm() / full.norm() < 0.01
 
 
-def test_inputs_without_a_gradient_are_taken() -> None:
+def test_inputs_may_have_no_gradient() -> None:
     torch.manual_seed(6)
     layer, theirs = BilinearInteraction(3, 4, 2), nn.Bilinear(3, 4, 2)
     theirs.load_state_dict(layer.state_dict())
@@ -71,5 +71,5 @@ def test_sharing_the_left_side_changes_nothing() -> None:
     layer = BilinearInteraction(6, 4, 5).double()
     left, right = torch.randn(3, 6).double(), torch.randn(7, 4).double()
     row_B = torch.tensor([0, 0, 0, 1, 1, 2, 0])
-    shared = layer.of_shared(left, row_B, right)
+    shared = layer.shared_left(left, row_B, right)
     assert torch.allclose(shared, layer(left[row_B], right), rtol=1e-12)

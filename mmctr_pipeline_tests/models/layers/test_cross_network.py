@@ -28,9 +28,7 @@ def plain(network: CrossNetwork, x_BD: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("n_layers", [1, 3])
 @pytest.mark.parametrize("stairs", [None, STAIRS, Staircase((6,), (4,)), Staircase((2, 6), (9, 4))])
-def test_the_network_is_its_formula_in_result_and_gradients(
-    n_layers: int, stairs: Staircase | None
-) -> None:
+def test_result_and_gradients_equal_the_formula(n_layers: int, stairs: Staircase | None) -> None:
     torch.manual_seed(0)
     network = random_network(n_layers)
     x_BD = stepped(stairs or Staircase.full(6, DIM), DIM)
@@ -43,9 +41,9 @@ def test_the_network_is_its_formula_in_result_and_gradients(
     assert not ours[0][~inside_BD].any()
 
 
-def test_no_rows_give_no_rows_and_no_gradient() -> None:
+def test_an_empty_batch_gives_an_empty_result_and_zero_gradients() -> None:
     network = random_network(2)
-    crossed_BD = network(torch.zeros(0, DIM, dtype=torch.float64), Staircase.of([]))
+    crossed_BD = network(torch.zeros(0, DIM, dtype=torch.float64), Staircase.from_widths([]))
     assert crossed_BD.shape == (0, DIM)
     crossed_BD.sum().backward()
     assert all(bool((parameter.grad == 0).all()) for parameter in network.parameters())
@@ -73,7 +71,7 @@ def test_bfloat16_under_autocast_rounds_products_and_not_states() -> None:
 
 @pytest.mark.bench
 @pytest.mark.parametrize("n_layers", [1, 3])
-def test_fuxictrs_layer_gives_the_same_with_the_same_weights(n_layers: int) -> None:
+def test_fuxictrs_layer_with_the_same_weights_gives_the_same(n_layers: int) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     from fuxictr.pytorch.layers import CrossNetV2
 

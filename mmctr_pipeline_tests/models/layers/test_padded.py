@@ -1,4 +1,4 @@
-"""Padded views and blocks by length against slices of each row."""
+"""Padded views and blocks of similar length against slices of each row."""
 
 import pytest
 import torch
@@ -43,12 +43,12 @@ def test_a_padded_view_holds_the_newest_positions(length: int, spare: int) -> No
     ours = result_and_gradients(lambda: to_padded(values_TD, OFFSETS, length), [values_TD])
     theirs = result_and_gradients(lambda: plain_view(values_TD, length), [values_TD])
     assert_same(ours, theirs, atol=0)
-    mask_BL = padded_mask(OFFSETS, length)
+    mask_BL = padded_mask(OFFSETS.diff(), length)
     assert torch.equal(mask_BL, plain_view(torch.ones(N_REAL, dtype=torch.bool), length))
 
 
 @pytest.mark.parametrize("length", [5, 100])
-def test_the_way_back_gives_each_position_its_vector(length: int) -> None:
+def test_from_padded_returns_each_position_its_vector(length: int) -> None:
     torch.manual_seed(1)
     padded_BLD = torch.randn(N_ROWS, length, DIM, dtype=torch.float64, requires_grad=True)
     number_BL = plain_view(torch.arange(N_REAL) + 1, length)
@@ -79,8 +79,8 @@ class RowEncoder(nn.Module):
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
-@pytest.mark.parametrize("lengths", [(100,), (1, 4, 8, 100), (2, 50, 60, 64)])
-def test_encoding_by_length_equals_one_wide_view(lengths: tuple[int, ...], spare: int) -> None:
+@pytest.mark.parametrize("widths", [(100,), (1, 4, 8, 100), (2, 50, 60, 64)])
+def test_encoding_by_length_equals_one_wide_view(widths: tuple[int, ...], spare: int) -> None:
     torch.manual_seed(2)
     encoder = RowEncoder().double()
     values_TD = random_values(spare)
@@ -95,16 +95,16 @@ def test_encoding_by_length_equals_one_wide_view(lengths: tuple[int, ...], spare
 
     leaves = [values_TD, rows_BD, *encoder.parameters()]
     ours = result_and_gradients(
-        lambda: encode_by_length(encode, values_TD, OFFSETS, lengths), leaves
+        lambda: encode_by_length(encode, values_TD, OFFSETS, widths), leaves
     )
-    view = plain_view(values_TD, lengths[-1])
-    mask = plain_view(torch.ones(N_REAL, dtype=torch.bool), lengths[-1])
+    view = plain_view(values_TD, widths[-1])
+    mask = plain_view(torch.ones(N_REAL, dtype=torch.bool), widths[-1])
     assert_same(ours, result_and_gradients(lambda: encoder(view, mask) + rows_BD, leaves))
-    widths = [min([w for w in lengths if w >= n], default=lengths[-1]) for n in LENGTHS]
-    assert shapes == [(widths.count(w), w) for w in lengths if w in widths]
+    width_of_row = [min([w for w in widths if w >= n], default=widths[-1]) for n in LENGTHS]
+    assert shapes == [(width_of_row.count(w), w) for w in widths if w in width_of_row]
 
 
-@pytest.mark.parametrize("lengths", [(), (8, 4), (4, 4)])
-def test_lengths_that_do_not_ascend_are_refused(lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("widths", [(), (8, 4), (4, 4)])
+def test_widths_that_do_not_ascend_are_refused(widths: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must ascend"):
-        encode_by_length(lambda *block: block[1], torch.zeros(3, 2), torch.tensor([0, 3]), lengths)
+        encode_by_length(lambda *block: block[1], torch.zeros(3, 2), torch.tensor([0, 3]), widths)

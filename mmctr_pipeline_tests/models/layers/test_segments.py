@@ -1,15 +1,18 @@
-"""Reductions over the rows of a ragged batch against padded ones in float64."""
+"""Reductions, softmax and products over the rows of a ragged batch, against padded float64."""
 
 import pytest
 import torch
 
 from mmctr_pipeline.models.layers.segments import (
     Segments,
+    expand_to_positions,
+    row_dots,
     rows_of_positions,
     segment_max,
     segment_mean,
+    segment_softmax,
     segment_sum,
-    spread,
+    weighted_sum,
 )
 from mmctr_pipeline_tests.models.layers.ragged_case import (
     DIM,
@@ -18,14 +21,20 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     N_ROWS,
     SPARE,
     assert_same,
+    masked_softmax,
     offsets_of,
     padded,
+    random_keep,
     random_values,
     result_and_gradients,
 )
 
 LENGTH_B1 = torch.tensor(LENGTHS).unsqueeze(-1)
 MASK_BL1 = (torch.arange(max(LENGTHS)) < LENGTH_B1).unsqueeze(-1)
+
+
+def segments_of(n_positions: int) -> Segments:
+    return Segments.from_offsets(offsets_of(LENGTHS), n_positions)
 
 
 def padded_sum(values_TD: torch.Tensor) -> torch.Tensor:
@@ -51,7 +60,7 @@ def test_reductions_equal_the_padded_form(ragged, plain, spare: int) -> None:
     values_TD = random_values(spare)
     with torch.no_grad():
         values_TD[:N_REAL] = (values_TD[:N_REAL] * 2).round() / 2 - 1  # ties, negative ones too
-    segments = Segments.of(offsets_of(LENGTHS), len(values_TD))
+    segments = segments_of(len(values_TD))
     ours = result_and_gradients(lambda: ragged(values_TD, segments), [values_TD])
     theirs = result_and_gradients(lambda: plain(values_TD), [values_TD])
     assert_same(ours, theirs)
@@ -60,33 +69,117 @@ def test_reductions_equal_the_padded_form(ragged, plain, spare: int) -> None:
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
-def test_spread_repeats_each_row_at_its_positions(spare: int) -> None:
+def test_expansion_repeats_each_row_at_its_positions(spare: int) -> None:
     rows_BD = torch.randn(N_ROWS, DIM, dtype=torch.float64, requires_grad=True)
-    segments = Segments.of(offsets_of(LENGTHS), N_REAL + spare)
     repeated_TD = torch.cat(
         [
             *(row_D.repeat(length, 1) for row_D, length in zip(rows_BD, LENGTHS, strict=True)),
             torch.zeros(spare, DIM, dtype=torch.float64),
         ]
     )
-    ours = result_and_gradients(lambda: spread(rows_BD, segments), [rows_BD])
+    segments = segments_of(N_REAL + spare)
+    ours = result_and_gradients(lambda: expand_to_positions(rows_BD, segments), [rows_BD])
     assert_same(ours, result_and_gradients(lambda: repeated_TD, [rows_BD]))
 
 
 def test_a_sum_of_half_precision_values_is_rounded_once() -> None:
     values_TD = torch.full((1000, 2), 1.0 + 2**-7, dtype=torch.bfloat16)
-    sums_BD = segment_sum(values_TD, Segments.of(torch.tensor([0, 1000]), 1000))
+    sums_BD = segment_sum(values_TD, Segments.from_offsets(torch.tensor([0, 1000]), 1000))
     assert sums_BD.dtype == torch.bfloat16
     assert torch.allclose(sums_BD.float(), torch.tensor(1007.8125), rtol=2**-8)
 
 
-def test_gradients_that_share_memory_are_added_up_right() -> None:
+def test_gradients_that_share_memory_are_summed_correctly() -> None:
     rows_BD = torch.randn(N_ROWS, DIM, requires_grad=True)
-    segments = Segments.of(offsets_of(LENGTHS), N_REAL)
-    spread(rows_BD, segments).sum().backward()
+    expand_to_positions(rows_BD, segments_of(N_REAL)).sum().backward()
     assert torch.equal(rows_BD.grad, LENGTH_B1.float().expand(-1, DIM))
 
 
 def test_rows_of_positions_skips_empty_rows_and_puts_spare_positions_beyond_the_last() -> None:
     assert rows_of_positions(offsets_of([0, 2, 0, 3, 0]), 7).tolist() == [1, 1, 3, 3, 3, 5, 5]
     assert rows_of_positions(offsets_of([0, 0]), 0).tolist() == []
+
+
+def test_ages_count_from_the_newest() -> None:
+    segments = Segments.from_offsets(torch.tensor([0, 3, 3, 5]), 8)
+    assert segments.ages().tolist() == [2, 1, 0, 1, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("spare", [0, SPARE])
+def test_softmax_equals_the_padded_form(spare: int) -> None:
+    torch.manual_seed(1)
+    scores_T = torch.randn(N_REAL + spare, dtype=torch.float64, requires_grad=True)
+    keep_T = random_keep(spare)
+    mask_BL = padded(keep_T)
+    positions_BL = padded(torch.arange(N_REAL) + 1)
+
+    def plain() -> torch.Tensor:
+        weight_BL = masked_softmax(padded(scores_T), mask_BL)
+        return torch.cat([weight_BL[positions_BL > 0], torch.zeros(spare)])
+
+    segments = segments_of(len(scores_T))
+    ours = result_and_gradients(lambda: segment_softmax(scores_T, keep_T, segments), [scores_T])
+    assert_same(ours, result_and_gradients(plain, [scores_T]))
+
+
+def test_softmax_handles_extreme_scores() -> None:
+    scores_T = torch.tensor([1000.0, 1000.0, -1000.0, -1001.0, 3.0], requires_grad=True)
+    segments = Segments.from_offsets(offsets_of([2, 2, 1, 0]), 5)
+    keep_T = torch.tensor([True, True, True, True, False])
+    weights_T = segment_softmax(scores_T, keep_T, segments)
+    expected = [0.5, 0.5, *torch.softmax(torch.tensor([-1000.0, -1001.0]), 0).tolist(), 0.0]
+    assert torch.allclose(weights_T, torch.tensor(expected))
+    weights_T[0].backward()
+    assert bool(torch.isfinite(scores_T.grad).all())
+
+
+def test_softmax_of_half_precision_scores_is_float32() -> None:
+    scores_T = torch.randn(N_REAL, dtype=torch.bfloat16)
+    segments = segments_of(N_REAL)
+    weights_T = segment_softmax(scores_T, segments.is_real, segments)
+    assert torch.equal(weights_T, segment_softmax(scores_T.float(), segments.is_real, segments))
+
+
+@pytest.mark.parametrize("spare", [0, SPARE])
+def test_weighted_sums_equal_the_padded_form(spare: int) -> None:
+    torch.manual_seed(2)
+    values_TD = random_values(spare)
+    weight_T = random_values(spare, 1).detach().squeeze(1).requires_grad_()
+    leaves = [values_TD, weight_T]
+    segments = segments_of(len(values_TD))
+    ours = result_and_gradients(lambda: weighted_sum(values_TD, weight_T, segments), leaves)
+    theirs = result_and_gradients(
+        lambda: torch.einsum("bl,bld->bd", padded(weight_T), padded(values_TD)), leaves
+    )
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("spare", [0, SPARE])
+def test_dot_products_with_the_row_equal_the_plain_form(spare: int) -> None:
+    torch.manual_seed(3)
+    rows_BD = torch.randn(N_ROWS, DIM, dtype=torch.float64, requires_grad=True)
+    values_TD = random_values(spare)
+
+    def plain() -> torch.Tensor:
+        dots = [
+            values_LD @ rows_BD[row]
+            for row, values_LD in enumerate(values_TD[:N_REAL].split(LENGTHS))
+        ]
+        return torch.cat([*dots, torch.zeros(spare, dtype=torch.float64)])
+
+    leaves = [rows_BD, values_TD]
+    segments = segments_of(len(values_TD))
+    ours = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
+    assert_same(ours, result_and_gradients(plain, leaves))
+    assert torch.count_nonzero(ours[2][N_REAL:]) == 0
+
+
+def test_row_dots_and_their_gradients_equal_those_of_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    rows_BD = torch.randn(N_ROWS, DIM, requires_grad=True)
+    values_TD = torch.randn(N_REAL, DIM, requires_grad=True)
+    segments, leaves = segments_of(N_REAL), [rows_BD, values_TD]
+    plain = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
+    assert all(map(torch.equal, found, plain))

@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from mmctr_pipeline.models.layers.distinct_items import DistinctItems
+from mmctr_pipeline.models.batch import DistinctItems
 from mmctr_pipeline.models.layers.segments import Segments
 from mmctr_pipeline.models.layers.similarity import (
     RECENCY,
     LearnedVectors,
-    ages,
     cosines,
     summaries,
 )
@@ -25,7 +24,7 @@ def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
     vectors_UD[0] = 0
     slot_N = torch.randint(0, 9, (len(LENGTHS) + n_positions,))
     items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
-    found_T = cosines(vectors_UD, items, Segments.of(OFFSETS, n_positions))
+    found_T = cosines(vectors_UD, items, Segments.from_offsets(OFFSETS, n_positions))
     place = 0
     for row, length in enumerate(LENGTHS):
         target = vectors_UD[slot_N[row]]
@@ -37,26 +36,21 @@ def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
     assert not found_T[N_REAL:].any()
 
 
-def test_cosines_are_as_fine_under_autocast_as_in_float32() -> None:
+def test_cosines_are_float32_under_autocast() -> None:
     torch.manual_seed(0)
     slot_N = torch.randint(0, 9, (len(LENGTHS) + N_REAL,))
     items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
-    vectors_UD, segments = torch.randn(9, 5), Segments.of(OFFSETS, N_REAL)
+    vectors_UD, segments = torch.randn(9, 5), Segments.from_offsets(OFFSETS, N_REAL)
     with torch.autocast("cpu", torch.bfloat16):
         found_T = cosines(vectors_UD, items, segments)
     assert torch.equal(found_T, cosines(vectors_UD, items, segments))
-
-
-def test_ages_count_from_the_newest() -> None:
-    segments = Segments.of(torch.tensor([0, 3, 3, 5]), 8)
-    assert ages(segments, 8).tolist() == [2, 1, 0, 1, 0, 0, 0, 0]
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
 def test_summaries_are_mean_maximum_last_and_recency_weighted_mean(spare: int) -> None:
     torch.manual_seed(1)
     values_TS = torch.randn(N_REAL + spare, 3, dtype=torch.float64)
-    found_BS = summaries(values_TS, Segments.of(OFFSETS, len(values_TS)))
+    found_BS = summaries(values_TS, Segments.from_offsets(OFFSETS, len(values_TS)))
     for row, values_LS in enumerate(values_TS[:N_REAL].split(LENGTHS)):
         expected = torch.zeros(12, dtype=torch.float64)
         if len(values_LS):

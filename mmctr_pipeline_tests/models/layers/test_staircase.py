@@ -1,4 +1,4 @@
-"""Products that leave zeros out against the products that do not, in float64."""
+"""Products that leave zeros out against the full products, in float64."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from mmctr_pipeline.models.layers.staircase import Staircase, staircase_linear
 from mmctr_pipeline_tests.models.layers.ragged_case import assert_same, result_and_gradients
 
 STAIRS = Staircase((2, 5, 6), (7, 4, 2))
-"""Of six rows, in matrices of nine columns or so."""
+"""Steps of six rows, for matrices of about nine columns."""
 
 
 def stepped(stairs: Staircase, dim: int) -> torch.Tensor:
-    """Return `(B, dim) float64` that differs from zero within `stairs` alone."""
+    """Return `(B, dim) float64` that differs from zero only within `stairs`."""
     x_BD = torch.zeros(stairs.row_ends[-1], dim, dtype=torch.float64)
     start = 0
     for end, width in zip(stairs.row_ends, stairs.widths, strict=True):
@@ -23,9 +23,7 @@ def stepped(stairs: Staircase, dim: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("stairs", [STAIRS, Staircase.full(6, 9), Staircase((6,), (4,))])
-def test_a_product_and_its_gradients_are_those_of_the_whole(
-    stairs: Staircase, biased: bool
-) -> None:
+def test_a_product_and_its_gradients_equal_the_full_ones(stairs: Staircase, biased: bool) -> None:
     torch.manual_seed(0)
     x_BI = stepped(stairs, 9)
     inside_BI = x_BI.detach() != 0
@@ -38,7 +36,7 @@ def test_a_product_and_its_gradients_are_those_of_the_whole(
     assert_same(ours, theirs)
 
 
-def test_what_stands_outside_of_the_staircase_is_not_read() -> None:
+def test_values_outside_the_staircase_are_not_read() -> None:
     torch.manual_seed(1)
     x_BI, weight_OI = stepped(STAIRS, 9).detach(), torch.randn(3, 9, dtype=torch.float64)
     noisy_BI = torch.where(x_BI == 0, torch.nan, x_BI)
@@ -46,7 +44,7 @@ def test_what_stands_outside_of_the_staircase_is_not_read() -> None:
     assert torch.allclose(product_BO, x_BI @ weight_OI.T, atol=1e-12, rtol=0)
 
 
-def test_autocast_gives_its_own_format_and_float32_gradients() -> None:
+def test_results_have_autocasts_format_and_gradients_are_float32() -> None:
     torch.manual_seed(2)
     x_BI = stepped(STAIRS, 9).detach().float().requires_grad_()
     weight_OI, bias_O = torch.randn(3, 9, requires_grad=True), torch.randn(3, requires_grad=True)
@@ -61,18 +59,18 @@ def test_autocast_gives_its_own_format_and_float32_gradients() -> None:
     assert torch.allclose(weight_OI.grad[0], x_BI.detach().sum(0), atol=0.05)
 
 
-def test_many_rows_of_a_width_make_a_step_and_few_join_the_wider_one() -> None:
+def test_many_rows_of_a_width_form_a_step_and_few_join_the_wider_one() -> None:
     wide, narrow = [9] * 1000, [3] * 1000
-    assert Staircase.of(wide + narrow) == Staircase((1000, 2000), (9, 3))
-    assert Staircase.of([*wide, 8, *narrow]) == Staircase((1001, 2001), (9, 3))
-    assert Staircase.of([9, 8, 8, 7]) == Staircase((4,), (9,))
-    assert Staircase.of([]) == Staircase((), ())
+    assert Staircase.from_widths(wide + narrow) == Staircase((1000, 2000), (9, 3))
+    assert Staircase.from_widths([*wide, 8, *narrow]) == Staircase((1001, 2001), (9, 3))
+    assert Staircase.from_widths([9, 8, 8, 7]) == Staircase((4,), (9,))
+    assert Staircase.from_widths([]) == Staircase((), ())
 
 
 def test_no_row_is_cut() -> None:
     torch.manual_seed(3)
     widths = torch.randint(0, 40, (3000,)).sort(descending=True).values.tolist()
-    stairs = Staircase.of(widths)
+    stairs = Staircase.from_widths(widths)
     assert len(stairs.widths) > 3
     assert list(stairs.widths) == sorted(stairs.widths, reverse=True)
     start = 0
@@ -82,6 +80,6 @@ def test_no_row_is_cut() -> None:
     assert start == 3000
 
 
-def test_rows_that_are_not_sorted_are_refused() -> None:
+def test_unsorted_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="sorted by falling width"):
-        Staircase.of([3, 2, 4])
+        Staircase.from_widths([3, 2, 4])

@@ -1,4 +1,4 @@
-"""The target-query encoder against torch's own attention on padded histories."""
+"""The target-query encoder against torch's attention on padded histories."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def random_targets() -> torch.Tensor:
 def plain(
     encoder: TargetQueryEncoder, target_BD: torch.Tensor, history_TD: torch.Tensor, newest: int
 ) -> torch.Tensor:
-    """Each row alone, with torch's attention wherever there is a history."""
+    """Compute each row alone, with torch's attention for rows that have a history."""
     histories = history_TD[: sum(LENGTHS)].split(LENGTHS)
     rows = []
     for t, history in zip(target_BD.split(1), histories, strict=True):
@@ -87,7 +87,7 @@ def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     assert not some_B.all()
 
     def plain() -> torch.Tensor:
-        # Torch's own gives NaN for a row without positions; ours gives the output bias there.
+        # For a row without positions torch gives NaN, and ours the output bias.
         history_BLD = padded(history_TD)[some_B]
         query_B1D, masked_BL = query_BD[some_B].unsqueeze(1), ~mask_BL[some_B]
         attended, _ = theirs(query_B1D, history_BLD, history_BLD, key_padding_mask=masked_BL)
@@ -103,7 +103,7 @@ def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     )
 
 
-def test_the_attention_starts_as_torchs_own() -> None:
+def test_the_attention_is_initialised_as_torchs_own() -> None:
     torch.manual_seed(4)
     ours = QueryAttention(DIM, 2).state_dict()
     theirs = nn.MultiheadAttention(DIM, 2).state_dict()
@@ -113,7 +113,7 @@ def test_the_attention_starts_as_torchs_own() -> None:
         assert float(weight.abs().max()) == pytest.approx(float(theirs[name].abs().max()), rel=0.2)
 
 
-def test_dropout_is_for_training_alone() -> None:
+def test_dropout_applies_in_training_only() -> None:
     torch.manual_seed(2)
     encoder, target_BD, history_TD = an_encoder(dropout=0.5), random_targets(), random_values(0)
     assert not torch.equal(*(encoder(target_BD, history_TD, OFFSETS) for _ in range(2)))
@@ -133,7 +133,7 @@ def test_attention_weights_are_dropped_one_by_one() -> None:
     assert found_BD[:, 0].unique().tolist() == [0.0, 1.0, 2.0]
 
 
-def test_a_layer_drops_what_is_found_hidden_units_and_what_they_make() -> None:
+def test_a_layer_drops_attention_hidden_units_and_feed_forward() -> None:
     torch.manual_seed(6)
     layer = TargetQueryLayer(DIM, n_heads=1, feed_forward_dim=5, dropout=0.5)
     for name, parameter in layer.named_parameters():
@@ -142,7 +142,7 @@ def test_a_layer_drops_what_is_found_hidden_units_and_what_they_make() -> None:
             nn.init.ones_(parameter)
     nothing_BLD, mask_BL = torch.zeros(2000, 1, DIM), torch.ones(2000, 1, dtype=torch.bool)
     found_BD = layer(torch.zeros(2000, DIM), nothing_BLD, mask_BL)
-    # What is found is 0 or 2, each of five hidden units too, and their sum is doubled or dropped.
+    # Attention gives 0 or 2, as does each of five hidden units; their sum is doubled or dropped.
     assert found_BD.unique().tolist() == list(range(0, 24, 2))
     assert layer.eval()(torch.zeros(1, DIM), nothing_BLD[:1], mask_BL[:1]).unique().tolist() == [6]
 
@@ -158,7 +158,7 @@ def test_bfloat16_autocast_stays_near_float64() -> None:
 
 
 @torch.no_grad()
-def test_a_short_history_is_lifted_before_scores_and_softmax() -> None:
+def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> None:
     torch.manual_seed(4)
     encoder = an_encoder().float()
     target_BD, history_TD = random_targets().float(), random_values(0).bfloat16()
@@ -168,7 +168,7 @@ def test_a_short_history_is_lifted_before_scores_and_softmax() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_on_cuda_the_encoder_gives_the_same() -> None:
+def test_the_encoder_gives_the_same_on_cuda() -> None:
     torch.manual_seed(5)
     encoder, target_BD, history_TD = an_encoder(), random_targets(), random_values(SPARE)
     expected_BD = encoder(target_BD, history_TD, OFFSETS)

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.models.layers.transformer import (
+    Rectangles,
     SelfAttention,
     TransformerEncoder,
     TransformerLayer,
@@ -45,7 +46,7 @@ def torchs_own(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerEnco
 def plain(
     theirs: nn.TransformerEncoder, values_TD: torch.Tensor, ignored_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Return torch's result at the positions, those of `ignored_BL` being hidden from all."""
+    """Return torch's result at the positions, with those of `ignored_BL` masked."""
     # Rows without positions are left out: torch gives NaN for them.
     encoded_BLD = theirs(padded(values_TD)[FILLED_B], src_key_padding_mask=ignored_BL[FILLED_B])
     return encoded_BLD[MASK_BL[FILLED_B]]
@@ -53,7 +54,7 @@ def plain(
 
 @pytest.mark.parametrize("spare", [0, SPARE])
 @pytest.mark.parametrize("n_heads", [1, 3])
-def test_results_and_gradients_are_those_of_torchs_own(n_heads: int, spare: int) -> None:
+def test_results_and_gradients_equal_torchs_own(n_heads: int, spare: int) -> None:
     torch.manual_seed(0)
     ours, values_TD = encoder(n_heads), random_values(spare)
     theirs = torchs_own(ours, n_heads)
@@ -69,23 +70,23 @@ def test_results_and_gradients_are_those_of_torchs_own(n_heads: int, spare: int)
     )
 
 
-def test_an_inverted_mask_is_told_from_the_right_one() -> None:
+def test_an_inverted_mask_gives_another_result() -> None:
     torch.manual_seed(1)
     ours, values_TD = encoder(), random_values(0).detach()
     theirs = torchs_own(ours)
     encoded_TD = ours(values_TD, OFFSETS, max(LENGTHS))
     assert torch.allclose(encoded_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
-    # The longest row has no padding; torch gives NaN where the inverted mask hides all of it.
+    # The longest row has no padding; an inverted mask would hide all of it, and torch give NaN.
     inverted_TD = plain(theirs, values_TD, MASK_BL & (torch.tensor(LENGTHS) < 100)[:, None])
     assert (encoded_TD - inverted_TD).abs().max() > 1e-2
 
 
-def test_padding_to_one_width_gives_the_same() -> None:
+def test_padding_to_one_width_changes_nothing() -> None:
     torch.manual_seed(2)
     layer, values_TD = encoder(2).layers[0], random_values(SPARE)
     results = [
         result_and_gradients(
-            lambda lengths=lengths: layer(values_TD, OFFSETS, 100, lengths)[:N_REAL],
+            lambda lengths=lengths: layer(values_TD, Rectangles(OFFSETS, 100, lengths))[:N_REAL],
             [values_TD, *layer.parameters()],
         )
         for lengths in (LENGTHS, None)
@@ -101,7 +102,8 @@ def test_rows_without_positions_give_no_result_and_finite_gradients(
     layer = encoder().layers[0]
     values_TD = torch.randn(4, DIM, dtype=torch.float64)
     empty = torch.zeros(3, dtype=torch.int64)
-    encoded_TD = layer(values_TD, empty, 5, None if lengths is None else [0, 0])
+    rows = Rectangles(empty, 5, None if lengths is None else [0, 0])
+    encoded_TD = layer(values_TD, rows)
     assert encoded_TD.shape == (4, DIM)
     encoded_TD.sum().backward()
     gradients = [p.grad for p in layer.parameters() if p.grad is not None]
@@ -109,7 +111,7 @@ def test_rows_without_positions_give_no_result_and_finite_gradients(
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-def test_dropout_is_of_training_alone() -> None:
+def test_dropout_applies_in_training_only() -> None:
     torch.manual_seed(4)
     ours, values_TD = encoder(dropout=0.5), random_values(0).detach()
     first_TD, second_TD = (ours(values_TD, OFFSETS, 100) for _ in range(2))
@@ -125,9 +127,8 @@ def test_each_dropout_of_a_layer_drops() -> None:
     torch.manual_seed(6)
     n_rows = 2000
     values_TD = torch.randn(n_rows, DIM)
-    offsets, lengths = torch.arange(n_rows + 1), [1] * n_rows
-    of_weights = SelfAttention(DIM, 1, 0.5)
-    attended_TD = of_weights(values_TD, offsets, 1, lengths)
+    rows = Rectangles(torch.arange(n_rows + 1), 1, [1] * n_rows)
+    attended_TD = SelfAttention(DIM, 1, 0.5)(values_TD, rows)
     assert float((attended_TD == 0).all(1).double().mean()) == pytest.approx(0.5, abs=0.05)
 
     layer = TransformerLayer(DIM, 1, 1, 0.5)
@@ -135,7 +136,7 @@ def test_each_dropout_of_a_layer_drops() -> None:
         nn.init.zeros_(parameter)
     nn.init.ones_(layer.norm1.weight)
     nn.init.ones_(layer.norm2.weight)
-    unmoved_TD = layer(values_TD, offsets, 1, lengths)
+    unmoved_TD = layer(values_TD, rows)
 
     def share_of_unmoved(results_TD: torch.Tensor) -> float:
         same_T = torch.isclose(results_TD, unmoved_TD, atol=1e-4).all(1)
@@ -145,13 +146,13 @@ def test_each_dropout_of_a_layer_drops() -> None:
     for bias_D in (layer.self_attn.out_proj.bias, layer.linear2.bias):
         nn.init.zeros_(bias_D)
         bias_D.data[0] = 3.0
-        moved_TD = layer(values_TD, offsets, 1, lengths)
+        moved_TD = layer(values_TD, rows)
         assert share_of_unmoved(moved_TD) == pytest.approx(0.5, abs=0.05)
         nn.init.zeros_(bias_D)
     # One hidden unit to one dimension: dropped before or after.
     nn.init.ones_(layer.linear1.bias)
     layer.linear2.weight.data[0] = 3.0
-    moved_TD = layer(values_TD, offsets, 1, lengths)
+    moved_TD = layer(values_TD, rows)
     assert share_of_unmoved(moved_TD) == pytest.approx(0.75, abs=0.05)
 
 
