@@ -35,15 +35,15 @@ def ours(folder: Path) -> Encode:
     """Encode as the pipeline does, without the vector store."""
     from mmctr_pipeline.encoders.clip import load_clip
     from mmctr_pipeline.encoders.config import ImageEncoderConfig
-    from mmctr_pipeline.encoders.image.encoder import ImageEncoder
+    from mmctr_pipeline.encoders.image.inference import ImageEncoder
     from mmctr_pipeline.encoders.sources import locate_image_model
 
     clip = load_clip(locate_image_model(f"local-dir:{folder / 'model'}"), "cpu")
     encoder = ImageEncoder(clip, ImageEncoderConfig(), "cpu")
 
     def encode(paths: Sequence[Path]) -> np.ndarray:
-        contents = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
-        return encoder.encode(paths, contents).vectors
+        digests = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
+        return encoder.encode(paths, digests).vectors
 
     return encode
 

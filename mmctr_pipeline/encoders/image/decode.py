@@ -1,49 +1,33 @@
-"""Reading one image file, or saying in a few words why it cannot be read."""
+"""Read and decode image files, or say in a few words why a file is unreadable."""
 
 import contextlib
 import errno
 import io
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from mmctr_pipeline.encoders.image.colours import as_colour
-from mmctr_pipeline.encoders.image.formats import cut_short, picture_format
-from mmctr_pipeline.encoders.image.pixels import PixelSpec, fitted
+from mmctr_pipeline.encoders.image.formats import is_cut_short, picture_format
+from mmctr_pipeline.encoders.image.pixels import PixelSpec, as_colour, fitted
 
-# Pillow's own limit, kept here so that it holds wherever another library has lifted Pillow's.
+# Pillow's own limit, repeated here so that it holds even if another library lifts Pillow's.
 MAX_PIXELS = 89_478_485
 
 # Three bytes for each of so many pixels: no honest file is larger.
 MAX_BYTES = 3 * MAX_PIXELS
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this many times the model's size remains.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if at least this many times the size that the
+# caller needs remains.
 OVERSAMPLING = 2
 
-# Opened by these classes, not by Image.open, which tries other formats too, counts pixels only
-# after opening and warns of each file above its limit.
-_READERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "WEBP": WebPImageFile,
-    "GIF": GifImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "AVIF": AvifImageFile,
-}
+_READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# How to set a picture upright, by its EXIF orientation; from 5 on, width and height change places.
+# How to turn a picture upright, by its EXIF orientation. From 5 on, width and height change places.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -56,9 +40,12 @@ _TURNS = {
 _LEFT_WAS_FAR_END = (2, 3, 6, 7)
 _TOP_WAS_FAR_END = (3, 4, 7, 8)
 
+Size = tuple[int, int]
+Box = tuple[float, float, float, float]
+
 
 class UnreadableImageError(ValueError):
-    """The file is no image that can be used; `reason` is one of a few fixed phrases."""
+    """The file is not a usable image; `reason` is one of a few fixed phrases."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -66,9 +53,9 @@ class UnreadableImageError(ValueError):
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what the file holds, at least one byte; raises `UnreadableImageError`.
+    """Return the content of a file, at least one byte; raises `UnreadableImageError`.
 
-    Only regular files are opened: a pipe or a device could wait for ever.
+    Opens only regular files, as a pipe or a device could block forever.
     """
     try:
         status = path.stat()
@@ -86,9 +73,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
-    """Return the picture as a model wants it before normalisation, `(H, W, 3) uint8`.
+    """Return the picture at the model's size, before normalisation, `(H, W, 3) uint8`.
 
-    Equal to the bit to what open_clip makes of the file, but for three things:
+    Equal to the bit to what open_clip makes of the file, with three exceptions:
 
     - An EXIF orientation is applied first (open_clip ignores it), as by `ImageOps.exif_transpose`.
     - A JPEG of at least `2 * OVERSAMPLING` times the model's size is decoded at 1/2, 1/4 or 1/8 of
@@ -96,65 +83,89 @@ def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
       below 2 on finer textures with grain.
     - Transparency, palettes and more than 8 bits: see `as_colour`.
 
-    Of an animation the first picture counts. `path` only names the file in the error. Damaged
-    content raises `UnreadableImageError` and nothing else; format and size are taken from the
-    header before anything is decoded. May be called from several threads at once.
+    Takes the first picture of an animation. `path` only names the file in errors. Damaged content
+    raises `UnreadableImageError` and nothing else; format and size are checked in the header
+    before decoding. Thread-safe.
     """
-    with _saying_why(content, path):
-        image = _opened(content, path)
-        width, height = image.size
-        covered = _scale_down(image, spec)
-        image.load()
-        orientation = _orientation(image)
-        picture = as_colour(image)
-    if covered is None:
-        # Only now: TIFF turns itself upright while it loads.
-        width, height = picture.size
-        covered = picture.size
-    if orientation in _TURNS:
-        picture = picture.transpose(_TURNS[orientation])
-    if orientation >= 5:
-        width, height = height, width
-        covered = covered[1], covered[0]
-    resized = spec.resized(width, height)
+    picture, box, size = _upright(content, path, spec.resized)
+    resized = spec.resized(*size)
     if resized[0] * resized[1] > MAX_PIXELS:
         raise UnreadableImageError(path, "too long and narrow")
-    # Where a size is no multiple of the scale, the last column and row show less than the others.
-    left = picture.width - covered[0] if orientation in _LEFT_WAS_FAR_END else 0
-    top = picture.height - covered[1] if orientation in _TOP_WAS_FAR_END else 0
-    box = (left, top, left + covered[0], top + covered[1])
     return fitted(picture, box, resized, spec)
+
+
+def open_cover(path: Path, within: int | None = None) -> Image.Image:
+    """Return an image file as an upright RGB picture, scaled to fit a square of `within` pixels.
+
+    Without `within` the picture keeps its size. Like `decode`, reads a large JPEG at a fraction of
+    its size. Raises `UnreadableImageError`.
+    """
+
+    def scaled(width: int, height: int) -> Size:
+        ratio = max(width, height) / within if within else 1
+        return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+    picture, box, size = _upright(read_bytes(path), path, scaled)
+    return picture.convert("RGB").resize(scaled(*size), box=box)
 
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings (of corrupt metadata, above all) to itself, in all threads.
+    """Silence Pillow's warnings (mostly about corrupt metadata) in all threads.
 
-    For whoever starts the threads that decode: Python's warning filters belong to the process, so
-    that a thread that changed them for itself would change them under the others.
+    Enter it before starting the threads that decode: Python's warning filters are global, so a
+    thread that changed them would change them for the others.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
+def _upright(
+    content: bytes, path: Path, needed: Callable[[int, int], Size]
+) -> tuple[Image.Image, Box, Size]:
+    """Decode a picture and turn it upright.
+
+    Returns the picture (mode RGB, L or CMYK), the box (left, top, right, bottom) of it that shows
+    the whole image, and the full (width, height) of the image. The picture of a large JPEG may be
+    smaller: it has at least `OVERSAMPLING` times the size that `needed` returns for the full size.
+    Its box can end within a pixel, as the last column and row cover less than the others where the
+    size is not a multiple of the scale.
+    """
+    with _naming_reason(content, path):
+        image = _opened(content, path)
+        size: Size = image.size
+        covered = _scale_down(image, needed)
+        image.load()
+        orientation = _orientation(image)
+        picture = as_colour(image)
+    if covered is None:
+        # Only now, as TIFF turns itself upright while it loads.
+        size = covered = picture.size
+    if orientation in _TURNS:
+        picture = picture.transpose(_TURNS[orientation])
+    if orientation >= 5:
+        size, covered = size[::-1], covered[::-1]
+    left = picture.width - covered[0] if orientation in _LEFT_WAS_FAR_END else 0
+    top = picture.height - covered[1] if orientation in _TOP_WAS_FAR_END else 0
+    return picture, (left, top, left + covered[0], top + covered[1]), size
+
+
 @contextlib.contextmanager
-def _saying_why(content: bytes, path: Path) -> Iterator[None]:
-    """Turn whatever Pillow raises into `UnreadableImageError`."""
+def _naming_reason(content: bytes, path: Path) -> Iterator[None]:
+    """Turn anything that Pillow raises into `UnreadableImageError`."""
     try:
         yield
-    except UnreadableImageError:
+    except (UnreadableImageError, MemoryError):
+        # Lack of memory is no fault of the file, which must not be stored as unreadable.
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(path, "too many pixels") from error
-    except MemoryError:
-        # No fault of the file, which would be remembered as unreadable.
-        raise
     except Exception as error:
-        # Decoders fed with damaged bytes let out almost any exception, and one bad file among
-        # thousands must not end the others; the reason is counted and listed by the caller.
+        # Decoders raise almost any exception on damaged bytes, and one bad file among thousands
+        # must not stop the others; the caller counts and lists the reasons.
         name = picture_format(content) or ""
-        truncated = "truncated" in str(error).lower() or cut_short(content, name)
+        truncated = "truncated" in str(error).lower() or is_cut_short(content, name)
         raise UnreadableImageError(path, "truncated" if truncated else "damaged") from error
 
 
@@ -163,47 +174,52 @@ def _opened(content: bytes, path: Path) -> ImageFile.ImageFile:
     name = picture_format(content)
     if name is None:
         raise UnreadableImageError(path, "not an image")
-    if name not in _READERS:
+    if name not in _READABLE:
         raise UnreadableImageError(path, f"format not supported: {name}")
-    image = _READERS[name](io.BytesIO(content))
+    # Unlike Image.open, this neither tries other formats nor warns of each file above its limit.
+    Image.init()
+    image = Image.OPEN[name][0](io.BytesIO(content), "")
     if image.width * image.height > MAX_PIXELS:
         raise UnreadableImageError(path, "too many pixels")
     return image
 
 
-def _scale_down(image: ImageFile.ImageFile, spec: PixelSpec) -> tuple[float, float] | None:
-    """Have a large JPEG decoded at a fraction of its size.
+def _scale_down(
+    image: ImageFile.ImageFile, needed: Callable[[int, int], Size]
+) -> tuple[float, float] | None:
+    """Make a large JPEG decode at a fraction of its size.
 
-    Returns the size (width, height) that the picture covers of what will be loaded, in fractions of
-    a pixel, or None for other formats.
+    Returns the (width, height) in loaded pixels that show the whole image, or None for other
+    formats.
     """
     if not isinstance(image, JpegImageFile):
         return None
-    turned = _orientation(image) >= 5
-    width, height = spec.resized(*(image.size[::-1] if turned else image.size))
-    if turned:
-        width, height = height, width
+    if _orientation(image) >= 5:
+        height, width = needed(image.height, image.width)
+    else:
+        width, height = needed(image.width, image.height)
     drafted = image.draft(None, (OVERSAMPLING * width, OVERSAMPLING * height))
     return None if drafted is None else (drafted[1][2], drafted[1][3])
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    """Return the EXIF orientation, 1 (upright) if it is missing or unreadable."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except MemoryError:
         raise
     except Exception:
-        # The picture may be sound beside any damage to what is said about it.
+        # The picture itself may be intact even if its metadata is damaged.
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
 
 
 def _system_reason(error: OSError) -> str:
-    if error.errno == errno.ENOENT:
-        return "a link to nothing"
-    if error.errno == errno.ELOOP:
-        return "a link in a circle"
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "no permission to read"
-    return f"cannot be read: {errno.errorcode.get(error.errno or 0, error.errno)}"
+    known = {
+        errno.ENOENT: "a link to nothing",
+        errno.ELOOP: "a link in a circle",
+        errno.EACCES: "no permission to read",
+        errno.EPERM: "no permission to read",
+    }
+    code = error.errno or 0
+    return known.get(code, f"cannot be read: {errno.errorcode.get(code, error.errno)}")

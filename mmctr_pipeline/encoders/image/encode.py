@@ -1,4 +1,4 @@
-"""Cover images become vectors, of which only those not yet in the vector store are encoded."""
+"""Encode cover images; only those that the vector store lacks go through the model."""
 
 import collections
 import dataclasses
@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,11 @@ from mmctr_pipeline.data.discovery import IMAGE_FOLDERS, DataNotFoundError, Imag
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
-from mmctr_pipeline.encoders.given import take_given
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pillow, read_bytes
-from mmctr_pipeline.encoders.image.encoder import ImageEncoder, in_threads, n_cores
-from mmctr_pipeline.encoders.parity import parity
+from mmctr_pipeline.encoders.image.inference import ImageEncoder, in_threads, n_cores
 from mmctr_pipeline.encoders.sources import locate_image_model
-from mmctr_pipeline.encoders.store.vector_store import Shard, StoreResult, VectorStore
+from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
+from mmctr_pipeline.encoders.vector_tables import encoded_table, given_table
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
 
@@ -31,17 +29,15 @@ logger = logging.getLogger(__name__)
 
 MISSING = "no file"
 
-# Some ten seconds' work on two cores to lose at most.
+# About ten seconds of work on two cores to lose at most.
 SHARD_IMAGES = 256
 
-PROBLEM_SCHEMA = pa.schema(
-    [("item_id", pa.int32()), ("path", pa.string()), ("reason", pa.string())]
-)
+_PROBLEMS = pa.schema([("item_id", pa.int32()), ("path", pa.string()), ("reason", pa.string())])
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoding:
-    """The vectors, and what went wrong on the way.
+    """The vectors, and the images that gave none.
 
     `problems` has `item_id`, `path` and `reason` (`MISSING`, or why the file cannot be read), one
     row per item whose image was looked for and gave no vector, ids ascending.
@@ -59,19 +55,34 @@ def encode_images(
     store: VectorStore,
     given: VectorTable | None = None,
 ) -> ImageEncoding:
-    """Return one float32 vector per item of `item_id` (`(M,)` ascending), not normalised.
+    """Return one float32 vector per item, in the order of `item_id`, not normalised.
 
-    Equal files are encoded once, and what `store` remembers not at all. An item whose image is
-    missing or unreadable keeps its row: zeros, `present` False, a line in `problems`. Source
-    `none` masks every item (one column of zeros). Raises `DataNotFoundError` where there is no
-    image folder or not one image could be matched, `ValueError` where not one could be decoded,
-    `ModelNotFoundError`, `ImageChangedError`.
+    Equal files are encoded once. An item whose image is missing or unreadable gets zeros,
+    `present` False, and a row in `problems`. Source `none` masks every item (one column of zeros).
+    Raises `DataNotFoundError` if there is no image folder or no image matches an item,
+    `ValueError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
+
+    Parameters
+    ----------
+    item_id
+        The items, `(M,)` ascending.
+    images
+        Where the images are.
+    config
+        Model and precision.
+    device
+        Where the model runs.
+    store
+        Encodings of earlier runs; new ones are added.
+    given
+        The vectors to return with `source: given`, aligned to the items.
     """
     item_id = np.asarray(item_id, dtype=np.int32)
     if config.source == "given":
-        return ImageEncoding(take_given(item_id, given, config.column), _problems([]))
+        table = given_table(item_id, given, config.column)
+        return ImageEncoding(table, _PROBLEMS.empty_table())
     if config.source == "none":
-        return ImageEncoding(_masked(item_id), _problems([]))
+        return ImageEncoding(_masked(item_id), _PROBLEMS.empty_table())
     if images is None:
         raise DataNotFoundError(
             f"the data set has no folder of cover images (looked for {', '.join(IMAGE_FOLDERS)}). "
@@ -80,95 +91,52 @@ def encode_images(
         )
     keep_freed_memory()
     start = time.monotonic()
-    paths = _paths(item_id, images)
-    clip = load_clip(locate_image_model(config.model), device)
-    encoder = ImageEncoder(clip, config, device)
-    logger.info(
-        f"image encoder {clip.located.name} from {clip.located.source}, "
-        f"{encoder.precision} on {device}"
-    )
-    contents, reasons = _contents(paths)
-    remembered = _get_or_encode(paths, contents, encoder, store)
-    row_of_content = list(contents)
-    for position, reason in remembered.reasons.items():
-        reasons[row_of_content[position]] = reason
-    if len(reasons) == len(paths):
-        raise ValueError(
-            f"not one of the {len(paths):,} images in {images.folder} can be read: "
-            f"{_tally(reasons.values())}. Fix: check the files, or use the preset text_only"
-        )
-    vectors = np.zeros((len(item_id), remembered.vectors.shape[1]), dtype=np.float32)
-    vectors[row_of_content] = remembered.vectors
-    n_unreadable = len(reasons)
-    reasons |= {row: MISSING for row in range(len(item_id)) if row not in paths}
-    present = np.ones(len(item_id), dtype=bool)
-    present[list(reasons)] = False
-    tally = _tally(reasons.values())
-    if reasons:
-        logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
-    provenance = {
-        "encoder": "open_clip",
-        "config": config.to_mapping(),
-        "model_source": clip.located.source,
-        "weights_sha256": clip.image_weights_hash(),
-        "device": str(device),
-        "precision": encoder.precision,
-        "parity": parity(remembered.notes),
-        "counts": {
-            "items": len(item_id),
-            "encoded": remembered.n_encoded,
-            "reused": remembered.n_reused,
-            "missing": len(reasons) - n_unreadable,
-            "unreadable": n_unreadable,
-            "reasons": tally,
-        },
-        "seconds": round(time.monotonic() - start, 3),
-    }
-    problems = [
-        (int(item_id[row]), str(images.path(int(item_id[row]))), reasons[row])
-        for row in sorted(reasons)
-    ]
-    table = VectorTable(item_id, vectors, present, encoder.identity, provenance)
-    by_encoder = {"mmctr.identity": encoder.identity}
-    return ImageEncoding(table, _problems(problems).replace_schema_metadata(by_encoder))
-
-
-def _get_or_encode(
-    paths: dict[int, Path],
-    contents: dict[int, bytes],
-    encoder: ImageEncoder,
-    store: VectorStore,
-) -> StoreResult:
-    """Return the vectors of `contents` (by row, as `paths`), encoding what is not remembered."""
-    rows = np.array(list(contents), dtype=np.int64)
+    paths = _existing(item_id, images)
+    encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
+    logger.info(f"image encoder {encoder.info}")
+    digests, reasons = _digests(paths)
+    rows = list(digests)
 
     def encode_shard(positions: np.ndarray) -> Shard:
-        chosen = rows[positions].tolist()
-        shard = encoder.encode([paths[row] for row in chosen], [contents[row] for row in chosen])
-        reasons = {int(positions[place]): reason for place, reason in shard.reasons.items()}
-        return dataclasses.replace(shard, reasons=reasons)
+        chosen = [rows[at] for at in positions]
+        return encoder.encode([paths[row] for row in chosen], [digests[row] for row in chosen])
 
     with quiet_pillow():
-        return store.get_or_encode(
-            encoder.identity,
-            list(contents.values()),
+        result = store.get_or_encode(
+            encoder.info.identity,
+            list(digests.values()),
             encode_shard,
             shard_size=SHARD_IMAGES,
-            # What an older Pillow could not read, a newer one may.
+            # A newer Pillow may read what an older one could not.
             reader=f"pillow {PIL.__version__}",
             unit="images",
         )
+    reasons |= {rows[position]: reason for position, reason in result.reasons.items()}
+    if len(reasons) == len(paths):
+        raise ValueError(
+            f"none of the {len(paths):,} images in {images.folder} can be read: "
+            f"{_tally(reasons)}. Fix: check the files, or use the preset text_only"
+        )
+    n_unreadable = len(reasons)
+    reasons |= {row: MISSING for row in range(len(item_id)) if row not in paths}
+    tally = _tally(reasons)
+    if reasons:
+        logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
+    n_missing = len(reasons) - n_unreadable
+    counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
+    table = encoded_table(item_id, np.array(rows), result, encoder.info, config, counts, start)
+    return ImageEncoding(table, _problems(item_id, images, reasons, encoder.info.identity))
 
 
-def _paths(item_id: np.ndarray, images: ImageIndex) -> dict[int, Path]:
-    """Return the path of each row that has one, be it a file or what only bears its name."""
-    matched = images.match(item_id)
-    paths = {row: images.path(int(item_id[row])) for row in range(len(item_id))}
-    return {row: path for row, path in paths.items() if matched[row] or os.path.lexists(path)}
+def _existing(item_id: np.ndarray, images: ImageIndex) -> dict[int, Path]:
+    """Return the path of each row that has one, whether or not it is a readable file."""
+    is_file = images.match(item_id)
+    paths = {row: images.path(int(item)) for row, item in enumerate(item_id)}
+    return {row: path for row, path in paths.items() if is_file[row] or os.path.lexists(path)}
 
 
-def _contents(paths: dict[int, Path]) -> tuple[dict[int, bytes], dict[int, str]]:
-    """Return the SHA-256 of each readable file by row, and why the other rows have none."""
+def _digests(paths: dict[int, Path]) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Return by row the SHA-256 of each readable file, and why the others cannot be read."""
 
     def digest(path: Path) -> bytes | str:
         try:
@@ -176,24 +144,23 @@ def _contents(paths: dict[int, Path]) -> tuple[dict[int, bytes], dict[int, str]]
         except UnreadableImageError as error:
             return error.reason
 
-    contents: dict[int, bytes] = {}
+    digests: dict[int, bytes] = {}
     reasons: dict[int, str] = {}
-    progress = Progress(logger, "looking which images are new", len(paths), "images")
-    for row, found in zip(
-        paths, in_threads(digest, list(paths.values()), 64 * n_cores()), strict=True
-    ):
-        if isinstance(found, str):
-            reasons[row] = found
+    progress = Progress(logger, "hashing the images", len(paths), "images")
+    found = in_threads(digest, list(paths.values()), 64 * n_cores())
+    for row, either in zip(paths, found, strict=True):
+        if isinstance(either, str):
+            reasons[row] = either
         else:
-            contents[row] = found
+            digests[row] = either
         progress.advance()
-    return contents, reasons
+    return digests, reasons
 
 
 def _masked(item_id: np.ndarray) -> VectorTable:
-    # A fixed-size list needs at least one column.
     return VectorTable(
         item_id=item_id,
+        # A fixed-size list needs at least one column.
         vectors=np.zeros((len(item_id), 1), dtype=np.float32),
         present=np.zeros(len(item_id), dtype=bool),
         identity="none",
@@ -201,10 +168,17 @@ def _masked(item_id: np.ndarray) -> VectorTable:
     )
 
 
-def _tally(reasons: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(collections.Counter(reasons).items()))
+def _tally(reasons: dict[int, str]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(reasons.values()).items()))
 
 
-def _problems(rows: list[tuple[int, str, str]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [(), (), ()]
-    return pa.table(dict(zip(PROBLEM_SCHEMA.names, columns, strict=True)), schema=PROBLEM_SCHEMA)
+def _problems(
+    item_id: np.ndarray, images: ImageIndex, reasons: dict[int, str], identity: str
+) -> pa.Table:
+    rows = sorted(reasons)
+    columns = {
+        "item_id": item_id[rows],
+        "path": [str(images.path(int(item))) for item in item_id[rows]],
+        "reason": [reasons[row] for row in rows],
+    }
+    return pa.table(columns, schema=_PROBLEMS.with_metadata({"mmctr.identity": identity}))

@@ -1,38 +1,38 @@
-"""What a file is by its first bytes, and whether its end is missing."""
+"""Recognise an image format by its first bytes, and files whose end is missing."""
 
 from collections.abc import Callable
 
-# Brands of the ISO base media container, of which AVIF, HEIC and MP4 are all kinds.
+# Brands of the ISO base media container, which AVIF, HEIC and MP4 share.
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
-# The formats that are read stand first; the others are told apart to be named.
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"II+\0", "TIFF"),
-    (b"MM\0+", "TIFF"),
-    (b"BM", "BMP"),
-    (b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
-    (b"\xff\x4f\xff\x51", "JPEG 2000"),
-    (b"\0\0\1\0", "ICO"),
-    (b"8BPS", "PSD"),
-    (b"%PDF", "PDF"),
-)
+# Formats that can be decoded come first; the others are recognised to name them in reasons.
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"BM": "BMP",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\1\0": "ICO",
+    b"8BPS": "PSD",
+    b"%PDF": "PDF",
+}
 
 
 def picture_format(content: bytes) -> str | None:
-    """Return the format's name as Pillow writes it, or None for what is no picture at all.
+    """Return the format's name as Pillow writes it, or None if this is not an image.
 
-    MPO (several JPEG in one file) counts as JPEG: its first picture is one.
+    MPO (several JPEG in one file) counts as JPEG, as its first picture is one.
     """
-    for signature, name in _SIGNATURES:
+    for signature, name in _SIGNATURES.items():
         if content.startswith(signature):
             return name
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -45,13 +45,12 @@ def picture_format(content: bytes) -> str | None:
     return None
 
 
-def cut_short(content: bytes, name: str) -> bool:
+def is_cut_short(content: bytes, name: str) -> bool:
     """Return whether a file of format `name` that could not be decoded lacks its end.
 
-    Only to word the reason: decoders find a missing end themselves, but often call it otherwise.
+    Only used to word the reason: decoders notice a missing end, but often report it otherwise.
     """
-    ends_early = _ENDS_EARLY.get(name)
-    return ends_early is not None and ends_early(content)
+    return name in _ENDS_EARLY and _ENDS_EARLY[name](content)
 
 
 def _container(content: bytes) -> str:
@@ -62,14 +61,11 @@ def _container(content: bytes) -> str:
     return "HEIC" if any(brand in _HEIC_BRANDS for brand in brands) else "MP4"
 
 
-def _webp_ends_early(content: bytes) -> bool:
-    return int.from_bytes(content[4:8], "little") + 8 > len(content)
-
-
 def _tiff_ends_early(content: bytes) -> bool:
-    # The directory stands wherever the header says, mostly at the end.
-    order = "little" if content[:1] == b"I" else "big"
-    return int.from_bytes(content[4:8], order) >= len(content)  # type: ignore[arg-type]
+    # The header gives the position of the directory, which is usually at the end.
+    if content.startswith(b"I"):
+        return int.from_bytes(content[4:8], "little") >= len(content)
+    return int.from_bytes(content[4:8], "big") >= len(content)
 
 
 def _avif_ends_early(content: bytes) -> bool:
@@ -87,7 +83,7 @@ _ENDS_EARLY: dict[str, Callable[[bytes], bool]] = {
     "JPEG": lambda content: b"\xff\xd9" not in content,
     "PNG": lambda content: b"IEND" not in content,
     "GIF": lambda content: not content.endswith(b";"),
-    "WEBP": _webp_ends_early,
+    "WEBP": lambda content: int.from_bytes(content[4:8], "little") + 8 > len(content),
     "TIFF": _tiff_ends_early,
     "AVIF": _avif_ends_early,
 }

@@ -1,4 +1,4 @@
-"""A colour picture becomes the pixels that a model was trained on, to the bit as in open_clip."""
+"""Turn a decoded picture of any mode into a model's input pixels, equal to the bit to open_clip."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,18 @@ from PIL import Image
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
 
+# Values that may mean white in a picture of whole or floating-point numbers.
+_WHITES = (1, 255, 65_535)
+
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """How a model wants its pictures: open_clip's inference preprocessing as a value.
+    """The inference preprocessing of an open_clip model.
 
-    `size` is (height, width) in pixels. `resize_mode` says what is brought to that size: the
-    shortest side (what hangs over is cut off), the longest (what is missing is filled with
-    `fill_color`, 0 to 255) or both (`squash`). `mean` and `std` are per channel, on the scale
-    where white is 1. Raises `ValueError` for a value that open_clip does not know.
+    `size` is (height, width) in pixels. `resize_mode` says what is scaled to that size: the
+    shortest side (what exceeds it is cropped), the longest (what is missing is filled with
+    `fill_color`, 0 to 255) or both (`squash`). `mean` and `std` are per channel, on a scale where
+    white is 1. Raises `ValueError` for a value that open_clip does not know.
     """
 
     size: tuple[int, int]
@@ -30,22 +33,19 @@ class PixelSpec:
     fill_color: int = 0
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"unknown interpolation {self.interpolation!r}; known: {', '.join(INTERPOLATIONS)}"
-            )
-        if self.resize_mode not in RESIZE_MODES:
-            raise ValueError(
-                f"unknown resize_mode {self.resize_mode!r}; known: {', '.join(RESIZE_MODES)}"
-            )
+        known = {"interpolation": tuple(INTERPOLATIONS), "resize_mode": RESIZE_MODES}
+        for name, choices in known.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(choices)}")
         if min(self.size) < 1:
             raise ValueError(f"size must be at least 1 x 1 pixel, not {self.size}")
 
     @classmethod
     def from_open_clip(cls, preprocess_cfg: Mapping[str, Any]) -> "PixelSpec":
-        """Return what `model.visual.preprocess_cfg` of an open_clip model says.
+        """Return the preprocessing in `model.visual.preprocess_cfg` of an open_clip model.
 
-        Like open_clip, takes one number for both sides or all channels, and reads the
+        Like open_clip, accepts one number for both sides or all channels, and reads the
         interpolation `random` (of training) as bicubic.
         """
         size, interpolation = preprocess_cfg["size"], preprocess_cfg["interpolation"]
@@ -60,27 +60,57 @@ class PixelSpec:
         )
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Return (width, height) that a picture is resized to before it is cropped or filled."""
+        """Return (width, height) to which a picture is resized before it is cropped or filled."""
         to_height, to_width = self.size
         if self.resize_mode == "squash":
             return to_width, to_height
         if self.resize_mode == "shortest" and to_height == to_width:
-            # Of the three only this one rounds down.
+            # Only this mode rounds down.
             short = to_width
             if width <= height:
                 return short, int(short * height / width)
             return int(short * width / height), short
         ratios = height / to_height, width / to_width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-        # open_clip gives up where a side comes to zero; one row of pixels is closer to the picture.
+        # open_clip fails where a side would become zero; one row of pixels is closer.
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     @property
     def resampling(self) -> Image.Resampling:
-        """The filter; open_clip has bicubic, whatever is asked, for shortest and no square."""
+        """The filter; for shortest and no square open_clip always uses bicubic."""
         if self.resize_mode == "shortest" and self.size[0] != self.size[1]:
             return Image.Resampling.BICUBIC
         return INTERPOLATIONS[self.interpolation]
+
+
+def as_colour(image: Image.Image) -> Image.Image:
+    """Return `image` in mode RGB, L or CMYK; images in those modes are returned unchanged.
+
+    - Transparent parts are blended over white, the usual background of covers in catalogues: the
+      colour stored beneath them (often black) was never meant to be seen. An opaque picture is not
+      changed.
+    - 16-bit grey keeps its upper 8 bits, as Pillow does with 16-bit colour; its own conversion of
+      grey would clip everything above 255 to white.
+    - 32-bit integers and floating-point numbers do not say what is white: it is the smallest of 1,
+      255 and 65,535 that no value exceeds. Otherwise, and with any negative value, their own range
+      is stretched.
+    - Palette and two-level pictures become colour and grey before they are resized, which would
+      otherwise pick single pixels instead of averaging them.
+
+    Raises `ValueError` if a value is not finite.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _scaled(np.asarray(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        background = Image.new("RGB", image.size, "white")
+        background.paste(image, mask=image.getchannel("A"))
+        return background
+    if image.mode in ("RGB", "L", "CMYK"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
 
 
 def fitted(
@@ -91,9 +121,18 @@ def fitted(
 ) -> np.ndarray:
     """Return the picture at the model's size, `(H, W, 3) uint8`.
 
-    `box` (left, top, right, bottom) is the part of `picture` (mode RGB, L or CMYK) to show, and
-    `resized` (width, height) its size before cropping or filling. Like open_clip, converts to RGB
-    only after resizing, which for CMYK is not the same as before.
+    Like open_clip, converts to RGB only after resizing, which for CMYK differs from before.
+
+    Parameters
+    ----------
+    picture
+        In mode RGB, L or CMYK.
+    box
+        The part (left, top, right, bottom) of `picture` to show.
+    resized
+        The (width, height) of that part before cropping or filling.
+    spec
+        The model's preprocessing.
     """
     picture = picture.resize(resized, spec.resampling, box=box).convert("RGB")
     to_height, to_width = spec.size
@@ -104,15 +143,15 @@ def fitted(
         canvas.paste(picture, (max(0, to_width - width) // 2, max(0, to_height - height) // 2))
         picture, (width, height) = canvas, canvas.size
     left, top = round((width - to_width) / 2), round((height - to_height) / 2)
-    # A copy, since torch wants to be able to write to what it wraps.
+    # A copy, as torch needs writable memory.
     return np.array(picture.crop((left, top, left + to_width, top + to_height)))
 
 
 def normalised(pixels_BHWC: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
     """Return `(B, 3, H, W) float32` in channels-last memory format, on the device of the input.
 
-    `pixels_BHWC` is `(B, H, W, 3) uint8`. On the processor equal to open_clip's own to the bit.
-    Raises `ValueError` for another shape or dtype.
+    `pixels_BHWC` is `(B, H, W, 3) uint8`. On the CPU equal to the bit to open_clip. Raises
+    `ValueError` for another shape or dtype.
     """
     if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
         raise ValueError(
@@ -127,8 +166,17 @@ def normalised(pixels_BHWC: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
     return pixels_BCHW.div_(255).sub_(mean).div_(std)
 
 
+def _scaled(values_HW: np.ndarray) -> Image.Image:
+    black, white = float(values_HW.min()), float(values_HW.max())
+    if not np.isfinite([black, white]).all():
+        raise ValueError("a value is not finite")
+    if black >= 0 and white <= max(_WHITES):
+        black, white = 0.0, float(next(level for level in _WHITES if white <= level))
+    scale = 255 / ((white - black) or 1.0)
+    levels = values_HW.astype(np.float32) * np.float32(scale) - np.float32(black * scale)
+    return Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
+
+
 def _per_channel(values: Any) -> tuple[float, float, float]:
-    if isinstance(values, int | float):
-        return float(values), float(values), float(values)
-    red, green, blue = values
+    red, green, blue = np.broadcast_to(values, 3).tolist()
     return float(red), float(green), float(blue)

@@ -1,4 +1,4 @@
-"""Pruning the vector store: what has long not been used goes, small shards become one."""
+"""Pruning the vector store: drops what was not used for a long time, and merges small shards."""
 
 import collections
 import contextlib
@@ -6,22 +6,19 @@ import dataclasses
 import datetime
 import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from mmctr_pipeline.encoders.store.last_used import (
-    LAST_USED,
-    day_number,
-    days_of,
-    read_last_used,
-    write_last_used,
-)
+from mmctr_pipeline.encoders.store.last_used import LAST_USED, read_last_used, write_last_used
 from mmctr_pipeline.encoders.store.shards import (
     KEY,
     DamagedFileError,
-    Notes,
     StoredShard,
+    find_keys,
+    keys_from_arrow,
     open_shard,
     shard_paths,
     write_shard,
@@ -32,22 +29,23 @@ from mmctr_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-# A night adds a handful of vectors: shards below the second size join until they reach the first.
+# A nightly run adds a handful of vectors. Shards below the second size are merged until they reach
+# the first.
 _MERGED_ROWS = 4096
 _SMALL_ROWS = 1024
 
 _ENCODER = re.compile(r".+-[0-9a-f]{8}")
-_LEFT_BEHIND = re.compile(r"\.tmp-[0-9a-f]{12}-.+|.+\.parquet\.(lock|damaged)")
+_LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{12}-.+|.+\.parquet\.(lock|damaged)")
 
 
 @dataclasses.dataclass(frozen=True)
 class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
-    `encoder` is its identity, or the folder's name where no shard tells. Vectors are counted with
-    the remembered failures; `kept_bytes` and `dropped_bytes` are those of keys and vectors.
-    `n_left_behind` files of stopped runs and damaged files went too. `in_use` folders are left
-    alone, and nothing of them is counted.
+    `encoder` is its identity, or the folder's name if no shard tells it. Counts of vectors include
+    stored failures; `kept_bytes` and `dropped_bytes` count keys and vectors. `n_left_behind`
+    counts the leftovers of interrupted runs and the damaged files, which are removed too. Folders
+    `in_use` are skipped and not counted.
     """
 
     encoder: str
@@ -66,17 +64,27 @@ def prune(
     dry_run: bool = False,
     now: datetime.datetime | None = None,
 ) -> list[PruneReport]:
-    """Drop what was last used more than `unused_days` days (of UTC) ago from the store in `folder`.
+    """Drop contents last used more than `unused_days` days ago, and merge small shards.
 
-    What has no recorded use counts as used when its shard was written. An encoder that a run is
-    using at this moment is left alone. Of a content that stands in several shards the one that
-    would be recalled is kept; vectors stay as they are, bit for bit. Folders that become empty are
-    removed. A `dry_run` only reports. Returns one report per encoder, by folder name, none where
-    `folder` does not exist. Raises `SettingsError` where `unused_days` is negative.
+    Of a content in several shards the one that a lookup would take is kept; vectors are unchanged
+    bit for bit. Folders that become empty are removed. Returns one report per encoder, by folder
+    name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is negative.
+
+    Parameters
+    ----------
+    folder
+        The folder of the vector store. Encoders that a run is using are skipped.
+    unused_days
+        Days (of UTC) without use after which a content is dropped. A content without recorded use
+        counts as used when its shard was written.
+    dry_run
+        Report only.
+    now
+        The current time, for tests.
     """
     if unused_days < 0:
         raise SettingsError(f"unused_days is {unused_days}; it must be 0 or more")
-    today = day_number((now or utc_now()).astimezone(datetime.UTC).date())
+    today = np.datetime64((now or utc_now()).astimezone(datetime.UTC).date())
     reports = []
     for encoder in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not encoder.is_dir() or not _ENCODER.fullmatch(encoder.name):
@@ -87,23 +95,17 @@ def prune(
             else:
                 reports.append(PruneReport(encoder.name, in_use=True))
         if not dry_run:
-            # Only an empty folder can be removed, and a run may have begun there just now.
+            # Only an empty folder can be removed, and a run may have started there just now.
             with contextlib.suppress(OSError):
                 encoder.rmdir()
     return reports
 
 
 @dataclasses.dataclass(frozen=True)
-class _Contents:
-    """What a shard file holds, without its vectors; `keep` `(n,) bool` is what stays of it."""
+class _Selection:
+    """A shard (its file closed again) and which of its rows are kept, `(n,) bool`."""
 
-    path: Path
-    identity: str
-    contents: np.ndarray
-    has_vector: np.ndarray
-    reader: str
-    width: int
-    written: float
+    shard: StoredShard
     keep: np.ndarray
 
     @property
@@ -111,166 +113,118 @@ class _Contents:
         return int(self.keep.sum())
 
     @property
-    def n_dropped(self) -> int:
-        return len(self.keep) - self.n_kept
-
-    @property
-    def row_bytes(self) -> int:
-        return KEY.itemsize + 4 * self.width
+    def is_changed(self) -> bool:
+        return not self.keep.all()
 
 
-def _prune_encoder(folder: Path, unused_days: int, today: int, dry_run: bool) -> PruneReport:
-    left_behind = [path for path in folder.iterdir() if _LEFT_BEHIND.fullmatch(path.name)]
-    shards, damaged = _read_shards(folder)
-    left_behind += damaged
-    shards, contents, days = _choose(folder, shards, unused_days, today)
+def _prune_encoder(
+    folder: Path, unused_days: int, today: np.datetime64, dry_run: bool
+) -> PruneReport:
+    leftovers = [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]
+    shards = []
+    for path in shard_paths(folder):
+        try:
+            with open_shard(path) as shard:
+                shards.append(shard)
+        except DamagedFileError as error:
+            logger.warning(f"{error}; its contents will be encoded again when needed")
+            leftovers.append(path)
+    selections, contents, days = _select(folder, shards, unused_days, today)
     if not dry_run:
-        for path in left_behind:
+        for path in leftovers:
             path.unlink()
-        _rewrite(folder, shards)
+        _rewrite(folder, selections)
         if len(contents):
             write_last_used(folder, contents, days)
         else:
             (folder / LAST_USED).unlink(missing_ok=True)
+    row_bytes = np.array([KEY.itemsize + 4 * shard.width for shard in shards], np.int64)
+    n_kept = np.array([each.n_kept for each in selections], np.int64)
+    n_dropped = np.array([len(each.keep) for each in selections], np.int64) - n_kept
     return PruneReport(
         encoder=shards[0].identity if shards else folder.name,
-        n_kept=sum(shard.n_kept for shard in shards),
-        n_dropped=sum(shard.n_dropped for shard in shards),
-        kept_bytes=sum(shard.n_kept * shard.row_bytes for shard in shards),
-        dropped_bytes=sum(shard.n_dropped * shard.row_bytes for shard in shards),
-        n_left_behind=len(left_behind),
+        n_kept=int(n_kept.sum()),
+        n_dropped=int(n_dropped.sum()),
+        kept_bytes=int(n_kept @ row_bytes),
+        dropped_bytes=int(n_dropped @ row_bytes),
+        n_left_behind=len(leftovers),
     )
 
 
-def _read_shards(folder: Path) -> tuple[list[_Contents], list[Path]]:
-    """Return the shards by file name, and the files that are damaged."""
-    shards, damaged = [], []
-    for path in shard_paths(folder):
-        try:
-            with open_shard(path) as stored:
-                shard = _Contents(
-                    path=path,
-                    identity=stored.identity,
-                    contents=stored.contents,
-                    has_vector=stored.has_vector,
-                    reader=stored.reader,
-                    width=stored.width,
-                    written=path.stat().st_mtime,
-                    keep=np.ones(len(stored.contents), bool),
-                )
-        except DamagedFileError as error:
-            logger.warning(f"{error}; of no use any more")
-            damaged.append(path)
-        else:
-            shards.append(shard)
-    return shards, damaged
-
-
-def _choose(
-    folder: Path, shards: list[_Contents], unused_days: int, today: int
-) -> tuple[list[_Contents], np.ndarray, np.ndarray]:
-    """Return the shards with what stays of each, and all that stays, sorted, with its days."""
+def _select(
+    folder: Path, shards: list[StoredShard], unused_days: int, today: np.datetime64
+) -> tuple[list[_Selection], np.ndarray, np.ndarray]:
+    """Return the rows to keep of each shard, and the kept contents, ascending, with their days."""
     if not shards:
-        return [], np.empty(0, KEY), np.empty(0, np.int32)
+        return [], np.empty(0, KEY), np.empty(0, "datetime64[D]")
     contents = np.concatenate([shard.contents for shard in shards])
     has_vector = np.concatenate([shard.has_vector for shard in shards])
-    lengths = [len(shard.contents) for shard in shards]
-    shard_of = np.repeat(np.arange(len(shards)), lengths)
-    written = np.array([shard.written for shard in shards])
-    # Of several vectors the first file's is recalled; of failures the latest may still be believed.
-    rank = np.where(has_vector, shard_of, len(shards) + np.argsort(np.argsort(-written))[shard_of])
-    distinct, which = np.unique(contents, return_inverse=True)
-    order = np.lexsort((rank, which))
-    winners = order[np.diff(which[order], prepend=-1) > 0]
+    shard_of = np.repeat(np.arange(len(shards)), [len(shard.contents) for shard in shards])
+    written = np.array([shard.path.stat().st_mtime for shard in shards])[shard_of]
+    # A lookup takes vectors first, from the first file. Of failures it may believe the latest only.
+    order = np.lexsort((np.where(has_vector, shard_of, -written), ~has_vector))
+    distinct, first = np.unique(contents[order], return_index=True)
+    winners = order[first]
+    days = written[winners].astype("datetime64[s]").astype("datetime64[D]")
     try:
-        days = days_of(distinct, *read_last_used(folder))
-        days = np.where(days < 0, written[shard_of[winners]] // 86_400, days).astype(np.int32)
+        known, known_days = read_last_used(folder)
+        if len(known):
+            position, is_known = find_keys(distinct, known)
+            days = np.where(is_known, known_days[position], days)
     except DamagedFileError as error:
-        logger.warning(f"{error}; all that is remembered there counts as used today")
-        days = np.full(len(distinct), today, np.int32)
-    in_use = days >= today - unused_days
+        logger.warning(f"{error}; all stored contents count as used today")
+        days = np.full(len(distinct), today)
+    is_recent = days >= today - np.timedelta64(unused_days, "D")
     keep = np.zeros(len(contents), bool)
-    keep[winners[in_use]] = True
-    parts = np.split(keep, np.cumsum(lengths)[:-1])
-    chosen = [
-        dataclasses.replace(shard, keep=part) for shard, part in zip(shards, parts, strict=True)
-    ]
-    return chosen, distinct[in_use], days[in_use]
+    keep[winners[is_recent]] = True
+    selections = [_Selection(shard, keep[shard_of == at]) for at, shard in enumerate(shards)]
+    return selections, distinct[is_recent], days[is_recent]
 
 
-def _rewrite(folder: Path, shards: list[_Contents]) -> None:
-    """Write anew what stays of the shards that lose something, small ones along with them."""
+def _rewrite(folder: Path, selections: list[_Selection]) -> None:
+    """Rewrite the shards that lose rows, merged with the small ones."""
+    stale = {each.shard.path for each in selections if not each.n_kept}
     groups = collections.defaultdict(list)
-    for shard in shards:
-        if shard.n_kept and (shard.n_dropped or shard.n_kept < _SMALL_ROWS):
-            groups[shard.reader, shard.width].append(shard)
-    done = {shard.path for shard in shards if not shard.n_kept}
+    for each in selections:
+        if each.n_kept and (each.is_changed or each.n_kept < _SMALL_ROWS):
+            groups[each.shard.reader, each.shard.width].append(each)
+    written = set()
     for group in groups.values():
-        if len(group) > 1 or group[0].n_dropped:
-            written = _merge(folder, group)
-            done |= {shard.path for shard in group}
-            done -= written
-    # From the last name to the first: were this stopped in the middle, what is recalled of a
-    # content that stands in several files would still be the same.
-    for path in sorted(done, reverse=True):
+        if len(group) > 1 or group[0].is_changed:
+            written |= {_write_pack(folder, pack) for pack in _packs(group)}
+            stale |= {each.shard.path for each in group}
+    # From the last name to the first: if this is interrupted, a lookup of a content in several
+    # files still takes the same one.
+    for path in sorted(stale - written, reverse=True):
         path.unlink()
 
 
-def _merge(folder: Path, group: list[_Contents]) -> set[Path]:
-    """Write what stays of the shards into new ones; return the paths of these."""
-    written: set[Path] = set()
-    pack = _Pack(folder, group[0].identity, group[0].reader)
-    for shard in group:
+def _packs(group: list[_Selection]) -> Iterator[list[_Selection]]:
+    """Split shards into packs that reach the size of a merged shard; the last may be smaller."""
+    pack: list[_Selection] = []
+    for each in group:
+        pack.append(each)
+        if sum(selection.n_kept for selection in pack) >= _MERGED_ROWS:
+            yield pack
+            pack = []
+    if pack:
+        yield pack
+
+
+def _write_pack(folder: Path, pack: list[_Selection]) -> Path | None:
+    """Write the kept rows of several shards as one; return its path, None if all are damaged."""
+    tables, notes = [], []
+    for each in pack:
         try:
-            with open_shard(shard.path) as stored:
-                for rows, vectors in stored.read_vectors(shard.keep):
-                    pack.add(stored, rows, vectors)
-                    if pack.n_rows >= _MERGED_ROWS:
-                        written.add(pack.write())
-                        pack = _Pack(folder, pack.identity, pack.reader)
+            with open_shard(each.shard.path) as stored:
+                tables.append(stored.read_table().filter(pa.array(each.keep)))
         except DamagedFileError as error:
-            logger.warning(f"{error}; of no use any more")
-    if pack.n_rows:
-        written.add(pack.write())
-    return written
-
-
-@dataclasses.dataclass
-class _Pack:
-    """Rows of several shards that become one."""
-
-    folder: Path
-    identity: str
-    reader: str
-    n_rows: int = 0
-    contents: list[np.ndarray] = dataclasses.field(default_factory=list)
-    vectors: list[np.ndarray] = dataclasses.field(default_factory=list)
-    reasons: dict[int, str] = dataclasses.field(default_factory=dict)
-    notes: list[Notes] = dataclasses.field(default_factory=list)
-
-    def add(self, stored: StoredShard, rows: np.ndarray, vectors: np.ndarray) -> None:
-        for at, row in enumerate(rows.tolist(), start=self.n_rows):
-            if row in stored.reasons:
-                self.reasons[at] = stored.reasons[row]
-        self.contents.append(stored.contents[rows])
-        self.vectors.append(vectors)
-        self.notes += [notes for notes in stored.notes if notes not in self.notes]
-        self.n_rows += len(rows)
-
-    def write(self) -> Path:
-        contents, vectors = np.concatenate(self.contents), np.concatenate(self.vectors)
-        order = np.argsort(contents)
-        reasons = {
-            place: self.reasons[row]
-            for place, row in enumerate(order.tolist())
-            if row in self.reasons
-        }
-        return write_shard(
-            self.folder,
-            self.identity,
-            contents[order],
-            vectors[order],
-            reasons,
-            self.reader,
-            self.notes,
-        )
+            logger.warning(f"{error}; its contents will be encoded again when needed")
+        else:
+            notes += [entry for entry in each.shard.notes if entry not in notes]
+    if not tables:
+        return None
+    table = pa.concat_tables(tables)
+    table = table.take(np.argsort(keys_from_arrow(table.column("content"))))
+    shard = pack[0].shard
+    return write_shard(folder, table, shard.identity, shard.reader, notes)

@@ -1,9 +1,9 @@
-"""One file of the vector store: how it is laid out, named, written, and read with suspicion.
+"""Shard files of the vector store: their layout and names, how they are written and validated.
 
 A shard is a parquet file with one row per content: `content` (the SHA-256 of what was encoded),
-`vector` (fixed-size list of float32) and `reason` (null, or why there is no vector, which is then
-all zeros). The metadata of its schema names the encoder, the reader of the contents, and holds the
-encoder's notes.
+`vector` (fixed-size list of float32) and `reason` (null, or why there is no vector; the vector is
+then all zeros). The metadata of its schema names the encoder and the reader of the contents, and
+holds the encoder's notes.
 """
 
 import contextlib
@@ -21,12 +21,11 @@ import pyarrow.parquet as pq
 
 from mmctr_pipeline.files.atomic import atomic_write
 
-Notes = dict[str, float | int | str]
+Notes = dict[str, float]
+"""Numbers that an encoder stores with a shard."""
 
 KEY = np.dtype("V32")
-"""Contents in numpy: 32 raw bytes, compared and sorted as bytes, zeros at their end included."""
-
-_ROWS_PER_GROUP = 4096
+"""A content in numpy: 32 raw bytes, compared as bytes. Unlike "S32" it keeps trailing zeros."""
 
 
 class DamagedFileError(Exception):
@@ -39,7 +38,7 @@ class DamagedFileError(Exception):
 
 
 def encoder_folder(identity: str) -> str:
-    """Return the name of an encoder's folder: readable, and never the same for two identities."""
+    """Return the name of an encoder's folder: readable, and different for each identity."""
     readable = re.sub(r"[^A-Za-z0-9._-]", "-", identity)[:180]
     return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
@@ -50,7 +49,7 @@ def shard_name(contents: np.ndarray) -> str:
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """Return the shard files of an encoder's folder, by name; none where there is no folder."""
+    """Return the shard files of an encoder's folder by name, or an empty list without a folder."""
     if not folder.is_dir():
         return []
     return sorted(
@@ -58,40 +57,52 @@ def shard_paths(folder: Path) -> list[Path]:
     )
 
 
-def write_shard(
-    folder: Path,
-    identity: str,
-    contents: np.ndarray,
-    vectors: np.ndarray,
-    reasons: Mapping[int, str],
-    reader: str,
-    notes: list[Notes],
-) -> Path:
-    """Write a shard into the encoder's folder, whole or not at all; return its path.
+def shard_table(contents: np.ndarray, vectors: np.ndarray, reasons: Mapping[int, str]) -> pa.Table:
+    """Return the rows of a shard; `reasons` says by row why a vector is missing.
 
-    `contents` is `(n,) KEY`, distinct, and `vectors` `(n, D) float32` beside it; `reasons` is by
-    row. A shard of the same contents is replaced.
+    `contents` is `(n,) KEY`, `vectors` `(n, D) float32`.
     """
-    schema = _schema(vectors.shape[1]).with_metadata(
-        {
-            "mmctr.identity": identity,
-            "mmctr.reader": reader,
-            "mmctr.notes": json.dumps(notes, sort_keys=True),
-        }
-    )
+    schema = _schema(vectors.shape[1])
     flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
     columns = [
         keys_to_arrow(contents),
         pa.FixedSizeListArray.from_arrays(flat, type=schema.field("vector").type),
         pa.array([reasons.get(row) for row in range(len(contents))], pa.string()),
     ]
-    path = folder / shard_name(contents)
+    return pa.table(columns, schema=schema)
+
+
+def write_shard(
+    folder: Path, table: pa.Table, identity: str, reader: str, notes: list[Notes]
+) -> Path:
+    """Write a shard atomically into an encoder's folder and return its path.
+
+    A shard of the same contents is replaced.
+
+    Parameters
+    ----------
+    folder
+        The folder of the encoder, named by `encoder_folder`.
+    table
+        The rows as `shard_table` returns them, contents distinct.
+    identity
+        The encoder.
+    reader
+        Names what read the contents.
+    notes
+        One entry per encoded shard whose rows are in `table`.
+    """
+    path = folder / shard_name(keys_from_arrow(table.column("content")))
+    metadata = {
+        "mmctr.identity": identity,
+        "mmctr.reader": reader,
+        "mmctr.notes": json.dumps(notes, sort_keys=True),
+    }
     with atomic_write(path) as temporary:
-        # Neither hashes nor vectors have anything to compress.
+        # Neither hashes nor vectors compress.
         pq.write_table(
-            pa.table(columns, schema=schema),
+            table.replace_schema_metadata(metadata),
             temporary,
-            row_group_size=_ROWS_PER_GROUP,
             compression="none",
             use_dictionary=False,
             write_statistics=False,
@@ -102,67 +113,55 @@ def write_shard(
 
 @dataclasses.dataclass(frozen=True)
 class StoredShard:
-    """An open shard file. `contents` is `(n,) KEY`; `reasons` says by row why a vector is missing.
+    """An open shard file.
 
-    `notes` are those of the encoder, one for each shard that went into this file.
+    `contents` is `(n,) KEY`, `has_vector` `(n,) bool`, and `reasons` `(n,) object` holds None or
+    why a vector is missing. `notes` has one entry for each encoded shard that went into this file.
     """
 
     path: Path
     identity: str
-    contents: np.ndarray
-    reasons: dict[int, str]
     reader: str
     notes: list[Notes]
     width: int
-    file: pq.ParquetFile
+    contents: np.ndarray
+    has_vector: np.ndarray
+    reasons: np.ndarray
+    _file: pq.ParquetFile
 
-    @property
-    def has_vector(self) -> np.ndarray:
-        """Which rows have a vector, `(n,) bool`."""
-        mask = np.ones(len(self.contents), dtype=bool)
-        mask[list(self.reasons)] = False
-        return mask
+    def read_table(self) -> pa.Table:
+        """Return all rows with their vectors; raises `DamagedFileError`."""
+        with naming_damage(self.path):
+            return self._file.read()
 
-    def read_vectors(self, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the rows of the mask `wanted` `(n,) bool` and their `(m, width) float32` vectors.
-
-        Comes in blocks, so that only a few thousand vectors are held beside the caller's. Raises
-        `DamagedFileError`.
-        """
-        begin = 0
-        for group in range(self.file.num_row_groups):
-            end = begin + self.file.metadata.row_group(group).num_rows
-            rows = begin + np.flatnonzero(wanted[begin:end])
-            if len(rows):
-                with damage_named(self.path):
-                    column = self.file.read_row_group(group, columns=["vector"]).column(0)
-                    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=True)
-                    block = flat.reshape(end - begin, self.width)
-                yield rows, block if len(rows) == len(block) else block[rows - begin]
-            begin = end
+    def read_vectors(self) -> np.ndarray:
+        """Return `(n, width) float32`; raises `DamagedFileError`."""
+        with naming_damage(self.path):
+            column = self._file.read(columns=["vector"]).column(0).combine_chunks()
+            return column.flatten().to_numpy().reshape(-1, self.width)
 
 
 @contextlib.contextmanager
 def open_shard(path: Path) -> Iterator[StoredShard]:
-    """Open a shard file and read all but its vectors.
+    """Open a shard file and read everything except the vectors.
 
-    Raises `DamagedFileError` where the file is cut short, fails its checksums, is no shard, or is
-    not what its name and folder say; `FileNotFoundError` where it has gone.
+    Raises `DamagedFileError` if the file is truncated, fails its checksums, is not a shard, or
+    does not match its name and folder, and `FileNotFoundError` if it no longer exists.
     """
-    with damage_named(path):
+    with naming_damage(path):
         file = pq.ParquetFile(path, page_checksum_verification=True)
     with file:
-        with damage_named(path):
-            shard = _read_all_but_vectors(path, file)
+        with naming_damage(path):
+            shard = _read_without_vectors(path, file)
         yield shard
 
 
 @contextlib.contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises for a damaged file at `path` into `DamagedFileError`.
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn the errors that pyarrow raises for a damaged file into `DamagedFileError`.
 
-    What is wrong with the machine (no permission, no memory, too many open files) stays as it is:
-    it says nothing about the file.
+    Faults of the machine (no permission, no memory, too many open files) pass unchanged, as they
+    say nothing about the file.
     """
     try:
         yield
@@ -179,54 +178,58 @@ def damage_named(path: Path) -> Iterator[None]:
 
 def keys_to_arrow(keys: np.ndarray) -> pa.Array:
     """Return `KEY`s as a `fixed_size_binary(32)` array."""
-    data = pa.py_buffer(np.ascontiguousarray(keys).tobytes())
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(keys), [None, data])
+    return pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(KEY.itemsize), len(keys), [None, pa.py_buffer(keys.tobytes())]
+    )
 
 
 def keys_from_arrow(column: pa.ChunkedArray) -> np.ndarray:
     """Return a `fixed_size_binary(32)` column without nulls as `KEY`s."""
-    chunks = [
-        np.frombuffer(chunk.buffers()[1], KEY, count=len(chunk), offset=32 * chunk.offset)
-        for chunk in column.chunks
-        if len(chunk)
-    ]
-    return np.concatenate(chunks) if chunks else np.empty(0, KEY)
+    return np.frombuffer(b"".join(column.to_pylist()), KEY)
+
+
+def find_keys(keys: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each of `keys` its position in `known` (ascending), and whether it is there.
+
+    Where a key is missing the position is any valid one; `known` must not be empty.
+    """
+    position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return position, known[position] == keys
 
 
 def _schema(width: int) -> pa.Schema:
-    # Columns that admit no null are read faster.
+    # Columns that cannot hold nulls are read faster.
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     return pa.schema(
         [
-            pa.field("content", pa.binary(32), nullable=False),
+            pa.field("content", pa.binary(KEY.itemsize), nullable=False),
             pa.field("vector", vector, nullable=False),
             pa.field("reason", pa.string()),
         ]
     )
 
 
-def _read_all_but_vectors(path: Path, file: pq.ParquetFile) -> StoredShard:
+def _read_without_vectors(path: Path, file: pq.ParquetFile) -> StoredShard:
     schema = file.schema_arrow
     metadata = schema.metadata or {}
     width = getattr(schema.field("vector").type, "list_size", 0) if "vector" in schema.names else 0
     if not schema.equals(_schema(width)) or b"mmctr.identity" not in metadata:
-        raise DamagedFileError(path, "it is no shard of this store")
+        raise DamagedFileError(path, "it is not a shard of this store")
     identity = metadata[b"mmctr.identity"].decode()
     if encoder_folder(identity) != path.parent.name:
-        raise DamagedFileError(path, f"it was made by another encoder, {identity}")
+        raise DamagedFileError(path, f"it was written by another encoder, {identity}")
     table = file.read(columns=["content", "reason"])
     contents = keys_from_arrow(table.column("content"))
     if shard_name(contents) != path.name:
-        raise DamagedFileError(path, "its name is not that of its contents")
-    reasons = table.column("reason").combine_chunks()
-    rows = np.flatnonzero(reasons.is_valid().to_numpy(zero_copy_only=False))
+        raise DamagedFileError(path, "its name does not match its contents")
     return StoredShard(
         path=path,
         identity=identity,
-        contents=contents,
-        reasons={int(row): reasons[int(row)].as_py() for row in rows},
         reader=metadata[b"mmctr.reader"].decode(),
         notes=json.loads(metadata[b"mmctr.notes"]),
         width=width,
-        file=file,
+        contents=contents,
+        has_vector=table.column("reason").is_null().to_numpy(),
+        reasons=table.column("reason").to_numpy(),
+        _file=file,
     )

@@ -1,9 +1,9 @@
-"""The vector store: an encoding is remembered under its content's hash and its encoder's identity.
+"""The vector store: keeps each encoding under its content's hash and its encoder's identity.
 
-`storage/vectors/<encoder>/<shard>.parquet`; `shards` says what a file looks like. What is missing
-is encoded in shards planned in the order of the content hashes, each written as soon as it is
-whole. Whichever shards of a plan are there already, the others stay the same: so a run that was
-killed and started again encodes exactly the shards that were left, and runs at once share them.
+Files are `storage/vectors/<encoder>/<shard>.parquet` (see `shards`). Missing contents are encoded
+in shards planned in the order of the content hashes, and each shard is written as soon as it is
+complete. The plan does not depend on which of its shards exist already. So a run that was killed
+and started again encodes exactly the remaining shards, and concurrent runs share them.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mmctr_pipeline.encoders.store.last_used import record_use
-from mmctr_pipeline.encoders.store.lookup import PartialLookup
+from mmctr_pipeline.encoders.store.lookup import PartialLookup, StoreResult
 from mmctr_pipeline.encoders.store.shards import (
     DamagedFileError,
     Notes,
@@ -24,6 +24,7 @@ from mmctr_pipeline.encoders.store.shards import (
     open_shard,
     shard_name,
     shard_paths,
+    shard_table,
     write_shard,
 )
 from mmctr_pipeline.files.locks import locked
@@ -32,15 +33,15 @@ from mmctr_pipeline.files.progress import Progress
 logger = logging.getLogger(__name__)
 
 FOLDER_LOCK = ".lock"
-"""Held, shared, by each run that uses an encoder's folder, so that nothing is pruned there."""
+"""Every run that uses an encoder's folder holds this lock shared, which keeps pruning out."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What an encoder returns for some positions: `vectors` `(n, D) float32` in their order.
+    """The vectors of some contents as the encoder returns them, `(n, D) float32`.
 
-    `reasons` says, by position, why a content has no vector; what stands in its row is ignored.
-    `notes` are remembered with the shard.
+    `reasons` says, by row, why a content has no vector; the row itself is then ignored. `notes`
+    are stored with the shard.
     """
 
     vectors: np.ndarray
@@ -52,30 +53,13 @@ EncodeShard = Callable[[np.ndarray], Shard]
 """Encodes the contents at `(n,) int64` positions, which come in the order of the content hashes."""
 
 
-@dataclasses.dataclass(frozen=True)
-class StoreResult:
-    """The vectors of all contents asked for, in their order.
-
-    `vectors` is `(N, D) float32`, zeros where `reasons` (by position) says why there is none, and
-    `(0, 0)` where nothing was asked for. Each distinct content counts once: its vector was encoded
-    by this call or reused, or it failed, now or earlier. `notes` are those of the shards used.
-    """
-
-    vectors: np.ndarray
-    reasons: dict[int, str]
-    n_encoded: int
-    n_reused: int
-    n_failed: int
-    notes: list[Notes]
-
-
 def utc_now() -> datetime.datetime:
-    """Return the time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.datetime.now(datetime.UTC)
 
 
 class VectorStore:
-    """The remembered encodings in a folder, which any number of processes may use at once."""
+    """A folder of stored encodings, which any number of processes may use at the same time."""
 
     def __init__(self, folder: Path, now: Callable[[], datetime.datetime] = utc_now) -> None:
         self._folder = folder
@@ -91,39 +75,44 @@ class VectorStore:
         reader: str,
         unit: str = "contents",
     ) -> StoreResult:
-        """Return the vectors of `contents` (SHA-256 digests, which may repeat).
+        """Return the vectors of `contents`, encoding each distinct content that is not stored.
 
-        What is not remembered under `identity` goes to `encode`, each distinct content once, in
-        shards of `shard_size`. A failure is remembered too, and tried again when `reader`, which
-        names what reads the contents, has changed. Where a content stands in several shards, a
-        vector is taken before a failure, and then the shard whose file name comes first. A damaged
-        shard file is named in the log and renamed to end in `.damaged` (it may tell why), and
-        what it held is encoded again.
+        Where several shards hold a content, a vector is preferred to a failure, and among vectors
+        the shard whose file name comes first. A damaged shard file is logged and renamed to end in
+        `.damaged` (for diagnosis), and its contents are encoded again. When processes request the
+        same contents at once, only one encodes each shard.
 
-        Of processes that ask for the same contents at once, one encodes each shard. Raises
-        `ValueError` for what is no digest, and where `encode` returns another number of vectors,
-        another width than before, or values that are not finite; that shard is not remembered.
+        Raises `ValueError` for a content that is not a digest, and if `encode` returns a wrong
+        number of vectors, a width other than before, or values that are not finite; such a shard
+        is not stored.
+
+        Parameters
+        ----------
+        identity
+            Names the encoder and everything else that its vectors depend on.
+        contents
+            SHA-256 digests, which may repeat.
+        encode
+            Encodes missing contents.
+        shard_size
+            Contents per call of `encode`, at most.
+        reader
+            Names what reads the contents. Stored failures are retried when it has changed.
+        unit
+            What the log calls the contents.
         """
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}; it must be at least 1")
         lookup = PartialLookup(contents)
-        n_encoded = 0
         if len(lookup.distinct):
             folder = self._folder / encoder_folder(identity)
             with locked(folder / FOLDER_LOCK, shared=True):
-                # At the start, as a run that is stopped has used what it found as well.
+                # At the start, so that an interrupted run counts as use too.
                 record_use(folder, lookup.distinct, self._now().date())
                 run = _Run(folder, identity, reader, encode, lookup)
-                run.recall()
-                n_encoded = run.encode_missing(shard_size, unit)
-        return StoreResult(
-            vectors=lookup.vectors(),
-            reasons=lookup.reasons(),
-            n_encoded=n_encoded,
-            n_reused=lookup.n_known - n_encoded,
-            n_failed=lookup.n_failed,
-            notes=lookup.notes,
-        )
+                run.take_stored()
+                run.encode_missing(shard_size, unit)
+        return lookup.result()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,27 +125,27 @@ class _Run:
     encode: EncodeShard
     lookup: PartialLookup
 
-    def recall(self) -> None:
+    def take_stored(self) -> None:
         for path in shard_paths(self.folder):
             try:
                 self._take(path)
             except DamagedFileError:
-                # Whoever holds the claim is replacing it.
+                # The holder of the claim is replacing the file.
                 with locked(_claim(path), wait=False) as is_mine:
                     if is_mine:
-                        self._take_or_set_aside(path)
+                        self._take_or_rename(path)
 
-    def encode_missing(self, shard_size: int, unit: str) -> int:
-        """Encode, or recall from another run at work, what is missing; return how many vectors."""
+    def encode_missing(self, shard_size: int, unit: str) -> None:
+        """Encode what is missing, or take it from a concurrent run that encodes it."""
         rows, n_distinct = self.lookup.missing, len(self.lookup.distinct)
         logger.info(
-            f"{n_distinct:,} distinct {unit}: {n_distinct - len(rows):,} remembered, "
+            f"{n_distinct:,} distinct {unit}: {n_distinct - len(rows):,} stored, "
             f"{len(rows):,} to encode"
         )
         progress = Progress(logger, "encoding", len(rows), unit)
-        plan = [rows[begin : begin + shard_size] for begin in range(0, len(rows), shard_size)]
         deferred, n_encoded = [], 0
-        for shard in plan:
+        for begin in range(0, len(rows), shard_size):
+            shard = rows[begin : begin + shard_size]
             n_new = self._settle(shard, wait=False)
             if n_new is None:
                 deferred.append(shard)
@@ -164,7 +153,7 @@ class _Run:
             n_encoded += n_new
             progress.advance(len(shard))
         if deferred:
-            logger.info(f"waiting for {len(deferred):,} shards that another run has begun")
+            logger.info(f"waiting for {len(deferred):,} shards that another run is encoding")
         for shard in deferred:
             n_encoded += self._settle(shard, wait=True) or 0
             progress.advance(len(shard))
@@ -173,70 +162,63 @@ class _Run:
             logger.info(
                 f"encoded {n_encoded:,} {unit} in {progress.seconds:.1f} s, {rate:,.0f} {unit}/s"
             )
-        return n_encoded
 
     def _settle(self, rows: np.ndarray, *, wait: bool) -> int | None:
-        """Recall or encode one shard of the plan; return how many vectors were encoded.
+        """Take or encode one planned shard; return how many vectors were encoded.
 
-        None where another run has begun it and `wait` is False.
+        Returns None if another run is encoding it and `wait` is False.
         """
         path = self.folder / shard_name(self.lookup.distinct[rows])
         with locked(_claim(path), wait=wait) as is_mine:
             if not is_mine:
                 return None
-            # Another run may have written it since the folder was read.
-            self._take_or_set_aside(path)
-            if self.lookup.are_settled(rows):
-                return 0
-            return self._encode(rows)
+            # Another run may have written it since the folder was listed.
+            self._take_or_rename(path)
+            return 0 if self.lookup.are_settled(rows) else self._encode(rows)
 
     def _encode(self, rows: np.ndarray) -> int:
-        positions = self.lookup.first[rows]
-        shard = self.encode(positions)
+        shard = self.encode(self.lookup.first[rows])
         vectors = np.array(shard.vectors, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(rows):
             raise ValueError(
-                f"{len(rows)} contents went to the encoder {self.identity} and vectors of shape "
-                f"{vectors.shape} came back"
+                f"the encoder {self.identity} got {len(rows)} contents and returned vectors of "
+                f"shape {vectors.shape}"
             )
-        place = {int(position): at for at, position in enumerate(positions)}
-        unknown = sorted(shard.reasons.keys() - place.keys())
+        unknown = sorted(shard.reasons.keys() - range(len(rows)))
         if unknown:
             raise ValueError(
-                f"the encoder {self.identity} gave a reason for position {unknown[0]}, which it "
-                "was not asked for"
+                f"the encoder {self.identity} gave a reason for row {unknown[0]} of a shard of "
+                f"{len(rows)}"
             )
-        reasons = {place[position]: reason for position, reason in shard.reasons.items()}
-        vectors[list(reasons)] = 0
+        vectors[list(shard.reasons)] = 0
         n_wrong = int(np.sum(~np.isfinite(vectors).all(axis=1)))
         if n_wrong:
             raise ValueError(
                 f"{n_wrong} of {len(rows)} vectors of the encoder {self.identity} have values "
                 "that are not finite. Fix: check its weights and number format"
             )
-        # First, as it refuses another width.
-        self.lookup.add(rows, vectors, reasons, shard.notes)
-        contents = self.lookup.distinct[rows]
-        notes = [shard.notes]
-        write_shard(self.folder, self.identity, contents, vectors, reasons, self.reader, notes)
-        return len(rows) - len(reasons)
+        # Before writing, as it rejects a wrong width.
+        self.lookup.add(rows, vectors, shard.reasons, shard.notes)
+        table = shard_table(self.lookup.distinct[rows], vectors, shard.reasons)
+        write_shard(self.folder, table, self.identity, self.reader, [shard.notes])
+        return len(rows) - len(shard.reasons)
 
     def _take(self, path: Path) -> None:
         try:
             with open_shard(path) as stored:
                 self.lookup.take(stored, self.reader)
         except FileNotFoundError:
-            # Not written yet, or set aside by another run since the folder was listed.
+            # Not written yet, or renamed by another run since the folder was listed.
             return
 
-    def _take_or_set_aside(self, path: Path) -> None:
-        """Take a shard whose claim is held."""
+    def _take_or_rename(self, path: Path) -> None:
+        """Take a shard whose claim this run holds; rename the file if it is damaged."""
         try:
             self._take(path)
         except DamagedFileError as error:
-            aside = path.with_name(f"{path.name}.damaged")
-            os.replace(path, aside)
-            logger.warning(f"{error}; set aside as {aside.name}, what it held is encoded again")
+            damaged = path.with_name(f"{path.name}.damaged")
+            os.replace(path, damaged)
+            logger.warning(f"{error}; renamed to {damaged.name}, its contents are encoded again")
 
 
 def _claim(path: Path) -> Path:

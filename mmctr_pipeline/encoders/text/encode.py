@@ -1,4 +1,4 @@
-"""Item titles become vectors, of which only those not yet in the vector store are encoded."""
+"""Encode item titles; only those that the vector store lacks go through the model."""
 
 import dataclasses
 import hashlib
@@ -14,18 +14,23 @@ import torch
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.encoders.given import take_given
-from mmctr_pipeline.encoders.parity import parity, parity_notes, parity_rows
 from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text.models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.text.titles import item_texts, read_tag_names
+from mmctr_pipeline.encoders.vector_tables import (
+    EncoderInfo,
+    encoded_table,
+    given_table,
+    parity_notes,
+    parity_rows,
+)
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 logger = logging.getLogger(__name__)
 
-# Enough for batches of like length, and some ten seconds' work to lose at most.
+# Enough for batches of similar length, and about ten seconds of work to lose at most.
 SHARD_TEXTS = 4096
 
 _PARITY_TEXTS = 8
@@ -34,10 +39,10 @@ _LENGTH_SAMPLE = 2048
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoding:
-    """The vectors, and for a picture of the titles their lengths.
+    """The vectors, and the lengths of the titles for a plot.
 
-    `n_tokens` holds the tokens of at most 2,048 titles, drawn by a fixed seed, before anything is
-    cut off; `longest` is what the model takes. Both are None for given vectors.
+    `n_tokens` holds the token counts, before truncation, of at most 2,048 titles drawn by a fixed
+    seed; `longest` is the model's limit. Both are None for given vectors.
     """
 
     table: VectorTable
@@ -54,118 +59,102 @@ def encode_titles(
 ) -> TextEncoding:
     """Return one float32 vector per item, in the order of `items` (ids ascending).
 
-    What is encoded is the template, filled in; an item for which that is blank has no vector:
-    zeros, `present` False. Equal texts are encoded once, and what `store` remembers not at all.
-    The provenance counts both and what was odd about the titles (`item_texts`), and says how close
-    bfloat16 came to the library's own float32 (`parity`, a cosine, over a few texts of each
-    shard). Raises `ModelNotFoundError`, `TemplateError`, `DataError`.
+    The text of an item is the template, filled in. An item with a blank text gets zeros and
+    `present` False. Equal texts are encoded once. The provenance counts odd titles (see
+    `item_texts`), duplicates and truncated texts, and records how close bfloat16 came to the
+    library's float32: `parity`, a cosine over a few texts of each shard. Raises
+    `ModelNotFoundError`, `TemplateError`, `DataError`.
+
+    Parameters
+    ----------
+    items
+        The items, with titles and tags.
+    config
+        Model, text template and precision.
+    device
+        Where the model runs.
+    store
+        Encodings of earlier runs; new ones are added.
+    given
+        The vectors to return with `source: given`, aligned to the items.
     """
     if config.source == "given":
-        return TextEncoding(take_given(items.item_id, given, config.column))
+        return TextEncoding(given_table(items.item_id, given, config.column))
     keep_freed_memory()
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)
-    present = np.array([bool(text) for text in rendered.texts], dtype=bool)
-    texts = [text for text in rendered.texts if text]
-    model = _NamedModel(config, device)
-    logger.info(f"text encoder {model.name} from {model.source}, {model.precision} on {device}")
+    rows = np.flatnonzero([bool(text) for text in rendered.texts])
+    texts = [rendered.texts[row] for row in rows]
+    if not texts:
+        logger.warning(f"none of {len(items):,} items has a text. Fix: check item_title")
+    model, encoder = _open(config, device)
+    logger.info(f"text encoder {encoder}")
+    on_cpu = torch.device(device).type == "cpu"
+    batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
 
-    def encode_shard(rows: np.ndarray) -> Shard:
-        shard = [texts[row] for row in rows]
-        vectors = model.opened.encode(shard, model.batch_tokens)
-        if model.dtype == torch.float32:
+    def encode_shard(positions: np.ndarray) -> Shard:
+        shard = [texts[at] for at in positions]
+        vectors = model.encode(shard, batch_tokens)
+        if encoder.precision == "float32":
             return Shard(vectors)
-        twice = parity_rows(len(shard), _PARITY_TEXTS)
-        plain = model.opened.encode_plainly([shard[row] for row in twice])
-        return Shard(vectors, notes=dict(parity_notes(vectors[twice], plain)))
+        compared = parity_rows(len(shard), _PARITY_TEXTS)
+        reference = model.encode_plainly([shard[row] for row in compared])
+        return Shard(vectors, notes=parity_notes(vectors[compared], reference))
 
-    remembered = store.get_or_encode(
-        model.identity,
+    result = store.get_or_encode(
+        encoder.identity,
         [hashlib.sha256(text.encode()).digest() for text in texts],
         encode_shard,
         shard_size=SHARD_TEXTS,
         reader="",
         unit="titles",
     )
-    vectors = np.zeros((len(items), model.opened.dim), dtype=np.float32)
-    if texts:
-        vectors[present] = remembered.vectors
-    else:
-        logger.warning(
-            f"not one of {len(items):,} items has a text: look at item_title in item_feature"
-        )
+    if not texts:
+        result = dataclasses.replace(result, vectors=np.zeros((0, model.dim), np.float32))
     n_tokens, n_cut = _lengths(texts, model)
-    table = VectorTable(
-        item_id=items.item_id,
-        vectors=vectors,
-        present=present,
-        identity=model.identity + _template_mark(config.template, tag_names),
-        provenance={
-            "encoder": config.source,
-            "config": config.to_mapping(),
-            "model_source": model.source,
-            "weights_sha256": model.weights_hash,
-            "device": str(device),
-            "precision": model.precision,
-            "parity": parity(remembered.notes),
-            "counts": {
-                "items": len(items),
-                "encoded": remembered.n_encoded,
-                "reused": remembered.n_reused,
-                "duplicates": len(texts) - remembered.n_encoded - remembered.n_reused,
-                **rendered.counts,
-                "cut_off": n_cut,
-            },
-            "seconds": round(time.monotonic() - start, 3),
-        },
-    )
-    return TextEncoding(table, n_tokens, model.opened.longest)
+    n_duplicates = len(texts) - result.n_encoded - result.n_reused
+    counts = {"duplicates": n_duplicates, **rendered.counts, "cut_off": n_cut}
+    # The store goes by the filled-in texts, but a fitted transform depends on the template.
+    identity = encoder.identity + _template_mark(config.template, tag_names)
+    table = encoded_table(items.item_id, rows, result, encoder, config, counts, start)
+    return TextEncoding(dataclasses.replace(table, identity=identity), n_tokens, model.longest)
 
 
-class _NamedModel:
-    """The model that a configuration names, opened, with what makes its vectors what they are."""
+def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextModel, EncoderInfo]:
+    dtype = dtype_for(config.precision, device)
+    if config.source == "open_clip":
+        # Importing open_clip takes seconds, which other models need not wait for.
+        from mmctr_pipeline.encoders.clip import load_clip
 
-    def __init__(self, config: TextEncoderConfig, device: torch.device | str) -> None:
-        self.dtype = dtype_for(config.precision, device)
-        self.precision = dtype_name(self.dtype)
-        on_cpu = torch.device(device).type == "cpu"
-        self.batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
-        if config.source == "open_clip":
-            # open_clip takes seconds to import, and only those who ask for it wait.
-            from mmctr_pipeline.encoders.clip import load_clip
-
-            clip = load_clip(locate_image_model(config.model), device)
-            self.opened: TextModel = ClipTextModel(clip.model, clip.tokenizer(), device, self.dtype)
-            self.name, self.source = clip.located.name, clip.located.source
-            self.weights_hash = clip.text_weights_hash()
-            kind, settings = "open_clip_text", clip.text_settings_hash()
-        else:
-            located = locate_text_model(config.model)
-            self.opened = SentenceModel(located, device, self.dtype)
-            self.name, self.source = located.name, located.source
-            self.weights_hash = located.weights_hash
-            kind, settings = "sentence_transformers", located.settings_hash[:8]
-        self.identity = f"{kind}:{self.name}:{self.weights_hash[:12]}:{settings}:{self.precision}"
+        clip = load_clip(locate_image_model(config.model), device)
+        model: TextModel = ClipTextModel(clip.model, clip.tokenizer(), device, dtype)
+        name, source = clip.located.name, clip.located.source
+        kind, settings = "open_clip_text", clip.text_settings_hash()
+        weights_hash = clip.text_weights_hash()
+    else:
+        located = locate_text_model(config.model)
+        model = SentenceModel(located, device, dtype)
+        name, source = located.name, located.source
+        kind, settings = "sentence_transformers", located.settings_hash[:8]
+        weights_hash = located.weights_hash
+    precision = dtype_name(dtype)
+    identity = f"{kind}:{name}:{weights_hash[:12]}:{settings}:{precision}"
+    return model, EncoderInfo(name, source, weights_hash, identity, precision, str(device))
 
 
 def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:
-    """Return what tells vectors of another template or other tag names apart from those of titles.
-
-    The store needs none, as it goes by the filled-in texts; a fitted transform does.
-    """
+    """Return a suffix of the identity that tells templates and tag names apart."""
     if template == "{title}":
         return ""
     settings = json.dumps([template, sorted((tag_names or {}).items())])
     return f":{hashlib.sha256(settings.encode()).hexdigest()[:8]}"
 
 
-def _lengths(texts: list[str], model: _NamedModel) -> tuple[np.ndarray, int]:
-    """Return the tokens of a sample of the texts, and how many of all texts are cut off."""
-    longest = model.opened.longest
-    # A token is a byte at least, so that shorter texts need no counting.
-    long = [text for text in texts if len(text.encode()) > longest - 2]
-    n_cut = int((model.opened.token_counts(long) > longest).sum()) if long else 0
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(len(texts))[:_LENGTH_SAMPLE]
-    return model.opened.token_counts([texts[row] for row in rows]), n_cut
+def _lengths(texts: list[str], model: TextModel) -> tuple[np.ndarray, int]:
+    """Return the token counts of a sample of the texts, and how many of all texts are cut off."""
+    # A token is at least one byte, so shorter texts need no counting.
+    long = [text for text in texts if len(text.encode()) > model.longest - 2]
+    n_cut = int((model.token_counts(long) > model.longest).sum()) if long else 0
+    rows = np.random.default_rng(0).permutation(len(texts))[:_LENGTH_SAMPLE]
+    return model.token_counts([texts[row] for row in rows]), n_cut

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmctr_pipeline.encoders.image.colours import as_colour
+from mmctr_pipeline.encoders.image.pixels import as_colour
 
 
 def grey(image: Image.Image) -> list[int]:

@@ -18,7 +18,7 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import MISSING as NO_FILE
 from mmctr_pipeline.encoders.image.encode import ImageEncoding, encode_images
-from mmctr_pipeline.encoders.image.encoder import ImageChangedError, in_threads
+from mmctr_pipeline.encoders.image.inference import ImageChangedError, in_threads
 from mmctr_pipeline.encoders.store.vector_store import EncodeShard, StoreResult, VectorStore
 from mmctr_pipeline_tests.encoders.image.broken_images import (
     AS_OPEN_CLIP,
@@ -214,7 +214,7 @@ def test_a_file_that_is_written_to_meanwhile_is_an_error_and_nothing_is_remember
     with pytest.raises(ImageChangedError, match=r"2\.jpg changed while it was encoded: run again"):
         encode([1, 2, 3], folder, config, store)
     gone = WatchedStore(tmp_path / "v", before=(folder / "2.jpg").unlink)
-    with pytest.raises(ImageChangedError, match=r"2\.jpg.*could be read a moment ago"):
+    with pytest.raises(ImageChangedError, match=r"2\.jpg.*was readable a moment ago"):
         encode([1, 2, 3], folder, config, gone)
     (folder / "2.jpg").write_bytes(other)
     again = encode([1, 2, 3], folder, config, VectorStore(tmp_path / "v"))
@@ -307,10 +307,10 @@ def test_no_folder_no_match_and_nothing_readable_are_errors(
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "1.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"not one of the 1 images .*'empty file': 1"):
+    with pytest.raises(ValueError, match=r"none of the 1 images .*'empty file': 1"):
         encode([1, 3], folder, config, store)
     (folder / "2.jpg").write_text("no image")
-    with pytest.raises(ValueError, match=r"not one of the 2 images .*'not an image': 1.*text_only"):
+    with pytest.raises(ValueError, match=r"none of the 2 images .*'not an image': 1.*text_only"):
         encode([1, 2, 3], folder, config, store)
 
 

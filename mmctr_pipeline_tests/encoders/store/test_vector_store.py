@@ -259,7 +259,9 @@ def test_a_damaged_shard_is_named_set_aside_and_encoded_again(
     result = run(tmp_path, [4, 3, 2, 1, 7], encoder, shard_size=9)
     assert encoder.encoded == [1, 2, 3, 4, 7]
     np.testing.assert_array_equal(result.vectors[:4, 0], whole.vectors[::-1, 0])
-    assert len([line for line in caplog.messages if str(path) in line and "set aside" in line]) == 1
+    assert (
+        len([line for line in caplog.messages if str(path) in line and "renamed to" in line]) == 1
+    )
     assert not path.exists()
     assert path.with_name(f"{path.name}.damaged").exists()
 
@@ -267,7 +269,7 @@ def test_a_damaged_shard_is_named_set_aside_and_encoded_again(
     caplog.clear()
     again = run(tmp_path, [4, 3, 2, 1, 7], later)
     np.testing.assert_array_equal(again.vectors, result.vectors)
-    assert not [line for line in caplog.messages if "set aside" in line]
+    assert not [line for line in caplog.messages if "renamed to" in line]
 
 
 def test_what_a_damaged_shard_gave_before_the_damage_is_not_used(tmp_path: Path) -> None:
@@ -330,7 +332,7 @@ def test_an_error_of_the_encoder_loses_the_shard_in_flight_alone(tmp_path: Path)
         (Shard(np.zeros((3, WIDTH), np.float32)), r"2 contents .* shape \(3, 3\)"),
         (Shard(np.zeros(2, np.float32)), r"shape \(2,\)"),
         (Shard(np.array([[1], [np.nan]], np.float32)), "1 of 2 vectors .* not finite"),
-        (Shard(np.zeros((2, WIDTH), np.float32), {7: "?"}), "position 7"),
+        (Shard(np.zeros((2, WIDTH), np.float32), {7: "?"}), "row 7 of a shard of 2"),
         (Shard(np.zeros((2, WIDTH + 1), np.float32)), "width 4 from the encoder"),
     ],
 )
@@ -346,7 +348,7 @@ def test_what_stands_in_the_row_of_a_failure_is_ignored(tmp_path: Path) -> None:
     def encode(positions: np.ndarray) -> Shard:
         vectors = np.full((2, WIDTH), np.nan, np.float32)
         vectors[positions == 0] = 5
-        return Shard(vectors, {1: "empty"})
+        return Shard(vectors, {int(np.flatnonzero(positions == 1)[0]): "empty"})
 
     for _ in range(2):
         result = run(tmp_path, [1, 2], encode)
@@ -371,7 +373,7 @@ def test_the_log_says_what_is_remembered_and_what_is_to_encode(
     run(tmp_path, range(1_200), shard_size=2_000)
     caplog.set_level(logging.INFO)
     run(tmp_path, [*range(1_203), 0])
-    assert caplog.messages[0] == "1,203 distinct titles: 1,200 remembered, 3 to encode"
+    assert caplog.messages[0] == "1,203 distinct titles: 1,200 stored, 3 to encode"
     assert caplog.messages[1].startswith("encoded 3 titles in ")
 
 

@@ -55,8 +55,8 @@ class Encoder:
             [numbers, np.full(len(numbers), numbers.sum()), np.arange(len(numbers))], axis=1
         )
         reasons = {
-            int(position): f"{number} is truncated"
-            for position, number in zip(positions, numbers, strict=True)
+            row: f"{number} is truncated"
+            for row, number in enumerate(numbers)
             if number in self.failing
         }
         return Shard(vectors / np.float32(7), reasons, {"first": int(numbers[0])})

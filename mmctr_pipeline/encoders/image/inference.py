@@ -1,0 +1,133 @@
+"""Run image files through an open_clip image tower, decoding ahead of the forward passes."""
+
+import collections
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from mmctr_pipeline.encoders.clip import LoadedClip
+from mmctr_pipeline.encoders.config import ImageEncoderConfig
+from mmctr_pipeline.encoders.image.decode import UnreadableImageError, decode, read_bytes
+from mmctr_pipeline.encoders.image.pixels import normalised
+from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
+from mmctr_pipeline.encoders.store.vector_store import Shard
+from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
+from mmctr_pipeline.precision import dtype_for, dtype_name
+
+DECODER_VERSION = 1
+"""Raise it when the same file would be decoded to other pixels; part of the identity."""
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class ImageChangedError(RuntimeError):
+    """A file changed or vanished after it was hashed; its shard is not stored."""
+
+
+class ImageEncoder:
+    """Decodes and encodes the images of one shard; `info` identifies the model."""
+
+    def __init__(
+        self, clip: LoadedClip, config: ImageEncoderConfig, device: torch.device | str
+    ) -> None:
+        dtype = dtype_for(config.precision, device)
+        name, precision = clip.located.name, dtype_name(dtype)
+        weights, settings = clip.image_weights_hash(), clip.image_settings_hash()
+        identity = f"open_clip:{name}:{weights[:12]}:{settings}-{DECODER_VERSION}:{precision}"
+        self.info = EncoderInfo(
+            name, clip.located.source, weights, identity, precision, str(device)
+        )
+        self._pixels = clip.pixels
+        self._tower = fast_tower(clip.model.visual, dtype)
+        self._reference = None if dtype == torch.float32 else plain_tower(clip.model.visual)
+        self._device = torch.device(device)
+        self._batch_size = config.batch_size or (8 if self._device.type == "cpu" else 128)
+
+    def encode(self, paths: Sequence[Path], digests: Sequence[bytes]) -> Shard:
+        """Return the vectors of the files, and by position why a file has none.
+
+        `digests` are the SHA-256 digests that the files must still have, else `ImageChangedError`
+        is raised. Batches hold the readable files in order, so that they depend only on the shard.
+        """
+        reasons: dict[int, str] = {}
+
+        def readable() -> Iterator[tuple[int, np.ndarray]]:
+            ahead = 2 * self._batch_size + n_cores()
+            files = list(zip(paths, digests, strict=True))
+            for position, found in enumerate(in_threads(self._read, files, ahead)):
+                if isinstance(found, str):
+                    reasons[position] = found
+                else:
+                    yield position, found
+
+        good: list[int] = []
+        parts: list[np.ndarray] = []
+        notes = {}
+        pictures = readable()
+        with torch.inference_mode():
+            while batch := list(itertools.islice(pictures, self._batch_size)):
+                positions, pixels = zip(*batch, strict=True)
+                good += positions
+                parts.append(self._forward(pixels, self._tower))
+                if len(parts) == 1 and self._reference is not None:
+                    # The first image of a shard shows how close bfloat16 comes to float32.
+                    reference = self._forward(pixels[:1], self._reference)
+                    notes = parity_notes(parts[0][:1], reference)
+            if not parts:
+                # A blank picture tells how wide the vectors are.
+                blank = np.zeros((*self._pixels.size, 3), np.uint8)
+                parts.append(self._forward([blank], self._tower)[:0])
+        found = np.concatenate(parts)
+        vectors = np.zeros((len(paths), found.shape[1]), dtype=np.float32)
+        vectors[good] = found
+        return Shard(vectors, reasons, notes)
+
+    def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:
+        """Return the pixels of a file, or why it cannot be decoded."""
+        path, digest = file
+        try:
+            content = read_bytes(path)
+        except UnreadableImageError as error:
+            raise ImageChangedError(f"{error}, but was readable a moment ago: run again") from error
+        if hashlib.sha256(content).digest() != digest:
+            raise ImageChangedError(f"{path} changed while it was encoded: run again")
+        try:
+            return decode(content, self._pixels, path)
+        except UnreadableImageError as error:
+            return error.reason
+
+    def _forward(self, pictures: Sequence[np.ndarray], tower: Tower) -> np.ndarray:
+        pixels_BHWC = torch.from_numpy(np.stack(pictures)).to(self._device)
+        return tower(normalised(pixels_BHWC, self._pixels)).cpu().numpy()
+
+
+def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
+    """Yield `work` of each input, in order, computed at most `ahead` of the caller.
+
+    Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
+    decoding.
+    """
+    waiting: collections.deque[Future[_Out]] = collections.deque()
+    pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
+    try:
+        for each in inputs:
+            waiting.append(pool.submit(work, each))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
