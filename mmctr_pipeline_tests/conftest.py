@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests, and the option that forbids skipping tests of the bench extra."""
+"""Shared fixtures, and an option that fails if tests of the bench extra are skipped."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 for variable in [name for name in os.environ if name.startswith("MMCTR_")]:
-    # The tests say themselves what they run on; a developer's own deployment is none of theirs.
+    # Tests set their own variables; a developer's deployment must not leak in.
     del os.environ[variable]
 
 SKIPPED_BENCH: list[str] = []
@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skipped-bench",
         action="store_true",
-        help="fail when a test marked bench was skipped (the bench extra is missing or broken)",
+        help="fail if a test marked bench is skipped (the bench extra is missing or broken)",
     )
 
 
@@ -39,10 +39,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def small_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample dataset of a few hundred items with images, in the layout of the real data."""
+    """A sample dataset of a few hundred items with images."""
     from mmctr_pipeline.sample.config import SampleConfig
     from mmctr_pipeline.sample.write import generate_sample
 
-    folder = tmp_path_factory.mktemp("world")
+    folder = tmp_path_factory.mktemp("sample")
     generate_sample(SampleConfig.scaled(0.15), folder)
     return folder

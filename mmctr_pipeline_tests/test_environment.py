@@ -5,7 +5,7 @@ import pytest
 from mmctr_pipeline.environment import EXECUTORS, Deployment, DeploymentError
 
 
-def test_nothing_set_means_the_sample_world() -> None:
+def test_without_variables_the_sample_dataset_is_used() -> None:
     deployment = Deployment.from_environment({})
     assert deployment.data_dir is None
     assert deployment.preset is None
@@ -20,7 +20,7 @@ def test_empty_values_count_as_unset() -> None:
     assert Deployment.from_environment(empty) == Deployment.from_environment({})
 
 
-def test_values_are_taken(tmp_path: Path) -> None:
+def test_values_are_read(tmp_path: Path) -> None:
     deployment = Deployment.from_environment(
         {
             "MMCTR_DATA_DIR": str(tmp_path),
@@ -39,9 +39,7 @@ def test_values_are_taken(tmp_path: Path) -> None:
     )
 
 
-def test_paths_do_not_depend_on_the_folder_of_later_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
     deployment = Deployment.from_environment({"MMCTR_DATA_DIR": "data", "MMCTR_STORAGE_DIR": "out"})
@@ -63,7 +61,7 @@ def test_an_unknown_executor_is_refused_with_the_known_ones() -> None:
     assert ", ".join(EXECUTORS) in str(error.value)
 
 
-def test_a_data_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for name in ("nowhere", "file"):
         with pytest.raises(DeploymentError, match="is not a folder"):

@@ -1,4 +1,4 @@
-"""Imports run only downward, and the core runs where Dagster and polars are not installed."""
+"""Import contracts: imports run only downward, and the core runs without Dagster and polars."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ TORCH_ALONE = [
     "mmctr_pipeline.training.score",
     "mmctr_pipeline.sample.write",
 ]
-"""What must import with numpy, torch and pyarrow alone."""
+"""Modules that must import with only numpy, torch and pyarrow."""
 
 BLOCKER = """
 import sys
@@ -75,7 +75,7 @@ def test_the_blocker_blocks() -> None:
     assert _run(BLOCKER.format(blocked=["polars"]) + "import polars").returncode != 0
 
 
-def test_everything_below_the_shell_imports_without_dagster() -> None:
+def test_the_core_imports_without_dagster() -> None:
     modules = [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
         for path in sorted(PACKAGE.rglob("*.py"))
@@ -91,7 +91,7 @@ SETTINGS = [path for path in sorted(PACKAGE.rglob("config.py")) if path.parent.n
 
 
 @pytest.mark.parametrize("path", SETTINGS, ids=lambda path: path.parent.name)
-def test_settings_import_the_standard_library_alone(path: Path) -> None:
+def test_settings_import_only_the_standard_library(path: Path) -> None:
     module = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     code = (
         f"import sys; before = set(sys.modules); import {module}; "

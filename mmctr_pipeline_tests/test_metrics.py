@@ -63,7 +63,7 @@ def test_auc_of_hand_counted_cases() -> None:
     assert auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]) == 0.75
 
 
-def test_auc_is_exact_where_float32_would_not_count() -> None:
+def test_auc_is_exact_beyond_the_precision_of_float32() -> None:
     n_rows = 300_000
     labels = np.zeros(n_rows, np.int8)
     labels[-1] = 1
@@ -92,7 +92,7 @@ def test_standard_error_agrees_with_the_bootstrap() -> None:
     assert auc_interval(labels, scores).standard_error == pytest.approx(bootstrap, rel=0.15)
 
 
-def test_interval_covers_the_truth_about_95_times_in_100() -> None:
+def test_the_interval_covers_the_truth_in_about_95_percent() -> None:
     generator = np.random.default_rng(1)
     truth = 0.5 * math.erfc(-1 / math.sqrt(2) / math.sqrt(2))  # P(N(1, 1) > N(0, 1))
     covered = 0
@@ -103,7 +103,7 @@ def test_interval_covers_the_truth_about_95_times_in_100() -> None:
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_interval_is_cut_to_the_unit_range() -> None:
+def test_the_interval_is_clipped_to_the_unit_range() -> None:
     labels = np.repeat([0, 1], 10)
     scores = np.arange(20.0)
     scores[[9, 10]] = scores[[10, 9]]
@@ -138,13 +138,13 @@ def test_comparison_equals_delongs_equations() -> None:
     assert comparison.low < comparison.difference < comparison.high
 
 
-def test_comparison_of_a_scorer_with_itself_finds_nothing() -> None:
+def test_a_scorer_does_not_differ_from_itself() -> None:
     labels, scores = sample(5)
     comparison = compare_auc(labels, scores, scores)
     assert (comparison.difference, comparison.z, comparison.p_value) == (0.0, 0.0, 1.0)
 
 
-def test_pairing_makes_the_comparison_sharper_than_two_intervals() -> None:
+def test_paired_comparison_has_a_smaller_error_than_two_intervals() -> None:
     generator = np.random.default_rng(6)
     labels = (generator.random(4000) < 0.5).astype(int)
     a = labels + generator.normal(0, 1.5, 4000)
@@ -178,7 +178,7 @@ def test_log_loss_stays_finite_at_certainty_and_with_one_class() -> None:
         ([], [], "no rows"),
     ],
 )
-def test_what_has_no_auc_is_refused(labels: list, scores: list, message: str) -> None:
+def test_invalid_input_is_refused(labels: list, scores: list, message: str) -> None:
     for metric in (auc, auc_interval):
         with pytest.raises(MetricError, match=message):
             metric(labels, scores)
@@ -186,7 +186,7 @@ def test_what_has_no_auc_is_refused(labels: list, scores: list, message: str) ->
         compare_auc(labels, scores, scores)
 
 
-def test_log_loss_refuses_what_is_no_probability() -> None:
+def test_log_loss_refuses_invalid_probabilities() -> None:
     with pytest.raises(MetricError, match=r"row 1: 1\.2 is not a probability"):
         log_loss([0, 1], [0.3, 1.2])
     with pytest.raises(MetricError, match="not finite"):
@@ -218,7 +218,7 @@ def test_grouped_auc_does_not_compare_rows_of_different_groups() -> None:
     assert grouped_auc(labels, scores, [1, 1, 1, 1]).auc == 0.75
 
 
-def test_groups_of_one_class_alone_have_no_auc() -> None:
+def test_groups_of_a_single_class_have_no_auc() -> None:
     result = grouped_auc([0, 0, 1], [0.1, 0.2, 0.3], [1, 1, 2])
     assert (result.auc, result.n_groups, result.n_rows) == (None, 0, 0)
     with pytest.raises(MetricError, match=r"3 scores but groups of shape \(2,\)"):
@@ -231,7 +231,7 @@ def test_calibration_equals_its_definition(n_rows: int, n_bins: int) -> None:
     probabilities = generator.random(n_rows)  # all distinct
     labels = (generator.random(n_rows) < probabilities**2).astype(int)
     ascending = sorted(zip(probabilities.tolist(), labels.tolist(), strict=True))
-    # Row r of N, counted from 0, lies in the bin that the middle of its share of the rows is in.
+    # Row r of N, from 0, belongs to the bin that contains the middle of its share of the rows.
     bins: list[list[tuple[float, int]]] = [[] for _ in range(n_bins)]
     for r, row in enumerate(ascending):
         bins[int((r + 0.5) * n_bins / n_rows)].append(row)
@@ -251,7 +251,7 @@ def test_calibration_equals_its_definition(n_rows: int, n_bins: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_calibration_does_not_depend_on_the_order_of_rows_of_equal_probability() -> None:
+def test_calibration_ignores_the_order_of_equal_probabilities() -> None:
     labels = np.repeat([0, 1], 50)
     probabilities = np.full(100, 0.5)
     assert calibration(labels, probabilities).error == 0.0
@@ -260,12 +260,12 @@ def test_calibration_does_not_depend_on_the_order_of_rows_of_equal_probability()
     assert calibration([1, 1], [0.25, 0.25]).error == 0.75
 
 
-def test_calibration_refuses_what_is_no_probability() -> None:
+def test_calibration_refuses_invalid_probabilities() -> None:
     with pytest.raises(MetricError, match=r"row 0: -0\.1 is not a probability"):
         calibration([0, 1], [-0.1, 0.5])
 
 
 def test_equal_values_share_a_bin() -> None:
     values = np.array([3, 1, 1, 1, 1, 2, 9, 1])
-    # Midranks 7, 3, ..., 6, 8: the five ones share the bin that the middle of them lies in.
+    # Midranks 7, 3, ..., 6, 8: the five ones share the bin of their middle.
     assert equal_mass_bins(values, 4).tolist() == [3, 1, 1, 1, 1, 2, 3, 1]

@@ -5,7 +5,7 @@ from mmctr_pipeline.precision import dtype_for, dtype_name
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_a_named_precision_holds_on_any_device(device: str) -> None:
+def test_an_explicit_precision_applies_to_any_device(device: str) -> None:
     assert dtype_for("float32", device) == torch.float32
     assert dtype_for("bfloat16", device) == torch.bfloat16
 
@@ -18,11 +18,11 @@ def test_auto_is_bfloat16_only_where_the_processor_multiplies_in_it() -> None:
         else torch.float32
     )
     assert dtype_for("auto", "cpu") == expected
-    # Nothing is known of such a device.
+    # Capabilities of this device are unknown.
     assert dtype_for("auto", "meta") == torch.float32
 
 
-def test_names_lead_back_to_the_dtype() -> None:
+def test_dtypes_have_names() -> None:
     assert [dtype_name(dtype_for(name, "cpu")) for name in ("float32", "bfloat16")] == [
         "float32",
         "bfloat16",

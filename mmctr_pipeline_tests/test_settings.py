@@ -27,7 +27,7 @@ def test_defaults_hold() -> None:
     assert Outer() == Outer(3, (4, 2), "fast", False, None, Inner(0.5))
 
 
-def test_values_are_brought_to_their_type() -> None:
+def test_values_are_converted_to_their_type() -> None:
     made = Outer.from_mapping({"widths": [8, 4], "inner": {"rate": 0}, "limit": 5})
     assert made.widths == (8, 4)
     assert made.limit == 5
@@ -70,14 +70,14 @@ def test_round_trip_through_plain_values() -> None:
         ({"inner": 3}, "Outer.inner is 3; expected Inner"),
     ],
 )
-def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+def test_invalid_values_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError) as error:
         Outer.from_mapping(values, "file.yaml")
     assert message in str(error.value)
     assert str(error.value).startswith("file.yaml")
 
 
-def test_bounds_hold_for_values_made_directly() -> None:
+def test_bounds_apply_to_direct_construction() -> None:
     with pytest.raises(SettingsError, match=r"Outer\.count is 0"):
         Outer(count=0)
     with pytest.raises(SettingsError, match=r"Outer\.count is 0"):
@@ -97,7 +97,7 @@ def test_settings_cannot_be_changed() -> None:
         Outer().count = 4  # type: ignore[misc]
 
 
-def test_the_field_metadata_carry_what_the_launchpad_shows() -> None:
+def test_field_metadata_has_help_and_bounds() -> None:
     metadata = {field.name: field.metadata for field in dataclasses.fields(Outer)}
     assert metadata["count"]["help"] == "how many"
     assert metadata["count"]["bounds"] == {"ge": 1, "le": 10}

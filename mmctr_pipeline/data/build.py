@@ -6,9 +6,10 @@ import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
@@ -22,7 +23,13 @@ from mmctr_pipeline.data.histories import (
 )
 from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.schemas import LABELLED_COLUMNS, TEST_COLUMNS, Column
+from mmctr_pipeline.data.schemas import (
+    HISTORY_COLUMNS,
+    LABELLED_COLUMNS,
+    ROW_ID,
+    TEST_COLUMNS,
+    Column,
+)
 from mmctr_pipeline.data.validation import (
     Block,
     check_distinct,
@@ -36,15 +43,6 @@ logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 65_536
 _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_COLUMNS}
-_DTYPES = {
-    "user_id": np.int32,
-    "item_id": np.int32,
-    "likes_level": np.int8,
-    "views_level": np.int8,
-    "label": np.int8,
-    "ID": np.int64,
-}
-_BlockT = TypeVar("_BlockT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +62,9 @@ class _Rows:
 
 def read_test_ids(layout: DataLayout) -> np.ndarray:
     """Return the column `ID` of the test file, `(N,) int64`, in its order; raises `DataError`."""
-    (column,) = _only(TEST_COLUMNS, "ID")
-    with open_parquet(layout.test, (column,)) as file:
+    with open_parquet(layout.test, (ROW_ID,)) as file:
         array = file.read(columns=["ID"]).column("ID").combine_chunks()
-    return integers(array, Block(layout.test, column))
+    return integers(array, Block(layout.test, ROW_ID))
 
 
 def build_dataset(layout: DataLayout) -> CtrDataset:
@@ -96,12 +93,12 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
             logger.info(f"{len(rows[name]):,} rows in {path.name}")
     histories, index = merge_histories(parts)
     logger.info(f"{len(histories):,} distinct histories in {len(index):,} rows")
-    dataset = CtrDataset(
-        **_splits(rows, index),
-        items=items,
-        histories=histories,
-        fingerprint=hashing.result(),
-    )
+    ends = np.cumsum([len(part) for part in rows.values()])
+    splits: dict[str, Any] = {
+        name: Split(history=history, **part.numbers)
+        for (name, part), history in zip(rows.items(), np.split(index, ends[:-1]), strict=True)
+    }
+    dataset = CtrDataset(**splits, items=items, histories=histories, fingerprint=hashing.result())
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
@@ -111,31 +108,26 @@ def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     Learned fusions may read only these from the interactions. Checks and strips histories as
     `build_dataset` does, and raises `DataError` likewise.
     """
-    columns = _only(LABELLED_COLUMNS, "item_id", "item_seq")
     parts: list[RowHistories] = []
-    with open_parquet(layout.train, columns) as file:
-        _read_rows(file, layout.train, columns, items, layout.item_feature, parts)
+    with open_parquet(layout.train, HISTORY_COLUMNS) as file:
+        _read_rows(file, layout.train, HISTORY_COLUMNS, items, layout.item_feature, parts)
     distinct, _ = merge_histories(parts)
     logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
     return distinct
 
 
-def read_ahead(blocks: Iterator[_BlockT]) -> Generator[_BlockT, None, None]:
-    """Yield the blocks in order, each fetched in a thread while the previous one is in use.
+def read_ahead(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
+    """Yield the batches in order, each fetched in a thread while the previous one is in use.
 
-    An error while fetching is raised in place of that block. Close the generator
-    (`contextlib.closing`) if it may not run to its end: closing waits for the block in flight, so
+    An error while fetching is raised in place of that batch. Close the generator
+    (`contextlib.closing`) if it may not run to its end: closing waits for the batch in flight, so
     that no thread reads from a file closed meanwhile.
     """
     with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, blocks, None)
-        while (block := following.result()) is not None:
-            following = thread.submit(next, blocks, None)
-            yield block
-
-
-def _only(columns: tuple[Column, ...], *names: str) -> tuple[Column, ...]:
-    return tuple(column for column in columns if column.name in names)
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 def _read_rows(
@@ -149,7 +141,7 @@ def _read_rows(
     """Read and check one interaction file batch by batch; append to `histories`."""
     n_rows, known = file.metadata.num_rows, items.item_id
     names = [column.name for column in columns]
-    numbers = {name: np.empty(n_rows, _DTYPES[name]) for name in names if name in _DTYPES}
+    numbers = {c.name: np.empty(n_rows, c.dtype) for c in columns if c.kind == "int"}
     is_seen = np.zeros(int(known[-1]) + 1, dtype=bool)
     progress = Progress(logger, path.name, n_rows)
     padding = PaddingCheck()
@@ -171,17 +163,9 @@ def _read_rows(
             first_row = rows.stop
             progress.advance(len(batch))
     if "ID" in numbers:
-        check_distinct(numbers["ID"], Block(path, columns[names.index("ID")]))
+        check_distinct(numbers["ID"], Block(path, ROW_ID))
+        numbers["row_id"] = numbers.pop("ID")
     return _Rows(numbers, n_with_target, np.flatnonzero(is_seen))
-
-
-def _splits(rows: dict[str, _Rows], history: np.ndarray) -> dict[str, Any]:
-    splits, first = {}, 0
-    for name, part in rows.items():
-        columns = {("row_id" if key == "ID" else key): v for key, v in part.numbers.items()}
-        splits[name] = Split(history=history[first : first + len(part)], **columns)
-        first += len(part)
-    return splits
 
 
 def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How often two items were interacted with by the same user, counted on train rows alone."""
+"""Counts of users who interacted with two items, from train rows only."""
 
 import dataclasses
 
@@ -10,13 +10,13 @@ from mmctr_pipeline.data.ragged import Ragged
 
 @dataclasses.dataclass(frozen=True)
 class CoInteractions:
-    """Who interacted with what, and which pairs of items share users.
+    """Distinct interactions of users with items, and pairs of items that share users.
 
-    A user has interacted with the items of the histories of the user's train rows, and with the
-    targets that were clicked. I is `n_items`, ids being below it. `interaction_E` are the distinct
-    interactions as `user * I + item`, `users_of_item_I` the users of each item, `pair_P` the pairs
-    as `a * I + b` with a < b and `users_of_pair_P` the users who have both; keys ascend, all are
-    int64 but for the counts, which are int32.
+    A user has interacted with the items in the histories of their train rows, and with the targets
+    they clicked. I is `n_items`; all ids are below it. `interaction_E` has the distinct
+    interactions as `user * I + item`, `users_of_item_I` the number of users of each item, `pair_P`
+    the pairs as `a * I + b` with a < b, and `users_of_pair_P` the number of users of both. Keys are
+    int64 and ascending; counts are int32.
     """
 
     n_items: int
@@ -27,9 +27,9 @@ class CoInteractions:
 
 
 def count_co_interactions(train: Split, histories: Ragged, n_items: int) -> CoInteractions:
-    """Count over the rows of `train`, whose `history` points into `histories`.
+    """Count over the rows of `train`, whose `history` indexes `histories`.
 
-    Raises `ValueError` where the rows have no labels.
+    Raises `ValueError` if the rows have no labels.
     """
     interaction_E = distinct_interactions(train, histories, n_items)
     pair_P, users_of_pair_P = _pairs(interaction_E, n_items)
@@ -43,12 +43,12 @@ def count_co_interactions(train: Split, histories: Ragged, n_items: int) -> CoIn
 
 
 def distinct_interactions(train: Split, histories: Ragged, n_items: int) -> np.ndarray:
-    """Return who interacted with what as `user * I + item`, `(E,) int64`, ascending.
+    """Return the distinct interactions as `user * n_items + item`, `(E,) int64`, ascending.
 
-    Raises `ValueError` where the rows have no labels.
+    Raises `ValueError` if the rows have no labels.
     """
     if train.label is None:
-        raise ValueError("co-interactions are counted on labelled rows, but these have no labels")
+        raise ValueError("co-interactions need labelled rows; these have no labels")
     n_histories = max(len(histories), 1)
     user = train.user_id.astype(np.int64)
     user_history = np.unique(user * n_histories + train.history)
@@ -60,8 +60,8 @@ def distinct_interactions(train: Split, histories: Ragged, n_items: int) -> np.n
 
 
 def _pairs(interaction_E: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct pairs of items of one user, as keys, and their numbers of users."""
-    # Imported here: training without this part needs no SciPy.
+    """Return the distinct pairs of items that share a user, as keys, and their numbers of users."""
+    # Imported here: training without co-interactions needs no SciPy.
     from scipy import sparse
 
     user_E, item_E = np.divmod(interaction_E, n_items)

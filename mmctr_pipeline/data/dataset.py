@@ -1,4 +1,4 @@
-"""The train dataset: three splits, the item table, and the histories stored once each."""
+"""The train dataset: three splits, the item table, and each distinct history once."""
 
 import dataclasses
 import json
@@ -16,9 +16,9 @@ from mmctr_pipeline.data.ragged import Ragged
 class Split:
     """Rows of one split; all arrays have length N.
 
-    `user_id`, `item_id`, `history` are int32 (`history` points into `CtrDataset.histories`),
-    `likes_level` and `views_level` int8 in 0..10. Train and valid carry `label` (int8, 0 or 1);
-    the test split carries `row_id` (int64, the column `ID`), in the order of the test file.
+    `user_id`, `item_id` and `history` are int32 (`history` indexes `CtrDataset.histories`);
+    `likes_level` and `views_level` are int8 in 0..10. Train and valid have `label` (int8, 0 or 1);
+    test has `row_id` (int64, the column `ID`), in the order of the test file.
     """
 
     user_id: np.ndarray
@@ -32,22 +32,22 @@ class Split:
     def __len__(self) -> int:
         return len(self.item_id)
 
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns that this split has, by name."""
+        return {name: values for name, values in vars(self).items() if values is not None}
+
     def take(self, rows: np.ndarray) -> "Split":
-        """Return the rows at the given positions, or under the given boolean mask."""
-        columns = {
-            field.name: getattr(self, field.name)[rows]
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) is not None
-        }
-        return Split(**columns)
+        """Return the rows at the given positions, or where the given boolean mask is true."""
+        return Split(**{name: values[rows] for name, values in self.columns.items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemTable:
-    """One row per real item (no padding row): ids ascending and distinct, `(M,) int32`.
+    """M real items, without the padding row; `item_id` is `(M,) int32`, distinct and ascending.
 
-    `title` is an Arrow string array (null where there is none), `tags` a `Ragged` of tag ids
-    without padding, the two levels int8 in 0..10.
+    `title` is an Arrow string array, null for items without a title; `tags` has the tag ids without
+    padding; the two levels are int8 in 0..10.
     """
 
     item_id: np.ndarray
@@ -64,8 +64,8 @@ class ItemTable:
 class CtrDataset:
     """Train, valid and test rows with their shared histories and the item table.
 
-    `fingerprint` is a hash of the contents of the source files; `provenance` is free and
-    JSON-serialisable (file names, counts, layout).
+    `fingerprint` is a hash of the contents of the source files; `provenance` is JSON-serialisable
+    (file names, counts).
     """
 
     train: Split
@@ -84,21 +84,8 @@ class CtrDataset:
     def write(self, folder: Path) -> None:
         """Write `{train,valid,test,items,histories}.parquet` into an existing, empty folder."""
         for name, split in self.splits.items():
-            columns = {
-                field.name: getattr(split, field.name)
-                for field in dataclasses.fields(split)
-                if getattr(split, field.name) is not None
-            }
-            pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-        items = pa.table(
-            {
-                "item_id": self.items.item_id,
-                "title": self.items.title,
-                "tags": self.items.tags.to_arrow(),
-                "likes_level": self.items.likes_level,
-                "views_level": self.items.views_level,
-            }
-        )
+            pq.write_table(pa.table(split.columns), folder / f"{name}.parquet")
+        items = pa.table({**vars(self.items), "tags": self.items.tags.to_arrow()})
         pq.write_table(items, folder / "items.parquet")
         histories = pa.table({"items": self.histories.to_arrow()}).replace_schema_metadata(
             {"mmctr.fingerprint": self.fingerprint, "mmctr.provenance": json.dumps(self.provenance)}
@@ -116,9 +103,7 @@ class CtrDataset:
         histories = pq.read_table(folder / "histories.parquet")
         metadata = histories.schema.metadata or {}
         return cls(
-            train=splits["train"],
-            valid=splits["valid"],
-            test=splits["test"],
+            **splits,
             items=ItemTable(
                 item_id=items.column("item_id").to_numpy(),
                 title=items.column("title").combine_chunks(),

@@ -1,4 +1,4 @@
-"""Content fingerprints of source files: equal bytes give equal fingerprints, wherever they lie."""
+"""Fingerprints of source files: equal contents have equal fingerprints, whatever their paths."""
 
 import hashlib
 import logging
@@ -17,9 +17,9 @@ _THREADS = 8
 
 
 def fingerprint_files(paths: Iterable[Path]) -> str:
-    """Return a SHA-256 (hex) over the contents of the files, in the order given.
+    """Return the SHA-256 (hex) of the contents of the files, in the given order.
 
-    Names, folders and times do not enter; exchanging two files changes it.
+    It ignores names, folders and times. Swapping two files changes it.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         digests = list(threads.map(_digest, paths))
@@ -27,15 +27,15 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
 
 
 def fingerprint_dataset(layout: DataLayout) -> str:
-    """Return the fingerprint of what the train dataset is made from: splits and item_feature."""
+    """Return the fingerprint of the sources of the train dataset: splits and item_feature."""
     return fingerprint_files([layout.train, layout.valid, layout.test, layout.item_feature])
 
 
 def fingerprint_images(index: ImageIndex) -> str:
-    """Return a SHA-256 (hex) over names and contents of the images, sorted by name.
+    """Return the SHA-256 (hex) of the names and contents of the images, sorted by name.
 
-    Files that do not follow the index's pattern do not enter. One that cannot be opened (a broken
-    link) enters as such and is logged: encoding counts it among the unreadable.
+    It ignores files whose names do not match the index's pattern. A file that cannot be opened (a
+    broken link) counts as unreadable, as it does in encoding, and is logged.
     """
     names = index.names()
     progress = Progress(logger, "fingerprint of the images", len(names), "files")
@@ -53,7 +53,7 @@ def fingerprint_images(index: ImageIndex) -> str:
 
 
 def fingerprint_array(*arrays: np.ndarray) -> str:
-    """Return a SHA-256 (hex) over type, shape and values of the arrays."""
+    """Return the SHA-256 (hex) of type, shape and values of the arrays."""
     overall = hashlib.sha256()
     for array in arrays:
         overall.update(f"{array.dtype.str}{array.shape}".encode())
@@ -68,7 +68,7 @@ def _digest(path: Path) -> bytes:
 
 def _digest_if_readable(path: Path) -> bytes | None:
     try:
-        # Whoever opens a pipe waits for somebody to write to it.
+        # Opening a pipe would wait for a writer.
         return _digest(path) if path.is_file() else None
     except OSError:
         return None

@@ -89,13 +89,14 @@ def merge_histories(parts: list[RowHistories]) -> tuple[Ragged, np.ndarray]:
     return distinct, index[list_of_row]
 
 
-@dataclasses.dataclass
 class PaddingCheck:
     """Checks the histories of a file block by block: left-padded to one width, or not at all."""
 
-    _first: tuple[int, int] | None = dataclasses.field(default=None, init=False)
-    _other: tuple[int, int] | None = dataclasses.field(default=None, init=False)
-    _padded: int | None = dataclasses.field(default=None, init=False)
+    def __init__(self) -> None:
+        # Row and width of the first list and of the first one of another width; first padded row.
+        self._first: tuple[int, int] | None = None
+        self._other: tuple[int, int] | None = None
+        self._padded: int | None = None
 
     def check(self, values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
         """Check one block, whose entry i has the values `values[offsets[i]:offsets[i + 1]]`."""
@@ -108,7 +109,7 @@ class PaddingCheck:
         if self._other is None and len(other):
             self._other = (block.file_row(other[0]), int(widths[other[0]]))
         if self._padded is None and is_zero.any():
-            self._padded = block.file_row(_entry_at(np.argmax(is_zero), offsets))
+            self._padded = block.file_row(int(lists_containing(np.argmax(is_zero), offsets)))
         if self._other and self._padded is not None:
             (row, width), (other_row, other_width) = self._first, self._other
             raise DataError(
@@ -130,7 +131,7 @@ def _check_side(values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, bl
     zero_after_id[starts[(starts > 0) & (starts < len(values))] - 1] = False
     if not zero_after_id.any():
         return
-    entry = _entry_at(np.argmax(zero_after_id) + 1, offsets)
+    entry = int(lists_containing(np.argmax(zero_after_id) + 1, offsets))
     history = values[offsets[entry] : offsets[entry + 1]]
     tail = np.flatnonzero(history)[-1] + 1
     kind = "is padded on the right" if history[:tail].all() else "has gaps"
@@ -139,7 +140,3 @@ def _check_side(values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, bl
         f"the history {shown(history.tolist())} {kind}: a 0 follows an item id",
         "write the ids oldest first, with the padding zeros on the left: 0, 0, 12, 7",
     )
-
-
-def _entry_at(position: np.integer, offsets: np.ndarray) -> int:
-    return int(lists_containing(np.array([position]), offsets)[0])

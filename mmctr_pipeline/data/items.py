@@ -14,9 +14,10 @@ from mmctr_pipeline.data.validation import (
     Block,
     DataError,
     check_distinct,
-    integer_lists,
+    check_range,
     integers,
     is_list,
+    list_values,
     open_parquet,
 )
 from mmctr_pipeline.data.vectors import VectorTable
@@ -31,18 +32,19 @@ def read_items(layout: DataLayout) -> ItemTable:
     with open_parquet(path, ITEM_COLUMNS) as file:
         table = file.read(columns=[column.name for column in ITEM_COLUMNS])
     blocks = {column.name: Block(path, column) for column in ITEM_COLUMNS}
-    arrays = {name: _combined(table.column(name)) for name in blocks}
+    arrays = {name: table.column(name).combine_chunks() for name in blocks}
     numbers = {
         name: integers(arrays[name], blocks[name])
         for name in ("item_id", "likes_level", "views_level")
     }
     check_distinct(numbers["item_id"], blocks["item_id"])
-    tags = without_zeros(*integer_lists(arrays["item_tags"], blocks["item_tags"]))
+    tags = list_values(arrays["item_tags"], blocks["item_tags"])
+    check_range(*tags, blocks["item_tags"])
     order = np.argsort(numbers["item_id"])
     return ItemTable(
         item_id=numbers["item_id"][order].astype(np.int32),
         title=_titles(arrays["item_title"], order),
-        tags=tags.take(order),
+        tags=without_zeros(*tags).take(order),
         likes_level=numbers["likes_level"][order].astype(np.int8),
         views_level=numbers["views_level"][order].astype(np.int8),
     )
@@ -74,7 +76,7 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
     with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
         table = file.read(columns=["item_id", column])
     id_block = Block(path, VECTOR_FILE_COLUMNS[0])
-    ids = integers(_combined(table.column("item_id")), id_block)
+    ids = integers(table.column("item_id").combine_chunks(), id_block)
     check_distinct(ids, id_block)
     vectors, is_null = _checked_vectors(table.column(column), path, column)
     real = np.flatnonzero(ids)
@@ -157,7 +159,3 @@ def _checked_vectors(
             raise block.error(row, f"the vector has the value {value}", "write null for no vector")
         start = span.stop
     return vectors, is_null
-
-
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)

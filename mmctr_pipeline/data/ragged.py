@@ -125,8 +125,8 @@ def numpy_view(array: pa.Array) -> np.ndarray:
     return np.from_dlpack(array)
 
 
-def lists_containing(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return the number of the list that contains the value at each position, `(P,) int64`.
+def lists_containing(positions: np.ndarray | np.integer, offsets: np.ndarray) -> np.ndarray:
+    """Return the number of the list that contains the value at each position, int64.
 
     List i has the values at `offsets[i]` to `offsets[i + 1] - 1`.
     """

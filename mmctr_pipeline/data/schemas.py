@@ -1,10 +1,12 @@
-"""What each file of the MMCTR layout holds: columns, kinds, ranges."""
+"""Columns of the files in the MMCTR layout, with their kinds and ranges."""
 
 import dataclasses
 from typing import Literal
 
+import numpy as np
+
 MAX_ID = 2**31 - 1
-"""Largest user, item or tag id: ids are kept as int32."""
+"""Largest user, item or tag id: ids are stored as int32."""
 
 MAX_LEVEL = 10
 """Largest likes_level and views_level."""
@@ -12,10 +14,10 @@ MAX_LEVEL = 10
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column. `minimum` and `maximum` hold for each integer, in lists too.
+    """One column. `minimum` and `maximum` apply to each integer, also within lists.
 
-    `int` takes any integer type, `int_list` any list of integers, `text` any string type. Where
-    `nullable`, a missing value has a meaning: no title, no tags.
+    `int` accepts any integer type, `int_list` any list of integers, `text` any string type. In a
+    `nullable` column a missing value is valid: no title, no tags.
     """
 
     name: str
@@ -24,6 +26,12 @@ class Column:
     maximum: int = MAX_ID
     nullable: bool = False
 
+    @property
+    def dtype(self) -> type[np.signedinteger]:
+        """Smallest of int8, int32 and int64 that fits the range."""
+        fits = (dtype for dtype in (np.int8, np.int32) if self.maximum <= np.iinfo(dtype).max)
+        return next(fits, np.int64)
+
 
 _USER_ID = Column("user_id", "int", minimum=1)
 _ITEM_ID = Column("item_id", "int", minimum=1)
@@ -31,16 +39,20 @@ _LEVELS = (
     Column("likes_level", "int", maximum=MAX_LEVEL),
     Column("views_level", "int", maximum=MAX_LEVEL),
 )
-_INTERACTION = (_USER_ID, _ITEM_ID, Column("item_seq", "int_list"), *_LEVELS)
+_ITEM_SEQ = Column("item_seq", "int_list")
+_INTERACTION = (_USER_ID, _ITEM_ID, _ITEM_SEQ, *_LEVELS)
 
 LABELLED_COLUMNS: tuple[Column, ...] = (*_INTERACTION, Column("label", "int", maximum=1))
-"""Columns of train and valid; `item_seq` is the history, oldest first, padded left with 0."""
+"""Columns of train and valid; `item_seq` is the history, oldest first, left-padded with 0."""
 
-TEST_COLUMNS: tuple[Column, ...] = (
-    *_INTERACTION,
-    Column("ID", "int", minimum=-(2**63), maximum=2**63 - 1),
-)
-"""Columns of test; `ID` is distinct and names the row in the submission."""
+ROW_ID = Column("ID", "int", minimum=-(2**63), maximum=2**63 - 1)
+"""Identifies a row of test in the submission; distinct."""
+
+TEST_COLUMNS: tuple[Column, ...] = (*_INTERACTION, ROW_ID)
+"""Columns of test."""
+
+HISTORY_COLUMNS: tuple[Column, ...] = (_ITEM_ID, _ITEM_SEQ)
+"""Columns of train that its histories are read from."""
 
 ITEM_COLUMNS: tuple[Column, ...] = (
     _ITEM_ID,
@@ -48,7 +60,7 @@ ITEM_COLUMNS: tuple[Column, ...] = (
     Column("item_tags", "int_list", nullable=True),
     *_LEVELS,
 )
-"""Columns of item_feature that every recipe reads; `item_id` is distinct."""
+"""Columns of item_feature that all recipes read; `item_id` is distinct."""
 
 VECTOR_FILE_COLUMNS: tuple[Column, ...] = (Column("item_id", "int"),)
-"""Columns of a file of given vectors, beside the vectors; id 0 is the padding row of item_info."""
+"""Columns of a file with given vectors, besides those; id 0 is the padding row of item_info."""

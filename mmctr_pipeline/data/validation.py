@@ -149,13 +149,6 @@ def integers(array: pa.Array, block: Block) -> np.ndarray:
     return values.astype(np.int64, copy=False)
 
 
-def integer_lists(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Return a list column as `list_values` does, after checking the column's range."""
-    values, offsets = list_values(array, block)
-    check_range(values, offsets, block)
-    return values, offsets
-
-
 def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Return a list column as values `(T,)` (its own integer type) and offsets `(N + 1,) int64`.
 
@@ -166,7 +159,7 @@ def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
     offsets = list_offsets(array)
     flat = array.flatten()
     if flat.null_count:
-        row = int(lists_containing(_null_positions(flat)[:1], offsets)[0])
+        row = int(lists_containing(_null_positions(flat)[0], offsets))
         raise block.error(
             row,
             f"the list {shown(array[row].as_py())} has a missing value in it",

@@ -1,4 +1,4 @@
-"""Tables of item vectors, keyed by item id, with a mask of the items that really have one."""
+"""Tables of item vectors, keyed by item id, with a mask of the items that have one."""
 
 import dataclasses
 import hashlib
@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 @dataclasses.dataclass(frozen=True)
 class VectorTable:
-    """One vector per item; nothing is aligned by position with any other table.
+    """One vector per item. Join tables by id, never by position.
 
-    `item_id` is `(N,) int32`, distinct, ascending; `vectors` is `(N, D) float32`; `present` is
-    `(N,) bool` and False where the item lacks this modality (its vector is then all zeros).
-    `identity` names what made the vectors: encoder, weights hash, preprocessing, or transform.
-    `provenance` is free, JSON-serialisable: the resolved configuration and counts.
+    `item_id` is `(N,) int32`, distinct and ascending; `vectors` is `(N, D) float32`; `present` is
+    `(N,) bool`, False for items without this modality, whose vectors are all zeros. `identity`
+    names the source of the vectors: encoder, weights hash and preprocessing, or transform.
+    `provenance` is JSON-serialisable: the resolved configuration and counts.
     """
 
     item_id: np.ndarray
@@ -28,14 +28,10 @@ class VectorTable:
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n_items = len(self.item_id)
-        if (
-            self.vectors.ndim != 2
-            or len(self.vectors) != n_items
-            or self.present.shape != (n_items,)
-        ):
+        n_items, shape = len(self.item_id), self.vectors.shape
+        if len(shape) != 2 or shape[0] != n_items or self.present.shape != (n_items,):
             raise ValueError(
-                f"{n_items} ids with vectors of shape {self.vectors.shape} "
+                f"{n_items} ids with vectors of shape {shape} "
                 f"and a mask of shape {self.present.shape}"
             )
         if n_items > 1 and np.any(np.diff(self.item_id) <= 0):
@@ -52,7 +48,7 @@ class VectorTable:
         return np.linalg.norm(self.vectors[self.present], axis=1)
 
     def content_hash(self) -> str:
-        """Return a SHA-256 of ids, vectors and mask, whatever made them."""
+        """Return the SHA-256 of ids, vectors and mask, regardless of their source."""
         digest = hashlib.sha256(f"{self.vectors.shape}".encode())
         for array in (self.item_id, self.vectors, self.present):
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -64,21 +60,18 @@ class VectorTable:
 
     def aligned_to(self, item_id: np.ndarray) -> "VectorTable":
         """Return the rows for `item_id` (distinct, ascending); ids not in the table are masked."""
-        position = np.searchsorted(self.item_id, item_id)
-        position = np.minimum(position, max(len(self.item_id) - 1, 0))
-        found = (
-            self.item_id[position] == item_id if len(self.item_id) else np.zeros(len(item_id), bool)
-        )
+        found = np.isin(item_id, self.item_id)
+        rows = np.searchsorted(self.item_id, item_id[found])
         vectors = np.zeros((len(item_id), self.dim), dtype=np.float32)
-        vectors[found] = self.vectors[position[found]]
+        vectors[found] = self.vectors[rows]
         present = np.zeros(len(item_id), dtype=bool)
-        present[found] = self.present[position[found]]
+        present[found] = self.present[rows]
         return dataclasses.replace(
             self, item_id=np.asarray(item_id, np.int32), vectors=vectors, present=present
         )
 
     def to_arrow(self) -> pa.Table:
-        """Return columns `item_id`, `vector` (fixed-size list), `present`; identity as metadata."""
+        """Return the columns `item_id`, `vector` (fixed-size list) and `present`, with metadata."""
         flat = pa.array(np.ascontiguousarray(self.vectors, dtype=np.float32).reshape(-1))
         table = pa.table(
             {
@@ -93,7 +86,7 @@ class VectorTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> Self:
-        """Inverse of `to_arrow`."""
+        """Build from the table that `to_arrow` returned."""
         metadata = table.schema.metadata or {}
         column = table.column("vector").combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False)
@@ -107,15 +100,15 @@ class VectorTable:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a parquet file written from `to_arrow`."""
+        """Read a parquet file of the table that `to_arrow` returned."""
         return cls.from_arrow(pq.read_table(path))
 
 
 @dataclasses.dataclass(frozen=True)
 class ItemVectors:
-    """The vectors of one catalogue: fused, and those of each modality that some models also read.
+    """Fused vectors of one catalogue, and those of each modality, which some models also read.
 
-    `text` and `image` are None where the caller has only fused vectors.
+    `text` and `image` are None if the caller has only fused vectors.
     """
 
     fused: VectorTable

@@ -1,49 +1,56 @@
 """The users of the sample dataset: tastes, histories, targets, and labels of known probability."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.ragged import Ragged, offsets_from_lengths
 from mmctr_pipeline.sample.catalogue import CATEGORIES, FAMILY_SIZE, STYLES, Catalogue, ItemSampler
 from mmctr_pipeline.sample.config import SampleConfig
 
 MIN_HISTORY = 3
 MAX_HISTORY = 100
 
-# Shares of a history that show the favourite, the rest of its family (each), the others (each).
+# Shares of a history for the favourite, each other kind of its family, and each remaining kind.
 _FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
-# What the favourite, the rest of its family and the others add to the logit, in units of effect.
+# Added to the logit for these three, in units of effect.
 _FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
-# Share of the users who like the first family: tastes are not spread evenly.
+# Share of users who like the first family: tastes are uneven.
 _FIRST_FAMILY_SHARE = 0.72
-# Share of the targets that were chosen for the user's taste; the others were chosen blindly.
+# Share of targets chosen by the user's taste; the others are random.
 _TASTEFUL_SHARE = 0.1
-# Histories show mostly the hits, whose embeddings are then learned well; targets are of all kinds,
+# Histories mostly show hits, so that models learn their embeddings well. Targets are of all kinds,
 # so that no model can do without their content.
 _HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 # History length is 3 plus a log-normal number: mean 8, standard deviation 7, quartiles 4 / 6 / 9.
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
-# An item drawn twice is drawn anew from its cell by popularity, then evenly, then from any cell.
+# An item drawn twice is drawn again from its cell by popularity, then evenly, then from any cell.
 _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 
 @dataclasses.dataclass(frozen=True)
-class Tastes:
-    """What U users like, per category and style: history shares and logit weights, `(U, n)`."""
+class Liking:
+    """What U users like in categories or styles: history shares and logit weights, `(U, K)`."""
 
-    category_share: np.ndarray
-    category_weight: np.ndarray
-    style_share: np.ndarray
-    style_weight: np.ndarray
+    share: np.ndarray
+    weight: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Tastes:
+    """What U users like."""
+
+    category: Liking
+    style: Liking
 
 
 @dataclasses.dataclass(frozen=True)
 class Impressions:
-    """N rows in user order; `histories` has H lists, `history` `(N,)` points into them.
+    """N rows in user order; `history` `(N,)` indexes the H lists of `histories`.
 
-    `user` is the row's user, counted from 0 in this chunk; `item_id` int64; `probability` the true
-    click probability, float64; `label` int64; `user_of_history` `(H,)`.
+    `user` is the row's user, numbered from 0 in this chunk; `item_id` and `label` are int64;
+    `probability` is the true click probability, float64; `user_of_history` is `(H,)`.
     """
 
     user: np.ndarray
@@ -59,11 +66,12 @@ class Impressions:
 
 
 class Behaviour:
-    """Draws what users of one catalogue saw and clicked."""
+    """Draws the impressions and clicks of users of one catalogue."""
 
     def __init__(self, catalogue: Catalogue, config: SampleConfig) -> None:
         self._catalogue = catalogue
         self._config = config
+        self._id_space = len(catalogue) + 1
         self._hits = ItemSampler(catalogue, warm=True, popularity_spread=_HISTORY_POPULARITY)
         self._warm = ItemSampler(catalogue, warm=True, popularity_spread=_TARGET_POPULARITY)
         self._cold = ItemSampler(catalogue, warm=False, popularity_spread=_TARGET_POPULARITY)
@@ -73,11 +81,23 @@ class Behaviour:
     ) -> Impressions:
         """Draw all rows of some users.
 
-        `rows_of_user` `(U,)` says how many rows each gets; each `rows_per_history` of them share a
-        history. A user never meets a target twice, nor one that is in the user's histories.
+        Every `rows_per_history` rows of a user share a history. Targets of a user are distinct, and
+        none is in the user's histories.
+
+        Parameters
+        ----------
+        rows_of_user
+            Number of rows of each user, `(U,)`.
+        cold_row_share
+            Share of the rows whose target is a cold item.
+        rng
+            Source of all random numbers.
         """
         n_users = len(rows_of_user)
-        tastes = draw_tastes(n_users, rng)
+        tastes = Tastes(
+            category=_draw_liking(n_users, len(CATEGORIES), rng),
+            style=_draw_liking(n_users, len(STYLES), rng),
+        )
         per_history = self._config.rows_per_history
         histories_of_user = -(-rows_of_user // per_history)
         user_of_history = np.repeat(np.arange(n_users), histories_of_user)
@@ -89,7 +109,7 @@ class Behaviour:
         rank = np.arange(len(user)) - first_row[user]
         history = first_history[user] + rank // per_history
 
-        seen = np.repeat(user_of_history, histories.lengths) * _id_space(self._catalogue)
+        seen = np.repeat(user_of_history, histories.lengths) * self._id_space
         item_id = self._draw_targets(user, seen + histories.values, tastes, cold_row_share, rng)
         probability = self._probability(user, item_id, tastes)
         label = (rng.random(len(user)) < probability).astype(np.int64)
@@ -98,18 +118,17 @@ class Behaviour:
     def _draw_histories(self, user: np.ndarray, tastes: Tastes, rng: np.random.Generator) -> Ragged:
         longest = max(MIN_HISTORY, min(MAX_HISTORY, len(self._warm) // 8))
         length = draw_history_lengths(len(user), rng, longest)
-        offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+        offsets = offsets_from_lengths(length)
         owner = np.repeat(np.arange(len(user)), length)
-        category = _spread(tastes.category_share[user], owner, offsets, rng)
-        style = _spread(tastes.style_share[user], owner, offsets, rng)
+        category = _systematic_sample(tastes.category.share[user], owner, offsets, rng)
+        style = _systematic_sample(tastes.style.share[user], owner, offsets, rng)
         cell = category * len(STYLES) + style
-        item_id = self._hits.draw(cell, rng)
-        for attempt in range(_MAX_REDRAWS):
-            again = _repeated(owner * _id_space(self._catalogue) + item_id)
-            if len(again) == 0:
-                return Ragged(item_id.astype(np.int32), offsets)
-            item_id[again] = _redraw(self._hits, cell[again], attempt, rng)
-        raise RuntimeError("the catalogue is too small for histories of distinct items")
+
+        def draw(rows: np.ndarray, attempt: int) -> np.ndarray:
+            # The first draw is not a redraw.
+            return _redraw(self._hits, cell[rows], attempt - 1, rng)
+
+        return Ragged(self._draw_distinct(owner, draw).astype(np.int32), offsets)
 
     def _draw_targets(
         self,
@@ -119,40 +138,53 @@ class Behaviour:
         cold_row_share: float,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Return `(N,)` item ids; `seen` holds `user * id space + item` of all histories."""
+        """Return `(N,)` item ids; `seen` has `user * id space + item` of all histories."""
         cold = rng.random(len(user)) < (cold_row_share if len(self._cold) else 0.0)
-        cell = _target_part(tastes.category_share, user, rng) * len(STYLES)
-        cell += _target_part(tastes.style_share, user, rng)
-        item_id = np.zeros(len(user), dtype=np.int64)
-        again = np.arange(len(user))
+        cell = _target_kinds(tastes.category.share, user, rng) * len(STYLES)
+        cell += _target_kinds(tastes.style.share, user, rng)
+
+        def draw(rows: np.ndarray, attempt: int) -> np.ndarray:
+            item_id = np.zeros(len(rows), dtype=np.int64)
+            for pool, is_chosen in ((self._warm, ~cold[rows]), (self._cold, cold[rows])):
+                if is_chosen.any():
+                    item_id[is_chosen] = _redraw(pool, cell[rows[is_chosen]], attempt, rng)
+            return item_id
+
+        return self._draw_distinct(user, draw, seen)
+
+    def _draw_distinct(
+        self,
+        owner: np.ndarray,
+        draw: Callable[[np.ndarray, int], np.ndarray],
+        seen: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Return `(N,)` item ids, drawn until each owner has no item twice and none `seen`.
+
+        `draw(rows, attempt)` returns new item ids for some rows.
+        """
+        item_id = np.zeros(len(owner), dtype=np.int64)
+        rows = np.arange(len(owner))
         for attempt in range(_MAX_REDRAWS):
-            for pool, rows in ((self._warm, again[~cold[again]]), (self._cold, again[cold[again]])):
-                if len(rows):
-                    item_id[rows] = _redraw(pool, cell[rows], attempt, rng)
-            key = user * _id_space(self._catalogue) + item_id
-            bad = np.isin(key, seen)
-            bad[_repeated(key)] = True
-            again = np.flatnonzero(bad)
-            if len(again) == 0:
+            item_id[rows] = draw(rows, attempt)
+            key = owner * self._id_space + item_id
+            is_repeated = np.ones(len(key), dtype=bool)
+            is_repeated[np.unique(key, return_index=True)[1]] = False
+            if seen is not None:
+                is_repeated |= np.isin(key, seen)
+            rows = np.flatnonzero(is_repeated)
+            if len(rows) == 0:
                 return item_id
-        raise RuntimeError("the catalogue is too small for the rows that each user gets")
+        raise RuntimeError("the catalogue is too small for the distinct items that each user needs")
 
     def _probability(self, user: np.ndarray, item_id: np.ndarray, tastes: Tastes) -> np.ndarray:
         config, row = self._config, item_id - 1
         logit = (
             config.intercept
-            + config.style_effect * tastes.style_weight[user, self._catalogue.style[row]]
-            + config.category_effect * tastes.category_weight[user, self._catalogue.category[row]]
+            + config.style_effect * tastes.style.weight[user, self._catalogue.style[row]]
+            + config.category_effect * tastes.category.weight[user, self._catalogue.category[row]]
             + config.popularity_effect * self._catalogue.log_popularity[row]
         )
         return 1.0 / (1.0 + np.exp(-logit))
-
-
-def draw_tastes(n_users: int, rng: np.random.Generator) -> Tastes:
-    """Draw each user's favourite category and style; the rest of their families is liked too."""
-    category_share, category_weight = _likings(n_users, len(CATEGORIES), rng)
-    style_share, style_weight = _likings(n_users, len(STYLES), rng)
-    return Tastes(category_share, category_weight, style_share, style_weight)
 
 
 def draw_history_lengths(n: int, rng: np.random.Generator, longest: int) -> np.ndarray:
@@ -161,16 +193,16 @@ def draw_history_lengths(n: int, rng: np.random.Generator, longest: int) -> np.n
     return np.minimum(MIN_HISTORY + beyond.astype(np.int64), longest)
 
 
-def _likings(n_users: int, n_kinds: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _draw_liking(n_users: int, n_kinds: int, rng: np.random.Generator) -> Liking:
+    """Draw each user's favourite kind; users also like the rest of its family."""
     other_family = rng.random(n_users) >= _FIRST_FAMILY_SHARE
     favourite = rng.integers(FAMILY_SIZE, size=n_users) + FAMILY_SIZE * other_family
     in_family = favourite[:, None] // FAMILY_SIZE == np.arange(n_kinds) // FAMILY_SIZE
     is_favourite = favourite[:, None] == np.arange(n_kinds)
-    share = np.where(in_family, _FAMILY_SHARE, _OTHER_SHARE)
-    weight = np.where(in_family, _FAMILY_WEIGHT, _OTHER_WEIGHT)
-    return (
-        np.where(is_favourite, _FAVOURITE_SHARE, share),
-        np.where(is_favourite, _FAVOURITE_WEIGHT, weight),
+    cases = [is_favourite, in_family]
+    return Liking(
+        share=np.select(cases, [_FAVOURITE_SHARE, _FAMILY_SHARE], _OTHER_SHARE),
+        weight=np.select(cases, [_FAVOURITE_WEIGHT, _FAMILY_WEIGHT], _OTHER_WEIGHT),
     )
 
 
@@ -184,13 +216,24 @@ def _redraw(
     return pool.draw_any(len(cell), rng)
 
 
-def _spread(
+def _systematic_sample(
     share: np.ndarray, owner: np.ndarray, offsets: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return a kind per history entry, so that each history follows its shares closely.
+    """Return a kind per history entry; each history follows its shares closely.
 
     Systematic sampling: equally spaced points with one random shift per history, in random order.
-    Independent draws would leave short histories, the most frequent, silent about their owner.
+    With independent draws, short histories, the most frequent, would show little of the taste.
+
+    Parameters
+    ----------
+    share
+        Shares of the kinds in each of H histories, `(H, K)`.
+    owner
+        The history of each entry, `(T,)`.
+    offsets
+        Offsets of the histories, `(H + 1,)`.
+    rng
+        Source of the random numbers.
     """
     length = np.diff(offsets)
     rank = np.arange(len(owner)) - offsets[owner]
@@ -199,7 +242,7 @@ def _spread(
     return _kind_at(share, owner, point[shuffled])
 
 
-def _target_part(share: np.ndarray, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _target_kinds(share: np.ndarray, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     tasteful = _kind_at(share, user, rng.random(len(user)))
     blind = rng.integers(share.shape[1], size=len(user))
     return np.where(rng.random(len(user)) < _TASTEFUL_SHARE, tasteful, blind)
@@ -208,15 +251,3 @@ def _target_part(share: np.ndarray, user: np.ndarray, rng: np.random.Generator) 
 def _kind_at(share: np.ndarray, row: np.ndarray, point: np.ndarray) -> np.ndarray:
     upper = np.cumsum(share, axis=1)[:, :-1]
     return (point[:, None] >= upper[row]).sum(axis=1)
-
-
-def _repeated(key: np.ndarray) -> np.ndarray:
-    """Return the positions of all but the first occurrence of each key."""
-    first = np.unique(key, return_index=True)[1]
-    repeated = np.ones(len(key), dtype=bool)
-    repeated[first] = False
-    return np.flatnonzero(repeated)
-
-
-def _id_space(catalogue: Catalogue) -> int:
-    return len(catalogue) + 1

@@ -1,21 +1,21 @@
 """The items of the sample dataset: category, style, popularity, levels and tags."""
 
 import dataclasses
+import enum
 
 import numpy as np
 
-from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.ragged import Ragged, offsets_from_lengths
 from mmctr_pipeline.sample.config import SampleConfig
-from mmctr_pipeline.sample.streams import Stream, generator
 
 CATEGORIES = ("cooking", "pets", "music", "gaming", "travel", "fitness")
-"""What a video is about; mostly its title tells. Two families: at home, and out for action."""
+"""Topics of videos, shown mostly by the title. Two families: at home, and out for action."""
 
 STYLES = ("neon", "pastel", "comic", "retro", "noir", "mosaic")
-"""What a video looks like; mostly its cover tells. Two families: bright, and muted."""
+"""Looks of videos, shown mostly by the cover. Two families: bright, and muted."""
 
 FAMILY_SIZE = 3
-"""Kinds per family; the first so many are one family, the rest the other."""
+"""Kinds per family; the first three are one family, the rest the other."""
 
 N_CELLS = len(CATEGORIES) * len(STYLES)
 TAG_VOCABULARY = 11_740
@@ -24,13 +24,32 @@ MAX_TAGS = 5
 _GENERAL_TAG_SHARE = 0.4
 
 
+class Stream(enum.IntEnum):
+    """Independent random streams of one seed. The numbers are part of the dataset: keep them."""
+
+    ITEMS = 1
+    TITLES = 2
+    VECTORS = 3
+    COVERS = 4
+    DAMAGE = 5
+    TRAIN = 11
+    VALID = 12
+    TEST = 13
+    USERS = 14
+
+
+def generator(seed: int, stream: Stream, part: int = 0) -> np.random.Generator:
+    """Return the generator of one part (a chunk, an item) of one stream."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, int(stream), part])))
+
+
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All items, row i being item id i + 1; arrays have length M.
+    """All M items; row i is item id i + 1.
 
     `category` and `style` are int64 indices into `CATEGORIES` and `STYLES`; `log_popularity` is a
-    standardised float64; `cold` is True for items that train and the histories never show; levels
-    are int64 in 0..10; `tags` holds 1 to 5 tag ids from 1 to 11,739 per item.
+    standardised float64; `cold` marks items that neither train rows nor histories show; levels are
+    int64 in 0..10; `tags` has 1 to 5 tag ids in 1..11,739 per item.
     """
 
     category: np.ndarray
@@ -51,12 +70,12 @@ class Catalogue:
 
     @property
     def cell(self) -> np.ndarray:
-        """Category and style in one number, `category * len(STYLES) + style`."""
+        """Category and style as one number, `category * len(STYLES) + style`."""
         return self.category * len(STYLES) + self.style
 
 
 def draw_catalogue(config: SampleConfig) -> Catalogue:
-    """Draw the items; every pair of category and style gets equally many, and equally many cold."""
+    """Draw the items; each pair of category and style gets equally many warm and cold ones."""
     rng = generator(config.seed, Stream.ITEMS)
     order = rng.permutation(config.n_items)
     cell, rank = order % N_CELLS, order // N_CELLS
@@ -77,11 +96,18 @@ def draw_catalogue(config: SampleConfig) -> Catalogue:
 
 
 class ItemSampler:
-    """Draws items of a wanted category and style, the popular ones more often.
+    """Draws items of a given category and style, popular ones more often.
 
-    `warm` chooses between the items that train may show and the others; `popularity_spread` is the
-    standard deviation of the logarithm of how often items are drawn, 0 meaning equally often. A
-    pool that lacks a cell altogether yields items of any cell in its place.
+    A pool without any item of a cell yields items of any cell for it.
+
+    Parameters
+    ----------
+    catalogue
+        All items.
+    warm
+        Draw from the items that train may show; otherwise from the cold ones.
+    popularity_spread
+        Standard deviation of the logarithm of the items' frequencies; 0 draws all equally often.
     """
 
     def __init__(self, catalogue: Catalogue, *, warm: bool, popularity_spread: float) -> None:
@@ -101,7 +127,7 @@ class ItemSampler:
         return len(self._item_id)
 
     def draw(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return one item id per wanted cell, `(N,) int64`."""
+        """Return one item id per cell, `(N,) int64`."""
         low, high = self._upper[self._start[cell]], self._upper[self._end[cell]]
         at = low + rng.random(len(cell)) * (high - low)
         position = np.searchsorted(self._upper, at, side="right") - 1
@@ -109,11 +135,11 @@ class ItemSampler:
         return self._item_id[np.clip(position, self._start[cell], self._end[cell] - 1)]
 
     def draw_evenly(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return one item id per wanted cell, each item of the cell equally likely."""
+        """Return one item id per cell; all items of a cell are equally likely."""
         return self._item_id[rng.integers(self._start[cell], self._end[cell])]
 
     def draw_any(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return `n` item ids, each item equally likely."""
+        """Return `n` item ids; all items are equally likely."""
         return self._item_id[rng.integers(len(self._item_id), size=n)]
 
 
@@ -122,7 +148,7 @@ def _level(value: np.ndarray) -> np.ndarray:
 
 
 def _draw_tags(category: np.ndarray, rng: np.random.Generator) -> Ragged:
-    """Tags come from the category's own block of ids, or from a block that all share."""
+    """Draw tags from the category's own block of ids, or from a block that all share."""
     block = (TAG_VOCABULARY - 1) // (len(CATEGORIES) + 1)
     lengths = rng.integers(1, MAX_TAGS + 1, size=len(category))
     owner = np.repeat(category, lengths)
@@ -130,5 +156,4 @@ def _draw_tags(category: np.ndarray, rng: np.random.Generator) -> Ragged:
     # A squared uniform number makes a few tags common and most rare.
     within = (block * rng.random(len(owner)) ** 2).astype(np.int64)
     values = 1 + within + block * np.where(general, len(CATEGORIES), owner)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Ragged(values.astype(np.int32), offsets)
+    return Ragged(values.astype(np.int32), offsets_from_lengths(lengths))

@@ -1,49 +1,44 @@
-"""Settings of the sample dataset: its seed, its size, and how strongly taste decides a click."""
+"""Settings of the sample dataset (seed, size, effect of taste on clicks) and paths of its files."""
 
 import dataclasses
 import hashlib
 import json
 import math
+from pathlib import Path
 from typing import Any, Self
 
 from mmctr_pipeline.settings import Settings, SettingsError, setting
 
 SAMPLE_VERSION = 2
-"""Raised whenever the same settings would yield other data, so that old worlds are not re-used."""
+"""Increase this when the same settings yield other data, so that old folders are not reused."""
 
 FULL_SCALE = 90.0
-"""The scale at which the world has the size of MicroLens_1M_x1 (3,600,000 train rows)."""
+"""The scale of MicroLens_1M_x1's size (3,600,000 train rows)."""
 
-_FULL_SIZE = {
-    "n_items": 91_717,
-    "n_users": 1_000_000,
-    "n_train_rows": 3_600_000,
-    "n_valid_rows": 10_000,
-    "n_test_rows": 379_142,
+_SIZES = {
+    "n_items": (150, 91_717),
+    "n_users": (60, 1_000_000),
+    "n_train_rows": (400, 3_600_000),
+    "n_valid_rows": (200, 10_000),
+    "n_test_rows": (100, 379_142),
 }
-_SMALLEST = {
-    "n_items": 150,
-    "n_users": 60,
-    "n_train_rows": 400,
-    "n_valid_rows": 200,
-    "n_test_rows": 100,
-}
+"""Smallest and full size."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig(Settings):
-    """A sample dataset; the defaults are what `make demo` runs on."""
+    """A sample dataset; the defaults are those of `make demo`."""
 
     seed: int = setting(7, "seed of everything that is drawn", ge=0)
-    n_items: int = setting(1_500, "items of the catalogue; ids run from 1", ge=150)
+    n_items: int = setting(1_500, "items of the catalogue; ids start at 1", ge=150)
     n_users: int = setting(6_000, "users of all splits together; no user is in two splits", ge=60)
     n_train_rows: int = setting(40_000, "rows of train.parquet", ge=4)
     n_valid_rows: int = setting(8_000, "rows of valid.parquet", ge=4)
     n_test_rows: int = setting(5_000, "rows of test.parquet", ge=4)
-    images: bool = setting(True, "whether cover images are drawn")
+    images: bool = setting(True, "whether to draw cover images")
     rows_per_history: int = setting(4, "consecutive rows that share one history", ge=1, le=64)
     cold_item_share: float = setting(
-        0.25, "share of the items that train and the histories never show", ge=0, le=0.5
+        0.25, "share of the items that neither train rows nor histories show", ge=0, le=0.5
     )
     cold_row_share: float = setting(
         0.35, "share of the valid and test rows whose target is such an item", ge=0, le=1
@@ -54,15 +49,15 @@ class SampleConfig(Settings):
     )
     empty_title_share: float = setting(0.005, "share of the items with an empty title", ge=0, le=1)
     style_effect: float = setting(
-        1.5, "logit gained by a style that the user likes, lost by another", ge=0
+        1.5, "added to the logit for a style that the user likes, subtracted for others", ge=0
     )
     category_effect: float = setting(
-        1.5, "logit gained by a category that the user likes, lost by another", ge=0
+        1.5, "added to the logit for a category that the user likes, subtracted for others", ge=0
     )
     popularity_effect: float = setting(
-        0.15, "logit gained per standard deviation of the target's log popularity", ge=0
+        0.15, "added to the logit per standard deviation of the target's log popularity", ge=0
     )
-    intercept: float = setting(-0.9, "logit of a target that is liked half and half")
+    intercept: float = setting(-0.9, "logit of a target that is neither liked nor disliked")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,31 +68,32 @@ class SampleConfig(Settings):
 
     @classmethod
     def scaled(cls, scale: float, **changes: Any) -> Self:
-        """Return the world of a size: 1 is the default, 90 the size of MicroLens_1M_x1.
+        """Return the settings for a scale: 1 is the default, 90 the size of MicroLens_1M_x1.
 
         The scale is the number of train rows in units of the default's 40,000. Above 1 the other
-        sizes grow geometrically from their default to their full size; below 1 all shrink alike,
-        down to the smallest world that still has every kind of item. `changes` sets other fields.
+        sizes grow geometrically from their default to their full size. Below 1 all sizes shrink
+        proportionally, down to the smallest dataset that still has items of every kind. `changes`
+        sets other fields.
         """
         if not 0 < scale <= FULL_SCALE:
             raise SettingsError(f"scale is {scale!r}; it must be above 0 and at most {FULL_SCALE}")
         default = cls()
         progress = math.log(scale) / math.log(FULL_SCALE)
         sizes = {}
-        for name, full in _FULL_SIZE.items():
+        for name, (smallest, full) in _SIZES.items():
             size = getattr(default, name)
             grown = size * (full / size) ** progress if scale >= 1 else size * scale
-            sizes[name] = max(round(grown), _SMALLEST[name])
+            sizes[name] = max(round(grown), smallest)
         return cls(**{**sizes, **changes})
 
     @classmethod
     def full_size(cls, **changes: Any) -> Self:
-        """Return the world of MicroLens size, without images unless `images=True` is given."""
+        """Return the settings for MicroLens's size, without images unless `images=True`."""
         return cls.scaled(FULL_SCALE, **{"images": False, **changes})
 
     @property
     def key(self) -> str:
-        """Folder name, from seed and size; settings that differ otherwise add a hash."""
+        """Folder name, from seed and size; other settings, if changed, add a hash."""
         size = f"{self.n_items}x{self.n_users}x{self.n_train_rows}"
         name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{SAMPLE_VERSION}"
         named = ("seed", "n_items", "n_users", "n_train_rows", "images")
@@ -107,3 +103,27 @@ class SampleConfig(Settings):
             return name
         digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
+
+
+class SamplePaths:
+    """Paths of a sample dataset's files in the folder `root`, nested as most MMCTR copies are.
+
+    The pipeline never reads the truth: `truth` has the probability and label of each valid and test
+    row, by position; `item_truth` has the category, style and caption of each item. `summary` has
+    settings, counts and the best possible AUC; it is written last.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.interactions = root / "MicroLens_1M_x1"
+        self.item_info = self.interactions / "item_info.parquet"
+        self.item_feature = root / "item_feature.parquet"
+        self.item_seq = root / "item_seq.parquet"
+        self.images = root / "item_images"
+        self.truth = root / "sample_truth.parquet"
+        self.item_truth = root / "sample_items.parquet"
+        self.summary = root / "sample_world.json"
+
+    def split(self, name: str) -> Path:
+        """Return the path of `train`, `valid` or `test`."""
+        return self.interactions / f"{name}.parquet"

@@ -1,4 +1,4 @@
-"""Cover images that show mostly the style of an item, and now and then its category."""
+"""Draws cover images, which mostly show the style of an item and sometimes its category."""
 
 import io
 import logging
@@ -9,44 +9,37 @@ import numpy as np
 from PIL import Image
 
 from mmctr_pipeline.files.progress import Progress
-from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue
+from mmctr_pipeline.sample.catalogue import CATEGORIES, Catalogue, Stream, generator
 from mmctr_pipeline.sample.config import SampleConfig
-from mmctr_pipeline.sample.streams import Stream, generator
 
 logger = logging.getLogger(__name__)
 
 _SIZES = ((128, 96), (96, 128), (112, 112), (128, 72), (96, 144))
 _QUALITY = 85
-# Share of the covers whose shape is that of the category; the others show any shape.
+# Share of covers with the shape of their category; the others have a random shape.
 _TELLING_SHAPE_SHARE = 0.4
 
 _HTML = b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>\n"
 
 
 def write_covers(folder: Path, catalogue: Catalogue, config: SampleConfig) -> dict[str, Any]:
-    """Write `{item_id}.jpg` for most items into `folder`, and return what is amiss.
+    """Write `{item_id}.jpg` for most items into `folder`.
 
-    Some items get no file; some a file that no decoder takes: cut short, empty, or a web page.
-    Returns `n_images` (files that can be decoded), `missing_image_ids`, `corrupt_image_ids`.
+    Some items get no file, and some a file that cannot be decoded: truncated, empty, or a web page.
+    Returns `n_images` (readable files), `missing_image_ids` and `corrupt_image_ids`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing, corrupt = _damage(len(catalogue), config)
+    missing, corrupt = _damaged_ids(len(catalogue), config)
     progress = Progress(logger, "item_images", len(catalogue) - len(missing), "covers")
-    absent = set(missing.tolist())
-    ruined = {item_id: kind for kind, item_id in enumerate(corrupt.tolist())}
-    for row in range(len(catalogue)):
-        item_id = row + 1
-        if item_id in absent:
-            continue
-        content = draw_cover(
-            int(catalogue.category[row]),
-            int(catalogue.style[row]),
-            generator(config.seed, Stream.COVERS, item_id),
-        )
-        if item_id in ruined:
-            content = (content[: len(content) // 3], b"", _HTML)[ruined[item_id] % 3]
+    damage = {item_id: kind for kind, item_id in enumerate(corrupt.tolist())}
+    for item_id in np.setdiff1d(catalogue.item_id, missing).tolist():
+        category, style = catalogue.category[item_id - 1], catalogue.style[item_id - 1]
+        rng = generator(config.seed, Stream.COVERS, item_id)
+        content = draw_cover(int(category), int(style), rng)
+        if item_id in damage:
+            content = (content[: len(content) // 3], b"", _HTML)[damage[item_id] % 3]
         (folder / f"{item_id}.jpg").write_bytes(content)
-        progress.advance(1)
+        progress.advance()
     return {
         "n_images": len(catalogue) - len(missing) - len(corrupt),
         "missing_image_ids": missing.tolist(),
@@ -55,10 +48,10 @@ def write_covers(folder: Path, catalogue: Catalogue, config: SampleConfig) -> di
 
 
 def draw_cover(category: int, style: int, rng: np.random.Generator) -> bytes:
-    """Return the JPEG file of one cover, 72 to 144 pixels a side."""
+    """Return the JPEG file of one cover, 72 to 144 pixels per side."""
     width, height = _SIZES[rng.integers(len(_SIZES))]
     canvas = _Canvas(width, height, rng)
-    pixels = _PAINTERS[STYLES[style]](canvas)
+    pixels = _PAINTERS[style](canvas)
     shape = category if rng.random() < _TELLING_SHAPE_SHARE else int(rng.integers(len(CATEGORIES)))
     pixels = canvas.with_shape(pixels, shape)
     pixels += rng.normal(0.0, 4.0, size=(height, width, 1)).astype(np.float32)
@@ -69,7 +62,7 @@ def draw_cover(category: int, style: int, rng: np.random.Generator) -> bytes:
 
 
 class _Canvas:
-    """Coordinates and random numbers of one cover; colours are float32 in 0..255."""
+    """Coordinates and random numbers for one cover; colours are float32 in 0..255."""
 
     def __init__(self, width: int, height: int, rng: np.random.Generator) -> None:
         self.rng = rng
@@ -78,7 +71,7 @@ class _Canvas:
         self.y = np.arange(height, dtype=np.float32)[:, None] / height
 
     def colour(self, *options: tuple[int, int, int], jitter: float = 18.0) -> np.ndarray:
-        """Return one of the colours, `(3,)`, a little off."""
+        """Return one of the colours, slightly varied, `(3,)`."""
         chosen = np.array(options[self.rng.integers(len(options))], dtype=np.float32)
         return chosen + self.rng.normal(0.0, jitter, size=3).astype(np.float32)
 
@@ -87,11 +80,11 @@ class _Canvas:
         return float(self.rng.uniform(low, high))
 
     def blend(self, mask: np.ndarray, back: np.ndarray, front: np.ndarray) -> np.ndarray:
-        """Return `front` where the `(H, W)` mask is 1, `back` where it is 0, mixed between."""
+        """Mix `front` (where the `(H, W)` mask is 1) and `back` (where it is 0)."""
         return back + mask[..., None].astype(np.float32) * (front - back)
 
     def with_shape(self, pixels: np.ndarray, shape: int) -> np.ndarray:
-        """Return the picture with one shape of a kind, of random place, size and colour."""
+        """Draw one shape with random position, size and colour."""
         size = self.uniform(0.12, 0.24)
         x = self.x - self.uniform(0.25, 0.75) * self.width / self.height
         y = self.y - self.uniform(0.25, 0.75)
@@ -100,7 +93,7 @@ class _Canvas:
 
 
 def _neon(canvas: _Canvas) -> np.ndarray:
-    """Glowing spots on near-black."""
+    """Paint glowing spots on near-black."""
     pixels = np.zeros((canvas.height, canvas.width, 3), np.float32) + canvas.colour(
         (18, 8, 40), (6, 10, 30), jitter=5.0
     )
@@ -113,7 +106,7 @@ def _neon(canvas: _Canvas) -> np.ndarray:
 
 
 def _pastel(canvas: _Canvas) -> np.ndarray:
-    """A smooth gradient of two light colours."""
+    """Paint a smooth gradient of two light colours."""
     soft = ((255, 214, 224), (214, 236, 255), (226, 255, 220), (255, 244, 206), (234, 220, 255))
     angle = canvas.uniform(0.0, 2 * np.pi)
     ramp = np.cos(angle) * canvas.x + np.sin(angle) * canvas.y
@@ -122,7 +115,7 @@ def _pastel(canvas: _Canvas) -> np.ndarray:
 
 
 def _comic(canvas: _Canvas) -> np.ndarray:
-    """Printed dots in a loud primary colour on another."""
+    """Paint printed dots in one bright primary colour on another."""
     pitch = canvas.uniform(0.07, 0.13)
     phase = canvas.uniform(0.0, 1.0)
     x = (canvas.x / pitch + phase) % 1.0 - 0.5
@@ -133,7 +126,7 @@ def _comic(canvas: _Canvas) -> np.ndarray:
 
 
 def _retro(canvas: _Canvas) -> np.ndarray:
-    """Slanted stripes in brown, orange and cream."""
+    """Paint slanted stripes in brown, orange and cream."""
     slant = canvas.uniform(0.3, 1.2) * canvas.rng.choice([-1.0, 1.0])
     band = np.floor((canvas.x * slant + canvas.y) / canvas.uniform(0.08, 0.16)).astype(np.int64)
     colours = np.stack(
@@ -147,7 +140,7 @@ def _retro(canvas: _Canvas) -> np.ndarray:
 
 
 def _noir(canvas: _Canvas) -> np.ndarray:
-    """Coarse grey grain, dark towards the edges."""
+    """Paint coarse grey grain, darker towards the edges."""
     centre = canvas.width / canvas.height / 2
     distance = (canvas.x - centre) ** 2 + (canvas.y - 0.5) ** 2
     light = canvas.uniform(110, 170) * np.exp(-distance / canvas.uniform(0.12, 0.3))
@@ -156,7 +149,7 @@ def _noir(canvas: _Canvas) -> np.ndarray:
 
 
 def _mosaic(canvas: _Canvas) -> np.ndarray:
-    """Square tiles of random green, teal and blue."""
+    """Paint square tiles of random green, teal and blue."""
     tile = int(canvas.rng.integers(8, 17))
     shape = (-(-canvas.height // tile), -(-canvas.width // tile), 3)
     low, high = np.array([10, 60, 50]), np.array([90, 180, 170])
@@ -165,16 +158,10 @@ def _mosaic(canvas: _Canvas) -> np.ndarray:
     return large[: canvas.height, : canvas.width]
 
 
-_PAINTERS = {
-    "neon": _neon,
-    "pastel": _pastel,
-    "comic": _comic,
-    "retro": _retro,
-    "noir": _noir,
-    "mosaic": _mosaic,
-}
+# One painter per style, in the order of STYLES.
+_PAINTERS = (_neon, _pastel, _comic, _retro, _noir, _mosaic)
 
-# One shape per category, as masks over coordinates in units of the shape's size.
+# One shape per category, in the order of CATEGORIES: masks over coordinates in units of its size.
 _SHAPES = (
     lambda x, y: x**2 + y**2 < 1.0,
     lambda x, y: (np.abs(x) < 0.9) & (np.abs(y) < 0.9),
@@ -187,8 +174,8 @@ _SHAPES = (
 )
 
 
-def _damage(n_items: int, config: SampleConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids of the items without a file, and of those with a bad one, ascending."""
+def _damaged_ids(n_items: int, config: SampleConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ids of items without a file, and of those with a corrupt one, ascending."""
     n_missing = round(config.missing_image_share * n_items)
     n_corrupt = round(config.corrupt_image_share * n_items)
     chosen = generator(config.seed, Stream.DAMAGE).permutation(n_items) + 1

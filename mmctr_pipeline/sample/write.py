@@ -1,10 +1,9 @@
-"""Writes a sample dataset to disk in the layout of the MMCTR data set."""
+"""Writes a sample dataset to disk, in the layout of the MMCTR data set."""
 
 import json
 import logging
 import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,17 @@ import pyarrow.parquet as pq
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
-from mmctr_pipeline.sample.config import SAMPLE_VERSION, SampleConfig
-from mmctr_pipeline.sample.interactions import write_interactions
-from mmctr_pipeline.sample.paths import SamplePaths
+from mmctr_pipeline.sample.config import SAMPLE_VERSION, SampleConfig, SamplePaths
+from mmctr_pipeline.sample.splits import write_splits
 from mmctr_pipeline.sample.titles import describe, draw_titles
 
 logger = logging.getLogger(__name__)
 
 
 def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
-    """Write the world into `folder` (made if absent) and return its summary.
+    """Write the files of `SamplePaths` into `folder` (created if absent); return the summary.
 
-    Files: `MicroLens_1M_x1/{train,valid,test,item_info}.parquet`, `item_{feature,seq}.parquet`,
-    and `item_images/{item_id}.jpg` unless the configuration has no images. The truth, which the
-    pipeline never reads: `sample_truth.parquet` (probability and label of each valid and test row,
-    by position in its file) and `sample_items.parquet` (category, style, caption of each item).
-    `sample_world.json` is the summary. Equal configurations give equal bytes.
+    Without images in the settings, there is no folder of images. Equal settings give equal bytes.
     """
     logger.info(
         f"sample dataset: {config.n_items:,} items, {config.n_users:,} users, "
@@ -48,10 +42,10 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
         "n_items": len(catalogue),
         "n_cold_items": int(catalogue.cold.sum()),
         "n_empty_titles": sum(not title for title in titles),
-        **write_interactions(paths, catalogue, config),
+        **write_splits(paths, catalogue, config),
     }
     if config.images:
-        # Imported here: a world without images must not need Pillow.
+        # Imported here: a dataset without images must not need Pillow.
         from mmctr_pipeline.sample.covers import write_covers
 
         summary.update(write_covers(paths.images, catalogue, config))
@@ -64,10 +58,10 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
 
 
 def ensure_sample(config: SampleConfig, root: Path) -> Path:
-    """Return the folder `root/<config.key>` of the world, generating it if it is not there.
+    """Return the folder `root/<config.key>` of the sample dataset; generate it if it is absent.
 
-    Processes that ask at the same time wait for one of them to generate it. The folder appears
-    complete or not at all.
+    Concurrent processes wait for one of them to generate it. The folder appears complete or not at
+    all.
     """
     folder = root / config.key
     if SamplePaths(folder).summary.is_file():
@@ -75,24 +69,20 @@ def ensure_sample(config: SampleConfig, root: Path) -> Path:
     with locked(root / f".{config.key}.lock"):
         if SamplePaths(folder).summary.is_file():
             return folder
-        prefix = f".{config.key}.making-"
-        # Whoever holds the lock is alone here: such folders are what a killed process left.
-        for stale in (*root.glob(f"{prefix}*"), folder):
-            if stale.exists():
-                shutil.rmtree(stale)
-        making = Path(tempfile.mkdtemp(prefix=prefix, dir=root))
+        making = root / f".{config.key}.making"
+        # With the lock held, existing folders are leftovers of killed processes.
+        for leftover in (making, folder):
+            shutil.rmtree(leftover, ignore_errors=True)
         try:
             generate_sample(config, making)
-            making.chmod(0o755)
             os.replace(making, folder)
-        except BaseException:
-            shutil.rmtree(making)
-            raise
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
     return folder
 
 
 def read_best_possible_auc(folder: Path) -> float | None:
-    """Return the best possible valid AUC of a sample dataset; None where the data are no such."""
+    """Return the best possible valid AUC of a sample dataset; None for other data."""
     path = SamplePaths(folder).summary
     if not path.is_file():
         return None

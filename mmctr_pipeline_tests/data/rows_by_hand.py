@@ -1,4 +1,4 @@
-"""Rows and histories by hand, and the items of each user as sets."""
+"""Hand-written rows and histories, and the items of each user as sets."""
 
 import numpy as np
 
@@ -11,19 +11,19 @@ N_ITEMS = 12
 def train_rows(
     rows: list[tuple[int, int, int, int]], lists: list[list[int]]
 ) -> tuple[Split, Ragged]:
-    """Return rows of user, target, label and history, and the histories."""
+    """Return a split from rows of (user, target, label, history), and the histories."""
     user, item, label, history = (np.array(column, np.int32) for column in zip(*rows, strict=True))
     level = np.zeros(len(rows), np.int8)
     split = Split(user, item, history, level, level, label.astype(np.int8))
     return split, Ragged.from_lists(lists)
 
 
-def items_of_users(train: Split, histories: Ragged) -> dict[int, set[int]]:
+def items_by_user(train: Split, histories: Ragged) -> dict[int, set[int]]:
     assert train.label is not None
     items: dict[int, set[int]] = {}
     for row in range(len(train)):
-        of_user = items.setdefault(int(train.user_id[row]), set())
-        of_user.update(histories[train.history[row]].tolist())
+        user_items = items.setdefault(int(train.user_id[row]), set())
+        user_items.update(histories[train.history[row]].tolist())
         if train.label[row]:
-            of_user.add(int(train.item_id[row]))
+            user_items.add(int(train.item_id[row]))
     return items

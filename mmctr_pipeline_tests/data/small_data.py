@@ -1,4 +1,4 @@
-"""A small data set that each test may damage in its own way."""
+"""A small data set that tests can corrupt in different ways."""
 
 from pathlib import Path
 from typing import Any
@@ -49,14 +49,14 @@ def test() -> Columns:
 
 
 def write(path: Path, columns: Columns) -> Path:
-    """Write columns (lists, or Arrow arrays where the type matters) to a parquet file."""
+    """Write columns (lists, or Arrow arrays if the type matters) to a parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
     return path
 
 
 def write_data(root: Path, **changed: Columns) -> Path:
-    """Write the four required files flat into `root`, some with other columns."""
+    """Write the four required files into `root`, some of them with changed columns."""
     files = {"item_feature": item_feature(), "train": train(), "valid": valid(), "test": test()}
     for name, columns in {**files, **changed}.items():
         write(root / f"{name}.parquet", columns)

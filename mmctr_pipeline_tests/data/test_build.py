@@ -57,7 +57,7 @@ def test_histories_are_stored_once_across_splits_by_first_appearance(tmp_path: P
     assert dataset.test.history.tolist() == [1, 3]
 
 
-def test_ragged_histories_give_the_same_as_padded_ones(tmp_path: Path) -> None:
+def test_ragged_and_padded_histories_give_the_same_dataset(tmp_path: Path) -> None:
     padded = _build(small_data.write_data(tmp_path / "padded"))
     ragged_files = {}
     for name in ("train", "valid", "test"):
@@ -77,7 +77,7 @@ def test_large_row_ids_survive(tmp_path: Path) -> None:
     assert dataset.test.row_id.tolist() == ids
 
 
-def test_provenance_tells_what_the_data_are(tmp_path: Path) -> None:
+def test_provenance_describes_the_data(tmp_path: Path) -> None:
     facts = _build(small_data.write_data(tmp_path)).provenance
     assert facts["files"]["train"] == "train.parquet"
     assert facts["n_items"] == 9
@@ -88,7 +88,7 @@ def test_provenance_tells_what_the_data_are(tmp_path: Path) -> None:
     assert facts["train"]["mean_history_length"] == pytest.approx((2 + 2 + 3 + 0) / 4)
     assert facts["train"]["max_history_length"] == 3
     assert facts["train"]["share_target_in_history"] == 0.0
-    # Users 2 and 3, of whom train has 2; item 3 stands in the row's own history (3, 2, 1).
+    # Of users 2 and 3, train has 2. Item 3 is in the row's own history (3, 2, 1).
     assert facts["valid"]["share_users_in_train"] == 0.5
     assert facts["valid"]["share_target_in_history"] == 0.5
     # Train has items 4 to 7 as targets and 1 to 3 in histories.
@@ -122,7 +122,7 @@ def test_many_batches_equal_a_plain_reference(tmp_path: Path) -> None:
     assert dataset.provenance["train"]["share_target_in_history"] == pytest.approx(np.mean(inside))
 
 
-def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
+def test_a_built_dataset_survives_writing_and_reading(tmp_path: Path) -> None:
     dataset = _build(small_data.write_data(tmp_path / "data"))
     (tmp_path / "out").mkdir()
     dataset.write(tmp_path / "out")
@@ -134,8 +134,8 @@ def test_what_was_read_can_be_written_and_read_again(tmp_path: Path) -> None:
     assert [one.tolist() for one in again.histories] == [one.tolist() for one in dataset.histories]
 
 
-def test_loading_does_not_wait_for_pandas(tmp_path: Path) -> None:
-    # Arrow imports pandas in many places where it is installed, and that takes long.
+def test_loading_does_not_import_pandas(tmp_path: Path) -> None:
+    # Many functions of Arrow import pandas if it is installed, which is slow.
     program = (
         "import sys; from pathlib import Path\n"
         "from mmctr_pipeline.data.discovery import find_data\n"
@@ -156,10 +156,10 @@ def test_counts_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "4 distinct histories in 8 rows" in caplog.messages
 
 
-def test_train_histories_are_those_of_train_rows_alone(tmp_path: Path) -> None:
+def test_train_histories_come_from_train_rows_only(tmp_path: Path) -> None:
     layout = find_data(small_data.write_data(tmp_path))
     histories = read_train_histories(layout, read_items(layout))
-    # Of all splits together there is [2] besides, which valid and test alone hold.
+    # The whole dataset also has [2], which is only in valid and test.
     assert [one.tolist() for one in histories] == [[1, 2], [3, 2, 1], []]
     unknown = small_data.train() | {"item_seq": [[0, 1, 2], [0, 1, 77], [3, 2, 1], [0, 0, 0]]}
     small_data.write(layout.train, unknown)
@@ -167,48 +167,48 @@ def test_train_histories_are_those_of_train_rows_alone(tmp_path: Path) -> None:
         read_train_histories(layout, read_items(layout))
 
 
-def test_all_come_in_their_order() -> None:
+def test_read_ahead_keeps_the_order() -> None:
     assert list(read_ahead(iter(range(1, 6)))) == [1, 2, 3, 4, 5]
     assert list(read_ahead(iter(()))) == []
 
 
-def test_the_next_is_fetched_while_the_last_is_in_use() -> None:
+def test_read_ahead_fetches_while_the_previous_batch_is_in_use() -> None:
     second_is_fetched = threading.Event()
 
-    def blocks() -> Iterator[str]:
+    def batches() -> Iterator[str]:
         yield "first"
         second_is_fetched.set()
         yield "second"
 
-    ahead = read_ahead(blocks())
+    ahead = read_ahead(batches())
     assert next(ahead) == "first"
     assert second_is_fetched.wait(timeout=30)
     assert next(ahead) == "second"
 
 
-def test_an_error_comes_in_the_place_of_its_block() -> None:
-    def blocks() -> Iterator[str]:
+def test_read_ahead_raises_an_error_in_place_of_its_batch() -> None:
+    def batches() -> Iterator[str]:
         yield "first"
         raise OSError("the disk is gone")
 
-    ahead = read_ahead(blocks())
+    ahead = read_ahead(batches())
     assert next(ahead) == "first"
     with pytest.raises(OSError, match="the disk is gone"):
         next(ahead)
 
 
-def test_closing_waits_for_the_block_in_flight() -> None:
+def test_closing_read_ahead_waits_for_the_batch_in_flight() -> None:
     is_in_flight, may_end = threading.Event(), threading.Event()
     seen = []
 
-    def blocks() -> Iterator[str]:
+    def batches() -> Iterator[str]:
         yield "first"
         is_in_flight.set()
         may_end.wait(timeout=30)
         seen.append("second")
         yield "second"
 
-    ahead = read_ahead(blocks())
+    ahead = read_ahead(batches())
     next(ahead)
     is_in_flight.wait(timeout=30)
     threading.Timer(0.05, may_end.set).start()

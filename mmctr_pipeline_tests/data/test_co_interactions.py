@@ -1,4 +1,4 @@
-"""Co-interactions against sets in plain Python."""
+"""Co-interactions against a reference with Python sets."""
 
 import dataclasses
 import itertools
@@ -10,16 +10,16 @@ import pytest
 from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interactions
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_of_users, train_rows
+from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_by_user, train_rows
 
 
 def plain_counts(train: Split, histories: Ragged) -> tuple[set, Counter, Counter]:
-    items = items_of_users(train, histories)
-    interactions = {(user, item) for user, of_user in items.items() for item in of_user}
+    items = items_by_user(train, histories)
+    interactions = {(user, item) for user, user_items in items.items() for item in user_items}
     users_of_item = Counter(item for _, item in interactions)
     pairs: Counter = Counter()
-    for of_user in items.values():
-        pairs.update(itertools.combinations(sorted(of_user), 2))
+    for user_items in items.values():
+        pairs.update(itertools.combinations(sorted(user_items), 2))
     return interactions, users_of_item, pairs
 
 
@@ -32,7 +32,7 @@ def assert_counts(counts: CoInteractions, train: Split, histories: Ragged) -> No
     assert counts.pair_P.tolist() == sorted(counts.pair_P.tolist())
 
 
-def test_a_small_case_by_hand() -> None:
+def test_counts_of_a_small_example() -> None:
     rows = [(1, 5, 1, 0), (1, 6, 0, 0), (2, 5, 1, 1), (3, 7, 1, 2)]
     counts = count_co_interactions(*train_rows(rows, [[3, 4], [4], []]), N_ITEMS)
     # User 1 has 3, 4, 5 (6 was not clicked), user 2 has 4 and 5, user 3 has 7.
@@ -46,7 +46,7 @@ def test_a_small_case_by_hand() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_random_rows_give_the_counts_of_plain_sets(seed: int) -> None:
+def test_counts_of_random_rows_equal_the_reference(seed: int) -> None:
     generator = np.random.default_rng(seed)
     lists = [generator.integers(1, N_ITEMS, generator.integers(0, 7)).tolist() for _ in range(15)]
     rows = [

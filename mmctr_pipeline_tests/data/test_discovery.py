@@ -10,7 +10,7 @@ _SPLITS = ("train.parquet", "valid.parquet", "test.parquet")
 
 
 def _nest(root: Path, name: str = "MicroLens_1M_x1") -> Path:
-    """Move the splits one folder down, as most copies have them."""
+    """Move the splits one folder down, as in most copies."""
     (root / name).mkdir()
     for split in _SPLITS:
         (root / split).rename(root / name / split)
@@ -45,7 +45,7 @@ def test_nested_copy(tmp_path: Path, name: str) -> None:
     assert "item_info.parquet     none" in layout.description
 
 
-def test_missing_file_is_named_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_file_is_reported_with_the_folders_searched(tmp_path: Path) -> None:
     root = _nest(small_data.write_data(tmp_path))
     (root / "MicroLens_1M_x1" / "valid.parquet").unlink()
     with pytest.raises(DataNotFoundError) as error:
@@ -66,7 +66,7 @@ def test_no_folder(tmp_path: Path) -> None:
         find_data(tmp_path / "nowhere")
 
 
-def test_two_copies_are_ambiguous_unless_they_are_one_file(tmp_path: Path) -> None:
+def test_two_copies_are_ambiguous_unless_they_are_the_same_file(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     (root / "copy").mkdir()
     (root / "copy" / "train.parquet").symlink_to(root / "train.parquet")
@@ -100,7 +100,7 @@ def test_images_are_found_by_folder_and_name(
     assert images.match(np.array([2, 3, 30])).tolist() == [False, True, False]
 
 
-def test_the_commoner_name_wins_and_the_others_are_counted(tmp_path: Path) -> None:
+def test_the_most_frequent_name_pattern_wins_and_others_are_counted(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / "item_images", "1.jpg", "2.jpg", "image3.jpg", "cover.jpg", ".DS_Store")
     layout = find_data(root)
@@ -119,14 +119,14 @@ def test_two_folders_of_images_are_ambiguous(tmp_path: Path) -> None:
         find_data(root)
 
 
-def test_what_an_archiver_left_behind_is_not_searched(tmp_path: Path) -> None:
+def test_leftovers_of_archivers_are_not_searched(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / "__MACOSX" / "item_images", "1.jpg")
     _touch(root / ".cache" / "item_images", "1.jpg")
     assert find_data(root).images is None
 
 
-def test_images_of_unknown_names_fail_only_when_they_are_asked_for(tmp_path: Path) -> None:
+def test_images_of_unknown_names_fail_only_when_matched(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / "item_images", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     images = find_data(root).images
@@ -145,7 +145,7 @@ def test_images_of_other_items_count_as_no_match(tmp_path: Path) -> None:
     _touch(root / "item_images", "100.jpg", "99999999999999999999999.jpg")
     images = find_data(root).images
     assert images is not None
-    with pytest.raises(DataNotFoundError, match="not one of 2 items"):
+    with pytest.raises(DataNotFoundError, match="none of 2 items"):
         images.match(np.array([5, 6]))
 
 
@@ -154,5 +154,5 @@ def test_an_empty_folder_of_images(tmp_path: Path) -> None:
     (root / "item_images").mkdir()
     images = find_data(root).images
     assert images is not None
-    with pytest.raises(DataNotFoundError, match="no file at all"):
+    with pytest.raises(DataNotFoundError, match="has 0 files"):
         images.match(np.array([5]))

@@ -17,7 +17,7 @@ def _random_lists(seed: int, count: int, n_ids: int) -> list[list[int]]:
     return [rng.integers(1, n_ids, rng.integers(0, 5)).tolist() for _ in range(count)]
 
 
-# With few bits most lists collide, so that only the comparison of values tells them apart.
+# With few bits most lists collide; only comparing their values separates them.
 @pytest.mark.parametrize("hash_bits", [64, 8, 2])
 @pytest.mark.parametrize("chunk_values", [2_000_000, 5])
 def test_equals_a_dictionary_of_tuples(
@@ -39,8 +39,8 @@ def test_order_and_length_matter() -> None:
     assert index.tolist() == [0, 1, 2, 3, 4, 0, 4]
 
 
-def test_a_good_hash_needs_one_round() -> None:
-    # All pairs of 300 ids: a hash that mixed badly would repeat itself among these.
+def test_the_hash_does_not_collide_on_pairs_of_ids() -> None:
+    # All pairs of 300 ids: a weak hash would collide among these.
     pairs = np.stack(np.meshgrid(np.arange(1, 301), np.arange(1, 301)), -1).reshape(-1, 2)
     lists = Ragged(
         pairs.astype(np.int32).reshape(-1), np.arange(0, 2 * len(pairs) + 1, 2, dtype=np.int64)

@@ -20,7 +20,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def test_only_contents_and_their_order_count(tmp_path: Path) -> None:
+def test_files_count_by_content_and_order(tmp_path: Path) -> None:
     a, b = _write(tmp_path / "a", "1"), _write(tmp_path / "b", "2")
     c, d = _write(tmp_path / "x" / "c", "1"), _write(tmp_path / "x" / "d", "2")
     os.utime(c, (1, 1))
@@ -30,7 +30,7 @@ def test_only_contents_and_their_order_count(tmp_path: Path) -> None:
     assert len(fingerprint_files([a])) == 64
 
 
-def test_moving_content_between_files_is_noticed(tmp_path: Path) -> None:
+def test_moving_content_between_files_changes_the_fingerprint(tmp_path: Path) -> None:
     one = [_write(tmp_path / "a", "12"), _write(tmp_path / "b", "3")]
     other = [_write(tmp_path / "c", "1"), _write(tmp_path / "d", "23")]
     assert fingerprint_files(one) != fingerprint_files(other)

@@ -32,17 +32,17 @@ def test_neighbours_share_a_list(make_list: Callable[[pa.DataType], pa.DataType]
     assert history.list_of_row.tolist() == [0, 0, 0, 1, 1, 2, 3, 4]
 
 
-def test_a_slice_of_a_larger_array_is_read_alone() -> None:
+def test_a_slice_of_a_larger_array() -> None:
     history = _read(pa.array([[3, 3, 3], *_PADDED, [3, 3, 3]]).slice(1, 4))
     assert [one.tolist() for one in history.lists] == [[1, 2], []]
     assert history.list_of_row.tolist() == [0, 0, 0, 1]
 
 
-def test_targets_are_sought_in_the_row_s_own_history() -> None:
+def test_targets_are_looked_up_in_the_rows_own_history() -> None:
     history = _read(pa.array(_PADDED))
-    # These are rows 1, 5 and 6; the others' targets stand in other rows' histories alone.
+    # Rows 1, 5 and 6; the other targets are only in histories of other rows.
     assert history.count_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
-    # A row counts once, however often its target stands there.
+    # A row counts once, even if its target occurs several times.
     assert _read(pa.array([[2, 2, 2]])).count_with_target(np.array([2])) == 1
 
 
@@ -80,12 +80,12 @@ def test_padding_is_checked_across_blocks() -> None:
     assert error.value.row == 1
 
 
-def test_a_zero_at_the_start_of_a_list_is_not_taken_for_a_hole() -> None:
+def test_a_zero_at_the_start_of_a_list_is_not_a_gap() -> None:
     values = np.array([1, 2, 0, 3, 0, 0, 0, 4])
     offsets = np.array([0, 2, 4, 6, 8])
     block = Block(Path("f"), Column("item_seq", "int_list"))
     PaddingCheck().check(values, offsets, block)
-    # As one list the same values do have holes.
+    # As one list, the same values do have gaps.
     with pytest.raises(DataError):
         PaddingCheck().check(values, np.array([0, 8]), block)
 
@@ -99,9 +99,9 @@ def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:
     assert len(str(error.value)) < 400
 
 
-def test_an_entry_for_several_rows_is_named_by_its_first() -> None:
+def test_errors_name_the_first_row_of_a_run() -> None:
     column = Column("item_seq", "int_list")
-    # Entries for the rows 10 to 13, 14, and 15 to 16 of the file.
+    # Runs of the rows 10 to 13, 14, and 15 to 16 of the file.
     block = Block(Path("f"), column, first_row=10, starts=np.array([0, 4, 5, 7]))
     with pytest.raises(DataError, match="padded on the right") as error:
         PaddingCheck().check(np.array([0, 1, 1, 1, 1, 0]), np.array([0, 2, 4, 6]), block)

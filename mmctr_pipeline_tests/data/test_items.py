@@ -13,7 +13,7 @@ from mmctr_pipeline_tests.data import small_data
 
 
 def _layout(root: Path, item_info: dict[str, Any] | None = None, **columns: Any) -> DataLayout:
-    """Return a data set whose item_feature has other or more columns."""
+    """Return a data set with other or additional columns in item_feature."""
     changed: dict[str, Any] = {"item_feature": {**small_data.item_feature(), **columns}}
     if item_info is not None:
         changed["item_info"] = item_info
@@ -47,19 +47,19 @@ def test_a_missing_title_stays_with_its_item_when_items_are_sorted(tmp_path: Pat
     assert items.title.to_pylist() == expected
 
 
-def test_titles_that_are_not_utf8_are_kept_for_the_encoder_to_repair(tmp_path: Path) -> None:
+def test_titles_that_are_not_utf8_are_left_to_the_encoder(tmp_path: Path) -> None:
     raw = [b"lone \xed\xa0\x80", b" \xe3\x80\x80 ", b"\x00", *[b"a title"] * 6]
     layout = _layout(tmp_path, item_title=pa.array(raw, pa.binary()).view(pa.string()))
     items = read_items(layout)
     kept = items.title.cast(pa.large_binary()).to_pylist()
     assert kept[0] == raw[0]
-    assert kept[1] is None, "an ideographic space is a blank, too"
+    assert kept[1] is None, "an ideographic space is blank"
     assert kept[2:] == raw[2:]
     path = small_data.write(tmp_path / "written.parquet", {"title": items.title})
     assert pq.read_table(path).column("title").cast(pa.large_binary()).to_pylist() == kept
 
 
-def test_the_padding_row_does_not_belong_into_item_feature(tmp_path: Path) -> None:
+def test_a_padding_row_in_item_feature_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="0 is the padding") as error:
         read_items(_layout(tmp_path, item_id=[0, 1, 2, 3, 4, 5, 6, 7, 8]))
     assert error.value.row == 0
@@ -112,7 +112,7 @@ def test_equal_vectors_have_equal_content_hashes(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_more_items_than_one_batch_with_nulls_first(tmp_path: Path) -> None:
+def test_many_items_with_nulls_first(tmp_path: Path) -> None:
     n_items = 9000
     vectors = [None] * 5000 + [[float(i), 1.0] for i in range(5000, n_items)]
     item_info = {"item_id": np.arange(1, n_items + 1), "emb": pa.array(vectors, _FLOAT_LIST)}
@@ -122,7 +122,7 @@ def test_more_items_than_one_batch_with_nulls_first(tmp_path: Path) -> None:
     assert table.vectors[-1].tolist() == [8999.0, 1.0]
 
 
-def test_an_unknown_column_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     item_info = {"item_id": [0, 1], "item_emb_d128": [[0.0], [1.0]]}
     layout = _layout(tmp_path, item_info, txt_emb_BERT=[[1.0]] * 9)
     with pytest.raises(DataError) as error:
@@ -153,7 +153,9 @@ def test_all_zeros_is_an_error(tmp_path: Path) -> None:
         ([None, 1.0], "has the value nan"),
     ],
 )
-def test_wrong_vectors_are_named_by_row(tmp_path: Path, wrong: list[Any], problem: str) -> None:
+def test_invalid_vectors_are_reported_by_row(
+    tmp_path: Path, wrong: list[Any], problem: str
+) -> None:
     emb = [None, [1.0, 1.0], *[[1.0, 2.0]] * 3, wrong, *[[1.0, 2.0]] * 3]
     with pytest.raises(DataError, match=problem) as error:
         read_given_vectors(_layout(tmp_path, emb=pa.array(emb, _FLOAT_LIST)), "emb")

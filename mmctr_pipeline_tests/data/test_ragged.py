@@ -7,7 +7,7 @@ from mmctr_pipeline.data.ragged import Ragged, lists_containing, without_zeros
 _LISTS = [[1, 2], [], [3], [4, 5, 6]]
 
 
-def test_lists_survive() -> None:
+def test_from_lists() -> None:
     ragged = Ragged.from_lists(_LISTS)
     assert len(ragged) == 4
     assert [one.tolist() for one in ragged] == _LISTS
@@ -16,7 +16,7 @@ def test_lists_survive() -> None:
     assert len(Ragged.from_lists([])) == 0
 
 
-def test_single_lists() -> None:
+def test_indexing() -> None:
     ragged = Ragged.from_lists(_LISTS)
     assert ragged[3].tolist() == ragged[-1].tolist() == [4, 5, 6]
     for index in (4, -5):
@@ -57,7 +57,7 @@ def test_arrow_round_trip() -> None:
     assert ragged.to_arrow().to_pylist() == _LISTS
 
 
-def test_numbers_that_do_not_fit_are_refused() -> None:
+def test_numbers_beyond_int32_are_refused() -> None:
     with pytest.raises(pa.ArrowInvalid):
         Ragged.from_arrow(pa.array([[2**31]]))
 
@@ -68,7 +68,7 @@ def test_wrong_offsets_are_refused(offsets: list[int]) -> None:
         Ragged(np.zeros(3, np.int32), np.array(offsets, np.int64))
 
 
-def test_rows_of_values() -> None:
+def test_lists_containing_values() -> None:
     ragged = Ragged.from_lists([[], *_LISTS, []])
     expected = [row for row, one in enumerate(ragged) for _ in one]
     assert lists_containing(np.arange(len(ragged.values)), ragged.offsets).tolist() == expected
@@ -81,11 +81,11 @@ def test_wrong_types_are_refused() -> None:
 
 def test_newest_keeps_the_last_values_of_each_list() -> None:
     ragged = Ragged.from_lists([[1, 2, 3], [], [4], [5, 6]])
-    assert [each.tolist() for each in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
-    assert [each.tolist() for each in ragged.newest(9)] == [each.tolist() for each in ragged]
+    assert [one.tolist() for one in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
+    assert [one.tolist() for one in ragged.newest(9)] == [one.tolist() for one in ragged]
 
 
-def test_zeros_are_taken_off_wherever_they_stand() -> None:
+def test_zeros_are_removed_anywhere_in_a_list() -> None:
     values = np.array([0, 0, 5, 0, 0, 0, 7, 0, 8])
     lists = without_zeros(values, np.array([0, 3, 5, 5, 9]))
     assert [one.tolist() for one in lists] == [[5], [], [], [7, 8]]

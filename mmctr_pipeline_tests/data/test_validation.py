@@ -14,7 +14,7 @@ from mmctr_pipeline_tests.data import small_data
 
 
 def _fault(root: Path, **changed: dict[str, Any]) -> DataError:
-    """Return the error that a data set with these columns raises."""
+    """Return the error for a data set with these columns."""
     small_data.write_data(root, **changed)
     with pytest.raises(DataError) as error:
         build_dataset(find_data(root))
@@ -54,7 +54,7 @@ def _train(**changed: Any) -> dict[str, Any]:
         ("item_seq", [[1, 2], [1], [3, 2, 1], [0, 0, 0]], 1, "row 3 is padded with 0"),
     ],
 )
-def test_faults_of_a_row_are_named(
+def test_errors_name_the_row(
     tmp_path: Path, column: str, values: list[Any], row: int, problem: str
 ) -> None:
     error = _fault(tmp_path, train=_train(**{column: values}))
@@ -79,8 +79,8 @@ def _many_rows(histories: list[list[int]]) -> dict[str, Any]:
     return {**columns, "item_seq": pa.array(histories), "label": np.zeros(n_rows, np.int32)}
 
 
-def test_rows_are_counted_in_the_whole_file(tmp_path: Path) -> None:
-    # More rows than are read at a time, the wrong one in a later batch.
+def test_rows_are_numbered_over_the_whole_file(tmp_path: Path) -> None:
+    # Several batches; the invalid row is in a later one.
     columns = _many_rows([[0, 1]] * 150_000)
     columns["label"][140_123] = 3
     assert _fault(tmp_path, train=columns).row == 140_123
@@ -93,7 +93,7 @@ def test_rows_are_counted_in_the_whole_file(tmp_path: Path) -> None:
         ([0, 3, 30], "item 30 is not in item_feature.parquet (6 such values in rows 0 to 9)"),
     ],
 )
-def test_equal_neighbours_are_counted_each(
+def test_equal_neighbours_are_counted_individually(
     tmp_path: Path, history: list[int], problem: str
 ) -> None:
     right = [[0, 0, 1]] * 3
@@ -109,7 +109,7 @@ def test_widths_are_compared_over_the_whole_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train", "valid", "test", "item_feature"])
-def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path, name: str) -> None:
+def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path, name: str) -> None:
     columns = getattr(small_data, name)()
     for column in list(columns):
         rest = {other: values for other, values in columns.items() if other != column}
@@ -139,14 +139,14 @@ def test_wrong_types_are_refused(
     assert "cast the column" in error.fix
 
 
-def test_floats_that_came_from_missing_values_are_explained(tmp_path: Path) -> None:
+def test_floats_caused_by_missing_values_are_explained(tmp_path: Path) -> None:
     error = _fault(tmp_path, train=_train(label=[1.0, None, 0.0, 1.0]))
     assert "missing values" in error.fix
 
 
 @pytest.mark.parametrize("integer", ["int8", "uint8", "int16", "int32", "uint32", "uint64"])
 @pytest.mark.parametrize("make_list", [pa.list_, pa.large_list, lambda t: pa.list_(t, 3)])
-def test_integers_of_any_width_and_lists_of_any_kind_are_taken(
+def test_integers_of_any_width_and_lists_of_any_kind_are_accepted(
     tmp_path: Path, integer: str, make_list: Callable[[pa.DataType], pa.DataType]
 ) -> None:
     narrow = pa.type_for_alias(integer)
@@ -176,7 +176,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     assert "no rows" in str(error)
 
 
-def test_a_file_that_is_no_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     path.write_text("user_id,item_id\n")
     with pytest.raises(DataError, match="not a readable parquet file"):

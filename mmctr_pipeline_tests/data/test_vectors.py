@@ -17,7 +17,7 @@ def _table() -> VectorTable:
     )
 
 
-def test_aligned_by_id_with_a_mask() -> None:
+def test_align_by_id_and_mask_the_rest() -> None:
     aligned = _table().aligned_to(np.array([1, 2, 5, 7, 9, 10]))
     assert aligned.item_id.tolist() == [1, 2, 5, 7, 9, 10]
     assert aligned.vectors.tolist() == [[0, 0], [1, 2], [0, 0], [0, 0], [5, 6], [0, 0]]
@@ -25,7 +25,7 @@ def test_aligned_by_id_with_a_mask() -> None:
     assert aligned.identity == "encoder:abc"
 
 
-def test_aligning_an_empty_table_masks_all() -> None:
+def test_aligning_an_empty_table_masks_all_items() -> None:
     empty = VectorTable(np.zeros(0, np.int32), np.zeros((0, 2), np.float32), np.zeros(0, bool), "x")
     aligned = empty.aligned_to(np.array([1, 2]))
     assert aligned.vectors.tolist() == [[0, 0], [0, 0]]

@@ -16,14 +16,14 @@ from mmctr_pipeline.files.atomic import atomic_folder, atomic_write
 path = Path(sys.argv[2])
 with globals()[sys.argv[1]](path) as temporary:
     target = temporary / "part" if temporary.is_dir() else temporary
-    target.write_text("half of the new")
+    target.write_text("half of the new one")
     print("inside", flush=True)
     time.sleep(60)
 """
 
 
 def _kill_inside(function: str, path: Path) -> None:
-    """Start a process that is in the middle of writing `path`, and kill it with SIGKILL."""
+    """Start a process, and kill it while it is writing `path`."""
     command = [sys.executable, "-c", _STUCK_WRITER, function, str(path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -36,7 +36,7 @@ def _kill_inside(function: str, path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_file_appears_whole_and_nothing_else_stays(tmp_path: Path) -> None:
+def test_a_file_appears_complete_and_nothing_else_remains(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "a.parquet"
     with atomic_write(path) as temporary:
         assert temporary.parent == path.parent
@@ -47,9 +47,9 @@ def test_file_appears_whole_and_nothing_else_stays(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["a.parquet"]
 
 
-def test_error_leaves_the_earlier_file(tmp_path: Path) -> None:
+def test_an_error_keeps_the_previous_file(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("earlier")
+    path.write_text("previous")
 
     def write_and_fail() -> None:
         with atomic_write(path) as temporary:
@@ -58,7 +58,7 @@ def test_error_leaves_the_earlier_file(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="planted"):
         write_and_fail()
-    assert path.read_text() == "earlier"
+    assert path.read_text() == "previous"
     assert os.listdir(tmp_path) == ["a.csv"]
 
 
@@ -71,7 +71,7 @@ def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:
+def test_files_do_not_replace_folders_nor_folders_files(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "folder"):
@@ -82,12 +82,12 @@ def test_a_file_does_not_replace_a_folder_nor_a_folder_a_file(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("function", ["atomic_write", "atomic_folder"])
-def test_kill_leaves_the_earlier_artefact_and_the_next_writer_cleans_up(
+def test_a_kill_keeps_the_previous_artefact_and_the_next_writer_cleans_up(
     tmp_path: Path, function: str
 ) -> None:
     path = tmp_path / "artefact"
     writer = {"atomic_write": atomic_write, "atomic_folder": atomic_folder}[function]
-    for text in ("earlier", "later"):
+    for text in ("previous", "later"):
         with writer(path) as temporary:
             part = temporary / "part" if function == "atomic_folder" else temporary
             part.write_text(text)
@@ -95,13 +95,13 @@ def test_kill_leaves_the_earlier_artefact_and_the_next_writer_cleans_up(
         assert read.read_text() == text
         # The artefact itself, and the folder that its link points to.
         assert len(os.listdir(tmp_path)) == (2 if function == "atomic_folder" else 1)
-        if text == "earlier":
+        if text == "previous":
             _kill_inside(function, path)
-            assert read.read_text() == "earlier"
+            assert read.read_text() == "previous"
             assert len(os.listdir(tmp_path)) > 2
 
 
-def test_kill_while_a_first_folder_is_written_leaves_none(tmp_path: Path) -> None:
+def test_a_kill_during_the_first_write_leaves_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "artefact"
     _kill_inside("atomic_folder", path)
     assert not path.exists()
@@ -112,7 +112,7 @@ def test_kill_while_a_first_folder_is_written_leaves_none(tmp_path: Path) -> Non
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_living_writer_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+def test_concurrent_writers_do_not_remove_each_others_work(tmp_path: Path) -> None:
     path = tmp_path / "artefact"
     with atomic_write(path) as slow:
         slow.write_text("slow")
@@ -139,7 +139,7 @@ def test_files_of_similar_names_are_left_alone(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([*others, "a.csv"])
 
 
-def test_writers_at_once_never_mix(tmp_path: Path) -> None:
+def test_concurrent_writers_never_mix(tmp_path: Path) -> None:
     path, folder = tmp_path / "file", tmp_path / "folder"
     errors: list[BaseException] = []
 
@@ -172,17 +172,17 @@ def test_writers_at_once_never_mix(tmp_path: Path) -> None:
 def test_a_plain_folder_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "artefact"
     path.mkdir()
-    (path / "part").write_text("earlier")
+    (path / "part").write_text("previous")
     with atomic_folder(path) as temporary:
         (temporary / "deep").mkdir()
         (temporary / "deep" / "part").write_text("new")
-        assert (path / "part").read_text() == "earlier"
+        assert (path / "part").read_text() == "previous"
     assert (path / "deep" / "part").read_text() == "new"
     assert path.is_symlink()
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_folder_elsewhere_keeps_its_contents(tmp_path: Path) -> None:
+def test_a_linked_folder_elsewhere_keeps_its_contents(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "part").write_text("mine")
@@ -195,27 +195,27 @@ def test_a_folder_elsewhere_keeps_its_contents(tmp_path: Path) -> None:
     assert (path / "part").read_text() == "new"
 
 
-def test_error_leaves_the_earlier_folder(tmp_path: Path) -> None:
+def test_an_error_keeps_the_previous_folder(tmp_path: Path) -> None:
     path = tmp_path / "artefact"
     with atomic_folder(path) as temporary:
-        (temporary / "part").write_text("earlier")
+        (temporary / "part").write_text("previous")
     with pytest.raises(RuntimeError, match="planted"), atomic_folder(path):
         raise RuntimeError("planted")
-    assert (path / "part").read_text() == "earlier"
+    assert (path / "part").read_text() == "previous"
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_the_storage_folder_may_be_reached_through_a_link(tmp_path: Path) -> None:
+def test_the_storage_folder_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "storage").symlink_to(tmp_path / "disk")
-    for text in ("earlier", "later"):
+    for text in ("previous", "later"):
         with atomic_folder(tmp_path / "storage" / "artefact") as temporary:
             (temporary / "part").write_text(text)
     assert (tmp_path / "disk" / "artefact" / "part").read_text() == "later"
     assert len(os.listdir(tmp_path / "disk")) == 2
 
 
-def test_link_is_moved_in_one_step(tmp_path: Path) -> None:
+def test_a_link_is_replaced_in_one_step(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
         atomic_symlink(tmp_path / "latest", name)

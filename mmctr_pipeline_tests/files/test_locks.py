@@ -5,7 +5,7 @@ from pathlib import Path
 from mmctr_pipeline.files.locks import locked
 
 
-def test_one_holder_keeps_the_others_out(tmp_path: Path) -> None:
+def test_an_exclusive_lock_keeps_others_out(tmp_path: Path) -> None:
     path = tmp_path / "new folder" / "lock"
     with locked(path) as is_mine:
         assert is_mine
@@ -16,7 +16,7 @@ def test_one_holder_keeps_the_others_out(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_shared_holders_keep_out_only_one_that_is_not(tmp_path: Path) -> None:
+def test_shared_locks_keep_out_only_exclusive_ones(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with locked(path, shared=True), locked(path, shared=True, wait=False) as is_shared:
         assert is_shared
@@ -26,7 +26,7 @@ def test_shared_holders_keep_out_only_one_that_is_not(tmp_path: Path) -> None:
         assert is_mine
 
 
-def test_those_who_wait_come_one_at_a_time(tmp_path: Path) -> None:
+def test_waiting_holders_get_the_lock_one_at_a_time(tmp_path: Path) -> None:
     """Each holder removes the file that the others are waiting for."""
     inside: list[int] = []
     most: list[int] = []
@@ -47,7 +47,7 @@ def test_those_who_wait_come_one_at_a_time(tmp_path: Path) -> None:
     assert most == [1] * 200
 
 
-def test_an_error_inside_frees_the_lock(tmp_path: Path) -> None:
+def test_an_error_releases_the_lock(tmp_path: Path) -> None:
     try:
         with locked(tmp_path / "lock"):
             raise RuntimeError("planted")

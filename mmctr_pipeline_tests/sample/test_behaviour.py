@@ -19,7 +19,7 @@ def rows(catalogue: Catalogue) -> Impressions:
     return Behaviour(catalogue, CONFIG).draw(ROWS_OF_USER, 0.3, np.random.default_rng(0))
 
 
-def test_history_lengths_are_those_of_the_real_data() -> None:
+def test_history_lengths_match_the_real_data() -> None:
     length = draw_history_lengths(200_000, np.random.default_rng(0), longest=100)
     assert length.min() == 3
     assert length.max() == 100
@@ -28,18 +28,18 @@ def test_history_lengths_are_those_of_the_real_data() -> None:
     assert list(np.quantile(length, [0.25, 0.5, 0.75])) == [4, 6, 9]
 
 
-def test_each_user_gets_the_wanted_rows_in_order(rows: Impressions) -> None:
+def test_each_user_gets_the_requested_rows_in_order(rows: Impressions) -> None:
     assert np.array_equal(rows.user, np.repeat(np.arange(len(ROWS_OF_USER)), ROWS_OF_USER))
 
 
-def test_rows_share_histories_in_fours_and_with_their_own_user_alone(rows: Impressions) -> None:
+def test_four_rows_of_a_user_share_a_history(rows: Impressions) -> None:
     assert np.array_equal(rows.user_of_history[rows.history], rows.user)
     assert set(np.bincount(rows.history[rows.user == 0])) == {4}
     assert list(np.bincount(rows.history[rows.user == 2])[-4:]) == [4, 4, 4, 1]
     assert set(rows.history) == set(range(len(rows.histories)))
 
 
-def test_nothing_is_shown_twice(rows: Impressions) -> None:
+def test_no_item_is_shown_twice(rows: Impressions) -> None:
     assert len(np.unique(np.stack([rows.user, rows.item_id]), axis=1).T) == len(rows)
     for index in range(len(rows.histories)):
         history = rows.histories[index]
@@ -47,14 +47,14 @@ def test_nothing_is_shown_twice(rows: Impressions) -> None:
         assert not np.isin(rows.item_id[rows.history == index], history).any()
 
 
-def test_histories_hold_no_cold_item_and_targets_the_wanted_share(
+def test_cold_items_are_only_targets_and_have_the_requested_share(
     rows: Impressions, catalogue: Catalogue
 ) -> None:
     assert not catalogue.cold[rows.histories.values - 1].any()
     assert catalogue.cold[rows.item_id - 1].mean() == pytest.approx(0.3, abs=0.03)
 
 
-def test_labels_follow_their_probabilities(rows: Impressions) -> None:
+def test_labels_match_their_probabilities(rows: Impressions) -> None:
     order = np.argsort(rows.probability)
     for part in np.array_split(order, 8):
         expected = rows.probability[part].mean()
@@ -63,10 +63,10 @@ def test_labels_follow_their_probabilities(rows: Impressions) -> None:
 
 
 @pytest.mark.parametrize("side", ["category", "style"])
-def test_both_tastes_show_in_histories_and_decide_on_clicks(
+def test_both_tastes_show_in_histories_and_affect_clicks(
     rows: Impressions, catalogue: Catalogue, side: str
 ) -> None:
-    """A count over the history, that nothing was trained for, tells liked targets from others."""
+    """An untrained count over the history separates liked targets from others."""
     family = getattr(catalogue, side) // FAMILY_SIZE
     owner = np.repeat(np.arange(len(rows.histories)), rows.histories.lengths)
     total = np.bincount(owner, weights=family[rows.histories.values - 1])
@@ -75,7 +75,7 @@ def test_both_tastes_show_in_histories_and_decide_on_clicks(
     assert rows.label[liked].mean() > rows.label[~liked].mean() + 0.2
 
 
-def test_without_effects_every_click_is_a_coin_toss(catalogue: Catalogue) -> None:
+def test_without_effects_all_clicks_have_probability_one_half(catalogue: Catalogue) -> None:
     config = SampleConfig(style_effect=0, category_effect=0, popularity_effect=0, intercept=0)
     rows = Behaviour(catalogue, config).draw(ROWS_OF_USER, 0.0, np.random.default_rng(0))
     assert np.all(rows.probability == 0.5)

@@ -27,12 +27,12 @@ def test_every_pair_of_category_and_style_has_equally_many_items(catalogue: Cata
     assert set(counts) == {CONFIG.n_items // N_CELLS}
 
 
-def test_cold_items_are_spread_evenly_over_the_pairs(catalogue: Catalogue) -> None:
+def test_cold_items_are_distributed_evenly_over_the_pairs(catalogue: Catalogue) -> None:
     assert catalogue.cold.mean() == pytest.approx(CONFIG.cold_item_share)
     assert len(set(np.bincount(catalogue.cell[catalogue.cold], minlength=N_CELLS))) == 1
 
 
-def test_no_item_is_cold_where_none_is_wanted() -> None:
+def test_a_cold_share_of_zero_gives_no_cold_items() -> None:
     assert not draw_catalogue(SampleConfig(cold_item_share=0.0)).cold.any()
 
 
@@ -43,7 +43,7 @@ def test_levels_follow_popularity_and_stay_in_range(catalogue: Catalogue) -> Non
         assert np.corrcoef(level, catalogue.log_popularity)[0, 1] > 0.7
 
 
-def test_tags_tell_something_of_the_category_but_not_all(catalogue: Catalogue) -> None:
+def test_tags_show_the_category_partly(catalogue: Catalogue) -> None:
     assert catalogue.tags.lengths.min() == 1
     assert catalogue.tags.lengths.max() == MAX_TAGS
     assert catalogue.tags.values.min() >= 1
@@ -55,7 +55,7 @@ def test_tags_tell_something_of_the_category_but_not_all(catalogue: Catalogue) -
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_sampling_keeps_to_the_cell_and_to_the_pool(catalogue: Catalogue, warm: bool) -> None:
+def test_sampling_respects_cell_and_pool(catalogue: Catalogue, warm: bool) -> None:
     sampler = ItemSampler(catalogue, warm=warm, popularity_spread=1.0)
     cell = np.tile(np.arange(N_CELLS), 50)
     rng = np.random.default_rng(0)

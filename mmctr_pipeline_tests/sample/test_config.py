@@ -12,7 +12,7 @@ def test_scale_one_is_the_default() -> None:
     assert SampleConfig().n_valid_rows >= 5_000
 
 
-def test_the_full_size_is_that_of_microlens() -> None:
+def test_the_full_size_matches_microlens() -> None:
     full = SampleConfig.full_size()
     assert (full.n_items, full.n_users, full.n_train_rows) == (91_717, 1_000_000, 3_600_000)
     assert (full.n_valid_rows, full.n_test_rows, full.images) == (10_000, 379_142, False)
@@ -28,7 +28,7 @@ def test_everything_grows_with_the_scale(small: float, large: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [0, -1, 90.1, float("nan")])
-def test_an_impossible_scale_is_refused(scale: float) -> None:
+def test_an_invalid_scale_is_refused(scale: float) -> None:
     with pytest.raises(SettingsError, match="scale"):
         SampleConfig.scaled(scale)
 
@@ -38,10 +38,10 @@ def test_changes_apply_on_top_of_the_scale() -> None:
     assert (config.seed, config.n_items, config.n_train_rows) == (3, 200, 4_000)
 
 
-def test_the_key_names_seed_and_size_and_tells_worlds_apart() -> None:
+def test_the_key_has_seed_and_size_and_is_distinct() -> None:
     assert "seed7" in SampleConfig().key
     assert "1500x6000x40000" in SampleConfig().key
-    worlds = [
+    configs = [
         SampleConfig(),
         SampleConfig(seed=8),
         SampleConfig(images=False),
@@ -49,7 +49,7 @@ def test_the_key_names_seed_and_size_and_tells_worlds_apart() -> None:
         SampleConfig(style_effect=1.0),
         SampleConfig.scaled(0.5),
     ]
-    assert len({config.key for config in worlds}) == len(worlds)
+    assert len({config.key for config in configs}) == len(configs)
     assert SampleConfig().key == SampleConfig().key
 
 

@@ -26,13 +26,13 @@ def test_a_cover_is_a_small_jpeg(style: int) -> None:
     assert len(content) < 30_000
 
 
-def test_equal_draws_give_equal_files_and_others_do_not() -> None:
+def test_equal_seeds_give_equal_files_and_others_do_not() -> None:
     one, same, other = (draw_cover(1, 3, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert one == same
     assert one != other
 
 
-def test_colours_and_texture_tell_the_style_and_not_the_category() -> None:
+def test_colours_and_texture_show_the_style_and_not_the_category() -> None:
     rng = np.random.default_rng(0)
     style, category = np.arange(360) % len(STYLES), rng.integers(len(CATEGORIES), size=360)
     features = []
@@ -47,11 +47,11 @@ def test_colours_and_texture_tell_the_style_and_not_the_category() -> None:
         distance = ((features_NF[1::2, None] - means) ** 2).sum(axis=2)
         return float(np.mean(distance.argmin(axis=1) == kind[1::2]))
 
-    # Every other item has an odd style; pair them up so that both halves hold all styles.
+    # Every other item has an odd style; reorder them so that both halves have all styles.
     order = np.argsort(np.arange(360) // 6 % 2, kind="stable")
-    halves = np.empty(360, dtype=int)
-    halves[::2], halves[1::2] = order[:180], order[180:]
-    features_NF, style, category = features_NF[halves], style[halves], category[halves]
+    reordered = np.empty(360, dtype=int)
+    reordered[::2], reordered[1::2] = order[:180], order[180:]
+    features_NF, style, category = features_NF[reordered], style[reordered], category[reordered]
     assert accuracy(style) > 0.9
     assert accuracy(category) < 0.35
 

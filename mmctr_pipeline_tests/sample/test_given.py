@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -13,17 +15,21 @@ def catalogue() -> Catalogue:
     return draw_catalogue(CONFIG)
 
 
+def _all_vectors(
+    catalogue: Catalogue, view: Literal["text", "image", "item"], seed: int = CONFIG.seed
+) -> np.ndarray:
+    return GivenVectors(catalogue, seed, view).next(slice(0, len(catalogue)))
+
+
 def _probe(vectors: np.ndarray, kind: np.ndarray) -> float:
-    """Accuracy of the nearest class mean, taken from one half of the items, on the other."""
+    """Accuracy on every other item of the nearest class mean of the remaining items."""
     means = np.stack([vectors[::2][kind[::2] == k].mean(axis=0) for k in range(kind.max() + 1)])
     distance = ((vectors[1::2, None] - means) ** 2).sum(axis=2)
     return float(np.mean(distance.argmin(axis=1) == kind[1::2]))
 
 
-def test_each_view_tells_its_own_side(catalogue: Catalogue) -> None:
-    given = GivenVectors(catalogue, CONFIG)
-    text, image = given.text_and_image(slice(0, 600))
-    item = given.item(slice(0, 600))
+def test_each_view_shows_its_own_attributes(catalogue: Catalogue) -> None:
+    text, image, item = (_all_vectors(catalogue, view) for view in ("text", "image", "item"))
     assert (text.shape, image.shape, item.shape) == ((600, 768), (600, 1024), (600, 128))
     assert text.dtype == image.dtype == item.dtype == np.float32
     assert _probe(text, catalogue.category) > 0.9
@@ -34,20 +40,17 @@ def test_each_view_tells_its_own_side(catalogue: Catalogue) -> None:
     assert _probe(item, catalogue.style) > 0.9
 
 
-def test_slices_make_up_the_whole(catalogue: Catalogue) -> None:
-    whole = GivenVectors(catalogue, CONFIG).text_and_image(slice(0, 600))
-    sliced = GivenVectors(catalogue, CONFIG)
-    parts = [sliced.text_and_image(slice(start, start + 200)) for start in (0, 200, 400)]
-    for one, pieces in zip(whole, zip(*parts, strict=True), strict=True):
-        assert np.array_equal(one, np.concatenate(pieces))
+def test_slices_equal_the_whole(catalogue: Catalogue) -> None:
+    for view in ("text", "image", "item"):
+        given = GivenVectors(catalogue, CONFIG.seed, view)
+        parts = [given.next(slice(start, start + 200)) for start in (0, 200, 400)]
+        assert np.array_equal(_all_vectors(catalogue, view), np.concatenate(parts))
 
 
-def test_worlds_of_other_seeds_are_seen_by_the_same_encoder(catalogue: Catalogue) -> None:
+def test_all_seeds_share_one_imitated_encoder(catalogue: Catalogue) -> None:
     """Class means agree between seeds, while the items differ."""
-    other_config = SampleConfig(n_items=600, seed=99)
-    other = draw_catalogue(other_config)
-    ours = GivenVectors(catalogue, CONFIG).text_and_image(slice(0, 600))[0]
-    theirs = GivenVectors(other, other_config).text_and_image(slice(0, 600))[0]
+    other = draw_catalogue(SampleConfig(n_items=600, seed=99))
+    ours, theirs = _all_vectors(catalogue, "text"), _all_vectors(other, "text", seed=99)
     means = np.stack([ours[catalogue.category == c].mean(axis=0) for c in range(6)])
     nearest = ((theirs[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert np.mean(nearest == other.category) > 0.9

@@ -20,7 +20,7 @@ def titles(catalogue: Catalogue) -> list[str]:
     return draw_titles(catalogue, CONFIG)
 
 
-def test_titles_read_like_those_of_videos(titles: list[str]) -> None:
+def test_titles_resemble_video_titles(titles: list[str]) -> None:
     assert sum("#" in title for title in titles) > len(titles) / 2
     assert sum(not title.isascii() for title in titles) > len(titles) / 4
     lengths = [len(title.split()) for title in titles if title]
@@ -35,7 +35,7 @@ def test_few_titles_are_empty(titles: list[str]) -> None:
 
 
 def _guessing_accuracy(titles: list[str], kinds: np.ndarray) -> float:
-    """Accuracy of naive Bayes on words, fitted on one half of the titles, on the other."""
+    """Accuracy on every other title of naive Bayes on the words of the remaining titles."""
     counts: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for title, kind in zip(titles[::2], kinds[::2], strict=True):
         counts[int(kind)].update(title.lower().split())
@@ -53,7 +53,7 @@ def _guessing_accuracy(titles: list[str], kinds: np.ndarray) -> float:
     return right / len(titles[1::2])
 
 
-def test_titles_tell_the_category_and_hardly_the_style(
+def test_titles_show_the_category_and_hardly_the_style(
     titles: list[str], catalogue: Catalogue
 ) -> None:
     assert _guessing_accuracy(titles, catalogue.category) > 0.9
@@ -63,7 +63,7 @@ def test_titles_tell_the_category_and_hardly_the_style(
 def test_captions_name_the_category_and_depend_on_the_style(catalogue: Catalogue) -> None:
     captions = describe(catalogue)
     assert all(CATEGORIES[c] in text for c, text in zip(catalogue.category, captions, strict=True))
-    styles_of = collections.defaultdict(set)
+    styles_by_caption = collections.defaultdict(set)
     for style, caption in zip(catalogue.style, captions, strict=True):
-        styles_of[caption].add(STYLES[style])
-    assert all(len(styles) == 1 for styles in styles_of.values())
+        styles_by_caption[caption].add(STYLES[style])
+    assert all(len(styles) == 1 for styles in styles_by_caption.values())
