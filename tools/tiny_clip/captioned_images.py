@@ -1,4 +1,4 @@
-"""Covers, titles and captions of a sample dataset on disk, as tensors to train a CLIP on."""
+"""Reads covers, titles and captions of a sample dataset as tensors to train a CLIP on."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+
+from mmctr_pipeline.encoders.image.decode import UnreadableImageError, open_cover
+from mmctr_pipeline.sample.config import SamplePaths
 
 Preprocess = Callable[[Image.Image], torch.Tensor]
 Tokenize = Callable[[list[str]], torch.Tensor]
@@ -35,26 +38,30 @@ class CaptionedImages:
 
 
 def read_sample(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> CaptionedImages:
-    """Read a folder that the command `mmctr sample` made.
+    """Read a folder written by the command `mmctr sample`.
 
-    Raises `FileNotFoundError` where it has no covers, `ValueError` where its files disagree on the
-    items or not one item has both a cover and a title.
+    Raises `FileNotFoundError` if it has no covers, and `ValueError` if its files disagree about the
+    items or no item has both a readable cover and a title.
     """
-    if not (folder / "item_images").is_dir():
-        raise FileNotFoundError(f"{folder}/item_images: generate the sample dataset with images")
-    feature = pq.read_table(folder / "item_feature.parquet", columns=["item_id", "item_title"])
-    truth = pq.read_table(folder / "sample_items.parquet").to_pydict()
+    paths = SamplePaths(folder)
+    if not paths.images.is_dir():
+        raise FileNotFoundError(f"{paths.images}: generate the sample dataset with images")
+    feature = pq.read_table(paths.item_feature, columns=["item_id", "item_title"])
+    truth = pq.read_table(paths.item_truth).to_pydict()
     if feature.column("item_id").to_pylist() != truth["item_id"]:
-        raise ValueError(f"{folder}: item_feature and sample_items hold different item ids")
+        raise ValueError(f"{folder}: item_feature and sample_items have different item ids")
     titles = feature.column("item_title").to_pylist()
     images, kept = [], []
     for row, (item_id, title) in enumerate(zip(truth["item_id"], titles, strict=True)):
-        image = _read_image(folder / "item_images" / f"{item_id}.jpg") if title else None
-        if image is not None:
-            images.append(preprocess(image))
-            kept.append(row)
+        if not title:
+            continue
+        try:
+            images.append(preprocess(open_cover(paths.images / f"{item_id}.jpg")))
+        except UnreadableImageError:
+            continue
+        kept.append(row)
     if not kept:
-        raise ValueError(f"{folder}: not one item has both a readable cover and a title")
+        raise ValueError(f"{folder}: no item has both a readable cover and a title")
     title = [titles[row] for row in kept]
     caption = [truth["caption"][row] for row in kept]
     return CaptionedImages(
@@ -66,15 +73,6 @@ def read_sample(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> Cap
         style=_indices([truth["style"][row] for row in kept]),
         n_skipped=len(titles) - len(kept),
     )
-
-
-def _read_image(path: Path) -> Image.Image | None:
-    """Return the decoded image, or None where there is none or it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError:  # missing, cut short, or no image at all
-        return None
 
 
 def _indices(names: list[str]) -> torch.Tensor:

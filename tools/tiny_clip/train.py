@@ -1,12 +1,12 @@
-"""Trains and measures the tiny CLIP that ships with the package, on sample datasets on disk.
+"""Trains and evaluates the tiny CLIP that ships with the package, on sample datasets on disk.
 
-    mmctr sample train_world --seed 1001 --scale 10
-    mmctr sample test_world --seed 2002
-    python -m tools.tiny_clip.train --world train_world --evaluate test_world
+    mmctr sample train_sample --seed 1001 --scale 10
+    mmctr sample test_sample --seed 2002
+    python -m tools.tiny_clip.train --train train_sample --evaluate test_sample
 
 Training writes `open_clip_config.json` and `open_clip_model.safetensors` (float16), which
-`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads as they are. Measuring, on a world
-that the model has not seen, prints retrieval and linear probes as one line of JSON.
+`open_clip.create_model_and_transforms("local-dir:FOLDER")` loads. Evaluation, on a sample dataset
+unseen in training, prints retrieval and linear probes as one line of JSON.
 """
 
 import argparse
@@ -43,7 +43,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "layers": 3,
         "mlp_ratio": 2.0,
     },
-    # The vocabulary alone has 49,408 rows: the width decides on the size of the file.
+    # The vocabulary alone has 49,408 rows: the width determines the size of the file.
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 49_408,
@@ -65,7 +65,7 @@ PREPROCESS_CONFIG: dict[str, Any] = {
 
 _WEIGHT_DECAY = 0.05
 _GAP_SHARE = 0.3
-"""Share of the words that training leaves out."""
+"""Share of the tokens that training blanks out."""
 
 
 def train(
@@ -76,11 +76,24 @@ def train(
     batch_size: int,
     learning_rate: float,
 ) -> CLIP:
-    """Train both towers from scratch: covers against titles, captions, and both in one.
+    """Train both towers from scratch: covers against titles, captions, and both together.
 
-    Titles hardly tell the style, so captions make sure that the image tower keeps it. The texts of
-    all items of the same style and category count as right for a cover, and words are left out at
-    random: the towers would else learn the few thousand titles by heart.
+    Titles hardly show the style, so captions make the image tower keep it. For a cover, the texts
+    of all items of its style and category count as correct, and tokens are blanked at random:
+    otherwise the towers would memorise the few thousand titles.
+
+    Parameters
+    ----------
+    data
+        The training items.
+    seed
+        Seed of initialisation, order and augmentation.
+    epochs
+        Passes over the data.
+    batch_size
+        Items per step; the remainder of an epoch is dropped.
+    learning_rate
+        Peak of the one-cycle schedule.
     """
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
@@ -109,12 +122,12 @@ def train(
             losses.append(loss.item())
             progress.advance()
         logger.info(f"tiny CLIP: epoch {epoch + 1} of {epochs}, mean loss {np.mean(losses):.3f}")
-    _forget_unused_tokens(model, data)
+    _zero_unused_tokens(model, data)
     return model.eval()
 
 
 def save(model: CLIP, folder: Path) -> None:
-    """Write weights (float16) and configuration in open_clip's own format."""
+    """Write weights (float16) and configuration in open_clip's format."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().to(torch.float16).contiguous()
@@ -122,20 +135,20 @@ def save(model: CLIP, folder: Path) -> None:
     }
     path = folder / "open_clip_model.safetensors"
     save_file(weights, path)
-    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
+    path.chmod(0o644)  # safetensors makes it readable only by its owner
     config = {"model_cfg": MODEL_CONFIG, "preprocess_cfg": PREPROCESS_CONFIG}
     path = folder / "open_clip_config.json"
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path = FOLDER) -> CLIP:
-    """Load a saved model through open_clip, as the pipeline does."""
+    """Load a saved model with open_clip, as the pipeline does."""
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     return model.eval()
 
 
 def read(folder: Path) -> CaptionedImages:
-    """Read a sample dataset as this model wants it; raises as `read_sample` does."""
+    """Read a sample dataset with this model's preprocessing; raises as `read_sample` does."""
     preprocess = image_transform_v2(PreprocessCfg(**PREPROCESS_CONFIG), is_train=False)
     context_length = MODEL_CONFIG["text_cfg"]["context_length"]
     return read_sample(folder, preprocess, open_clip.SimpleTokenizer(context_length=context_length))
@@ -143,13 +156,13 @@ def read(folder: Path) -> CaptionedImages:
 
 @torch.no_grad()
 def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
-    """Measure on a world of N items; the value of a blind guess stands beside each.
+    """Evaluate on N items; `*_by_chance` is the value of a random guess.
 
-    `recall_at_10`: share of the covers whose own title is among the ten nearest of the N titles.
-    `top_title_*`: share of the covers whose nearest title is of the same style, category, both.
-    `caption_style_accuracy`: share of the covers whose nearest caption names the right style.
-    `probe_*`: accuracy of a linear classifier on raw vectors, fitted on one half of the items and
-    measured on the other. `image_norm`: mean length of the raw image vectors.
+    `recall_at_10`: share of covers whose own title is among the ten nearest of the N titles.
+    `top_title_*`: share of covers whose nearest title has the same style, category, or both.
+    `caption_style_accuracy`: share of covers whose nearest caption names the correct style.
+    `probe_*`: accuracy of a linear classifier on raw vectors, fitted on every other item and
+    evaluated on the rest. `image_norm`: mean length of the raw image vectors.
     """
     raw = torch.cat([model.encode_image(part) for part in data.image.split(512)])
     image = functional.normalize(raw)
@@ -181,10 +194,10 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train (`--world`), measure (`--evaluate`), or both."""
-    parser = argparse.ArgumentParser(description="train and measure the tiny CLIP")
-    parser.add_argument("--world", type=Path, help="sample dataset to train on")
-    parser.add_argument("--evaluate", type=Path, help="another sample dataset to measure on")
+    """Train (`--train`), evaluate (`--evaluate`), or both."""
+    parser = argparse.ArgumentParser(description="train and evaluate the tiny CLIP")
+    parser.add_argument("--train", type=Path, help="sample dataset to train on")
+    parser.add_argument("--evaluate", type=Path, help="another sample dataset to evaluate on")
     parser.add_argument("--model", type=Path, default=FOLDER, help="folder of the model")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=8)
@@ -192,11 +205,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if options.world is None and options.evaluate is None:
-        parser.error("give --world to train, --evaluate to measure, or both")
-    if options.world is not None:
+    if options.train is None and options.evaluate is None:
+        parser.error("give --train, --evaluate, or both")
+    if options.train is not None:
         model = train(
-            read(options.world),
+            read(options.train),
             seed=options.seed,
             epochs=options.epochs,
             batch_size=options.batch_size,
@@ -204,44 +217,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         save(model, options.model)
     if options.evaluate is not None:
-        measured = evaluate(load(options.model), read(options.evaluate))
-        sys.stdout.write(json.dumps(measured) + "\n")
+        results = evaluate(load(options.model), read(options.evaluate))
+        sys.stdout.write(json.dumps(results) + "\n")
 
 
 def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Mirror half of the images, and shift all a little in colour."""
+    """Mirror half of the images, and shift the colours of all slightly."""
     mirror = torch.rand(len(image), generator=random) < 0.5
     image = torch.where(mirror[:, None, None, None], image.flip(-1), image)
     return image + 0.2 * torch.randn(len(image), 3, 1, 1, generator=random)
 
 
 def _with_gaps(tokens: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """Blank some tokens, never the first nor the end mark, which has the largest number."""
+    """Blank some tokens, but never the first or the end mark, which has the largest number."""
     gap = torch.rand(tokens.shape, generator=random) < _GAP_SHARE
     gap &= tokens < tokens.amax(dim=1, keepdim=True)
     gap[:, 0] = False
     return tokens.masked_fill(gap, 0)
 
 
-def _contrastive_loss(logits: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Symmetric cross-entropy, the probability spread evenly over all that are right."""
-    rows = functional.cross_entropy(logits, right / right.sum(dim=1, keepdim=True))
-    columns = functional.cross_entropy(logits.T, right.T / right.T.sum(dim=1, keepdim=True))
+def _contrastive_loss(logits: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
+    """Return the symmetric cross-entropy, with equal target probability for all correct pairs."""
+    rows = functional.cross_entropy(logits, correct / correct.sum(dim=1, keepdim=True))
+    columns = functional.cross_entropy(logits.T, correct.T / correct.T.sum(dim=1, keepdim=True))
     return (rows + columns) / 2
 
 
 @torch.no_grad()
-def _forget_unused_tokens(model: CLIP, data: CaptionedImages) -> None:
-    """Zero the rows that no text used: they would be noise, and cannot be compressed."""
+def _zero_unused_tokens(model: CLIP, data: CaptionedImages) -> None:
+    """Zero the embeddings of tokens that no text has: they are noise, which does not compress."""
     used = torch.zeros(len(model.token_embedding.weight), dtype=torch.bool)
-    used[data.captioned_title.unique()] = True
-    used[data.caption.unique()] = True
-    used[data.title.unique()] = True
+    for tokens in (data.captioned_title, data.caption, data.title):
+        used[tokens.unique()] = True
     model.token_embedding.weight[~used] = 0.0
 
 
 def _linear_probe(vectors: torch.Tensor, kind: torch.Tensor) -> float:
-    """Return the accuracy of a ridge classifier, every other item being held out."""
+    """Return the accuracy of a ridge classifier on every other item, fitted on the rest."""
     inputs = (vectors - vectors.mean(dim=0)).double()
     inputs = torch.cat([inputs, torch.ones(len(inputs), 1, dtype=torch.float64)], dim=1)
     train_part, test_part = inputs[::2], inputs[1::2]
