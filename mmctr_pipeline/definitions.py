@@ -5,22 +5,15 @@ import warnings
 
 import dagster as dg
 
-from mmctr_pipeline.defs import io_managers, jobs, schedules
-from mmctr_pipeline.defs.assets import (
-    fused_pca,
-    image_embeddings,
-    sources,
-    submission_csv,
-    text_embeddings,
-    train_dataset,
-    trained_model,
-)
-from mmctr_pipeline.defs.config import deployment
-from mmctr_pipeline.defs.executors import executor
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.defs import assets, jobs, schedules
+from mmctr_pipeline.defs.config import current_deployment
+from mmctr_pipeline.defs.executors import executor, set_root_log_handler
+from mmctr_pipeline.defs.io_managers import io_managers
+from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.environment import share_cores
 
 share_cores()
+set_root_log_handler()
 if not os.environ.get("DAGSTER_HOME"):
     warnings.warn(
         "DAGSTER_HOME is not set: the history of this run will be lost. "
@@ -28,36 +21,19 @@ if not os.environ.get("DAGSTER_HOME"):
         stacklevel=1,
     )
 
-_STORAGE = str(deployment().storage_dir)
-
 defs = dg.Definitions(
-    assets=[
-        sources.item_feature,
-        sources.item_images,
-        sources.interactions,
-        text_embeddings.text_embeddings,
-        image_embeddings.image_embeddings,
-        fused_pca.fused_pca,
-        train_dataset.train_dataset,
-        trained_model.trained_model,
-        submission_csv.submission_csv,
-    ],
-    asset_checks=[
-        text_embeddings.text_embeddings_checks,
-        image_embeddings.image_embeddings_checks,
-        fused_pca.fused_pca_checks,
-        train_dataset.train_dataset_checks,
-        trained_model.trained_model_checks,
-        submission_csv.submission_csv_checks,
-    ],
+    assets=dg.load_assets_from_package_module(assets),
+    asset_checks=dg.load_asset_checks_from_package_module(assets),
     jobs=jobs.JOBS,
     schedules=[schedules.nightly],
     resources={
-        "places": PlacesResource.of(deployment()),
-        "parquet_io": io_managers.ParquetIOManager(storage_dir=_STORAGE),
-        "dataset_io": io_managers.DatasetIOManager(storage_dir=_STORAGE),
-        "model_io": io_managers.ModelIOManager(storage_dir=_STORAGE),
-        "submission_io": io_managers.SubmissionIOManager(storage_dir=_STORAGE),
+        "deployment": DeploymentResource.from_environment(current_deployment()),
+        **io_managers(str(current_deployment().storage_dir)),
     },
-    executor=executor(deployment().executor),
+    executor=executor(current_deployment().executor),
 )
+
+
+def full_pipeline_job() -> dg.JobDefinition:
+    """Return the job of `make run`, whose child processes reconstruct it by calling this."""
+    return defs.resolve_job_def(jobs.full_pipeline.name)

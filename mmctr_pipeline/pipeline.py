@@ -7,21 +7,17 @@ values and returns values; only encoders (into `store`) and fusion (into `transf
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from mmctr_pipeline.data.build import build_dataset, read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
-from mmctr_pipeline.data.interactions import build_dataset, read_train_histories
 from mmctr_pipeline.data.items import read_given_vectors
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from mmctr_pipeline.encoders.hub import ModelNotFoundError
-from mmctr_pipeline.encoders.image import encode as image_encoding
-from mmctr_pipeline.encoders.store.vector_store import VectorStore
-from mmctr_pipeline.encoders.text import encode as text_encoding
-from mmctr_pipeline.fusion import fuse as fusion
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.registry.model_file import (
@@ -36,6 +32,14 @@ from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.score import score as score_rows
+
+# Encoders and fusion are imported by the functions that use them: their libraries take seconds to
+# load, and Dagster runs each function in its own process.
+if TYPE_CHECKING:
+    from mmctr_pipeline.encoders.image.encode import ImageEncoding
+    from mmctr_pipeline.encoders.store.vector_store import VectorStore
+    from mmctr_pipeline.encoders.text.encode import TextEncoding
+    from mmctr_pipeline.fusion.fuse import Fusion
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +57,9 @@ def encode_titles(
     layout: DataLayout,
     items: ItemTable,
     config: TextEncoderConfig,
-    store: VectorStore,
+    store: "VectorStore",
     device: torch.device,
-) -> text_encoding.TextEncoding:
+) -> "TextEncoding":
     """Return one vector per item title; titles that `store` already holds are not encoded.
 
     Raises `SettingsError` where the model of `config` is unavailable, else as
@@ -74,10 +78,11 @@ def encode_titles(
     device
         Where the encoder runs.
     """
+    from mmctr_pipeline.encoders.sources import ModelNotFoundError
+    from mmctr_pipeline.encoders.text import encode
+
     try:
-        return text_encoding.encode_titles(
-            items, config, device, store, _given_vectors(layout, config)
-        )
+        return encode.encode_titles(items, config, device, store, _given_vectors(layout, config))
     except ModelNotFoundError as error:
         raise SettingsError(str(error)) from error
 
@@ -86,9 +91,9 @@ def encode_images(
     layout: DataLayout,
     items: ItemTable,
     config: ImageEncoderConfig,
-    store: VectorStore,
+    store: "VectorStore",
     device: torch.device,
-) -> image_encoding.ImageEncoding:
+) -> "ImageEncoding":
     """Return one vector per cover image; images that `store` already holds are not encoded.
 
     Raises `SettingsError` where the model of `config` is unavailable, else as
@@ -107,10 +112,12 @@ def encode_images(
     device
         Where the encoder runs.
     """
+    from mmctr_pipeline.encoders.image import encode
+    from mmctr_pipeline.encoders.sources import ModelNotFoundError
+
+    given = _given_vectors(layout, config)
     try:
-        return image_encoding.encode_images(
-            items.item_id, layout.images, config, device, store, _given_vectors(layout, config)
-        )
+        return encode.encode_images(items.item_id, layout.images, config, device, store, given)
     except ModelNotFoundError as error:
         raise SettingsError(str(error)) from error
 
@@ -129,7 +136,7 @@ def fuse(
     config: FusionConfig,
     transforms: Path,
     device: torch.device,
-) -> fusion.Fusion:
+) -> "Fusion":
     """Return one fused vector per item, by a stored transform if there is one for these inputs.
 
     Parameters
@@ -148,7 +155,9 @@ def fuse(
     device
         Where a learned fusion is trained.
     """
-    return fusion.fuse(
+    from mmctr_pipeline.fusion import fuse
+
+    return fuse.fuse(
         text,
         image,
         lambda: read_train_histories(layout, items),

@@ -1,4 +1,6 @@
-"""How the steps of a run are spread over processes; `MMCTR_EXECUTOR` chooses."""
+"""Executors, chosen by `MMCTR_EXECUTOR`: how the steps of a run are spread over processes."""
+
+import logging
 
 import dagster as dg
 
@@ -12,40 +14,50 @@ GPU_TAGS = {
         "container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
     },
 }
-"""Op tags of the assets that want the GPU."""
+"""Op tags of the assets that use a GPU."""
 
 PRELOADED = ["mmctr_pipeline.definitions", "dagster._core.storage.sqlite_storage", "torch"]
-"""Modules imported once for all steps; the second is what a step opens the run history with.
+"""Modules imported once for all steps; the second opens the run history in each step.
 
 None of them may touch CUDA: a child of a process that did cannot use the GPU.
 """
 
-multiprocess_gpu = dg.multiprocess_executor.configured(
-    {
-        "tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}],
-        # A forkserver imports the slow modules once, and unlike fork it copies no threads.
-        "start_method": {"forkserver": {"preload_modules": PRELOADED}},
-    },
-    name="multiprocess_gpu",
-)
-"""One process per step, one GPU step at a time in a run."""
+
+def set_root_log_handler() -> None:
+    """Send only warnings of other libraries to stderr, as Python does without any configuration.
+
+    open_clip logs through `logging.info`, which gives a root logger without handlers one that
+    prints everything, so that our lines would appear a second time beside Dagster's.
+    """
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler()
+        handler.setLevel(logging.WARNING)
+        handler.addFilter(lambda record: not record.name.startswith("mmctr_pipeline"))
+        root.addHandler(handler)
+
+
+_ONE_GPU_STEP = {"tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}]}
 
 
 def executor(name: str) -> dg.ExecutorDefinition:
     """Return the executor named `multiprocess`, `in_process` or `k8s`.
 
-    Raises `DeploymentError` where `k8s` is asked for without the dagster-k8s package.
+    `multiprocess` runs each step in its own process, one GPU step at a time in a run. Raises
+    `DeploymentError` for `k8s` without the dagster-k8s package.
     """
     if name == "in_process":
         return dg.in_process_executor
     if name == "k8s":
         try:
-            from dagster_k8s import k8s_job_executor  # type: ignore[import-not-found]
+            from dagster_k8s import k8s_job_executor
         except ImportError as error:
             raise DeploymentError(
                 "MMCTR_EXECUTOR is 'k8s' but dagster-k8s is not installed: pip install dagster-k8s"
             ) from error
-        return k8s_job_executor.configured(
-            {"tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}]}, name="k8s_gpu"
-        )
-    return multiprocess_gpu
+        return k8s_job_executor.configured(_ONE_GPU_STEP, name="k8s_gpu")
+    # A forkserver imports the slow modules once and, unlike fork, copies no threads.
+    start_method = {"forkserver": {"preload_modules": PRELOADED}}
+    return dg.multiprocess_executor.configured(
+        {**_ONE_GPU_STEP, "start_method": start_method}, name="multiprocess_gpu"
+    )

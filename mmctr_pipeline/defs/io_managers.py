@@ -1,47 +1,26 @@
-"""How artefacts are kept, each written atomically: tables, dataset, models, submission."""
+"""IO managers: how artefacts are stored, each written atomically."""
 
+import functools
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
-from pydantic import PrivateAttr
-from upath import UPath
 
 if TYPE_CHECKING:
     from mmctr_pipeline.data.dataset import CtrDataset
     from mmctr_pipeline.registry.model_file import ModelFile
 
 
-class StorageIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
-    """Keeps an asset under its name in the storage folder; a failed write leaves the old one."""
+class StorageIOManager(dg.ConfigurableIOManager):
+    """Stores an asset in the storage folder; a failed write leaves the earlier artefact intact.
+
+    `location` names its file or folder, relative to the storage folder.
+    """
 
     storage_dir: str
-    extension: ClassVar[str | None] = None  # type: ignore[misc]
-    _base_path: UPath = PrivateAttr()
-
-    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Fix the folder that artefacts go to."""
-        self._base_path = UPath(self.storage_dir)
-
-    def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
-        """Write an artefact."""
-        self.write(obj, Path(str(path)))
-
-    def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
-        """Read an artefact; raises `FileNotFoundError` naming the asset to materialise first."""
-        local = self.location(Path(str(path)))
-        if not local.exists():
-            name = context.asset_key.to_user_string()
-            raise FileNotFoundError(
-                f"{local} does not exist: materialise {name} first "
-                f"(dagster asset materialize --select {name} -m mmctr_pipeline.definitions)"
-            )
-        return self.read(local, context.dagster_type.typing_type)
-
-    def location(self, path: Path) -> Path:
-        """Return where an artefact is read from."""
-        return path
+    location: ClassVar[str] = "{asset}"
 
     @abstractmethod
     def write(self, obj: Any, path: Path) -> None:
@@ -51,59 +30,80 @@ class StorageIOManager(dg.ConfigurableIOManager, dg.UPathIOManager):
     def read(self, path: Path, kind: Any) -> Any:
         """Read an artefact as `kind`, the annotation of the reader's argument."""
 
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write an artefact and show its path."""
+        path = self._path(context.asset_key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.write(obj, path)
+        context.add_output_metadata(
+            {name: dg.MetadataValue.path(str(place)) for name, place in self.paths(path).items()}
+        )
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """Read an artefact; raises `FileNotFoundError` naming the asset to materialise first."""
+        path = self._path(context.asset_key)
+        if not path.exists():
+            name = context.asset_key.to_user_string()
+            raise FileNotFoundError(
+                f"{path} does not exist: materialise {name} first "
+                f"(dagster asset materialize --select {name} -m mmctr_pipeline.definitions)"
+            )
+        return self.read(path, context.dagster_type.typing_type)
+
+    def paths(self, path: Path) -> dict[str, Path]:
+        """Return the paths to show for an artefact written to `path`."""
+        return {"path": path}
+
+    def _path(self, asset: dg.AssetKey) -> Path:
+        return Path(self.storage_dir) / self.location.format(asset=asset.to_user_string())
+
 
 class ParquetIOManager(StorageIOManager):
     """Tables as one parquet file: vector tables, polars (eager and lazy), pandas and Arrow."""
 
-    extension: ClassVar[str | None] = ".parquet"  # type: ignore[misc]
+    location = "{asset}.parquet"
 
     def write(self, obj: Any, path: Path) -> None:
         """Write a table; lazy frames are streamed."""
-        import pandas as pd
-        import polars as pl
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        from mmctr_pipeline.data.vectors import VectorTable
         from mmctr_pipeline.files.atomic import atomic_write
 
+        if type(obj) not in _parquet_formats():
+            raise TypeError(
+                f"cannot store a {type(obj).__name__} as parquet; return a VectorTable, "
+                "a polars or pandas frame, or an Arrow table"
+            )
         with atomic_write(path) as temporary:
-            if isinstance(obj, VectorTable):
-                pq.write_table(obj.to_arrow(), temporary)
-            elif isinstance(obj, pl.LazyFrame):
-                obj.sink_parquet(temporary)
-            elif isinstance(obj, pl.DataFrame):
-                obj.write_parquet(temporary)
-            elif isinstance(obj, pd.DataFrame):
-                obj.to_parquet(temporary, index=False)
-            elif isinstance(obj, pa.Table):
-                pq.write_table(obj, temporary)
-            else:
-                raise TypeError(
-                    f"cannot keep a {type(obj).__name__} as parquet; return a VectorTable, "
-                    "a polars or pandas frame, or an Arrow table"
-                )
+            _parquet_formats()[type(obj)][0](obj, temporary)
 
     def read(self, path: Path, kind: Any) -> Any:
-        """Read as the annotated type; polars where there is no annotation."""
-        import pandas as pd
+        """Read as the annotated type, or as a polars frame without annotation."""
         import polars as pl
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        from mmctr_pipeline.data.vectors import VectorTable
+        formats = _parquet_formats()
+        return formats.get(kind, formats[pl.DataFrame])[1](path)
 
-        readers = {
-            VectorTable: VectorTable.read,
-            pl.LazyFrame: pl.scan_parquet,
-            pd.DataFrame: pd.read_parquet,
-            pa.Table: pq.read_table,
-        }
-        return readers.get(kind, pl.read_parquet)(path)
+
+@functools.cache
+def _parquet_formats() -> dict[type, tuple[Callable[[Any, Path], Any], Callable[[Path], Any]]]:
+    """Return how each type of table is written and read."""
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from mmctr_pipeline.data.vectors import VectorTable
+
+    return {
+        VectorTable: (lambda table, path: pq.write_table(table.to_arrow(), path), VectorTable.read),
+        pl.DataFrame: (pl.DataFrame.write_parquet, pl.read_parquet),
+        pl.LazyFrame: (pl.LazyFrame.sink_parquet, pl.scan_parquet),
+        pd.DataFrame: (lambda frame, path: frame.to_parquet(path, index=False), pd.read_parquet),
+        pa.Table: (pq.write_table, pq.read_table),
+    }
 
 
 class DatasetIOManager(StorageIOManager):
-    """The train dataset as a folder of parquet files, swapped in whole."""
+    """The train dataset as a folder of parquet files, replaced as a whole."""
 
     def write(self, obj: "CtrDataset", path: Path) -> None:
         """Write every table of the dataset."""
@@ -120,7 +120,9 @@ class DatasetIOManager(StorageIOManager):
 
 
 class ModelIOManager(StorageIOManager):
-    """Trained models, each in a folder of its own; `best_model.pt` points to the latest."""
+    """Trained models, each in its own folder; `best_model.pt` points to the latest."""
+
+    location = "best_model.pt"
 
     def write(self, obj: "ModelFile", path: Path) -> None:
         """Write a new version, point `best_model.pt` to it, and drop the run's checkpoint."""
@@ -130,25 +132,21 @@ class ModelIOManager(StorageIOManager):
         write_version(path.parent, obj)
         Checkpoints.of_run(path.parent, obj.run_key).remove()
 
-    def location(self, path: Path) -> Path:
-        """Return the latest model, whatever the asset is called."""
-        return path.parent / "best_model.pt"
-
     def read(self, path: Path, kind: Any) -> "ModelFile":
         """Read the latest model."""
         from mmctr_pipeline.registry.model_file import ModelFile
 
         return ModelFile.load(path)
 
-    def get_metadata(self, context: dg.OutputContext, obj: "ModelFile") -> dict[str, Any]:
-        """Say where the new version lies."""
-        from mmctr_pipeline.registry.versions import latest_model_path
-
-        return {"path": dg.MetadataValue.path(str(latest_model_path(Path(self.storage_dir))))}
+    def paths(self, path: Path) -> dict[str, Path]:
+        """Return the file of the version that the link points to."""
+        return {"path": path.resolve()}
 
 
 class SubmissionIOManager(StorageIOManager):
     """The submission: `submission.csv` and, for the competition, `prediction.zip` beside it."""
+
+    location = "submission.csv"
 
     def write(self, obj: Any, path: Path) -> None:
         """Write both files from a pandas frame with columns `ID` and `Task1&2`."""
@@ -156,13 +154,7 @@ class SubmissionIOManager(StorageIOManager):
 
         from mmctr_pipeline.submission.files import write_submission
 
-        write_submission(
-            pl.from_pandas(obj), path.parent / "submission.csv", path.parent / "prediction.zip"
-        )
-
-    def location(self, path: Path) -> Path:
-        """Return the CSV file."""
-        return path.parent / "submission.csv"
+        write_submission(pl.from_pandas(obj), path, self.paths(path)["zip"])
 
     def read(self, path: Path, kind: Any) -> Any:
         """Read the CSV file as a pandas frame."""
@@ -170,10 +162,16 @@ class SubmissionIOManager(StorageIOManager):
 
         return read_submission(path).to_pandas()
 
-    def get_metadata(self, context: dg.OutputContext, obj: Any) -> dict[str, Any]:
-        """Say where both files lie."""
-        storage = Path(self.storage_dir)
-        return {
-            "path": dg.MetadataValue.path(str(storage / "submission.csv")),
-            "zip": dg.MetadataValue.path(str(storage / "prediction.zip")),
-        }
+    def paths(self, path: Path) -> dict[str, Path]:
+        """Return both files."""
+        return {"path": path, "zip": path.with_name("prediction.zip")}
+
+
+def io_managers(storage_dir: str) -> dict[str, StorageIOManager]:
+    """Return the IO managers of a storage folder by resource key."""
+    return {
+        "parquet_io": ParquetIOManager(storage_dir=storage_dir),
+        "dataset_io": DatasetIOManager(storage_dir=storage_dir),
+        "model_io": ModelIOManager(storage_dir=storage_dir),
+        "submission_io": SubmissionIOManager(storage_dir=storage_dir),
+    }

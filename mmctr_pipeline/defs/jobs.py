@@ -1,4 +1,4 @@
-"""The jobs: the whole pipeline, the encoders alone, training alone."""
+"""The jobs: the whole pipeline, only the encoders, only training, only the sources."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ SOURCES = dg.AssetSelection.assets("item_feature", "item_images", "interactions"
 
 full_pipeline = dg.define_asset_job(
     "full_pipeline",
-    # `all` leaves out the sources, which are observed rather than materialised.
+    # `all` leaves out the sources, which are observed, not materialised.
     selection=SOURCES | dg.AssetSelection.all(),
     description="Everything, from the sources to the submission; what the nightly schedule runs.",
 )
@@ -14,7 +14,7 @@ full_pipeline = dg.define_asset_job(
 encode = dg.define_asset_job(
     "encode",
     selection=dg.AssetSelection.assets("text_embeddings", "image_embeddings", "fused_pca"),
-    description="The item vectors alone: titles, images and their fusion.",
+    description="Only the item vectors: titles, images and their fusion.",
 )
 
 train = dg.define_asset_job(
@@ -26,7 +26,7 @@ train = dg.define_asset_job(
 observe_sources = dg.define_asset_job(
     "observe_sources",
     selection=SOURCES,
-    description="Hashes the contents of the sources, so that the UI marks what became stale.",
+    description="Hashes the contents of the sources, so that the UI marks stale artefacts.",
 )
 
 JOBS = [full_pipeline, encode, train, observe_sources]

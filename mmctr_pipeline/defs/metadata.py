@@ -1,19 +1,15 @@
-"""What the UI shows beside an artefact: pictures, column tables, check results."""
+"""Metadata of the artefacts as the UI shows them: pictures, column tables, configurations."""
 
 import base64
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    from mmctr_pipeline.reporting.checks import CheckOutcome
-
-OWNERS = ["team:mmctr"]
+from mmctr_pipeline.data.vectors import VectorTable
 
 
 def picture(png: bytes, caption: str) -> dg.MarkdownMetadataValue:
-    """Return a PNG as metadata that the UI shows in place."""
+    """Return a PNG as metadata that the UI shows inline."""
     encoded = base64.b64encode(png).decode("ascii")
     return dg.MetadataValue.md(f"![{caption}](data:image/png;base64,{encoded})")
 
@@ -36,35 +32,11 @@ VECTOR_COLUMNS = columns(
 )
 
 
-def check_specs(
-    asset: str,
-    blocking: dict[str, str],
-    reporting: dict[str, str] | None = None,
-    also_reads: tuple[str, ...] = (),
-) -> list[dg.AssetCheckSpec]:
-    """Return the specs of an asset's checks, name -> description; blocking ones stop the run."""
-    return [
-        dg.AssetCheckSpec(
-            name,
-            asset=asset,
-            additional_deps=also_reads,
-            blocking=is_blocking,
-            description=text,
-        )
-        for is_blocking, group in ((True, blocking), (False, reporting or {}))
-        for name, text in group.items()
-    ]
-
-
-def check_results(asset: str, outcomes: Iterable["CheckOutcome"]) -> Iterator[dg.AssetCheckResult]:
-    """Turn the outcomes of the core's checks into Dagster's."""
-    for outcome in outcomes:
-        severity = dg.AssetCheckSeverity.ERROR if outcome.severe else dg.AssetCheckSeverity.WARN
-        yield dg.AssetCheckResult(
-            asset_key=asset,
-            check_name=outcome.name,
-            passed=bool(outcome.passed),
-            severity=severity,
-            description=outcome.explanation,
-            metadata=outcome.numbers,
-        )
+def vector_metadata(table: VectorTable) -> dict[str, Any]:
+    """Return the metadata that all vector tables have."""
+    return {
+        "dagster/row_count": len(table.item_id),
+        "dimensions": table.dim,
+        "configuration": dg.MetadataValue.json(table.provenance["config"]),
+        "provenance": dg.MetadataValue.json(table.provenance),
+    }

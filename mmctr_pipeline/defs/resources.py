@@ -1,6 +1,5 @@
-"""The places a deployment works in: its data, its storage, its device."""
+"""The resource that gives assets their deployment: data, storage and device."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +15,8 @@ if TYPE_CHECKING:
     from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
 
-class PlacesResource(dg.ConfigurableResource):
-    """Where the data are, where artefacts go, and which device computes."""
+class DeploymentResource(dg.ConfigurableResource):
+    """Data folder, storage folder and device of a deployment."""
 
     data_dir: str | None = Field(
         description="folder of a MicroLens copy; without it the sample dataset is generated"
@@ -26,8 +25,8 @@ class PlacesResource(dg.ConfigurableResource):
     device: str = Field(description="auto, cpu, cuda or cuda:N")
 
     @classmethod
-    def of(cls, deployment: Deployment) -> "PlacesResource":
-        """Return the places that the environment names."""
+    def from_environment(cls, deployment: Deployment) -> "DeploymentResource":
+        """Return the resource for the deployment that the environment describes."""
         return cls(
             data_dir=str(deployment.data_dir) if deployment.data_dir else None,
             storage_dir=str(deployment.storage_dir),
@@ -39,23 +38,23 @@ class PlacesResource(dg.ConfigurableResource):
         """The storage folder."""
         return Path(self.storage_dir)
 
-    def data_root(self, log: Callable[[str], None]) -> Path:
-        """Return the data folder, generating the sample dataset when it is needed and absent."""
+    def data_root(self) -> Path:
+        """Return the data folder; the sample dataset is generated if it is needed and absent."""
         if self.data_dir is not None:
             return Path(self.data_dir)
         from mmctr_pipeline.sample.config import SampleConfig
         from mmctr_pipeline.sample.write import ensure_sample
 
-        return ensure_sample(SampleConfig(), self.storage / "sample", log)
+        return ensure_sample(SampleConfig(), self.storage / "sample")
 
-    def layout(self, log: Callable[[str], None]) -> "DataLayout":
-        """Return the files of the data folder, however they are nested."""
+    def layout(self) -> "DataLayout":
+        """Find the files in the data folder."""
         from mmctr_pipeline.data.discovery import find_data
 
-        return find_data(self.data_root(log))
+        return find_data(self.data_root())
 
     def vector_store(self) -> "VectorStore":
-        """Return the store of what was encoded before."""
+        """Open the store of earlier encodings."""
         from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
         return VectorStore(self.storage / "vectors")

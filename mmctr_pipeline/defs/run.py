@@ -1,137 +1,162 @@
-"""`make run` and `make demo`: materialise everything, show progress, say what came out."""
+"""`make run` and `make demo`: run the whole pipeline, show its progress and print a summary."""
 
+import contextlib
+import datetime
 import json
+import logging
 import os
-import re
-import subprocess
 import sys
+import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import yaml
 
-from mmctr_pipeline.defs.config import deployment, deployment_preset, run_config
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
+from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.settings import SettingsError
 
-SELECTION = "*,item_feature,item_images,interactions"
-"""Everything; `*` alone leaves out the sources, which are observed rather than materialised."""
+LAUNCH_TAG = "mmctr/launch"
+"""Run tag that identifies the run of one `make run`, whose id is not known beforehand."""
 
-_LINE = re.compile(
-    r"^\S+ (?P<time>\d\d:\d\d:\d\d) \S+ - dagster - (?P<level>[A-Z]+) - \S+ - "
-    r"(?P<run>[0-9a-f-]{36}) - (?P<rest>.*)$"
-)
-_EVENT = re.compile(r"^(?:\d+ - )?(?:(?P<step>\w+) - )?(?P<event>[A-Z_]{4,}) - (?P<text>.*)$")
-_SHOWN_EVENTS = {"STEP_START", "STEP_SUCCESS", "ASSET_CHECK_EVALUATION"}
+_SHOWN_EVENTS = {
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+_POLL_SECONDS = 0.25
 
 
 def main() -> int:
-    """Run the pipeline as the environment says; return the exit status of the run."""
+    """Run the pipeline for the deployment of this environment; return the exit status."""
+    # Progress bars of libraries do not mix with the printed events.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         preset = deployment_preset()
-    except (SettingsError, DeploymentError) as error:
+        job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
+        instance = dg.DagsterInstance.get()
+    except (SettingsError, DeploymentError, dg.DagsterError) as error:
         _say(f"error: {error}")
         return 2
-    storage = deployment().storage_dir
+    storage, config = current_deployment().storage_dir, run_config(preset)
     config_path = storage / "run_config.yaml"
     with atomic_write(config_path) as temporary:
-        temporary.write_text(yaml.safe_dump(run_config(preset), sort_keys=False), encoding="utf-8")
-    _say(f"Preset {preset_name(deployment())}; the run config it stands for is in {config_path}")
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    _say(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
 
-    status, run_id = _materialize(config_path)
-    if run_id is None:
-        _say("The run did not start; the lines above say why.")
-        return status or 1
-    if status != 0:
-        _say(
-            f"The run failed; its log: dagster run {run_id}, or `make ui`. What was written before "
-            "it failed is kept: after mending, materialise the rest with\n"
-            "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
-        )
-        return status
-    summary = _summary(run_id, storage)
+    with instance:
+        try:
+            result = _execute(job, instance, config)
+        except dg.DagsterError as error:
+            _say(f"error: {error}\nThe run did not start.")
+            return 1
+        if not result.success:
+            _say(
+                f"The run failed; its log: dagster run {result.run_id}, or `make ui`. Artefacts "
+                "written before the failure are kept: once it is fixed, materialise the rest with\n"
+                "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
+            )
+            return 1
+        summary = _summary(instance, result, storage)
     with atomic_write(storage / "run_summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _say(_table(summary))
     return 0
 
 
-def _materialize(config_path: Path) -> tuple[int, str | None]:
-    """Run `dagster asset materialize` on everything, showing its log shortened."""
-    # The command's note that it has a successor (`dg launch`) is no news to whoever runs make.
-    python = [sys.executable, "-W", "ignore::FutureWarning", "-m"]
-    materialize = ["dagster", "asset", "materialize", "--select", SELECTION]
-    location = ["-m", "mmctr_pipeline.definitions", "-c", str(config_path)]
-    command = [*python, *materialize, *location]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    assert process.stdout is not None
-    run_id = None
-    for line in process.stdout:
-        match = _LINE.match(line)
-        run_id = match["run"] if match else run_id
-        shown = _shortened(match) if match else line.rstrip()
-        if shown and "Loading weights:" not in shown:
-            _say(shown)
-    return process.wait(), run_id
+def _execute(
+    job: Any, instance: dg.DagsterInstance, config: dict[str, Any]
+) -> dg.JobExecutionResult:
+    """Execute a reconstructable job and print its events as they are recorded."""
+    launch = uuid.uuid4().hex
+    # Events are printed instead of Dagster's own console log.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    with _events_printed(instance, launch):
+        return dg.execute_job(
+            job, instance, run_config={**config, **quiet}, tags={LAUNCH_TAG: launch}
+        )
 
 
-def _shortened(match: re.Match[str]) -> str | None:
-    """Return a log line without date, job and run id; None for Dagster's housekeeping."""
-    event = _EVENT.match(match["rest"])
-    if event is not None:
-        failed = match["level"] in ("ERROR", "CRITICAL")
-        if event["event"] not in _SHOWN_EVENTS and not failed:
-            return None
-        return f"{match['time']}  {event['step'] or '':<24}{event['text']}"
-    if match["level"] == "DEBUG":
-        return None
-    step, _, text = match["rest"].partition(" - ")
-    return f"{match['time']}  {step:<24}{text}"
+@contextlib.contextmanager
+def _events_printed(instance: dg.DagsterInstance, launch: str) -> Iterator[None]:
+    """Print the events of the run tagged `launch` from a thread until the block ends."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        run_id = cursor = None
+        while True:
+            is_last = ended.wait(_POLL_SECONDS)
+            if run_id is None:
+                runs = instance.get_runs(dg.RunsFilter(tags={LAUNCH_TAG: launch}), limit=1)
+                run_id = runs[0].run_id if runs else None
+            if run_id is not None:
+                recorded = instance.get_records_for_run(run_id, cursor=cursor)
+                cursor = recorded.cursor
+                for record in recorded.records:
+                    _say(*_shown(record.event_log_entry))
+            if is_last:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
-def _summary(run_id: str, storage: Path) -> dict[str, Any]:
-    """Gather the figures of a finished run from Dagster's records and the artefacts."""
+def _shown(entry: dg.EventLogEntry) -> list[str]:
+    """Return the lines to print for an event: none for Dagster's housekeeping."""
+    event = entry.dagster_event
+    if event is None:
+        text = entry.user_message if entry.level >= logging.INFO else ""
+    elif event.event_type in _SHOWN_EVENTS or entry.level >= logging.ERROR:
+        data = event.event_specific_data
+        # The failure of a run repeats the error of its first failed step.
+        is_repeated = getattr(data, "first_step_failure_event", None) is not None
+        error = None if is_repeated else getattr(data, "error", None)
+        text = f"{event.message}\n{error.to_string()}" if error else event.message
+    else:
+        text = ""
+    time = datetime.datetime.fromtimestamp(entry.timestamp)
+    return [f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}"] if text else []
+
+
+def _summary(
+    instance: dg.DagsterInstance, result: dg.JobExecutionResult, storage: Path
+) -> dict[str, Any]:
+    """Collect the figures of a finished run from Dagster's records and the artefacts."""
     from mmctr_pipeline.data.dataset import CtrDataset
     from mmctr_pipeline.registry.model_file import ModelFile
     from mmctr_pipeline.sample.write import read_best_possible_auc
 
-    with dg.DagsterInstance.get() as instance:
-        seconds = {
-            stats.step_key: stats.end_time - stats.start_time
-            for stats in instance.get_run_step_stats(run_id)
-            if stats.start_time and stats.end_time
-        }
-        evaluations = [
-            record.event_log_entry.dagster_event.asset_check_evaluation_data
-            for record in instance.get_records_for_run(
-                run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-            ).records
-            if record.event_log_entry.dagster_event is not None
-        ]
+    seconds = {
+        stats.step_key: stats.end_time - stats.start_time
+        for stats in instance.get_run_step_stats(result.run_id)
+        if stats.start_time and stats.end_time
+    }
+    evaluations = result.get_asset_check_evaluations()
     model = ModelFile.load(storage / "best_model.pt")
     dataset = CtrDataset.read(storage / "train_dataset")
+    deployment = current_deployment()
+    data_root = DeploymentResource.from_environment(deployment).data_root()
+    metrics = ("valid_auc", "valid_auc_low", "valid_auc_high", "valid_log_loss")
     return {
-        "preset": preset_name(deployment()),
-        "run_id": run_id,
-        "data": str(deployment().data_dir or "the sample dataset"),
+        "preset": preset_name(deployment),
+        "run_id": result.run_id,
+        "data": str(deployment.data_dir or "the sample dataset"),
         "data_fingerprint": model.data_fingerprint,
         "device": model.resolved_config["device"],
-        "n_train_rows": len(dataset.train),
-        "n_valid_rows": len(dataset.valid),
-        "n_test_rows": len(dataset.test),
-        "valid_auc": model.metrics["valid_auc"],
-        "valid_auc_low": model.metrics["valid_auc_low"],
-        "valid_auc_high": model.metrics["valid_auc_high"],
-        "valid_log_loss": model.metrics["valid_log_loss"],
-        "best_possible_auc": read_best_possible_auc(
-            PlacesResource.of(deployment()).data_root(_say)
-        ),
+        **{f"n_{name}_rows": len(split) for name, split in dataset.splits.items()},
+        **{name: model.metrics[name] for name in metrics},
+        "best_possible_auc": read_best_possible_auc(data_root),
         "seconds": {key: value for key, value in seconds.items() if not key.endswith("_checks")},
         "check_seconds": {key: value for key, value in seconds.items() if key.endswith("_checks")},
         "checks_passed": sum(evaluation.passed for evaluation in evaluations),
@@ -150,7 +175,7 @@ def _table(summary: dict[str, Any]) -> str:
     lines = ["", "asset                  seconds"]
     lines += [f"{name:<20} {value:9.1f}" for name, value in summary["seconds"].items()]
     lines += [f"{'checks':<20} {sum(summary['check_seconds'].values()):9.1f}", ""]
-    best = summary["best_possible_auc"]
+    best, failed = summary["best_possible_auc"], summary["checks_failed"]
     rows = {
         "preset": summary["preset"],
         "device": summary["device"],
@@ -158,8 +183,8 @@ def _table(summary: dict[str, Any]) -> str:
         "valid AUC": f"{summary['valid_auc']:.4f}  (95 % interval "
         f"{summary['valid_auc_low']:.4f} to {summary['valid_auc_high']:.4f})",
         "best possible AUC": f"{best:.4f}" if best is not None else "not known for real data",
-        "checks": f"{summary['checks_passed']} passed, {len(summary['checks_failed'])} failed"
-        + (f" ({', '.join(summary['checks_failed'])})" if summary["checks_failed"] else ""),
+        "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
+        + (f" ({', '.join(failed)})" if failed else ""),
         "model": summary["model_path"],
         "submission": summary["submission_path"],
         "for the competition": summary["prediction_zip_path"],
@@ -169,8 +194,9 @@ def _table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + os.linesep)
+def _say(*lines: str) -> None:
+    for line in lines:
+        sys.stdout.write(line + os.linesep)
     sys.stdout.flush()
 
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import dagster as dg
 
-from mmctr_pipeline.defs.config import deployment, deployment_preset
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset
 from mmctr_pipeline.defs.jobs import full_pipeline
 
 STAMP_TAG = "mmctr/input_stamp"
-"""Run tag that holds the stamp of the inputs a scheduled run started from."""
+"""Run tag with the stamp of the inputs that a scheduled run started from."""
 
 
 @dg.schedule(
     job=full_pipeline,
     cron_schedule="0 2 * * *",
-    execution_timezone=deployment().timezone,
+    execution_timezone=current_deployment().timezone,
     description="Every night at 02:00 (MMCTR_TIMEZONE, default UTC), if data or preset changed.",
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ask for a run unless the last finished scheduled run started from the same inputs."""
+    """Request a run unless the last successful scheduled run started from the same inputs."""
     stamp = input_stamp()
     latest = context.instance.get_runs(
         dg.RunsFilter(
@@ -34,18 +34,18 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
     )
     if latest and latest[0].tags.get(STAMP_TAG) == stamp:
         return dg.SkipReason(
-            f"data and preset are those of run {latest[0].run_id}, which succeeded"
+            f"data and preset have not changed since run {latest[0].run_id}, which succeeded"
         )
     return dg.RunRequest(tags={STAMP_TAG: stamp})
 
 
 def input_stamp() -> str:
-    """Return a cheap hash of what a run starts from: preset, and names, sizes and times of files.
+    """Return a cheap hash of a run's inputs: the preset, and names, sizes and times of data files.
 
-    It opens no file, so that a tick stays cheap; the sources' fingerprints hash the contents.
+    No file is opened, so that a tick stays cheap; the sources' fingerprints hash the contents.
     """
     digest = hashlib.sha256(json.dumps(deployment_preset().to_mapping(), sort_keys=True).encode())
-    data_dir = deployment().data_dir
+    data_dir = current_deployment().data_dir
     for entry in _entries(data_dir) if data_dir is not None else ():
         digest.update(entry.encode())
     return digest.hexdigest()[:16]
@@ -60,6 +60,6 @@ def _entries(folder: Path) -> Iterator[str]:
                 status = path.stat()
                 stamp = f"{status.st_size}\0{status.st_mtime_ns}"
             except OSError:
-                # A broken link is a broken image, which the pipeline counts; it stops no night.
+                # The pipeline counts a broken link as an unreadable image; the run goes on.
                 stamp = "unreadable"
             yield f"{path.relative_to(folder)}\0{stamp}\n"

@@ -1,7 +1,9 @@
-"""The model card: what a saved model is, in Markdown for people."""
+"""The model card: quality, data and configuration of a saved model in Markdown."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from tabulate import tabulate
 
 from mmctr_pipeline.registry.model_file import ModelFile
 
@@ -11,7 +13,7 @@ def model_card(model_file: ModelFile, version: str) -> str:
     metrics = model_file.metrics
     sections = [
         f"# {model_file.model_config['name']}, version {version}",
-        f"A model of the click-through rate with {model_file.n_parameters:,} parameters, "
+        f"A click-through-rate model with {model_file.n_parameters:,} parameters, "
         f"trained {model_file.created_at} with preset {model_file.preset or '(none)'}. "
         "It gives each row of user, item, history, likes and views level a click probability.",
         "## Quality",
@@ -19,11 +21,13 @@ def model_card(model_file: ModelFile, version: str) -> str:
         f"{metrics['valid_auc_low']:.4f} to {metrics['valid_auc_high']:.4f} (DeLong); "
         f"nothing is submitted below {model_file.auc_floor:g}. The epoch was selected on the same "
         "valid rows.",
-        *_of_selection(model_file),
-        _table(metrics, "metric", "value"),
+        *_final_fit(model_file),
+        _pairs("metric", "value", metrics),
         *_details(model_file.evaluation),
         "## Data and vectors",
-        _table(
+        _pairs(
+            "input",
+            "identity or size",
             {
                 "data fingerprint": model_file.data_fingerprint,
                 "vectors": model_file.vector_identity,
@@ -31,18 +35,16 @@ def model_card(model_file: ModelFile, version: str) -> str:
                 "transform": model_file.transform_identity,
                 **{name.replace("_", " "): size for name, size in model_file.spec.items()},
             },
-            "what",
-            "identity or size",
         ),
-        "Scoring with vectors of another identity is refused. Ids that training did not show are "
-        "scored as the unknown row (improved_mmctr: ids beyond the tables as the padding row); "
-        "such an item keeps its vectors.",
+        "Scoring with vectors of another identity is refused. Ids that are not in the training "
+        "rows are scored as the unknown row (improved_mmctr: ids beyond the tables as the padding "
+        "row); such an item keeps its vectors.",
         "## Training",
         _epochs(model_file.history),
         "## Configuration",
-        _table(_flat(model_file.resolved_config), "setting", "value"),
+        _pairs("setting", "value", _flat(model_file.resolved_config)),
         "## Versions",
-        _table(model_file.library_versions, "library", "version"),
+        _pairs("library", "version", model_file.library_versions),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -50,41 +52,39 @@ def model_card(model_file: ModelFile, version: str) -> str:
 def popularity_table(evaluation: Mapping[str, Any]) -> str:
     """Return the AUC by popularity of the target as a Markdown table.
 
-    `evaluation` is that of a model file (`Evaluation.to_mapping`).
+    `evaluation` is that of a model file (`MetricsReport.to_mapping`).
     """
-    lines = [
-        "| target | times in train | rows | clicks | AUC | 95 % interval |",
-        "| --- | ---: | ---: | ---: | ---: | --- |",
-    ]
-    for bucket in evaluation["by_popularity"]:
-        interval, n_rows = bucket["auc"], bucket["n_rows"]
-        if interval:
-            auc, spread = (
-                f"{interval['auc']:.4f}",
-                f"{interval['low']:.4f} to {interval['high']:.4f}",
-            )
-        else:
-            auc, spread = "none", "the rows are of one class" if n_rows else "no such row"
-        least, most = bucket["least"], bucket["most"]
-        times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        cells = [bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", auc, spread]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return _table(
+        ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"],
+        [_popularity_cells(bucket) for bucket in evaluation["by_popularity"]],
+        "lrrrrl",
+    )
 
 
-def _of_selection(model_file: ModelFile) -> list[str]:
+def _popularity_cells(bucket: Mapping[str, Any]) -> list[str]:
+    interval, n_rows = bucket["auc"], bucket["n_rows"]
+    least, most = bucket["least"], bucket["most"]
+    if interval:
+        auc = [f"{interval['auc']:.4f}", f"{interval['low']:.4f} to {interval['high']:.4f}"]
+    else:
+        auc = ["none", "the rows are of one class" if n_rows else "no rows"]
+    times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return [bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", *auc]
+
+
+def _final_fit(model_file: ModelFile) -> list[str]:
     final = model_file.final_fit
     if final is None:
         return []
     return [
         f"All figures are {model_file.measured_on}: the weights in this file were then trained "
-        f"anew on these {final['n_rows']:,} rows for {final['n_epochs']:g} epochs. No row is left "
-        "that could measure them, and to score the valid rows with them would flatter."
+        f"from scratch on these {final['n_rows']:,} rows for {final['n_epochs']:g} epochs. No "
+        "labelled row is left to measure them on; scoring the valid rows with them would flatter."
     ]
 
 
 def _details(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return what a file of an earlier pipeline does not hold, paragraph by paragraph."""
+    """Return further measurements by paragraph; files of early pipelines have none."""
     if not evaluation:
         return []
     by_user, calibration = evaluation["by_user"], evaluation["calibration"]
@@ -97,39 +97,37 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
     return [
         f"AUC within the rows of a user: {within}. Expected calibration error: "
         f"{calibration['error']:.4f}, over {len(calibration['bins'])} bins of equally many rows.",
-        "AUC by how often the target stands in train rows, as their target or in their histories:",
+        "AUC by how often the target occurs in train rows, as a target or in a history:",
         popularity_table(evaluation),
     ]
 
 
 def _epochs(history: Mapping[str, Any]) -> str:
-    records = history["epochs"]
-    names = list(records[0]["metrics"])
-    heads = [
-        "epoch",
-        "train loss",
-        *(n.replace("_", " ") for n in names),
-        "learning rate",
-        "rows/s",
-    ]
-    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---:" for _ in heads) + " |"]
-    for record in records:
+    names = list(history["epochs"][0]["metrics"])
+    heads = ["epoch", "train loss", *(name.replace("_", " ") for name in names)]
+    rows = []
+    for record in history["epochs"]:
         best = "**" if record["epoch"] == history["best_epoch"] else ""
-        cells = [
-            f"{best}{record['epoch']:g}{best}",
-            f"{record['train_loss']:.4f}",
-            *(f"{record['metrics'][name]:.4f}" for name in names),
-            f"{record['learning_rate']:.2g}",
-            f"{record['rows_per_second']:,.0f}",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                f"{best}{record['epoch']:g}{best}",
+                f"{record['train_loss']:.4f}",
+                *(f"{record['metrics'][name]:.4f}" for name in names),
+                f"{record['learning_rate']:.2g}",
+                f"{record['rows_per_second']:,.0f}",
+            ]
+        )
+    return _table([*heads, "learning rate", "rows/s"], rows, "r" * (len(heads) + 2))
 
 
-def _table(values: Mapping[str, Any], name: str, value: str) -> str:
-    lines = [f"| {name} | {value} |", "| --- | --- |"]
-    lines += [f"| {key} | {_cell(content)} |" for key, content in values.items()]
-    return "\n".join(lines)
+def _pairs(name: str, value: str, values: Mapping[str, Any]) -> str:
+    return _table([name, value], [[key, _cell(content)] for key, content in values.items()], "ll")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
+    """Return a Markdown table; `align` has an `l` or `r` for each column."""
+    sides = ["left" if side == "l" else "right" for side in align]
+    return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 
 def _cell(content: Any) -> str:

@@ -1,4 +1,4 @@
-"""The saved model: weights with everything needed to score with them, and to trust them."""
+"""The saved model: weights, and everything needed to score with them and to trust them."""
 
 import dataclasses
 import pickle
@@ -12,36 +12,38 @@ from typing import Any, Self
 
 import torch
 
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig
-from mmctr_pipeline.models.feature_spec import FeatureSpec
 from mmctr_pipeline.training.ctr import TrainedCtr
 from mmctr_pipeline.training.device import seeded
 
 _FORMAT = "mmctr_pipeline.model"
 _FORMAT_VERSION = 1
 
+MODALITIES = ("text", "image")
+
 
 class ModelFileError(ValueError):
-    """A file is not a model of this pipeline, or does not fit what it is used with."""
+    """A file is not a model of this pipeline, or does not match the data it is used with."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFile:
-    """A trained model as it lies on disk; every value is a tensor, a scalar, a dict or a list.
+    """A trained model as stored on disk; every value is a tensor, a scalar, a dict or a list.
 
-    `metrics` hold the validation AUC with its interval (see `TrainedCtr`), `evaluation` what else
-    was found on the valid rows (`Evaluation.to_mapping`; empty in files of before), `history` one
-    record per epoch. Where `final_fit` is there (`FinalFit`), the weights were trained on the valid
-    rows too: all three are then of the selection run, and to score valid rows with these weights
-    would validate nothing. `vector_identity` names the fused vectors that the model was trained on,
-    `encoder_identities` what made the text and image vectors behind them, `transform_identity` the
-    fitted fusion. `auc_floor` is the validation AUC below which nothing may be submitted.
-    `n_parameters` counts the trained weights, buffers left out. `resolved_config` is the whole
-    configuration of the run by section, `run_key` a hash of what decided on the result (see
-    `training.checkpoint`), `created_at` a UTC time in ISO 8601.
+    `metrics` holds the validation AUC with its interval (see `TrainedCtr`), `evaluation` the other
+    measurements on the valid rows (`MetricsReport.to_mapping`; empty in old files), `history` one
+    record per epoch. With `final_fit` (`FinalFit`), the weights were trained on the valid rows too;
+    all three then describe the selection run, and scoring valid rows with these weights validates
+    nothing. `vector_identity` names the fused vectors that the model was trained on,
+    `encoder_identities` the encoders of the text and image vectors behind them,
+    `transform_identity` the fitted fusion. Below the validation AUC `auc_floor` nothing may be
+    submitted. `n_parameters` counts the trained weights without buffers. `resolved_config` is the
+    whole configuration of the run by section, `run_key` a hash of everything that decides the
+    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -68,17 +70,34 @@ class ModelFile:
     def from_trained(
         cls,
         trained: TrainedCtr,
+        vectors: ItemVectors,
         *,
         data_fingerprint: str,
-        vector_identity: str,
-        encoder_identities: Mapping[str, str],
-        transform_identity: str,
         auc_floor: float,
         resolved_config: Mapping[str, Any],
         run_key: str,
         preset: str | None = None,
     ) -> Self:
-        """Gather what training returned with where its inputs came from, as of now."""
+        """Combine the result of training with the identities of its inputs.
+
+        Parameters
+        ----------
+        trained
+            Result of training.
+        vectors
+            The vectors it was trained on.
+        data_fingerprint
+            Content hash of the dataset it was trained on.
+        auc_floor
+            Validation AUC below which nothing may be submitted.
+        resolved_config
+            The whole configuration of the run by section.
+        run_key
+            Hash of everything that decides the result.
+        preset
+            Name or path of the preset.
+        """
+        encoders = {name: vectors.modality(name) for name in MODALITIES}
         return cls(
             state_dict={
                 name: tensor.detach().cpu() for name, tensor in trained.module.state_dict().items()
@@ -90,9 +109,9 @@ class ModelFile:
             metrics=dict(trained.metrics),
             history=trained.history.to_mapping(),
             data_fingerprint=data_fingerprint,
-            vector_identity=vector_identity,
-            encoder_identities=dict(encoder_identities),
-            transform_identity=transform_identity,
+            vector_identity=vectors.fused.identity,
+            encoder_identities={n: t.identity for n, t in encoders.items() if t is not None},
+            transform_identity=vectors.fused.identity,
             auc_floor=auc_floor,
             resolved_config=dict(resolved_config),
             run_key=run_key,
@@ -105,13 +124,13 @@ class ModelFile:
 
     @property
     def measured_on(self) -> str:
-        """Say which model the metrics are of, where it is not the one in the file; else empty."""
+        """Which model the metrics describe, if it is not the one in the file; else empty."""
         if self.final_fit is None:
             return ""
         return "of the selection run, before the final fit on train and valid rows"
 
     def description(self) -> dict[str, Any]:
-        """Return everything but the weights, as JSON takes it."""
+        """Return everything except the weights, as JSON values."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -119,9 +138,9 @@ class ModelFile:
         }
 
     def save(self, path: Path) -> None:
-        """Write to `path`, not atomically (see `registry.versions`).
+        """Write to `path`; for atomic writes see `registry.versions`.
 
-        Raises `ModelFileError` where a value could not be read back with `weights_only=True`.
+        Raises `ModelFileError` if a value could not be read back with `weights_only=True`.
         """
         content = {"state_dict": self.state_dict, **self.description()}
         _require_plain(content, "model")
@@ -129,10 +148,10 @@ class ModelFile:
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
-        """Read what `save` wrote, the weights onto `device`.
+        """Read a file written by `save`, with the weights on `device`.
 
         Only tensors and plain values are read, never code. Raises `FileNotFoundError`, or
-        `ModelFileError` for a truncated or foreign file, or one of a newer pipeline.
+        `ModelFileError` for a truncated or foreign file, or one from a newer pipeline.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: train a model first (trained_model)")
@@ -140,9 +159,7 @@ class ModelFile:
         remedy = "materialise trained_model again, or restore the file"
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
-                raise ModelFileError(
-                    f"{unreadable}: it is truncated, or no torch file at all; {remedy}"
-                )
+                raise ModelFileError(f"{unreadable}: it is truncated or not a torch file; {remedy}")
         try:
             content = torch.load(path, map_location=device, weights_only=True)
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -151,15 +168,15 @@ class ModelFile:
                 f"values; {remedy}"
             ) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ModelFileError(f"{path} is a torch file, but no model saved by this pipeline")
+            raise ModelFileError(f"{path} is a torch file, but not a model saved by this pipeline")
         if content["format_version"] != _FORMAT_VERSION:
             raise ModelFileError(
                 f"{path} has model format {content['format_version']}, this pipeline reads "
-                f"{_FORMAT_VERSION}; use the pipeline version that it names: "
+                f"{_FORMAT_VERSION}; use the pipeline version that wrote it: "
                 f"{content.get('library_versions', {}).get('mmctr_pipeline', 'unknown')}"
             )
         fields = dataclasses.fields(cls)
-        # What later versions of the pipeline added has a default.
+        # Fields added by later versions of the pipeline have a default.
         missing = [f.name for f in fields if f.name not in content and _is_required(f)]
         if missing:
             raise ModelFileError(f"{path} lacks {', '.join(missing)}; materialise it again")
@@ -167,7 +184,7 @@ class ModelFile:
 
 
 def model_settings(saved: Mapping[str, Any]) -> ModelConfig:
-    """Return the settings that a model file records as `model_config`.
+    """Return the model settings recorded in a model file (`model_config`).
 
     Raises `ModelFileError` for an unknown model, `SettingsError` for unknown settings.
     """
@@ -181,11 +198,11 @@ def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> C
     """Return the model with its weights on `device`, in evaluation mode.
 
     Raises `SettingsError` for a configuration that this pipeline does not know, `ModelFileError`
-    where the weights are not those of the configuration.
+    if the weights do not match the configuration.
     """
     config = model_settings(model_file.model_config)
     spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
-    # Not on the meta device, where initialisation first imports a compiler for seconds.
+    # Not on the meta device: initialisation there first imports a compiler, which takes seconds.
     with seeded(0, torch.device("cpu")):
         module = build_model(config, spec)
     weights = {name: tensor.to(device) for name, tensor in model_file.state_dict.items()}
@@ -196,41 +213,32 @@ def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> C
     return module.eval()
 
 
-def require_identity(
-    model_file: ModelFile,
-    vectors: VectorTable,
-    modalities: Mapping[str, VectorTable] | None = None,
-) -> None:
-    """Raise `ModelFileError` unless these are the vectors that the model was trained on.
-
-    `vectors` are the fused ones, `modalities` those of `text` and `image`.
-    """
-    pairs = [(model_file.vector_identity, vectors.identity)]
-    for name, table in (modalities or {}).items():
-        pairs.append((model_file.encoder_identities[name], table.identity))
+def require_identity(model_file: ModelFile, vectors: ItemVectors) -> None:
+    """Raise `ModelFileError` unless `vectors` are those that the model was trained on."""
+    pairs = [(model_file.vector_identity, vectors.fused.identity)]
+    for name in MODALITIES:
+        table = vectors.modality(name)
+        if table is not None:
+            trained_on = model_file.encoder_identities.get(name, "(not recorded)")
+            pairs.append((trained_on, table.identity))
     for trained_on, given in pairs:
         if given != trained_on:
             raise ModelFileError(
                 f"the model was trained on vectors {trained_on!r}, but these are {given!r}: its "
-                "scores would mean nothing; materialise trained_model on these vectors, or bring "
-                "the former ones back"
+                "scores would mean nothing; materialise trained_model on these vectors, or restore "
+                "the earlier ones"
             )
 
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that a saved model depends on."""
-    names = {
-        "torch": "torch",
-        "numpy": "numpy",
-        "pyarrow": "pyarrow",
-        "mmctr_pipeline": "mmctr-pipeline",
-    }
     versions = {"python": platform.python_version()}
-    for name, distribution in names.items():
+    for distribution in ("torch", "numpy", "pyarrow", "mmctr-pipeline"):
         try:
-            versions[name] = metadata.version(distribution)
+            version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+            version = "not installed"
+        versions[distribution.replace("-", "_")] = version
     return versions
 
 
@@ -239,7 +247,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _require_plain(value: Any, where: str) -> None:
-    """Raise where `weights_only=True` would refuse `value`: better at writing than at reading."""
+    """Raise `ModelFileError` where `weights_only=True` would refuse `value` on reading."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _require_plain(key, f"the keys of {where}")

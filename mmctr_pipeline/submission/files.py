@@ -1,6 +1,5 @@
-"""The submission as the contest takes it: a CSV, and the same bytes inside a zip."""
+"""The submission in the competition's format: a CSV, and the same bytes inside a zip."""
 
-import dataclasses
 import io
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ SCORE = "Task1&2"
 ZIPPED_NAME = "prediction.csv"
 
 _HEADER = f"{ID},{SCORE}"
-# The earliest time a zip can hold: equal scores must give equal bytes.
+# A fixed time, the earliest that a zip can hold, so that equal scores give equal bytes.
 _FIXED_TIME = (1980, 1, 1, 0, 0, 0)
 _UNIX = 3
 _PERMISSIONS = 0o644
@@ -25,45 +24,39 @@ class SubmissionError(ValueError):
     """The scores are not a valid submission; the message names the row and the fix."""
 
 
-@dataclasses.dataclass(frozen=True)
-class SubmissionSummary:
-    """What was written: number of rows; least, largest and mean probability."""
+def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFrame:
+    """Return columns `ID` (int64) and `Task1&2` (float32), one row per test row, in its order.
 
-    n_rows: int
-    minimum: float
-    maximum: float
-    mean: float
+    `test_id` is the column `ID` of the test file, `probability` the scores of its rows, both
+    `(N,)`. Raises `SubmissionError` where a score is not a probability.
+    """
+    wrong = ~((probability >= 0) & (probability <= 1))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise SubmissionError(
+            f"{int(wrong.sum()):,} scores are not probabilities, the first {probability[row]} in "
+            f"row {row} of the test file (ID {test_id[row]}): the weights or the vectors are "
+            "damaged; materialise trained_model again"
+        )
+    return pl.DataFrame({ID: test_id.astype(np.int64), SCORE: probability.astype(np.float32)})
 
 
-def submission_frame(row_id: np.ndarray, probability: np.ndarray) -> pl.DataFrame:
-    """Return columns `ID` (int64) and `Task1&2` (float32), `(N,)` each, in the order given."""
-    return pl.DataFrame({ID: row_id.astype(np.int64), SCORE: probability.astype(np.float32)})
-
-
-def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> SubmissionSummary:
+def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> None:
     """Write the CSV and the zip, each atomically; equal frames give equal bytes.
 
-    A probability is written in the fewest digits that read back as the same float32. Raises
-    `SubmissionError` before writing anything where the frame is not valid in itself.
+    A probability is written with the fewest digits that read back as the same float32. Raises
+    `SubmissionError` before writing anything if the frame is not valid in itself.
     """
-    problems = _problems_of(frame)
+    problems = _frame_problems(frame)
     if problems:
         raise SubmissionError("the submission was not written: " + "; ".join(problems))
     typed = frame.select(pl.col(ID).cast(pl.Int64), pl.col(SCORE).cast(pl.Float32))
-    scores = typed[SCORE].to_numpy()
-    # In the fewest digits, and never with an exponent, which polars does not offer together.
-    digits = [np.format_float_positional(score, trim="0") for score in scores]
+    # The fewest digits and never an exponent: polars does not offer the two together.
+    digits = [np.format_float_positional(score, trim="0") for score in typed[SCORE].to_numpy()]
     content = typed.with_columns(pl.Series(SCORE, digits)).write_csv().encode()
-    with atomic_write(csv_path) as temporary:
-        temporary.write_bytes(content)
-    with atomic_write(zip_path) as temporary:
-        temporary.write_bytes(_zipped(content))
-    return SubmissionSummary(
-        n_rows=frame.height,
-        minimum=float(scores.min()),
-        maximum=float(scores.max()),
-        mean=float(scores.mean(dtype=np.float64)),
-    )
+    for path, written in ((csv_path, content), (zip_path, _zipped(content))):
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(written)
 
 
 def read_submission(csv_path: Path) -> pl.DataFrame:
@@ -72,7 +65,7 @@ def read_submission(csv_path: Path) -> pl.DataFrame:
 
 
 def check_submission(csv_path: Path, zip_path: Path, test_id: np.ndarray) -> list[str]:
-    """Return what is wrong with the two files, in words; an empty list means that they are valid.
+    """Return the problems of the two files, in words; an empty list means that they are valid.
 
     `test_id` is the column `ID` of the test file, in its order.
     """
@@ -85,7 +78,7 @@ def check_submission(csv_path: Path, zip_path: Path, test_id: np.ndarray) -> lis
         frame = _parsed(content, str(csv_path))
     except SubmissionError as error:
         return [*problems, str(error)]
-    return problems + _problems_of(frame) + _order_problems(frame[ID].to_numpy(), test_id)
+    return problems + _frame_problems(frame) + _order_problems(frame[ID].to_numpy(), test_id)
 
 
 def _zipped(content: bytes) -> bytes:
@@ -112,11 +105,11 @@ def _parsed(content: bytes, where: str) -> pl.DataFrame:
         ) from None
 
 
-def _problems_of(frame: pl.DataFrame) -> list[str]:
+def _frame_problems(frame: pl.DataFrame) -> list[str]:
     if frame.columns != [ID, SCORE]:
         return [f"the columns are {frame.columns}, they must be {[ID, SCORE]}"]
     if frame.height == 0:
-        return ["there is no row"]
+        return ["there are no rows"]
     problems = []
     n_null = sum(frame.null_count().row(0))
     if n_null:
@@ -131,10 +124,10 @@ def _problems_of(frame: pl.DataFrame) -> list[str]:
             problems.append(
                 f"{int(bad.sum()):,} of {SCORE} are {what}, the first {scores[row]} in row {row}"
             )
-    n_twice = frame.height - frame[ID].n_unique()
-    if n_twice:
+    n_repeated = frame.height - frame[ID].n_unique()
+    if n_repeated:
         first = frame.filter(pl.col(ID).is_duplicated())[ID][0]
-        problems.append(f"{n_twice:,} rows repeat an {ID}, as {first}")
+        problems.append(f"{n_repeated:,} rows repeat an {ID}, the first {first}")
     return problems
 
 
@@ -146,7 +139,7 @@ def _order_problems(written_id: np.ndarray, test_id: np.ndarray) -> list[str]:
         return []
     row = int(differs[0])
     same_set = np.array_equal(np.sort(written_id), np.sort(test_id))
-    kind = "the IDs stand in another order than" if same_set else "the IDs are not those of"
+    kind = "the IDs are in another order than" if same_set else "the IDs are not those of"
     return [f"{kind} the test file: row {row} has {written_id[row]}, expected {test_id[row]}"]
 
 
@@ -155,7 +148,7 @@ def _zip_problems(content: bytes, zip_path: Path) -> list[str]:
         with zipfile.ZipFile(zip_path) as archive:
             names = archive.namelist()
             if names != [ZIPPED_NAME]:
-                return [f"{zip_path} holds {names}, it must hold {ZIPPED_NAME} alone"]
+                return [f"{zip_path} holds {names}, it must hold only {ZIPPED_NAME}"]
             zipped = archive.read(ZIPPED_NAME)
     except (zipfile.BadZipFile, OSError) as error:
         return [f"{zip_path} cannot be read: {error}"]

@@ -1,9 +1,7 @@
-"""Starting Dagster's own commands in the tests, in a home and a storage folder of their own."""
+"""Helpers that run the pipeline in tests, with a Dagster home and a storage folder of their own."""
 
 import dataclasses
 import os
-import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ from typing import Any
 import dagster as dg
 
 from mmctr_pipeline.definitions import defs
-from mmctr_pipeline.defs import io_managers
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.defs.io_managers import io_managers
+from mmctr_pipeline.defs.resources import DeploymentResource
 
 REPOSITORY = Path(__file__).parents[2]
+RUN_COMMAND = [sys.executable, "-m", "mmctr_pipeline.defs.run"]
 PRESET = """
 extends: sample
 encoders: {text: {batch_tokens: 512}}
@@ -26,7 +25,7 @@ checks: {auc_floor: 0.5, max_unreadable_images: 0.05}
 
 @dataclasses.dataclass(frozen=True)
 class Deployment:
-    """A data folder with a Dagster home and a storage folder that nobody else uses."""
+    """A data folder with a Dagster home and a storage folder in `folder`."""
 
     data: Path
     folder: Path
@@ -40,6 +39,7 @@ class Deployment:
         return self.folder / "home"
 
     def environment(self, **variables: str) -> dict[str, str]:
+        """Return the environment variables of this deployment, changed by `variables`."""
         self.home.mkdir(parents=True, exist_ok=True)
         link = self.home / "dagster.yaml"
         if not link.exists():
@@ -57,62 +57,33 @@ class Deployment:
             **variables,
         }
 
-    def command(self, selection: str, *arguments: str) -> list[str]:
-        return [
-            *(sys.executable, "-m", "dagster", "asset", "materialize", "--select", selection),
-            *("-m", "mmctr_pipeline.definitions", *arguments),
-        ]
-
-    def materialize(
-        self, selection: str, *arguments: str, **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(selection, *arguments),
-            env=self.environment(**variables),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+    def records(self, run_id: str, kind: dg.DagsterEventType | None = None) -> list[Any]:
+        """Return the event log entries of a run, as Dagster recorded them."""
+        with dg.DagsterInstance.from_config(str(self.home)) as instance:
+            records = instance.get_records_for_run(run_id, of_type=kind).records
+        return [record.event_log_entry for record in records]
 
     def check_results(self, run_id: str) -> dict[str, bool]:
         """Return `asset.check` -> passed of a run, as Dagster recorded it."""
-        with dg.DagsterInstance.from_config(str(self.home)) as instance:
-            records = instance.get_records_for_run(
-                run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
-            ).records
-            evaluations: list[Any] = [
-                record.event_log_entry.dagster_event.asset_check_evaluation_data
-                for record in records
-                if record.event_log_entry.dagster_event is not None
-            ]
-        return {
-            f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}": evaluation.passed
-            for evaluation in evaluations
-        }
+        entries = self.records(run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        return passed_checks(entry.dagster_event.asset_check_evaluation_data for entry in entries)
+
+
+def passed_checks(evaluations: Any) -> dict[str, bool]:
+    """Return `asset.check` -> passed."""
+    return {
+        f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}": evaluation.passed
+        for evaluation in evaluations
+    }
 
 
 def in_process(data: Path, storage: Path, selection: dg.AssetSelection) -> dg.JobDefinition:
     """Return a job over `selection` that runs in this process on the given folders."""
-    resources = {
-        "places": PlacesResource(data_dir=str(data), storage_dir=str(storage), device="cpu"),
-        "parquet_io": io_managers.ParquetIOManager(storage_dir=str(storage)),
-        "dataset_io": io_managers.DatasetIOManager(storage_dir=str(storage)),
-        "model_io": io_managers.ModelIOManager(storage_dir=str(storage)),
-        "submission_io": io_managers.SubmissionIOManager(storage_dir=str(storage)),
-    }
+    deployment = DeploymentResource(data_dir=str(data), storage_dir=str(storage), device="cpu")
     return dg.Definitions(
         assets=defs.assets,
         asset_checks=defs.asset_checks,
-        resources=resources,
+        resources={"deployment": deployment, **io_managers(str(storage))},
         jobs=[dg.define_asset_job("selected", selection)],
         executor=dg.in_process_executor,
     ).resolve_job_def("selected")
-
-
-def run_id_of(log: str) -> str:
-    """Return the id of the run that a log of `dagster asset materialize` tells of."""
-    found = re.search(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", log)
-    assert found is not None, log
-    return found.group()

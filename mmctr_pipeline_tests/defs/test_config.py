@@ -12,9 +12,7 @@ from mmctr_pipeline.defs.config import (
     asset_config,
     config_class,
     model_field,
-    model_settings,
     run_config,
-    to_settings,
 )
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
 from mmctr_pipeline.presets.preset import load_preset, shipped_presets
@@ -33,10 +31,14 @@ def test_derived_config_has_bounds_choices_and_descriptions() -> None:
 
 
 def test_derived_config_converts_back_to_the_settings() -> None:
-    settings = TrainingConfig(seed=9, batch_size=77)
-    assert to_settings(config_class(settings)(), TrainingConfig) == settings
-    model = ImprovedMmctrConfig(hidden_dims=(8, 4))
-    assert model_settings(config_class(model)()) == model
+    preset = dataclasses.replace(
+        load_preset("sample"),
+        training=TrainingConfig(seed=9, batch_size=77),
+        model=ImprovedMmctrConfig(hidden_dims=(8, 4)),
+    )
+    config = asset_config("trained_model", preset)()
+    assert config.settings("training", TrainingConfig) == preset.training
+    assert config.model_settings() == preset.model
 
 
 @dataclasses.dataclass(frozen=True)

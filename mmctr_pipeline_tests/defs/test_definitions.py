@@ -143,8 +143,8 @@ def test_a_preset_file_of_two_lines_changes_the_default(tmp_path: Path) -> None:
     preset = tmp_path / "mine.yaml"
     preset.write_text("extends: sample\ntraining: {batch_size: 333}\n")
     code = (
-        "import json; from mmctr_pipeline.defs.assets.trained_model import TrainedModelConfig; "
-        "print(json.dumps(TrainedModelConfig().model_dump(mode='json')))"
+        "import json; from mmctr_pipeline.defs.config import asset_config; "
+        "print(json.dumps(asset_config('trained_model')().resolved))"
     )
     result = _python("-c", code, MMCTR_PRESET=str(preset))
     assert json.loads(result.stdout)["training"]["batch_size"] == 333

@@ -20,7 +20,7 @@ def _deployment(data_dir: Path) -> Deployment:
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.parquet").write_bytes(b"some rows")
-    monkeypatch.setattr(schedules, "deployment", lambda: _deployment(tmp_path))
+    monkeypatch.setattr(schedules, "current_deployment", lambda: _deployment(tmp_path))
     return tmp_path
 
 

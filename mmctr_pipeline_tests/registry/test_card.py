@@ -1,10 +1,10 @@
-"""The card: what it says of quality, with and without a final fit."""
+"""The model card: quality, popularity and final fit."""
 
 import dataclasses
 from typing import Any
 
 from mmctr_pipeline.registry.card import model_card, popularity_table
-from mmctr_pipeline_tests.registry.test_versions import MODEL_FILE
+from mmctr_pipeline_tests.registry.model_files import MODEL_FILE, unpadded
 
 
 def bucket(
@@ -35,32 +35,32 @@ EVALUATION: dict[str, Any] = {
 }
 
 
-def test_popularity_is_a_table_that_says_where_there_is_no_auc() -> None:
-    assert popularity_table(EVALUATION).splitlines()[2:] == [
+def test_popularity_is_a_table_that_explains_a_missing_auc() -> None:
+    assert unpadded(popularity_table(EVALUATION)).splitlines()[2:] == [
         "| cold | 0 | 1,200 | 300 | 0.6123 | 0.6023 to 0.6223 |",
         "| rare | 1 to 5 | 7 | 7 | none | the rows are of one class |",
         "| popular | 6 to 4,000 | 9,000 | 3,000 | 0.8500 | 0.8400 to 0.8600 |",
     ]
     empty = {"by_popularity": [bucket("cold", (0, 0), 0, 0, None)]}
-    assert popularity_table(empty).endswith("| cold | 0 | 0 | 0 | none | no such row |")
+    assert unpadded(popularity_table(empty)).endswith("| cold | 0 | 0 | 0 | none | no rows |")
 
 
-def test_the_card_tells_of_users_calibration_and_popularity() -> None:
+def test_the_card_reports_users_calibration_and_popularity() -> None:
     card = model_card(dataclasses.replace(MODEL_FILE, evaluation=EVALUATION), "7")
     assert "0.7651, the mean over 1,234 users who have rows of both classes" in card
     assert "weighted by their 4,321 rows" in card
     assert "Expected calibration error: 0.0123, over 15 bins" in card
     assert popularity_table(EVALUATION) in card
 
-    nobody = {**EVALUATION, "by_user": {"auc": None, "n_groups": 0, "n_rows": 0}}
-    card = model_card(dataclasses.replace(MODEL_FILE, evaluation=nobody), "7")
+    no_user = {**EVALUATION, "by_user": {"auc": None, "n_groups": 0, "n_rows": 0}}
+    card = model_card(dataclasses.replace(MODEL_FILE, evaluation=no_user), "7")
     assert "AUC within the rows of a user: none, as no user has rows of both classes." in card
 
 
-def test_the_card_of_a_final_fit_says_whose_metrics_these_are() -> None:
+def test_the_card_of_a_final_fit_says_which_model_the_metrics_describe() -> None:
     final_fit = {"n_epochs": 2.5, "n_rows": 3_610_000, "train_loss": 0.5, "seconds": 9.0}
     final = dataclasses.replace(MODEL_FILE, final_fit=final_fit)
     sentence = "All figures are of the selection run, before the final fit on train and valid rows"
     assert sentence in model_card(final, "7")
-    assert "anew on these 3,610,000 rows for 2.5 epochs" in model_card(final, "7")
+    assert "from scratch on these 3,610,000 rows for 2.5 epochs" in model_card(final, "7")
     assert "final fit" not in model_card(MODEL_FILE, "7")

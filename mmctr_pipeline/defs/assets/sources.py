@@ -1,21 +1,35 @@
 """The sources: item features, cover images and interactions, observed by content hash."""
 
+import logging
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from mmctr_pipeline.defs.metadata import OWNERS, columns
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.defs.declare import OWNERS
+from mmctr_pipeline.defs.metadata import columns
+from mmctr_pipeline.defs.resources import DeploymentResource
 
 if TYPE_CHECKING:
     from mmctr_pipeline.data.discovery import DataLayout
 
+logger = logging.getLogger(__name__)
 
-def _source(name: str, description: str, **spec: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Declare an observable source; Dagster calls the decorator beta at each use."""
+
+def _source(
+    name: str, description: str, fingerprint: Callable[["DataLayout"], str], **spec: Any
+) -> dg.AssetsDefinition:
+    """Declare an observable source whose data version is `fingerprint` of the data's files."""
+
+    def observe(deployment: DeploymentResource) -> dg.ObserveResult:
+        layout = deployment.layout()
+        logger.info(layout.description)
+        return dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(fingerprint(layout)))
+
     with warnings.catch_warnings():
+        # Dagster announces at each use that the decorator is in beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.multi_observable_source_asset(
             name=f"observe_{name}",
@@ -24,12 +38,25 @@ def _source(name: str, description: str, **spec: Any) -> Callable[[Callable[...,
                     name, description=description, group_name="sources", owners=OWNERS, **spec
                 )
             ],
-        )
+        )(observe)
 
 
-@_source(
+def _files_fingerprint(*files: Path | None) -> str:
+    from mmctr_pipeline.data.fingerprint import fingerprint_files
+
+    return fingerprint_files([file for file in files if file is not None])
+
+
+def _images_fingerprint(layout: "DataLayout") -> str:
+    from mmctr_pipeline.data.fingerprint import fingerprint_images
+
+    return "no images" if layout.images is None else fingerprint_images(layout.images)
+
+
+item_feature = _source(
     "item_feature",
     "Titles, tags, likes and views levels of the items (item_feature.parquet).",
+    lambda layout: _files_fingerprint(layout.item_feature, layout.item_info),
     kinds={"parquet"},
     metadata=columns(
         item_id=("int", "from 1, distinct"),
@@ -39,33 +66,18 @@ def _source(name: str, description: str, **spec: Any) -> Callable[[Callable[...,
         views_level=("int", "0 to 10"),
     ),
 )
-def item_feature(context: dg.OpExecutionContext, places: PlacesResource) -> dg.ObserveResult:
-    """Fingerprint the item features, and item_info where there is one."""
-    from mmctr_pipeline.data.fingerprint import fingerprint_files
 
-    layout = _layout(context, places)
-    files = [path for path in (layout.item_feature, layout.item_info) if path is not None]
-    return _observed("item_feature", fingerprint_files(files))
-
-
-@_source(
+item_images = _source(
     "item_images",
     "Cover images, one file per item; a data set without images observes as such.",
+    _images_fingerprint,
     kinds={"image"},
 )
-def item_images(context: dg.OpExecutionContext, places: PlacesResource) -> dg.ObserveResult:
-    """Fingerprint the names and contents of all cover images."""
-    from mmctr_pipeline.data.fingerprint import fingerprint_images
 
-    images = _layout(context, places).images
-    if images is None:
-        return _observed("item_images", "no images")
-    return _observed("item_images", fingerprint_images(images, context.log.info))
-
-
-@_source(
+interactions = _source(
     "interactions",
     "Click logs: the train, valid and test rows with their histories.",
+    lambda layout: _files_fingerprint(layout.train, layout.valid, layout.test),
     kinds={"parquet"},
     metadata=columns(
         user_id=("int", "from 1"),
@@ -73,22 +85,6 @@ def item_images(context: dg.OpExecutionContext, places: PlacesResource) -> dg.Ob
         item_seq=("list<int>", "the history, oldest first, left-padded with 0"),
         likes_level=("int", "0 to 10"),
         views_level=("int", "0 to 10"),
-        label=("int", "1 for a click; in test the column ID stands in its place"),
+        label=("int", "1 for a click; test has the column ID instead"),
     ),
 )
-def interactions(context: dg.OpExecutionContext, places: PlacesResource) -> dg.ObserveResult:
-    """Fingerprint the three splits."""
-    from mmctr_pipeline.data.fingerprint import fingerprint_files
-
-    layout = _layout(context, places)
-    return _observed("interactions", fingerprint_files([layout.train, layout.valid, layout.test]))
-
-
-def _observed(name: str, fingerprint: str) -> dg.ObserveResult:
-    return dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(fingerprint))
-
-
-def _layout(context: dg.OpExecutionContext, places: PlacesResource) -> "DataLayout":
-    layout = places.layout(context.log.info)
-    context.log.info(layout.description)
-    return layout

@@ -1,17 +1,17 @@
-"""`submission_csv`: a click probability for every test row, as the competition takes it."""
+"""`submission_csv`: a click probability for every test row, in the competition's format."""
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 from dagster_pandas import PandasColumn, create_dagster_pandas_dataframe_type
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.defs.executors import GPU_TAGS
-from mmctr_pipeline.defs.metadata import OWNERS, check_results, check_specs, columns
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
+from mmctr_pipeline.defs.metadata import columns
+from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.reporting.checks import CheckOutcome, submission_valid
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
@@ -25,13 +25,11 @@ with warnings.catch_warnings():
     )
 
 
-@dg.asset(
+@pipeline_asset(
+    decided_by="mmctr_pipeline.submission.gate",
     description="Scores of the test rows: submission.csv, and prediction.zip for the competition.",
     group_name="submission",
     kinds={"csv", "pandas"},
-    owners=OWNERS,
-    op_tags=GPU_TAGS,
-    code_version="1",
     io_manager_key="submission_io",
     dagster_type=SubmissionFrame,
     metadata=columns(
@@ -40,26 +38,30 @@ with warnings.catch_warnings():
 )
 def submission_csv(
     context: dg.AssetExecutionContext,
-    places: PlacesResource,
+    deployment: DeploymentResource,
     trained_model: Any,
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
 ) -> Any:
-    """Score the test rows, unless the model file says that it must not be used."""
-    from mmctr_pipeline.data.interactions import read_test_ids
-    from mmctr_pipeline.submission.score import require_test_ids, score_test
+    """Score the test rows, unless the model file records that it must not be used."""
+    from mmctr_pipeline import pipeline
+    from mmctr_pipeline.data.build import read_test_ids
+    from mmctr_pipeline.submission.files import submission_frame
+    from mmctr_pipeline.submission.gate import require_auc_floor, require_test_ids
 
-    require_test_ids(train_dataset, read_test_ids(places.layout(context.log.info)))
-    frame = score_test(
+    test_id = read_test_ids(deployment.layout())
+    require_test_ids(train_dataset, test_id)
+    require_auc_floor(trained_model)
+    probability = pipeline.score(
         trained_model,
         train_dataset,
-        fused_pca,
-        places.torch_device(),
-        context.log.info,
-        {"text": text_embeddings, "image": image_embeddings},
-    ).to_pandas()
+        train_dataset.test,
+        ItemVectors(fused_pca, text_embeddings, image_embeddings),
+        deployment.torch_device(),
+    )
+    frame = submission_frame(test_id, probability).to_pandas()
     scores = frame["Task1&2"]
     context.add_output_metadata(
         {
@@ -73,22 +75,16 @@ def submission_csv(
     return frame
 
 
-@dg.multi_asset_check(
-    name="submission_csv_checks",
-    specs=check_specs(
-        "submission_csv",
-        blocking={"submission_valid": "IDs as in the test file, probabilities, zip equal to CSV"},
-    ),
+@asset_checks(
+    "submission_csv",
+    blocking={"submission_valid": "IDs as in the test file, probabilities, zip equal to CSV"},
 )
-def submission_csv_checks(
-    context: dg.AssetCheckExecutionContext, places: PlacesResource
-) -> Iterator[dg.AssetCheckResult]:
+def submission_csv_checks(deployment: DeploymentResource) -> list[CheckOutcome]:
     """Check the files as written, against the IDs of the test file."""
-    from mmctr_pipeline.data.interactions import read_test_ids
-    from mmctr_pipeline.reporting.checks import submission_valid
+    from mmctr_pipeline.data.build import read_test_ids
     from mmctr_pipeline.submission.files import check_submission
 
-    row_id = read_test_ids(places.layout(context.log.info))
-    storage = places.storage
-    problems = check_submission(storage / "submission.csv", storage / "prediction.zip", row_id)
-    yield from check_results("submission_csv", [submission_valid(problems, len(row_id))])
+    test_id = read_test_ids(deployment.layout())
+    storage = deployment.storage
+    problems = check_submission(storage / "submission.csv", storage / "prediction.zip", test_id)
+    return [submission_valid(problems, len(test_id))]

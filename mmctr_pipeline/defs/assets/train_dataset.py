@@ -1,25 +1,30 @@
 """`train_dataset`: the train, valid and test rows, ragged histories and the item table."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import dagster as dg
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.defs.config import asset_config, resolved
-from mmctr_pipeline.defs.metadata import OWNERS, check_results, check_specs, columns
-from mmctr_pipeline.defs.resources import PlacesResource
+from mmctr_pipeline.defs.config import AssetConfig
+from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
+from mmctr_pipeline.defs.metadata import columns
+from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.reporting.checks import (
+    CheckOutcome,
+    id_ranges,
+    label_values,
+    target_in_history,
+    user_overlap,
+)
 
-TrainDatasetConfig = asset_config("train_dataset")
 
-
-@dg.asset(
+@pipeline_asset(
+    decided_by="mmctr_pipeline.data.build",
+    gpu=False,
     deps=["interactions", "item_feature"],
     description="Validated interactions: each history stored once, without padding, and the items.",
     group_name="training",
     kinds={"parquet"},
-    owners=OWNERS,
-    code_version="1",
     io_manager_key="dataset_io",
     metadata=columns(
         user_id=("int32", "from 1"),
@@ -32,18 +37,14 @@ TrainDatasetConfig = asset_config("train_dataset")
     ),
 )
 def train_dataset(
-    context: dg.AssetExecutionContext,
-    config: TrainDatasetConfig,  # type: ignore[valid-type]
-    places: PlacesResource,
+    context: dg.AssetExecutionContext, config: AssetConfig, deployment: DeploymentResource
 ) -> CtrDataset:
     """Read, validate and compact the interactions."""
-    from mmctr_pipeline.data.interactions import build_dataset
+    from mmctr_pipeline import pipeline
 
-    layout = places.layout(context.log.info)
-    context.log.info(layout.description)
-    dataset = build_dataset(layout, context.log.info)
+    dataset = pipeline.load_dataset(deployment.layout())
     dataset = dataclasses.replace(
-        dataset, provenance={**dataset.provenance, "config": resolved(config)}
+        dataset, provenance={**dataset.provenance, "config": config.resolved}
     )
     lengths = dataset.histories.lengths
     context.add_output_metadata(
@@ -55,43 +56,28 @@ def train_dataset(
             "distinct histories": len(dataset.histories),
             "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
             "fingerprint": dataset.fingerprint,
-            "configuration": dg.MetadataValue.json(resolved(config)),
+            "configuration": dg.MetadataValue.json(config.resolved),
             "provenance": dg.MetadataValue.json(dataset.provenance),
         }
     )
     return dataset
 
 
-@dg.multi_asset_check(
-    name="train_dataset_checks",
-    specs=check_specs(
-        "train_dataset",
-        blocking={
-            "id_ranges": "users from 1, items of the item table, levels 0 to 10, no empty split",
-            "label_values": "labels are 0 and 1, both occur, test IDs are distinct",
-            "target_in_history": "target items seldom stand in their own row's history",
-        },
-        reporting={"user_overlap": "valid users are all, or none of them, train users"},
-    ),
+@asset_checks(
+    "train_dataset",
+    blocking={
+        "id_ranges": "users from 1, items of the item table, levels 0 to 10, no empty split",
+        "label_values": "labels are 0 and 1, both occur, test IDs are distinct",
+        "target_in_history": "target items are seldom in their own row's history",
+    },
+    reporting={"user_overlap": "valid users are all, or none of them, train users"},
 )
-def train_dataset_checks(
-    context: dg.AssetCheckExecutionContext, train_dataset: CtrDataset
-) -> Iterator[dg.AssetCheckResult]:
+def train_dataset_checks(train_dataset: CtrDataset) -> list[CheckOutcome]:
     """Check the integrity of the dataset."""
-    from mmctr_pipeline.reporting.checks import (
-        id_ranges,
-        label_values,
-        target_in_history,
-        user_overlap,
-    )
-
     limits = train_dataset.provenance["config"]["checks"]
-    yield from check_results(
-        "train_dataset",
-        [
-            id_ranges(train_dataset),
-            label_values(train_dataset),
-            target_in_history(train_dataset, limits["max_target_in_history"]),
-            user_overlap(train_dataset),
-        ],
-    )
+    return [
+        id_ranges(train_dataset),
+        label_values(train_dataset),
+        target_in_history(train_dataset, limits["max_target_in_history"]),
+        user_overlap(train_dataset),
+    ]

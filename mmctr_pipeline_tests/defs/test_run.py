@@ -1,16 +1,14 @@
-"""The pipeline end to end through Dagster's command line, on real files."""
+"""`make run`: the artefacts, the printed lines, the summary, and a clean end when interrupted."""
 
-import dataclasses
 import os
 import re
-import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import dagster as dg
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -21,17 +19,11 @@ from mmctr_pipeline.registry.card import popularity_table
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.submission.files import check_submission, read_submission
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
-from mmctr_pipeline_tests.defs.running import Deployment, run_id_of
+from mmctr_pipeline_tests.defs.running import PRESET, RUN_COMMAND, Deployment
 from mmctr_pipeline_tests.defs.test_definitions import CHECKS
 
 
-def _copy(deployment: Deployment, folder: Path) -> Deployment:
-    """Return a deployment with a storage folder of its own, as the finished run left it."""
-    shutil.copytree(deployment.storage, folder / "storage", symlinks=True)
-    return dataclasses.replace(deployment, folder=folder)
-
-
-def test_every_artefact_is_there_and_fits_the_others(finished_run: FinishedRun) -> None:
+def test_artefacts_exist_and_match_each_other(finished_run: FinishedRun) -> None:
     storage = finished_run.deployment.storage
     dataset = CtrDataset.read(storage / "train_dataset")
     text = VectorTable.read(storage / "text_embeddings.parquet")
@@ -72,9 +64,10 @@ def test_all_checks_ran_and_passed(finished_run: FinishedRun) -> None:
     results = finished_run.deployment.check_results(finished_run.summary["run_id"])
     expected = {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
     assert results == dict.fromkeys(expected, True)
+    assert finished_run.summary["checks_passed"] == len(expected)
 
 
-def test_summary_says_what_came_out(finished_run: FinishedRun) -> None:
+def test_summary_reports_the_result(finished_run: FinishedRun) -> None:
     summary, storage = finished_run.summary, finished_run.deployment.storage
     model = ModelFile.load(storage / "best_model.pt")
     assert summary["valid_auc"] == model.metrics["valid_auc"]
@@ -90,17 +83,37 @@ def test_summary_says_what_came_out(finished_run: FinishedRun) -> None:
         assert words in finished_run.log
 
 
-def test_the_evaluation_is_shown_beside_the_model(finished_run: FinishedRun) -> None:
-    model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
+def test_metadata_shows_the_evaluation_and_the_paths(finished_run: FinishedRun) -> None:
+    storage = finished_run.deployment.storage
+    model = ModelFile.load(storage / "best_model.pt")
     with dg.DagsterInstance.from_config(str(finished_run.deployment.home)) as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey("trained_model"))
-    assert event is not None
-    assert event.asset_materialization is not None
-    metadata = event.asset_materialization.metadata
-    assert metadata["AUC by popularity"].value == popularity_table(model.evaluation)
-    assert str(metadata["reliability"].value).startswith("![share of clicks by probability]")
-    assert metadata["valid_calibration_error"].value == model.evaluation["calibration"]["error"]
-    assert "final fit" not in metadata
+        events = {
+            name: instance.get_latest_materialization_event(dg.AssetKey(name)) for name in CHECKS
+        }
+    metadata = {
+        name: event.asset_materialization.metadata
+        for name, event in events.items()
+        if event is not None and event.asset_materialization is not None
+    }
+    shown = metadata["trained_model"]
+    assert shown["AUC by popularity"].value == popularity_table(model.evaluation)
+    assert str(shown["reliability"].value).startswith("![share of clicks by probability]")
+    assert shown["valid_calibration_error"].value == model.evaluation["calibration"]["error"]
+    assert "final fit" not in shown
+    paths = {name: values["path"].value for name, values in metadata.items()}
+    assert paths == {
+        "text_embeddings": str(storage / "text_embeddings.parquet"),
+        "image_embeddings": str(storage / "image_embeddings.parquet"),
+        "fused_pca": str(storage / "fused_pca.parquet"),
+        "train_dataset": str(storage / "train_dataset"),
+        "trained_model": str((storage / "best_model.pt").resolve()),
+        "submission_csv": str(storage / "submission.csv"),
+    }
+    scores = read_submission(storage / "submission.csv")["Task1&2"]
+    shown = metadata["submission_csv"]
+    assert shown["zip"].value == str(storage / "prediction.zip")
+    assert (shown["minimum"].value, shown["maximum"].value) == (scores.min(), scores.max())
+    assert shown["mean"].value == pytest.approx(scores.mean())
 
 
 def test_sources_were_observed(finished_run: FinishedRun) -> None:
@@ -109,15 +122,11 @@ def test_sources_were_observed(finished_run: FinishedRun) -> None:
             assert instance.get_latest_data_version_record(dg.AssetKey(name)) is not None
 
 
-def test_the_run_config_that_was_used_is_kept(finished_run: FinishedRun) -> None:
+def test_the_run_config_is_kept(finished_run: FinishedRun) -> None:
     path = finished_run.deployment.storage / "run_config.yaml"
     assert str(path) in finished_run.log
     config = yaml.safe_load(path.read_text())
     assert config["ops"]["trained_model"]["config"]["training"]["max_epochs"] == 2
-
-
-def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None:
-    assert "epoch 1 of 2" in finished_run.log
     model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
     assert model.resolved_config["training"]["batch_size"] == 256
     assert model.resolved_config["model"]["name"] == "improved_mmctr"
@@ -125,94 +134,82 @@ def test_progress_and_configuration_are_shown(finished_run: FinishedRun) -> None
     assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca"
 
 
-def test_training_alone_reuses_the_vectors_and_overrides_by_config(
-    finished_run: FinishedRun, tmp_path: Path
+def test_steps_checks_and_log_lines_of_the_core_are_printed_and_recorded(
+    finished_run: FinishedRun,
 ) -> None:
-    deployment = _copy(finished_run.deployment, tmp_path)
-    before = {
-        path.name: path.stat().st_mtime_ns
-        for path in deployment.storage.glob("*_embeddings.parquet")
-    }
-    config = tmp_path / "override.yaml"
-    training = {"max_epochs": 1, "seed": 5, "final_fit": True}
-    config.write_text(
-        yaml.safe_dump({"ops": {"trained_model": {"config": {"training": training}}}})
-    )
-    result = deployment.materialize("trained_model,submission_csv", "-c", str(config))
-    assert result.returncode == 0, result.stdout[-6000:]
-    model = ModelFile.load(deployment.storage / "best_model.pt")
-    assert (model.training_config["max_epochs"], model.training_config["seed"]) == (1, 5)
-    dataset = CtrDataset.read(deployment.storage / "train_dataset")
-    assert model.final_fit is not None
-    assert model.final_fit["n_rows"] == len(dataset.train) + len(dataset.valid)
-    assert "(of the selection run, before the final fit" in result.stdout
-    # What the override leaves out keeps the preset's value.
-    assert model.training_config["batch_size"] == 256
-    assert before == {
-        path.name: path.stat().st_mtime_ns
-        for path in deployment.storage.glob("*_embeddings.parquet")
-    }
+    time_and_step = r"^\d\d:\d\d:\d\d  "
+    for line in (
+        r'trained_model +Started execution of step "trained_model"\.',
+        r'trained_model +Finished execution of step "trained_model" in .*s\.',
+        r"text_embeddings_checks +Asset check 'shape' on 'text_embeddings' passed\.",
+        r"text_embeddings +text encoder .* on cpu",
+        r"trained_model +epoch 1 of 2",
+        r"trained_model +epoch 2 of 2",
+    ):
+        assert len(re.findall(time_and_step + line, finished_run.log, re.MULTILINE)) == 1, line
+    assert "STEP_" not in finished_run.log
+    assert "Loading weights" not in finished_run.log
+    entries = finished_run.deployment.records(finished_run.summary["run_id"])
+    recorded = {(entry.step_key, entry.user_message) for entry in entries}
+    assert any(step == "trained_model" and "epoch 2 of 2" in text for step, text in recorded)
 
 
-def test_below_the_floor_nothing_is_submitted_not_even_alone(
-    finished_run: FinishedRun, tmp_path: Path
+def test_an_unusable_environment_is_reported_without_a_run(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, tmp_path)
+    for variables, words in (
+        ({"MMCTR_PRESET": "sampel"}, "error: unknown preset 'sampel'"),
+        ({"DAGSTER_HOME": ""}, "DAGSTER_HOME"),
+    ):
+        result = subprocess.run(
+            RUN_COMMAND,
+            env=deployment.environment(**variables),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode, words in result.stdout) == (2, True), result.stdout
+    assert not deployment.storage.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
+    how: signal.Signals, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
-    deployment = _copy(finished_run.deployment, tmp_path)
-    submission = deployment.storage / "submission.csv"
-    earlier = submission.read_bytes()
-    submission.write_bytes(earlier + b"\n")  # told apart from a newly written one
-    config = tmp_path / "floor.yaml"
-    trained = {"training": {"max_epochs": 1}, "checks": {"auc_floor": 0.9999}}
-    config.write_text(yaml.safe_dump({"ops": {"trained_model": {"config": trained}}}))
-
-    together = deployment.materialize("trained_model,submission_csv", "-c", str(config))
-    assert together.returncode != 0
-    assert deployment.check_results(run_id_of(together.stdout)) == {
-        "trained_model.auc_floor": False
-    }
-
-    alone = deployment.materialize("submission_csv")
-    assert alone.returncode != 0
-    assert "BelowAucFloorError" in alone.stdout
-    assert submission.read_bytes() == earlier + b"\n"
-
-
-def test_missing_artefact_names_what_to_materialise(small_sample: Path, tmp_path: Path) -> None:
-    deployment = Deployment(small_sample, tmp_path)
-    result = deployment.materialize("submission_csv", MMCTR_EXECUTOR="in_process")
-    assert result.returncode != 0
-    assert re.search(r"does not exist: materialise \w+ first", result.stdout)
-
-
-def test_kill_in_the_middle_of_training_leaves_the_earlier_model(
-    finished_run: FinishedRun, tmp_path: Path
-) -> None:
-    deployment = _copy(finished_run.deployment, tmp_path)
+    deployment = finished_run.copy(tmp_path)
     earlier = os.readlink(deployment.storage / "best_model.pt")
-    config = tmp_path / "long.yaml"
-    training = {"max_epochs": 500, "patience": 500}
-    config.write_text(
-        yaml.safe_dump({"ops": {"trained_model": {"config": {"training": training}}}})
-    )
+    endless = PRESET.replace("max_epochs: 2, patience: 2", "max_epochs: 500, patience: 500")
+    (tmp_path / "preset.yaml").write_text(endless)
     process = subprocess.Popen(
-        deployment.command("trained_model", "-c", str(config)),
+        RUN_COMMAND,
         env=deployment.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
-        deadline = time.monotonic() + 120
         for line in process.stdout:
             if "epoch 2 of 500" in line:
                 break
-            assert time.monotonic() < deadline, "training did not begin"
         else:
-            pytest.fail("the run ended before it could be killed")
+            pytest.fail("the run ended before it could be interrupted")
+        children = psutil.Process(process.pid).children(recursive=True)
+        # Ctrl-C reaches every process of the terminal.
+        os.killpg(process.pid, how)
+        rest = process.stdout.read()
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
+    if how is signal.SIGINT:
+        assert process.returncode == 1, rest
+        assert "Execution was interrupted" in rest
+        assert "The run failed" in rest
+        with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
+            (run,) = instance.get_runs()
+        assert run.status is dg.DagsterRunStatus.FAILURE
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
     assert os.readlink(deployment.storage / "best_model.pt") == earlier
     assert ModelFile.load(deployment.storage / "best_model.pt").training_config["max_epochs"] == 2

@@ -1,0 +1,87 @@
+"""Single assets on the artefacts of an earlier run: overrides, the AUC floor, missing inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.submission.gate import BelowAucFloorError
+from mmctr_pipeline_tests.defs.conftest import FinishedRun
+from mmctr_pipeline_tests.defs.running import Deployment, in_process, passed_checks
+
+
+def _execute(deployment: Deployment, *assets: str, **config: Any) -> dg.ExecuteInProcessResult:
+    """Materialise assets in this process; `config` is that of `trained_model`."""
+    job = in_process(deployment.data, deployment.storage, dg.AssetSelection.assets(*assets))
+    run_config = {"ops": {"trained_model": {"config": config}}} if config else {}
+    return job.execute_in_process(run_config=run_config, raise_on_error=False)
+
+
+def test_training_alone_reuses_the_vectors_and_overrides_by_config(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = finished_run.copy(tmp_path)
+
+    def vector_times() -> dict[str, int]:
+        paths = deployment.storage.glob("*_embeddings.parquet")
+        return {path.name: path.stat().st_mtime_ns for path in paths}
+
+    before = vector_times()
+    training = {"max_epochs": 1, "seed": 5, "final_fit": True}
+    checks = {"auc_floor": 0.5}
+    result = _execute(
+        deployment, "trained_model", "submission_csv", training=training, checks=checks
+    )
+    assert result.success
+    model = ModelFile.load(deployment.storage / "best_model.pt")
+    assert (model.training_config["max_epochs"], model.training_config["seed"]) == (1, 5)
+    # Settings that the override leaves out keep the preset's value.
+    assert model.training_config["batch_size"] == load_preset("sample").training.batch_size
+    dataset = CtrDataset.read(deployment.storage / "train_dataset")
+    assert model.final_fit is not None
+    assert model.final_fit["n_rows"] == len(dataset.train) + len(dataset.valid)
+    descriptions = {e.check_name: e.description for e in result.get_asset_check_evaluations()}
+    assert "(of the selection run, before the final fit" in str(descriptions["auc_floor"])
+    assert vector_times() == before
+
+
+def test_below_the_floor_nothing_is_submitted_even_by_a_run_of_its_own(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = finished_run.copy(tmp_path)
+    submission = deployment.storage / "submission.csv"
+    # Marked, so that a rewritten file would be noticed.
+    marked = submission.read_bytes() + b"\n"
+    submission.write_bytes(marked)
+
+    together = _execute(
+        deployment,
+        "trained_model",
+        "submission_csv",
+        training={"max_epochs": 1},
+        checks={"auc_floor": 0.9999},
+    )
+    assert not together.success
+    assert passed_checks(together.get_asset_check_evaluations()) == {
+        "trained_model.auc_floor": False
+    }
+
+    alone = _execute(deployment, "submission_csv")
+    assert not alone.success
+    (failure,) = alone.get_step_failure_events()
+    assert BelowAucFloorError.__name__ in failure.step_failure_data.error_display_string
+    assert submission.read_bytes() == marked
+
+
+def test_a_missing_artefact_is_reported_with_the_asset_to_materialise(
+    small_sample: Path, tmp_path: Path
+) -> None:
+    result = _execute(Deployment(small_sample, tmp_path), "submission_csv")
+    assert not result.success
+    (failure,) = result.get_step_failure_events()
+    assert "does not exist: materialise trained_model first" in str(
+        failure.step_failure_data.error_display_string
+    )
