@@ -1,33 +1,29 @@
-"""Fusing with a transform that is fitted once and kept, as a moved basis breaks warm models."""
+"""Fusing item vectors by a transform that is fitted once, since a new basis breaks warm models."""
 
 import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.fusion.attention.transform import AttentionTransform, fit_attention
+from mmctr_pipeline.fusion.attention.fit import fit_attention
+from mmctr_pipeline.fusion.attention.transform import AttentionTransform
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.pca import PcaTransform, fit_pca
+from mmctr_pipeline.fusion.transform import Transform
 from mmctr_pipeline.fusion.transform_store import TransformStore
 
 logger = logging.getLogger(__name__)
 
-Transform = PcaTransform | AttentionTransform
-
-TRANSFORMS: dict[str, type[PcaTransform] | type[AttentionTransform]] = {
-    "pca": PcaTransform,
-    "attention": AttentionTransform,
-}
+TRANSFORMS: dict[str, type[Transform]] = {"pca": PcaTransform, "attention": AttentionTransform}
 
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
-    """Fused vectors (row 0 the padding), the transform that made them, and where it is kept."""
+    """Fused vectors (row 0 the padding), the transform that made them, and its file."""
 
     vectors: VectorTable
     transform: Transform
@@ -44,34 +40,48 @@ def fuse(
     folder: Path,
     data: str,
 ) -> Fusion:
-    """Return the fused vectors of all items, by a transform that was kept where there is one.
+    """Return one fused vector per item, reusing the stored transform if there is one.
 
-    Of the transforms kept in `folder`, the newest made by the same settings of the method, encoders
-    and `data` is used again, whatever was made in between; `config.refit` makes a new one the
-    newest. `data` names the data set by the path of its folder: another folder counts as another
-    data set even where its files are equal, as a basis fitted on a sample must not be taken for
-    one of the whole. `folder` keeps the transforms of all of them apart. `read_histories` returns
-    the distinct train histories, and is called where a fusion is to be learned. Raises `ValueError`
-    as `fit_pca` and `fit_attention`, and where the kept transform is damaged.
+    The newest transform fitted with the same settings of the method, encoders and `data` is reused,
+    even if others were fitted in between. `config.refit` fits a new one. Raises `ValueError` as
+    `fit_pca` and `fit_attention`, and if the stored transform is damaged.
+
+    Parameters
+    ----------
+    text, image
+        Vectors of the same items.
+    read_histories
+        Returns the distinct train histories; called only to fit a learned fusion.
+    config
+        Method, its settings, and whether to refit.
+    device
+        Where a learned fusion is trained.
+    folder
+        Where transforms are stored, those of several data sets side by side.
+    data
+        Names the data set by the path of its folder. Another folder counts as another data set even
+        if its files are equal: a basis fitted on a sample must not serve the whole.
     """
+    settings, own = config.to_mapping(), {"pca": "input", "attention": "attention"}[config.method]
     made_by = {
-        "settings": _settings_in_use(config),
+        # Settings of the other method change nothing.
+        "settings": {name: settings[name] for name in ("method", "dim", own)},
         "text_identity": text.identity,
         "image_identity": image.identity,
         "data": data,
     }
     store = TransformStore(folder)
-    transform = None if config.refit else _stored(store, made_by, config.method)
-    reused = transform is not None
-    if transform is None:
-        if config.method == "attention":
-            transform = fit_attention(text, image, read_histories(), config, device)
-        else:
-            transform = fit_pca(text, image, config)
-    path = store.path(transform.identity)
+    stored = None if config.refit else store.newest(made_by, TRANSFORMS[config.method])
+    if stored:
+        transform = stored
+    elif config.method == "attention":
+        transform = fit_attention(text, image, read_histories(), config, device)
+    else:
+        transform = fit_pca(text, image, config)
+    reused = stored is not None
     if not reused:
         store.save(transform, made_by)
-    logger.info(f"{config.method}: {'used again' if reused else 'fitted'} {transform.identity}")
+    logger.info(f"{'reusing' if reused else 'fitted'} the transform {transform.identity}")
     vectors = transform.transform(text, image).recording(
         made_by=made_by,
         transform=transform.identity,
@@ -79,30 +89,7 @@ def fuse(
         text_content=text.content_hash(),
         image_content=image.content_hash(),
     )
-    return Fusion(vectors, transform, path, reused)
-
-
-def _settings_in_use(config: FusionConfig) -> dict[str, Any]:
-    """Return the settings that the method follows; those of the other one change nothing."""
-    own = {"pca": "input", "attention": "attention"}[config.method]
-    settings = config.to_mapping()
-    return {name: settings[name] for name in ("method", "dim", own)}
-
-
-def _stored(store: TransformStore, made_by: dict[str, Any], method: str) -> Transform | None:
-    """Return the newest transform with this record, or None."""
-    identity = store.newest(made_by)
-    if identity is None:
-        logger.info(
-            f"{method}: {store.folder} has no transform for these settings, encoders and data "
-            f"({made_by['data']}); fitting one"
-        )
-        return None
-    path = store.path(identity)
-    if not path.is_file():
-        logger.warning(f"{method}: {path} no longer exists; fitting it again")
-        return None
-    return TRANSFORMS[method].load(path)
+    return Fusion(vectors, transform, store.path(transform.identity), reused)
 
 
 class StaleVectorsError(ValueError):

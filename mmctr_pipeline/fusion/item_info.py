@@ -15,7 +15,7 @@ FILE_NAMES = {
     "pca": "item_info_fused_multimodal.parquet",
     "attention": "custom_item_embeddings.parquet",
 }
-"""By method of fusion, the name under which its recipe keeps the table."""
+"""File name by fusion method, as its recipe expects it."""
 
 N_TAGS = 5
 
@@ -26,17 +26,27 @@ def write_item_info(
     """Write one row per item id from 0 to the largest, atomically; return the number of rows.
 
     Columns: `item_id` int64; `item_tags`, a list of 5 int64, left-padded with 0; `item_emb_d128`,
-    a list of float32. Row 0, the padding item, and ids without an item are zero throughout. Tags
-    come from `item_info`, the file of that name in the data set, where it has them, else from
-    `items`, of which the last five are kept. The schema metadata `mmctr.identity` names the
-    transform that made the vectors. Raises `ValueError` where `fused` is not of `items`.
+    a list of float32. Row 0, the padding item, and ids without an item are all zeros. The schema
+    metadata `mmctr.identity` names the transform that made the vectors. Raises `ValueError` if
+    `fused` and `items` have different items.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    fused
+        Fused vectors with the padding row 0.
+    items
+        The item table; its tags are used, the last five of each item, unless `item_info` has tags.
+    item_info
+        The file of that name in the data set.
     """
     expected = np.concatenate([[0], items.item_id])
     if not np.array_equal(fused.item_id, expected):
         raise ValueError(
-            f"the fused vectors are of {len(fused.item_id) - 1:,} items besides row 0, the item "
-            f"table has {len(items):,}, and their ids differ: item_feature has changed since "
-            "the titles were encoded; materialise text_embeddings and image_embeddings again"
+            f"there are fused vectors of {len(fused.item_id) - 1:,} items, and {len(items):,} rows "
+            "in the item table, but their ids differ: item_feature has changed since the titles "
+            "were encoded; materialise text_embeddings and image_embeddings again"
         )
     if fused.vectors[0].any():
         raise ValueError("row 0 is the padding item; its fused vector must be zero")
@@ -49,7 +59,7 @@ def write_item_info(
     else:
         tag_id, ragged = items.item_id, items.tags
     inside = (tag_id >= 1) & (tag_id < n_rows)
-    tags[tag_id[inside]] = left_padded(ragged.take(np.flatnonzero(inside)), N_TAGS)
+    tags[tag_id[inside]] = _left_padded(ragged.take(np.flatnonzero(inside)), N_TAGS)
     table = pa.table(
         {
             "item_id": pa.array(np.arange(n_rows, dtype=np.int64)),
@@ -63,10 +73,10 @@ def write_item_info(
     return n_rows
 
 
-def left_padded(lists: Ragged, width: int) -> np.ndarray:
-    """Return `(N, width) int64`, each list at the right end after zeros.
+def _left_padded(lists: Ragged, width: int) -> np.ndarray:
+    """Return the lists as rows of `(N, width) int64`, padded with zeros on the left.
 
-    Of a longer list the last `width` are kept, as FuxiCTR cuts at the front as well as it pads.
+    A longer list keeps its last `width` values: FuxiCTR cuts at the front, where it also pads.
     """
     padded = np.zeros((len(lists), width), dtype=np.int64)
     row = np.repeat(np.arange(len(lists)), lists.lengths)
@@ -82,6 +92,5 @@ def _tags_of_file(item_info: Path) -> tuple[np.ndarray, Ragged]:
 
 
 def _list_column(rows: np.ndarray) -> pa.ListArray:
-    n_rows, width = rows.shape
-    offsets = np.arange(n_rows + 1, dtype=np.int32) * width
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
+    offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, rows.ravel())

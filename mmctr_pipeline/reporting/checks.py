@@ -1,6 +1,11 @@
-"""What must hold of each artefact: functions from an artefact to a verdict with its numbers."""
+"""Checks of artefacts: functions from an artefact and limits to a verdict with its numbers.
+
+Limits that users set are the fields of `ChecksConfig` (`presets/preset.py`), section `checks` of a
+preset; the others are the constants below.
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,157 +13,158 @@ import numpy as np
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
 
+MAX_LEVEL = 10
+"""Largest `likes_level` and `views_level` in the data."""
+
+DISJOINT_USERS, SAME_USERS = 0.01, 0.99
+"""Share of valid users in train up to which a split is by user, and from which by time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckOutcome:
-    """The verdict of one check: its name, whether it passed, why, and the numbers behind it.
+    """Verdict of one check: its name, whether it passed, the reason, and the numbers behind it.
 
-    `severe` is False where a failure is worth a look but no reason to distrust the artefact.
+    If `severe` is False, a failure is worth a look but no reason to distrust the artefact.
     """
 
     name: str
     passed: bool
     explanation: str
-    numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    numbers: Mapping[str, Any]
     severe: bool = True
+
+
+def _outcome(
+    name: str, problems: Sequence[str], if_none: str, numbers: Mapping[str, Any]
+) -> CheckOutcome:
+    """Return a check that passes if there are no problems, with `if_none` as its explanation."""
+    return CheckOutcome(name, not problems, "; ".join(problems) or if_none, numbers)
 
 
 def vectors_shape(
     table: VectorTable, item_id: np.ndarray, padding_row: bool = False
 ) -> CheckOutcome:
-    """Check that the table has exactly one row per item, and the padding row 0 where it is due.
+    """Check that the table has one row per item, a padding row 0 if asked, and the right width.
 
-    Its width must be the one that its maker recorded (`dim` of the provenance).
+    The right width is the one its maker recorded (`dim` of the provenance).
     """
     expected = np.concatenate([[0], item_id]) if padding_row else item_id
     missing = np.setdiff1d(expected, table.item_id)
     unknown = np.setdiff1d(table.item_id, expected)
+    recorded = table.provenance.get("dim")
+    problems = []
+    if len(missing):
+        problems.append(f"{len(missing)} items have no row, the first is {missing[0]}")
+    if len(unknown):
+        problems.append(f"{len(unknown)} rows are not in item_feature, the first is {unknown[0]}")
+    if table.dim != recorded:
+        problems.append(f"{table.dim} dimensions, but {recorded} were recorded")
+    if problems:
+        problems.append("materialise the vectors again from the current item_feature")
     numbers = {
         "rows": len(table.item_id),
         "dimensions": table.dim,
         "items missing": len(missing),
         "items unknown": len(unknown),
     }
-    problem = ""
-    if len(missing):
-        problem = f"no row for {len(missing)} items, the first being {missing[0]}"
-    elif len(unknown):
-        problem = f"{len(unknown)} rows of items that are not in item_feature, first {unknown[0]}"
-    elif table.dim != table.provenance.get("dim"):
-        problem = f"{table.dim} dimensions, but {table.provenance.get('dim')} were recorded"
-    return CheckOutcome(
-        "shape",
-        not problem,
-        f"{problem}; materialise the vectors again from the current item_feature"
-        if problem
-        else f"{len(table.item_id)} rows of {table.dim} dimensions",
-        numbers,
-    )
+    shape = f"{len(table.item_id)} rows of {table.dim} dimensions"
+    return _outcome("shape", problems, shape, numbers)
 
 
 def vectors_finite(table: VectorTable) -> CheckOutcome:
-    """Check that present vectors are finite, not zero, not all the same, and masked ones zero."""
+    """Check that present vectors are finite, not zero and not all equal, and masked ones zero."""
     finite = np.isfinite(table.vectors).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.linalg.norm(table.vectors.astype(np.float64), axis=1)
-    zero = table.present & (norms == 0)
-    masked = ~table.present & (norms != 0)
-    shown = table.vectors[table.present & finite]
-    constant = len(shown) > 1 and bool((shown == shown[0]).all())
-    numbers: dict[str, Any] = {
-        "not finite": int((~finite).sum()),
-        "zero though present": int(zero.sum()),
-        "not zero though masked": int(masked.sum()),
+    faults = {
+        "not finite": (~finite, "has a NaN or an infinity"),
+        "zero though present": (
+            table.present & (norms == 0),
+            "is all zeros but its item has content",
+        ),
+        "not zero though masked": (~table.present & (norms != 0), "is not zero but masked"),
     }
-    present_norms = norms[table.present & finite]
-    if len(present_norms):
-        numbers["smallest norm"] = float(present_norms.min())
-        numbers["median norm"] = float(np.median(present_norms))
-        numbers["largest norm"] = float(present_norms.max())
-    for bad, problem in (
-        (~finite, "has a NaN or an infinity"),
-        (zero, "is all zeros though its item has content"),
-        (masked, "is not zero though its item is masked"),
-    ):
-        if bad.any():
-            first = int(table.item_id[np.flatnonzero(bad)[0]])
-            return CheckOutcome(
-                "finite_norms",
-                False,
-                f"{int(bad.sum())} vectors are wrong; that of item {first} {problem}",
-                numbers,
-            )
-    if constant:
-        return CheckOutcome("finite_norms", False, "all present vectors are the same", numbers)
-    return CheckOutcome("finite_norms", True, "all vectors are finite, masked ones zero", numbers)
+    numbers: dict[str, Any] = {name: int(rows.sum()) for name, (rows, _) in faults.items()}
+    problems = [
+        f"{numbers[name]} vectors are wrong; that of item {table.item_id[rows.argmax()]} {fault}"
+        for name, (rows, fault) in faults.items()
+        if numbers[name]
+    ]
+    usable = table.present & finite
+    vectors = table.vectors[usable]
+    if len(vectors):
+        numbers["smallest norm"] = float(norms[usable].min())
+        numbers["median norm"] = float(np.median(norms[usable]))
+        numbers["largest norm"] = float(norms[usable].max())
+    if not problems and len(vectors) > 1 and (vectors == vectors[0]).all():
+        problems.append("all present vectors are equal")
+    return _outcome("finite_norms", problems, "all vectors are finite, masked ones zero", numbers)
 
 
 def image_coverage(
     n_items: int, n_missing: int, n_unreadable: int, max_missing: float, max_unreadable: float
 ) -> CheckOutcome:
-    """Check the shares of items without an image file, and with one that cannot be decoded."""
+    """Check the shares of items without an image, and with one that cannot be decoded.
+
+    Parameters
+    ----------
+    n_items, n_missing, n_unreadable
+        Number of items, of those without an image file, and of those with an unreadable one.
+    max_missing, max_unreadable
+        Limits of the two shares.
+    """
     missing, unreadable = n_missing / max(n_items, 1), n_unreadable / max(n_items, 1)
-    problems = []
-    if missing > max_missing:
-        problems.append(f"{missing:.1%} of the items have no image file (limit {max_missing:.1%})")
-    if unreadable > max_unreadable:
-        problems.append(
-            f"{unreadable:.1%} of the items have an unreadable image (limit {max_unreadable:.1%})"
+    problems = [
+        f"{share:.1%} of the items have {what} (limit {limit:.1%})"
+        for share, limit, what in (
+            (missing, max_missing, "no image file"),
+            (unreadable, max_unreadable, "an unreadable image"),
         )
+        if share > limit
+    ]
     covered = 1 - missing - unreadable
-    return CheckOutcome(
-        "image_coverage",
-        not problems,
-        "; ".join(problems) or f"{covered:.1%} of the items have an image",
-        {"missing": n_missing, "unreadable": n_unreadable, "share covered": covered},
+    numbers = {"missing": n_missing, "unreadable": n_unreadable, "share covered": covered}
+    return _outcome(
+        "image_coverage", problems, f"{covered:.1%} of the items have an image", numbers
     )
 
 
 def explained_variance(share: float, least: float) -> CheckOutcome:
     """Check the share of the variance that the fused vectors keep."""
     passed = bool(np.isfinite(share)) and share >= least
-    sign = ">=" if passed else "<"
-    return CheckOutcome(
-        "explained_variance",
-        passed,
-        f"{share:.1%} of the variance is kept {sign} {least:.1%}",
-        {"explained variance": float(share), "least": least},
-    )
+    explanation = f"{share:.1%} of the variance is kept {'>=' if passed else '<'} {least:.1%}"
+    numbers = {"explained variance": float(share), "least": least}
+    return CheckOutcome("explained_variance", passed, explanation, numbers)
 
 
 def id_ranges(dataset: CtrDataset) -> CheckOutcome:
-    """Check that all ids are real: users from 1, target and history items in the item table."""
+    """Check users (from 1), target and history items (in the item table), and levels."""
     problems = []
     for name, split in dataset.splits.items():
-        if len(split) == 0:
+        if not len(split):
             problems.append(f"{name} has no rows")
-        elif split.user_id.min() < 1:
+            continue
+        if split.user_id.min() < 1:
             problems.append(f"{name} has user_id {split.user_id.min()} (ids start at 1)")
         unknown = np.setdiff1d(split.item_id, dataset.items.item_id)
         if len(unknown):
             problems.append(f"{name} has item_id {unknown[0]}, which item_feature lacks")
-        if len(split) and (
-            split.history.min() < 0 or split.history.max() >= len(dataset.histories)
-        ):
-            problems.append(f"{name} points to a history that does not exist")
+        if split.history.min() < 0 or split.history.max() >= len(dataset.histories):
+            problems.append(f"{name} refers to a history that does not exist")
         for level in ("likes_level", "views_level"):
             values = getattr(split, level)
-            if len(split) and (values.min() < 0 or values.max() > 10):
-                problems.append(f"{name} has a {level} outside 0..10")
+            if values.min() < 0 or values.max() > MAX_LEVEL:
+                problems.append(f"{name} has a {level} outside 0..{MAX_LEVEL}")
     unknown = np.setdiff1d(dataset.histories.values, dataset.items.item_id)
     if len(unknown):
-        problems.append(f"a history holds item_id {unknown[0]}, which item_feature lacks")
-    return CheckOutcome(
-        "id_ranges",
-        not problems,
-        "; ".join(problems) or "all ids and levels are in range",
-        {f"{name} rows": len(split) for name, split in dataset.splits.items()}
-        | {"items": len(dataset.items), "distinct histories": len(dataset.histories)},
-    )
+        problems.append(f"a history has item_id {unknown[0]}, which item_feature lacks")
+    numbers = {f"{name} rows": len(split) for name, split in dataset.splits.items()}
+    numbers |= {"items": len(dataset.items), "distinct histories": len(dataset.histories)}
+    return _outcome("id_ranges", problems, "all ids and levels are in range", numbers)
 
 
 def label_values(dataset: CtrDataset) -> CheckOutcome:
-    """Check that labels are 0 or 1, that train and valid have both, and that test has none."""
+    """Check that labels are 0 or 1, that train and valid have both, and that test ids differ."""
     problems, numbers = [], {}
     for name in ("train", "valid"):
         label = dataset.splits[name].label
@@ -174,49 +180,42 @@ def label_values(dataset: CtrDataset) -> CheckOutcome:
     if dataset.test.row_id is None:
         problems.append("test has no ID column")
     elif len(np.unique(dataset.test.row_id)) < len(dataset.test):
-        problems.append("test has an ID twice")
-    return CheckOutcome(
-        "label_values", not problems, "; ".join(problems) or "labels are 0 and 1", numbers
-    )
+        problems.append("test has a repeated ID")
+    return _outcome("label_values", problems, "labels are 0 and 1", numbers)
 
 
 def user_overlap(dataset: CtrDataset) -> CheckOutcome:
-    """Report how many valid users are train users: none (disjoint) or all (leave-last-out).
+    """Report whether valid users are train users: none (disjoint) or all (leave-last-out).
 
-    Anything between the two points to a split that was not made on purpose; it never blocks.
+    Anything in between is probably unintended; it never blocks.
     """
     users = np.unique(dataset.valid.user_id)
     share = float(np.isin(users, dataset.train.user_id).mean()) if len(users) else 0.0
-    kind = "disjoint" if share <= 0.01 else "leave-last-out" if share >= 0.99 else "mixed"
-    return CheckOutcome(
-        "user_overlap",
-        kind != "mixed",
-        f"{share:.1%} of the valid users stand in train: {kind}"
-        + ("; a split is usually by user or by time, not by row" if kind == "mixed" else ""),
-        {"share of valid users in train": share, "split": kind},
-        severe=False,
-    )
+    kind, advice = "mixed", "; a split is usually by user or by time, not by row"
+    if share <= DISJOINT_USERS:
+        kind, advice = "disjoint", ""
+    elif share >= SAME_USERS:
+        kind, advice = "leave-last-out", ""
+    explanation = f"{share:.1%} of the valid users are in train: {kind}{advice}"
+    numbers = {"share of valid users in train": share, "split": kind}
+    return CheckOutcome("user_overlap", not advice, explanation, numbers, severe=False)
 
 
 def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
-    """Check how often a row's target stands in the row's own history, which leaks the label."""
+    """Check how often a row's target is in the row's own history, which leaks the label."""
     shares = {}
     for name, split in dataset.splits.items():
-        lengths = dataset.histories.lengths[split.history]
-        repeated = np.repeat(split.item_id, lengths)
-        same = dataset.histories.take(split.history).values == repeated
-        rows = np.unique(np.repeat(np.arange(len(split)), lengths)[same])
-        shares[name] = len(rows) / max(len(split), 1)
-    # A leak in valid would flatter the very AUC that the floor relies on.
+        histories = dataset.histories.take(split.history)
+        row = np.repeat(np.arange(len(split)), histories.lengths)
+        n_rows = len(np.unique(row[histories.values == split.item_id[row]]))
+        shares[name] = n_rows / max(len(split), 1)
+    # A leak in valid would inflate the very AUC that the floor relies on.
     worst = max(("train", "valid"), key=lambda name: shares[name])
     passed = shares[worst] <= most
-    return CheckOutcome(
-        "target_in_history",
-        passed,
-        f"{shares[worst]:.2%} of the {worst} rows have their target in their history"
-        + ("" if passed else f" (limit {most:.2%}): the history may reveal the label"),
-        {f"{name} share": share for name, share in shares.items()},
-    )
+    limit = "" if passed else f" (limit {most:.2%}): the history may reveal the label"
+    explanation = f"{shares[worst]:.2%} of the {worst} rows have their target in their history"
+    numbers = {f"{name} share": share for name, share in shares.items()}
+    return CheckOutcome("target_in_history", passed, explanation + limit, numbers)
 
 
 def auc_floor(
@@ -224,24 +223,29 @@ def auc_floor(
 ) -> CheckOutcome:
     """Check the validation AUC against the floor below which nothing is submitted.
 
-    `measured_on` says which model the AUC is of, where it is not the one that is submitted.
+    Parameters
+    ----------
+    auc, low, high
+        The AUC and its 95 % interval.
+    floor
+        The least AUC.
+    measured_on
+        The model that has this AUC, if it is not the one that is submitted.
     """
     passed = bool(np.isfinite(auc)) and auc >= floor
-    sign = "reaches" if passed else "is below"
-    return CheckOutcome(
-        "auc_floor",
-        passed,
-        f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {sign} the floor {floor:.4f}"
-        + (f" ({measured_on})" if measured_on else ""),
-        {"valid AUC": auc, "low": low, "high": high, "floor": floor},
+    explanation = (
+        f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {'reaches' if passed else 'is below'} "
+        f"the floor {floor:.4f}" + (f" ({measured_on})" if measured_on else "")
     )
+    numbers = {"valid AUC": auc, "low": low, "high": high, "floor": floor}
+    return CheckOutcome("auc_floor", passed, explanation, numbers)
 
 
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:
-    """Check the written submission: `problems` as found by reading the files back."""
-    return CheckOutcome(
+    """Report the problems found by reading the written submission back."""
+    return _outcome(
         "submission_valid",
-        not problems,
-        "; ".join(problems) or f"{n_rows} rows in test order, all probabilities in [0, 1]",
+        problems,
+        f"{n_rows} rows in test order, all probabilities in [0, 1]",
         {"rows": n_rows, "problems": len(problems)},
     )

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
-_SIZE_INCHES = (5.6, 3.0)
-_MAP_SIZE_INCHES = (5.6, 4.4)
+_HEIGHT, _SQUARE_HEIGHT = 3.0, 4.4
+"""Inches; all plots are 5.6 inches wide."""
 _DOTS_PER_INCH = 100
 _FIRST, _SECOND = "tab:blue", "tab:orange"
 _COLOURS = (_FIRST, _SECOND, "tab:green", "tab:red", "tab:purple", "tab:brown")
@@ -21,60 +21,52 @@ _MAP_POINTS = 4_000
 
 
 def training_curve(history: Mapping[str, Any]) -> bytes:
-    """Plot the mean train loss and the deciding metric by epoch, the best one marked.
+    """Plot the mean train loss and the deciding metric by epoch, with the best one marked.
 
     `history` is that of a training run as plain values (`TrainingHistory.to_mapping`).
     """
     records, best_epoch = history["epochs"], history["best_epoch"]
     metric = history["metric"].replace("_", " ").replace("auc", "AUC")
-    figure, axes = _new("epoch", metric)
     epoch = [record["epoch"] for record in records]
     held_out = [record["metrics"][history["metric"]] for record in records]
+    train_loss = [record["train_loss"] for record in records]
     best = held_out[epoch.index(best_epoch)]
-    axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
+    plot = _Plot("epoch", metric)
+    plot.axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
     label = f"{metric} (best {best:.4f}, epoch {best_epoch:g})"
-    axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
-    losses = axes.twinx()
-    losses.plot(
-        epoch,
-        [record["train_loss"] for record in records],
-        color=_SECOND,
-        marker=".",
-        label="train loss",
-    )
-    losses.set_ylabel("train loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
-    return _png(figure)
+    plot.axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
+    losses = plot.second_axis("train loss")
+    losses.plot(epoch, train_loss, color=_SECOND, marker=".", label="train loss")
+    plot.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    plot.legend_above(ncols=2)
+    return plot.png()
 
 
 def reliability(calibration: Mapping[str, Any]) -> bytes:
-    """Plot the share of clicks by predicted probability, with 95 % intervals, bin by bin.
+    """Plot the share of clicks by predicted probability, bin by bin, with 95 % intervals.
 
-    `calibration` is that of an evaluation as plain values (`Evaluation.to_mapping`). Points on the
-    diagonal are what a calibrated model has.
+    `calibration` is that of a metrics report as plain values (`MetricsReport.to_mapping`). A
+    calibrated model has its points on the diagonal.
     """
     bins = calibration["bins"]
     predicted, share, n_rows = (
         np.array([each[name] for each in bins], dtype=np.float64)
         for name in ("mean_probability", "share_positive", "n_rows")
     )
-    figure, axes = _new("predicted probability", "share of clicks", _MAP_SIZE_INCHES)
-    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    low, high = _wilson_interval(share, n_rows)
-    axes.vlines(predicted, low, high, color=_FIRST)
-    axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(
-        f"expected calibration error {calibration['error']:.4f} over {len(bins)} bins of "
-        f"{int(n_rows.min()):,} rows or more",
-        fontsize="small",
+    title = (
+        f"expected calibration error {calibration['error']:.4f} over {len(bins)} bins of at least "
+        f"{int(n_rows.min()):,} rows"
     )
-    return _png(figure)
+    plot = _Plot("predicted probability", "share of clicks", _SQUARE_HEIGHT, title)
+    plot.axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    plot.axes.vlines(predicted, *_wilson_interval(share, n_rows), color=_FIRST)
+    plot.axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
+    plot.axes.set(xlim=(0, 1), ylim=(0, 1))
+    return plot.png()
 
 
 def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % interval of shares, which is also right near 0 and 1."""
+    """Return the ends of the 95 % interval of shares, which also holds near 0 and 1."""
     z = 1.96
     middle = (share + z**2 / (2 * n_rows)) / (1 + z**2 / n_rows)
     half = z * np.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2) / (1 + z**2 / n_rows)
@@ -82,78 +74,83 @@ def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray,
 
 
 def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
-    """Plot each component's share of the variance, `(K,)`, and the sum up to each."""
-    figure, axes = _new("component", "share of the variance")
+    """Plot each component's share of the variance, `(K,)`, and the cumulative sum."""
     component = np.arange(1, len(explained_variance_ratio) + 1)
     cumulative = np.cumsum(explained_variance_ratio)
-    axes.fill_between(component, explained_variance_ratio, step="mid", color=_FIRST)
-    axes.yaxis.label.set_color(_FIRST)
-    axes.set_yscale("log")
-    total = axes.twinx()
+    plot = _Plot("component", "share of the variance")
+    plot.axes.fill_between(component, explained_variance_ratio, step="mid", color=_FIRST)
+    plot.axes.yaxis.label.set_color(_FIRST)
+    plot.axes.set_yscale("log")
+    total = plot.second_axis(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})")
     total.plot(component, cumulative, color=_SECOND)
     total.set_ylim(0, 1.02)
     total.yaxis.label.set_color(_SECOND)
-    total.set_ylabel(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})")
-    return _png(figure)
+    return plot.png()
 
 
 def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
-    """Plot how the lengths of vectors are spread, one outline per name; `(N,)` arrays."""
-    figure, axes = _new("length of the vector", "items")
+    """Plot the distribution of vector lengths, one outline per name; `(N,)` arrays."""
+    plot = _Plot("length of the vector", "items")
     for name, values in norms.items():
         finite = np.asarray(values, dtype=np.float64)
         finite = finite[np.isfinite(finite)]
-        # Normalised vectors differ in the last digits alone, in which no histogram is of use.
         low, high = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
+        # Normalised vectors differ only in the last digits, which no histogram can show.
         if high - low < 1e-3 * max(abs(high), 1e-12):
             low, high = low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
-        # An odd number of bins: equal lengths stand in the middle of one, not on an edge.
-        axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
+        # With an odd number of bins, equal lengths fall into the middle of one, not on an edge.
+        plot.axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
     if norms:
-        axes.legend(loc="upper right")
-    return _png(figure)
+        plot.axes.legend(loc="upper right")
+    return plot.png()
 
 
 def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
-    """Plot how many titles have how many tokens, `(N,)` integers; counts on a log scale.
+    """Plot the distribution of title lengths in tokens, `(N,)` integers; counts on a log scale.
 
-    Titles of more than `longest` tokens are cut off by the model: their share stands above the
-    plot, and where there are any, a line marks the limit. Titles of more than one and a half
-    times the limit are counted in the last bar.
+    The model cuts titles at `longest` tokens. The title of the plot gives the share of longer ones;
+    if there are any, a line marks the limit. Titles of more than one and a half times the limit are
+    counted in the last bar.
     """
     n_tokens = np.asarray(n_tokens)
-    most = int(n_tokens.max(initial=0))
+    most, n_cut = int(n_tokens.max(initial=0)), int((n_tokens > longest).sum())
     end = min(most, longest * 3 // 2)
     step = max(1, -(-end // 64))
     note = f" (last bar: {end - step + 1} and more)" if most > end else ""
-    figure, axes = _new(f"tokens of the title{note}", "titles")
+    title = (
+        f"{n_cut / max(len(n_tokens), 1):.2%} of {len(n_tokens):,} titles exceed the limit of "
+        f"{longest:,} tokens; the longest has {most:,}"
+    )
+    plot = _Plot(f"tokens of the title{note}", "titles", title=title)
     if len(n_tokens):
         edges = np.arange(end + 0.5, -0.5 - step, -step)[::-1]
-        axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
-        # From below 1, so that a single title is seen too.
-        axes.set_ylim(bottom=0.7)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    n_cut = int((n_tokens > longest).sum())
+        plot.axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
+        # From below 1, so that a single title is visible.
+        plot.axes.set_ylim(bottom=0.7)
+        plot.axes.yaxis.set_major_formatter("{x:,.0f}")
+        plot.axes.yaxis.set_minor_formatter(NullFormatter())
+        plot.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if n_cut:
-        axes.axvline(longest + 0.5, color=_SECOND, linestyle="--")
-    axes.set_title(
-        f"{n_cut / max(len(n_tokens), 1):.2%} of {len(n_tokens):,} titles exceed the limit of "
-        f"{longest:,} tokens; the longest has {most:,}",
-        fontsize="small",
-    )
-    return _png(figure)
+        plot.axes.axvline(longest + 0.5, color=_SECOND, linestyle="--")
+    return plot.png()
 
 
 def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.ndarray]) -> bytes:
     """Plot a map of the present items: the first two principal components of their vectors.
 
-    `vectors` is `(N, D) float32`, `present` `(N,) bool`; `kinds` names masks `(N,) bool`, disjoint,
-    which give the colours ("title and cover", "title only"); items of no kind are left out. At
-    most 4,000 items, the same in each call, give the components and the points. Points far from
-    all others would shrink the rest to a blot: they stay outside, and their number is stated.
-    Raises `ValueError` where the lengths differ.
+    Components and points come from at most 4,000 items, the same in each call. Points far from all
+    others would shrink the rest to a blot, so they are left out; the title gives their number.
+    Raises `ValueError` if the lengths differ.
+
+    Parameters
+    ----------
+    vectors
+        `(N, D) float32`.
+    present
+        Mask `(N,) bool` of the items to draw.
+    kinds
+        Names and disjoint masks `(N,) bool` that give the colours ("title and cover", "title
+        only"); items of no kind are left out.
     """
     for name, mask in {"present": present, **kinds}.items():
         if mask.shape != (len(vectors),):
@@ -163,40 +160,44 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
     if len(rows) > _MAP_POINTS:
         rows = np.random.default_rng(0).choice(rows, _MAP_POINTS, replace=False)
     points, shares = _first_two_components(vectors[rows])
-    figure, axes = _new(
-        f"first principal component ({shares[0]:.0%})",
-        f"second ({shares[1]:.0%})",
-        _MAP_SIZE_INCHES,
-    )
     limits = _limits(points)
     inside = np.all((points >= limits[0]) & (points <= limits[1]), axis=1)
-    for (name, mask), colour in zip(kinds.items(), itertools.cycle(_COLOURS), strict=False):
-        drawn = points[mask[rows] & inside]
-        n_items = int((mask & usable).sum())
-        dots = axes.scatter(drawn[:, 0], drawn[:, 1], s=6, color=colour, alpha=0.7, linewidths=0)
-        dots.set_label(f"{name} ({n_items:,})")
-        # The rarest kind lies on top.
-        dots.set_zorder(2 + 1 / (1 + n_items))
-    axes.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
-    if kinds:
-        figure.legend(loc="outside upper center", ncols=3, fontsize="small", markerscale=2.5)
     n_outside = int((~inside).sum())
-    axes.set_title(
+    plot = _Plot(
+        f"first principal component ({shares[0]:.0%})",
+        f"second ({shares[1]:.0%})",
+        _SQUARE_HEIGHT,
         f"{len(rows):,} of {int(usable.sum()):,} items drawn"
-        + (f"; {n_outside:,} of them lie outside" if n_outside else ""),
-        fontsize="small",
+        + (f"; {n_outside:,} of them are outside" if n_outside else ""),
     )
-    return _png(figure)
+    for (name, mask), colour in zip(kinds.items(), itertools.cycle(_COLOURS), strict=False):
+        n_items = int((mask & usable).sum())
+        x, y = points[mask[rows] & inside].T
+        plot.axes.scatter(
+            x,
+            y,
+            s=6,
+            color=colour,
+            alpha=0.7,
+            linewidths=0,
+            label=f"{name} ({n_items:,})",
+            # The rarest kind is on top.
+            zorder=2 + 1 / (1 + n_items),
+        )
+    plot.axes.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
+    if kinds:
+        plot.legend_above(ncols=3, markerscale=2.5)
+    return plot.png()
 
 
 def _first_two_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates `(N, 2) float64` and shares of the variance `(2,)`; zero where N < 2."""
+    """Return coordinates `(N, 2) float64` and shares of the variance `(2,)`; zeros if N < 2."""
     if len(vectors) < 2 or vectors.shape[1] == 0:
         return np.zeros((len(vectors), 2)), np.zeros(2)
     centred = vectors - vectors.mean(axis=0, dtype=np.float64)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     first_two = directions[:, ::-1][:, :2]
-    # Signed by the largest entry, so that the map of the next day is not its mirror image.
+    # Signed by the largest entry, so that tomorrow's map is not the mirror image of today's.
     largest = np.take_along_axis(first_two, np.abs(first_two).argmax(axis=0)[None], axis=0)
     points = centred @ (first_two * np.where(largest < 0, -1, 1))
     shares = np.maximum(variances[::-1][:2], 0) / max(variances.sum(), np.finfo(float).tiny)
@@ -210,10 +211,8 @@ def _limits(points: np.ndarray) -> np.ndarray:
         return np.array([[-1.0, -1.0], [1.0, 1.0]])
     low, high = np.percentile(points, (1, 99), axis=0)
     reach = 0.25 * (high - low)
-    low, high = (
-        np.maximum(points.min(axis=0), low - reach),
-        np.minimum(points.max(axis=0), high + reach),
-    )
+    low = np.maximum(points.min(axis=0), low - reach)
+    high = np.minimum(points.max(axis=0), high + reach)
     middle, half = (low + high) / 2, 0.53 * (high - low)
     # With equal scales, a map much longer than wide would be a line.
     half = np.maximum(half, max(0.45 * half.max(), 1e-6))
@@ -223,8 +222,8 @@ def _limits(points: np.ndarray) -> np.ndarray:
 def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
     """Return the picture as PNG of at most `max_bytes`.
 
-    A picture that is too large gets fewer colours, and shrinks only where that is not enough.
-    Raises `ValueError` where no PNG is as small as that.
+    A picture that is too large gets fewer colours, and shrinks only if that is not enough. Raises
+    `ValueError` if no PNG is that small.
     """
     content = _encoded(picture)
     if len(content) <= max_bytes:
@@ -242,7 +241,7 @@ def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
 
 
 def _with_colours(picture: Image.Image, n_colours: int) -> Image.Image:
-    # No dithering: noise is what PNG compresses worst.
+    # No dithering: PNG compresses noise badly.
     return picture.quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
@@ -252,21 +251,33 @@ def _encoded(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _new(
-    x_label: str, y_label: str, size: tuple[float, float] = _SIZE_INCHES
-) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(alpha=0.3)
-    return figure, axes
+class _Plot:
+    """A figure with one pair of axes, in the style of all plots."""
 
+    def __init__(
+        self, x_label: str, y_label: str, height: float = _HEIGHT, title: str = ""
+    ) -> None:
+        self.figure = Figure(figsize=(5.6, height), dpi=_DOTS_PER_INCH, layout="constrained")
+        self.axes = self.figure.add_subplot(xlabel=x_label, ylabel=y_label)
+        self.axes.set_title(title, fontsize="small")
+        self.axes.grid(alpha=0.3)
 
-def _png(figure: Figure) -> bytes:
-    # The object API alone: pyplot keeps global state and picks a backend at import.
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # A palette makes a plot a third as large, and no eye tells the difference.
-    return small_picture(_with_colours(drawn, 256))
+    def second_axis(self, y_label: str) -> Axes:
+        """Return axes with the same x axis and their own y axis at the right."""
+        axes = self.axes.twinx()
+        axes.set_ylabel(y_label)
+        return axes
+
+    def legend_above(self, ncols: int, markerscale: float = 1.0) -> None:
+        """Put one legend of all axes above the plot."""
+        self.figure.legend(
+            loc="outside upper center", ncols=ncols, fontsize="small", markerscale=markerscale
+        )
+
+    def png(self) -> bytes:
+        # Only the object API: pyplot keeps global state and picks a backend at import.
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        # A palette makes a plot a third as large without a visible difference.
+        return small_picture(_with_colours(drawn, 256))

@@ -1,3 +1,5 @@
+"""The table for FuxiCTR: one row per id, tags and vectors in their places."""
+
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +28,7 @@ def fused() -> VectorTable:
     return VectorTable(ids, vectors, ids > 0, "pca")
 
 
-def test_every_id_from_zero_has_a_row_joined_by_id(tmp_path: Path) -> None:
+def test_every_id_from_zero_has_a_row(tmp_path: Path) -> None:
     path = tmp_path / "item_info.parquet"
     assert write_item_info(path, fused(), ITEMS) == 6
     table = pq.read_table(path)
@@ -54,10 +56,10 @@ def test_every_id_from_zero_has_a_row_joined_by_id(tmp_path: Path) -> None:
     ]
 
 
-def test_tags_come_from_the_item_info_of_the_data_where_it_has_them(tmp_path: Path) -> None:
+def test_tags_come_from_item_info_if_it_has_them(tmp_path: Path) -> None:
     source, path = tmp_path / "source.parquet", tmp_path / "item_info.parquet"
     tags = [[0, 0, 0, 8, 9], [0, 0, 0, 0, 0], [0, 0, 0, 0, 7]]
-    # In another order, with the padding row, and with an item that is not in the item table.
+    # In another order, with the padding row, and with an item missing from the item table.
     ids = pa.array([5, 0, 9], pa.int64())
     pq.write_table(pa.table({"item_id": ids, "item_tags": pa.array(tags)}), source)
     write_item_info(path, fused(), ITEMS, source)
@@ -70,7 +72,7 @@ def test_tags_come_from_the_item_info_of_the_data_where_it_has_them(tmp_path: Pa
     assert pq.read_table(path).column("item_tags").to_pylist()[1] == [0, 0, 0, 0, 3]
 
 
-def test_vectors_of_other_items_are_refused_and_the_earlier_file_stays(tmp_path: Path) -> None:
+def test_vectors_of_other_items_are_refused_and_the_old_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "item_info.parquet"
     write_item_info(path, fused(), ITEMS)
     before = path.read_bytes()

@@ -1,4 +1,4 @@
-"""FuxiCTR's own reader takes the fused table that we write."""
+"""FuxiCTR's own reader accepts the table of fused vectors."""
 
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The PCA fusion against a plain float64 SVD, its file, and what it refuses."""
+
 import dataclasses
 from pathlib import Path
 
@@ -15,11 +17,11 @@ N_ITEMS, TEXT_DIM, IMAGE_DIM = 300, 12, 20
 def table(
     seed: int, dim: int, absent: tuple[int, ...] = (), scale: float = 1.0, name: str = "encoder"
 ) -> VectorTable:
-    """Return correlated vectors with a mean far from zero; `absent` are positions, not ids."""
+    """Return correlated vectors with a mean far from zero; `absent` holds positions, not ids."""
     random = np.random.default_rng(seed)
-    spread = np.linspace(3.0, 0.2, dim)
+    deviation = np.linspace(3.0, 0.2, dim)
     mixing = random.standard_normal((dim, dim))
-    vectors = (random.standard_normal((N_ITEMS, dim)) * spread) @ mixing * scale + 5 * scale
+    vectors = (random.standard_normal((N_ITEMS, dim)) * deviation) @ mixing * scale + 5 * scale
     present = np.ones(N_ITEMS, dtype=bool)
     present[list(absent)] = False
     vectors[~present] = 0
@@ -45,7 +47,7 @@ def largest_angle_sine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["raw", "unit"])
-def test_it_equals_a_float64_svd(kind: str) -> None:
+def test_pca_equals_a_float64_svd(kind: str) -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM, scale=7.0)
     transform = fit_pca(text, image, FusionConfig(dim=10, input=kind))
     parts = [text.vectors.astype(np.float64), image.vectors.astype(np.float64)]
@@ -59,17 +61,19 @@ def test_it_equals_a_float64_svd(kind: str) -> None:
     assert transform.identity.startswith(f"pca10-{kind}:")
 
 
-def test_signs_are_fixed_whatever_the_order_of_the_items() -> None:
+def test_signs_do_not_depend_on_the_order_of_the_items() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     transform = fit_pca(text, image, FusionConfig(dim=8))
     largest = np.abs(transform.components).argmax(axis=1)
     assert (transform.components[np.arange(8), largest] > 0).all()
-    turned = [dataclasses.replace(t, vectors=t.vectors[::-1].copy()) for t in (text, image)]
-    again = fit_pca(*turned, FusionConfig(dim=8))
+    reversed_tables = [
+        dataclasses.replace(t, vectors=t.vectors[::-1].copy()) for t in (text, image)
+    ]
+    again = fit_pca(*reversed_tables, FusionConfig(dim=8))
     np.testing.assert_allclose(again.components, transform.components, atol=1e-9)
 
 
-def test_row_zero_is_exactly_zero_and_takes_no_part() -> None:
+def test_row_zero_is_zero_and_ignored() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     fused = fit_pca(text, image, FusionConfig(dim=8)).transform(text, image)
     assert fused.vectors.dtype == np.float32
@@ -80,7 +84,7 @@ def test_row_zero_is_exactly_zero_and_takes_no_part() -> None:
     np.testing.assert_allclose(fused.vectors[1:].mean(axis=0), 0, atol=1e-4)
 
 
-def test_the_mean_stands_in_for_one_missing_modality_and_both_missing_is_masked() -> None:
+def test_the_mean_replaces_a_missing_modality_and_items_without_any_are_masked() -> None:
     neither, no_image, no_text = 5, (7, 8, 9), (20,)
     text = table(1, TEXT_DIM, (neither, *no_text))
     image = table(2, IMAGE_DIM, (neither, *no_image))
@@ -123,25 +127,25 @@ def test_a_modality_that_no_item_has_is_left_out() -> None:
     np.testing.assert_allclose(image_only.components, transform.components[:3], atol=1e-12)
 
 
-def test_the_number_of_components_is_what_the_data_allow() -> None:
+def test_the_data_limit_the_number_of_components() -> None:
     def first(t: VectorTable, n: int) -> VectorTable:
         return VectorTable(t.item_id[:n], t.vectors[:n], t.present[:n], t.identity)
 
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     assert fit_pca(first(text, 6), first(image, 6), FusionConfig()).dim == 5
     assert fit_pca(text, image, FusionConfig()).dim == TEXT_DIM + IMAGE_DIM
-    # The same text vector for all: those columns add nothing to the rank.
+    # Constant text columns add nothing to the rank.
     constant = dataclasses.replace(text, vectors=np.full_like(text.vectors, 0.1))
     assert fit_pca(constant, image, FusionConfig()).dim == IMAGE_DIM
     with pytest.raises(ValueError, match="at least two items"):
         fit_pca(first(text, 1), first(image, 1), FusionConfig())
     with pytest.raises(ValueError, match="all 300 vectors are equal"):
         fit_pca(constant, masked(), FusionConfig())
-    with pytest.raises(ValueError, match="not one item has a text or an image vector"):
+    with pytest.raises(ValueError, match="no item has a text or an image vector"):
         fit_pca(masked(), masked(), FusionConfig())
 
 
-def test_a_saved_transform_is_the_same_one(tmp_path: Path) -> None:
+def test_a_saved_transform_is_unchanged(tmp_path: Path) -> None:
     text, image = table(1, TEXT_DIM, (3,)), table(2, IMAGE_DIM)
     transform = fit_pca(text, image, FusionConfig(dim=7))
     path = tmp_path / "transforms" / "pca.pt"
@@ -163,7 +167,7 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="but its content is"):
         PcaTransform.load(path)
     torch.save({"weights": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="not a PCA transform"):
+    with pytest.raises(ValueError, match="no pca transform"):
         PcaTransform.load(path)
     del content["components"]
     torch.save({"format": 1, **content}, path)
@@ -171,7 +175,7 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path: Path) -> None:
         PcaTransform.load(path)
 
 
-def test_the_identity_follows_content_and_encoders() -> None:
+def test_the_identity_depends_on_content_and_encoders() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     config = FusionConfig(dim=7)
     identity = fit_pca(text, image, config).identity
@@ -197,7 +201,7 @@ def test_vectors_of_another_encoder_or_of_other_items_are_refused() -> None:
         fit_pca(*with_padding, FusionConfig())
 
 
-def test_a_vector_that_is_not_finite_is_named() -> None:
+def test_a_non_finite_vector_is_named() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     text.vectors[10, 3] = np.nan
     with pytest.raises(ValueError, match=f"vector of item {text.item_id[10]} by encoder1"):

@@ -1,4 +1,4 @@
-"""Each check passes on good artefacts and fails on each fault that it is there for."""
+"""Each check passes on good artefacts and fails on each fault that it looks for."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def test_shape_passes_when_every_item_has_one_row() -> None:
 
 @pytest.mark.parametrize(
     ("item_id", "word"),
-    [([1, 2, 5, 8, 9], "no row for 1 items, the first being 8"), ([1, 2, 9], "first 5")],
+    [([1, 2, 5, 8, 9], "1 items have no row, the first is 8"), ([1, 2, 9], "the first is 5")],
 )
 def test_shape_fails_on_missing_and_unknown_items(item_id: list[int], word: str) -> None:
     outcome = checks.vectors_shape(_vectors(), np.array(item_id))
@@ -77,7 +77,7 @@ def test_shape_fails_on_missing_and_unknown_items(item_id: list[int], word: str)
     assert word in outcome.explanation
 
 
-def test_shape_fails_on_another_width_than_was_recorded() -> None:
+def test_shape_fails_if_the_width_differs_from_the_record() -> None:
     table = _vectors()
     narrowed = dataclasses.replace(table, vectors=table.vectors[:, :2])
     outcome = checks.vectors_shape(narrowed, table.item_id)
@@ -85,7 +85,7 @@ def test_shape_fails_on_another_width_than_was_recorded() -> None:
     assert "2 dimensions, but 3" in outcome.explanation
 
 
-def test_shape_wants_the_padding_row_where_it_is_due() -> None:
+def test_shape_fails_without_a_required_padding_row() -> None:
     table = _vectors()
     assert not checks.vectors_shape(table, table.item_id, padding_row=True).passed
 
@@ -111,7 +111,7 @@ def test_finite_fails_on_each_fault_and_names_the_item(row: int, value: float, w
     assert word in outcome.explanation
 
 
-def test_finite_fails_when_all_vectors_are_the_same() -> None:
+def test_finite_fails_when_all_vectors_are_equal() -> None:
     table = _vectors()
     vectors = np.where(table.present[:, None], np.float32(2), np.float32(0))
     assert not checks.vectors_finite(dataclasses.replace(table, vectors=vectors)).passed
@@ -120,7 +120,7 @@ def test_finite_fails_when_all_vectors_are_the_same() -> None:
 @pytest.mark.parametrize(
     ("missing", "unreadable", "passes"), [(20, 1, True), (21, 1, False), (20, 2, False)]
 )
-def test_image_coverage_holds_both_limits(missing: int, unreadable: int, passes: bool) -> None:
+def test_image_coverage_enforces_both_limits(missing: int, unreadable: int, passes: bool) -> None:
     outcome = checks.image_coverage(100, missing, unreadable, 0.2, 0.01)
     assert outcome.passed is passes
 
@@ -160,7 +160,9 @@ def test_id_ranges_fail_on_an_unknown_item_in_a_history() -> None:
 @pytest.mark.parametrize(
     "label", [np.array([0, 1, 2, 1], np.int8), np.ones(4, np.int8), np.zeros(4, np.int8), None]
 )
-def test_label_values_fail_on_other_values_one_class_and_none(label: np.ndarray | None) -> None:
+def test_label_values_fail_on_other_values_one_class_and_no_labels(
+    label: np.ndarray | None,
+) -> None:
     assert checks.label_values(_dataset()).passed
     assert not checks.label_values(_dataset(valid=_split(label=label))).passed
 
@@ -178,7 +180,7 @@ def test_label_values_fail_on_a_repeated_test_id() -> None:
         ([1, 2, 13, 14], False, "mixed"),
     ],
 )
-def test_user_overlap_warns_of_a_mixed_split(users: list[int], passes: bool, kind: str) -> None:
+def test_user_overlap_warns_about_a_mixed_split(users: list[int], passes: bool, kind: str) -> None:
     outcome = checks.user_overlap(_dataset(valid=_split(user_id=np.array(users, np.int32))))
     assert (outcome.passed, outcome.numbers["split"]) == (passes, kind)
     assert not outcome.severe
@@ -189,14 +191,14 @@ def test_target_in_history_counts_rows_once() -> None:
         _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
         histories=Ragged.from_lists([[1, 1, 4], [4], []]),
     )
-    # Of the rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first has its target in it.
+    # Of the rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first contains its target.
     assert checks.target_in_history(dataset, 0.25).passed
     outcome = checks.target_in_history(dataset, 0.2)
     assert not outcome.passed
     assert outcome.numbers["train share"] == pytest.approx(0.25)
 
 
-def test_target_in_history_fails_on_a_leak_in_valid_alone() -> None:
+def test_target_in_history_fails_on_a_leak_only_in_valid() -> None:
     leaking = _split(item_id=np.array([4, 4, 1, 1], np.int32), history=np.zeros(4, np.int32))
     outcome = checks.target_in_history(_dataset(valid=leaking), 0.25)
     assert not outcome.passed
@@ -208,13 +210,13 @@ def test_auc_floor(auc: float, passes: bool) -> None:
     assert checks.auc_floor(auc, auc, auc, 0.7).passed is passes
 
 
-def test_the_floor_check_says_which_model_the_auc_is_of() -> None:
+def test_auc_floor_names_the_model_that_was_measured() -> None:
     outcome = checks.auc_floor(0.81, 0.8, 0.82, 0.7, "of the selection run")
     assert outcome.explanation.endswith("reaches the floor 0.7000 (of the selection run)")
     assert checks.auc_floor(0.81, 0.8, 0.82, 0.7).explanation.endswith("floor 0.7000")
 
 
-def test_submission_valid_repeats_the_problems_found() -> None:
+def test_submission_valid_lists_the_problems() -> None:
     assert checks.submission_valid([], 5).passed
     outcome = checks.submission_valid(["row 3: ID 9 instead of 4"], 5)
     assert not outcome.passed

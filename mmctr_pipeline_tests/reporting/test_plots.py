@@ -1,3 +1,5 @@
+"""Plots are small PNG pictures that show what they should."""
+
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -24,7 +26,7 @@ THIRDS = {name: np.arange(91_717) % 3 == third for third, name in enumerate("abc
 
 
 def history(values: Sequence[float], metric: str = "valid_auc", parts: int = 1) -> dict[str, Any]:
-    """Return a history whose deciding metric took these values, `parts` in each epoch."""
+    """Return a history with these values of the deciding metric, `parts` in each epoch."""
     records = [
         {"epoch": (n + 1) / parts, "train_loss": 0.6 - n / 1000, "metrics": {metric: value}}
         for n, value in enumerate(values)
@@ -34,7 +36,7 @@ def history(values: Sequence[float], metric: str = "valid_auc", parts: int = 1) 
 
 
 def calibrated(shift: float = 0.0, n_bins: int = 15) -> dict[str, Any]:
-    """Return a calibration whose shares of clicks lie `shift` above the probabilities."""
+    """Return a calibration whose shares of clicks are `shift` above the probabilities."""
     predicted = (np.arange(n_bins) + 0.5) / n_bins
     bins = [
         {"mean_probability": p, "share_positive": min(p + shift, 1.0), "n_rows": 667}
@@ -67,14 +69,14 @@ PLOTS = {
 
 
 def pixels_of(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
-    """Return the places `(P, 2)`, as row and column, of what has nearly this colour."""
+    """Return row and column `(P, 2)` of the pixels of nearly this colour."""
     with Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return np.argwhere(np.abs(pixels - colour).max(axis=2) < 60)
 
 
 def dots_of(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
-    """Return the places of a map's dots of this colour, without those of the legend."""
+    """Return the pixels of a map's dots of this colour, without those of the legend."""
     places = pixels_of(content, colour)
     return places[places[:, 0] > 70]
 
@@ -87,35 +89,35 @@ def test_plots_are_small_png_images(name: str) -> None:
         assert image.format == "PNG"
         assert 500 <= image.width <= 900
         shades = np.asarray(image.convert("L"))
-    assert shades.min() < 128 < shades.max(), "an empty canvas"
+    assert shades.min() < 128 < shades.max(), "the canvas is empty"
 
 
-def test_plots_differ_with_their_data() -> None:
+def test_plots_depend_on_their_data() -> None:
     assert pca_spectrum(np.array([0.6, 0.3])) != pca_spectrum(np.array([0.6, 0.1]))
     assert training_curve(history([0.7])) == training_curve(history([0.7]))
     assert training_curve(history([0.7])) != training_curve(history([0.7], "recall"))
     assert training_curve(history([0.7, 0.8])) != training_curve(history([0.7, 0.8], parts=2))
 
 
-def test_reliability_lies_on_the_diagonal_where_probabilities_are_right() -> None:
+def test_calibrated_probabilities_are_on_the_diagonal() -> None:
     right, high = (pixels_of(reliability(calibrated(shift)), BLUE) for shift in (0.0, 0.2))
     middle = (right.min(axis=0) + right.max(axis=0)) / 2
     rows, columns = (right - middle).T
-    # Rows count downward: shares rise with the probabilities, as far as the plot is wide.
+    # Rows count downward: shares rise with the probabilities across the whole plot.
     assert np.corrcoef(rows, columns)[0, 1] < -0.99
-    # A fifth of the way up in the left half, where no share is cut off.
+    # One fifth higher in the left half, where no share is cut off.
     left = [np.median(each[each[:, 1] < middle[1], 0]) for each in (right, high)]
     assert 0.1 < (left[0] - left[1]) / np.ptp(right[:, 0]) < 0.3
 
 
-def test_a_line_marks_the_limit_only_where_titles_are_cut_off() -> None:
+def test_a_line_marks_the_limit_only_if_titles_are_cut() -> None:
     n_tokens = np.array([5, 6, 7, 8, 60])
     assert len(pixels_of(title_lengths(n_tokens, 59), ORANGE)) > 100
     assert len(pixels_of(title_lengths(n_tokens, 60), ORANGE)) == 0
 
 
 def test_the_longest_titles_share_the_last_bar() -> None:
-    # The last bar is at 30: a longer title must stand there too, and the axis must not grow.
+    # The last bar is at 30: a longer title must be counted there, and the axis must not grow.
     bars = [
         pixels_of(title_lengths(np.array([4] * 90 + [longest]), 20), BLUE) for longest in (30, 99)
     ]
@@ -124,16 +126,16 @@ def test_the_longest_titles_share_the_last_bar() -> None:
 
 def test_the_map_shows_each_kind_and_no_masked_item() -> None:
     even = np.arange(2000) % 2 == 0
-    everyone = np.ones(2000, bool)
-    content = vector_map(CLOUD, everyone, {"both": even, "title": ~even})
+    everything = np.ones(2000, bool)
+    content = vector_map(CLOUD, everything, {"both": even, "title": ~even})
     assert len(dots_of(content, BLUE)) > 500
     assert len(dots_of(content, ORANGE)) > 500
     masked = vector_map(CLOUD, ~even, {"both": even})
     assert len(dots_of(masked, BLUE)) == 0
 
 
-def test_the_rarest_kind_lies_on_top() -> None:
-    # Dots in two places: what lies on top is all that is seen of a place.
+def test_the_rarest_kind_is_on_top() -> None:
+    # Dots in two places, so that only the top one of each is visible.
     right = np.arange(2000) >= 1000
     vectors = np.stack([np.where(right, 1, -1), np.zeros(2000)], axis=1).astype(np.float32)
 
@@ -145,42 +147,44 @@ def test_the_rarest_kind_lies_on_top() -> None:
     assert common_seen(rare=np.arange(2000) >= 1950) == 0
 
 
-def test_the_map_lays_the_widest_spread_along_the_first_axis() -> None:
+def test_the_first_axis_has_the_largest_variance() -> None:
     vectors = np.zeros((2000, 8), np.float32)
     vectors[:, [5, 7]] = CLOUD[:, :1]
     vectors[:, 2] = CLOUD[:, 1] / 10
     dots = dots_of(vector_map(vectors, np.ones(2000, bool), {"all": np.ones(2000, bool)}), BLUE)
     height, width = np.ptp(dots, axis=0)
-    # Standard deviations of sqrt(2) and 0.1, on equal scales; the rest is the size of a dot.
+    # Standard deviations of sqrt(2) and 0.1 on equal scales, plus the size of a dot.
     assert width / 20 < height < width / 8
 
 
 def test_a_disc_of_items_stays_a_disc_on_the_map() -> None:
     angle = np.linspace(0, 2 * np.pi, 2000)
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
-    everyone = np.ones(2000, bool)
-    height, width = np.ptp(dots_of(vector_map(vectors, everyone, {"all": everyone}), BLUE), axis=0)
+    everything = np.ones(2000, bool)
+    height, width = np.ptp(
+        dots_of(vector_map(vectors, everything, {"all": everything}), BLUE), axis=0
+    )
     assert height == pytest.approx(width, rel=0.05)
 
 
-def test_one_far_item_does_not_shrink_the_map() -> None:
-    everyone = np.ones(2000, bool)
+def test_one_outlier_does_not_shrink_the_map() -> None:
+    everything = np.ones(2000, bool)
     vectors = CLOUD.copy()
     vectors[7] *= 1000
     plain, far = (
-        np.ptp(dots_of(vector_map(each, everyone, {"all": everyone}), BLUE), axis=0)
+        np.ptp(dots_of(vector_map(each, everything, {"all": everything}), BLUE), axis=0)
         for each in (CLOUD, vectors)
     )
     assert (far > 0.6 * plain).all()
 
 
-def test_the_map_leaves_out_what_is_not_finite() -> None:
+def test_the_map_leaves_out_non_finite_vectors() -> None:
     vectors = CLOUD.copy()
     vectors[7, 3] = np.nan
-    everyone = np.ones(2000, bool)
+    everything = np.ones(2000, bool)
     others = np.arange(2000) != 7
-    kinds = {"all": everyone}
-    assert vector_map(vectors, everyone, kinds) == vector_map(CLOUD, others, kinds)
+    kinds = {"all": everything}
+    assert vector_map(vectors, everything, kinds) == vector_map(CLOUD, others, kinds)
 
 
 def test_masks_of_another_length_are_refused() -> None:
@@ -188,24 +192,24 @@ def test_masks_of_another_length_are_refused() -> None:
         vector_map(CLOUD, np.ones(2000, bool), {"both": np.ones(5, bool)})
 
 
-@pytest.mark.parametrize("size", [(900, 700), (1, 90_000), (2000, 40)])
-def test_a_picture_of_noise_is_brought_below_the_limit(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(450, 350), (1, 45_000), (1000, 40)])
+def test_a_picture_of_noise_shrinks_below_the_limit(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    content = small_picture(Image.fromarray(noise), 20_000)
-    assert len(content) <= 20_000
+    content = small_picture(Image.fromarray(noise), 10_000)
+    assert len(content) <= 10_000
     with Image.open(io.BytesIO(content)) as image:
         image.load()
         assert image.width <= size[0]
 
 
-def test_a_picture_below_the_limit_stays_as_it_is() -> None:
-    # More colours than a palette has.
+def test_a_picture_below_the_limit_is_unchanged() -> None:
+    # More colours than a palette can hold.
     pixels = np.arange(40 * 40 * 3).reshape(40, 40, 3).astype(np.uint8)
     pixels[..., 0] = np.arange(40)[:, None] * 6
     with Image.open(io.BytesIO(small_picture(Image.fromarray(pixels)))) as image:
         assert np.array_equal(np.asarray(image), pixels)
 
 
-def test_a_limit_below_any_picture_is_refused() -> None:
+def test_an_impossible_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="no PNG has at most 10 bytes"):
         small_picture(Image.new("RGB", (9, 9)), 10)

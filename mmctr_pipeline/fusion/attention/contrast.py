@@ -1,12 +1,11 @@
-"""The objective of the attention fusion: two contrasts, and keeping what the vectors say.
+"""The objective of the attention fusion: two contrasts and a reconstruction.
 
-Items of one history attract each other (co-interaction contrast), an item's image finds its title
-(image-title contrast), both as InfoNCE with the other items of the batch as negatives (van den
-Oord et al., arXiv 1807.03748). The image-title contrast acts on the two projections through
-heads of its own: acting on the fused vector, it would drive out what only one modality tells.
-A contrast alone may forget whatever does not help to tell items apart; a linear decoder, which
-must restore both inputs from the fused vector, holds on to it, as a principal component analysis
-does (whose objective this is).
+The co-interaction contrast pulls items of one history together; the image-title contrast matches an
+item's image with its title. Both are InfoNCE with the other items of the batch as negatives (van
+den Oord et al., arXiv 1807.03748). The image-title contrast acts on the two projections through its
+own heads: on the fused vector, it would remove what only one modality carries. A contrast alone may
+also lose whatever does not help to tell items apart. To keep it, a linear decoder has to restore
+both inputs from the fused vector, which is the objective of a principal component analysis.
 """
 
 import dataclasses
@@ -19,14 +18,14 @@ from mmctr_pipeline.fusion.attention.network import AttentionFusion
 from mmctr_pipeline.fusion.config import AttentionConfig
 
 HEAD_DIM = 64
-"""Dimensions in which images and titles are compared."""
+"""Dimensions of the space in which images and titles are compared."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ContrastBatch:
-    """Rows of the item table: pairs `(P, 2)` of one history each, and single items `(S,)`.
+    """Rows of the item table: pairs `(P, 2)`, each from one history, and single items `(S,)`.
 
-    `log_frequency_P` is the logarithm of how often the second item of each pair is drawn as such.
+    `log_frequency_P` is the log frequency with which the second item of each pair is drawn as one.
     """
 
     pairs_P2: torch.Tensor
@@ -38,10 +37,10 @@ class ContrastBatch:
 
 
 class ContrastObjective(nn.Module):
-    """The fusion together with what only its training needs: heads, decoder, item table.
+    """The fusion with the parts that only its training needs: heads, decoder, item table.
 
-    `items_ND` are the standardised vectors of all items, `present_NM` the mask of modalities; both
-    stay where they are, no part of the module's state.
+    `items_ND` holds the standardised vectors of all items, `present_NM` the mask of modalities.
+    Neither belongs to the module's state.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class ContrastObjective(nn.Module):
         self._config = config
 
     def losses(self, batch: ContrastBatch) -> dict[str, torch.Tensor]:
-        """Return the three terms, each a scalar: two in nats, and a share of variance."""
+        """Return the three terms as scalars: two contrasts in nats, and a share of variance."""
         n_pairs = len(batch.pairs_P2)
         rows_R = torch.cat([batch.pairs_P2.T.reshape(-1), batch.singles_S])
         items_RD, present_RM = self._items_ND[rows_R], self._present_NM[rows_R]
         projected_RMK = self.fusion.projected(items_RD)
         shown_RM = present_RM.clone()
-        shown_RM[: 2 * n_pairs] = self._some_dropped(present_RM[: 2 * n_pairs])
+        shown_RM[: 2 * n_pairs] = self._drop_modalities(present_RM[: 2 * n_pairs])
         fused_RK, _ = self.fusion.fused(projected_RMK, shown_RM)
         return {
             "co_interaction": self._co_interaction(fused_RK[: 2 * n_pairs], batch),
@@ -79,12 +78,16 @@ class ContrastObjective(nn.Module):
             ),
         }
 
-    def attention_of(self, rows_R: torch.Tensor) -> torch.Tensor:
-        """Return the attention weights `(R, M)` of some items."""
-        _, weights_RM = self.fusion.fused(
-            self.fusion.projected(self._items_ND[rows_R]), self._present_NM[rows_R]
-        )
-        return weights_RM
+    @torch.no_grad()
+    def mean_attention(self, among_N: torch.Tensor) -> torch.Tensor:
+        """Return the mean attention weights `(M,)` of the items in a mask that have all modalities.
+
+        Zeros if there are no such items.
+        """
+        chosen_N = among_N & self._present_NM.all(dim=1)
+        projected_RMK = self.fusion.projected(self._items_ND[chosen_N])
+        _, weights_RM = self.fusion.fused(projected_RMK, self._present_NM[chosen_N])
+        return weights_RM.mean(dim=0).nan_to_num(0.0)
 
     def total(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the weighted sum of the three terms."""
@@ -94,8 +97,8 @@ class ContrastObjective(nn.Module):
             + self._config.reconstruction_weight * losses["reconstruction"]
         )
 
-    def _some_dropped(self, present_BM: torch.Tensor) -> torch.Tensor:
-        """Hide one of the modalities of some items that have several; in training alone."""
+    def _drop_modalities(self, present_BM: torch.Tensor) -> torch.Tensor:
+        """Hide one modality of some items that have several; only in training."""
         rate, n_modalities = self._config.modality_dropout, present_BM.shape[1]
         if not self.training or rate == 0 or n_modalities < 2:
             return present_BM
@@ -111,12 +114,12 @@ class ContrastObjective(nn.Module):
             return fused_BK.new_zeros(())
         anchor_PK, partner_PK = functional.normalize(fused_BK, dim=1).split(n_pairs)
         anchor_P, partner_P = batch.pairs_P2.unbind(dim=1)
-        # A popular item is a negative as often as it is watched; taking off the logarithm of that
+        # A popular item is a negative as often as it is watched. Subtracting the log frequency
         # keeps the contrast from pushing it away from everything (sampled softmax).
         logits_PP = anchor_PK @ partner_PK.T / self._config.temperature - batch.log_frequency_P
         both_2P1 = torch.stack([anchor_P, partner_P]).unsqueeze(2)
-        is_no_negative_PP = (both_2P1 == partner_P).any(dim=0).fill_diagonal_(False)
-        logits_PP = logits_PP.masked_fill(is_no_negative_PP, float("-inf"))
+        not_negative_PP = (both_2P1 == partner_P).any(dim=0).fill_diagonal_(False)
+        logits_PP = logits_PP.masked_fill(not_negative_PP, float("-inf"))
         return functional.cross_entropy(logits_PP, torch.arange(n_pairs, device=fused_BK.device))
 
     def _image_title(self, projected_SMK: torch.Tensor, present_SM: torch.Tensor) -> torch.Tensor:
@@ -137,8 +140,8 @@ class ContrastObjective(nn.Module):
     def _reconstruction(
         self, fused_SK: torch.Tensor, items_SD: torch.Tensor, present_SM: torch.Tensor
     ) -> torch.Tensor:
-        """Return the squared error of what is present, as a share of its squared length."""
+        """Return the squared error over the present columns, as a share of their squares."""
         if not len(fused_SK):
             return fused_SK.new_zeros(())
-        error_SD = (self.decoder(fused_SK) - items_SD) * self.fusion.columns_of(present_SM)
+        error_SD = (self.decoder(fused_SK) - items_SD) * self.fusion.columns_present(present_SM)
         return error_SD.square().sum() / items_SD.square().sum().clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""Pairs of items that stand near each other in one history: what co-interaction contrast learns."""
+"""Pairs of items near each other in one history, for the co-interaction contrast."""
 
 import numpy as np
 
@@ -6,11 +6,11 @@ from mmctr_pipeline.data.ragged import Ragged
 
 
 class HistoryPairs:
-    """Pairs of the items in use, from histories out of which all other items are struck.
+    """Random pairs of nearby items in histories.
 
-    Items are given and returned as rows of a catalogue, `item_id` being its ids, ascending. The
-    entries of a history that have a neighbour within `window` are anchors; an item is the anchor
-    in proportion to `count ** popularity`, count being how many such entries it has.
+    Items are rows of a catalogue. Items that are not in use are removed from the histories first.
+    An entry of a history is an anchor if it has a neighbour within `window`; an item is drawn as an
+    anchor in proportion to `count ** popularity`, where `count` is the number of its anchors.
     """
 
     def __init__(
@@ -21,25 +21,36 @@ class HistoryPairs:
         window: int,
         popularity: float,
     ) -> None:
-        """Keep the entries of items that are `in_use` (`(N,) bool`).
+        """Index the histories; raises `ValueError` for an item that the catalogue lacks.
 
-        Raises `ValueError` for a history item that the catalogue lacks.
+        Parameters
+        ----------
+        histories
+            Item ids.
+        item_id
+            The ids of the catalogue, `(N,)`, ascending.
+        in_use
+            Mask `(N,) bool` of the items that make pairs.
+        window
+            Maximum distance of the two items of a pair, in entries.
+        popularity
+            0 draws all items equally often as anchors, 1 in proportion to their entries.
         """
         row_T = np.searchsorted(item_id, histories.values)
         row_T = np.minimum(row_T, len(item_id) - 1)
         unknown = item_id[row_T] != histories.values
         if unknown.any():
             raise ValueError(
-                f"a train history holds item {histories.values[np.argmax(unknown)]}, which has no "
+                f"a train history has item {histories.values[np.argmax(unknown)]}, which has no "
                 "row in text_embeddings: item_feature has changed since the titles were encoded; "
                 "materialise text_embeddings and image_embeddings again"
             )
-        kept = in_use[row_T]
-        history_T = np.repeat(np.arange(len(histories)), histories.lengths)[kept]
-        self._row_T = row_T[kept]
+        used = in_use[row_T]
+        history_T = np.repeat(np.arange(len(histories)), histories.lengths)[used]
+        self._row_T = row_T[used]
         length = np.bincount(history_T, minlength=len(histories))
         stop = np.cumsum(length)
-        # Partners of an entry stand within [first, last], the entry itself in between.
+        # The partners of an entry are at positions first to last, without the entry itself.
         position = np.arange(len(history_T))
         first_T = np.maximum(position - window, (stop - length)[history_T])
         last_T = np.minimum(position + window, stop[history_T] - 1)
@@ -48,15 +59,16 @@ class HistoryPairs:
         anchor_A = self._row_T[self._entry_A]
         count_N = np.bincount(anchor_A, minlength=len(item_id)).astype(np.float64)
         self._weight_A = count_N[anchor_A] ** (popularity - 1)
+        self._n_items = len(item_id)
 
     def __len__(self) -> int:
-        """Entries that can be an anchor, the pairs of one pass over the histories."""
+        """Number of anchors, the pairs of one pass over the histories."""
         return len(self._entry_A)
 
     def partner_frequency(self) -> np.ndarray:
-        """Return how often `draw` makes each item the partner, `(N,) float64`, N rows at least.
+        """Return how often `draw` makes each item the partner, `(N,) float64`.
 
-        The frequencies add up to 1 where there are anchors at all.
+        The frequencies add up to 1 if there are any anchors.
         """
         share_A = self._weight_A / (self._last_A - self._first_A)
         steps = np.zeros(len(self._row_T) + 1)
@@ -64,16 +76,16 @@ class HistoryPairs:
         np.add.at(steps, self._last_A + 1, -share_A)
         frequency_T = np.cumsum(steps)[:-1]
         frequency_T[self._entry_A] -= share_A
-        total = self._weight_A.sum()
-        return np.bincount(self._row_T, weights=frequency_T) / (total if total else 1.0)
+        frequency_N = np.bincount(self._row_T, frequency_T, minlength=self._n_items)
+        return frequency_N / (self._weight_A.sum() or 1.0)
 
     def draw(
         self, n_pairs: int, generator: np.random.Generator, anchors: np.ndarray | None = None
     ) -> np.ndarray:
-        """Return at most `n_pairs` pairs of different items, `(P, 2) int64`, anchor and partner.
+        """Return up to `n_pairs` pairs of different items, `(P, 2) int64`, anchor and partner.
 
-        `anchors` (`(N,) bool`) restricts the anchors to some items. Pairs are missing where a
-        history repeats an item, and all where there is no anchor.
+        `anchors` (`(N,) bool`) restricts the anchors to some items. Pairs of an item with itself,
+        from a history that repeats it, are dropped. Without any anchor there are no pairs.
         """
         weight_A = self._weight_A
         if anchors is not None:
@@ -82,7 +94,7 @@ class HistoryPairs:
         if not len(upper_A) or upper_A[-1] == 0:
             return np.zeros((0, 2), dtype=np.int64)
         chosen = np.searchsorted(upper_A, generator.random(n_pairs) * upper_A[-1], side="right")
-        # Rounding may reach the upper end of all.
+        # Rounding may reach the upper end.
         chosen = np.minimum(chosen, np.flatnonzero(weight_A)[-1])
         entry, first = self._entry_A[chosen], self._first_A[chosen]
         partner = first + generator.integers(self._last_A[chosen] - first)

@@ -1,4 +1,4 @@
-"""A small world whose histories follow what titles and covers tell only together."""
+"""A small dataset whose histories follow from titles and covers only together."""
 
 import dataclasses
 
@@ -12,8 +12,11 @@ NO_IMAGE, NO_TEXT, NEITHER = (3, 4), (7,), (9,)
 
 
 @dataclasses.dataclass(frozen=True)
-class World:
-    """Titles tell the category, covers the style, and histories are of one of each."""
+class Dataset:
+    """Titles reveal the category, covers the style; each history has one of both.
+
+    `cell` is the combination of category and style of each item; no history has a `cold` item.
+    """
 
     text: VectorTable
     image: VectorTable
@@ -22,16 +25,16 @@ class World:
     cold: np.ndarray
 
 
-def world(n_items: int = 320, n_histories: int = 1500) -> World:
+def make_dataset(n_items: int = 320, n_histories: int = 700) -> Dataset:
     random = np.random.default_rng(5)
     category, style = random.integers(N_KINDS, size=(2, n_items))
     ids = np.arange(2, 2 * n_items + 2, 2, dtype=np.int32)
 
     def table(kind: np.ndarray, dim: int, absent: tuple[int, ...], name: str) -> VectorTable:
-        telling = 0.7 * random.standard_normal((N_KINDS, dim))[kind]
-        # Six directions that tell nothing outweigh the ones that do.
+        signal = 0.7 * random.standard_normal((N_KINDS, dim))[kind]
+        # Six uninformative directions outweigh the informative ones.
         nuisance = random.standard_normal((n_items, 6)) @ random.standard_normal((6, dim))
-        vectors = telling + nuisance + 0.3 * random.standard_normal((n_items, dim)) + 2
+        vectors = signal + nuisance + 0.3 * random.standard_normal((n_items, dim)) + 2
         present = np.ones(n_items, dtype=bool)
         present[list(absent)] = False
         vectors[~present] = 0
@@ -45,10 +48,10 @@ def world(n_items: int = 320, n_histories: int = 1500) -> World:
         lists.append(ids[random.choice(liked, min(5, len(liked)), replace=False)].tolist())
     text = table(category, TEXT_DIM, (*NO_TEXT, *NEITHER), "titles")
     image = table(style, IMAGE_DIM, (*NO_IMAGE, *NEITHER), "covers")
-    return World(text, image, Ragged.from_lists(lists), cell, cold)
+    return Dataset(text, image, Ragged.from_lists(lists), cell, cold)
 
 
-WORLD = world()
+DATASET = make_dataset()
 
 
 def masked(like: VectorTable) -> VectorTable:
@@ -56,3 +59,13 @@ def masked(like: VectorTable) -> VectorTable:
     return VectorTable(
         like.item_id, np.zeros((n_items, 1), np.float32), np.zeros(n_items, bool), "none"
     )
+
+
+def matching_neighbours(fused: VectorTable, dataset: Dataset) -> float:
+    """Share of the five nearest watched items with the category and style of a cold item."""
+    norms = np.linalg.norm(fused.vectors[1:], axis=1, keepdims=True)
+    vectors = fused.vectors[1:] / norms.clip(1e-9)
+    queries = np.flatnonzero(dataset.cold & fused.present[1:])
+    watched = np.flatnonzero(~dataset.cold & fused.present[1:])
+    nearest = np.argsort(-vectors[queries] @ vectors[watched].T, axis=1)[:, :5]
+    return float((dataset.cell[watched[nearest]] == dataset.cell[queries, np.newaxis]).mean())

@@ -1,4 +1,4 @@
-"""Pairs from histories, against plain enumeration."""
+"""Pairs drawn from histories, against plain enumeration."""
 
 import itertools
 from collections import Counter
@@ -11,13 +11,13 @@ from mmctr_pipeline.fusion.attention.pairs import HistoryPairs
 
 ITEM_ID = np.array([10, 20, 30, 40, 50], np.int32)
 HISTORIES = Ragged.from_lists([[10, 20, 30, 40], [50], [20, 10, 20], [], [30, 50]])
-EVERYBODY = np.ones(5, dtype=bool)
+ALL_ITEMS = np.ones(5, dtype=bool)
 
 
 def enumerated(
     histories: list[list[int]], window: int, popularity: float
 ) -> dict[tuple[int, int], float]:
-    """Probability of each ordered pair of rows, by the definition."""
+    """Probability of each ordered pair of rows, by definition."""
     neighbours = [
         (history[i], [history[j] for j in range(len(history)) if 0 < abs(i - j) <= window])
         for history in histories
@@ -34,8 +34,8 @@ def enumerated(
 
 
 @pytest.mark.parametrize(("window", "popularity"), [(1, 1.0), (2, 0.0), (9, 0.5)])
-def test_pairs_come_as_often_as_the_definition_says(window: int, popularity: float) -> None:
-    pairs = HistoryPairs(HISTORIES, ITEM_ID, EVERYBODY, window, popularity)
+def test_pair_frequencies_follow_the_definition(window: int, popularity: float) -> None:
+    pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window, popularity)
     expected = enumerated([h.tolist() for h in HISTORIES], window, popularity)
     frequency = [sum(p for (_, b), p in expected.items() if b == row) for row in range(5)]
     np.testing.assert_allclose(pairs.partner_frequency(), frequency, atol=1e-12)
@@ -49,7 +49,7 @@ def test_pairs_come_as_often_as_the_definition_says(window: int, popularity: flo
         assert counts[pair] / 40_000 == pytest.approx(probability, abs=0.01)
 
 
-def test_items_not_in_use_are_struck_out_and_their_neighbours_close_ranks() -> None:
+def test_items_not_in_use_are_removed_before_pairs_are_formed() -> None:
     in_use = np.array([True, False, True, True, True])
     pairs = HistoryPairs(HISTORIES, ITEM_ID, in_use, window=1, popularity=1.0)
     drawn = {tuple(sorted(pair)) for pair in pairs.draw(500, np.random.default_rng(2)).tolist()}
@@ -58,17 +58,17 @@ def test_items_not_in_use_are_struck_out_and_their_neighbours_close_ranks() -> N
 
 
 def test_anchors_can_be_restricted() -> None:
-    pairs = HistoryPairs(HISTORIES, ITEM_ID, EVERYBODY, window=1, popularity=1.0)
+    pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window=1, popularity=1.0)
     only = np.array([False, False, False, False, True])
     drawn = pairs.draw(50, np.random.default_rng(3), anchors=only)
     assert len(drawn) == 50
     assert {tuple(pair) for pair in drawn.tolist()} == {(4, 2)}
-    assert pairs.draw(50, np.random.default_rng(3), anchors=~EVERYBODY).shape == (0, 2)
+    assert pairs.draw(50, np.random.default_rng(3), anchors=~ALL_ITEMS).shape == (0, 2)
 
 
 def test_histories_without_pairs_yield_none() -> None:
     for histories in (Ragged.from_lists([]), Ragged.from_lists([[10], [], [20]])):
-        pairs = HistoryPairs(histories, ITEM_ID, EVERYBODY, window=3, popularity=0.0)
+        pairs = HistoryPairs(histories, ITEM_ID, ALL_ITEMS, window=3, popularity=0.0)
         assert len(pairs) == 0
         assert pairs.draw(9, np.random.default_rng(0)).shape == (0, 2)
         assert not pairs.partner_frequency().any()
@@ -77,12 +77,12 @@ def test_histories_without_pairs_yield_none() -> None:
 def test_an_unknown_item_is_named() -> None:
     for unknown in (5, 25, 99):
         histories = Ragged.from_lists([[10, unknown]])
-        with pytest.raises(ValueError, match=f"history holds item {unknown}"):
-            HistoryPairs(histories, ITEM_ID, EVERYBODY, window=3, popularity=0.0)
+        with pytest.raises(ValueError, match=f"history has item {unknown}"):
+            HistoryPairs(histories, ITEM_ID, ALL_ITEMS, window=3, popularity=0.0)
 
 
 def test_the_same_generator_draws_the_same_pairs() -> None:
-    pairs = HistoryPairs(HISTORIES, ITEM_ID, EVERYBODY, window=2, popularity=0.5)
+    pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window=2, popularity=0.5)
     first, second, other = (pairs.draw(100, np.random.default_rng(s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
     assert any(a != b for a, b in itertools.zip_longest(first.tolist(), other.tolist()))

@@ -1,0 +1,190 @@
+"""Fitted fusions: checks of their inputs, fused tables and files, the same for every method."""
+
+import abc
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.fusion.modalities import Modalities, require_same_items
+
+INPUTS = ("text_identity", "image_identity", "n_fitted_items")
+"""Fields that describe what a transform was fitted on, the last of `Transform.SCALARS`."""
+
+FIX = "remove it, or run once with fusion.refit: true to fit it again"
+"""What to do about a stored file that cannot be used."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Transform(abc.ABC):
+    """A fitted fusion of text and image vectors into vectors of `dim` dimensions.
+
+    A modality that no item had at the fit is not used and has dimension 0. `text_identity` and
+    `image_identity` name the encoders of the vectors that the transform was fitted on.
+    """
+
+    dim: int
+    text_dim: int
+    image_dim: int
+    text_identity: str
+    image_identity: str
+    n_fitted_items: int
+
+    METHOD: ClassVar[str]
+    MARKS: ClassVar[dict[str, Any]]
+    """Entries of a file that tell its method and format."""
+    SCALARS: ClassVar[tuple[str, ...]]
+    """Fields that are hashed and written as plain values, in the order of the file."""
+
+    @property
+    def identity(self) -> str:
+        """Name and content hash, equal only for equal transforms fitted on equal inputs."""
+        digest = hashlib.sha256(json.dumps(self._scalars(), sort_keys=True).encode())
+        for part in self._hashed():
+            digest.update(part)
+        return f"{self._name()}:{digest.hexdigest()[:12]}"
+
+    def transform(self, text: VectorTable, image: VectorTable) -> VectorTable:
+        """Return the fused vectors of the padding item 0 and of all items, float32.
+
+        Item 0 and items without any modality get zeros, with `present` False. The
+        `explained_variance` of the provenance is measured on these items, which may differ from
+        those the transform was fitted on.
+
+        Raises `ValueError` if the tables have different items, come from another encoder than
+        those of the fit, or hold a number that is not finite.
+        """
+        require_same_items(text, image)
+        modalities = self._modalities(text, image)
+        vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
+        present = np.zeros(len(vectors), dtype=bool)
+        part = whole = 0.0
+        for rows in modalities.blocks():
+            vectors[1 + rows], part_of_block, whole_of_block = self._fuse(modalities, rows)
+            present[1 + rows] = True
+            part += part_of_block
+            whole += whole_of_block
+        measured = {
+            "explained_variance": self._explained(part / whole) if whole else 0.0,
+            "counts": {
+                "items": len(text.item_id),
+                "both": int((text.present & image.present).sum()),
+                "text_only": int((text.present & ~image.present).sum()),
+                "image_only": int((~text.present & image.present).sum()),
+                "neither": int((~text.present & ~image.present).sum()),
+            },
+        }
+        item_id = np.concatenate([[0], text.item_id]).astype(np.int32)
+        return VectorTable(item_id, vectors, present, self.identity, self.summary() | measured)
+
+    def summary(self) -> dict[str, Any]:
+        """Return settings, sizes and details of the fit, JSON-serialisable."""
+        return {"method": self.METHOD, "dim": self.dim, **self._scalars(), **self._details()}
+
+    def save(self, path: Path) -> None:
+        """Write to a `.pt` file, atomically."""
+        content = {**self.MARKS, "identity": self.identity, **self._scalars(), **self._content()}
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a file written by `save`.
+
+        Raises `ValueError` if the file is damaged, of another method or format, or if its content
+        does not match its identity.
+        """
+        content = _read(path)
+        if not isinstance(content, dict) or any(
+            content.pop(name, None) != value for name, value in cls.MARKS.items()
+        ):
+            form = cls.MARKS["format"]
+            raise ValueError(f"{path} is no {cls.METHOD} transform of format {form}: {FIX}")
+        try:
+            identity = content.pop("identity")
+            transform = cls._from_content(content)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} lacks a part ({error}): {FIX}") from error
+        if transform.identity != identity:
+            raise ValueError(
+                f"{path} is labelled {identity}, but its content is {transform.identity}: {FIX}"
+            )
+        return transform
+
+    def _modalities(self, text: VectorTable, image: VectorTable) -> Modalities:
+        used = {}
+        for name, table in (("text", text), ("image", image)):
+            fitted_identity = getattr(self, f"{name}_identity")
+            if not getattr(self, f"{name}_dim"):
+                continue
+            if table.identity != fitted_identity:
+                raise ValueError(
+                    f"the transform was fitted on {name} vectors of {fitted_identity!r}, these "
+                    f"are of {table.identity!r}: fit it again (materialise fused_pca)"
+                )
+            used[name] = table
+        return Modalities(used)
+
+    def _scalars(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.SCALARS}
+
+    def _explained(self, part: float) -> float:
+        """Return the explained variance, given the sums of `_fuse` as a ratio."""
+        return part
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> Self:
+        """Build the transform from the entries of a file, without marks and identity."""
+        return cls(**content)
+
+    @abc.abstractmethod
+    def _name(self) -> str:
+        """Return what the identity begins with."""
+
+    @abc.abstractmethod
+    def _hashed(self) -> Iterable[bytes]:
+        """Yield what the identity depends on besides `SCALARS`."""
+
+    @abc.abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """Return the entries of a file besides `SCALARS`."""
+
+    @abc.abstractmethod
+    def _details(self) -> dict[str, Any]:
+        """Return the entries of the summary besides `SCALARS`."""
+
+    @abc.abstractmethod
+    def _fuse(self, modalities: Modalities, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
+        """Return fused vectors `(B, K)` of `rows` and two sums of squares for `_explained`."""
+
+
+def fitted_on(text: VectorTable, image: VectorTable) -> dict[str, Any]:
+    """Return the fields of a `Transform` that describe the vectors it is fitted on."""
+    return {
+        "text_dim": text.dim if text.present.any() else 0,
+        "image_dim": image.dim if image.present.any() else 0,
+        "text_identity": text.identity,
+        "image_identity": image.identity,
+    }
+
+
+def _read(path: Path) -> Any:
+    # Read first, so that a missing or unreadable file raises its own OSError.
+    stored = io.BytesIO(path.read_bytes())
+    try:
+        return torch.load(stored, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Damaged bytes raise almost anything, depending on where they are.
+        # Only the first line: torch goes on with advice to load without its safeguard.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(f"{path} is damaged ({reason}): {FIX}") from error
