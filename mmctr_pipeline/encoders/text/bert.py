@@ -1,22 +1,20 @@
-"""BERT's forward pass with fewer and larger products, for encoding on whatever device.
+"""BERT's forward pass with fewer and larger products.
 
-The model that transformers loads runs as it is, too; this one computes the same (Devlin et al.,
-"BERT: Pre-training of Deep Bidirectional Transformers", 2019) in less time
-(`benchmarks/encode_text.py` measures it): one product instead of three before the attention, no
-mask where a batch has no padding, and weights that are laid out once for oneDNN, instead of at each
-product.
+Computes the same as transformers' model (Devlin et al., "BERT: Pre-training of Deep Bidirectional
+Transformers", 2019) in less time (`benchmarks/encode_text.py` measures it): one product instead of
+three before the attention, no mask for a batch without padding, and weights laid out for oneDNN
+once instead of at each product (`cpu_kernels`).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import BertModel
 
-Affine = Callable[[torch.Tensor], torch.Tensor]
-"""From `(..., D)` to `(..., E)`: a product with a weight, plus a bias."""
+from mmctr_pipeline.encoders.cpu_kernels import Affine, affine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +28,9 @@ class _Layer:
 
 
 class CompactBert:
-    """The encoder part of a `BertModel`, its weights copied in `dtype`.
+    """The encoder part of a `BertModel`, with its weights copied in `dtype`.
 
-    The embeddings are summed and normalised in float32, as they cost nothing.
+    The embeddings are summed and normalised in float32, which costs almost nothing.
     """
 
     def __init__(self, model: BertModel, dtype: torch.dtype) -> None:
@@ -41,16 +39,16 @@ class CompactBert:
         self._epsilon = model.config.layer_norm_eps
         embeddings = model.embeddings
         self._words = embeddings.word_embeddings.weight.detach()
-        # Every token of a single text is of type 0.
-        self._places = (
+        # All tokens of a single text have type 0.
+        self._positions = (
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()
         self._norm = _pair(embeddings.LayerNorm, torch.float32)
         self._layers = [self._layer(layer) for layer in model.encoder.layer]
 
     @staticmethod
-    def fits(model: Any) -> bool:
-        """Return whether a transformers model is one that this class computes like."""
+    def fits(model: Any) -> TypeGuard[BertModel]:
+        """Return whether this class computes the same as a transformers model."""
         if type(model) is not BertModel:
             return False
         config = model.config
@@ -63,11 +61,11 @@ class CompactBert:
     def __call__(self, token_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
         """Return the last hidden state, `(B, L, D)` in the dtype of the weights.
 
-        `token_BL` and `mask_BL` (1 for a token, 0 for padding) are `(B, L) int64`. What comes out
-        at padding is of no use.
+        `token_BL` and `mask_BL` (1 for a token, 0 for padding) are `(B, L) int64`. The output at
+        padding is meaningless.
         """
         length = token_BL.shape[1]
-        x_BLD = self._words[token_BL] + self._places[:length]
+        x_BLD = self._words[token_BL] + self._positions[:length]
         x_BLD = self._normalised(x_BLD, self._norm).to(self._dtype)
         attended = None if bool(mask_BL.all()) else mask_BL[:, None, None, :].bool()
         for layer in self._layers:
@@ -95,33 +93,19 @@ class CompactBert:
 
     def _layer(self, layer: Any) -> _Layer:
         attention = layer.attention
-        three = [_pair(getattr(attention.self, name)) for name in ("query", "key", "value")]
-        weights, biases = zip(*three, strict=True)
+        three = [attention.self.query, attention.self.key, attention.self.value]
+        weights, biases = zip(*(_pair(module, self._dtype) for module in three), strict=True)
         return _Layer(
-            qkv=_affine(torch.cat(weights), torch.cat(biases), self._dtype),
-            attended=_affine(*_pair(attention.output.dense), self._dtype),
+            qkv=affine(torch.cat(weights), torch.cat(biases)),
+            attended=affine(*_pair(attention.output.dense, self._dtype)),
             attended_norm=_pair(attention.output.LayerNorm, self._dtype),
-            wide=_affine(*_pair(layer.intermediate.dense), self._dtype),
-            narrow=_affine(*_pair(layer.output.dense), self._dtype),
+            wide=affine(*_pair(layer.intermediate.dense, self._dtype)),
+            narrow=affine(*_pair(layer.output.dense, self._dtype)),
             norm=_pair(layer.output.LayerNorm, self._dtype),
         )
 
 
 def _pair(
-    module: torch.nn.Module, dtype: torch.dtype | None = None
+    module: nn.Linear | nn.LayerNorm, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return module.weight.detach().to(dtype), module.bias.detach().to(dtype)  # type: ignore[operator]
-
-
-def _affine(weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> Affine:
-    weight, bias = weight.to(dtype), bias.to(dtype)
-    # What torch.compile uses; without it the weight is laid out anew in front of each product.
-    ready = all(hasattr(torch.ops.mkldnn, name) for name in (_LAY_OUT, _MULTIPLY))
-    if dtype != torch.bfloat16 or weight.device.type != "cpu" or not ready:
-        return lambda x: functional.linear(x, weight, bias)
-    laid_out = getattr(torch.ops.mkldnn, _LAY_OUT)(weight)
-    multiply = getattr(torch.ops.mkldnn, _MULTIPLY)
-    return lambda x: multiply(x, laid_out, bias, "none", [], "")
-
-
-_LAY_OUT, _MULTIPLY = "_reorder_linear_weight", "_linear_pointwise"
+    return module.weight.detach().to(dtype), module.bias.detach().to(dtype)

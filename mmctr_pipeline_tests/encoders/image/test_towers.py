@@ -1,7 +1,6 @@
 import copy
 import dataclasses
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,15 @@ from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.sample.covers import draw_cover
 from mmctr_pipeline_tests.encoders.small_models import random_clip, save_clip
 
-# The image tower is that of RN50, to the last layer; no text is encoded here.
-RN50 = {
-    "embed_dim": 1024,
-    "vision_cfg": {"image_size": 224, "layers": [3, 4, 6, 3], "width": 64, "patch_size": None},
+# A smaller RN50: half its width and two thirds of its blocks; no text is encoded here. It amplifies
+# rounding as RN50 does, in seconds also on CPUs without bfloat16 products.
+RESNET = {
+    "embed_dim": 256,
+    "vision_cfg": {"image_size": 96, "layers": [2, 3, 4, 2], "width": 32, "patch_size": None},
     "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 1, "layers": 1},
 }
-N_FOR_STATISTICS = 256
-PHOTOS = range(1, 49)
+N_FOR_STATISTICS = 64
+PHOTOS = range(1, 25)
 FEW = 16
 
 
@@ -111,20 +111,18 @@ def make_sighted(visual: nn.Module, pixels: torch.Tensor) -> None:
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reference]:
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     photos = ImageIndex(tmp_path_factory.mktemp("photos"), "{item_id}.jpg", len(PHOTOS))
     for item in PHOTOS:
-        photo_like(item, (640, 480)).save(photos.path(item), quality=90)
+        photo_like(item, (240, 180)).save(photos.path(item), quality=90)
     torch.manual_seed(0)
-    model = random_clip(RN50)
-    preprocess = open_clip.image_transform(224, is_train=False)
+    model = random_clip(RESNET)
+    preprocess = open_clip.image_transform(96, is_train=False)
     others = range(1000, 1000 + N_FOR_STATISTICS)
-    pixels = torch.stack([preprocess(photo_like(seed, (298, 224))) for seed in others])
+    pixels = torch.stack([preprocess(photo_like(seed, (128, 96))) for seed in others])
     make_sighted(model.visual, pixels)
-    folder = save_clip(tmp_path_factory.mktemp("models") / "rn50", model, RN50, {"size": 224})
-    yield refer(photos, PHOTOS, f"local-dir:{folder}")
-    # It takes some 150 MB.
-    shutil.rmtree(folder)
+    folder = save_clip(tmp_path_factory.mktemp("models") / "resnet", model, RESNET, {"size": 96})
+    return refer(photos, PHOTOS, f"local-dir:{folder}")
 
 
 @pytest.fixture(scope="module")
@@ -146,24 +144,23 @@ def test_a_folded_resnet_in_float32_gives_the_vectors_of_open_clip(
     )
 
 
-def test_a_resnet_in_bfloat16_stays_close_where_pictures_differ(
+def test_a_resnet_in_bfloat16_stays_close_because_its_stem_is_in_float32(
     resnet: Reference, tmp_path: Path
 ) -> None:
     found = resnet.encoded("bfloat16", tmp_path, len(PHOTOS))
-    assert 0.99 <= resnet.centred_cosine(found).mean() < 0.9999
+    ours = resnet.centred_cosine(found).mean()
+    assert 0.99 <= ours < 0.9999
     # A mistake would show.
     assert resnet.centred_cosine(resnet.wrong).mean() < 0.9
 
-
-def test_a_resnet_wholly_in_bfloat16_would_not_stay_close(resnet: Reference) -> None:
     model, preprocess = open_clip.create_model_from_pretrained(resnet.model_name)
     visual = model.visual.eval().to(torch.bfloat16)
     pictures = [Image.open(resnet.images.path(item)) for item in resnet.item_id]
     with torch.inference_mode():
         pixels = torch.stack([preprocess(each) for each in pictures]).bfloat16()
-        found = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
-    # Why the stem is left in float32: rounding there is what the layers above amplify.
-    assert resnet.centred_cosine(found).mean() < 0.985
+        wholly = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
+    # Rounding in the stem is what the layers above amplify: it would more than double the error.
+    assert 1 - resnet.centred_cosine(wholly).mean() > 2 * (1 - ours)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +180,7 @@ def small_resnet() -> Any:
     """The image tower of a ResNet of every kind of block, 64 x 64 pixels to 24 dimensions."""
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
-    visual = random_clip({**RN50, "embed_dim": 24, "vision_cfg": vision}).visual
+    visual = random_clip({**RESNET, "embed_dim": 24, "vision_cfg": vision}).visual
     make_sighted(visual, torch.randn(64, 3, 64, 64))
     with torch.no_grad():
         for module in visual.modules():
@@ -193,6 +190,11 @@ def small_resnet() -> Any:
         for name in ("q_proj", "k_proj", "v_proj", "c_proj"):
             getattr(visual.attnpool, name).bias.normal_()
     return visual
+
+
+def relative_error(found_BD: torch.Tensor, exact_BD: torch.Tensor) -> float:
+    """Return the largest distance of a row from the exact one, relative to the latter's length."""
+    return float(((found_BD - exact_BD).norm(dim=1) / exact_BD.norm(dim=1)).max())
 
 
 @pytest.mark.parametrize("n_images", [1, 5])
@@ -206,9 +208,15 @@ def test_towers_are_what_open_clip_computes_and_leave_its_model_as_it_was(
         single = fast_tower(small_resnet, torch.float32)(pixels)
         half = fast_tower(small_resnet, torch.bfloat16)(pixels)
         plain = plain_tower(small_resnet)(pixels)
+        exact = copy.deepcopy(small_resnet).double()(pixels.double())
     assert single.dtype == half.dtype == torch.float32
-    torch.testing.assert_close(single, expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(plain, expected, atol=0, rtol=0)
+    # The order of summation in float32 depends on the CPU, and the layers amplify what it changes.
+    # Both forms come within 2e-5 of a vector's length; a single forgotten bias is 1e-3 or more off.
+    assert relative_error(expected, exact) < 1e-4
+    assert relative_error(single, exact) < 1e-4
+    # bfloat16 would not pass for float32.
+    assert relative_error(half, exact) > 1e-2
     assert 0.99 < torch.cosine_similarity(half, expected).min() < 0.999999
     after = small_resnet.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

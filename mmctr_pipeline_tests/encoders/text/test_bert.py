@@ -3,6 +3,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
+from mmctr_pipeline.encoders import cpu_kernels
 from mmctr_pipeline.encoders.text.bert import CompactBert
 
 VOCABULARY = 100
@@ -60,7 +61,13 @@ def test_hidden_states_are_those_of_transformers_wherever_there_is_a_token(
     )
 
 
-def test_bfloat16_comes_close_and_leaves_the_model_as_it_was(model: BertModel) -> None:
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_bfloat16_comes_close_and_leaves_the_model_as_it_was(
+    model: BertModel, is_packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_packed and not cpu_kernels.packed_linear_works():
+        pytest.skip("this CPU does not multiply by packed bfloat16 weights")
+    monkeypatch.setattr(cpu_kernels, "packed_linear_works", lambda: is_packed)
     tokens_BL, mask_BL = batch(LENGTHS)
     before = expected(model, tokens_BL, mask_BL)[mask_BL.bool()]
     hidden_BLD = CompactBert(model, torch.bfloat16)(tokens_BL, mask_BL)

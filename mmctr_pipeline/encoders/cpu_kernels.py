@@ -1,0 +1,52 @@
+"""CPU kernels that use undocumented torch operators, each beside its documented fallback.
+
+Use such an operator only through this module. It is tried once per process on a tiny input, since
+whether it works depends on the CPU and on the build of torch.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional
+
+Affine = Callable[[torch.Tensor], torch.Tensor]
+"""From `(..., D)` to `(..., E)`: a product with a weight, plus a bias."""
+
+
+def affine(weight_ED: torch.Tensor, bias_E: torch.Tensor) -> Affine:
+    """Return `functional.linear` with this weight and bias, as fast as the device allows.
+
+    In bfloat16 on a CPU, oneDNN would lay out the weight again for each product. Where possible it
+    is laid out here, once.
+    """
+    if (
+        weight_ED.dtype == torch.bfloat16
+        and weight_ED.device.type == "cpu"
+        and packed_linear_works()
+    ):
+        return _packed_affine(weight_ED, bias_E)
+    return lambda x: functional.linear(x, weight_ED, bias_E)
+
+
+@functools.cache
+def packed_linear_works() -> bool:
+    """Return whether this CPU and this torch multiply by a bfloat16 weight laid out beforehand.
+
+    torch refuses on x86 CPUs without AVX512 or AVX-NE-CONVERT.
+    """
+    weight_ED = torch.eye(16, dtype=torch.bfloat16, device="cpu")
+    bias_E = torch.ones_like(weight_ED[0])
+    try:
+        product_BE = _packed_affine(weight_ED, bias_E)(weight_ED)
+    except (AttributeError, RuntimeError):
+        # The operators are missing, or do not support this CPU.
+        return False
+    return torch.equal(product_BE, weight_ED + bias_E)
+
+
+def _packed_affine(weight_ED: torch.Tensor, bias_E: torch.Tensor) -> Affine:
+    # torch.compile emits these two operators.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight_ED)
+    multiply = torch.ops.mkldnn._linear_pointwise
+    return lambda x: multiply(x, packed, bias_E, "none", [], "")
