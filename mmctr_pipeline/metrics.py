@@ -10,11 +10,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
+# 97.5 % quantile of the normal distribution: half the width of a 95 % interval.
 _NORMAL_975 = 1.959963984540054
-"""97.5 % quantile of the normal distribution: half the width of a 95 % interval."""
-
+# Largest standard deviation of values in [0, 1].
 _LARGEST_STANDARD_ERROR = 0.5
-"""Largest standard deviation of values in [0, 1]."""
 
 
 class MetricError(ValueError):
