@@ -111,7 +111,7 @@ def _plain(value: Any) -> Any:
 
 
 def _converted(value: Any, hint: Any, where: str) -> Any:
-    """Convert `value` to the type `hint` (int to float, list to tuple), or raise `SettingsError`."""
+    """Convert `value` to the type `hint`, int to float or list to tuple; raise `SettingsError`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:

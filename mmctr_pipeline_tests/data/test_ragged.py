@@ -90,3 +90,14 @@ def test_zeros_are_removed_anywhere_in_a_list() -> None:
     lists = without_zeros(values, np.array([0, 3, 5, 5, 9]))
     assert [one.tolist() for one in lists] == [[5], [], [], [7, 8]]
     assert lists.values.dtype == np.int32
+
+
+def test_left_padding_keeps_the_last_values() -> None:
+    padded = Ragged.from_lists([[1, 2, 3], [], [4]]).left_padded(2)
+    assert padded.tolist() == [[2, 3], [0, 0], [0, 4]]
+    assert padded.dtype == np.int64
+
+
+def test_concatenated_parts_keep_their_order() -> None:
+    ragged = Ragged.concatenate([Ragged.from_lists(_LISTS), Ragged.from_lists([[7], []])])
+    assert [one.tolist() for one in ragged] == [*_LISTS, [7], []]
