@@ -250,7 +250,7 @@ def _midranks(scores_N: np.ndarray) -> np.ndarray:
 
 
 def _midranks_of_runs(differs: np.ndarray) -> np.ndarray:
-    """Return the midranks of N sorted values; `differs` `(N - 1,)` compares each with the previous."""
+    """Return the midranks of N sorted values; `differs` `(N - 1,)`: unlike the previous value."""
     starts = np.flatnonzero(np.concatenate(([True], differs)))
     ends = np.append(starts[1:], len(differs) + 1)
     return np.repeat((starts + 1 + ends) / 2, ends - starts)
