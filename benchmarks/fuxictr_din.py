@@ -2,20 +2,18 @@
 
     python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--kept] [--seeds N]
 
-It is trained by the package's own loop on the rows and vectors that `mmctr leaderboard` trains on
-(`MMCTR_PRESET` says how they are encoded and fused, `--data` or `MMCTR_DATA_DIR` where they are;
-without either, the sample dataset), selected on the same half of the valid users and measured on
-the other. Its scores are kept beside the leaderboard's rows. `--leaderboard`, the folder of a table,
-compares the table's rows with it: `ours` is the AUC of the first row, `difference` ours less
-FuxiCTR's with its 95 % interval.
-`--kept` takes the scores of an earlier run on the same data and vectors and with the same
-`--epochs`, where there are some.
+The package's own loop trains it on the rows and vectors of `mmctr leaderboard`: `MMCTR_PRESET` sets
+encoders and fusion, `--data` or `MMCTR_DATA_DIR` the data, by default the sample dataset. The same
+valid users select the epoch, the others report. Scores are stored beside the leaderboard's rows;
+`--kept` reuses those of a run with equal data, vectors and `--epochs`. `--leaderboard`, the folder
+of a table, compares the table's rows with it: `ours` is the AUC of the first row, `difference` ours
+minus FuxiCTR's with its 95 % interval.
 
 Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
-better AUC), L2 of 1e-6 on embeddings, dropout 0.1, 12 epochs at most, patience 2; attention 512-256
-with Dice, tower 1024-512-256 with BatchNorm and ReLU, as the baseline's public configuration has
-them; id and tags of 64 dimensions, the fused vector behind the learned matrix that the package puts
-there, the row's levels as context. `din_fuxictr_settings.yaml` is our DIN with these settings.
+better AUC), L2 of 1e-6 on embeddings, dropout 0.1, at most 12 epochs, patience 2; attention 512-256
+with Dice, tower 1024-512-256 with BatchNorm and ReLU, as in the baseline's public configuration; id
+and tags of 64 dimensions, the fused vector multiplied by the package's learned matrix, the row's
+levels as context. `din_fuxictr_settings.yaml` is our DIN with these settings.
 """
 
 import dataclasses
@@ -36,18 +34,26 @@ import torch
 
 from benchmarks.harness import final_line
 from benchmarks.plain_recipe import padded
-from benchmarks.world import log
+from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.row import read_scores
-from mmctr_pipeline.comparison.table import auc_difference
+from mmctr_pipeline.comparison.row_vectors import RowVectors
+from mmctr_pipeline.comparison.statistics import auc_difference
 from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.batch import ItemFeatures
+from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.pipeline import load_dataset
+from mmctr_pipeline.presets.preset import load_preset, preset_name
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.write import ensure_sample
 from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.device import resolve_device
 
 BATCH_SIZE, HISTORY_LENGTH = 4096, 20
 MAX_EPOCHS, PATIENCE = 12, 2
@@ -56,31 +62,28 @@ ATTENTION_DIMS, TOWER_DIMS, DROPOUT = [512, 256], [1024, 512, 256], 0.1
 LEARNING_RATE, EMBEDDING_L2 = 1e-3, 1e-6
 FIRST_SEED = 42
 
+logger = logging.getLogger(__name__)
+
 Rows = dict[str, torch.Tensor]
 
 
 class PaddedBatches:
-    """Batches of one split: levels and label `(B,)`, and `items` `(B, 21)`, the target at the end.
+    """Batches of one split: levels and label `(B,)`, and `items` `(B, 21)`.
 
-    Before the target stand the newest 20 of the history, zeros before these.
+    `items` holds padding zeros, the newest 20 of the history, and the target.
     """
 
     def __init__(
         self, split: Split, histories: torch.Tensor, shuffle_seed: int | None = None
     ) -> None:
-        """`histories` is `(H, 20) int64`; without a seed the rows come in the split's order."""
+        """`histories` is `(H, 20) int64`; without a seed, rows keep the split's order."""
         assert split.label is not None
-        self.columns = {
-            "likes_level": torch.from_numpy(split.likes_level.astype(np.int64)),
-            "views_level": torch.from_numpy(split.views_level.astype(np.int64)),
-            "label": torch.from_numpy(split.label.astype(np.float32)),
-            "target": torch.from_numpy(split.item_id.astype(np.int64)),
-            "history": torch.from_numpy(split.history.astype(np.int64)),
-        }
+        names = ("likes_level", "views_level", "item_id", "history")
+        self.columns = {n: torch.from_numpy(getattr(split, n).astype(np.int64)) for n in names}
+        self.columns["label"] = torch.from_numpy(split.label.astype(np.float32))
         self.histories = histories
-        self.generator = None
-        if shuffle_seed is not None:
-            self.generator = torch.Generator().manual_seed(shuffle_seed)
+        generator = torch.Generator().manual_seed(shuffle_seed or 0)
+        self.generator = None if shuffle_seed is None else generator
 
     def __len__(self) -> int:
         return -(-len(self.columns["label"]) // BATCH_SIZE)
@@ -92,13 +95,13 @@ class PaddedBatches:
             order = torch.randperm(n_rows, generator=self.generator)
         for rows in order.split(BATCH_SIZE):
             batch = {name: column[rows] for name, column in self.columns.items()}
-            history, target = batch.pop("history"), batch.pop("target")
+            history, target = batch.pop("history"), batch.pop("item_id")
             items = torch.cat([self.histories[history], target.unsqueeze(1)], dim=1)
             yield {**batch, "items": items}
 
 
 def padded_histories(dataset: CtrDataset) -> torch.Tensor:
-    """Return the newest 20 of each distinct history, `(H, 20) int64`, zeros before."""
+    """Return the newest 20 of each distinct history, `(H, 20) int64`, zeros first."""
     return torch.from_numpy(padded(dataset.histories)[:, -HISTORY_LENGTH:].copy())
 
 
@@ -109,42 +112,31 @@ def _feature_map(n_items: int, n_tags: int, vector_dim: int, folder: Path) -> An
     feature_map = FeatureMap("leaderboard", str(folder))
     feature_map.labels = ["label"]
     feature_map.default_emb_dim = EMBEDDING_DIM
+    level = {"type": "categorical", "vocab_size": N_LEVELS}
+    item = {"source": "item", "padding_idx": 0}
+    pooled = {"feature_encoder": "layers.MaskedAveragePooling()"}
+    widths = {"embedding_dim": vector_dim, "pretrain_dim": vector_dim}
     feature_map.features = OrderedDict(
-        likes_level={"type": "categorical", "vocab_size": N_LEVELS},
-        views_level={"type": "categorical", "vocab_size": N_LEVELS},
-        item_id={
-            "type": "categorical",
-            "vocab_size": n_items,
-            "padding_idx": 0,
-            "source": "item",
-        },
-        item_tags={
-            "type": "sequence",
-            "vocab_size": n_tags,
-            "padding_idx": 0,
-            "feature_encoder": "layers.MaskedAveragePooling()",
-            "source": "item",
-        },
-        item_vector={
-            "type": "embedding",
-            "embedding_dim": vector_dim,
-            "pretrain_dim": vector_dim,
-            "source": "item",
-        },
+        likes_level=level,
+        views_level=level,
+        item_id={"type": "categorical", "vocab_size": n_items, **item},
+        item_tags={"type": "sequence", "vocab_size": n_tags, **item, **pooled},
+        item_vector={"type": "embedding", "source": "item", **widths},
     )
     return feature_map
 
 
-def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
-    """Return the model, which trains and scores itself as every model of the package does.
+def build_din(items: ItemFeatures, seed: int, folder: Path) -> Any:
+    """Return the model, which trains and scores itself like every model of the package.
 
-    `folder` takes the weights of its best epoch.
+    The package stores the weights of the best epoch in `folder`.
     """
     from fuxictr.pytorch.layers import Dice, DIN_Attention, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
     from fuxictr.pytorch.torch_utils import seed_everything
 
     n_items, vector_dim = items.vectors_ID.shape
+    n_tags = int(items.tags_IK.max()) + 1
     feature_map = _feature_map(n_items, n_tags, vector_dim, folder)
     item_dim = 2 * EMBEDDING_DIM + vector_dim
 
@@ -163,12 +155,9 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
                 metrics=["AUC", "logloss"],
             )
             self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
+            dice = [Dice(n) for n in ATTENTION_DIMS]
             self.attention = DIN_Attention(
-                item_dim,
-                ATTENTION_DIMS,
-                [Dice(n) for n in ATTENTION_DIMS],
-                dropout_rate=DROPOUT,
-                use_softmax=False,
+                item_dim, ATTENTION_DIMS, dice, dropout_rate=DROPOUT, use_softmax=False
             )
             self.tower = MLP_Block(
                 input_dim=2 * EMBEDDING_DIM + 2 * item_dim,
@@ -184,11 +173,8 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
 
         def forward(self, inputs: Rows) -> Rows:
             ids = inputs["items"].flatten()
-            item_inputs = {
-                "item_id": ids,
-                "item_tags": items.tags_IK[ids],
-                "item_vector": items.vectors_ID[ids],
-            }
+            item_inputs = {"item_id": ids, "item_tags": items.tags_IK[ids]}
+            item_inputs["item_vector"] = items.vectors_ID[ids]
             levels = {name: inputs[name] for name in ("likes_level", "views_level")}
             context = self.embedding_layer(levels, flatten_emb=True)
             embedded = self.embedding_layer(item_inputs, flatten_emb=True)
@@ -206,15 +192,14 @@ def build_din(items: ItemFeatures, n_tags: int, seed: int, folder: Path) -> Any:
 
 
 def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -> np.ndarray:
-    """Train the model and return its probabilities of the reporting half, `(N,) float32`."""
+    """Train the model and return its probabilities of the reporting rows, `(N,) float32`."""
     dataset = inputs.dataset
     selecting, reporting = split_valid(dataset.valid)
     histories = padded_histories(dataset)
     with tempfile.TemporaryDirectory() as scratch:
-        items = item_features(dataset.items, inputs.vectors)
-        n_tags = int(dataset.items.tags.values.max(initial=0)) + 1
-        model = build_din(items, n_tags, seed, Path(scratch))
-        log(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+        items = item_features(dataset.items, inputs.vectors, DinConfig())
+        model = build_din(items, seed, Path(scratch))
+        logger.info(f"{sum(p.numel() for p in model.parameters()):,} parameters")
         model.fit(
             PaddedBatches(dataset.train, histories, shuffle_seed=seed),
             epochs=max_epochs,
@@ -224,46 +209,46 @@ def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -
     return np.asarray(scores, np.float32)
 
 
-def compare(
-    board_folder: Path, table: str, inputs: TrainingInputs, peer: list[np.ndarray]
-) -> list[dict[str, Any]]:
-    """Return the table's rows, each with its AUC less that of `peer`, scores by seed.
+def compare(table: Path, inputs: TrainingInputs, peer: list[np.ndarray]) -> list[dict[str, Any]]:
+    """Return the rows of a table's JSON file, each with its AUC minus that of `peer`.
 
-    Where one side has more seeds, its first ones are compared, `seeds` in number. Raises
-    `SystemExit` for a table of other data or vectors.
+    `peer` holds scores by seed; if one side has more seeds, its first `seeds` are compared. Raises
+    `SystemExit` if the table is of other data or vectors than `inputs`.
     """
-    board = json.loads((board_folder / f"{table}.json").read_text(encoding="utf-8"))
-    if board["inputs"] != inputs.key:
+    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    if any(key != inputs.key for row in rows for key in row["inputs"]):
         raise SystemExit(
-            f"{board_folder / table}.json is of other data or vectors: run both with the same "
-            "MMCTR_DATA_DIR (--data), MMCTR_PRESET and MMCTR_STORAGE_DIR"
+            f"{table} is of other data or vectors: run both with the same MMCTR_DATA_DIR (--data), "
+            "MMCTR_PRESET and MMCTR_STORAGE_DIR"
         )
-    _, reporting = split_valid(inputs.dataset.valid)
-    assert reporting.label is not None
+    label = _reporting_label(inputs)
     compared = []
-    for row in board["rows"]:
+    for row in rows:
         if "failure" in row:
             continue
         n_seeds = min(len(row["keys"]), len(peer))
-        scores = [read_scores(board_folder / key) for key in row["keys"][:n_seeds]]
-        difference = auc_difference(reporting.label, scores, peer[:n_seeds])
-        mean = float(np.mean([auc(reporting.label, each) for each in scores]))
-        line = {"preset": row["preset"], "auc": mean, "seeds": n_seeds}
-        compared.append(line | dataclasses.asdict(difference))
+        scores = [read_scores(table.parent / key) for key in row["keys"][:n_seeds]]
+        difference = dataclasses.asdict(auc_difference(label, scores, peer[:n_seeds]))
+        mean = float(np.mean([auc(label, each) for each in scores]))
+        compared.append({"row": row["row"], "auc": mean, "seeds": n_seeds, **difference})
     return compared
+
+
+def _reporting_label(inputs: TrainingInputs) -> np.ndarray:
+    label = split_valid(inputs.dataset.valid)[1].label
+    assert label is not None
+    return label
 
 
 def main() -> None:
     """Train FuxiCTR's DIN, measure it, and compare."""
     parser = ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--data", type=Path, help="data folder (default: MMCTR_DATA_DIR, else the sample dataset)"
-    )
+    parser.add_argument("--data", type=Path, help="default: MMCTR_DATA_DIR or the sample dataset")
     parser.add_argument("--leaderboard", type=Path, help="folder of the table to compare with")
     parser.add_argument("--table", default="leaderboard", help="name of that table's files")
-    parser.add_argument("--kept", action="store_true", help="take scores of an earlier run")
+    parser.add_argument("--kept", action="store_true", help="reuse scores of an earlier run")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="at most")
+    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="maximum")
     chosen = parser.parse_args()
     if importlib.util.find_spec("fuxictr") is None:
         raise SystemExit(
@@ -274,8 +259,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     inputs, storage = _inputs(chosen.data)
     folder = (chosen.leaderboard or storage / "leaderboard") / f"fuxictr_din-{inputs.key}"
-    label = split_valid(inputs.dataset.valid)[1].label
-    assert label is not None
+    label = _reporting_label(inputs)
     start, scores = time.monotonic(), []
     for seed in range(FIRST_SEED, FIRST_SEED + chosen.seeds):
         kept = folder / f"scores-{seed}-epochs-{chosen.epochs}.npy"
@@ -284,37 +268,32 @@ def main() -> None:
             with atomic_write(kept) as temporary:
                 np.save(temporary, trained)
         scores.append(np.load(kept))
-        log(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
+        logger.info(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
     peers = [auc(label, each) for each in scores]
     line: dict[str, Any] = {"ours": None, "peer": float(np.mean(peers)), "ratio": None}
-    line |= {"unit": "AUC", "seeds": chosen.seeds}
+    line |= {"unit": "AUC", "seeds": chosen.seeds, "rows": len(label), "scores": str(folder)}
     if chosen.leaderboard:
-        compared = compare(chosen.leaderboard, chosen.table, inputs, scores)
+        compared = compare(chosen.leaderboard / f"{chosen.table}.json", inputs, scores)
         for row in compared:
-            log(json.dumps(row))
+            logger.info(json.dumps(row))
         if compared:
             first = compared[0]
             peer = float(np.mean(peers[: first["seeds"]]))
             line |= first | {"ours": first["auc"], "peer": peer, "ratio": first["auc"] / peer}
-    line |= {"rows": len(label), "scores": str(folder)}
     final_line(name="fuxictr_din", **line, seconds=time.monotonic() - start)
 
 
 def _inputs(data: Path | None) -> tuple[TrainingInputs, Path]:
-    """Return what the leaderboard trains on in this deployment, and the storage folder."""
-    from mmctr_pipeline.comparison.encoded import encode_world
-    from mmctr_pipeline.presets.preset import preset_name
-    from mmctr_pipeline.sample.config import SampleConfig
-    from mmctr_pipeline.sample.write import ensure_sample
-
+    """Return the training inputs of this deployment's leaderboard, and its storage folder."""
     deployment = Deployment.from_environment()
     if data is not None:
         deployment = dataclasses.replace(deployment, data_dir=data.resolve())
-    folder = deployment.data_dir or ensure_sample(
-        SampleConfig(), deployment.storage_dir / "sample", log
-    )
-    world = encode_world(folder, preset_name(deployment), deployment, log)
-    return world.fused(log), deployment.storage_dir
+    storage, device = deployment.storage_dir, resolve_device(deployment.device)
+    layout = find_data(deployment.data_dir or ensure_sample(SampleConfig(), storage / "sample"))
+    dataset = load_dataset(layout)
+    entry = Entry("deployment", load_preset(preset_name(deployment)))
+    vectors = RowVectors(layout, dataset.items, storage, device)(entry)
+    return TrainingInputs(dataset, vectors), storage
 
 
 if __name__ == "__main__":

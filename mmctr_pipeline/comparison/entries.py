@@ -1,28 +1,126 @@
-"""The leaderboard's rows from presets: their models and training."""
+"""Rows of a comparison: presets, and the shipped lists of `mmctr ablation` and `mmctr fusions`."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Literal, Self
 
-from mmctr_pipeline.comparison.runner import Entry
-from mmctr_pipeline.presets.preset import load_preset, shipped_presets
+from mmctr_pipeline.presets.preset import Preset, load_preset, shipped_presets
 from mmctr_pipeline.settings import SettingsError
 
+Modality = Literal["text", "image"]
+Projection = Literal["raw", "standardised"]
 
-def leaderboard_entries(names_or_paths: Sequence[str]) -> list[Entry]:
-    """Return the presets of these names or paths, in this order; a file is known by its stem.
+ABLATION: dict[str, tuple[Modality, ...]] = {
+    "both": (),
+    "text only": ("image",),
+    "images only": ("text",),
+    "neither": ("text", "image"),
+}
+"""Rows of `mmctr ablation`, with the modalities that each withholds."""
 
-    Without any these are the shipped ones, one of each kind: those that differ in encoders or
-    checks alone would give equal rows. Raises `SettingsError` where two have the same name.
+ABLATION_PAIRS = (("text only", "neither"), ("images only", "neither"))
+"""Compared in addition to the first row with each of the others."""
+
+FUSIONS: dict[str, tuple[Literal["pca", "attention"], Projection | None]] = {
+    "attention": ("attention", None),
+    "random": ("pca", "raw"),
+    # Standardised as the attention fusion does it: harder to beat.
+    "random standardised": ("pca", "standardised"),
+    "pca": ("pca", None),
+}
+"""Rows of `mmctr fusions`, with the fusion method or the projection that replaces it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row: a preset under the name shown in the table, or a variant of the preset.
+
+    Parameters
+    ----------
+    name
+        Shown in the table.
+    preset
+        Settings; `checks` is not used.
+    without
+        Modalities whose vectors are withheld from the fusion and the model. Without both, every
+        item has the same fused vector, zero.
+    projection
+        A random projection instead of `fusion.method`, of the vectors as they are (`raw`) or
+        `standardised`. Its seed is the seed of training.
+    seed_fusion
+        Whether a learned fusion is fitted with the seed of training.
+    """
+
+    name: str
+    preset: Preset
+    without: tuple[Modality, ...] = ()
+    projection: Projection | None = None
+    seed_fusion: bool = False
+
+    def run(self, number: int, minutes: float) -> Self:
+        """Return this row with its `number`-th seed, counted from 0, and a limit of time.
+
+        The limit holds for training and validation; 0 is none.
+        """
+        training, fusion = self.preset.training, self.preset.fusion
+        limits = [limit for limit in (training.max_minutes, minutes) if limit > 0]
+        training = dataclasses.replace(
+            training,
+            seed=training.seed + number,
+            max_minutes=min(limits, default=0.0),
+            # A final fit would train on the selecting users too, and be another model.
+            final_fit=False,
+        )
+        if self.seed_fusion:
+            attention = dataclasses.replace(fusion.attention, seed=training.seed)
+            fusion = dataclasses.replace(fusion, attention=attention)
+        preset = dataclasses.replace(self.preset, training=training, fusion=fusion)
+        return dataclasses.replace(self, preset=preset)
+
+    @property
+    def vector_settings(self) -> Hashable:
+        """Everything that decides the vectors of this row, on one data folder."""
+        seed = self.preset.training.seed if self.projection else None
+        return (self.preset.encoders, self.preset.fusion, self.without, self.projection, seed)
+
+
+def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) -> list[Entry]:
+    """Return a row for each preset, named by name or path, in this order; files go by their stem.
+
+    Encoders and fusion are those of `shared`, or each preset's own. Without names, these are the
+    shipped presets except those that would repeat a row. Raises `SettingsError` for two rows of
+    the same name.
     """
     shipped = shipped_presets()
-    entries: list[Entry] = []
+    entries: dict[str, Entry] = {}
     for each in names_or_paths or shipped:
+        name = each if each in shipped else Path(each).stem
+        if name in entries:
+            raise SettingsError(f"two rows would be named {name!r}; rename one of the files")
         preset = load_preset(each)
-        entry = Entry(each if each in shipped else Path(each).stem, preset.model, preset.training)
-        if entry.name in [other.name for other in entries]:
-            raise SettingsError(f"two rows would be named {entry.name!r}; rename one of the files")
-        is_new = entry not in [dataclasses.replace(other, name=entry.name) for other in entries]
-        if names_or_paths or is_new:
-            entries.append(entry)
-    return entries
+        if shared is not None:
+            preset = dataclasses.replace(preset, encoders=shared.encoders, fusion=shared.fusion)
+        others = [dataclasses.replace(e.preset, checks=preset.checks) for e in entries.values()]
+        if names_or_paths or preset not in others:
+            entries[name] = Entry(name, preset)
+    return list(entries.values())
+
+
+def ablation_entries(preset: Preset) -> list[Entry]:
+    """Return the rows of `ABLATION`, fused by PCA whatever the preset's method."""
+    preset = _with_method(preset, "pca")
+    return [Entry(name, preset, without=without) for name, without in ABLATION.items()]
+
+
+def fusion_entries(preset: Preset) -> list[Entry]:
+    """Return the rows of `FUSIONS`; model, attention fusion and projection share seeds, from 1."""
+    preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
+    return [
+        Entry(name, _with_method(preset, method), projection=projection, seed_fusion=True)
+        for name, (method, projection) in FUSIONS.items()
+    ]
+
+
+def _with_method(preset: Preset, method: Literal["pca", "attention"]) -> Preset:
+    return dataclasses.replace(preset, fusion=dataclasses.replace(preset.fusion, method=method))

@@ -1,71 +1,75 @@
-"""One row of the leaderboard: a model trained and scored in a process of its own.
+"""One row of a comparison: trains and scores a model in its own process.
 
-`python -m mmctr_pipeline.comparison.row FOLDER` does the job that `FOLDER/job.json`
-states and writes `scores.npy` and, last of all, `result.json`. It ends with whoever started it.
+`python -m mmctr_pipeline.comparison.row FOLDER` does the job in `FOLDER/job.json` and writes
+`scores.npy`, then `result.json`. The process ends when its parent does.
 """
 
 import dataclasses
 import json
+import logging
 import os
 import resource
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from mmctr_pipeline import pipeline
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.registry.model_file import model_settings
-from mmctr_pipeline.training.batches import BatchSource, item_features
-from mmctr_pipeline.training.checkpoint import Checkpoints
+from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import TrainedCtr, required_modalities, train_ctr
-from mmctr_pipeline.training.metrics_report import Evaluation, evaluate
-from mmctr_pipeline.training.score import score
+from mmctr_pipeline.training.metrics_report import metrics_report
+
+logger = logging.getLogger(__name__)
 
 JOB, RESULT, SCORES = "job.json", "result.json", "scores.npy"
 
 
 @dataclasses.dataclass(frozen=True)
 class RowJob:
-    """What a row's process is to do, as plain values: settings, places, device.
+    """The task of a row's process, as plain values that decide its result.
 
-    `inputs` is a folder of `TrainingInputs`, `checkpoints` that of the run's checkpoint, written
-    every `checkpoint_seconds` at most; `code` is the hash of the code that trains.
+    `inputs` is a folder of `TrainingInputs`, `code_version` that of this module. Checkpoints,
+    written at most every `checkpoint_seconds`, change nothing.
     """
 
     model: dict[str, Any]
     training: dict[str, Any]
     inputs: str
-    checkpoints: str
-    checkpoint_seconds: float
     device: str
-    code: str
+    number_format: str
+    threads: int
+    code_version: str
+    checkpoint_seconds: float
 
-    def write(self, folder: Path) -> None:
-        """Write the job into the row's folder."""
-        _write_json(folder / JOB, dataclasses.asdict(self))
+    @property
+    def key(self) -> str:
+        """Hash of what decides the result: the name of the row's folder and its checkpoint."""
+        decisive = dataclasses.asdict(self)
+        del decisive["checkpoint_seconds"]
+        decisive |= {"inputs": Path(self.inputs).name, "device": torch.device(self.device).type}
+        return run_key(**decisive)
 
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read what `write` wrote."""
-        return cls(**json.loads((folder / JOB).read_text(encoding="utf-8")))
+    def checkpoints(self, storage: Path) -> Checkpoints:
+        """Return the checkpoints of this row in the deployment's storage folder."""
+        return Checkpoints(Checkpoints.of_run(storage, self.key).folder, self.checkpoint_seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class RowResult:
-    """What a row measured; its scores of the reporting half lie beside it.
+    """The measurements of a row; its scores of the reporting rows are in `scores.npy`.
 
-    `seconds` are those of training and validation together, `rows_per_second` the median over
-    epochs, `peak_mb` the largest resident memory of the process, `epochs` those that were trained;
-    `ended_by` says what ended training: `max_epochs`, `patience` or `max_minutes`. `evaluation` is
-    that of the reporting half (`training.evaluation.Evaluation`) as plain values.
+    `seconds` covers training and validation, `rows_per_second` is the median over epochs,
+    `peak_mb` the largest resident memory of the process, `epochs` the number trained; `ended_by`
+    is `max_epochs`, `patience` or `max_minutes`. `evaluation` is the `MetricsReport` of the
+    reporting rows as plain values.
     """
 
     n_parameters: int
@@ -76,64 +80,51 @@ class RowResult:
     epochs: float
     best_epoch: float
     ended_by: str
-    code: str
     history: dict[str, Any]
     evaluation: dict[str, Any]
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the result in a row's folder, None where it is not there or of another version."""
+        """Return the result in a row's folder, or None if the row is not done."""
         path = folder / RESULT
-        if not path.is_file():
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.keys() != {field.name for field in dataclasses.fields(cls)}:
-            return None
-        return cls(**content)
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def read_scores(folder: Path) -> np.ndarray:
-    """Return a row's probabilities of the reporting half, `(N,) float32`, in the split's order."""
+    """Return a row's probabilities of the reporting rows, `(N,) float32`, in their order."""
     scores: np.ndarray = np.load(folder / SCORES)
     return scores
 
 
-def run_row(folder: Path, log: Callable[[str], None]) -> None:
-    """Do the job in `folder`: train, choose the epoch on one half, score the other."""
-    job = RowJob.read(folder)
+def write_json(path: Path, content: RowJob | RowResult) -> None:
+    """Write a job or a result atomically."""
+    with atomic_write(path) as temporary:
+        text = json.dumps(dataclasses.asdict(content), indent=2)
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+
+
+def run_row(folder: Path) -> None:
+    """Do the job in `folder`: train, select the epoch on one part of the users, score the other."""
+    job = RowJob(**json.loads((folder / JOB).read_text(encoding="utf-8")))
     inputs = TrainingInputs.read(Path(job.inputs))
-    device = torch.device(job.device)
-    model = model_settings(job.model)
-    training = TrainingConfig.from_mapping(job.training, str(folder / JOB))
-    selecting, reporting = split_valid(inputs.dataset.valid)
-    checkpoints = Checkpoints(Path(job.checkpoints), job.checkpoint_seconds)
-    trained = train_ctr(
-        dataclasses.replace(inputs.dataset, valid=selecting),
-        inputs.vectors,
-        model,
-        training,
+    dataset, vectors, device = inputs.dataset, inputs.vectors, torch.device(job.device)
+    selecting, reporting = split_valid(dataset.valid)
+    checkpoints = job.checkpoints(folder.parents[1])
+    trained = pipeline.train(
+        dataclasses.replace(dataset, valid=selecting),
+        vectors,
+        model_settings(job.model),
+        TrainingConfig.from_mapping(job.training, str(folder / JOB)),
         device,
-        log,
         checkpoints,
-        inputs.modalities,
     )
-    read = required_modalities(model, inputs.modalities)
-    items = item_features(inputs.dataset.items, inputs.vectors, read).to(device)
-    source = BatchSource(reporting, inputs.dataset.histories, items, device, model.max_history)
-    scores = score(trained.module, source, training.precision)
-    dataset = inputs.dataset
-    evaluation = evaluate(reporting, scores, dataset.train, dataset.histories)
-    log(f"the other half of the valid users: AUC {evaluation.auc.auc:.4f}")
+    scores = pipeline.score(trained, dataset, reporting, vectors, device)
+    evaluation = metrics_report(reporting, scores, dataset.train, dataset.histories)
+    logger.info(f"AUC on the reporting users: {evaluation.auc.auc:.4f}")
     with atomic_write(folder / SCORES) as temporary:
         np.save(temporary, scores)
-    result = _result(trained, job.code, evaluation)
-    _write_json(folder / RESULT, dataclasses.asdict(result))
-    checkpoints.remove()
-
-
-def _result(trained: TrainedCtr, code: str, evaluation: Evaluation) -> RowResult:
     history = trained.history
-    return RowResult(
+    result = RowResult(
         n_parameters=trained.n_parameters,
         selection_auc=trained.metrics["valid_auc"],
         rows_per_second=trained.metrics["train_rows_per_second"],
@@ -142,15 +133,16 @@ def _result(trained: TrainedCtr, code: str, evaluation: Evaluation) -> RowResult
         epochs=history.epochs[-1].epoch,
         best_epoch=history.best_epoch,
         ended_by=history.ended_by,
-        code=code,
         history=history.to_mapping(),
         evaluation=evaluation.to_mapping(),
     )
+    write_json(folder / RESULT, result)
+    checkpoints.remove()
 
 
 def _peak_memory_mb() -> float:
     """Return the largest resident memory of this program so far, in MB."""
-    # getrusage also counts what the parent held when it started this process.
+    # getrusage also counts the memory of the parent at the time it started this process.
     status = Path("/proc/self/status")
     if status.is_file():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
@@ -159,29 +151,20 @@ def _peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def _end_with_parent() -> None:
-    """Wait for the parent to close our standard input, as its death does, and end at once."""
+    """End at once when standard input closes, which happens when the parent dies."""
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
-def _log(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
-
-
 def main(folder: Path) -> None:
     """Do the job unless it is done; a second process of the same row waits for the first."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with locked(folder / ".lock"):
         if RowResult.read(folder) is None:
-            run_row(folder, _log)
+            run_row(folder)
 
 
 if __name__ == "__main__":

@@ -1,199 +1,16 @@
-"""The leaderboard's table: each preset's numbers, and what the first is ahead by."""
+"""Table of a comparison: `COLUMNS` defines its columns, `_measures` the numbers behind them."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-import scipy.stats
+from tabulate import tabulate
 
 from mmctr_pipeline import metrics
 from mmctr_pipeline.comparison.row import RowResult
-from mmctr_pipeline.comparison.statistics import paired_difference
+from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, mean_interval
 
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What became of one preset under one seed: a result with its scores, or why there is none.
-
-    `key` names the row's folder; `scores` are the probabilities of the reporting half, `(N,)`.
-    """
-
-    seed: int
-    key: str
-    result: RowResult | None = None
-    scores: np.ndarray | None = None
-    failure: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class AucDifference:
-    """An AUC less another on the same rows, with its 95 % interval.
-
-    By DeLong's paired test for one seed; for several by `paired_difference`, whose `verdict` it
-    then has.
-    """
-
-    difference: float
-    low: float
-    high: float
-    verdict: str | None = None
-
-
-def auc_difference(
-    label: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
-) -> AucDifference:
-    """Compare the scores `(N,)` of two scorers, one array per seed in the same order of seeds."""
-    if len(first) == len(second) == 1:
-        single = metrics.compare_auc(label, first[0], second[0])
-        return AucDifference(single.difference, single.low, single.high)
-    paired = paired_difference(label, first, second)
-    return AucDifference(paired.difference, paired.low, paired.high, paired.verdict)
-
-
-@dataclasses.dataclass(frozen=True)
-class TableRow:
-    """One preset: means over its seeds, AUC by seed too, the largest memory; or why it failed.
-
-    `behind` is the AUC of the first row less that of this one, None in the first row itself.
-    """
-
-    name: str
-    model: str
-    outcomes: tuple[Outcome, ...]
-    auc: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-    auc_by_seed: tuple[float, ...] = ()
-    log_loss: float = math.nan
-    behind: AucDifference | None = None
-
-    @classmethod
-    def of(cls, name: str, model: str, outcomes: Sequence[Outcome], label: np.ndarray) -> Self:
-        """Measure the scores of all seeds; nothing is measured where a seed failed."""
-        row = cls(name, model, tuple(outcomes))
-        if row.failure is not None:
-            return row
-        areas = [metrics.auc_interval(label, scores) for scores in row.scores]
-        mean, low, high = _mean_interval(areas)
-        log_loss = float(np.mean([metrics.log_loss(label, scores) for scores in row.scores]))
-        return dataclasses.replace(
-            row,
-            auc=mean,
-            low=low,
-            high=high,
-            auc_by_seed=tuple(area.auc for area in areas),
-            log_loss=log_loss,
-        )
-
-    @property
-    def failure(self) -> str | None:
-        """Why the first seed that failed did so, None where none has."""
-        failed = [outcome for outcome in self.outcomes if outcome.failure is not None]
-        if not failed:
-            return None
-        seed = f"seed {failed[0].seed}: " if len(self.outcomes) > 1 else ""
-        return f"{seed}{failed[0].failure}"
-
-    @property
-    def scores(self) -> list[np.ndarray]:
-        """The scores by seed."""
-        return [outcome.scores for outcome in self.outcomes if outcome.scores is not None]
-
-    @property
-    def results(self) -> list[RowResult]:
-        """The results by seed."""
-        return [outcome.result for outcome in self.outcomes if outcome.result is not None]
-
-    def mean(self, name: str) -> float:
-        """Return the mean of a number of the results over the seeds."""
-        return float(np.mean([getattr(result, name) for result in self.results]))
-
-    def mean_evaluated(self, what: Callable[[dict[str, Any]], float | None]) -> float | None:
-        """Return the mean over seeds of `what` an evaluation says, None where it says nothing."""
-        values = [what(result.evaluation) for result in self.results]
-        defined = [value for value in values if value is not None]
-        return float(np.mean(defined)) if defined else None
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars."""
-        identified = {
-            "preset": self.name,
-            "model": self.model,
-            "seeds": [outcome.seed for outcome in self.outcomes],
-            "keys": [outcome.key for outcome in self.outcomes],
-        }
-        if self.failure is not None:
-            return {**identified, "failure": self.failure}
-        return {
-            **identified,
-            "auc": self.auc,
-            "low": self.low,
-            "high": self.high,
-            "auc_by_seed": list(self.auc_by_seed),
-            "log_loss": self.log_loss,
-            "behind_first": dataclasses.asdict(self.behind) if self.behind else None,
-            "code": [result.code for result in self.results],
-            "n_parameters": self.results[0].n_parameters,
-            "rows_per_second": self.mean("rows_per_second"),
-            "seconds": self.mean("seconds"),
-            "peak_mb": max(result.peak_mb for result in self.results),
-            "epochs": [result.epochs for result in self.results],
-            "best_epoch": [result.best_epoch for result in self.results],
-            "ended_by": [result.ended_by for result in self.results],
-            "selection_auc": self.mean("selection_auc"),
-            "auc_cold": self.mean_evaluated(_cold_auc),
-            "auc_by_user": self.mean_evaluated(lambda evaluation: evaluation["by_user"]["auc"]),
-            "calibration_error": self.mean_evaluated(
-                lambda evaluation: evaluation["calibration"]["error"]
-            ),
-        }
-
-    def cells(self) -> list[str]:
-        """Return the row as it stands in the table."""
-        if self.failure is not None:
-            return [self.name, self.model, f"failed: {self.failure}", *[""] * (len(_HEAD) - 3)]
-        results = self.results
-        return [
-            self.name,
-            self.model,
-            f"{self.auc:.4f} [{self.low:.4f}, {self.high:.4f}]",
-            "" if self.behind is None else _difference(self.behind),
-            "" if (cold := self.mean_evaluated(_cold_auc)) is None else f"{cold:.4f}",
-            f"{self.log_loss:.4f}",
-            f"{results[0].n_parameters:,}",
-            f"{self.mean('rows_per_second'):,.0f}",
-            f"{self.mean('seconds'):,.0f}",
-            f"{max(result.peak_mb for result in results):,.0f}",
-            ", ".join(f"{round(result.epochs, 2):g}" for result in results),
-            ", ".join(f"{round(result.best_epoch, 2):g}" for result in results),
-            ", ".join(dict.fromkeys(_ENDED_BY[result.ended_by] for result in results)),
-        ]
-
-
-def _cold_auc(evaluation: dict[str, Any]) -> float | None:
-    """Return the AUC of the rows whose target stands in no train row, None without one."""
-    interval = evaluation["by_popularity"][0]["auc"]
-    return None if interval is None else float(interval["auc"])
-
-
-_HEAD = (
-    "preset",
-    "model",
-    "AUC",
-    "first less this",
-    "cold AUC",
-    "log-loss",
-    "parameters",
-    "rows/s",
-    "seconds",
-    "peak MB",
-    "epochs",
-    "best epoch",
-    "ended by",
-)
-_N_LEFT_ALIGNED = 2
 _ENDED_BY = {
     "max_epochs": "all epochs",
     "patience": "early stopping",
@@ -202,82 +19,228 @@ _ENDED_BY = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The outcome of one row with one seed: a result with its scores, or the reason of a failure.
+
+    `key` names the row's folder and `inputs` that of its `TrainingInputs`; `scores` are the
+    probabilities of the reporting rows, `(N,)`.
+    """
+
+    seed: int
+    key: str
+    inputs: str
+    result: RowResult | None = None
+    scores: np.ndarray | None = None
+    failure: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One row over its seeds; `measures` is empty if a seed failed.
+
+    `behind` is the AUC of the first row minus that of this one, None for the first row itself.
+    """
+
+    name: str
+    model: str
+    outcomes: tuple[Outcome, ...]
+    measures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    behind: AucDifference | None = None
+
+    @classmethod
+    def measure(cls, name: str, model: str, outcomes: Sequence[Outcome], label: np.ndarray) -> Self:
+        """Measure a row's scores against the labels `(N,)` of the reporting rows."""
+        row = cls(name, model, tuple(outcomes))
+        if row.failure is not None:
+            return row
+        results = [outcome.result for outcome in outcomes if outcome.result is not None]
+        return dataclasses.replace(row, measures=_measures(results, row.scores, label))
+
+    @property
+    def failure(self) -> str | None:
+        """The reason of the first failed seed, or None."""
+        for outcome in self.outcomes:
+            if outcome.failure is not None:
+                seed = f"seed {outcome.seed}: " if len(self.outcomes) > 1 else ""
+                return f"{seed}{outcome.failure}"
+        return None
+
+    @property
+    def scores(self) -> list[np.ndarray]:
+        """Scores by seed."""
+        return [outcome.scores for outcome in self.outcomes if outcome.scores is not None]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars."""
+        mapping = {
+            "row": self.name,
+            "model": self.model,
+            "seeds": [outcome.seed for outcome in self.outcomes],
+            "keys": [outcome.key for outcome in self.outcomes],
+            "inputs": [outcome.inputs for outcome in self.outcomes],
+        }
+        if self.failure is not None:
+            return {**mapping, "failure": self.failure}
+        behind = self.behind and dataclasses.asdict(self.behind)
+        return {**mapping, **self.measures, "behind_first": behind}
+
+
+def _measures(
+    results: Sequence[RowResult], scores: Sequence[np.ndarray], label: np.ndarray
+) -> dict[str, Any]:
+    """Return a row's numbers: means over its seeds, or lists with one value per seed."""
+
+    def each(name: str) -> list[Any]:
+        return [getattr(result, name) for result in results]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        defined = [value for value in values if value is not None]
+        return float(np.mean(defined)) if defined else None
+
+    areas = [metrics.auc_interval(label, each) for each in scores]
+    auc, low, high = mean_interval(areas)
+    evaluations = each("evaluation")
+    # Rows whose target is in no train row, if there are any with clicks and without.
+    cold = [evaluation["by_popularity"][0]["auc"] for evaluation in evaluations]
+    return {
+        "auc": auc,
+        "low": low,
+        "high": high,
+        "auc_by_seed": [area.auc for area in areas],
+        "log_loss": mean([metrics.log_loss(label, each) for each in scores]),
+        "auc_cold": mean([area and area["auc"] for area in cold]),
+        "auc_by_user": mean([evaluation["by_user"]["auc"] for evaluation in evaluations]),
+        "calibration_error": mean([e["calibration"]["error"] for e in evaluations]),
+        "n_parameters": results[0].n_parameters,
+        "peak_mb": max(each("peak_mb")),
+        **{name: mean(each(name)) for name in ("rows_per_second", "seconds", "selection_auc")},
+        **{name: each(name) for name in ("epochs", "best_epoch", "ended_by")},
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: its heading, its value in a row that has not failed, and a format specification.
+
+    A list is written with commas, None as an empty cell.
+    """
+
+    name: str
+    value: Callable[[TableRow], Any]
+    format: str = ""
+    align: str = "right"
+
+    def cell(self, row: TableRow) -> str:
+        """Return the text of a row's cell."""
+        value = self.value(row)
+        values = value if isinstance(value, list) else [value]
+        return ", ".join("" if each is None else format(each, self.format) for each in values)
+
+
+def _interval(row: TableRow) -> str:
+    return "{auc:.4f} [{low:.4f}, {high:.4f}]".format_map(row.measures)
+
+
+def _endings(values: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(_ENDED_BY[value] for value in values))
+
+
+COLUMNS = (
+    Column("row", lambda row: row.name, align="left"),
+    Column("model", lambda row: row.model, align="left"),
+    Column("AUC", _interval),
+    Column("first minus this", lambda row: row.behind),
+    Column("cold AUC", lambda row: row.measures["auc_cold"], ".4f"),
+    Column("log-loss", lambda row: row.measures["log_loss"], ".4f"),
+    Column("parameters", lambda row: row.measures["n_parameters"], ","),
+    Column("rows/s", lambda row: row.measures["rows_per_second"], ",.0f"),
+    Column("seconds", lambda row: row.measures["seconds"], ",.0f"),
+    Column("peak MB", lambda row: row.measures["peak_mb"], ",.0f"),
+    Column("epochs", lambda row: [round(n, 2) for n in row.measures["epochs"]], "g"),
+    Column("best epoch", lambda row: [round(n, 2) for n in row.measures["best_epoch"]], "g"),
+    Column("ended by", lambda row: _endings(row.measures["ended_by"])),
+)
+
+
+@dataclasses.dataclass(frozen=True)
 class Leaderboard:
-    """All rows, measured on the same rows of the reporting half of the valid users."""
+    """All rows, measured on the same reporting rows; failed rows are last.
+
+    `pairs` holds further comparisons by the names of both rows.
+    """
 
     rows: tuple[TableRow, ...]
     n_reporting_rows: int
-    inputs: str
+    pairs: dict[str, AucDifference]
 
     @classmethod
-    def of(
-        cls, rows: Sequence[TableRow], label: np.ndarray, inputs: str, by_auc: bool = False
+    def compare(
+        cls,
+        rows: Sequence[TableRow],
+        label: np.ndarray,
+        by_auc: bool = False,
+        pairs: Sequence[tuple[str, str]] = (),
     ) -> Self:
-        """Compare the first row that has not failed with each of the others.
+        """Compare the first row that has not failed with each of the others, and `pairs`.
 
-        The rows keep their order, or are ordered `by_auc`, the best first; failed ones go last.
-        `inputs` is the key of the `TrainingInputs`.
+        Parameters
+        ----------
+        rows
+            Measured rows.
+        label
+            Labels `(N,)` of the reporting rows.
+        by_auc
+            Order the rows by AUC, the best first, before comparing.
+        pairs
+            Names of rows to compare in addition; pairs with a failed row are left out.
         """
-        done = [row for row in rows if row.failure is None]
+        done = [row for row in rows if row.measures]
         if by_auc:
-            done.sort(key=lambda row: -row.auc)
+            done.sort(key=lambda row: -row.measures["auc"])
         compared = done[:1] + [
             dataclasses.replace(row, behind=auc_difference(label, done[0].scores, row.scores))
             for row in done[1:]
         ]
-        failed = [row for row in rows if row.failure is not None]
-        return cls((*compared, *failed), len(label), inputs)
+        scores = {row.name: row.scores for row in done}
+        differences = {
+            f"{first} - {second}": auc_difference(label, scores[first], scores[second])
+            for first, second in pairs
+            if first in scores and second in scores
+        }
+        failed = [row for row in rows if not row.measures]
+        return cls((*compared, *failed), len(label), differences)
 
     @property
-    def failed(self) -> list[str]:
-        """Names of the rows that failed."""
-        return [row.name for row in self.rows if row.failure is not None]
+    def failures(self) -> dict[str, str]:
+        """The failed rows with their reasons."""
+        return {row.name: row.failure for row in self.rows if row.failure is not None}
 
     def markdown(self) -> list[str]:
-        """Return the lines of a Markdown table, its columns aligned."""
-        cells = [list(_HEAD), *(row.cells() for row in self.rows)]
-        # A failed row's reason runs on over the cells beside it, which would widen the column.
-        widths = [
-            max(len(row[column]) for row in cells if not row[2].startswith("failed: "))
-            for column in range(len(_HEAD))
+        """Return the lines of a Markdown table, followed by pairs and reasons of failures."""
+        cells = [
+            [column.cell(row) for column in COLUMNS]
+            if row.measures
+            else [row.name, row.model, "failed"]
+            for row in self.rows
         ]
-        rule = ["-" * width if n < _N_LEFT_ALIGNED else "-" * (width - 1) + ":"
-                for n, width in enumerate(widths)]  # fmt: skip
-        lines = [cells[0], rule, *cells[1:]]
-        return [
-            "| "
-            + " | ".join(
-                cell.ljust(width) if n < _N_LEFT_ALIGNED else cell.rjust(width)
-                for n, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            + " |"
-            for line in lines
+        table = tabulate(
+            cells,
+            headers=[column.name for column in COLUMNS],
+            tablefmt="pipe",
+            colalign=[column.align for column in COLUMNS],
+            disable_numparse=True,
+        )
+        notes = [
+            f"{names}: {paired}" + ("" if paired.p_value is None else f", p = {paired.p_value:.2g}")
+            for names, paired in self.pairs.items()
         ]
+        notes += [f"{name} failed: {reason}" for name, reason in self.failures.items()]
+        return [*table.splitlines(), *(line for note in notes for line in ("", note))]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
         return {
-            "inputs": self.inputs,
             "n_reporting_rows": self.n_reporting_rows,
             "rows": [row.to_mapping() for row in self.rows],
+            "pairs": {names: dataclasses.asdict(paired) for names, paired in self.pairs.items()},
         }
-
-
-def _difference(difference: AucDifference) -> str:
-    verdict = f" {difference.verdict}" if difference.verdict else ""
-    return f"{difference.difference:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]{verdict}"
-
-
-def _mean_interval(areas: Sequence[metrics.AucInterval]) -> tuple[float, float, float]:
-    """Return the mean AUC over seeds with its 95 % interval, over rows and, if several, seeds.
-
-    As in `paired_difference`, the half-width is the root of the summed squares of both.
-    """
-    if len(areas) == 1:
-        return areas[0].auc, areas[0].low, areas[0].high
-    values = np.array([area.auc for area in areas])
-    mean, seed_error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
-    row_error = math.sqrt(float(np.mean([area.standard_error**2 for area in areas])))
-    of_seeds = scipy.stats.t.ppf(0.975, len(values) - 1) * seed_error
-    half_width = math.hypot(of_seeds, scipy.stats.norm.ppf(0.975) * row_error)
-    return mean, max(mean - half_width, 0.0), min(mean + half_width, 1.0)

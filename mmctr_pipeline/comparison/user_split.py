@@ -1,4 +1,4 @@
-"""The two halves of the valid users: one selects a model's epoch, the other measures it."""
+"""Splits the valid users in two: one part selects a model's epoch, the other measures it."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 
 
-class HalvesError(ValueError):
-    """The valid split cannot be cut in two halves that both measure an AUC."""
+class UserSplitError(ValueError):
+    """The valid users cannot be split into two parts that both allow an AUC."""
 
 
-def selection_half(user_id: np.ndarray) -> np.ndarray:
-    """Return which rows belong to the half that selects, `(N,) bool`; the others report.
+def selects_epoch(user_id: np.ndarray) -> np.ndarray:
+    """Return which rows select the epoch, `(N,) bool`; the others report.
 
-    A user's rows stay together: the half is the lowest bit of SplitMix64 (Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators", OOPSLA 2014) of the id, so that it depends on
-    nothing else, neither the order nor the other rows.
+    All rows of a user are on the same side: the lowest bit of SplitMix64 (Steele, Lea and Flood,
+    "Fast splittable pseudorandom number generators", OOPSLA 2014) of the id. So the split depends
+    on neither the order nor the other rows.
     """
     mixed = user_id.astype(np.uint64) + _INCREMENT
     for multiplier, shift in zip(_MULTIPLIERS, (30, 27), strict=True):
@@ -28,19 +28,18 @@ def selection_half(user_id: np.ndarray) -> np.ndarray:
 
 
 def split_valid(valid: Split) -> tuple[Split, Split]:
-    """Return the rows of the valid split that select, and those that report, both in order.
+    """Return the selecting and the reporting rows of the valid split, both in order.
 
-    Raises `HalvesError` where the split has no labels, or a half has not both classes.
+    Raises `UserSplitError` if valid has no labels, or if either part lacks a class.
     """
     if valid.label is None:
-        raise HalvesError("valid has no labels; there is nothing to compare on")
-    selects = selection_half(valid.user_id)
-    for name, rows in (("selects", selects), ("reports", ~selects)):
+        raise UserSplitError("valid has no labels; a comparison needs them")
+    selects = selects_epoch(valid.user_id)
+    for name, rows in (("select", selects), ("report", ~selects)):
         try:
             auc(valid.label[rows], np.zeros(int(rows.sum())))
         except MetricError as error:
-            raise HalvesError(
-                f"the half of the valid users that {name} is of no use ({error}); "
-                "valid.parquet needs more users"
+            raise UserSplitError(
+                f"the valid users that {name} give no AUC ({error}); valid.parquet needs more users"
             ) from error
     return valid.take(selects), valid.take(~selects)

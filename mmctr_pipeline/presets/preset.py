@@ -1,4 +1,4 @@
-"""Presets: one YAML file per recipe, shipped or the user's own, which may extend another."""
+"""Presets: one YAML file per recipe, shipped or written by the user, which may extend another."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,21 +21,18 @@ PRESET_DIR = Path(__file__).parent
 class ChecksConfig(Settings):
     """The section `checks` of a preset."""
 
-    auc_floor: float = setting(0.5, "validation AUC below which nothing is submitted", ge=0, le=1)
+    auc_floor: float = setting(0.5, "least validation AUC for a submission", ge=0, le=1)
     max_missing_images: float = setting(
         0.2, "largest share of items without an image file", ge=0, le=1
     )
     max_unreadable_images: float = setting(
-        0.01, "largest share of items whose image file cannot be decoded", ge=0, le=1
+        0.01, "largest share of items with an image file that cannot be decoded", ge=0, le=1
     )
     min_explained_variance: float = setting(
         0.5, "least share of the variance that the fused vectors keep", ge=0, le=1
     )
     max_target_in_history: float = setting(
-        0.05,
-        "largest share of train rows, or of valid rows, whose target is in their own history",
-        ge=0,
-        le=1,
+        0.05, "largest share of train or valid rows with the target in their history", ge=0, le=1
     )
 
 
@@ -56,9 +53,9 @@ def shipped_presets() -> list[str]:
 
 
 def preset_name(deployment: Deployment) -> str:
-    """Return the deployment's preset; `sample` where neither data nor preset was chosen.
+    """Return the deployment's preset, or `sample` if it has neither data nor a preset.
 
-    Raises `SettingsError`, listing the presets, where data were given and no preset.
+    Raises `SettingsError`, listing the presets, if it has data but no preset.
     """
     if deployment.preset is not None:
         return deployment.preset
@@ -71,7 +68,7 @@ def preset_name(deployment: Deployment) -> str:
 
 
 def load_preset(name_or_path: str) -> Preset:
-    """Load a shipped preset by name, or a YAML file by path, with what it extends.
+    """Load a shipped preset by name, or a YAML file by path, with the presets it extends.
 
     Raises `SettingsError` naming the file, the section and the known names.
     """
@@ -124,7 +121,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
         if not isinstance(old, Mapping) or not isinstance(value, Mapping):
             merged[name] = value
         elif value.get("name", old.get("name")) != old.get("name"):
-            # Another model: the settings of the one before mean nothing to it.
+            # Another model has other settings.
             merged[name] = dict(value)
         else:
             merged[name] = _merged(old, value)

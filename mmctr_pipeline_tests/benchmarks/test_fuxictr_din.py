@@ -1,4 +1,4 @@
-"""FuxiCTR's DIN runs on the leaderboard's rows, and is compared with them row by row."""
+"""FuxiCTR's DIN trains on the leaderboard's rows and is compared with each row of the table."""
 
 import itertools
 import json
@@ -20,9 +20,10 @@ from benchmarks.fuxictr_din import (
     train_din,
 )
 from mmctr_pipeline import metrics
-from mmctr_pipeline.comparison.entries import leaderboard_entries
+from mmctr_pipeline.comparison.entries import preset_entries
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.user_split import split_valid
+from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
@@ -34,7 +35,7 @@ def inputs() -> TrainingInputs:
     return small_inputs()
 
 
-def test_batches_hold_the_newest_of_each_history_and_then_the_target(
+def test_batches_end_with_the_newest_of_the_history_and_the_target(
     inputs: TrainingInputs,
 ) -> None:
     dataset = inputs.dataset
@@ -53,7 +54,8 @@ def test_batches_hold_the_newest_of_each_history_and_then_the_target(
 
 
 def test_our_din_has_the_same_settings() -> None:
-    (ours,) = leaderboard_entries([str(REPOSITORY / "benchmarks" / "din_fuxictr_settings.yaml")])
+    (entry,) = preset_entries([str(REPOSITORY / "benchmarks" / "din_fuxictr_settings.yaml")])
+    ours = entry.preset
     model, training = ours.model.to_mapping(), ours.training
     features = model["features"]
     assert ours.model.max_history == fuxictr_din.HISTORY_LENGTH
@@ -83,25 +85,26 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
         scores = (generator.random(len(label)) + strength * label).astype(np.float32)
         (tmp_path / f"key-{name}").mkdir()
         np.save(tmp_path / f"key-{name}" / "scores.npy", scores)
-        row = {"preset": name, "keys": [f"key-{name}", "more"]}
+        row = {"row": name, "keys": [f"key-{name}", "more"], "inputs": [inputs.key, inputs.key]}
         rows.append((row, scores))
-    failed = {"preset": "failed", "failure": "diverged", "keys": ["none"]}
-    board = {"inputs": inputs.key, "rows": [row for row, _ in rows] + [failed]}
+    failed = {"row": "failed", "failure": "diverged", "keys": ["none"], "inputs": [inputs.key]}
+    board = {"rows": [row for row, _ in rows] + [failed]}
     (tmp_path / "table.json").write_text(json.dumps(board))
-    compared = compare(tmp_path, "table", inputs, peer)
-    assert [row["preset"] for row in compared] == ["first", "second"]
+    compared = compare(tmp_path / "table.json", inputs, peer)
+    assert [row["row"] for row in compared] == ["first", "second"]
     for row, (_, scores) in zip(compared, rows, strict=True):
         expected = metrics.compare_auc(label, scores, peer[0])
         assert (row["difference"], row["low"]) == (expected.difference, expected.low)
         assert row["seeds"] == 1  # the peer has no more
         assert row["auc"] == pytest.approx(metrics.auc(label, scores))
-    (tmp_path / "table.json").write_text(json.dumps({**board, "inputs": "of other rows"}))
+    rows[1][0]["inputs"][1] = "others"
+    (tmp_path / "table.json").write_text(json.dumps(board))
     with pytest.raises(SystemExit, match="other data or vectors"):
-        compare(tmp_path, "table", inputs, peer)
+        compare(tmp_path / "table.json", inputs, peer)
 
 
 @pytest.mark.bench
-def test_kept_scores_are_compared_and_the_rest_is_trained(
+def test_stored_scores_are_reused_and_the_rest_is_trained(
     inputs: TrainingInputs,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -114,7 +117,7 @@ def test_kept_scores_are_compared_and_the_rest_is_trained(
     folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
     folder.mkdir(parents=True)
     np.save(folder / "scores-42-epochs-1.npy", scores)
-    # Of more epochs, so not what is asked for.
+    # Of more epochs than asked for, so not reused.
     np.save(folder / "scores-43-epochs-12.npy", scores)
     monkeypatch.setattr(fuxictr_din, "_inputs", lambda data: (inputs, tmp_path))
     monkeypatch.setattr(sys, "argv", ["fuxictr_din", "--kept", "--seeds=2", "--epochs=1"])
@@ -132,15 +135,15 @@ def test_it_is_the_baseline_and_learns(
     inputs: TrainingInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
-    items = item_features(inputs.dataset.items, inputs.vectors)
-    model = build_din(items, n_tags=2, seed=1, folder=tmp_path)
+    items = item_features(inputs.dataset.items, inputs.vectors, DinConfig())
+    model = build_din(items, seed=1, folder=tmp_path)
     item_dim = 64 + 64 + 12
     tables = (11 + 11 + 61 + 2) * 64 + 12 * 12
     attention = 4 * item_dim * 512 + 512 * 256 + 256 + (512 + 256 + 1) + (512 + 256)
     widths = (2 * 64 + 2 * item_dim, 1024, 512, 256)
     tower = sum(a * b + 3 * b for a, b in itertools.pairwise(widths)) + 257
     assert sum(p.numel() for p in model.parameters()) == tables + attention + tower
-    # Only what embeds is regularised: lambda / 2 times the squares.
+    # Only embeddings are regularised: lambda / 2 times the squares.
     embedding = [p.detach() for p in model.embedding_layer.parameters()]
     squares = sum(float(p.square().sum()) for p in embedding)
     assert model.regularization_loss().item() == pytest.approx(1e-6 / 2 * squares, rel=1e-4)
@@ -157,14 +160,14 @@ def test_it_is_the_baseline_and_learns(
     assert metrics.auc(label, scores) > 0.6
 
 
-def test_without_the_package_it_says_what_to_install() -> None:
+def test_without_the_package_the_error_names_what_to_install() -> None:
     code = (
         "import importlib.util, sys; found = importlib.util.find_spec; "
         "importlib.util.find_spec = lambda name: None if name == 'fuxictr' else found(name); "
         "sys.argv = ['fuxictr_din']; import benchmarks.fuxictr_din as b; b.main()"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=900
     )
     assert result.returncode == 1
     assert result.stderr.strip().endswith("make install EXTRAS=dev,bench")

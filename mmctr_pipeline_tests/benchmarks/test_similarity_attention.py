@@ -1,11 +1,11 @@
-"""The ablation of our model: every file is the preset with something switched off."""
+"""The ablation of our model: each file is the preset with something switched off."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmctr_pipeline.comparison.entries import leaderboard_entries
+from mmctr_pipeline.comparison.entries import preset_entries
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
 FILES = sorted(FOLDER.glob("without_*.yaml"))
@@ -13,41 +13,41 @@ TRIED = sorted(FOLDER.glob("with_*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_a_file_of_the_ablation_differs_from_the_preset_in_settings_that_are_off(
+def test_each_file_differs_from_the_preset_only_in_settings_that_are_off(
     file: Path,
 ) -> None:
-    ours, without = leaderboard_entries(["similarity_attention", str(file)])
+    ours, without = preset_entries(["similarity_attention", str(file)])
     changed = {
-        **_changed(ours.model.to_mapping(), without.model.to_mapping()),
-        **_changed(ours.training.to_mapping(), without.training.to_mapping()),
+        **_changed(ours.preset.model.to_mapping(), without.preset.model.to_mapping()),
+        **_changed(ours.preset.training.to_mapping(), without.preset.training.to_mapping()),
     }
     assert changed
     assert not any(changed.values())
 
 
 @pytest.mark.parametrize("file", TRIED, ids=[file.stem for file in TRIED])
-def test_what_was_tried_differs_from_the_preset(file: Path) -> None:
-    ours, tried = leaderboard_entries(["similarity_attention", str(file)])
-    assert (tried.model, tried.training) != (ours.model, ours.training)
+def test_each_addition_differs_from_the_preset(file: Path) -> None:
+    ours, tried = preset_entries(["similarity_attention", str(file)])
+    assert (tried.preset.model, tried.preset.training) != (ours.preset.model, ours.preset.training)
 
 
-def test_every_part_that_is_on_has_a_file_that_switches_it_off_alone() -> None:
-    ours = leaderboard_entries(["similarity_attention"])[0]
-    settings = ours.model.to_mapping()
+def test_each_part_that_is_on_has_a_file_that_switches_off_only_that() -> None:
+    ours = preset_entries(["similarity_attention"])[0]
+    settings = ours.preset.model.to_mapping()
     parts = {name for name, value in settings.items() if value is True}
     parts |= {f"features.{name}" for name, value in settings["features"].items() if value is True}
     assert {"co_interactions", "features.item_levels"} <= parts
-    switched_off_alone = set()
+    switched_off = set()
     for file in FILES:
-        without = leaderboard_entries([str(file)])[0]
-        changed = _changed(settings, without.model.to_mapping())
-        if without.training == ours.training and len(changed) == 1:
-            switched_off_alone |= changed.keys()
-    assert parts <= switched_off_alone
+        without = preset_entries([str(file)])[0]
+        changed = _changed(settings, without.preset.model.to_mapping())
+        if without.preset.training == ours.preset.training and len(changed) == 1:
+            switched_off |= changed.keys()
+    assert parts <= switched_off
 
 
 def _changed(ours: dict, other: dict, prefix: str = "") -> dict[str, Any]:
-    """Return the settings in which `other` differs, by dotted name, with what it has there."""
+    """Return the settings of `other` that differ from `ours`, by dotted name."""
     found = {}
     for name, value in ours.items():
         if isinstance(value, dict):
@@ -58,25 +58,23 @@ def _changed(ours: dict, other: dict, prefix: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["din_same_features", "din_same_widths"])
-def test_din_is_given_the_features_and_the_training_of_ours(name: str) -> None:
-    ours, din = leaderboard_entries(["similarity_attention", str(FOLDER / f"{name}.yaml")])
-    assert din.model.name == "din"
-    assert din.training == ours.training
-    # Ours has titles and ids in its similarities, without having them among its features; DIN has
-    # the matrix that the published ones have.
-    given: dict[str, Any] = {"text_vectors": True, "item_id": True, "vector_projection": True}
+def test_din_has_our_features_and_our_training(name: str) -> None:
+    ours, din = preset_entries(["similarity_attention", str(FOLDER / f"{name}.yaml")])
+    assert din.preset.model.name == "din"
+    assert din.preset.training == ours.preset.training
+    # Ours has titles and ids in its similarities instead of its features; DIN has the published
+    # learned matrix.
+    added: dict[str, Any] = {"text_vectors": True, "item_id": True, "vector_projection": True}
     if name == "din_same_features":
-        given["projection_dim"] = 0
-    expected = {**ours.model.to_mapping()["features"], **given}
-    assert din.model.to_mapping()["features"] == expected
+        added["projection_dim"] = 0
+    expected = {**ours.preset.model.to_mapping()["features"], **added}
+    assert din.preset.model.to_mapping()["features"] == expected
 
 
-def test_din_is_given_the_widths_of_ours() -> None:
+def test_din_has_our_widths() -> None:
     ours, din = (
-        entry.model.to_mapping()
-        for entry in leaderboard_entries(
-            ["similarity_attention", str(FOLDER / "din_same_widths.yaml")]
-        )
+        entry.preset.model.to_mapping()
+        for entry in preset_entries(["similarity_attention", str(FOLDER / "din_same_widths.yaml")])
     )
     for name in ("attention_hidden_dims", "hidden_dims", "dropout"):
         assert din[name] == ours[name]

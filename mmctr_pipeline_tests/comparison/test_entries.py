@@ -1,39 +1,97 @@
-"""The leaderboard's rows from presets."""
+"""Rows from presets, and the shipped lists of rows."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from mmctr_pipeline.comparison.entries import leaderboard_entries
-from mmctr_pipeline.presets.preset import load_preset, shipped_presets
+from mmctr_pipeline.comparison.entries import (
+    ABLATION_PAIRS,
+    Entry,
+    ablation_entries,
+    fusion_entries,
+    preset_entries,
+)
+from mmctr_pipeline.presets.preset import Preset, load_preset, shipped_presets
 from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.training.config import TrainingConfig
 
 
-def test_without_names_every_shipped_model_and_training_stands_there_once() -> None:
-    entries = leaderboard_entries([])
+def test_default_rows_are_each_shipped_model_and_training_once() -> None:
+    entries = preset_entries([], shared=load_preset("sample"))
     names = [entry.name for entry in entries]
     assert {"din", "improved_mmctr", "sample"} <= set(names)
-    # These differ from improved_mmctr in encoders and checks alone.
+    # These differ from improved_mmctr in encoders and checks only.
     assert not {"improved_mmctr_given", "text_only"} & set(names)
-    compared = [(entry.model, entry.training) for entry in entries]
+    compared = [(entry.preset.model, entry.preset.training) for entry in entries]
     for name in shipped_presets():
         preset = load_preset(name)
         assert compared.count((preset.model, preset.training)) == 1
 
 
-def test_names_and_paths_are_taken_in_their_order_and_files_are_known_by_their_stem(
-    tmp_path: Path,
-) -> None:
+def test_rows_have_shared_encoders_and_fusion_or_their_own() -> None:
+    shared = load_preset("improved_mmctr_given")
+    names = ["improved_mmctr", "transformer_dcn"]
+    for entry, name in zip(preset_entries(names, shared), names, strict=True):
+        preset = load_preset(name)
+        assert (entry.preset.encoders, entry.preset.fusion) == (shared.encoders, shared.fusion)
+        assert (entry.preset.model, entry.preset.training) == (preset.model, preset.training)
+    assert [entry.preset for entry in preset_entries(names)] == [load_preset(n) for n in names]
+    # With their own encoders these two are different rows.
+    assert {"improved_mmctr_given", "text_only"} <= {entry.name for entry in preset_entries([])}
+
+
+def test_rows_keep_the_order_of_names_and_files_go_by_their_stem(tmp_path: Path) -> None:
     without = tmp_path / "without_tags.yaml"
     without.write_text("extends: din\nmodel: {features: {item_tags: false}}\n")
-    entries = leaderboard_entries([str(without), "din", "text_only", "improved_mmctr"])
+    entries = preset_entries([str(without), "din", "text_only", "improved_mmctr"])
     names = ["without_tags", "din", "text_only", "improved_mmctr"]
     assert [entry.name for entry in entries] == names
-    assert entries[0].model != entries[1].model
-    assert entries[0].training == entries[1].training
+    assert entries[0].preset.model != entries[1].preset.model
+    assert entries[0].preset.training == entries[1].preset.training
 
 
-def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_rows_of_the_same_name_are_refused(tmp_path: Path) -> None:
     (tmp_path / "din.yaml").write_text("extends: din\n")
     with pytest.raises(SettingsError, match="'din'"):
-        leaderboard_entries(["din", str(tmp_path / "din.yaml")])
+        preset_entries(["din", str(tmp_path / "din.yaml")])
+
+
+def test_a_run_has_its_own_seed_the_shorter_limit_and_no_final_fit() -> None:
+    training = TrainingConfig(seed=5, final_fit=True, max_minutes=3.0)
+    entry = Entry("row", Preset(training=training))
+    run = entry.run(2, minutes=20.0)
+    assert run.preset.training == dataclasses.replace(training, seed=7, final_fit=False)
+    assert run.preset.fusion == entry.preset.fusion
+    assert entry.run(0, minutes=2.0).preset.training.max_minutes == 2
+    assert entry.run(0, minutes=0.0).preset.training.max_minutes == 3
+
+
+def test_the_ablation_withholds_one_modality_the_other_and_both() -> None:
+    preset = load_preset("transformer_dcn")
+    entries = ablation_entries(preset)
+    assert {entry.name: entry.without for entry in entries} == {
+        "both": (),
+        "text only": ("image",),
+        "images only": ("text",),
+        "neither": ("text", "image"),
+    }
+    pca = dataclasses.replace(preset, fusion=dataclasses.replace(preset.fusion, method="pca"))
+    assert all(entry.preset == pca for entry in entries)
+    assert {name for pair in ABLATION_PAIRS for name in pair} <= {e.name for e in entries}
+
+
+def test_fusions_share_the_seed_of_training() -> None:
+    entries = fusion_entries(load_preset("sample"))
+    # The first row is compared with each of the others.
+    assert [e.name for e in entries] == ["attention", "random", "random standardised", "pca"]
+    for number in (0, 1):
+        runs = [entry.run(number, minutes=0.0) for entry in entries]
+        assert {run.preset.training.seed for run in runs} == {number + 1}
+        attention = runs[0].preset.fusion
+        assert (attention.method, attention.attention.seed) == ("attention", number + 1)
+        assert runs[3].preset.fusion.method == "pca"
+        assert [run.projection for run in runs] == [None, "raw", "standardised", None]
+        assert len({run.vector_settings for run in runs}) == 4
+    random = entries[1]
+    assert random.run(0, 0.0).vector_settings != random.run(1, 0.0).vector_settings

@@ -1,61 +1,47 @@
-"""What is compared is trained on: written, read back, told apart."""
+"""Training inputs: written, read back, told apart."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
-import pytest
 
-from mmctr_pipeline.comparison.inputs import TrainingInputs, best_possible_auc
-from mmctr_pipeline.sample.paths import SamplePaths
+from mmctr_pipeline.comparison.inputs import TrainingInputs
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
 
-def test_they_come_back_as_they_were_written(tmp_path: Path) -> None:
+def test_they_are_read_as_they_were_written(tmp_path: Path) -> None:
     inputs = small_inputs()
     folder = inputs.write(tmp_path)
     assert folder == tmp_path / inputs.key
     read = TrainingInputs.read(folder)
     assert read.key == inputs.key
     np.testing.assert_array_equal(read.dataset.valid.label, inputs.dataset.valid.label)
-    for name in ("vectors", "text", "image"):
-        table, other = getattr(inputs, name), getattr(read, name)
+    for name in ("fused", "text", "image"):
+        table, other = getattr(inputs.vectors, name), getattr(read.vectors, name)
         np.testing.assert_array_equal(table.vectors, other.vectors)
         assert table.identity == other.identity
-    assert read.modalities == {"text": read.text, "image": read.image}
-    written = (folder / "train.parquet").stat().st_mtime_ns
+    files = [folder / "dataset" / "train.parquet", folder / "table_fused.parquet"]
+    written = [file.stat().st_mtime_ns for file in files]
     assert inputs.write(tmp_path) == folder
-    assert (folder / "train.parquet").stat().st_mtime_ns == written
+    assert [file.stat().st_mtime_ns for file in files] == written
+
+    # Other vectors share the dataset on disk.
+    fused = dataclasses.replace(inputs.vectors, text=None)
+    other_folder = TrainingInputs(inputs.dataset, fused).write(tmp_path)
+    assert other_folder != folder
+    assert (other_folder / "dataset").resolve() == (folder / "dataset").resolve()
+    assert TrainingInputs.read(other_folder).vectors.text is None
 
 
 def test_other_contents_have_another_key() -> None:
     inputs = small_inputs()
     keys = {inputs.key}
-    for name in ("vectors", "text", "image"):
-        table = getattr(inputs, name)
+    for name in ("fused", "text", "image"):
+        table = getattr(inputs.vectors, name)
         other = dataclasses.replace(table, vectors=table.vectors + 1)
-        keys.add(dataclasses.replace(inputs, **{name: other}).key)
+        vectors: ItemVectors = dataclasses.replace(inputs.vectors, **{name: other})
+        keys.add(dataclasses.replace(inputs, vectors=vectors).key)
     other_rows = dataclasses.replace(inputs.dataset, fingerprint="other rows")
     keys.add(dataclasses.replace(inputs, dataset=other_rows).key)
     assert len(keys) == 5
-
-
-def test_the_best_possible_auc_is_that_of_the_true_probabilities(
-    small_sample: Path, tmp_path: Path
-) -> None:
-    truth = pq.read_table(SamplePaths(small_sample).truth).to_pylist()
-    valid = [row for row in truth if row["split"] == "valid"]
-    whole = json.loads(SamplePaths(small_sample).summary.read_text())["best_possible_auc"]
-    every = np.ones(len(valid), bool)
-    assert best_possible_auc(small_sample, every) == pytest.approx(whole)
-    mask = np.arange(len(valid)) % 3 == 0
-    ahead = [
-        (a["probability"] > b["probability"]) + 0.5 * (a["probability"] == b["probability"])
-        for a in valid[::3]
-        for b in valid[::3]
-        if a["label"] == 1 and b["label"] == 0
-    ]
-    assert best_possible_auc(small_sample, mask) == pytest.approx(np.mean(ahead))
-    assert best_possible_auc(tmp_path, mask) is None

@@ -1,4 +1,4 @@
-"""Paired differences: the interval by its definition, and what it says."""
+"""Paired differences: the interval by its definition, and the verdict."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_equal_means_both_ends_within_the_margin() -> None:
     assert not paired(-0.001, 0.001, n_valid_rows=49_999).is_equal
 
 
-def test_the_interval_holds_chance_of_seeds_and_of_rows() -> None:
+def test_the_interval_covers_chance_of_seeds_and_of_rows() -> None:
     random = np.random.default_rng(4)
     label = random.integers(2, size=600)
     first = [label + s * random.standard_normal(600) for s in (0.8, 0.9, 1.0)]
@@ -40,12 +40,12 @@ def test_the_interval_holds_chance_of_seeds_and_of_rows() -> None:
     seeds = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2) / math.sqrt(3)
     errors = [compare_auc(label, a, b).standard_error for a, b in zip(first, second, strict=True)]
     rows = math.sqrt(sum(e**2 for e in errors) / 3)
-    # 4.3027 and 1.9600 are the quantiles in the tables of Student's t and of the normal.
+    # 4.3027 and 1.9600 are the tabulated quantiles of Student's t and of the normal distribution.
     half = math.sqrt((4.3027 * seeds) ** 2 + (1.9600 * rows) ** 2)
     assert result.difference == pytest.approx(mean)
     assert (result.low, result.high) == pytest.approx((mean - half, mean + half), rel=1e-3)
     assert (result.n_seeds, result.n_valid_rows) == (3, 600)
-    # The same scores on both sides leave nothing to chance.
+    # Equal scores leave nothing to chance.
     assert paired_difference(label, first, first).high == 0
     with pytest.raises(ValueError, match="1 and 1 seeds"):
         paired_difference(label, first[:1], second[:1])

@@ -1,0 +1,39 @@
+"""`mmctr prune`."""
+
+import click
+
+
+@click.command()
+@click.option(
+    "--unused-days", default=30, help="Drop what was last used more than this many days ago."
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
+def prune(unused_days: int, dry_run: bool) -> None:
+    """Drop stored vectors and checkpoints that are no longer used."""
+    from mmctr_pipeline.encoders.store.prune import prune as prune_vectors
+    from mmctr_pipeline.environment import Deployment
+    from mmctr_pipeline.training.checkpoint import Checkpoints, abandoned
+
+    storage = Deployment.from_environment().storage_dir
+    drop = "would drop" if dry_run else "dropped"
+
+    def counts(n_kept: int, kept_bytes: int, n_dropped: int, dropped_bytes: int) -> str:
+        kept = f"kept {n_kept:,} vectors ({kept_bytes / 1e6:,.1f} MB)"
+        return f"{kept}, {drop} {n_dropped:,} ({dropped_bytes / 1e6:,.1f} MB)"
+
+    reports = prune_vectors(storage / "vectors", unused_days, dry_run=dry_run)
+    for folder in abandoned(storage, unused_days):
+        print(f"{folder.name}: {drop} its checkpoint")
+        if not dry_run:
+            Checkpoints(folder).remove()
+    if not reports:
+        print(f"{storage / 'vectors'} has no stored vectors")
+        return
+    numbers = [(r.n_kept, r.kept_bytes, r.n_dropped, r.dropped_bytes) for r in reports]
+    for report, each in zip(reports, numbers, strict=True):
+        if report.in_use:
+            print(f"{report.encoder}: in use by a run, skipped")
+        else:
+            left = f"{report.n_left_behind:,} leftover files"
+            print(f"{report.encoder}: {counts(*each)} and {left}")
+    print(f"total: {counts(*map(sum, zip(*numbers, strict=True)))}")

@@ -1,0 +1,92 @@
+"""`mmctr leaderboard`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmctr_pipeline.cli.main import main
+
+SIZES = ["--scale", "0.1", "--train-rows", "3000", "--valid-rows", "1000"]
+
+
+def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    given = tmp_path / "given.yaml"
+    given.write_text("extends: improved_mmctr_given\nfusion: {dim: 16}\n")
+    monkeypatch.setenv("MMCTR_PRESET", str(given))
+    short = "training: {max_epochs: 1, batch_size: 256, learning_rate: LR}\n"
+    paths = [tmp_path / f"{name}.yaml" for name in ("short", "diverging")]
+    for path, rate in zip(paths, ("1.0e-3", "1.0e+30"), strict=True):
+        path.write_text("extends: sample\n" + short.replace("LR", rate))
+    assert main(["leaderboard", *map(str, paths), *SIZES, "--name", "two"]) == 1
+    out, err = capsys.readouterr()
+    assert "diverging (seed 42): TrainingDivergedError" in err.replace(
+        "mmctr_pipeline.training.step.", ""
+    )
+    line = json.loads(out.strip().splitlines()[-1])
+    first, second = line["rows"]
+    assert (first["row"], second["row"]) == ("short", "diverging")
+    assert 0.5 < line["best_possible_auc"] < 1
+    assert first["ended_by"] == ["max_epochs"]
+    assert "TrainingDivergedError" in second["failure"]
+    # Half of the users, not of the rows.
+    assert 400 < line["n_reporting_rows"] < 600
+    saved = json.loads((tmp_path / "leaderboard" / "two.json").read_text())
+    assert saved["rows"] == line["rows"]
+    table = (tmp_path / "leaderboard" / "two.md").read_text()
+    assert f"{first['auc']:.4f} [{first['low']:.4f}, {first['high']:.4f}]" in table
+    assert f"diverging failed: {second['failure']}" in table
+    assert f"Best possible AUC on the same rows: {line['best_possible_auc']:.4f}." in table
+    assert (tmp_path / "leaderboard" / "two.png").read_bytes().startswith(b"\x89PNG")
+    scores = np.load(tmp_path / "leaderboard" / first["keys"][0] / "scores.npy")
+    assert len(scores) == line["n_reporting_rows"]
+
+
+def test_rows_share_the_deployments_vectors_or_bring_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
+    # What the rows would train on is enough here.
+    monkeypatch.setattr(
+        "mmctr_pipeline.comparison.runner._run_process", lambda folder, label: "not run"
+    )
+    paths = [tmp_path / f"{name}.yaml" for name in ("wide", "narrow")]
+    for path, dim in zip(paths, (16, 8), strict=True):
+        path.write_text(f"extends: improved_mmctr_given\nfusion: {{dim: {dim}}}\n")
+
+    def inputs(*options: str) -> list[list[str]]:
+        assert main(["leaderboard", *map(str, paths), *SIZES, *options]) == 1
+        rows = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["rows"]
+        return [row["inputs"] for row in rows]
+
+    monkeypatch.setenv("MMCTR_PRESET", str(paths[0]))
+    wide, shared = inputs()
+    assert wide == shared
+    # These are the inputs of the deployment, which needs no preset where rows bring all.
+    monkeypatch.delenv("MMCTR_PRESET")
+    own, narrow = inputs("--vary", "all")
+    assert own == wide
+    assert narrow != wide
+
+
+def test_it_refuses_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("MMCTR_PRESET", "text_only")
+    for option in ("--scale", "--train-rows", "--valid-rows", "--seed"):
+        assert main(["leaderboard", "din", option, "0"]) == 2
+        assert "--train-rows" in capsys.readouterr().err
+    assert main(["leaderboard", "din"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: train.parquet, ")
+    assert str(tmp_path) in err
+    assert main(["leaderboard", "no-such-preset"]) == 2
+    assert "no-such-preset" in capsys.readouterr().err
+    monkeypatch.delenv("MMCTR_PRESET")
+    assert main(["leaderboard", "din"]) == 2
+    assert "MMCTR_PRESET is not set" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""Vectors of a row: as the assets compute them, withheld, or projected at random."""
+
+import dataclasses
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmctr_pipeline.comparison.entries import Entry, ablation_entries, fusion_entries
+from mmctr_pipeline.comparison.row_vectors import RowVectors, random_projection
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.fusion.pca import fit_pca
+from mmctr_pipeline.pipeline import load_dataset
+from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline_tests.training.small_sample import small_sample as tiny_sample
+
+GIVEN = load_preset("improved_mmctr_given")
+
+
+@pytest.fixture(scope="module", name="storage")
+def storage_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module", name="row_vectors")
+def row_vectors_of_sample(small_sample: Path, storage: Path) -> RowVectors:
+    layout = find_data(small_sample)
+    return RowVectors(layout, load_dataset(layout).items, storage, torch.device("cpu"))
+
+
+def test_a_row_is_encoded_and_fused_as_its_preset_says(
+    row_vectors: RowVectors, small_sample: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    vectors = row_vectors(Entry("given", GIVEN))
+    text, image = vectors.text, vectors.image
+    assert text is not None
+    assert image is not None
+    assert text.identity.startswith("given:item_feature.txt_emb_BERT")
+    assert image.identity.startswith("given:item_feature.img_emb_CLIPRN50")
+    expected = fit_pca(text, image, GIVEN.fusion).transform(text, image)
+    np.testing.assert_array_equal(vectors.fused.vectors, expected.vectors)
+    assert vectors.fused.provenance["made_by"]["data"] == str(small_sample.resolve())
+    # The transform is stored where the assets store theirs, for the same data.
+    caplog.clear()
+    again = row_vectors(Entry("given", GIVEN))
+    assert again.fused.identity == vectors.fused.identity
+    assert again.fused.provenance["transform_reused"]
+    assert again.text is text
+
+
+def test_withheld_modalities_are_absent_from_the_fusion_and_the_model(
+    row_vectors: RowVectors,
+) -> None:
+    both, text_only, images_only, neither = map(row_vectors, ablation_entries(GIVEN))
+    for vectors, has_text, has_image in (
+        (text_only, True, False),
+        (images_only, False, True),
+        (neither, False, False),
+    ):
+        for table, whole, is_there in (
+            (vectors.text, both.text, has_text),
+            (vectors.image, both.image, has_image),
+        ):
+            assert table is not None
+            assert whole is not None
+            assert table.dim == whole.dim
+            assert table.vectors.any() == table.present.any() == is_there
+    assert both.text is not None
+    assert text_only.image is not None
+    alone = fit_pca(both.text, text_only.image, GIVEN.fusion)
+    expected = alone.transform(both.text, text_only.image)
+    np.testing.assert_array_equal(text_only.fused.vectors, expected.vectors)
+    # The model of `neither` has inputs of the same width, which tell it nothing.
+    assert neither.fused.vectors.shape == (len(both.text.item_id), GIVEN.fusion.dim)
+    assert not neither.fused.vectors.any()
+    assert neither.fused.present.all()
+
+
+def test_each_fusion_of_the_list_gives_other_vectors_with_each_seed(
+    row_vectors: RowVectors,
+) -> None:
+    attention = dataclasses.replace(GIVEN.fusion.attention, max_epochs=1, batch_size=64)
+    fusion = dataclasses.replace(GIVEN.fusion, dim=8, attention=attention)
+    entries = fusion_entries(dataclasses.replace(GIVEN, fusion=fusion))
+    first, second = (
+        [row_vectors(entry.run(number, 0.0)).fused for entry in entries] for number in (0, 1)
+    )
+    identities = [table.identity.split(":")[0] for table in first]
+    assert identities == ["attention8", "random8-1", "random8-1", "pca8-raw"]
+    hashes = [table.content_hash() for table in (*first, *second)]
+    # The PCA has no seed.
+    assert first[3].identity == second[3].identity
+    assert len(set(hashes)) == 7
+
+
+def test_random_projections_keep_distances_roughly_and_follow_the_seed() -> None:
+    text = tiny_sample()[1].fused.aligned_to(np.arange(1, 61))
+
+    def projected(dim: int, seed: int, standardised: bool = False) -> VectorTable:
+        return random_projection(text, text, dim, seed, standardised)
+
+    wide = projected(4000, 1)
+    assert not wide.vectors[0].any()
+    assert wide.present.tolist() == text.present.tolist()
+    real = text.vectors[1:] - text.vectors[1:].mean(axis=0)
+    lengths = np.linalg.norm(wide.vectors[1:], axis=1)
+    np.testing.assert_allclose(lengths, math.sqrt(2) * np.linalg.norm(real, axis=1), rtol=0.15)
+    standardised = projected(4000, 1, standardised=True).vectors[1:]
+    assert np.square(standardised).sum(axis=1).mean() == pytest.approx(2, rel=0.05)
+    np.testing.assert_array_equal(projected(8, 1).vectors, projected(8, 1).vectors)
+    assert not np.array_equal(projected(8, 1).vectors, projected(8, 2).vectors)
+
+
+def test_an_unavailable_encoder_is_an_error_in_one_line(
+    row_vectors: RowVectors, tmp_path: Path
+) -> None:
+    preset = tmp_path / "absent.yaml"
+    preset.write_text("extends: improved_mmctr\nencoders: {text: {model: local-dir:/nowhere}}\n")
+    with pytest.raises(SettingsError, match="nowhere"):
+        row_vectors(Entry("absent", load_preset(str(preset))))
