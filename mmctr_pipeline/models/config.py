@@ -28,29 +28,19 @@ class FeatureConfig(Settings):
     item_id: bool = setting(True, "an embedding of the item")
     item_tags: bool = setting(True, "the mean embedding of the item's tags")
     item_levels: bool = setting(False, "embeddings of the item's own likes level and views level")
-    context_levels: bool = setting(
-        True, "embeddings of the row's likes level and views level, beside the target"
-    )
+    context_levels: bool = setting(True, "embeddings of the row's likes level and views level")
     fused_vectors: bool = setting(True, "the item's fused vector")
     text_vectors: bool = setting(False, "the title's vector")
     image_vectors: bool = setting(False, "the cover's vector")
     vector_projection: bool = setting(
-        False,
-        "multiply each raw vector by a learned square matrix, as FuxiCTR does; false standardises "
-        "each dimension",
+        False, "multiply vectors by a learned matrix, as FuxiCTR does, instead of standardising"
     )
     embedding_dim: int = setting(64, "dimensions of the embeddings of users, items and tags", ge=1)
     level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", ge=1)
-    projection_dim: int = setting(
-        0, "output width of a linear layer over the joined item features; 0: no such layer", ge=0
-    )
-    max_history: int = setting(64, "history items that are read, newest first", ge=1)
+    projection_dim: int = setting(0, "width of a linear layer over item features; 0: none", ge=0)
+    max_history: int = setting(64, "number of newest history items that are read", ge=1)
     unknown_rate: float = setting(
-        0.0,
-        "share of known ids that training replaces by the unknown row, which serves all items and "
-        "users without train rows",
-        ge=0,
-        lt=1,
+        0.0, "share of known ids for which training reads the row of unknown ids", ge=0, lt=1
     )
 
 
@@ -75,9 +65,7 @@ class ImprovedMmctrConfig(ModelSettings):
 
     name: Literal["improved_mmctr"] = "improved_mmctr"
     embedding_dim: int = setting(64, "dimensions of the user and item embeddings", ge=1)
-    level_embedding_dim: int = setting(
-        32, "dimensions of the likes-level and views-level embeddings", ge=1
-    )
+    level_embedding_dim: int = setting(32, "dimensions of the embeddings of levels", ge=1)
     multimodal_dim: int = setting(64, "output of the multimodal transform", ge=1)
     multimodal_dropout: float = setting(0.2, "dropout of the multimodal transform", ge=0, lt=1)
     attention_dim: int = setting(32, "hidden units of the history attention", ge=1)
@@ -115,12 +103,7 @@ class QinConfig(FeatureModelSettings):
     n_layers: int = setting(4, "quadratic layers", ge=1)
     n_rows: int = setting(4, "rows of weights that each quadratic layer adds up", ge=1)
     dropout: float = setting(0.1, "dropout after each quadratic layer", ge=0, lt=1)
-    row_dropout: float = setting(
-        0.0,
-        "dropout of each row within a quadratic layer; above 0 each row costs a product of its own",
-        ge=0,
-        lt=1,
-    )
+    row_dropout: float = setting(0.0, "dropout of each row of a quadratic layer", ge=0, lt=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,14 +118,10 @@ class TowerSettings(FeatureModelSettings):
 class DinAttentionSettings(TowerSettings):
     """Base of the settings of models with DIN's attention."""
 
-    attention_hidden_dims: tuple[int, ...] = setting(
-        (512, 256), "hidden layers of the attention", ge=1
-    )
+    attention_hidden_dims: tuple[int, ...] = setting((512, 256), "hidden attention layers", ge=1)
     attention_activation: Activation = setting("relu", "activation within the attention")
     attention_dropout: float = setting(0.1, "dropout within the attention", ge=0, lt=1)
-    attention_softmax: bool = setting(
-        False, "normalise the attention weights of a row to a sum of one"
-    )
+    attention_softmax: bool = setting(False, "normalise a row's attention weights to sum to one")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,22 +154,17 @@ class TargetCrossAttentionConfig(DinAttentionSettings):
 class DinSemanticIdsConfig(DinAttentionSettings):
     """DIN with codes of the item vectors as further ids, after QVQ of the challenge.
 
-    QVQ's recipe is the preset of the same name, which uses codes of titles and covers only.
+    QVQ's recipe is the preset of the same name, which uses codes of titles and covers only. With
+    their own seed, codes can be shared by runs of different seeds.
     """
 
     name: Literal["din_semantic_ids"] = "din_semantic_ids"
     fused_codes: bool = setting(True, "codes of the item's fused vector")
     text_codes: bool = setting(False, "codes of the title's vector")
     image_codes: bool = setting(False, "codes of the cover's vector")
-    n_levels: int = setting(
-        4, "codes per vector, each for the residual that the previous ones leave", ge=1
-    )
+    n_levels: int = setting(4, "codes per vector, each of the residual that is left", ge=1)
     n_codes: int = setting(256, "values of a code", ge=2)
-    code_seed: int = setting(
-        0,
-        "seed of the codes; independent of the training seed, so that several runs share codes",
-        ge=0,
-    )
+    code_seed: int = setting(0, "seed of the codes, independent of the training seed", ge=0)
     attention_dropout: float = setting(0.4, "dropout within the attention", ge=0, lt=1)
     dropout: float = setting(0.3, "dropout after each hidden layer of the tower", ge=0, lt=1)
 
@@ -211,14 +185,10 @@ class TransformerDcnConfig(TowerSettings):
     )
     feed_forward_dim: int = setting(256, "hidden units of its feed-forward layers", ge=1)
     transformer_dropout: float = setting(0.2, "dropout within the transformer", ge=0, lt=1)
-    kept_positions: int = setting(
-        16, "newest positions whose encodings go unpooled into cross network and tower", ge=1
-    )
+    kept_positions: int = setting(16, "newest positions that DCNv2 reads one by one", ge=1)
     cross_layers: int = setting(3, "layers of the cross network", ge=1)
     dropout: float = setting(0.2, "dropout after each hidden layer of the tower", ge=0, lt=1)
-    head_hidden_dims: tuple[int, ...] = setting(
-        (64, 32), "hidden layers of the network that joins cross network and tower", ge=1
-    )
+    head_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden layers of the head", ge=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,29 +204,15 @@ class SimilarityAttentionConfig(TowerSettings):
     text_similarity: bool = setting(True, "cosine of target and history by title vectors")
     image_similarity: bool = setting(True, "cosine of target and history by cover vectors")
     content_similarity: bool = setting(True, "cosine of vectors learned from titles and covers")
-    id_similarity: bool = setting(
-        True, "cosine of learned vectors with an embedding of the item's id added"
-    )
+    id_similarity: bool = setting(True, "the same with an embedding of the item's id added")
     learned_dim: int = setting(64, "dimensions of the learned vectors", ge=1)
-    co_interactions: bool = setting(
-        True, "share of users common to target and history item, counted on train"
-    )
-    similarity_in_attention: bool = setting(
-        True, "feed the similarities at each position to the attention"
-    )
-    similarity_in_tower: bool = setting(
-        True, "mean, maximum, last and recency-weighted mean of each similarity as features"
-    )
-    similarity_in_logit: bool = setting(
-        True, "add the mean of each learned similarity, times a learned weight, to the logit"
-    )
+    co_interactions: bool = setting(True, "share of users in common, counted on train rows")
+    similarity_in_attention: bool = setting(True, "feed the similarities to the attention")
+    similarity_in_tower: bool = setting(True, "feed summaries of each similarity to the tower")
+    similarity_in_logit: bool = setting(True, "add weighted learned similarities to the logit")
     attention: bool = setting(True, "attention of the target over the history, as in DIN")
-    attention_hidden_dims: tuple[int, ...] = setting(
-        (64, 32), "hidden layers of the attention", ge=1
-    )
-    cross_attention_layers: int = setting(
-        1, "layers in which the target queries the history; 0: none", ge=0
-    )
+    attention_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden attention layers", ge=1)
+    cross_attention_layers: int = setting(1, "layers of target-query attention; 0: none", ge=0)
     cross_attention_heads: int = setting(
         4, "heads of these layers; must divide features.projection_dim, if that is set", ge=1
     )

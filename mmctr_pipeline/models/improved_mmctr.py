@@ -70,16 +70,14 @@ class ImprovedMmctr(CtrModel):
         is_known_T = rows[len(batch) :] != 0
         history_HD = self.history_pooling(values_TD, batch.history_offsets, is_known_T)
         user_UD = self.user_embedding(user_U)
-        user_BD, user_item_BD = _interaction(self.user_item, user_UD, user_row_B, item_BD)
-        history_BD, history_item_BD = _interaction(
-            self.history_item, history_HD, batch.history_row_B, item_BD
-        )
+        user_item_BD = self.user_item(user_UD, item_BD, user_row_B)
+        history_item_BD = self.history_item(history_HD, item_BD, batch.history_row_B)
         vector_row_B = known_rows(batch.item_id_B, len(batch.items.present_I))
         vectors_BD, present_B = (table[vector_row_B] for table in batch.items.vectors_of("fused"))
         parts = [
-            user_BD,
+            _at_rows(user_UD, user_row_B),
             item_BD,
-            history_BD,
+            _at_rows(history_HD, batch.history_row_B),
             self.likes_embedding(batch.likes_level_B),
             self.views_embedding(batch.views_level_B),
             self.multimodal(self.vector_scaling(vectors_BD, present_B)),
@@ -89,19 +87,6 @@ class ImprovedMmctr(CtrModel):
         return self.tower(self.input_norm(torch.cat(parts, dim=1))).squeeze(-1)
 
 
-def _interaction(
-    bilinear: BilinearInteraction,
-    left_HD: torch.Tensor,
-    row_B: torch.Tensor | None,
-    item_BD: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the left side of each row `(B, D)` and its interaction with the item `(B, D)`.
-
-    Row i has `left_HD[row_B[i]]`, or `left_HD[i]` if `row_B` is None.
-    """
-    if row_B is None:
-        return left_HD, bilinear(left_HD, item_BD)
-    left_BD = left_HD.index_select(0, row_B)
-    if 2 * len(left_HD) > len(row_B):  # few rows share their left side
-        return left_BD, bilinear(left_BD, item_BD)
-    return left_BD, bilinear.shared_left(left_HD, row_B, item_BD)
+def _at_rows(values_HD: torch.Tensor, row_B: torch.Tensor | None) -> torch.Tensor:
+    """Return the value of each row `(B, D)`; that of row i is number `row_B[i]`, or i for None."""
+    return values_HD if row_B is None else values_HD.index_select(0, row_B)

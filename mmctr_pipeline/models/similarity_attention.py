@@ -104,14 +104,7 @@ class SimilarityAttention(FeatureModel):
         """Return logits `(B,)`."""
         features, offsets = self.features(batch), batch.history_offsets
         segments = Segments.from_offsets(offsets, len(batch.history_T))
-        listed_U = known_rows(features.items.item_U, len(batch.items.present_I))
-        learned = self._learned(batch, features, listed_U, segments)
-        # A first part without columns, since there may be no similarity.
-        none_T0 = torch.zeros(len(batch.history_T), 0, device=offsets.device)
-        learned_TL = torch.cat([none_T0, *(each.unsqueeze(1) for each in learned)], dim=1)
-        measured = self._measured(batch, features, listed_U, segments)
-        similarity_TS = torch.cat([*(each.unsqueeze(1) for each in measured), learned_TL], dim=1)
-
+        similarity_TS, learned_TL = self._similarities(batch, features, segments)
         log_length_B = torch.log1p(offsets.diff().to(similarity_TS.dtype))
         parts = [features.item_BD, features.context_BC, log_length_B.unsqueeze(1)]
         if self.attention is not None:
@@ -128,36 +121,38 @@ class SimilarityAttention(FeatureModel):
             return logits_B
         return logits_B + (segment_mean(learned_TL, segments) * self.learned_weight_L).sum(1)
 
-    @torch.no_grad()
-    def _measured(
-        self, batch: Batch, features: Features, listed_U: torch.Tensor, segments: Segments
-    ) -> list[torch.Tensor]:
-        """Return the similarities without weights, `(T,)` each.
+    def _similarities(
+        self, batch: Batch, features: Features, segments: Segments
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return all similarities at each position, `(T, S)`, and the L learned ones, `(T, L)`."""
+        items = features.items
+        listed_U = known_rows(items.item_U, len(batch.items.present_I))
 
-        `listed_U` are the rows of the distinct items in the item tables.
-        """
-        vectors = (batch.items.vectors_of(kind)[0][listed_U] for kind in self._kinds)
-        found = [cosines(vectors_UD, features.items, segments) for vectors_UD in vectors]
-        if self.co_interactions is not None:
-            user_T, target_T = (
-                segments.expanded(ids_B) for ids_B in (batch.user_id_B, batch.item_id_B)
+        def vectors(kinds: list[str]) -> list[torch.Tensor]:
+            return [batch.items.vectors_of(kind)[0][listed_U] for kind in kinds]
+
+        learned: list[torch.Tensor] = []
+        if self.learned:
+            # Encoders mean their vectors to have length one; scale so that entries are around one.
+            content_UC = torch.cat(
+                [
+                    functional.normalize(each, dim=1) * math.sqrt(each.shape[1])
+                    for each in vectors(self._content)
+                ],
+                dim=1,
             )
-            found += self.co_interactions(user_T, target_T, batch.history_T)
-        return found
-
-    def _learned(
-        self, batch: Batch, features: Features, listed_U: torch.Tensor, segments: Segments
-    ) -> list[torch.Tensor]:
-        """Return the learned similarities, `(T,)` each; `listed_U` as for `_measured`."""
-        if not len(self.learned):
-            return []
-        content = (batch.items.vectors_of(kind)[0][listed_U] for kind in self._content)
-        # Encoders mean their vectors to have length one; scale so that the entries are around one.
-        content_UC = torch.cat(
-            [functional.normalize(each, dim=1) * math.sqrt(each.shape[1]) for each in content],
-            dim=1,
+            learned = [
+                cosines(layer(content_UC, items.row_U), items, segments) for layer in self.learned
+            ]
+        with torch.no_grad():
+            measured = [cosines(each, items, segments) for each in vectors(self._kinds)]
+            if self.co_interactions is not None:
+                user_T, target_T = map(segments.expanded, (batch.user_id_B, batch.item_id_B))
+                measured += self.co_interactions(user_T, target_T, batch.history_T)
+        # Without any similarity the result still has T rows.
+        none_T0 = torch.zeros(len(batch.history_T), 0, device=listed_U.device)
+        all_TS, learned_TL = (
+            torch.cat([none_T0, *(each_T.unsqueeze(1) for each_T in columns)], dim=1)
+            for columns in (measured + learned, learned)
         )
-        return [
-            cosines(layer(content_UC, features.items.row_U), features.items, segments)
-            for layer in self.learned
-        ]
+        return all_TS, learned_TL

@@ -14,12 +14,7 @@ from mmctr_pipeline.models.layers.cross_network import CrossNetwork
 from mmctr_pipeline.models.layers.dense import Float32Linear, hidden_layers
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import to_padded
-from mmctr_pipeline.models.layers.segments import (
-    Segments,
-    expand_to_positions,
-    rows_of_positions,
-    segment_max,
-)
+from mmctr_pipeline.models.layers.segments import Segments, expand_to_positions, segment_max
 from mmctr_pipeline.models.layers.staircase import Staircase, staircase_linear
 from mmctr_pipeline.models.layers.transformer import TransformerEncoder
 
@@ -80,7 +75,8 @@ class TransformerDcn(FeatureModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         if batch.history_T.device.type != "cpu":  # the host does not know the lengths
-            return self._logits(batch, None)
+            stairs = Staircase.full(len(batch), self.deep_first.in_features)
+            return self._logits(batch, stairs)
         length_B = batch.history_offsets.diff()
         order_B = length_B.argsort(descending=True, stable=True)
         kept = length_B[order_B].clamp_max(self._kept_positions).tolist()
@@ -88,7 +84,7 @@ class TransformerDcn(FeatureModel):
         stairs = Staircase.from_widths([self._always_dim + pair_dim * n for n in kept])
         return self._logits(_reordered(batch, order_B), stairs)[order_B.argsort()]
 
-    def _logits(self, batch: Batch, stairs: Staircase | None) -> torch.Tensor:
+    def _logits(self, batch: Batch, stairs: Staircase) -> torch.Tensor:
         features, offsets = self.features(batch), batch.history_offsets
         segments = Segments.from_offsets(offsets, len(batch.history_T))
         target_TD = expand_to_positions(features.item_BD, segments)
@@ -99,8 +95,6 @@ class TransformerDcn(FeatureModel):
         parts = [newest_BKD.flatten(1), pooled_BD, features.item_BD, features.context_BC]
         input_BF = torch.cat(parts, dim=1)
 
-        if stairs is None:
-            stairs = Staircase.full(*input_BF.shape)
         first, last = self.deep_first, self.head_first
         deep_BH = self.deep(staircase_linear(input_BF, first.weight, first.bias, stairs))
         crossed_BF = self.cross(input_BF, stairs)
@@ -118,7 +112,6 @@ def _reordered(batch: Batch, order_B: torch.Tensor) -> Batch:
     lengths_B = batch.history_offsets.diff()[order_B]
     offsets = torch.cat([lengths_B.new_zeros(1), lengths_B.cumsum(0)])
     n_positions = int(offsets[-1])
-    row_T = rows_of_positions(offsets, n_positions)
     shift_B = batch.history_offsets[:-1][order_B] - offsets[:-1]
-    position_T = torch.arange(n_positions) + shift_B[row_T]
-    return batch.take(order_B, batch.history_T[position_T], offsets)
+    shift_T = Segments.from_offsets(offsets, n_positions).expanded(shift_B)
+    return batch.take(order_B, batch.history_T[torch.arange(n_positions) + shift_T], offsets)

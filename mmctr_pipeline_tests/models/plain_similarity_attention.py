@@ -9,7 +9,7 @@ from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.layers.similarity import RECENCY
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
-from mmctr_pipeline_tests.data.rows_by_hand import items_of_users
+from mmctr_pipeline_tests.data.rows_by_hand import items_by_user
 from mmctr_pipeline_tests.models.plain_din import history_of, known_ids
 from mmctr_pipeline_tests.models.zoo import SPEC, random_train_rows
 
@@ -44,7 +44,7 @@ def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int)
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
     found = [_cosine(each[target], each[item]) for each in vectors.values()]
 
-    of_users = items_of_users(*random_train_rows())
+    of_users = items_by_user(*random_train_rows())
     of_users.pop(int(batch.user_id_B[row]), None)
     sets = [{u for u, of_user in of_users.items() if each in of_user} for each in (target, item)]
     shared = len(sets[0] & sets[1]) if target != item else 0

@@ -1,6 +1,6 @@
-"""DCNv2's cross network, which multiplies its input with a linear image of itself, layer by layer.
+"""DCNv2's cross network, which multiplies its input with a linear map of itself, layer by layer.
 
-Where most of the input is known to be zero, as that of padded positions, so is most of the work.
+Where most of the input is known to be zero, such as padded positions, most of the work is skipped.
 """
 
 import itertools
@@ -17,31 +17,29 @@ class CrossNetwork(nn.Module):
     """`x_{l+1} = x_0 * (W_l x_l + b_l) + x_l` for each of `n_layers`, with full matrices `W_l`.
 
     Wang et al. 2021, arXiv 2008.13535. Where `x_0` is zero every `x_l` is zero, so that neither the
-    rows nor the columns of `W_l` for such places matter: given a staircase, they are left out.
-    Under autocast the products are taken in autocast's number format; the states are not rounded.
+    rows nor the columns of `W_l` for such places matter: they are left out. Under autocast the
+    products are taken in autocast's number format; the states are not rounded.
     """
 
     def __init__(self, dim: int, n_layers: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(n_layers))
 
-    def forward(self, x_BD: torch.Tensor, stairs: Staircase | None = None) -> torch.Tensor:
-        """Return `(B, D)` of `x`, which is zero outside of `stairs` (None: may be zero nowhere).
+    def forward(self, x_BD: torch.Tensor, stairs: Staircase) -> torch.Tensor:
+        """Return `(B, D)` for an `x` that is zero outside of `stairs`.
 
         The result is zero there too, and so is the gradient of `x`.
         """
-        stairs = Staircase.full(*x_BD.shape) if stairs is None else stairs
         parameters = itertools.chain.from_iterable(
             (layer.weight, layer.bias) for layer in self.layers
         )
-        crossed_BD: torch.Tensor = _Cross.apply(x_BD, stairs, product_dtype(x_BD), *parameters)
-        return crossed_BD
+        return _Cross.apply(x_BD, stairs, product_dtype(x_BD), *parameters)
 
 
 class _Cross(torch.autograd.Function):
     """All layers at once, so that gradients of the input add up in place.
 
-    Inside, what lies outside of the staircase is neither written nor read.
+    Products neither read nor write values outside of the staircase.
     """
 
     @staticmethod
@@ -56,7 +54,7 @@ class _Cross(torch.autograd.Function):
         state_BD, states, images = x_BD, [], []
         weights = [weight_DD.to(dtype) for weight_DD in parameters[::2]]
         for weight_DD, bias_D in zip(weights, parameters[1::2], strict=True):
-            low_BD = _converted(state_BD, dtype, blocks)
+            low_BD = state_BD.to(dtype)
             next_BD = torch.zeros_like(x_BD)
             image_BD = torch.empty_like(low_BD)
             for rows, columns in blocks:
@@ -71,20 +69,19 @@ class _Cross(torch.autograd.Function):
             state_BD = next_BD
         ctx.blocks, ctx.shells = blocks, list(stairs.shells(x_BD.shape[1]))
         ctx.save_for_backward(x_BD, *states, *images, *weights)
-        return state_BD if parameters else x_BD.clone()
+        return state_BD
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_BD: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x_BD, *saved = ctx.saved_tensors
         n_layers = len(saved) // 3
-        states, images = saved[:n_layers], saved[n_layers : 2 * n_layers]
-        weights = saved[2 * n_layers :]
+        states, images, weights = (saved[i * n_layers : (i + 1) * n_layers] for i in range(3))
         grad_x_BD = torch.zeros_like(x_BD)
         grad_BD = grad_BD.clone()
         grads: list[torch.Tensor] = []
         for low_BD, image_BD, weight_DD in zip(
-            reversed(states), reversed(images), reversed(weights), strict=True
+            states[::-1], images[::-1], weights[::-1], strict=True
         ):
             grad_image_BD = torch.empty_like(low_BD)
             for rows, columns in ctx.blocks:
@@ -98,24 +95,13 @@ class _Cross(torch.autograd.Function):
         return grad_x_BD, None, None, *reversed(grads)
 
 
-def _converted(
-    state_BD: torch.Tensor, dtype: torch.dtype, blocks: list[tuple[slice, slice]]
-) -> torch.Tensor:
-    if state_BD.dtype == dtype:
-        return state_BD
-    low_BD = torch.empty_like(state_BD, dtype=dtype)
-    for block in blocks:
-        low_BD[block] = state_BD[block]
-    return low_BD
-
-
 def _parameter_grads(
     grad_image_BD: torch.Tensor,
     low_BD: torch.Tensor,
     shells: list[tuple[slice, slice]],
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of a layer's weight and bias, each place of them written once."""
+    """Return the gradients of a layer's weight and bias, writing each entry once."""
     dim = low_BD.shape[1]
     grad_weight_DD = low_BD.new_empty(dim, dim, dtype=dtype)
     grad_bias_D = low_BD.new_zeros(dim, dtype=dtype)

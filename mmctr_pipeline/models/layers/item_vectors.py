@@ -1,4 +1,4 @@
-"""What a given item vector passes before the model: standardising, or a learned matrix."""
+"""Layers between the given item vectors and a model: standardising, or a learned matrix."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from torch import nn
 class VectorScaling(nn.Module):
     """Standardises item vectors per dimension with stored statistics.
 
-    Until `fit` is called, vectors pass unchanged.
+    Before `fit` vectors pass unchanged.
     """
 
     mean_D: torch.Tensor
@@ -19,13 +19,13 @@ class VectorScaling(nn.Module):
         self.register_buffer("scale_D", torch.ones(dim))
 
     def fit(self, vectors_ID: torch.Tensor, present_I: torch.Tensor) -> None:
-        """Take mean and deviation of `(I, D)` over the present items alone, `(I,) bool`.
+        """Store mean and standard deviation of `(I, D)` over the items present, `(I,) bool`.
 
-        A dimension that does not vary is centred and left unscaled. Raises `ValueError` where no
-        item is present.
+        A dimension that does not vary is centred but not scaled. Raises `ValueError` if no item is
+        present.
         """
         if not bool(present_I.any()):
-            raise ValueError("no item has a vector: there is nothing to standardise by")
+            raise ValueError("cannot standardise: no item has a vector")
         vectors = vectors_ID[present_I].double()
         mean_D = vectors.mean(0)
         deviation_D = (vectors - mean_D).square().mean(0).sqrt()
@@ -48,6 +48,6 @@ class VectorProjection(nn.Module):
         self.matrix = nn.Linear(dim, dim, bias=False)
 
     def forward(self, vectors_BD: torch.Tensor, present_B: torch.Tensor) -> torch.Tensor:
-        """Return `(B, D)`, in autocast's number format under it; zero where none is present."""
+        """Return `(B, D)`, in autocast's format under autocast; zero for items without a vector."""
         projected_BD = self.matrix(vectors_BD.to(self.matrix.weight.dtype))
         return torch.where(present_B.unsqueeze(-1), projected_BD, 0.0)

@@ -4,6 +4,7 @@ A view holds the newest positions of each row (a history is stored oldest first)
 its right end, after zeros.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,8 +20,9 @@ def padded_mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
 
 def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, width: int) -> torch.Tensor:
     """Return the padded view `(B, L, D)`, zero where `padded_mask` is False."""
-    slot_T, n_slots = _view_slots(offsets, len(values_TD), width)
-    return _scattered(values_TD, slot_T, n_slots).unflatten(0, (len(offsets) - 1, width))
+    slots = _Slots.for_view(offsets, len(values_TD), width)
+    padded_SD = linear_map(values_TD, slots.scatter, slots.gather)
+    return padded_SD.unflatten(0, (len(offsets) - 1, width))
 
 
 def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
@@ -28,13 +30,9 @@ def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: in
 
     Spare positions have none, nor do those too old for the view.
     """
-    slot_T, n_slots = _view_slots(offsets, n_positions, padded_BLD.shape[1])
+    slots = _Slots.for_view(offsets, n_positions, padded_BLD.shape[1])
     # Torch's own gradient would sum over slots, though no two positions share one.
-    return linear_map(
-        padded_BLD.flatten(0, 1),
-        lambda slots_SD: _gather(slots_SD, slot_T),
-        lambda grad_TD: _scatter(grad_TD, slot_T, n_slots),
-    )
+    return linear_map(padded_BLD.flatten(0, 1), slots.gather, slots.scatter)
 
 
 def encode_by_length(
@@ -77,8 +75,8 @@ def encode_by_length(
     width_B = width_of_block[block_B]
     end_slot_B = torch.empty_like(width_B).scatter_(0, order_B, width_B[order_B].cumsum(0))
     sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, widths, strict=True)]
-    slot_T = _slots(offsets, len(values_TD), width_B, end_slot_B, sum(sizes))
-    padded_SD = _scattered(values_TD, slot_T, sum(sizes))
+    slots = _Slots.for_rows(offsets, len(values_TD), width_B, end_slot_B, sum(sizes))
+    padded_SD = linear_map(values_TD, slots.scatter, slots.gather)
     results = [
         encode(rows_b, block_SD.unflatten(0, (-1, width)), padded_mask(length_B[rows_b], width))
         for rows_b, block_SD, width in zip(
@@ -89,42 +87,42 @@ def encode_by_length(
     return torch.cat(results).index_select(0, order_B.argsort())
 
 
-def _view_slots(offsets: torch.Tensor, n_positions: int, width: int) -> tuple[torch.Tensor, int]:
-    """Return the slot of each position in a view `(B, L)`, and the number of slots B L."""
-    end_slot_B = torch.arange(1, len(offsets), device=offsets.device) * width
-    n_slots = (len(offsets) - 1) * width
-    width_B = torch.full_like(end_slot_B, width)
-    return _slots(offsets, n_positions, width_B, end_slot_B, n_slots), n_slots
+@dataclasses.dataclass(frozen=True)
+class _Slots:
+    """The slot of each position in S slots, `slot_T` `(T,) int64`; S for positions without one."""
 
+    slot_T: torch.Tensor
+    n_slots: int
 
-def _slots(
-    offsets: torch.Tensor,
-    n_positions: int,
-    width_B: torch.Tensor,
-    end_slot_B: torch.Tensor,
-    n_slots: int,
-) -> torch.Tensor:
-    """Return the slot of each position `(T,) int64`; `n_slots` if it has none."""
-    segments = Segments.from_offsets(offsets, n_positions)
-    age_T = segments.ages()
-    # Spare positions see a width of zero.
-    has_slot_T = age_T < segments.expanded(width_B)
-    return torch.where(has_slot_T, segments.expanded(end_slot_B) - 1 - age_T, n_slots)
+    @classmethod
+    def for_rows(
+        cls,
+        offsets: torch.Tensor,
+        n_positions: int,
+        width_B: torch.Tensor,
+        end_slot_B: torch.Tensor,
+        n_slots: int,
+    ) -> "_Slots":
+        """Give each row the `width_B` slots before `end_slot_B`."""
+        segments = Segments.from_offsets(offsets, n_positions)
+        age_T = segments.ages()
+        # Spare positions see a width of zero.
+        has_slot_T = age_T < segments.expanded(width_B)
+        slot_T = torch.where(has_slot_T, segments.expanded(end_slot_B) - 1 - age_T, n_slots)
+        return cls(slot_T, n_slots)
 
+    @classmethod
+    def for_view(cls, offsets: torch.Tensor, n_positions: int, width: int) -> "_Slots":
+        """Give each row `width` slots, as in a view `(B, L)`."""
+        end_slot_B = torch.arange(1, len(offsets), device=offsets.device) * width
+        width_B, n_slots = torch.full_like(end_slot_B, width), width * len(end_slot_B)
+        return cls.for_rows(offsets, n_positions, width_B, end_slot_B, n_slots)
 
-def _scattered(values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int) -> torch.Tensor:
-    return linear_map(
-        values_TD,
-        lambda values_TD: _scatter(values_TD, slot_T, n_slots),
-        lambda grad_SD: _gather(grad_SD, slot_T),
-    )
+    def scatter(self, values_TD: torch.Tensor) -> torch.Tensor:
+        # One more slot takes the positions that have none.
+        slots_SD = values_TD.new_zeros(self.n_slots + 1, values_TD.shape[1])
+        return slots_SD.index_copy_(0, self.slot_T, values_TD)[:-1]
 
-
-def _scatter(values_TD: torch.Tensor, slot_T: torch.Tensor, n_slots: int) -> torch.Tensor:
-    # One more slot takes the positions that have none.
-    slots_SD = values_TD.new_zeros(n_slots + 1, values_TD.shape[1])
-    return slots_SD.index_copy_(0, slot_T, values_TD)[:-1]
-
-
-def _gather(slots_SD: torch.Tensor, slot_T: torch.Tensor) -> torch.Tensor:
-    return torch.cat([slots_SD, slots_SD.new_zeros(1, slots_SD.shape[1])]).index_select(0, slot_T)
+    def gather(self, slots_SD: torch.Tensor) -> torch.Tensor:
+        zero_1D = slots_SD.new_zeros(1, slots_SD.shape[1])
+        return torch.cat([slots_SD, zero_1D]).index_select(0, self.slot_T)

@@ -1,28 +1,28 @@
-"""Codes of vectors: the nearest centroid, then the nearest to what that leaves over, and so on."""
+"""Codes of vectors: the nearest centroid, then the one nearest to the residual, and so on."""
 
 import torch
 from torch import nn
 
 _ROWS_PER_CODE = 64
-"""Vectors per centroid that a fit looks at, at most; more hardly move a mean."""
+"""Maximum number of vectors per centroid that a fit uses; more hardly move a mean."""
 
 _STARTING_VECTORS = 4
-"""Vectors whose mean is a centroid's start. In many dimensions a single one lies so far from all
-others that only the shortest would ever be nearest to another vector than itself."""
+"""Vectors averaged for a centroid's start. In many dimensions a single vector is so far from all
+others that only the shortest would ever be nearest to any vector but itself."""
 
 _N_ROUNDS = 10
-"""Rounds of Lloyd's algorithm at most; by then few vectors still change their centroid."""
+"""Maximum rounds of Lloyd's algorithm; by then few vectors still change their centroid."""
 
 _BLOCK_ROWS = 8192
-"""Vectors whose distances to all centroids are held at once."""
+"""Vectors whose distances to all centroids are held in memory at once."""
 
 
 class ResidualQuantiser(nn.Module):
     """K-means on vectors, then on their residuals, for several levels.
 
     Residual quantisation (Chen, Guan and Wang 2010, Sensors 10) with centroids by k-means (Lloyd
-    1982). The first level tells coarse groups apart, each further one what sets an item off within
-    its group. Until `fit` is called all centroids are zero.
+    1982). The first level separates coarse groups; each further level separates items within their
+    group. Before `fit` all centroids are zero.
     """
 
     centroids_LKD: torch.Tensor
@@ -32,13 +32,13 @@ class ResidualQuantiser(nn.Module):
         self.register_buffer("centroids_LKD", torch.zeros(n_levels, n_codes, dim))
 
     def fit(self, vectors_ND: torch.Tensor, seed: int) -> None:
-        """Place the centroids by a random part of the vectors, `(N, D) float32`.
+        """Fit the centroids to a random sample of the vectors, `(N, D) float32`.
 
-        At most 64 vectors per centroid are looked at, in at most 10 rounds on each level. This is
-        computed on the CPU and follows from the seed. Raises `ValueError` where there is no vector.
+        Uses at most 64 vectors per centroid, and at most 10 rounds on each level. The computation
+        runs on the CPU and is determined by the seed. Raises `ValueError` if there is no vector.
         """
         if len(vectors_ND) == 0:
-            raise ValueError("there is no vector to place centroids by")
+            raise ValueError("cannot fit centroids: there is no vector")
         generator = torch.Generator().manual_seed(seed)
         n_levels, n_codes, _ = self.centroids_LKD.shape
         drawn = torch.randperm(len(vectors_ND), generator=generator)[: n_codes * _ROWS_PER_CODE]
@@ -64,9 +64,9 @@ class ResidualQuantiser(nn.Module):
 
 
 def _lloyd(vectors_ND: torch.Tensor, centroids_KD: torch.Tensor) -> torch.Tensor:
-    """Return centroids that are the means of the vectors they are nearest to.
+    """Return centroids that are the means of the vectors nearest to them.
 
-    One that has no vector moves to one of the vectors that lie farthest from their own.
+    A centroid without vectors moves to one of the vectors farthest from their own centroids.
     """
     before_N = None
     for _ in range(_N_ROUNDS):
@@ -92,6 +92,6 @@ def _nearest(
         torch.addmm(norm_K, block_ND, centroids_KD.t(), alpha=-2).min(dim=1)
         for block_ND in vectors_ND.split(_BLOCK_ROWS)
     ]
-    # What a vector's own norm adds is the same for all centroids.
+    # The vector's own norm adds the same to all its distances.
     distance_N = torch.cat([each.values for each in found]) + vectors_ND.square().sum(1)
     return torch.cat([each.indices for each in found]), distance_N

@@ -17,17 +17,6 @@ from torch.nn import functional
 from mmctr_pipeline.models.layers.dense import at_least_float32, exact_dots
 
 
-def rows_of_positions(offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
-    """Return the row of each of T positions, `(T,) int64`, for ragged `offsets` `(B + 1,)`.
-
-    Positions from `offsets[-1]` on get row B, one beyond the last.
-    """
-    # The row of a position is the number of rows that end at it or before.
-    ends = torch.zeros(n_positions + 1, dtype=torch.int64, device=offsets.device)
-    ends.index_add_(0, offsets[1:], torch.ones_like(offsets[1:], dtype=torch.int64))
-    return ends.cumsum(0)[:n_positions]
-
-
 @dataclasses.dataclass(frozen=True)
 class Segments:
     """The row of each position of a ragged batch.
@@ -42,7 +31,10 @@ class Segments:
     @classmethod
     def from_offsets(cls, offsets: torch.Tensor, n_positions: int) -> "Segments":
         """Return the segments of `n_positions` positions, spare ones included."""
-        return cls(offsets, rows_of_positions(offsets, n_positions))
+        # The row of a position is the number of rows that end at it or before.
+        ends = torch.zeros(n_positions + 1, dtype=torch.int64, device=offsets.device)
+        ends.index_add_(0, offsets[1:], torch.ones_like(offsets[1:], dtype=torch.int64))
+        return cls(offsets, ends.cumsum(0)[:n_positions])
 
     @property
     def is_real(self) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Matrix products with rows that begin with zeros, some with more of them than others.
+"""Matrix products with rows that begin with different numbers of zeros.
 
-A row of a padded history, flattened, begins with zeros where the history is short. Sorted by
-falling length the rows make a staircase, and products with what lies outside of it are left out.
-That is exact: what is left out is zero.
+A row of a padded history, flattened, begins with zeros if the history is short. Sorted by
+decreasing length the rows form a staircase, and products with values outside of it are skipped.
+That is exact, since those values are zero.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ _ROWS_OF_OVERHEAD = 64
 
 @dataclasses.dataclass(frozen=True)
 class Staircase:
-    """Where a matrix `(B, D)` may differ from zero: in step k, in the last `widths[k]` columns.
+    """The part of a matrix `(B, D)` that may be non-zero: in step k the last `widths[k]` columns.
 
-    Step k ends before row `row_ends[k]`, where the next one begins; `widths` fall.
+    Step k ends before row `row_ends[k]`, where the next one begins; `widths` decrease.
     """
 
     row_ends: tuple[int, ...]
@@ -30,15 +30,15 @@ class Staircase:
 
     @classmethod
     def from_widths(cls, widths: Sequence[int]) -> "Staircase":
-        """Return the staircase of B rows that differ from zero in their last `widths` columns.
+        """Return the staircase of B rows that are non-zero in their last `widths` columns.
 
-        Steps of few rows join the wider one before, where that is less work. Raises `ValueError`
-        where a row is wider than the one before.
+        Steps of few rows are merged into the wider one before if that is less work. Raises
+        `ValueError` if a row is wider than the one before.
         """
         if any(after > before for before, after in itertools.pairwise(widths)):
-            raise ValueError("rows must be sorted by falling width")
+            raise ValueError("rows must be sorted by decreasing width")
         steps = [(width, len(list(rows))) for width, rows in itertools.groupby(widths)]
-        # The least work for the first n steps, and the steps that remain in it.
+        # The least work for the first n steps, and the first steps of the merged ones.
         best: list[tuple[int, list[int]]] = [(0, [])]
         for end in range(1, len(steps) + 1):
             options = []
@@ -56,7 +56,7 @@ class Staircase:
 
     @classmethod
     def full(cls, n_rows: int, dim: int) -> "Staircase":
-        """Return the staircase of one step, which leaves nothing out."""
+        """Return the staircase of one step, which skips nothing."""
         return cls((n_rows,), (dim,))
 
     def blocks(self, dim: int) -> Iterator[tuple[slice, slice]]:
@@ -65,7 +65,7 @@ class Staircase:
             yield slice(start, end), slice(dim - width, dim)
 
     def shells(self, dim: int) -> Iterator[tuple[slice, slice]]:
-        """Yield the columns that each step has beyond the next, and all rows that reach them."""
+        """Yield the columns that each step has beyond the next one, and all rows that have them."""
         next_widths = (*self.widths, 0)[1:]
         for end, width, next_width in zip(self.row_ends, self.widths, next_widths, strict=True):
             yield slice(0, end), slice(dim - width, dim - next_width)
@@ -74,13 +74,21 @@ class Staircase:
 def staircase_linear(
     x_BI: torch.Tensor, weight_OI: torch.Tensor, bias_O: torch.Tensor | None, stairs: Staircase
 ) -> torch.Tensor:
-    """Return `x W^T + b` as `(B, O)`, of an `x` that is zero outside of `stairs`.
+    """Return `x W^T + b` as `(B, O)`, in autocast's number format under autocast.
 
-    Under autocast it computes in autocast's number format, as a linear layer does. Gradients of
-    `x` outside of `stairs` are zero.
+    Parameters
+    ----------
+    x_BI
+        Input, zero outside of `stairs`; its gradient is zero there too.
+    weight_OI
+        Matrix W.
+    bias_O
+        Bias b, or None.
+    stairs
+        Part of `x` that may be non-zero.
     """
     dtype = product_dtype(x_BI)
-    product_BO: torch.Tensor = _StaircaseLinear.apply(x_BI.to(dtype), weight_OI.to(dtype), stairs)
+    product_BO = _StaircaseLinear.apply(x_BI.to(dtype), weight_OI.to(dtype), stairs)
     return product_BO if bias_O is None else product_BO + bias_O.to(dtype)
 
 

@@ -148,22 +148,17 @@ class TargetQueryEncoder(nn.Module):
         """
         history_TD = at_least_float32(history_TD)
         history_TD = functional.rms_norm(history_TD, history_TD.shape[-1:], eps=_EPSILON)
+
+        def through_layers(
+            rows_b: torch.Tensor | None, history_bLD: torch.Tensor, mask_bL: torch.Tensor
+        ) -> torch.Tensor:
+            answer_bD = target_BD if rows_b is None else target_BD.index_select(0, rows_b)
+            for layer in self.layers:
+                answer_bD = layer(answer_bD, history_bLD, mask_bL)
+            return answer_bD
+
         if history_TD.device.type == "cpu":
-            return encode_by_length(
-                lambda rows_b, history_bLD, mask_bL: self._through_layers(
-                    target_BD.index_select(0, rows_b), history_bLD, mask_bL
-                ),
-                history_TD,
-                offsets,
-                self._widths,
-            )
+            return encode_by_length(through_layers, history_TD, offsets, self._widths)
         width = self._widths[-1]
         history_BLD = to_padded(history_TD, offsets, width)
-        return self._through_layers(target_BD, history_BLD, padded_mask(offsets.diff(), width))
-
-    def _through_layers(
-        self, target_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
-    ) -> torch.Tensor:
-        for layer in self.layers:
-            target_BD = layer(target_BD, history_BLD, mask_BL)
-        return target_BD
+        return through_layers(None, history_BLD, padded_mask(offsets.diff(), width))

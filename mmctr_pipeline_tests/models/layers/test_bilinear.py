@@ -66,10 +66,10 @@ def test_bilinear_keeps_torchs_initialisation() -> None:
     assert torch.equal(ours.bias, theirs.bias)
 
 
-def test_sharing_the_left_side_changes_nothing() -> None:
+@pytest.mark.parametrize("n_left", [3, 4])
+def test_sharing_the_left_side_changes_nothing(n_left: int) -> None:
     torch.manual_seed(0)
     layer = BilinearInteraction(6, 4, 5).double()
-    left, right = torch.randn(3, 6).double(), torch.randn(7, 4).double()
+    left, right = torch.randn(n_left, 6).double(), torch.randn(7, 4).double()
     row_B = torch.tensor([0, 0, 0, 1, 1, 2, 0])
-    shared = layer.shared_left(left, row_B, right)
-    assert torch.allclose(shared, layer(left[row_B], right), rtol=1e-12)
+    assert torch.allclose(layer(left, right, row_B), layer(left[row_B], right), rtol=1e-12)

@@ -10,7 +10,7 @@ from mmctr_pipeline.data.co_interactions import CoInteractions, count_co_interac
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
-from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_of_users, train_rows
+from mmctr_pipeline_tests.data.rows_by_hand import N_ITEMS, items_by_user, train_rows
 
 
 def random_rows(seed: int = 0) -> tuple[Split, Ragged]:
@@ -44,7 +44,7 @@ def everything(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 def test_similarity_is_that_of_all_other_users() -> None:
     train, histories = random_rows()
-    items = items_of_users(train, histories)
+    items = items_by_user(train, histories)
     cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(*everything())
     assert (cosine_T > 0).sum() > 100
     for place, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):

@@ -107,5 +107,5 @@ def test_codes_are_the_same_under_autocast() -> None:
 
 
 def test_no_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="no vector to place centroids by"):
+    with pytest.raises(ValueError, match="cannot fit centroids: there is no vector"):
         fitted(torch.zeros(0, 4), 2, 8)

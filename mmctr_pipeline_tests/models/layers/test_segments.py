@@ -7,7 +7,6 @@ from mmctr_pipeline.models.layers.segments import (
     Segments,
     expand_to_positions,
     row_dots,
-    rows_of_positions,
     segment_max,
     segment_mean,
     segment_softmax,
@@ -95,9 +94,10 @@ def test_gradients_that_share_memory_are_summed_correctly() -> None:
     assert torch.equal(rows_BD.grad, LENGTH_B1.float().expand(-1, DIM))
 
 
-def test_rows_of_positions_skips_empty_rows_and_puts_spare_positions_beyond_the_last() -> None:
-    assert rows_of_positions(offsets_of([0, 2, 0, 3, 0]), 7).tolist() == [1, 1, 3, 3, 3, 5, 5]
-    assert rows_of_positions(offsets_of([0, 0]), 0).tolist() == []
+def test_rows_of_positions_skip_empty_rows_and_spare_positions_are_beyond_the_last() -> None:
+    segments = Segments.from_offsets(offsets_of([0, 2, 0, 3, 0]), 7)
+    assert segments.row_T.tolist() == [1, 1, 3, 3, 3, 5, 5]
+    assert Segments.from_offsets(offsets_of([0, 0]), 0).row_T.tolist() == []
 
 
 def test_ages_count_from_the_newest() -> None:

@@ -81,5 +81,5 @@ def test_no_row_is_cut() -> None:
 
 
 def test_unsorted_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="sorted by falling width"):
+    with pytest.raises(ValueError, match="sorted by decreasing width"):
         Staircase.from_widths([3, 2, 4])
