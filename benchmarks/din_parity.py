@@ -19,6 +19,7 @@ The default is narrow, for two cores; `--full` has the widths of the challenge's
 import dataclasses
 import importlib.util
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -32,6 +33,8 @@ from benchmarks.harness import ALLOCATOR_SETTING, alternate, final_line
 from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.config import DinConfig, FeatureConfig
 from mmctr_pipeline.training.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 N_VALID_ROWS, N_SEEDS = 50_000, 5
 EMBEDDING_L2, NETWORK_L2 = 1e-6, 1e-5
@@ -84,7 +87,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
 
     from benchmarks.din import PlainDin
     from benchmarks.plain_models import PaddedTraining, padded_rows, take_weights
-    from benchmarks.world import log, read_world
+    from benchmarks.world import read_world
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.din import Din
     from mmctr_pipeline.training.batches import BatchSource, item_features
@@ -93,7 +96,8 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
 
     size, device = _size(chosen), resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data)
-    items, width = item_features(dataset.items, vectors), size.model.features.max_history
+    items = item_features(dataset.items, vectors, size.model)
+    width = size.model.features.max_history
     train, valid = (
         BatchSource(split, dataset.histories, items.to(device), device, width)
         for split in (dataset.train, dataset.valid)
@@ -101,7 +105,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
     start = time.perf_counter()
     for seed in range(chosen.seeds):
         with seeded(seed, device):
-            ours = Din(size.model, feature_spec(dataset, vectors))
+            ours = Din(size.model, feature_spec(dataset, vectors, size.model))
             ours.fit_statistics(items, dataset.train, dataset.histories)
         peer = PlainDin(size.model, ours, items)
         take_weights(peer, ours)
@@ -115,7 +119,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
                 logits = [peer(padded_rows(batch, width)) for batch in valid.in_order(4096)]
             scores.append(torch.sigmoid(torch.cat(logits)).cpu().numpy())
             areas.append(auc(dataset.valid.label, scores[-1]))
-            log(f"seed {seed}, epoch {epoch}: valid AUC {areas[-1]:.4f}")
+            logger.info(f"seed {seed}, epoch {epoch}: valid AUC {areas[-1]:.4f}")
         _keep(chosen, seed, scores[int(np.argmax(areas))])
     return {"seconds": time.perf_counter() - start}
 
@@ -125,7 +129,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
 
     def side(chosen: Namespace) -> dict[str, float]:
         share_cores()  # before torch, as every entry of the pipeline
-        from benchmarks.world import log, read_world
+        from benchmarks.world import read_world
         from mmctr_pipeline.training.ctr import train_ctr
         from mmctr_pipeline.training.device import resolve_device
 
@@ -134,7 +138,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
         start = time.perf_counter()
         for seed in range(chosen.seeds):
             training = dataclasses.replace(_training(size, seed), precision=precision)
-            trained = train_ctr(dataset, vectors, size.model, training, device, log)
+            trained = train_ctr(dataset, vectors, size.model, training, device)
             _keep(chosen, seed, trained.valid_scores)
         return {"seconds": time.perf_counter() - start}
 

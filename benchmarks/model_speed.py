@@ -15,6 +15,7 @@ ceiling: `peer_share_of_padded_ceiling` relates the plain form to what it does c
 import dataclasses
 import importlib.util
 import json
+import logging
 import sys
 import tempfile
 import time
@@ -38,7 +39,7 @@ from benchmarks.harness import (
     product_rate,
 )
 from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches, take_weights
-from benchmarks.world import log, make_full_tables, read_world
+from benchmarks.world import make_full_tables, read_world
 from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
@@ -48,6 +49,8 @@ from mmctr_pipeline.training.batches import item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import feature_spec, train_ctr
 from mmctr_pipeline.training.device import resolve_device
+
+logger = logging.getLogger(__name__)
 
 MAX_HISTORY = 64
 N_VALID_ROWS = 500
@@ -106,7 +109,7 @@ def rates(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
     dataset, vectors = read_world(chosen.data, chosen.rows)
     config, _ = settings(comparison)
     with torch.device("meta"):
-        model = build_model(config, feature_spec(dataset, vectors))
+        model = build_model(config, feature_spec(dataset, vectors, config))
     length_N = np.minimum(dataset.histories.lengths[dataset.train.history], MAX_HISTORY)
     return {
         **{precision: product_rate(precision, device) for precision in ("float32", "auto")},
@@ -122,9 +125,9 @@ def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
     config, training_config = settings(comparison, chosen.batch_size)
     if len(dataset.train) < training_config.batch_size:
         raise ValueError(f"{len(dataset.train):,} rows are less than a batch")
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, config)
     torch.manual_seed(training_config.seed)
-    ours = build_model(config, feature_spec(dataset, vectors))
+    ours = build_model(config, feature_spec(dataset, vectors, config))
     ours.fit_statistics(items, dataset.train, dataset.histories)
     model = comparison.plain_form(config, ours, items)
     take_weights(model, ours)
@@ -141,7 +144,7 @@ def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
             continue
         n_rows += size
         seconds = time.perf_counter() - start
-        log(f"step {step}: {n_rows / seconds:,.0f} rows/s")
+        logger.info(f"step {step}: {n_rows / seconds:,.0f} rows/s")
         if seconds > chosen.seconds:
             break
     return {
@@ -161,7 +164,7 @@ def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
         dataset, vectors = read_world(chosen.data, chosen.rows)
         config, training = settings(comparison, chosen.batch_size)
         training = dataclasses.replace(training, precision=precision)
-        trained = train_ctr(dataset, vectors, config, training, device, log)
+        trained = train_ctr(dataset, vectors, config, training, device)
         return {
             # Its first epoch warms up, as the plain form's first step does.
             "rows_per_second": trained.history.epochs[-1].rows_per_second,

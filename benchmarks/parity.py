@@ -15,6 +15,7 @@ seeds 0 to 4.
 """
 
 import json
+import logging
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -25,6 +26,8 @@ import numpy as np
 
 from benchmarks.harness import ALLOCATOR_SETTING, alternate, final_line
 from mmctr_pipeline.environment import share_cores
+
+logger = logging.getLogger(__name__)
 
 N_EPOCHS, N_VALID_ROWS = 2, 50_000
 N_ROWS, N_SEEDS = 100_000, 2
@@ -43,7 +46,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
         plain_scores,
         standardised_vectors,
     )
-    from benchmarks.world import log, read_world
+    from benchmarks.world import read_world
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -52,7 +55,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_world(chosen.data)
-    spec = feature_spec(dataset, vectors)
+    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     item_vectors = standardised_vectors(dataset.items, vectors)
     model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
     # The engine's own draw, so that less of the difference is left to chance.
@@ -69,7 +72,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
         n_rows = sum(training.epoch(train))
         scores.append(plain_scores(model, valid, device))
         areas.append(auc(valid_rows.label, scores[-1]))
-        log(f"epoch {epoch}: {n_rows:,} rows, valid AUC {areas[-1]:.4f}")
+        logger.info(f"epoch {epoch}: {n_rows:,} rows, valid AUC {areas[-1]:.4f}")
     return _result(chosen, scores[int(np.argmax(areas))], areas, time.perf_counter() - start)
 
 
@@ -78,7 +81,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
 
     def side(chosen: Namespace) -> dict[str, float]:
         share_cores()  # before torch, as every entry of the pipeline
-        from benchmarks.world import log, read_world
+        from benchmarks.world import read_world
         from mmctr_pipeline.models.config import ImprovedMmctrConfig
         from mmctr_pipeline.training.config import TrainingConfig
         from mmctr_pipeline.training.ctr import train_ctr
@@ -93,7 +96,6 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
             ImprovedMmctrConfig(),
             TrainingConfig(max_epochs=N_EPOCHS, precision=precision, seed=chosen.seed),
             device,
-            log,
         )
         areas = [epoch.metrics["valid_auc"] for epoch in trained.history.epochs]
         return _result(chosen, trained.valid_scores, areas, time.perf_counter() - start)

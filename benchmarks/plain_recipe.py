@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmctr_pipeline.data.dataset import ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 
 HISTORY_LENGTH = 100
 BATCH_SIZE = 2048
@@ -73,11 +73,11 @@ def loader(rows: PlainRows, shuffle: bool, device: torch.device) -> DataLoader[R
     )
 
 
-def standardised_vectors(items: ItemTable, vectors: VectorTable) -> torch.Tensor:
+def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor:
     """Return `(I, D) float32`, row i being item i: standardised over items; zero where none."""
-    found = vectors.aligned_to(items.item_id)
+    found = vectors.fused.aligned_to(items.item_id)
     real = found.vectors[found.present].astype(np.float64)
-    table = np.zeros((int(items.item_id.max()) + 1, vectors.dim), np.float32)
+    table = np.zeros((int(items.item_id.max()) + 1, found.dim), np.float32)
     table[items.item_id[found.present]] = (real - real.mean(axis=0)) / real.std(axis=0)
     return torch.from_numpy(table)
 

@@ -12,7 +12,7 @@ from benchmarks.model_speed import Comparison
 from benchmarks.plain_models import PaddedRows, padded_batches, take_weights
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.catalogue import build_model
@@ -39,7 +39,7 @@ class Pair:
     length_N: np.ndarray
 
 
-def world() -> tuple[CtrDataset, VectorTable]:
+def world() -> tuple[CtrDataset, ItemVectors]:
     """Return a world with items that train does not hold, tags, and empty and long histories."""
     dataset, vectors = small_sample(n_train=12, n_valid=N_ROWS)
     generator = np.random.default_rng(1)
@@ -51,9 +51,9 @@ def world() -> tuple[CtrDataset, VectorTable]:
 def pair_of(comparison: Comparison, config: FeatureModelSettings) -> Pair:
     """Return both forms, no weight or statistic of them where it starts, in evaluation mode."""
     dataset, vectors = world()
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, config)
     torch.manual_seed(1)
-    ours = build_model(config, feature_spec(dataset, vectors))  # type: ignore[arg-type]
+    ours = build_model(config, feature_spec(dataset, vectors, config))  # type: ignore[arg-type]
     ours.fit_statistics(items, dataset.train, dataset.histories)
     with torch.no_grad():
         for parameter in ours.parameters():

@@ -17,7 +17,7 @@ def test_both_sides_give_the_same_scores_after_three_epochs(tmp_path: Path) -> N
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     sizes = {"n_train_rows": 2000, "n_valid_rows": 400, "n_test_rows": 4}
     config = SampleConfig(n_items=150, n_users=300, images=False, **sizes)
-    generate_sample(config, tmp_path, lambda line: None)
+    generate_sample(config, tmp_path)
     for name, side in (("fuxictr", fuxictr), ("ours_float32", ours("float32"))):
         side(Namespace(side=name, data=tmp_path, seeds=1, full=False, device="cpu"))
     theirs, mine = (np.load(tmp_path / f"{name}_0.npy") for name in ("fuxictr", "ours_float32"))

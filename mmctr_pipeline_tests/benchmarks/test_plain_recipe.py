@@ -17,7 +17,7 @@ from benchmarks.plain_recipe import (
 )
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -29,8 +29,8 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 CPU = torch.device("cpu")
 
 
-def plain_recipe(dataset: CtrDataset, vectors: VectorTable) -> PlainRecipe:
-    spec = feature_spec(dataset, vectors)
+def plain_recipe(dataset: CtrDataset, vectors: ItemVectors) -> PlainRecipe:
+    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     item_vectors = standardised_vectors(dataset.items, vectors)
     return PlainRecipe(spec.n_users, spec.n_items, item_vectors)
 
@@ -45,9 +45,9 @@ def test_histories_are_padded_on_the_left_and_the_newest_hundred_are_kept() -> N
 
 def test_it_gives_our_logits_with_our_weights() -> None:
     dataset, vectors = small_sample()
-    items = item_features(dataset.items, vectors)
+    items = item_features(dataset.items, vectors, ImprovedMmctrConfig())
     torch.manual_seed(1)
-    ours = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors))
+    ours = build_model(ImprovedMmctrConfig(), feature_spec(dataset, vectors, ImprovedMmctrConfig()))
     ours.fit_statistics(items, dataset.train, dataset.histories)
     with torch.no_grad():
         for name, tensor in ours.state_dict().items():
