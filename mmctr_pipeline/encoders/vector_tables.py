@@ -10,7 +10,7 @@ import numpy as np
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.store.lookup import StoreResult
-from mmctr_pipeline.encoders.store.shards import Notes
+from mmctr_pipeline.encoders.store.parquet_files import Notes
 from mmctr_pipeline.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -21,16 +21,23 @@ class EncoderInfo:
     """What identifies an encoder in logs, in the store and in provenance.
 
     `name` and `source` are those of the located model, `weights_hash` is a SHA-256 (hex),
-    `precision` the dtype of its forward pass, and `identity` names everything that its vectors
-    depend on.
+    `settings` a hash of the settings that its vectors depend on, and `precision` the dtype of its
+    forward pass.
     """
 
+    kind: str
     name: str
     source: str
     weights_hash: str
-    identity: str
+    settings: str
     precision: str
     device: str
+
+    @property
+    def identity(self) -> str:
+        """Names everything that the vectors depend on."""
+        weights = self.weights_hash[:12]
+        return f"{self.kind}:{self.name}:{weights}:{self.settings}:{self.precision}"
 
     def __str__(self) -> str:
         return f"{self.name} from {self.source}, {self.precision} on {self.device}"

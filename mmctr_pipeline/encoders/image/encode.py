@@ -91,10 +91,14 @@ def encode_images(
         )
     keep_freed_memory()
     start = time.monotonic()
-    paths = _existing(item_id, images)
     encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
     logger.info(f"image encoder {encoder.info}")
-    digests, reasons = _digests(paths)
+    # Raises an error if no item has an image.
+    images.match(item_id)
+    paths = [images.path(int(item)) for item in item_id]
+    found = dict(enumerate(_digests(paths)))
+    digests = {row: each for row, each in found.items() if isinstance(each, bytes)}
+    reasons = {row: each for row, each in found.items() if isinstance(each, str)}
     rows = list(digests)
 
     def encode_shard(positions: np.ndarray) -> Shard:
@@ -112,49 +116,44 @@ def encode_images(
             unit="images",
         )
     reasons |= {rows[position]: reason for position, reason in result.reasons.items()}
-    if len(reasons) == len(paths):
+    tally = dict(sorted(collections.Counter(reasons.values()).items()))
+    n_missing = tally.get(MISSING, 0)
+    n_unreadable = len(reasons) - n_missing
+    if n_missing + n_unreadable == len(paths):
         raise ValueError(
-            f"none of the {len(paths):,} images in {images.folder} can be read: "
-            f"{_tally(reasons)}. Fix: check the files, or use the preset text_only"
+            f"none of the {n_unreadable:,} images in {images.folder} can be read: {tally}. "
+            "Fix: check the files, or use the preset text_only"
         )
-    n_unreadable = len(reasons)
-    reasons |= {row: MISSING for row in range(len(item_id)) if row not in paths}
-    tally = _tally(reasons)
     if reasons:
         logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
-    n_missing = len(reasons) - n_unreadable
     counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
     table = encoded_table(item_id, np.array(rows), result, encoder.info, config, counts, start)
-    return ImageEncoding(table, _problems(item_id, images, reasons, encoder.info.identity))
+    problems = {
+        "item_id": item_id[sorted(reasons)],
+        "path": [str(paths[row]) for row in sorted(reasons)],
+        "reason": [reasons[row] for row in sorted(reasons)],
+    }
+    schema = _PROBLEMS.with_metadata({"mmctr.identity": table.identity})
+    return ImageEncoding(table, pa.table(problems, schema=schema))
 
 
-def _existing(item_id: np.ndarray, images: ImageIndex) -> dict[int, Path]:
-    """Return the path of each row that has one, whether or not it is a readable file."""
-    is_file = images.match(item_id)
-    paths = {row: images.path(int(item)) for row, item in enumerate(item_id)}
-    return {row: path for row, path in paths.items() if is_file[row] or os.path.lexists(path)}
-
-
-def _digests(paths: dict[int, Path]) -> tuple[dict[int, bytes], dict[int, str]]:
-    """Return by row the SHA-256 of each readable file, and why the others cannot be read."""
+def _digests(paths: list[Path]) -> list[bytes | str]:
+    """Return the SHA-256 of each readable file, for the others why they cannot be read."""
 
     def digest(path: Path) -> bytes | str:
+        if not os.path.lexists(path):
+            return MISSING
         try:
             return hashlib.sha256(read_bytes(path)).digest()
         except UnreadableImageError as error:
             return error.reason
 
-    digests: dict[int, bytes] = {}
-    reasons: dict[int, str] = {}
     progress = Progress(logger, "hashing the images", len(paths), "images")
-    found = in_threads(digest, list(paths.values()), 64 * n_cores())
-    for row, either in zip(paths, found, strict=True):
-        if isinstance(either, str):
-            reasons[row] = either
-        else:
-            digests[row] = either
+    digests = []
+    for found in in_threads(digest, paths, 64 * n_cores()):
+        digests.append(found)
         progress.advance()
-    return digests, reasons
+    return digests
 
 
 def _masked(item_id: np.ndarray) -> VectorTable:
@@ -166,19 +165,3 @@ def _masked(item_id: np.ndarray) -> VectorTable:
         identity="none",
         provenance={"encoder": "none", "counts": {"items": len(item_id), "encoded": 0}},
     )
-
-
-def _tally(reasons: dict[int, str]) -> dict[str, int]:
-    return dict(sorted(collections.Counter(reasons.values()).items()))
-
-
-def _problems(
-    item_id: np.ndarray, images: ImageIndex, reasons: dict[int, str], identity: str
-) -> pa.Table:
-    rows = sorted(reasons)
-    columns = {
-        "item_id": item_id[rows],
-        "path": [str(images.path(int(item))) for item in item_id[rows]],
-        "reason": [reasons[row] for row in rows],
-    }
-    return pa.table(columns, schema=_PROBLEMS.with_metadata({"mmctr.identity": identity}))

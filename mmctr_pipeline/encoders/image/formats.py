@@ -1,6 +1,7 @@
 """Recognise an image format by its first bytes, and files whose end is missing."""
 
 from collections.abc import Callable
+from typing import Literal
 
 # Brands of the ISO base media container, which AVIF, HEIC and MP4 share.
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -8,22 +9,16 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 # Formats that can be decoded come first; the others are recognised to name them in reasons.
 _SIGNATURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"BM": "BMP",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\xff\x4f\xff\x51": "JPEG 2000",
-    b"\0\0\1\0": "ICO",
-    b"8BPS": "PSD",
-    b"%PDF": "PDF",
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "BMP": (b"BM",),
+    "JPEG XL": (b"\0\0\0\x0cJXL ", b"\xff\x0a"),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "ICO": (b"\0\0\1\0",),
+    "PSD": (b"8BPS",),
+    "PDF": (b"%PDF",),
 }
 
 
@@ -32,8 +27,8 @@ def picture_format(content: bytes) -> str | None:
 
     MPO (several JPEG in one file) counts as JPEG, as its first picture is one.
     """
-    for signature, name in _SIGNATURES.items():
-        if content.startswith(signature):
+    for name, signatures in _SIGNATURES.items():
+        if content.startswith(signatures):
             return name
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WEBP"
@@ -63,9 +58,8 @@ def _container(content: bytes) -> str:
 
 def _tiff_ends_early(content: bytes) -> bool:
     # The header gives the position of the directory, which is usually at the end.
-    if content.startswith(b"I"):
-        return int.from_bytes(content[4:8], "little") >= len(content)
-    return int.from_bytes(content[4:8], "big") >= len(content)
+    order: Literal["little", "big"] = "little" if content.startswith(b"I") else "big"
+    return int.from_bytes(content[4:8], order) >= len(content)
 
 
 def _avif_ends_early(content: bytes) -> bool:

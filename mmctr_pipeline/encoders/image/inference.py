@@ -39,12 +39,10 @@ class ImageEncoder:
         self, clip: LoadedClip, config: ImageEncoderConfig, device: torch.device | str
     ) -> None:
         dtype = dtype_for(config.precision, device)
-        name, precision = clip.located.name, dtype_name(dtype)
-        weights, settings = clip.image_weights_hash(), clip.image_settings_hash()
-        identity = f"open_clip:{name}:{weights[:12]}:{settings}-{DECODER_VERSION}:{precision}"
-        self.info = EncoderInfo(
-            name, clip.located.source, weights, identity, precision, str(device)
-        )
+        name, source = clip.located.name, clip.located.source
+        settings = f"{clip.image_settings_hash()}-{DECODER_VERSION}"
+        hashes = clip.image_weights_hash(), settings
+        self.info = EncoderInfo("open_clip", name, source, *hashes, dtype_name(dtype), str(device))
         self._pixels = clip.pixels
         self._tower = fast_tower(clip.model.visual, dtype)
         self._reference = None if dtype == torch.float32 else plain_tower(clip.model.visual)

@@ -25,11 +25,11 @@ class PixelSpec:
     white is 1. Raises `ValueError` for a value that open_clip does not know.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     interpolation: str
     resize_mode: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     fill_color: int = 0
 
     def __post_init__(self) -> None:
@@ -48,14 +48,13 @@ class PixelSpec:
         Like open_clip, accepts one number for both sides or all channels, and reads the
         interpolation `random` (of training) as bicubic.
         """
-        size, interpolation = preprocess_cfg["size"], preprocess_cfg["interpolation"]
-        height, width = (size, size) if isinstance(size, int) else size
+        interpolation = preprocess_cfg["interpolation"]
         return cls(
-            size=(int(height), int(width)),
+            size=_repeated(preprocess_cfg["size"], 2),
             interpolation="bicubic" if interpolation == "random" else interpolation,
             resize_mode=preprocess_cfg["resize_mode"],
-            mean=_per_channel(preprocess_cfg["mean"]),
-            std=_per_channel(preprocess_cfg["std"]),
+            mean=_repeated(preprocess_cfg["mean"], 3),
+            std=_repeated(preprocess_cfg["std"], 3),
             fill_color=int(preprocess_cfg["fill_color"]),
         )
 
@@ -177,6 +176,6 @@ def _scaled(values_HW: np.ndarray) -> Image.Image:
     return Image.fromarray(np.rint(levels).clip(0, 255).astype(np.uint8))
 
 
-def _per_channel(values: Any) -> tuple[float, float, float]:
-    red, green, blue = np.broadcast_to(values, 3).tolist()
-    return float(red), float(green), float(blue)
+def _repeated(values: Any, count: int) -> tuple[Any, ...]:
+    """Return `count` numbers, given those or one for all."""
+    return tuple(np.broadcast_to(values, count).tolist())

@@ -1,11 +1,11 @@
 """The vectors found so far for the contents of one request."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from mmctr_pipeline.encoders.store.shards import KEY, Notes, StoredShard, find_keys
+from mmctr_pipeline.encoders.store.parquet_files import KEY, Notes, StoredShard, find_keys
 
 _UNKNOWN, _FAILED, _KNOWN = 0, 1, 2
 
@@ -15,40 +15,35 @@ class StoreResult:
     """The vectors of all requested contents, in their order.
 
     `vectors` is `(N, D) float32`, zeros where `reasons` (by position) says why a vector is
-    missing, and `(0, 0)` if nothing was requested. Each distinct content counts once: its vector
-    was encoded by this call or reused, or it failed, now or earlier. `notes` are those of the
-    shards used.
+    missing, and `(0, 0)` if nothing was requested. Each distinct content with a vector counts
+    once, as encoded by this call or reused. `notes` are those of the shards used.
     """
 
     vectors: np.ndarray
     reasons: dict[int, str]
     n_encoded: int
     n_reused: int
-    n_failed: int
     notes: list[Notes]
 
 
 class PartialLookup:
-    """Collects vectors and failures from stored shards and from newly encoded ones.
+    """Collects vectors and failures from stored shards.
 
     `distinct` is `(n,) KEY`, the requested contents in ascending order, and `first` `(n,) int64`
-    the first position of each. Vectors are placed directly in the result, so that they are held
-    in memory only once.
+    the first position of each. `n_encoded` counts the vectors that are not from earlier shards.
+    Vectors are placed directly in the result, so that they are held in memory only once.
     """
 
     def __init__(self, contents: Sequence[bytes]) -> None:
-        wrong = next((row for row, key in enumerate(contents) if len(key) != KEY.itemsize), None)
-        if wrong is not None:
-            raise ValueError(
-                f"content {wrong} has a key of {len(contents[wrong])} bytes; "
-                f"a SHA-256 digest has {KEY.itemsize}"
-            )
+        for row, key in enumerate(contents):
+            if len(key) != KEY.itemsize:
+                raise ValueError(f"content {row} is {len(key)} bytes long; a SHA-256 digest has 32")
         keys = np.frombuffer(b"".join(contents), KEY)
         self.distinct, self.first, self._inverse = np.unique(
             keys, return_index=True, return_inverse=True
         )
+        self.n_encoded = 0
         self._notes: list[Notes] = []
-        self._n_encoded = 0
         self._state = np.full(len(self.distinct), _UNKNOWN, np.int8)
         self._reasons = np.full(len(self.distinct), None, object)
         self._vectors: np.ndarray | None = None
@@ -72,37 +67,28 @@ class PartialLookup:
         failed = is_requested & ~stored.has_vector & (self._state[row] == _UNKNOWN)
         failed &= stored.reader == reader
         if wanted.any():
-            self._place(row[wanted], stored.read_vectors()[wanted], str(stored.path))
+            vectors = stored.read_vectors()[wanted]
+            self.require_width(stored.width, str(stored.path))
+            if self._vectors is None:
+                self._vectors = np.zeros((len(self._inverse), stored.width), np.float32)
+            self._vectors[self.first[row[wanted]]] = vectors
+        self._state[row[wanted]] = _KNOWN
         self._state[row[failed]] = _FAILED
         self._reasons[row[failed]] = stored.reasons[failed]
         if np.any(wanted | failed):
             self._notes += stored.notes
 
-    def add(
-        self, rows: np.ndarray, vectors: np.ndarray, reasons: Mapping[int, str], notes: Notes
-    ) -> None:
-        """Add newly encoded vectors.
-
-        Parameters
-        ----------
-        rows
-            The rows of `distinct` that were encoded, `(m,) int64`.
-        vectors
-            Their vectors, `(m, D) float32`, zeros for failures.
-        reasons
-            Why a vector is missing, by position in `rows`.
-        notes
-            The encoder's notes.
-        """
-        self._place(rows, vectors, "the encoder")
-        failed = rows[list(reasons)]
-        self._state[failed] = _FAILED
-        self._reasons[failed] = list(reasons.values())
-        self._n_encoded += len(rows) - len(failed)
-        self._notes.append(notes)
+    def require_width(self, width: int, source: str) -> None:
+        """Raise `ValueError` if vectors of `source` are not as wide as those taken before."""
+        if self._vectors is not None and width != self._vectors.shape[1]:
+            raise ValueError(
+                f"vectors of width {width} from {source}, of width {self._vectors.shape[1]} "
+                "before. Fix: let the encoder's identity name everything that its vectors "
+                "depend on"
+            )
 
     def result(self) -> StoreResult:
-        """Return what was collected; rows without a vector are zeros."""
+        """Return what was collected."""
         vectors = self._vectors
         if vectors is None:
             vectors = np.zeros((len(self._inverse), 0), np.float32)
@@ -113,20 +99,7 @@ class PartialLookup:
         return StoreResult(
             vectors=vectors,
             reasons={int(at): self._reasons[self._inverse[at]] for at in failed},
-            n_encoded=self._n_encoded,
-            n_reused=int(np.sum(self._state == _KNOWN)) - self._n_encoded,
-            n_failed=int(np.sum(self._state == _FAILED)),
+            n_encoded=self.n_encoded,
+            n_reused=int(np.sum(self._state == _KNOWN)) - self.n_encoded,
             notes=self._notes,
         )
-
-    def _place(self, rows: np.ndarray, vectors: np.ndarray, source: str) -> None:
-        if self._vectors is None:
-            self._vectors = np.zeros((len(self._inverse), vectors.shape[1]), np.float32)
-        if vectors.shape[1] != self._vectors.shape[1]:
-            raise ValueError(
-                f"vectors of width {vectors.shape[1]} from {source}, of width "
-                f"{self._vectors.shape[1]} before. Fix: let the encoder's identity name everything "
-                "that its vectors depend on"
-            )
-        self._vectors[self.first[rows]] = vectors
-        self._state[rows] = _KNOWN

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mmctr_pipeline.encoders.store.last_used import LAST_USED, read_last_used, write_last_used
-from mmctr_pipeline.encoders.store.shards import (
+from mmctr_pipeline.encoders.store.parquet_files import (
     KEY,
+    LAST_USED,
     DamagedFileError,
     StoredShard,
+    content_keys,
     find_keys,
-    keys_from_arrow,
     open_shard,
+    read_last_used,
     shard_paths,
+    write_last_used,
     write_shard,
 )
 from mmctr_pipeline.encoders.store.vector_store import FOLDER_LOCK, utc_now
@@ -101,27 +103,12 @@ def prune(
     return reports
 
 
-@dataclasses.dataclass(frozen=True)
-class _Selection:
-    """A shard (its file closed again) and which of its rows are kept, `(n,) bool`."""
-
-    shard: StoredShard
-    keep: np.ndarray
-
-    @property
-    def n_kept(self) -> int:
-        return int(self.keep.sum())
-
-    @property
-    def is_changed(self) -> bool:
-        return not self.keep.all()
-
-
 def _prune_encoder(
     folder: Path, unused_days: int, today: np.datetime64, dry_run: bool
 ) -> PruneReport:
     leftovers = [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]
-    shards = []
+    # Opened only to read all but their vectors.
+    shards: list[StoredShard] = []
     for path in shard_paths(folder):
         try:
             with open_shard(path) as shard:
@@ -129,18 +116,18 @@ def _prune_encoder(
         except DamagedFileError as error:
             logger.warning(f"{error}; its contents will be encoded again when needed")
             leftovers.append(path)
-    selections, contents, days = _select(folder, shards, unused_days, today)
+    masks, contents, days = _select(folder, shards, unused_days, today)
     if not dry_run:
         for path in leftovers:
             path.unlink()
-        _rewrite(folder, selections)
+        _rewrite(folder, shards, masks)
         if len(contents):
             write_last_used(folder, contents, days)
         else:
             (folder / LAST_USED).unlink(missing_ok=True)
     row_bytes = np.array([KEY.itemsize + 4 * shard.width for shard in shards], np.int64)
-    n_kept = np.array([each.n_kept for each in selections], np.int64)
-    n_dropped = np.array([len(each.keep) for each in selections], np.int64) - n_kept
+    n_kept = np.array([mask.sum() for mask in masks], np.int64)
+    n_dropped = np.array([len(mask) for mask in masks], np.int64) - n_kept
     return PruneReport(
         encoder=shards[0].identity if shards else folder.name,
         n_kept=int(n_kept.sum()),
@@ -153,8 +140,11 @@ def _prune_encoder(
 
 def _select(
     folder: Path, shards: list[StoredShard], unused_days: int, today: np.datetime64
-) -> tuple[list[_Selection], np.ndarray, np.ndarray]:
-    """Return the rows to keep of each shard, and the kept contents, ascending, with their days."""
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Return a mask `(n,) bool` of each shard's rows to keep, and what is kept, with its days.
+
+    The kept contents are `(m,) KEY` ascending, their days of last use `(m,) datetime64[D]`.
+    """
     if not shards:
         return [], np.empty(0, KEY), np.empty(0, "datetime64[D]")
     contents = np.concatenate([shard.contents for shard in shards])
@@ -177,54 +167,58 @@ def _select(
     is_recent = days >= today - np.timedelta64(unused_days, "D")
     keep = np.zeros(len(contents), bool)
     keep[winners[is_recent]] = True
-    selections = [_Selection(shard, keep[shard_of == at]) for at, shard in enumerate(shards)]
-    return selections, distinct[is_recent], days[is_recent]
+    masks = [keep[shard_of == at] for at in range(len(shards))]
+    return masks, distinct[is_recent], days[is_recent]
 
 
-def _rewrite(folder: Path, selections: list[_Selection]) -> None:
+_Pack = list[tuple[StoredShard, np.ndarray]]
+"""Shards that become one, each with the mask of its rows to keep."""
+
+
+def _rewrite(folder: Path, shards: list[StoredShard], masks: list[np.ndarray]) -> None:
     """Rewrite the shards that lose rows, merged with the small ones."""
-    stale = {each.shard.path for each in selections if not each.n_kept}
-    groups = collections.defaultdict(list)
-    for each in selections:
-        if each.n_kept and (each.is_changed or each.n_kept < _SMALL_ROWS):
-            groups[each.shard.reader, each.shard.width].append(each)
-    written = set()
+    stale, written = set(), set()
+    groups: dict[tuple[str, int], _Pack] = collections.defaultdict(list)
+    for shard, mask in zip(shards, masks, strict=True):
+        if not mask.any():
+            stale.add(shard.path)
+        elif not mask.all() or len(mask) < _SMALL_ROWS:
+            groups[shard.reader, shard.width].append((shard, mask))
     for group in groups.values():
-        if len(group) > 1 or group[0].is_changed:
+        if len(group) > 1 or not group[0][1].all():
             written |= {_write_pack(folder, pack) for pack in _packs(group)}
-            stale |= {each.shard.path for each in group}
+            stale |= {shard.path for shard, _ in group}
     # From the last name to the first: if this is interrupted, a lookup of a content in several
     # files still takes the same one.
     for path in sorted(stale - written, reverse=True):
         path.unlink()
 
 
-def _packs(group: list[_Selection]) -> Iterator[list[_Selection]]:
+def _packs(group: _Pack) -> Iterator[_Pack]:
     """Split shards into packs that reach the size of a merged shard; the last may be smaller."""
-    pack: list[_Selection] = []
-    for each in group:
-        pack.append(each)
-        if sum(selection.n_kept for selection in pack) >= _MERGED_ROWS:
+    pack: _Pack = []
+    for shard, mask in group:
+        pack.append((shard, mask))
+        if sum(kept.sum() for _, kept in pack) >= _MERGED_ROWS:
             yield pack
             pack = []
     if pack:
         yield pack
 
 
-def _write_pack(folder: Path, pack: list[_Selection]) -> Path | None:
+def _write_pack(folder: Path, pack: _Pack) -> Path | None:
     """Write the kept rows of several shards as one; return its path, None if all are damaged."""
     tables, notes = [], []
-    for each in pack:
+    for shard, mask in pack:
         try:
-            with open_shard(each.shard.path) as stored:
-                tables.append(stored.read_table().filter(pa.array(each.keep)))
+            with open_shard(shard.path) as stored:
+                tables.append(stored.read_table().filter(pa.array(mask)))
         except DamagedFileError as error:
             logger.warning(f"{error}; its contents will be encoded again when needed")
         else:
-            notes += [entry for entry in each.shard.notes if entry not in notes]
+            notes += [entry for entry in shard.notes if entry not in notes]
     if not tables:
         return None
     table = pa.concat_tables(tables)
-    table = table.take(np.argsort(keys_from_arrow(table.column("content"))))
-    shard = pack[0].shard
-    return write_shard(folder, table, shard.identity, shard.reader, notes)
+    table = table.take(np.argsort(content_keys(table)))
+    return write_shard(folder, table, pack[0][0].identity, pack[0][0].reader, notes)

@@ -1,9 +1,9 @@
 """The vector store: keeps each encoding under its content's hash and its encoder's identity.
 
-Files are `storage/vectors/<encoder>/<shard>.parquet` (see `shards`). Missing contents are encoded
-in shards planned in the order of the content hashes, and each shard is written as soon as it is
-complete. The plan does not depend on which of its shards exist already. So a run that was killed
-and started again encodes exactly the remaining shards, and concurrent runs share them.
+Files are `storage/vectors/<encoder>/<shard>.parquet` (see `parquet_files`). Missing contents are
+encoded in shards planned in the order of the content hashes, and each shard is written as soon as
+it is complete. The plan does not depend on which of its shards exist already. So a run that was
+killed and started again encodes exactly the remaining shards, and concurrent runs share them.
 """
 
 import dataclasses
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.encoders.store.last_used import record_use
 from mmctr_pipeline.encoders.store.lookup import PartialLookup, StoreResult
-from mmctr_pipeline.encoders.store.shards import (
+from mmctr_pipeline.encoders.store.parquet_files import (
     DamagedFileError,
     Notes,
     encoder_folder,
     open_shard,
+    record_use,
     shard_name,
     shard_paths,
     shard_table,
@@ -127,13 +127,7 @@ class _Run:
 
     def take_stored(self) -> None:
         for path in shard_paths(self.folder):
-            try:
-                self._take(path)
-            except DamagedFileError:
-                # The holder of the claim is replacing the file.
-                with locked(_claim(path), wait=False) as is_mine:
-                    if is_mine:
-                        self._take_or_rename(path)
+            self._take(path)
 
     def encode_missing(self, shard_size: int, unit: str) -> None:
         """Encode what is missing, or take it from a concurrent run that encodes it."""
@@ -143,40 +137,36 @@ class _Run:
             f"{len(rows):,} to encode"
         )
         progress = Progress(logger, "encoding", len(rows), unit)
-        deferred, n_encoded = [], 0
-        for begin in range(0, len(rows), shard_size):
-            shard = rows[begin : begin + shard_size]
-            n_new = self._settle(shard, wait=False)
-            if n_new is None:
-                deferred.append(shard)
-                continue
-            n_encoded += n_new
-            progress.advance(len(shard))
+        plan = [rows[begin : begin + shard_size] for begin in range(0, len(rows), shard_size)]
+        deferred = [shard for shard in plan if not self._settle(shard, progress, wait=False)]
         if deferred:
             logger.info(f"waiting for {len(deferred):,} shards that another run is encoding")
         for shard in deferred:
-            n_encoded += self._settle(shard, wait=True) or 0
-            progress.advance(len(shard))
-        if n_encoded:
+            self._settle(shard, progress, wait=True)
+        if n_encoded := self.lookup.n_encoded:
             rate = n_encoded / max(progress.seconds, 1e-9)
             logger.info(
                 f"encoded {n_encoded:,} {unit} in {progress.seconds:.1f} s, {rate:,.0f} {unit}/s"
             )
 
-    def _settle(self, rows: np.ndarray, *, wait: bool) -> int | None:
-        """Take or encode one planned shard; return how many vectors were encoded.
+    def _settle(self, rows: np.ndarray, progress: Progress, *, wait: bool) -> bool:
+        """Take or encode one planned shard.
 
-        Returns None if another run is encoding it and `wait` is False.
+        Returns False if another run is encoding it and `wait` is False.
         """
         path = self.folder / shard_name(self.lookup.distinct[rows])
         with locked(_claim(path), wait=wait) as is_mine:
             if not is_mine:
-                return None
+                return False
             # Another run may have written it since the folder was listed.
-            self._take_or_rename(path)
-            return 0 if self.lookup.are_settled(rows) else self._encode(rows)
+            self._take(path, is_claimed=True)
+            if not self.lookup.are_settled(rows):
+                self._encode(rows)
+        progress.advance(len(rows))
+        return True
 
-    def _encode(self, rows: np.ndarray) -> int:
+    def _encode(self, rows: np.ndarray) -> None:
+        """Encode a shard, validate what the encoder returns, store it, and take it."""
         shard = self.encode(self.lookup.first[rows])
         vectors = np.array(shard.vectors, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(rows):
@@ -197,28 +187,31 @@ class _Run:
                 f"{n_wrong} of {len(rows)} vectors of the encoder {self.identity} have values "
                 "that are not finite. Fix: check its weights and number format"
             )
-        # Before writing, as it rejects a wrong width.
-        self.lookup.add(rows, vectors, shard.reasons, shard.notes)
+        self.lookup.require_width(vectors.shape[1], "the encoder")
         table = shard_table(self.lookup.distinct[rows], vectors, shard.reasons)
-        write_shard(self.folder, table, self.identity, self.reader, [shard.notes])
-        return len(rows) - len(shard.reasons)
+        path = write_shard(self.folder, table, self.identity, self.reader, [shard.notes])
+        with open_shard(path) as stored:
+            self.lookup.take(stored, self.reader)
+        self.lookup.n_encoded += len(rows) - len(shard.reasons)
 
-    def _take(self, path: Path) -> None:
+    def _take(self, path: Path, is_claimed: bool = False) -> None:
+        """Take a shard if it exists; rename the file if it is damaged, which needs its claim."""
         try:
             with open_shard(path) as stored:
                 self.lookup.take(stored, self.reader)
         except FileNotFoundError:
             # Not written yet, or renamed by another run since the folder was listed.
             return
-
-    def _take_or_rename(self, path: Path) -> None:
-        """Take a shard whose claim this run holds; rename the file if it is damaged."""
-        try:
-            self._take(path)
         except DamagedFileError as error:
-            damaged = path.with_name(f"{path.name}.damaged")
-            os.replace(path, damaged)
-            logger.warning(f"{error}; renamed to {damaged.name}, its contents are encoded again")
+            if is_claimed:
+                damaged = path.with_name(f"{path.name}.damaged")
+                os.replace(path, damaged)
+                logger.warning(f"{error}; renamed to {damaged.name}, to be encoded again")
+                return
+            # If another run holds the claim, it is replacing the file.
+            with locked(_claim(path), wait=False) as is_mine:
+                if is_mine:
+                    self._take(path, is_claimed=True)
 
 
 def _claim(path: Path) -> Path:

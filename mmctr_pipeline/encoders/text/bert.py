@@ -6,7 +6,6 @@ three before the attention, no mask for a batch without padding, and weights lai
 once instead of at each product (`cpu_kernels`).
 """
 
-import dataclasses
 from typing import Any, TypeGuard
 
 import torch
@@ -14,17 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import BertModel
 
-from mmctr_pipeline.encoders.cpu_kernels import Affine, affine
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    qkv: Affine
-    attended: Affine
-    attended_norm: tuple[torch.Tensor, torch.Tensor]
-    wide: Affine
-    narrow: Affine
-    norm: tuple[torch.Tensor, torch.Tensor]
+from mmctr_pipeline.encoders.cpu_kernels import affine
 
 
 class CompactBert:
@@ -35,7 +24,6 @@ class CompactBert:
 
     def __init__(self, model: BertModel, dtype: torch.dtype) -> None:
         self._dtype = dtype
-        self._heads = model.config.num_attention_heads
         self._epsilon = model.config.layer_norm_eps
         embeddings = model.embeddings
         self._words = embeddings.word_embeddings.weight.detach()
@@ -44,7 +32,8 @@ class CompactBert:
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()
         self._norm = _pair(embeddings.LayerNorm, torch.float32)
-        self._layers = [self._layer(layer) for layer in model.encoder.layer]
+        heads, epsilon = model.config.num_attention_heads, model.config.layer_norm_eps
+        self._layers = [_Layer(each, dtype, heads, epsilon) for each in model.encoder.layer]
 
     @staticmethod
     def fits(model: Any) -> TypeGuard[BertModel]:
@@ -64,48 +53,49 @@ class CompactBert:
         `token_BL` and `mask_BL` (1 for a token, 0 for padding) are `(B, L) int64`. The output at
         padding is meaningless.
         """
-        length = token_BL.shape[1]
-        x_BLD = self._words[token_BL] + self._positions[:length]
-        x_BLD = self._normalised(x_BLD, self._norm).to(self._dtype)
-        attended = None if bool(mask_BL.all()) else mask_BL[:, None, None, :].bool()
+        x_BLD = self._words[token_BL] + self._positions[: token_BL.shape[1]]
+        x_BLD = _normalised(x_BLD, self._norm, self._epsilon).to(self._dtype)
+        attended_B11L = None if bool(mask_BL.all()) else mask_BL[:, None, None, :].bool()
         for layer in self._layers:
-            y_BLD = self._attention(x_BLD, layer, attended)
-            x_BLD = self._normalised(x_BLD + layer.attended(y_BLD), layer.attended_norm)
-            y_BLF = functional.gelu(layer.wide(x_BLD))
-            x_BLD = self._normalised(x_BLD + layer.narrow(y_BLF), layer.norm)
+            x_BLD = layer(x_BLD, attended_B11L)
         return x_BLD
 
-    def _attention(
-        self, x_BLD: torch.Tensor, layer: _Layer, mask_B11L: torch.Tensor | None
-    ) -> torch.Tensor:
+
+class _Layer:
+    """Self-attention and feed-forward, each with a residual and normalised after it."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype, heads: int, epsilon: float) -> None:
+        attention = layer.attention
+        three = [attention.self.query, attention.self.key, attention.self.value]
+        weights, biases = zip(*(_pair(module, dtype) for module in three), strict=True)
+        self._qkv = affine(torch.cat(weights), torch.cat(biases))
+        self._attended = affine(*_pair(attention.output.dense, dtype))
+        self._attended_norm = _pair(attention.output.LayerNorm, dtype)
+        self._wide = affine(*_pair(layer.intermediate.dense, dtype))
+        self._narrow = affine(*_pair(layer.output.dense, dtype))
+        self._norm = _pair(layer.output.LayerNorm, dtype)
+        self._heads, self._epsilon = heads, epsilon
+
+    def __call__(self, x_BLD: torch.Tensor, mask_B11L: torch.Tensor | None) -> torch.Tensor:
         batch, length, width = x_BLD.shape
-        qkv = layer.qkv(x_BLD).view(batch, length, 3, self._heads, width // self._heads)
+        qkv = self._qkv(x_BLD).view(batch, length, 3, self._heads, width // self._heads)
         q_BHLC, k_BHLC, v_BHLC = qkv.permute(2, 0, 3, 1, 4)
         y_BHLC = functional.scaled_dot_product_attention(
             q_BHLC, k_BHLC, v_BHLC, attn_mask=mask_B11L
         )
-        return y_BHLC.transpose(1, 2).reshape(batch, length, width)
-
-    def _normalised(
-        self, x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor]
-    ) -> torch.Tensor:
-        return functional.layer_norm(x, (x.shape[-1],), *weights, eps=self._epsilon)
-
-    def _layer(self, layer: Any) -> _Layer:
-        attention = layer.attention
-        three = [attention.self.query, attention.self.key, attention.self.value]
-        weights, biases = zip(*(_pair(module, self._dtype) for module in three), strict=True)
-        return _Layer(
-            qkv=affine(torch.cat(weights), torch.cat(biases)),
-            attended=affine(*_pair(attention.output.dense, self._dtype)),
-            attended_norm=_pair(attention.output.LayerNorm, self._dtype),
-            wide=affine(*_pair(layer.intermediate.dense, self._dtype)),
-            narrow=affine(*_pair(layer.output.dense, self._dtype)),
-            norm=_pair(layer.output.LayerNorm, self._dtype),
-        )
+        y_BLD = self._attended(y_BHLC.transpose(1, 2).reshape(batch, length, width))
+        x_BLD = _normalised(x_BLD + y_BLD, self._attended_norm, self._epsilon)
+        y_BLD = self._narrow(functional.gelu(self._wide(x_BLD)))
+        return _normalised(x_BLD + y_BLD, self._norm, self._epsilon)
 
 
 def _pair(
     module: nn.Linear | nn.LayerNorm, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return module.weight.detach().to(dtype), module.bias.detach().to(dtype)
+
+
+def _normalised(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], epsilon: float
+) -> torch.Tensor:
+    return functional.layer_norm(x, (x.shape[-1],), *weights, eps=epsilon)

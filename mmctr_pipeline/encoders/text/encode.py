@@ -99,7 +99,7 @@ def encode_titles(
         if encoder.precision == "float32":
             return Shard(vectors)
         compared = parity_rows(len(shard), _PARITY_TEXTS)
-        reference = model.encode_plainly([shard[row] for row in compared])
+        reference = model.encode_by_library([shard[row] for row in compared])
         return Shard(vectors, notes=parity_notes(vectors[compared], reference))
 
     result = store.get_or_encode(
@@ -123,24 +123,21 @@ def encode_titles(
 
 def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextModel, EncoderInfo]:
     dtype = dtype_for(config.precision, device)
+    model: TextModel
     if config.source == "open_clip":
         # Importing open_clip takes seconds, which other models need not wait for.
         from mmctr_pipeline.encoders.clip import load_clip
 
         clip = load_clip(locate_image_model(config.model), device)
-        model: TextModel = ClipTextModel(clip.model, clip.tokenizer(), device, dtype)
-        name, source = clip.located.name, clip.located.source
-        kind, settings = "open_clip_text", clip.text_settings_hash()
-        weights_hash = clip.text_weights_hash()
+        model = ClipTextModel(clip.model, clip.tokenizer(), device, dtype)
+        source, hashes = clip.located.source, (clip.text_weights_hash(), clip.text_settings_hash())
+        kind, name = "open_clip_text", clip.located.name
     else:
         located = locate_text_model(config.model)
         model = SentenceModel(located, device, dtype)
-        name, source = located.name, located.source
-        kind, settings = "sentence_transformers", located.settings_hash[:8]
-        weights_hash = located.weights_hash
-    precision = dtype_name(dtype)
-    identity = f"{kind}:{name}:{weights_hash[:12]}:{settings}:{precision}"
-    return model, EncoderInfo(name, source, weights_hash, identity, precision, str(device))
+        source, hashes = located.source, (located.weights_hash, located.settings_hash[:8])
+        kind, name = "sentence_transformers", located.name
+    return model, EncoderInfo(kind, name, source, *hashes, dtype_name(dtype), str(device))
 
 
 def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:

@@ -1,8 +1,8 @@
-"""Text encoders with one face: sentence-transformers models, and the text towers of open_clip."""
+"""Text encoders with one interface: sentence-transformers models, and open_clip's text towers."""
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,33 +12,24 @@ from mmctr_pipeline.encoders.sources import LocatedTextModel
 from mmctr_pipeline.encoders.text.bert import CompactBert
 
 
-class TextModel(Protocol):
-    """What encoding asks of a model: `dim`, its width, and `longest`, its limit in tokens."""
-
-    dim: int
-    longest: int
-
-    def token_counts(self, texts: list[str]) -> np.ndarray:
-        """Return the tokens of each text, `(n,) int64`, before anything is cut off."""
-
-    def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
-        """Return `(n, D) float32` in the order of `texts`."""
-
-    def encode_plainly(self, texts: list[str]) -> np.ndarray:
-        """Return the same as the library computes it, in float32."""
-
-
 class SentenceModel:
-    """A sentence-transformers model; one of BERT's kind runs through `CompactBert`.
+    """A sentence-transformers model; a BERT runs through `CompactBert`.
 
-    One without a transformer (static embeddings) runs as it is, in float32: there is nothing to
-    gain. Its texts have no limit, and their tokens are counted by words.
+    A model without a transformer (static embeddings) runs as the library runs it, in float32, as
+    bfloat16 would gain nothing. It does not limit its texts, and its tokens are counted by words.
+
+    `dim` is the width of the vectors, `longest` the limit in tokens.
     """
 
     def __init__(
         self, located: LocatedTextModel, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        self._model = load_sentence_transformer(located, device)
+        self._model = SentenceTransformer(
+            str(located.folder),
+            device=str(device),
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32},
+        ).eval()
         self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "") or ""
         self._device = torch.device(device)
         self.dim = int(self._model.get_embedding_dimension() or 0)
@@ -47,7 +38,7 @@ class SentenceModel:
         self._is_static = bert is None
         self.longest = 2**31 if self._is_static else int(self._model.max_seq_length or 512)
         if CompactBert.fits(bert):
-            compact = CompactBert(bert, dtype)  # type: ignore[arg-type]
+            compact = CompactBert(bert, dtype)
             self._first: Callable[[dict[str, Any]], dict[str, Any]] = lambda features: {
                 **features,
                 "token_embeddings": compact(features["input_ids"], features["attention_mask"]),
@@ -57,8 +48,8 @@ class SentenceModel:
             self._first = first if keep else copy.deepcopy(first).to(dtype)
 
     def token_counts(self, texts: list[str]) -> np.ndarray:
-        """Return the tokens of each text, `(n,) int64`, before anything is cut off."""
-        # The tokeniser refuses an empty list.
+        """Return the tokens of each text before truncation, `(n,) int64`."""
+        # The tokeniser rejects an empty list.
         if self._is_static or not texts:
             return np.array([len(text.split()) for text in texts], dtype=np.int64)
         tokens = self._model.tokenizer(
@@ -69,40 +60,40 @@ class SentenceModel:
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`.
 
-        Texts of like length share a batch of at most `batch_tokens` tokens, padding included.
+        Texts of similar length share a batch of at most `batch_tokens` tokens including padding.
         """
         if self._is_static:
-            return self.encode_plainly(texts)
+            return self.encode_by_library(texts)
         lengths = np.minimum(self.token_counts(texts), self.longest)
-        parts, order = [], []
-        with torch.inference_mode():
-            for rows in batches_of_like_length(lengths, batch_tokens):
-                features = self._model.preprocess([texts[row] for row in rows], prompt=self._prompt)
-                features = {
-                    name: value.to(self._device) if isinstance(value, torch.Tensor) else value
-                    for name, value in features.items()
-                }
-                features = self._first(features)
-                # Pooling sums over tokens; in float32 that loses nothing.
-                features["token_embeddings"] = features["token_embeddings"].float()
-                for module in self._rest:
-                    features = module(features)
-                # A model may be saved with fewer dimensions than it computes.
-                vectors = features["sentence_embedding"][:, : self.dim]
-                parts.append(vectors.float().cpu().numpy())
-                order.append(rows)
-        return in_order(parts, order)
+        return _encode_by_length(
+            lengths, batch_tokens, self.dim, lambda rows: self._forward([texts[at] for at in rows])
+        )
 
-    def encode_plainly(self, texts: list[str]) -> np.ndarray:
+    def encode_by_library(self, texts: list[str]) -> np.ndarray:
         """Return what `SentenceTransformer.encode` returns, in float32."""
         return self._model.encode(texts, batch_size=32, show_progress_bar=False)
+
+    def _forward(self, texts: list[str]) -> torch.Tensor:
+        features = {
+            name: value.to(self._device) if isinstance(value, torch.Tensor) else value
+            for name, value in self._model.preprocess(texts, prompt=self._prompt).items()
+        }
+        features = self._first(features)
+        # Pooling sums over tokens, which should not round.
+        features["token_embeddings"] = features["token_embeddings"].float()
+        for module in self._rest:
+            features = module(features)
+        # A model may be saved with fewer dimensions than it computes.
+        return features["sentence_embedding"][:, : self.dim]
 
 
 class ClipTextModel:
     """The text tower of an open_clip model: vectors `(n, D)`, not normalised.
 
-    Texts are cut after the longest of their batch where the tower allows it (causal attention that
-    is read at the end-of-text token), since what follows that token cannot touch the vector.
+    Texts are cut after the longest of their batch where the tower allows it (causal attention
+    read at the end-of-text token), as what follows that token cannot affect the vector.
+
+    `dim` is the width of the vectors, `longest` the limit in tokens.
     """
 
     def __init__(
@@ -112,59 +103,53 @@ class ClipTextModel:
         device: torch.device | str,
         dtype: torch.dtype,
     ) -> None:
-        self._plain = model
+        self._library = model
         self._tokenize = tokenize
         self._device = torch.device(device)
         self._model = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
-        self.dim = self.encode_plainly(["a"]).shape[1]
-        self.longest = int(getattr(tokenize, "context_length", 77) or 77)
-
-    def token_counts(self, texts: list[str]) -> np.ndarray:
-        """Return the tokens of each text, `(n,) int64`; of what was cut off only that it was."""
-        # One place more than the tower has is taken by those alone that do not fit into it.
-        return self._used(self._tokenize(texts, context_length=self.longest + 1))
-
-    def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
-        """Return `(n, D) float32` in the order of `texts`."""
-        token_NL = self._tokenize(texts)
-        width = token_NL.shape[1]
-        lengths = self._used(token_NL) if self._can_be_cut() else np.full(len(texts), width)
-        parts, order = [], []
-        with torch.inference_mode():
-            for rows in batches_of_like_length(lengths, batch_tokens):
-                token_BL = token_NL[torch.from_numpy(rows), : int(lengths[rows].max())]
-                vectors = self._forward(token_BL.to(self._device))
-                parts.append(vectors.float().cpu().numpy())
-                order.append(rows)
-        return in_order(parts, order)
-
-    def encode_plainly(self, texts: list[str]) -> np.ndarray:
-        """Return what the model's own `encode_text` returns, in float32."""
-        with torch.inference_mode():
-            tokens = self._tokenize(texts).to(self._device)
-            return self._plain.encode_text(tokens).float().cpu().numpy()
-
-    def _used(self, token_NL: torch.Tensor) -> np.ndarray:
-        """Return the places of each row up to the last that is no padding, `(N,) int64`.
-
-        The token of padding may stand inside a text, too: 0 is also an exclamation mark.
-        """
-        hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
-        padding = getattr(hub_tokenizer, "pad_token_id", None) or 0
-        place_L = torch.arange(1, token_NL.shape[1] + 1)
-        return ((token_NL != padding) * place_L).amax(dim=1).numpy()
-
-    def _can_be_cut(self) -> bool:
-        model = self._model
-        return (
+        self._can_cut = (
             getattr(model, "attn_mask", None) is not None
             and getattr(model, "text_pool_type", None) == "argmax"
             and hasattr(model, "text_projection")
         )
+        self.dim = self.encode_by_library(["a"]).shape[1]
+        self.longest = int(getattr(tokenize, "context_length", 77) or 77)
+
+    def token_counts(self, texts: list[str]) -> np.ndarray:
+        """Return the tokens of each text, `(n,) int64`; for a truncated one `longest + 1`."""
+        # Only texts that do not fit into the tower fill one position more than it has.
+        return self._used(self._tokenize(texts, context_length=self.longest + 1))
+
+    def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
+        """Return `(n, D) float32` in the order of `texts`; see `SentenceModel.encode`."""
+        token_NL = self._tokenize(texts)
+        lengths = self._used(token_NL) if self._can_cut else np.full(len(texts), token_NL.shape[1])
+
+        def forward(rows: np.ndarray) -> torch.Tensor:
+            token_BL = token_NL[torch.from_numpy(rows), : int(lengths[rows].max())]
+            return self._forward(token_BL.to(self._device))
+
+        return _encode_by_length(lengths, batch_tokens, self.dim, forward)
+
+    def encode_by_library(self, texts: list[str]) -> np.ndarray:
+        """Return what the model's own `encode_text` returns, in float32."""
+        with torch.inference_mode():
+            tokens = self._tokenize(texts).to(self._device)
+            return self._library.encode_text(tokens).float().cpu().numpy()
+
+    def _used(self, token_NL: torch.Tensor) -> np.ndarray:
+        """Return the positions of each row up to the last that is not padding, `(N,) int64`.
+
+        The padding token may also occur inside a text: 0 is an exclamation mark too.
+        """
+        hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
+        padding = getattr(hub_tokenizer, "pad_token_id", None) or 0
+        position_L = torch.arange(1, token_NL.shape[1] + 1)
+        return ((token_NL != padding) * position_L).amax(dim=1).numpy()
 
     def _forward(self, token_BL: torch.Tensor) -> torch.Tensor:
         model = self._model
-        if not self._can_be_cut():
+        if not self._can_cut:
             return model.encode_text(token_BL)
         length = token_BL.shape[1]
         x_BLD = model.token_embedding(token_BL) + model.positional_embedding[:length]
@@ -177,23 +162,14 @@ class ClipTextModel:
         return x_BD if projection is None else x_BD @ projection
 
 
-def load_sentence_transformer(
-    located: LocatedTextModel, device: torch.device | str
-) -> SentenceTransformer:
-    """Load a located model without touching the network, in float32."""
-    return SentenceTransformer(
-        str(located.folder),
-        device=str(device),
-        local_files_only=True,
-        model_kwargs={"dtype": torch.float32},
-    ).eval()
+TextModel = SentenceModel | ClipTextModel
 
 
-def batches_of_like_length(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
-    """Return positions by falling length, cut where rows times the longest exceed `batch_tokens`.
+def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
+    """Return positions by descending length, in batches of at most `batch_tokens` with padding.
 
-    `lengths` is `(n,)`; every position is in one batch, and a batch has one row at least. The
-    longest come first, so that what does not fit into memory fails at once.
+    `lengths` is `(n,)`. A batch has at least one row. The longest come first, so that a lack of
+    memory shows at once.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
@@ -204,9 +180,15 @@ def batches_of_like_length(lengths: np.ndarray, batch_tokens: int) -> list[np.nd
     return batches
 
 
-def in_order(parts: list[np.ndarray], order: list[np.ndarray]) -> np.ndarray:
-    """Return the rows of `parts` at the positions that `order` says, `(n, D) float32`."""
-    vectors = np.empty((sum(map(len, order)), parts[0].shape[1]), dtype=np.float32)
-    for part, rows in zip(parts, order, strict=True):
-        vectors[rows] = part
+def _encode_by_length(
+    lengths: np.ndarray,
+    batch_tokens: int,
+    dim: int,
+    forward: Callable[[np.ndarray], torch.Tensor],
+) -> np.ndarray:
+    """Return `forward` of all positions, computed in `batches_by_length`, `(n, dim) float32`."""
+    vectors = np.empty((len(lengths), dim), dtype=np.float32)
+    with torch.inference_mode():
+        for rows in batches_by_length(lengths, batch_tokens):
+            vectors[rows] = forward(rows).float().cpu().numpy()
     return vectors

@@ -1,8 +1,9 @@
-"""What of an item is encoded as its text: a template of title and tag names, filled in."""
+"""Text of an item: a template of title and tag names, filled in."""
 
 import csv
 import dataclasses
 import itertools
+import re
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,9 @@ from mmctr_pipeline.data.validation import DataError
 
 FIELDS = ("title", "tags")
 
+# Except tabs and line ends, which are blanks. Tokenisers silently drop the others.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
 
 class TemplateError(ValueError):
     """The template names something that items do not have; the message says what they have."""
@@ -23,12 +27,12 @@ class TemplateError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class ItemTexts:
-    """The text of each item, "" where it has none, with counts of what was out of the ordinary.
+    """The text of each item, "" if it has none, with counts of unusual ones.
 
-    `counts`: `missing` (no text), `repaired` (a title that is not UTF-8, lone surrogates among
-    them: such bytes became U+FFFD), `control_characters` (a title with NUL or another control
-    character), `wordless` (a text without any letter or digit, as one of emoji), and, where the
-    template has tags, `unnamed_tags` (tags that have no name).
+    `counts`: `missing` (no text), `repaired` (a title that is not UTF-8, including lone
+    surrogates; the invalid bytes became U+FFFD), `control_characters` (a title with NUL or
+    another control character), `wordless` (a text without any letter or digit, such as only
+    emoji), and, if the template has tags, `unnamed_tags` (tags without a name).
     """
 
     texts: list[str]
@@ -38,12 +42,12 @@ class ItemTexts:
 def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | None) -> ItemTexts:
     """Return the filled-in template of each item, in the order of `items`.
 
-    A null title counts as "". `{tags}` is the names of the item's tags with blanks between them.
+    A null title counts as "". `{tags}` becomes the names of the item's tags, separated by blanks.
     Raises `TemplateError` for another field, or for `{tags}` without `tag_names`.
     """
     fields = template_fields(template)
     titles, n_repaired = _titles(items.title)
-    names, n_unnamed = [""] * len(items), 0
+    tags, n_unnamed = [""] * len(items), 0
     if "tags" in fields:
         if tag_names is None:
             raise TemplateError(
@@ -51,18 +55,18 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
                 "encoders.text.tag_names to a CSV or parquet file with columns tag_id and "
                 "tag_name, or use the template '{title}'"
             )
-        names, n_unnamed = _named(items.tags, tag_names)
+        tags, n_unnamed = _named(items.tags, tag_names)
     with_title = "title" in fields
     texts = [
-        template.format(title=title, tags=tags).strip()
-        if tags or (with_title and title.strip())
+        template.format(title=title, tags=names).strip()
+        if names or (with_title and title.strip())
         else ""
-        for title, tags in zip(titles, names, strict=True)
+        for title, names in zip(titles, tags, strict=True)
     ]
     counts = {
-        "missing": sum(not text for text in texts),
+        "missing": texts.count(""),
         "repaired": n_repaired,
-        "control_characters": sum(map(_has_control, titles)),
+        "control_characters": sum(map(bool, map(_CONTROL.search, titles))),
         "wordless": sum(bool(text) and not any(map(str.isalnum, text)) for text in texts),
     }
     if "tags" in fields:
@@ -75,9 +79,9 @@ def template_fields(template: str) -> set[str]:
     try:
         braces = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
-        raise TemplateError(f"the template {template!r} cannot be read: {error}") from error
+        raise TemplateError(f"the template {template!r} cannot be parsed: {error}") from error
     fields = {field for _, field, _, _ in braces if field is not None}
-    # A format or a conversion, as in {title:d}, may fail at one title and not at another.
+    # A format or a conversion, as in {title:d}, could fail for some titles only.
     has_more = any(form or conversion for _, _, form, conversion in braces)
     if not fields or not fields <= set(FIELDS) or has_more:
         raise TemplateError(
@@ -90,15 +94,14 @@ def template_fields(template: str) -> set[str]:
 def read_tag_names(path: Path) -> dict[int, str]:
     """Read `tag_id` and `tag_name` from a parquet or CSV file.
 
-    Raises `DataError` where the file cannot be read so, an id stands there twice, or a name is
-    empty.
+    Raises `DataError` if the file cannot be read, an id occurs twice, or a name is empty.
     """
     fix = "give a CSV or parquet file with the columns tag_id (integer) and tag_name"
     try:
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
         else:
-            # Spreadsheets put a mark before the first column's name.
+            # Spreadsheets write a byte order mark before the first column's name.
             with path.open(encoding="utf-8-sig", newline="") as file:
                 rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, pa.ArrowException, csv.Error) as error:
@@ -113,37 +116,31 @@ def read_tag_names(path: Path) -> dict[int, str]:
             raise DataError(path, f"holds {row['tag_id']!r}", fix, "tag_id", number) from None
         name = str(row["tag_name"] or "").strip()
         if not name:
-            raise DataError(path, "the name is empty", "leave the row out", "tag_name", number)
+            raise DataError(path, "the name is empty", "omit the row", "tag_name", number)
         if tag in names:
-            raise DataError(path, f"{tag} stands there twice", "keep one", "tag_id", number)
+            raise DataError(path, f"{tag} occurs twice", "keep one", "tag_id", number)
         names[tag] = name
     return names
 
 
 def _titles(column: pa.Array) -> tuple[list[str], int]:
-    """Return the titles as Python strings and how many had to be repaired.
+    """Return the titles as Python strings, and how many had to be repaired.
 
     Parquet does not check that text is UTF-8.
     """
     titles, n_repaired = [], 0
     for raw in column.cast(pa.large_binary()).to_pylist():
         try:
-            titles.append("" if raw is None else raw.decode("utf-8"))
+            titles.append((raw or b"").decode())
         except UnicodeDecodeError:
-            titles.append(raw.decode("utf-8", errors="replace"))
+            titles.append(raw.decode(errors="replace"))
             n_repaired += 1
     return titles, n_repaired
 
 
 def _named(tags: Ragged, names: Mapping[int, str]) -> tuple[list[str], int]:
+    """Return the tag names of each item, and how many tags have no name."""
     known = [names.get(tag) for tag in tags.values.tolist()]
-    ends = tags.offsets.tolist()
-    lists = [known[begin:end] for begin, end in itertools.pairwise(ends)]
-    return [" ".join(name for name in each if name) for each in lists], known.count(None)
-
-
-def _has_control(title: str) -> bool:
-    # Line ends and tabs are blanks; the rest is left out by tokenisers, without a word.
-    return not title.isprintable() and any(
-        (ord(sign) < 32 and sign not in "\t\n\r") or 127 <= ord(sign) < 160 for sign in title
-    )
+    lists = itertools.pairwise(tags.offsets.tolist())
+    texts = [" ".join(filter(None, known[begin:end])) for begin, end in lists]
+    return texts, known.count(None)

@@ -145,7 +145,7 @@ def test_failures_of_different_readers_stay_apart(tmp_path: Path) -> None:
     # Of the same failure the latest is kept.
     os.utime(shard_files(tmp_path)[0], (0, 0))
     _prune(tmp_path, day=1)
-    assert run(tmp_path, [1], Encoder([]), reader="reader 2").n_failed == 1
+    assert run(tmp_path, [1], Encoder([]), reader="reader 2").reasons
 
 
 @pytest.mark.parametrize("others", [[8], [9], [10], [11]])

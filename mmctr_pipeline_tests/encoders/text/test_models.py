@@ -14,8 +14,7 @@ from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_mode
 from mmctr_pipeline.encoders.text.models import (
     ClipTextModel,
     SentenceModel,
-    batches_of_like_length,
-    in_order,
+    batches_by_length,
 )
 from mmctr_pipeline.sample.catalogue import draw_catalogue
 from mmctr_pipeline.sample.config import SampleConfig
@@ -80,7 +79,7 @@ def test_all_minilm_gives_the_vectors_of_the_library_in_order(
 
 def test_the_plain_path_is_the_library(minilm: SentenceModel, library: SentenceTransformer) -> None:
     expected = library.encode(TEXTS[:3], show_progress_bar=False)
-    np.testing.assert_array_equal(minilm.encode_plainly(TEXTS[:3]), expected)
+    np.testing.assert_array_equal(minilm.encode_by_library(TEXTS[:3]), expected)
 
 
 def test_all_minilm_in_bfloat16_stays_close(library: SentenceTransformer) -> None:
@@ -175,7 +174,7 @@ def test_a_clip_text_tower_gives_the_vectors_of_open_clip_in_order(
     assert_equal_in_order(vectors, encoded_by_open_clip(tiny_clip.model, TEXTS, 32))
     assert (model.dim, model.longest) == (128, 32)
     np.testing.assert_array_equal(
-        model.encode_plainly(TEXTS), encoded_by_open_clip(tiny_clip.model, TEXTS, 32)
+        model.encode_by_library(TEXTS), encoded_by_open_clip(tiny_clip.model, TEXTS, 32)
     )
 
 
@@ -218,7 +217,7 @@ def test_counts_of_clip_tokens_say_which_texts_are_cut_off(tiny_clip: LoadedClip
 @pytest.mark.parametrize("budget", [1, 30, 64, 100_000])
 def test_batches_hold_each_position_once_within_the_budget(budget: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 60, 200)
-    batches = batches_of_like_length(lengths, budget)
+    batches = batches_by_length(lengths, budget)
     assert sorted(np.concatenate(batches).tolist()) == list(range(200))
     for rows in batches:
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
@@ -229,10 +228,4 @@ def test_batches_hold_each_position_once_within_the_budget(budget: int) -> None:
 
 
 def test_no_text_is_no_batch() -> None:
-    assert batches_of_like_length(np.zeros(0, np.int64), 8) == []
-
-
-def test_rows_return_to_their_places() -> None:
-    parts = [np.float32([[2], [0]]), np.float32([[1]])]
-    vectors = in_order(parts, [np.array([2, 0]), np.array([1])])
-    assert vectors.tolist() == [[0], [1], [2]]
+    assert batches_by_length(np.zeros(0, np.int64), 8) == []

@@ -51,7 +51,7 @@ def test_any_other_template_is_refused_with_what_is_right(template: str) -> None
 
 @pytest.mark.parametrize("template", ["{title", "title}"])
 def test_a_template_with_a_lonely_brace_is_refused(template: str) -> None:
-    with pytest.raises(TemplateError, match="cannot be read: "):
+    with pytest.raises(TemplateError, match="cannot be parsed: "):
         template_fields(template)
 
 
@@ -169,7 +169,7 @@ def test_tag_names_as_spreadsheets_write_them(tmp_path: Path) -> None:
         ({"tag_id": [7], "name": ["cats"]}, None, None, "has the columns tag_id, name"),
         ({"tag_id": ["7", "x"], "tag_name": ["a", "b"]}, "tag_id", 1, "holds 'x'"),
         ({"tag_id": [7, 8], "tag_name": ["a", "  "]}, "tag_name", 1, "the name is empty"),
-        ({"tag_id": [7, 8, 7], "tag_name": ["a", "b", "c"]}, "tag_id", 2, "7 stands there twice"),
+        ({"tag_id": [7, 8, 7], "tag_name": ["a", "b", "c"]}, "tag_id", 2, "7 occurs twice"),
     ],
 )
 def test_wrong_tag_names_are_refused_with_their_place(
