@@ -2,11 +2,11 @@
 
     python -m benchmarks.fuse
 
-91,717 items with 384 + 1,024 float32 columns: sixty strong directions, the others alike, so that
-128 components end in the flat part of the spectrum. `peer` is `PCA(128, svd_solver="full")`;
-`randomized` is scikit-learn's choice for such data, and recipe A's, `covariance_eigh` its
-fastest. `sine` is that of the largest angle between the found and the true subspace, the latter
-from a float64 solution. Floor: the product X^T X in float64, once (`floor_seconds`).
+91,717 items with 384 + 1,024 float32 columns: sixty strong directions and a flat rest, so that 128
+components reach into the flat part of the spectrum. `peer` is `PCA(128, svd_solver="full")`;
+`randomized` is the solver that scikit-learn chooses for such data and that recipe A uses;
+`covariance_eigh` is its fastest. `sine` is the sine of the largest angle between the fitted
+subspace and that of a float64 solution. Floor: one product X^T X in float64 (`floor_seconds`).
 """
 
 import json
@@ -33,7 +33,7 @@ def ours() -> Fit:
     item_id, present = np.arange(1, N_ITEMS + 1, dtype=np.int32), np.ones(N_ITEMS, dtype=bool)
 
     def fit(matrix: np.ndarray) -> np.ndarray:
-        # Views: the pipeline, too, has the two tables in memory, and never their concatenation.
+        # Views: the pipeline also holds the two tables in memory, never their concatenation.
         text = VectorTable(item_id, matrix[:, :TEXT_DIM], present, "text")
         image = VectorTable(item_id, matrix[:, TEXT_DIM:], present, "image")
         return fit_pca(text, image, FusionConfig(dim=N_COMPONENTS)).components
@@ -55,7 +55,7 @@ def _scikit_learn(solver: str, dtype: str = "float32") -> Callable[[], Fit]:
 
 
 def floor() -> Fit:
-    """Multiply, and do nothing with it."""
+    """Multiply the matrix with itself and discard the result."""
 
     def multiply(matrix: np.ndarray) -> np.ndarray:
         total = np.zeros((matrix.shape[1], matrix.shape[1]))
@@ -122,7 +122,7 @@ def largest_sine(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _matrix() -> np.ndarray:
-    """Return `(N, D) float32`, the same in every process."""
+    """Return the data, `(N, D) float32`, the same in every process."""
     rng = np.random.default_rng(0)
     width = TEXT_DIM + IMAGE_DIM
     matrix = rng.standard_normal((N_ITEMS, width), dtype=np.float32)
@@ -130,7 +130,7 @@ def _matrix() -> np.ndarray:
     strong = rng.standard_normal((N_ITEMS, N_STRONG), dtype=np.float32) * strength
     directions, _ = np.linalg.qr(rng.standard_normal((width, N_STRONG)))
     matrix += strong @ directions.T.astype(np.float32)
-    # Encoders' vectors are not centred.
+    # Vectors of encoders are not centred.
     matrix += rng.standard_normal(width, dtype=np.float32)
     return matrix
 

@@ -53,13 +53,16 @@ def write_item_info(
     n_rows = int(expected[-1]) + 1
     vectors = np.zeros((n_rows, fused.dim), dtype=np.float32)
     vectors[fused.item_id] = fused.vectors
-    tags = np.zeros((n_rows, N_TAGS), dtype=np.int64)
+    tag_id, lists = items.item_id, items.tags
     if item_info is not None and "item_tags" in pq.read_schema(item_info).names:
-        tag_id, ragged = _tags_of_file(item_info)
-    else:
-        tag_id, ragged = items.item_id, items.tags
-    inside = (tag_id >= 1) & (tag_id < n_rows)
-    tags[tag_id[inside]] = _left_padded(ragged.take(np.flatnonzero(inside)), N_TAGS)
+        source = pq.read_table(item_info, columns=["item_id", "item_tags"])
+        tag_id = source.column("item_id").to_numpy()
+        lists = Ragged.from_arrow(source.column("item_tags"))
+    tags = np.zeros((n_rows, N_TAGS), dtype=np.int64)
+    for row, values in zip(tag_id, lists, strict=True):
+        if 1 <= row < n_rows:
+            # Zeros and cuts on the left, as FuxiCTR pads and cuts.
+            tags[row, max(N_TAGS - len(values), 0) :] = values[-N_TAGS:]
     table = pa.table(
         {
             "item_id": pa.array(np.arange(n_rows, dtype=np.int64)),
@@ -71,24 +74,6 @@ def write_item_info(
     with atomic_write(path) as temporary:
         pq.write_table(table, temporary)
     return n_rows
-
-
-def _left_padded(lists: Ragged, width: int) -> np.ndarray:
-    """Return the lists as rows of `(N, width) int64`, padded with zeros on the left.
-
-    A longer list keeps its last `width` values: FuxiCTR cuts at the front, where it also pads.
-    """
-    padded = np.zeros((len(lists), width), dtype=np.int64)
-    row = np.repeat(np.arange(len(lists)), lists.lengths)
-    from_end = np.repeat(lists.offsets[1:], lists.lengths) - np.arange(len(lists.values))
-    kept = from_end <= width
-    padded[row[kept], width - from_end[kept]] = lists.values[kept]
-    return padded
-
-
-def _tags_of_file(item_info: Path) -> tuple[np.ndarray, Ragged]:
-    table = pq.read_table(item_info, columns=["item_id", "item_tags"])
-    return table.column("item_id").to_numpy(), Ragged.from_arrow(table.column("item_tags"))
 
 
 def _list_column(rows: np.ndarray) -> pa.ListArray:

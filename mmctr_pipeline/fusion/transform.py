@@ -120,17 +120,15 @@ class Transform(abc.ABC):
         return transform
 
     def _modalities(self, text: VectorTable, image: VectorTable) -> Modalities:
-        used = {}
-        for name, table in (("text", text), ("image", image)):
-            fitted_identity = getattr(self, f"{name}_identity")
-            if not getattr(self, f"{name}_dim"):
-                continue
-            if table.identity != fitted_identity:
+        tables = {"text": text, "image": image}
+        used = {name: table for name, table in tables.items() if getattr(self, f"{name}_dim")}
+        for name, table in used.items():
+            fitted = getattr(self, f"{name}_identity")
+            if table.identity != fitted:
                 raise ValueError(
-                    f"the transform was fitted on {name} vectors of {fitted_identity!r}, these "
-                    f"are of {table.identity!r}: fit it again (materialise fused_pca)"
+                    f"the transform was fitted on {name} vectors of {fitted!r}, these are of "
+                    f"{table.identity!r}: fit it again (materialise fused_pca)"
                 )
-            used[name] = table
         return Modalities(used)
 
     def _scalars(self) -> dict[str, Any]:

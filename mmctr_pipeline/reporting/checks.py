@@ -114,19 +114,15 @@ def image_coverage(
         Limits of the two shares.
     """
     missing, unreadable = n_missing / max(n_items, 1), n_unreadable / max(n_items, 1)
-    problems = [
-        f"{share:.1%} of the items have {what} (limit {limit:.1%})"
-        for share, limit, what in (
-            (missing, max_missing, "no image file"),
-            (unreadable, max_unreadable, "an unreadable image"),
-        )
-        if share > limit
-    ]
+    problems = []
+    if missing > max_missing:
+        problems.append(f"{missing:.1%} of the items have no image (limit {max_missing:.1%})")
+    if unreadable > max_unreadable:
+        problems.append(f"{unreadable:.1%} have an unreadable image (limit {max_unreadable:.1%})")
     covered = 1 - missing - unreadable
     numbers = {"missing": n_missing, "unreadable": n_unreadable, "share covered": covered}
-    return _outcome(
-        "image_coverage", problems, f"{covered:.1%} of the items have an image", numbers
-    )
+    if_none = f"{covered:.1%} of the items have an image"
+    return _outcome("image_coverage", problems, if_none, numbers)
 
 
 def explained_variance(share: float, least: float) -> CheckOutcome:
@@ -243,9 +239,6 @@ def auc_floor(
 
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:
     """Report the problems found by reading the written submission back."""
-    return _outcome(
-        "submission_valid",
-        problems,
-        f"{n_rows} rows in test order, all probabilities in [0, 1]",
-        {"rows": n_rows, "problems": len(problems)},
-    )
+    numbers = {"rows": n_rows, "problems": len(problems)}
+    if_none = f"{n_rows} rows in test order, all probabilities in [0, 1]"
+    return _outcome("submission_valid", problems, if_none, numbers)

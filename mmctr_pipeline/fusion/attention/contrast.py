@@ -61,20 +61,18 @@ class ContrastObjective(nn.Module):
 
     def losses(self, batch: ContrastBatch) -> dict[str, torch.Tensor]:
         """Return the three terms as scalars: two contrasts in nats, and a share of variance."""
-        n_pairs = len(batch.pairs_P2)
+        pairs, singles = slice(batch.pairs_P2.numel()), slice(batch.pairs_P2.numel(), None)
         rows_R = torch.cat([batch.pairs_P2.T.reshape(-1), batch.singles_S])
         items_RD, present_RM = self._items_ND[rows_R], self._present_NM[rows_R]
         projected_RMK = self.fusion.projected(items_RD)
         shown_RM = present_RM.clone()
-        shown_RM[: 2 * n_pairs] = self._drop_modalities(present_RM[: 2 * n_pairs])
+        shown_RM[pairs] = self._drop_modalities(present_RM[pairs])
         fused_RK, _ = self.fusion.fused(projected_RMK, shown_RM)
         return {
-            "co_interaction": self._co_interaction(fused_RK[: 2 * n_pairs], batch),
-            "image_title": self._image_title(
-                projected_RMK[2 * n_pairs :], present_RM[2 * n_pairs :]
-            ),
+            "co_interaction": self._co_interaction(fused_RK[pairs], batch),
+            "image_title": self._image_title(projected_RMK[singles], present_RM[singles]),
             "reconstruction": self._reconstruction(
-                fused_RK[2 * n_pairs :], items_RD[2 * n_pairs :], present_RM[2 * n_pairs :]
+                fused_RK[singles], items_RD[singles], present_RM[singles]
             ),
         }
 
@@ -132,10 +130,9 @@ class ContrastObjective(nn.Module):
         )
         logits_BB = first_BH @ second_BH.T / self._config.temperature
         target_B = torch.arange(len(logits_BB), device=logits_BB.device)
-        return (
-            functional.cross_entropy(logits_BB, target_B)
-            + functional.cross_entropy(logits_BB.T, target_B)
-        ) / 2
+        to_image = functional.cross_entropy(logits_BB, target_B)
+        to_title = functional.cross_entropy(logits_BB.T, target_B)
+        return (to_image + to_title) / 2
 
     def _reconstruction(
         self, fused_SK: torch.Tensor, items_SD: torch.Tensor, present_SM: torch.Tensor

@@ -38,8 +38,8 @@ def fit_attention(
     statistics of training, and the loss on them (`attention/contrast.py`) selects the epoch. The
     number of dimensions is the least of `config.dim`, fitted items - 1, and the rank of the data.
     The same seed gives the same transform, bit by bit, on the CPU with the same number of threads.
-    Raises `ValueError` if nothing can be fitted, a vector is not finite, or a history holds an item
-    without a row.
+    Raises `ValueError` if nothing can be fitted, a vector is not finite, or a history contains an
+    item without a row.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def _split(modalities: Modalities, settings: AttentionConfig) -> tuple[np.ndarra
 def _starting_point(
     modalities: Modalities, learned_N: np.ndarray, config: FusionConfig
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return components `(K, D)`, mean `(D,)` and scale `(D,)`, float32, of the items to learn.
+    """Return components `(K, D)`, mean `(D,)` and scale `(D,)`, float32, from the learned items.
 
     Each dimension is standardised and each modality has a total variance of 1, so that the one with
     the longer vectors does not dominate. The components are rotated at random: a CTR model

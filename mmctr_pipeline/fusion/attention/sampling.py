@@ -70,24 +70,17 @@ class ContrastSampler:
             yield self._batch(part, singles, self._train_frequency_N)
 
     def held_out_losses(self, objective: ContrastObjective) -> dict[str, float]:
-        """Return the three terms on held-out pairs and items, and `held_out_loss`, their sum."""
+        """Return the terms on held-out pairs and items, and their total as `held_out_loss`."""
+
+        def measured(pairs: np.ndarray, singles: np.ndarray) -> dict[str, torch.Tensor]:
+            return objective.losses(self._batch(pairs, singles, self._frequency_N))
+
         no_pairs, no_singles = self.held_out_pairs[:0], self._held_out[:0]
-        of_pairs = [
-            objective.losses(self._batch(part, no_singles, self._frequency_N))
-            for part in self._parts(self.held_out_pairs)
-        ]
-        of_singles = [
-            objective.losses(self._batch(no_pairs, part, self._frequency_N))
-            for part in self._parts(self._held_out)
-        ]
-        losses = {
-            name: torch.stack([part[name] for part in parts]).mean()
-            for name, parts in (
-                ("co_interaction", of_pairs),
-                ("image_title", of_singles),
-                ("reconstruction", of_singles),
-            )
-        }
+        by_pairs = [measured(part, no_singles) for part in self._parts(self.held_out_pairs)]
+        by_singles = [measured(no_pairs, part) for part in self._parts(self._held_out)]
+        losses = {"co_interaction": torch.stack([p["co_interaction"] for p in by_pairs]).mean()}
+        for name in ("image_title", "reconstruction"):
+            losses[name] = torch.stack([part[name] for part in by_singles]).mean()
         losses["held_out_loss"] = objective.total(losses)
         return {name: float(value) for name, value in losses.items()}
 
