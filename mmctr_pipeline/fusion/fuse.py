@@ -1,4 +1,4 @@
-"""Fusing item vectors by a transform that is fitted once, since a new basis breaks warm models."""
+"""Fuse item vectors with a transform that is fitted once: a new basis would break warm models."""
 
 import dataclasses
 import logging
@@ -57,7 +57,7 @@ def fuse(
     device
         Where a learned fusion is trained.
     folder
-        Where transforms are stored, those of several data sets side by side.
+        Where transforms are stored; several data sets can share it.
     data
         Names the data set by the path of its folder. Another folder counts as another data set even
         if its files are equal: a basis fitted on a sample must not serve the whole.

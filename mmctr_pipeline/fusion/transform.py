@@ -1,4 +1,4 @@
-"""Fitted fusions: checks of their inputs, fused tables and files, the same for every method."""
+"""The base class of fitted fusions: input checks, the fused table, identity and file."""
 
 import abc
 import dataclasses
@@ -17,10 +17,10 @@ from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.fusion.modalities import Modalities, require_same_items
 
 INPUTS = ("text_identity", "image_identity", "n_fitted_items")
-"""Fields that describe what a transform was fitted on, the last of `Transform.SCALARS`."""
+"""Fields that describe the data of the fit; they come last in `Transform.SCALARS`."""
 
 FIX = "remove it, or run once with fusion.refit: true to fit it again"
-"""What to do about a stored file that cannot be used."""
+"""Advice for a stored file that cannot be used."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Transform(abc.ABC):
 
     METHOD: ClassVar[str]
     MARKS: ClassVar[dict[str, Any]]
-    """Entries of a file that tell its method and format."""
+    """Entries of a file that mark its method and format."""
     SCALARS: ClassVar[tuple[str, ...]]
     """Fields that are hashed and written as plain values, in the order of the file."""
 
@@ -145,11 +145,11 @@ class Transform(abc.ABC):
 
     @abc.abstractmethod
     def _name(self) -> str:
-        """Return what the identity begins with."""
+        """Return the first part of the identity."""
 
     @abc.abstractmethod
     def _hashed(self) -> Iterable[bytes]:
-        """Yield what the identity depends on besides `SCALARS`."""
+        """Yield the bytes that the identity hashes besides `SCALARS`."""
 
     @abc.abstractmethod
     def _content(self) -> dict[str, Any]:

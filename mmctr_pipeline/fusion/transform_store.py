@@ -1,4 +1,4 @@
-"""Fitted transforms on disk, found again by what they were fitted with."""
+"""The store of fitted transforms, looked up by the inputs of the fit."""
 
 import datetime
 import hashlib
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 
 
 class TransformStore:
-    """Transforms in `folder`, one file each, and records of which one is the newest for what.
+    """Transforms in `folder`, one file each, with a record of the newest one for each `made_by`.
 
-    A record's key, `made_by`, holds all that a fit depends on: settings, encoders and data.
+    `made_by` is everything that a fit depends on: settings, encoders and data.
     """
 
     def __init__(self, folder: Path) -> None:

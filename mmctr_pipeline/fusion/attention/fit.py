@@ -88,7 +88,7 @@ def fit_attention(
         if not len(sampler.train_pairs):
             logger.warning(
                 "no two items with a vector appear together in any history: learning the fusion "
-                "from titles and images alone"
+                "only from titles and images"
             )
         objective.eval()
         with torch.no_grad():

@@ -54,7 +54,7 @@ def fused(transform: AttentionTransform) -> VectorTable:
 
 
 def test_learning_moves_cold_items_next_to_watched_items_of_their_kind() -> None:
-    learning = changed(QUICK, max_epochs=15, learning_rate=5e-3)
+    learning = changed(QUICK, max_epochs=8, learning_rate=5e-3)
     learned = fitted(learning)
     # Such a small step changes nothing: the network as initialised.
     untrained = fitted(changed(learning, max_epochs=1, learning_rate=1e-12))
