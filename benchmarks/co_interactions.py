@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
-from benchmarks.world import make_full_size
+from benchmarks.samples import write_full_size
 from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.co_interactions import (
     CoInteractions,
@@ -95,7 +95,7 @@ def main() -> None:
         print(json.dumps(_measured(chosen.side, chosen.data)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        make_full_size(Path(scratch))
+        write_full_size(Path(scratch))
         arguments = ["--data", scratch]
         results = alternate("benchmarks.co_interactions", list(SIDES), chosen.rounds, arguments)
     sides = {side: medians(each) for side, each in results.items()}

@@ -2,17 +2,17 @@
 
     python -m benchmarks.din [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both are the preset `din` with the newest 64 items of a history, ReLU in the attention (its Dice
-would normalise over padding as well in the padded form) and batches of 4,096 (with the preset's
-8,192 the plain form needs about twice the memory), and start from the same weights: the same
+Both sides are the preset `din` with the newest 64 items of a history, ReLU in the attention (in the
+padded form its Dice would normalise over padding too) and batches of 4,096 (the plain form needs
+about twice the memory for the preset's 8,192). They start from the same weights and have the same
 features, network, dropout, loss, Adam with L2 in the gradient, clipping and batch size.
 
 The plain form pads histories to 64, looks up and attends at all 64 places with FuxiCTR's
-`DIN_Attention` (which sets the target beside every one of them), `MaskedAveragePooling` and
+`DIN_Attention` (which places the target beside each of them), `MaskedAveragePooling` and
 `MLP_Block`, and computes in float32. Ours leaves padding out, looks each distinct item of a batch
 up once and computes the target's part of the attention once per row, in the precision that `auto`
-stands for, and in float32 (`ours_float32`). `model_speed` says how either is measured. Needs the
-`bench` extra.
+selects, and in float32 (`ours_float32`). `model_speed` describes the measurement. Needs the `bench`
+extra.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ from mmctr_pipeline.models.din import Din
 
 
 class PlainDin(nn.Module):
-    """DIN of FuxiCTR's attention and tower, on the features that the plain forms share."""
+    """DIN with FuxiCTR's attention and tower, on the plain forms' shared features."""
 
     def __init__(self, config: DinConfig, ours: Din, items: ItemFeatures) -> None:
         super().__init__()
@@ -59,17 +59,17 @@ class PlainDin(nn.Module):
 
 
 def operations_per_row(model: Din, length_N: np.ndarray) -> float:
-    """Return the multiplications and additions that training on one row needs on average.
+    """Return the multiplications and additions for training on an average row.
 
-    Forward once and backward twice. A row meets the tower and the attention's first layer for the
-    target; a position meets that layer for the key and for its product with the target (the
-    difference goes into those), the layers behind it, and the weighted sum.
+    The backward pass costs twice the forward pass. A row needs the tower and the attention's first
+    layer for the target; a position needs that layer for the key and for its product with the
+    target (the difference is folded into those), the later layers, and the weighted sum.
     """
     dim, first = model.features.item_dim, model.attention.first
-    of_query = dim * first.out_features
-    of_position = n_weights(model.attention) - 2 * of_query + dim
-    of_row = n_weights(model.tower) + of_query
-    return 3 * 2 * (of_row + float(length_N.mean()) * of_position)
+    query_weights = dim * first.out_features
+    per_position = n_weights(model.attention) - 2 * query_weights + dim
+    per_row = n_weights(model.tower) + query_weights
+    return 3 * 2 * (per_row + float(length_N.mean()) * per_position)
 
 
 DIN = Comparison(

@@ -3,13 +3,13 @@
     python -m benchmarks.din_parity [--seeds N] [--device D]
     python -m benchmarks.din_parity --full [--seeds N] [--device D]
 
-Both sides are trained on a sample dataset of 50,000 valid rows, with the same features (id, mean of
-the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, rate and
-epochs, and keep their best epoch. A seed gives both the same starting weights and order of rows,
-and nothing is dropped out, so that what differs is the layers and the engine. The peer (`PlainDin`
-of `din`) pads histories and computes in float32; ours does in float32 (`ours_float32`) and in the
-precision that `auto` stands for. `difference` is ours less the peer with its 95 % interval over
-seeds and valid rows; the verdict is `equal` where both ends lie within 0.003 of zero, else that of
+Both sides are trained on a sample dataset with 50,000 valid rows, with the same features (id, mean
+of the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, rate and
+epochs, and keep their best epoch. Both start from the seed's weights and read rows in the seed's
+order, and nothing is dropped, so that only the layers and the engine differ. The peer (`PlainDin`
+of `din`) pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in
+the precision that `auto` selects. `difference` is ours minus the peer with its 95 % interval over
+seeds and valid rows; the verdict is `equal` if both ends are within 0.003 of zero, else that of
 `comparison/statistics.py`.
 
 The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
@@ -23,13 +23,14 @@ import logging
 import sys
 import tempfile
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness import ALLOCATOR_SETTING, alternate, final_line
+from benchmarks.harness import ALLOCATOR_SETTING, alternate
+from benchmarks.parity import parity_parser, report, save_scores, saved_scores
 from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.config import DinConfig, FeatureConfig
 from mmctr_pipeline.training.config import TrainingConfig
@@ -43,7 +44,7 @@ CLIP_NORM = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What is trained, and on how much."""
+    """A model and the amount of training."""
 
     n_rows: int
     n_epochs: int
@@ -77,17 +78,17 @@ FULL = Size(
         dropout=0.0,
     ),
 )
-# Dice normalises over padding too in FuxiCTR's form, and over the positions that exist in ours.
+# The activation is ReLU: FuxiCTR's Dice normalises over padding too, ours over real positions only.
 
 
 def fuxictr(chosen: Namespace) -> dict[str, float]:
-    """Train the peer with every seed and keep the scores of its best epochs."""
-    share_cores()  # before torch, as ours
+    """Train the peer with every seed and save the scores of its best epochs."""
+    share_cores()  # before torch, as for ours
     import torch
 
     from benchmarks.din import PlainDin
     from benchmarks.plain_models import PaddedTraining, padded_rows, take_weights
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.din import Din
     from mmctr_pipeline.training.batches import BatchSource, item_features
@@ -95,7 +96,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     size, device = _size(chosen), resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data)
+    dataset, vectors = read_sample(chosen.data)
     items = item_features(dataset.items, vectors, size.model)
     width = size.model.features.max_history
     train, valid = (
@@ -120,7 +121,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
             scores.append(torch.sigmoid(torch.cat(logits)).cpu().numpy())
             areas.append(auc(dataset.valid.label, scores[-1]))
             logger.info(f"seed {seed}, epoch {epoch}: valid AUC {areas[-1]:.4f}")
-        _keep(chosen, seed, scores[int(np.argmax(areas))])
+        save_scores(chosen, seed, scores[int(np.argmax(areas))])
     return {"seconds": time.perf_counter() - start}
 
 
@@ -128,18 +129,18 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
     """Return a side that trains with the pipeline's engine."""
 
     def side(chosen: Namespace) -> dict[str, float]:
-        share_cores()  # before torch, as every entry of the pipeline
-        from benchmarks.world import read_world
+        share_cores()  # before torch, as in every entry point of the pipeline
+        from benchmarks.samples import read_sample
         from mmctr_pipeline.training.ctr import train_ctr
         from mmctr_pipeline.training.device import resolve_device
 
         size, device = _size(chosen), resolve_device(chosen.device)
-        dataset, vectors = read_world(chosen.data)
+        dataset, vectors = read_sample(chosen.data)
         start = time.perf_counter()
         for seed in range(chosen.seeds):
             training = dataclasses.replace(_training(size, seed), precision=precision)
             trained = train_ctr(dataset, vectors, size.model, training, device)
-            _keep(chosen, seed, trained.valid_scores)
+            save_scores(chosen, seed, trained.valid_scores)
         return {"seconds": time.perf_counter() - start}
 
     return side
@@ -166,75 +167,30 @@ SIDES = {"fuxictr": fuxictr, "ours": ours("auto"), "ours_float32": ours("float32
 
 def main() -> None:
     """Run the benchmark, or one side of it."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=SIDES)
-    parser.add_argument("--data", type=Path)
+    parser = parity_parser(__doc__, list(SIDES))
     parser.add_argument("--seeds", type=int, default=N_SEEDS)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--full", action="store_true")
-    parser.add_argument("--rows", type=int, help="train rows, in place of the mode's own")
     chosen = parser.parse_args()
     if importlib.util.find_spec("fuxictr") is None:
-        sys.exit("the peer is built of the fuxictr package: make install EXTRAS=dev,bench")
+        sys.exit("the peer is built from the fuxictr package: make install EXTRAS=dev,bench")
     if chosen.side:
         print(json.dumps(SIDES[chosen.side](chosen)))
         return
     n_rows = chosen.rows or _size(chosen).n_rows
-    from benchmarks.world import make_growing
+    from benchmarks.samples import write_scaled
 
     settings = dict.fromkeys(SIDES, ALLOCATOR_SETTING)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        label = make_growing(data, n_rows, N_VALID_ROWS)
+        label = write_scaled(data, n_rows, N_VALID_ROWS)
         arguments = [f"--data={data}", f"--device={chosen.device}", f"--seeds={chosen.seeds}"]
         arguments += ["--full"] if chosen.full else []
         alternate("benchmarks.din_parity", list(SIDES), 1, arguments, settings, True)
-        scores = {
-            side: [np.load(_scores_path(data, side, seed)) for seed in range(chosen.seeds)]
-            for side in SIDES
-        }
-    _report(label, scores, n_rows)
+        scores = saved_scores(data, list(SIDES), chosen.seeds)
+    report("din_parity", label, scores, n_rows, equal=True)
 
 
 def _size(chosen: Namespace) -> Size:
     return FULL if chosen.full else NARROW
-
-
-def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
-    from mmctr_pipeline.comparison.statistics import paired_difference
-    from mmctr_pipeline.metrics import auc
-
-    areas = {side: [auc(label, each) for each in of_seeds] for side, of_seeds in scores.items()}
-    mean = {side: float(np.mean(of_seeds)) for side, of_seeds in areas.items()}
-    paired = paired_difference(label, scores["ours"], scores["fuxictr"])
-    in_float32 = paired_difference(label, scores["ours_float32"], scores["fuxictr"])
-    final_line(
-        name="din_parity",
-        ours=mean["ours"],
-        peer=mean["fuxictr"],
-        ratio=mean["ours"] / mean["fuxictr"],
-        unit="AUC",
-        difference=paired.difference,
-        low=paired.low,
-        high=paired.high,
-        verdict="equal" if paired.is_equal else paired.verdict,
-        ours_float32=mean["ours_float32"],
-        difference_float32=in_float32.difference,
-        low_float32=in_float32.low,
-        high_float32=in_float32.high,
-        verdict_float32="equal" if in_float32.is_equal else in_float32.verdict,
-        auc={side: [round(area, 4) for area in of_seeds] for side, of_seeds in areas.items()},
-        train_rows=n_rows,
-        valid_rows=len(label),
-    )
-
-
-def _keep(chosen: Namespace, seed: int, scores: np.ndarray) -> None:
-    np.save(_scores_path(chosen.data, chosen.side, seed), scores)
-
-
-def _scores_path(folder: Path, side: str, seed: int) -> Path:
-    return folder / f"{side}_{seed}.npy"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""How `din`, `qin` and `transformer_dcn` measure a ragged model against its plain padded form.
+"""Measure a ragged model against its plain padded form, for `din`, `qin` and `transformer_dcn`.
 
-A world with the tables of MicroLens_1M_x1 (91,718 items) and fewer rows is generated, or the first
-rows of a given one are taken; item vectors are its `item_emb_d128`. Each side runs in a process of
-its own, in turn, with the allocator setting of the harness and the OpenMP setting of our own
-entries. The plain form is timed for some seconds after its first step. Ours is trained for two
-epochs, of which the second is timed.
+The data are a generated sample dataset with the tables of MicroLens_1M_x1 (91,718 items) and fewer
+rows, or the first rows of a given dataset; item vectors are its `item_emb_d128`. Each side runs in
+its own process, in turn, with the allocator setting of the harness and the OpenMP setting of our
+own entry points. The plain form is timed for some seconds after its first step. Ours is trained for
+two epochs, the second of which is timed.
 
-Ceiling: the machine's rate of matrix products, in the number format in question and in the same
-run, divided by the operations that a row needs without padding. The matrix behind the item vectors,
-needed once per distinct item of a batch, is not among them. A form that pads cannot come near the
-ceiling: `peer_share_of_padded_ceiling` relates the plain form to what it does compute.
+The ceiling is the machine's rate of matrix products, in the number format in question and measured
+in the same run, divided by the operations that a row needs without padding. It leaves out the
+matrix applied to item vectors, which is needed once per distinct item of a batch. A form that pads
+cannot come near the ceiling: `peer_share_of_padded_ceiling` relates the plain form to the
+operations that it does perform.
 """
 
 import dataclasses
@@ -39,7 +40,7 @@ from benchmarks.harness import (
     product_rate,
 )
 from benchmarks.plain_models import PaddedRows, PaddedTraining, padded_batches, take_weights
-from benchmarks.world import make_full_tables, read_world
+from benchmarks.samples import read_sample, write_full_tables
 from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
@@ -55,7 +56,7 @@ logger = logging.getLogger(__name__)
 MAX_HISTORY = 64
 N_VALID_ROWS = 500
 WARM_UP_STEPS = 1
-"""Steps of the plain form that are not timed; on two cores one takes as long as `--seconds`."""
+"""Untimed steps of the plain form; on two cores one takes as long as `--seconds`."""
 
 N_COUNTED_ROWS = 64
 """Rows on which the operations of the plain form are counted."""
@@ -63,13 +64,13 @@ N_COUNTED_ROWS = 64
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Which model is compared with which plain form, and on how many rows.
+    """A model, the plain form it is compared with, and the size of the comparison.
 
-    `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models`, with
-    the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns what
-    training on a row needs on average, given the lengths of the rows' histories. `batch_size` is
-    the preset's own where it is None. `changes` are settings of the model that both sides have in
-    place of the preset's.
+    `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models` and has
+    the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns the
+    operations for training on an average row, given the lengths of the rows' histories. With
+    `batch_size` None the preset's is used. `changes` replace settings of the preset's model on both
+    sides.
     """
 
     name: str
@@ -82,14 +83,14 @@ class Comparison:
 
 
 def n_weights(*modules: nn.Module) -> int:
-    """Return how many weights of matrices the modules have: products that one vector needs."""
+    """Return the number of matrix entries in the modules: the products that one vector needs."""
     return sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
 
 
 def settings(
     comparison: Comparison, batch_size: int | None = None
 ) -> tuple[ModelConfig, TrainingConfig]:
-    """Return the settings of both sides: two epochs, histories of at most 64 items."""
+    """Return the settings of both sides: the preset's with two epochs and at most 64 items."""
     loaded = load_preset(comparison.preset)
     assert isinstance(loaded.model, FeatureModelSettings)
     features = dataclasses.replace(loaded.model.features, max_history=MAX_HISTORY)
@@ -104,9 +105,9 @@ def settings(
 
 
 def rates(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
-    """Measure matrix products in float32 and in what `auto` stands for; count what a row needs."""
+    """Measure matrix products in float32 and `auto`, and count the operations per row."""
     device = str(resolve_device(chosen.device))
-    dataset, vectors = read_world(chosen.data, chosen.rows)
+    dataset, vectors = read_sample(chosen.data, chosen.rows)
     config, _ = settings(comparison)
     with torch.device("meta"):
         model = build_model(config, feature_spec(dataset, vectors, config))
@@ -121,10 +122,10 @@ def rates(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
 def plain(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
     """Train the plain form for `--seconds`."""
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data, chosen.rows)
+    dataset, vectors = read_sample(chosen.data, chosen.rows)
     config, training_config = settings(comparison, chosen.batch_size)
     if len(dataset.train) < training_config.batch_size:
-        raise ValueError(f"{len(dataset.train):,} rows are less than a batch")
+        raise ValueError(f"{len(dataset.train):,} rows are fewer than one batch")
     items = item_features(dataset.items, vectors, config)
     torch.manual_seed(training_config.seed)
     ours = build_model(config, feature_spec(dataset, vectors, config))
@@ -161,12 +162,12 @@ def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
 
     def side(comparison: Comparison, chosen: Namespace) -> dict[str, float]:
         device = resolve_device(chosen.device)
-        dataset, vectors = read_world(chosen.data, chosen.rows)
+        dataset, vectors = read_sample(chosen.data, chosen.rows)
         config, training = settings(comparison, chosen.batch_size)
         training = dataclasses.replace(training, precision=precision)
         trained = train_ctr(dataset, vectors, config, training, device)
         return {
-            # Its first epoch warms up, as the plain form's first step does.
+            # The first epoch warms up, as does the plain form's first step.
             "rows_per_second": trained.history.epochs[-1].rows_per_second,
             "rows": len(dataset.train),
             "parameters": trained.n_parameters,
@@ -180,19 +181,19 @@ SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": o
 
 
 def run(comparison: Comparison, description: str | None) -> None:
-    """Run the benchmark, or one side of it; `description` is what `--help` says."""
-    # Sides import torch at once, so that the setting must be there when they begin.
+    """Run the benchmark, or one side of it; `--help` shows `description`."""
+    # Sides import torch at once, so the setting must exist when they start.
     share_cores()
     chosen = _parser(comparison, description).parse_args()
     if importlib.util.find_spec("fuxictr") is None:
-        sys.exit("the peer is built of the fuxictr package: make install EXTRAS=dev,bench")
+        sys.exit("the peer is built from the fuxictr package: make install EXTRAS=dev,bench")
     if chosen.side:
         print(json.dumps(SIDES[chosen.side](comparison, chosen)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         data = chosen.data or Path(scratch)
         if chosen.data is None:
-            make_full_tables(data, chosen.rows, N_VALID_ROWS)
+            write_full_tables(data, chosen.rows, N_VALID_ROWS)
         arguments = [f"--data={data}", f"--device={chosen.device}", f"--rows={chosen.rows}"]
         arguments += [f"--seconds={chosen.seconds}", f"--batch-size={chosen.batch_size}"]
         results = alternate(
@@ -209,16 +210,16 @@ def run(comparison: Comparison, description: str | None) -> None:
 def _parser(comparison: Comparison, description: str | None) -> ArgumentParser:
     batch_size = comparison.batch_size or load_preset(comparison.preset).training.batch_size
     parser = command_line(description, list(SIDES), rounds=1)  # two take five minutes on two cores
-    parser.add_argument("--data", type=Path, help="a world with full-size tables")
+    parser.add_argument("--data", type=Path, help="a dataset with full-size tables")
     parser.add_argument("--rows", type=int, default=comparison.n_rows, help="train rows")
     parser.add_argument("--batch-size", type=int, default=batch_size)
-    parser.add_argument("--seconds", type=float, default=15, help="for which plain is timed")
+    parser.add_argument("--seconds", type=float, default=15, help="how long to time the plain form")
     parser.add_argument("--device", default="auto")
     return parser
 
 
 def _compared(sides: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Return rates, their ratios, and their shares of the ceilings."""
+    """Return the rates, their ratios, and their shares of the ceilings."""
     speed = {name: side["rows_per_second"] for name, side in sides.items() if name != "rates"}
     rate = sides["rates"]
     ceiling, ceiling_float32 = (

@@ -3,15 +3,15 @@
     python -m benchmarks.parity [--device D]
     python -m benchmarks.parity --full [--device D]
 
-A sample dataset of 50,000 valid rows is trained on for two epochs, by the plain form
-(`plain_recipe`), by ours in the precision that `auto` stands for, and by ours in float32. A seed
-decides on initialisation, order of rows and dropout, which are not shared between the sides; data
-and batch size are. All keep the better epoch, as recipe A does. `difference` is ours less the plain
-form with its 95 % interval over seeds and valid rows, and a verdict (`comparison/statistics.py`).
+The plain form (`plain_recipe`), ours in the precision that `auto` selects, and ours in float32 are
+trained for two epochs on a sample dataset with 50,000 valid rows. A seed determines initialisation,
+order of rows and dropout, which the sides do not share; data and batch size are the same. All keep
+the better epoch, as recipe A does. `difference` is ours minus the plain form with its 95 % interval
+over seeds and valid rows, and a verdict (`comparison/statistics.py`).
 
-Two seeds and 100,000 train rows say little (t is 12.7, and AUC still rises steeply, by 0.01 more or
-less from seed to seed): they show that the benchmark runs. `--full` takes 200,000 train rows and
-seeds 0 to 4.
+Two seeds and 100,000 train rows prove little (t is 12.7, and AUC still rises steeply, by about 0.01
+more or less from seed to seed): they show that the benchmark runs. `--full` uses 200,000 train rows
+and seeds 0 to 4.
 """
 
 import json
@@ -19,7 +19,7 @@ import logging
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ FULL_ROWS, FULL_SEEDS = 200_000, 5
 
 
 def plain(chosen: Namespace) -> dict[str, float]:
-    """Train the plain form and keep the scores of its better epoch."""
+    """Train the plain form and save the scores of its better epoch."""
     import torch
 
     from benchmarks.plain_recipe import (
@@ -46,7 +46,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
         plain_scores,
         standardised_vectors,
     )
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -54,11 +54,11 @@ def plain(chosen: Namespace) -> dict[str, float]:
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data)
+    dataset, vectors = read_sample(chosen.data)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     item_vectors = standardised_vectors(dataset.items, vectors)
     model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
-    # The engine's own draw, so that less of the difference is left to chance.
+    # The engine's own initial weights, so that the difference contains less chance.
     with seeded(chosen.seed, device):
         model.load_ours(build_model(ImprovedMmctrConfig(), spec).state_dict())
     torch.manual_seed(chosen.seed)
@@ -80,15 +80,15 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
     """Return a side that trains with the pipeline's engine."""
 
     def side(chosen: Namespace) -> dict[str, float]:
-        share_cores()  # before torch, as every entry of the pipeline
-        from benchmarks.world import read_world
+        share_cores()  # before torch, as in every entry point of the pipeline
+        from benchmarks.samples import read_sample
         from mmctr_pipeline.models.config import ImprovedMmctrConfig
         from mmctr_pipeline.training.config import TrainingConfig
         from mmctr_pipeline.training.ctr import train_ctr
         from mmctr_pipeline.training.device import resolve_device
 
         device = resolve_device(chosen.device)
-        dataset, vectors = read_world(chosen.data)
+        dataset, vectors = read_sample(chosen.data)
         start = time.perf_counter()
         trained = train_ctr(
             dataset,
@@ -106,7 +106,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
 def _result(
     chosen: Namespace, scores: np.ndarray, areas: list[float], seconds: float
 ) -> dict[str, float]:
-    np.save(_scores_path(chosen.data, chosen.side, chosen.seed), scores)
+    save_scores(chosen, chosen.seed, scores)
     by_epoch = {f"valid_auc_{epoch}": area for epoch, area in enumerate(areas, start=1)}
     return {**by_epoch, "seconds": seconds}
 
@@ -114,68 +114,86 @@ def _result(
 SIDES = {"plain": plain, "ours": ours("auto"), "ours_float32": ours("float32")}
 
 
-def main() -> None:
-    """Run the benchmark, or one side of it."""
-    parser = ArgumentParser(description=__doc__)
-    parser.add_argument("--side", choices=SIDES)
+def parity_parser(description: str | None, sides: Sequence[str]) -> ArgumentParser:
+    """Return the parser that the parity benchmarks share, and show log lines on standard error."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--side", choices=sides)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--rows", type=int, help="train rows, in place of the mode's own")
+    parser.add_argument("--rows", type=int, help="train rows, instead of the mode's own number")
+    return parser
+
+
+def save_scores(chosen: Namespace, seed: int, scores: np.ndarray) -> None:
+    """Save the scores of the valid rows, `(N,)`, that this side reached with `seed`."""
+    np.save(chosen.data / f"{chosen.side}_{seed}.npy", scores)
+
+
+def saved_scores(folder: Path, sides: Sequence[str], n_seeds: int) -> dict[str, list[np.ndarray]]:
+    """Return the saved scores of each side by seed."""
+    return {
+        side: [np.load(folder / f"{side}_{seed}.npy") for seed in range(n_seeds)] for side in sides
+    }
+
+
+def report(
+    name: str, label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int, equal: bool
+) -> None:
+    """Print the final line: AUC of ours and of the peer, and their difference.
+
+    Parameters
+    ----------
+    name
+        Name of the benchmark.
+    label
+        Labels of the valid rows, `(N,)`.
+    scores
+        Scores of the valid rows by side and seed; the first side is the peer.
+    n_rows
+        Number of train rows.
+    equal
+        Say `equal` if both ends of the interval are within 0.003 of zero.
+    """
+    from mmctr_pipeline.comparison.statistics import paired_difference
+    from mmctr_pipeline.metrics import auc
+
+    areas = {side: [auc(label, each) for each in by_seed] for side, by_seed in scores.items()}
+    mean = {side: float(np.mean(by_seed)) for side, by_seed in areas.items()}
+    peer = next(iter(scores))
+    line = {"ours": mean["ours"], "peer": mean[peer], "ratio": mean["ours"] / mean[peer]}
+    line |= {"unit": "AUC", "ours_float32": mean["ours_float32"]}
+    for suffix in ("", "_float32"):
+        paired = paired_difference(label, scores[f"ours{suffix}"], scores[peer])
+        verdict = "equal" if equal and paired.is_equal else paired.verdict
+        line |= {f"difference{suffix}": paired.difference, f"low{suffix}": paired.low}
+        line |= {f"high{suffix}": paired.high, f"verdict{suffix}": verdict}
+    rounded = {side: [round(area, 4) for area in by_seed] for side, by_seed in areas.items()}
+    final_line(name=name, **line, auc=rounded, train_rows=n_rows, valid_rows=len(label))
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = parity_parser(__doc__, list(SIDES))
+    parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     if chosen.side:
         print(json.dumps(SIDES[chosen.side](chosen)))
         return
     n_rows, n_seeds = (FULL_ROWS, FULL_SEEDS) if chosen.full else (N_ROWS, N_SEEDS)
     n_rows = chosen.rows or n_rows
-    from benchmarks.world import make_growing
+    from benchmarks.samples import write_scaled
 
     settings = dict.fromkeys(SIDES, ALLOCATOR_SETTING)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
-        label = make_growing(data, n_rows, N_VALID_ROWS)
+        label = write_scaled(data, n_rows, N_VALID_ROWS)
         for seed in range(n_seeds):
             arguments = [f"--data={data}", f"--device={chosen.device}", f"--seed={seed}"]
             alternate("benchmarks.parity", list(SIDES), 1, arguments, settings)
-        scores = {
-            side: [np.load(_scores_path(data, side, seed)) for seed in range(n_seeds)]
-            for side in SIDES
-        }
-    _report(label, scores, n_rows)
-
-
-def _report(label: np.ndarray, scores: dict[str, list[np.ndarray]], n_rows: int) -> None:
-    from mmctr_pipeline.comparison.statistics import paired_difference
-    from mmctr_pipeline.metrics import auc
-
-    areas = {side: [auc(label, each) for each in of_seeds] for side, of_seeds in scores.items()}
-    mean = {side: float(np.mean(of_seeds)) for side, of_seeds in areas.items()}
-    paired = paired_difference(label, scores["ours"], scores["plain"])
-    in_float32 = paired_difference(label, scores["ours_float32"], scores["plain"])
-    final_line(
-        name="parity",
-        ours=mean["ours"],
-        peer=mean["plain"],
-        ratio=mean["ours"] / mean["plain"],
-        unit="AUC",
-        difference=paired.difference,
-        low=paired.low,
-        high=paired.high,
-        verdict=paired.verdict,
-        ours_float32=mean["ours_float32"],
-        difference_float32=in_float32.difference,
-        low_float32=in_float32.low,
-        high_float32=in_float32.high,
-        verdict_float32=in_float32.verdict,
-        auc={side: [round(area, 4) for area in of_seeds] for side, of_seeds in areas.items()},
-        train_rows=n_rows,
-        valid_rows=len(label),
-    )
-
-
-def _scores_path(folder: Path, side: str, seed: int) -> Path:
-    return folder / f"{side}_{seed}.npy"
+        scores = saved_scores(data, list(SIDES), n_seeds)
+    report("parity", label, scores, n_rows, equal=False)
 
 
 if __name__ == "__main__":

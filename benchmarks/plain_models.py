@@ -1,9 +1,9 @@
-"""What the plain padded forms of the models have in common, for `din`, `qin`, `transformer_dcn`.
+"""Shared parts of the plain padded forms of `din`, `qin` and `transformer_dcn`.
 
-A plain form is what is commonly written with FuxiCTR: a rectangle of item ids, every feature
-looked up at every place of it, tables with dense gradients, `torch.optim.Adam`, all in float32.
-Nothing is slowed on purpose: rows are tensors padded beforehand, a batch is cut by index
-operations, item vectors and tags lie beside the model. Needs the `bench` extra.
+A plain form is code as commonly written with FuxiCTR: a rectangle of item ids, every feature looked
+up at every place of it, tables with dense gradients, `torch.optim.Adam`, all in float32. Nothing is
+slowed on purpose: rows are tensors padded beforehand, batches are cut by index operations, and item
+vectors and tags are stored with the model. Needs the `bench` extra.
 """
 
 import itertools
@@ -27,17 +27,17 @@ from mmctr_pipeline.training.losses import smoothed_binary_cross_entropy
 
 
 class PaddedRows(PlainRows):
-    """One split with histories `(N, width) int64`: the newest at the right end, zeros before."""
+    """One split with histories `(N, width) int64`: zeros, then the newest items."""
 
     def __init__(self, split: Split, histories: Ragged, width: int) -> None:
-        """Raise `ValueError` for a width that `PlainRows` does not have."""
+        """Raise `ValueError` for a width beyond that of `PlainRows`."""
         if width > HISTORY_LENGTH:
             raise ValueError(f"histories are padded to {HISTORY_LENGTH} items, not to {width}")
         super().__init__(split, histories)
         self.history = self.history[:, -width:].contiguous()
 
     def __getitems__(self, rows: list[int]) -> Row:
-        """Return a whole batch, so that stacking its rows one by one does not hold the model up."""
+        """Return a whole batch, so that the model need not wait for its rows to be stacked."""
         at_B = torch.tensor(rows)
         return {
             "item_id": self.item_id[at_B],
@@ -51,7 +51,7 @@ class PaddedRows(PlainRows):
 def padded_batches(
     rows: PaddedRows, batch_size: int, device: torch.device, shuffle: bool = True
 ) -> DataLoader[Row]:
-    """Return a loader with two workers; shuffled rows come in full batches alone."""
+    """Return a loader with two workers; if shuffled, of full batches only."""
     return DataLoader(
         rows,
         batch_size=batch_size,
@@ -65,10 +65,10 @@ def padded_batches(
 
 
 def padded_rows(batch: Batch, width: int) -> Row:
-    """Return a batch of ours with histories `(B, width) int64`, zeros behind each."""
+    """Return one of our batches with histories `(B, width) int64`, followed by zeros."""
     place_L = torch.arange(width, device=batch.history_T.device)
     is_real_BL = place_L < batch.history_offsets.diff().unsqueeze(1)
-    # Fills row by row, which is the order of the ragged histories.
+    # `masked_scatter` fills row by row, in the order of the ragged histories.
     history_BL = is_real_BL.long().masked_scatter(is_real_BL, batch.history_T)
     rows = {
         "item_id": batch.item_id_B,
@@ -84,11 +84,10 @@ def _as_it_is(batch: Row) -> Row:
 
 
 class PlainFeatures(nn.Module):
-    """Features of targets, padded histories and context, the same as those of `FeatureEmbedding`.
+    """Features of targets, padded histories and context, equal to those of `FeatureEmbedding`.
 
     An item is the embedding of its id, the mean embedding of its tags and its vector times a
-    learned matrix. As in FuxiCTR's vocabularies one row of the id table is that of all unknown
-    items.
+    learned matrix. As in FuxiCTR's vocabularies one row of the id table serves all unknown items.
     """
 
     row_I: torch.Tensor
@@ -98,16 +97,16 @@ class PlainFeatures(nn.Module):
     def __init__(self, ours: FeatureEmbedding, items: ItemFeatures) -> None:
         """Build the tables of `ours`, which must be fitted, without their weights.
 
-        Raises `ValueError` where `ours` has other features than those above.
+        Raises `ValueError` if `ours` has other features than those above.
         """
         super().__init__()
         from fuxictr.pytorch.layers import MaskedAveragePooling
 
         others = ours.item_likes or ours.user_id or ours.projection
         if others is not None or list(ours.vector_layers) != ["fused"]:
-            raise ValueError("the plain form has ids, tags, fused vectors and context levels alone")
+            raise ValueError("the plain form has only ids, tags, fused vectors and context levels")
         if not isinstance(ours.vector_layers["fused"], VectorProjection):
-            raise ValueError("the plain form has FuxiCTR's matrix: set vector_projection to true")
+            raise ValueError("the plain form has FuxiCTR's matrix; set vector_projection to true")
         vectors_ID, _ = items.vectors_of("fused")
         self.item_id, self.tags = _table_like(ours.item_id), _table_like(ours.tags)
         self.matrix = nn.Linear(vectors_ID.shape[1], vectors_ID.shape[1], bias=False)
@@ -149,13 +148,15 @@ def _table_like(table: nn.Embedding | None) -> nn.Embedding:
 
 @torch.no_grad()
 def take_weights(plain: nn.Module, ours: CtrModel) -> None:
-    """Give a plain form the weights and BatchNorm statistics of ours.
+    """Copy the weights and BatchNorm statistics of ours into a plain form.
 
-    Both must hold the same parameters in the same order; raises `ValueError` where they do not.
+    Raises `ValueError` unless both have the same parameters in the same order.
     """
     for mine, theirs in zip(plain.parameters(), ours.parameters(), strict=True):
         if mine.shape != theirs.shape:
-            raise ValueError(f"a weight of {tuple(mine.shape)} meets one of {tuple(theirs.shape)}")
+            raise ValueError(
+                f"a weight of {tuple(mine.shape)} would get one of {tuple(theirs.shape)}"
+            )
         mine.copy_(theirs)
     norms = (
         [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)] for model in (plain, ours)
@@ -165,18 +166,18 @@ def take_weights(plain: nn.Module, ours: CtrModel) -> None:
 
 
 class PaddedTraining:
-    """Adam with L2 in the gradient by parameter group, the loss and the clipping of a preset."""
+    """Adam with L2 in the gradient by parameter group, and a preset's loss and clipping."""
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
-        """Move `model` to `device`; raises `ValueError` for another optimiser than Adam."""
+        """Move `model` to `device`; raises `ValueError` for any optimiser but Adam."""
         if config.optimizer != "adam" or config.pairwise_weight:
             raise ValueError("a plain form is trained with Adam and without a pairwise loss")
         self.model, self.config, self.device = model.to(device), config, device
         tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
-        # FuxiCTR counts the matrix behind given vectors among them.
+        # FuxiCTR counts the matrix applied to given vectors among the tables.
         tables += [m.matrix.weight for m in model.modules() if isinstance(m, PlainFeatures)]
-        of_tables = {id(weight) for weight in tables}
-        network = [weight for weight in model.parameters() if id(weight) not in of_tables]
+        table_ids = {id(weight) for weight in tables}
+        network = [weight for weight in model.parameters() if id(weight) not in table_ids]
         self.optimizer = torch.optim.Adam(
             [
                 {"params": network, "weight_decay": config.weight_decay},
@@ -187,27 +188,27 @@ class PaddedTraining:
         )
 
     def steps(self, batches: DataLoader[Row]) -> Iterator[int]:
-        """Train on every batch, epoch after epoch without end, and yield its number of rows."""
+        """Train on every batch, epoch after epoch forever, and yield its number of rows."""
         for batch in itertools.chain.from_iterable(itertools.repeat(batches)):
             self.step(batch)
             yield len(batch["label"])
 
     def step(self, batch: Row) -> None:
-        """Train on a batch; raise `RuntimeError` where the loss is not finite."""
+        """Train on a batch; raise `RuntimeError` if the loss is not finite."""
         self.model.train()
         self.optimizer.zero_grad()
         loss = self._loss(self._on_device(batch))
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip_norm)
         self.optimizer.step()
-        # As FuxiCTR's loop, which adds up its loss; this waits for a GPU to be done.
+        # FuxiCTR's loop reads its loss too; this waits for a GPU to finish the step.
         if not np.isfinite(loss.item()):
             raise RuntimeError("the loss of the plain form is not finite")
 
     def operations_per_row(self, batch: Row) -> float:
         """Return the operations of the matrix products, forward and backward, as torch counts them.
 
-        Whatever the model computes at padding is among them. No weight is changed.
+        They include the work at padded places. No weight is changed.
         """
         batch = self._on_device(batch)
         self.model.train()

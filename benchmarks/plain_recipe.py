@@ -1,8 +1,9 @@
-"""Recipe A in the plain form of its notebook, which `train`, `score` and `parity` compare with.
+"""Recipe A in its notebook's plain form, the peer of `train`, `score` and `parity`.
 
-Histories are left-padded with 0 to 100, a data set gives one row at a time, a `DataLoader` with two
-workers stacks them, tables have dense gradients, everything is float32. Nothing is slowed on
-purpose: rows are kept as tensors, padding is done beforehand, item vectors lie beside the model.
+Histories are left-padded with 0 to 100 items, a data set returns one row at a time, a `DataLoader`
+with two workers stacks them, tables have dense gradients, everything is float32. Nothing is slowed
+on purpose: rows are kept as tensors, padding is done beforehand, item vectors are stored with the
+model.
 """
 
 from collections.abc import Iterator
@@ -25,10 +26,10 @@ Row = dict[str, torch.Tensor]
 
 
 class PlainRows(Dataset[Row]):
-    """One split: a row is ids and levels (`() int64`), a history (`(100,) int64`) and a label."""
+    """One split; a row has ids and levels (`() int64`), a history (`(100,) int64`) and a label."""
 
     def __init__(self, split: Split, histories: Ragged) -> None:
-        """Pad every history; raises `ValueError` where the split has no labels."""
+        """Pad every history; raises `ValueError` if the split has no labels."""
         if split.label is None:
             raise ValueError("the split has no labels")
         self.user_id = torch.from_numpy(split.user_id.astype(np.int64))
@@ -53,7 +54,7 @@ class PlainRows(Dataset[Row]):
 
 
 def padded(histories: Ragged) -> np.ndarray:
-    """Return `(N, 100) int64`: the newest 100 of each history at the right end, zeros before."""
+    """Return `(N, 100) int64`: zeros, then the newest 100 items of each history."""
     table = np.zeros((len(histories), HISTORY_LENGTH), dtype=np.int64)
     row = np.repeat(np.arange(len(histories)), histories.lengths)
     column = HISTORY_LENGTH - histories.offsets[1:][row] + np.arange(len(histories.values))
@@ -74,7 +75,7 @@ def loader(rows: PlainRows, shuffle: bool, device: torch.device) -> DataLoader[R
 
 
 def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor:
-    """Return `(I, D) float32`, row i being item i: standardised over items; zero where none."""
+    """Return `(I, D) float32`, standardised over items, by item id; zero for items without one."""
     found = vectors.fused.aligned_to(items.item_id)
     real = found.vectors[found.present].astype(np.float64)
     table = np.zeros((int(items.item_id.max()) + 1, found.dim), np.float32)
@@ -83,12 +84,12 @@ def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor
 
 
 class PlainRecipe(nn.Module):
-    """`ImprovedMMCTRModel`; its parameters have the names that they have in ours."""
+    """`ImprovedMMCTRModel`; its parameters have the same names as in ours."""
 
     vectors: torch.Tensor
 
     def __init__(self, n_users: int, n_items: int, vectors: torch.Tensor) -> None:
-        """`vectors` are those of `standardised_vectors`."""
+        """Build the layers; `vectors` come from `standardised_vectors`."""
         super().__init__()
         self.user_embedding = nn.Embedding(n_users, 64, padding_idx=0)
         self.item_embedding = nn.Embedding(n_items, 64, padding_idx=0)
@@ -116,7 +117,7 @@ class PlainRecipe(nn.Module):
             self.item_embedding.weight[0] = 0
 
     def load_ours(self, state: dict[str, torch.Tensor]) -> None:
-        """Take the weights of an `ImprovedMmctr`; its vector statistics are not needed here."""
+        """Load the weights of an `ImprovedMmctr`, except its vector statistics."""
         self.load_state_dict(
             {name: value for name, value in state.items() if not name.startswith("vector_scaling")}
         )
@@ -151,21 +152,21 @@ class PlainAttentionPooling(nn.Module):
         self.score = nn.Linear(32, 1)
 
     def forward(self, values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
-        """Return `(B, 64)` from `(B, 100, 64)`; without a real position the result is zero."""
+        """Return `(B, 64)` from `(B, 100, 64)`; zero for a row without a real position."""
         scores = self.score(torch.tanh(self.hidden(values))).squeeze(-1)
-        # Not minus infinity: a row of padding alone would give NaN. Its values are zero anyway.
+        # Not minus infinity, which gives NaN for a row of padding; its values are zero anyway.
         weights = torch.softmax(scores.masked_fill(~is_real, -1e9), dim=1)
         return (values * weights.unsqueeze(-1)).sum(dim=1)
 
 
 class PlainTraining:
-    """The notebook's optimiser, schedule and step."""
+    """The notebook's optimiser, schedule and training step."""
 
     def __init__(self, model: PlainRecipe, device: torch.device) -> None:
         self.model, self.device = model.to(device), device
         multimodal = list(model.multimodal.parameters())
-        apart = {id(parameter) for parameter in multimodal}
-        main = [parameter for parameter in model.parameters() if id(parameter) not in apart]
+        multimodal_ids = {id(parameter) for parameter in multimodal}
+        main = [p for p in model.parameters() if id(p) not in multimodal_ids]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": main, "lr": 2e-3, "weight_decay": 1e-4},
@@ -175,7 +176,7 @@ class PlainTraining:
         self.schedule = CosineAnnealingWarmRestarts(self.optimizer, T_0=5, T_mult=2, eta_min=1e-6)
 
     def epoch(self, batches: DataLoader[Row]) -> Iterator[int]:
-        """Train on every batch and yield its number of rows; then move the learning rate on."""
+        """Train on every batch, yielding its number of rows; then advance the schedule."""
         self.model.train()
         for batch in batches:
             batch = _on(self.device, batch)
@@ -186,7 +187,7 @@ class PlainTraining:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
-            # The notebook adds up its loss; reading it waits for a GPU to be done with the step.
+            # The notebook adds up its loss; reading it waits for a GPU to finish the step.
             if not np.isfinite(loss.item()):
                 raise RuntimeError("the loss of the plain form is not finite")
             yield len(target)
@@ -195,7 +196,7 @@ class PlainTraining:
 
 @torch.no_grad()
 def plain_scores(model: PlainRecipe, batches: DataLoader[Row], device: torch.device) -> np.ndarray:
-    """Return click probabilities `(N,) float32` in the order of the loader."""
+    """Return click probabilities `(N,) float32` in the loader's order."""
     model.eval()
     return torch.cat([torch.sigmoid(model(_on(device, b))).cpu() for b in batches]).numpy()
 

@@ -2,16 +2,16 @@
 
     python -m benchmarks.qin [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both are the preset `qin` with the newest 64 items of a history, and start from the same weights:
-the same features, network, dropout (none within the rows), loss, Adam with L2 in the gradient,
-clipping and batch size.
+Both sides are the preset `qin` with the newest 64 items of a history. They start from the same
+weights and have the same features, network, dropout (none within the rows), loss, Adam with L2 in
+the gradient, clipping and batch size.
 
 The plain form pads histories to 64, projects keys and values at all 64 places (FuxiCTR's
-`MultiHeadTargetAttention` with ReLU for softmax), computes every row of weights of the quadratic
-layers and adds up the results, in float32. Ours leaves padding out, moves both projections from the
-positions to the row, looks each distinct item of a batch up once and adds up the rows of weights
-before it multiplies, in the precision that `auto` stands for, and in float32 (`ours_float32`).
-`model_speed` says how either is measured. Needs the `bench` extra.
+`MultiHeadTargetAttention` with ReLU instead of softmax), computes every row of weights of the
+quadratic layers and adds up the results, in float32. Ours leaves padding out, moves both
+projections from the positions to the row, looks each distinct item of a batch up once and adds up
+the rows of weights before it multiplies, in the precision that `auto` selects, and in float32
+(`ours_float32`). `model_speed` describes the measurement. Needs the `bench` extra.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ from mmctr_pipeline.models.qin import Qin
 
 
 class ReluDotProduct(nn.Module):
-    """In place of FuxiCTR's `ScaledDotProductAttention`: ReLU of scaled products, no softmax."""
+    """Replacement of FuxiCTR's `ScaledDotProductAttention`: ReLU of scaled products, no softmax."""
 
     def forward(
         self,
@@ -44,7 +44,7 @@ class ReluDotProduct(nn.Module):
 
 
 class PlainQuadraticBlock(nn.Module):
-    """One step of QIN's network, every row of weights multiplied by itself."""
+    """One step of QIN's network, with one product per row of weights."""
 
     def __init__(self, dim: int, n_rows: int, dropout: float) -> None:
         super().__init__()
@@ -65,12 +65,12 @@ class PlainQin(nn.Module):
     """QIN on padded histories."""
 
     def __init__(self, config: QinConfig, ours: Qin, items: ItemFeatures) -> None:
-        """Raise `ValueError` where something is dropped within the rows."""
+        """Raise `ValueError` if `row_dropout` is set."""
         super().__init__()
         from fuxictr.pytorch.layers import MultiHeadTargetAttention
 
         if config.row_dropout:
-            raise ValueError("the plain form drops nothing within the rows; set row_dropout to 0")
+            raise ValueError("the plain form has no dropout within the rows; set row_dropout to 0")
         self.features = PlainFeatures(ours.features, items)
         item_dim = ours.features.item_dim
         self.attention = MultiHeadTargetAttention(item_dim, 2 * item_dim)
@@ -93,16 +93,16 @@ class PlainQin(nn.Module):
 
 
 def operations_per_row(model: Qin, length_N: np.ndarray) -> float:
-    """Return the multiplications and additions that training on one row needs on average.
+    """Return the multiplications and additions for training on an average row.
 
-    Forward once and backward twice. A row meets the four projections of the attention, one matrix
-    in each quadratic layer (the sum of its rows, whose adding up once per batch is not counted) and
-    the output; a position meets the moved query and the weighted sum.
+    The backward pass costs twice the forward pass. A row needs the four projections of the
+    attention, one matrix in each quadratic layer (the sum of its rows, whose summation once per
+    batch is not counted) and the output; a position needs the moved query and the weighted sum.
     """
-    of_row = n_weights(model.attention, model.output)
-    of_row += len(model.quadratic) * model.output.in_features**2
-    of_position = 2 * model.features.item_dim
-    return 3 * 2 * (of_row + float(length_N.mean()) * of_position)
+    per_row = n_weights(model.attention, model.output)
+    per_row += len(model.quadratic) * model.output.in_features**2
+    per_position = 2 * model.features.item_dim
+    return 3 * 2 * (per_row + float(length_N.mean()) * per_position)
 
 
 QIN = Comparison("qin", "qin", PlainQin, operations_per_row, n_rows=24_576)

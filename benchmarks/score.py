@@ -36,14 +36,14 @@ def prepare(chosen: Namespace) -> dict[str, float]:
     """Train the model and keep its weights, and the labels of the rows to be scored."""
     import torch
 
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.ctr import train_ctr
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data)
+    dataset, vectors = read_sample(chosen.data)
     assert dataset.valid.label is not None
     np.save(chosen.data / LABELS, dataset.valid.label)
     config = TrainingConfig(max_epochs=1)
@@ -57,7 +57,7 @@ def ours(chosen: Namespace) -> dict[str, float]:
     share_cores()  # before torch, as every entry of the pipeline
     import torch
 
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.batches import BatchSource, item_features
@@ -67,7 +67,7 @@ def ours(chosen: Namespace) -> dict[str, float]:
     from mmctr_pipeline.training.score import score
 
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data)
+    dataset, vectors = read_sample(chosen.data)
     config = ImprovedMmctrConfig()
     model = build_model(config, feature_spec(dataset, vectors, config))
     model.load_state_dict(torch.load(chosen.data / WEIGHTS, weights_only=True))
@@ -92,13 +92,13 @@ def plain(chosen: Namespace) -> dict[str, float]:
         plain_scores,
         standardised_vectors,
     )
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data)
+    dataset, vectors = read_sample(chosen.data)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     item_vectors = standardised_vectors(dataset.items, vectors)
     model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
@@ -131,10 +131,10 @@ def main() -> None:
         print(json.dumps(side(chosen)))
         return
     with tempfile.TemporaryDirectory() as scratch:
-        from benchmarks.world import make_full_tables
+        from benchmarks.samples import write_full_tables
 
         data = Path(scratch)
-        make_full_tables(data, N_TRAIN_ROWS, chosen.rows)
+        write_full_tables(data, N_TRAIN_ROWS, chosen.rows)
         arguments = [f"--data={data}", f"--device={chosen.device}"]
         alternate("benchmarks.score", ["prepare"], 1, arguments)
         settings = {side: ALLOCATOR_SETTING for side in SIDES if side.endswith("_set")}

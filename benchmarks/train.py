@@ -84,13 +84,13 @@ def plain(chosen: Namespace) -> dict[str, float]:
         loader,
         standardised_vectors,
     )
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
-    dataset, vectors = read_world(chosen.data, chosen.rows)
+    dataset, vectors = read_sample(chosen.data, chosen.rows)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     torch.manual_seed(0)
     item_vectors = standardised_vectors(dataset.items, vectors)
@@ -128,7 +128,7 @@ def _train_ours(
     chosen: Namespace, precision: str, n_epochs: int, n_rows: int | None
 ) -> dict[str, float]:
     share_cores()  # before torch, as every entry of the pipeline
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.ctr import train_ctr
@@ -136,7 +136,7 @@ def _train_ours(
 
     device = resolve_device(chosen.device)
     start = time.perf_counter()
-    dataset, vectors = read_world(chosen.data, n_rows)
+    dataset, vectors = read_sample(chosen.data, n_rows)
     load_seconds = time.perf_counter() - start
     logger.info(f"{len(dataset.train):,} train rows loaded in {load_seconds:.1f} s")
     config = TrainingConfig(max_epochs=n_epochs, patience=n_epochs, precision=precision)
@@ -172,13 +172,13 @@ def dense_update(chosen: Namespace) -> dict[str, float]:
     share_cores()
     import torch
 
-    from benchmarks.world import read_world
+    from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
-    spec = feature_spec(*read_world(chosen.data, chosen.rows), ImprovedMmctrConfig())
+    spec = feature_spec(*read_sample(chosen.data, chosen.rows), ImprovedMmctrConfig())
     table = torch.nn.Parameter(torch.zeros(spec.n_users + spec.n_items, 64, device=device))
     optimizer = torch.optim.AdamW([table], lr=2e-3, weight_decay=1e-4)
     seconds = []
@@ -217,12 +217,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = chosen.data or Path(scratch)
         if chosen.data is None:
-            from benchmarks.world import make_full_size, make_full_tables
+            from benchmarks.samples import write_full_size, write_full_tables
 
             if chosen.full:
-                make_full_size(data)
+                write_full_size(data)
             else:
-                make_full_tables(data, chosen.rows, N_VALID_ROWS)
+                write_full_tables(data, chosen.rows, N_VALID_ROWS)
         arguments = [f"--data={data}", f"--device={chosen.device}", f"--rows={chosen.rows}"]
         arguments += [f"--seconds={chosen.seconds}", f"--epochs={chosen.epochs}"]
         if chosen.full:

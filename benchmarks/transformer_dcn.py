@@ -3,15 +3,16 @@
     python -m benchmarks.transformer_dcn [--rows N] [--rounds N] [--batch-size N] [--device D]
                                          [--data FOLDER]
 
-Both are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches of 512
-(the preset's 128 would be spent on Adam's 268 million weights on either side), and start from the
-same weights: the same features, network, dropout, loss, Adam, clipping and batch size.
+Both sides are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches
+of 512 (with the preset's 128 either side would mostly update Adam's 268 million weights). They
+start from the same weights and have the same features, network, dropout, loss, Adam, clipping and
+batch size.
 
 The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 places, then
 FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours leaves padding
-out, looks each distinct item of a batch up once and, on CPUs, multiplies by those kept positions
-alone that exist, in the precision that `auto` stands for, and in float32 (`ours_float32`).
-`model_speed` says how either is measured. Needs the `bench` extra.
+out, looks each distinct item of a batch up once and, on CPUs, multiplies only by the kept positions
+that exist, in the precision that `auto` selects, and in float32 (`ours_float32`). `model_speed`
+describes the measurement. Needs the `bench` extra.
 """
 
 import numpy as np
@@ -69,8 +70,8 @@ class PlainTransformerDcn(nn.Module):
         target_BLD = target_BD.unsqueeze(1).expand_as(history_BLD)
         pair_BLD = torch.cat([history_BLD, target_BLD], dim=2)
         hidden_BL = ~is_real_BL
-        # The newest place, at the right end, is real wherever anything is; an empty history sees
-        # that one too, since attention that sees nothing gives NaN.
+        # The newest place, at the right end, is real unless the history is empty; an empty history
+        # may read it too, since attention over nothing gives NaN.
         hidden_BL[:, -1] = False
         encoded_BLD = self.encoder(pair_BLD, src_key_padding_mask=hidden_BL)
 
@@ -85,25 +86,26 @@ class PlainTransformerDcn(nn.Module):
 
 
 def operations_per_row(model: TransformerDcn, length_N: np.ndarray) -> float:
-    """Return the multiplications and additions that training on one row needs on average.
+    """Return the multiplications and additions for training on an average row.
 
-    Forward once and backward twice. A position meets the encoder's matrices, and every position of
-    its row in each layer's scores and weighted sums. A row meets the square of as many columns of
-    each matrix of the cross network, and as many columns of tower and last network, as its kept
-    positions and other features fill; the rest of these networks it meets whole.
+    The backward pass costs twice the forward pass. A position needs the encoder's matrices, and in
+    each layer's scores and weighted sums every position of its row. A row needs, of each matrix of
+    the cross network, the square of the columns that its kept positions and other features fill,
+    and those columns of tower and last network; it needs the rest of these networks in full.
     """
     pair_dim, input_dim = model.pooled.in_features, model.deep_first.in_features
     always_dim = pair_dim + model.features.item_dim + model.features.context_dim
     n_kept = (input_dim - always_dim) // pair_dim
-    width_N = always_dim + pair_dim * np.minimum(length_N, n_kept).astype(np.float64)
-    of_column = model.deep_first.out_features + model.head_first.out_features
-    of_networks_N = len(model.cross.layers) * width_N**2 + of_column * width_N
+    length_N = length_N.astype(np.float64)
+    width_N = always_dim + pair_dim * np.minimum(length_N, n_kept)
+    per_column = model.deep_first.out_features + model.head_first.out_features
+    networks_N = len(model.cross.layers) * width_N**2 + per_column * width_N
     deep_dim = model.head_first.in_features - input_dim
-    of_whole = n_weights(model.pooled, model.deep, model.head, model.logit)
-    of_whole += deep_dim * model.head_first.out_features
-    of_attention = 2 * pair_dim * len(model.encoder.layers) * (length_N.astype(np.float64) ** 2)
-    of_encoder_N = n_weights(model.encoder) * length_N + of_attention
-    return 3 * 2 * float((of_networks_N + of_encoder_N).mean() + of_whole)
+    in_full = n_weights(model.pooled, model.deep, model.head, model.logit)
+    in_full += deep_dim * model.head_first.out_features
+    attention_N = 2 * pair_dim * len(model.encoder.layers) * length_N**2
+    encoder_N = n_weights(model.encoder) * length_N + attention_N
+    return 3 * 2 * float((networks_N + encoder_N).mean() + in_full)
 
 
 TRANSFORMER_DCN = Comparison(

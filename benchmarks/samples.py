@@ -1,4 +1,4 @@
-"""Sample datasets for the benchmarks that train: full-size tables, as many rows as are wanted."""
+"""Sample datasets for the benchmarks that train: full-size tables, any number of rows."""
 
 import dataclasses
 from pathlib import Path
@@ -14,16 +14,16 @@ from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 
 
-def make_full_tables(folder: Path, n_train_rows: int, n_valid_rows: int) -> None:
-    """Write a world of 91,717 items and 1,000,000 user ids with fewer rows."""
+def write_full_tables(folder: Path, n_train_rows: int, n_valid_rows: int) -> None:
+    """Write a dataset of 91,717 items and 1,000,000 user ids with fewer rows."""
     config = SampleConfig.full_size(
         n_train_rows=n_train_rows, n_valid_rows=n_valid_rows, n_test_rows=4
     )
     generate_sample(config, folder)
 
 
-def make_full_size(folder: Path) -> None:
-    """Write the world of MicroLens_1M_x1's size: 3,600,000 train rows."""
+def write_full_size(folder: Path) -> None:
+    """Write a dataset of the size of MicroLens_1M_x1: 3,600,000 train rows."""
     generate_sample(SampleConfig.full_size(), folder)
 
 
@@ -31,8 +31,8 @@ _ROWS_AT_SCALE_1 = 40_000
 """Train rows of the sample dataset of default size."""
 
 
-def make_growing(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarray:
-    """Write a world whose items and users grow with its rows; return the labels of valid."""
+def write_scaled(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarray:
+    """Write a dataset whose items and users grow with its rows; return the valid labels."""
     config = SampleConfig.scaled(
         n_train_rows / _ROWS_AT_SCALE_1,
         n_train_rows=n_train_rows,
@@ -40,18 +40,18 @@ def make_growing(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
         images=False,
     )
     generate_sample(config, folder)
-    label = read_world(folder)[0].valid.label
+    label = read_sample(folder)[0].valid.label
     assert label is not None
     return label
 
 
-def read_world(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
+def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
     """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info."""
     layout = find_data(folder)
     dataset = build_dataset(layout)
     train = dataset.train
     if n_train_rows is not None and n_train_rows < len(train):
-        # A copy, so that what is cut off does not stay in memory.
+        # A copy, so that the other rows do not stay in memory.
         train = train.take(np.arange(n_train_rows))
     vectors = ItemVectors(read_given_vectors(layout, "item_emb_d128"))
     return dataclasses.replace(dataset, train=train), vectors
