@@ -135,27 +135,25 @@ def explained_variance(share: float, least: float) -> CheckOutcome:
 
 def id_ranges(dataset: CtrDataset) -> CheckOutcome:
     """Check users (from 1), target and history items (in the item table), and levels."""
-    problems = []
+    n_histories, problems = len(dataset.histories), []
     for name, split in dataset.splits.items():
         if not len(split):
             problems.append(f"{name} has no rows")
-            continue
-        if split.user_id.min() < 1:
-            problems.append(f"{name} has user_id {split.user_id.min()} (ids start at 1)")
-        unknown = np.setdiff1d(split.item_id, dataset.items.item_id)
-        if len(unknown):
-            problems.append(f"{name} has item_id {unknown[0]}, which item_feature lacks")
-        if split.history.min() < 0 or split.history.max() >= len(dataset.histories):
-            problems.append(f"{name} refers to a history that does not exist")
-        for level in ("likes_level", "views_level"):
-            values = getattr(split, level)
-            if values.min() < 0 or values.max() > MAX_LEVEL:
-                problems.append(f"{name} has a {level} outside 0..{MAX_LEVEL}")
+        likes, views = split.likes_level, split.views_level
+        for column, bad, rule in (
+            ("user_id", split.user_id < 1, "ids start at 1"),
+            ("item_id", ~np.isin(split.item_id, dataset.items.item_id), "item_feature lacks it"),
+            ("history", (split.history < 0) | (split.history >= n_histories), "no such history"),
+            ("likes_level", (likes < 0) | (likes > MAX_LEVEL), f"the range is 0..{MAX_LEVEL}"),
+            ("views_level", (views < 0) | (views > MAX_LEVEL), f"the range is 0..{MAX_LEVEL}"),
+        ):
+            if bad.any():
+                problems.append(f"{name} has {column} {getattr(split, column)[bad][0]} ({rule})")
     unknown = np.setdiff1d(dataset.histories.values, dataset.items.item_id)
     if len(unknown):
         problems.append(f"a history has item_id {unknown[0]}, which item_feature lacks")
     numbers = {f"{name} rows": len(split) for name, split in dataset.splits.items()}
-    numbers |= {"items": len(dataset.items), "distinct histories": len(dataset.histories)}
+    numbers |= {"items": len(dataset.items), "distinct histories": n_histories}
     return _outcome("id_ranges", problems, "all ids and levels are in range", numbers)
 
 

@@ -139,9 +139,9 @@ def test_id_ranges_pass_on_good_data() -> None:
     [
         ({"user_id": np.array([0, 1, 2, 3], np.int32)}, "user_id 0"),
         ({"item_id": np.array([1, 2, 3, 77], np.int32)}, "item_id 77"),
-        ({"history": np.array([0, 0, 1, 3], np.int32)}, "history that does not exist"),
-        ({"likes_level": np.array([0, 11, 0, 0], np.int8)}, "likes_level"),
-        ({"views_level": np.array([0, -1, 0, 0], np.int8)}, "views_level"),
+        ({"history": np.array([0, 0, 1, 3], np.int32)}, "history 3 (no such history)"),
+        ({"likes_level": np.array([0, 11, 0, 0], np.int8)}, "likes_level 11"),
+        ({"views_level": np.array([0, -1, 0, 0], np.int8)}, "views_level -1"),
     ],
 )
 def test_id_ranges_fail_on_each_fault(changes: dict[str, np.ndarray], word: str) -> None:
