@@ -59,10 +59,9 @@ def write_item_info(
         tag_id = source.column("item_id").to_numpy()
         lists = Ragged.from_arrow(source.column("item_tags"))
     tags = np.zeros((n_rows, N_TAGS), dtype=np.int64)
-    for row, values in zip(tag_id, lists, strict=True):
-        if 1 <= row < n_rows:
-            # Zeros and cuts on the left, as FuxiCTR pads and cuts.
-            tags[row, max(N_TAGS - len(values), 0) :] = values[-N_TAGS:]
+    listed = (tag_id >= 1) & (tag_id < n_rows)
+    # Zeros and cuts on the left, as FuxiCTR pads and cuts.
+    tags[tag_id[listed]] = lists.left_padded(N_TAGS)[listed]
     table = pa.table(
         {
             "item_id": pa.array(np.arange(n_rows, dtype=np.int64)),
