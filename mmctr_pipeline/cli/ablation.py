@@ -2,9 +2,10 @@
 
 import click
 
-from mmctr_pipeline.cli.compare import compare, sample_preset
+from mmctr_pipeline.cli.compare import compare
 from mmctr_pipeline.comparison.entries import ABLATION_PAIRS, ablation_entries
 from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.sample.config import SampleConfig
 
 
@@ -14,6 +15,6 @@ from mmctr_pipeline.sample.config import SampleConfig
 def ablation(scale: float, seed: int) -> int:
     """Compare a model with titles and covers, with either, and with neither."""
     deployment = Deployment.from_environment()
-    entries = ablation_entries(sample_preset(deployment))
+    entries = ablation_entries(load_preset(deployment.preset or "sample"))
     config = SampleConfig.scaled(scale, seed=seed)
     return compare(entries, config, deployment, "ablation", pairs=ABLATION_PAIRS)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.environment import Deployment
-from mmctr_pipeline.presets.preset import Preset, load_preset
 from mmctr_pipeline.sample.config import SampleConfig
 
 
@@ -67,8 +66,3 @@ def compare(
     line = {"name": name, "data": str(layout.root), "best_possible_auc": best}
     print(json.dumps(line | board.to_mapping()))
     return 1 if board.failures else 0
-
-
-def sample_preset(deployment: Deployment) -> Preset:
-    """Return the deployment's preset, or `sample`, for a comparison on a sample dataset."""
-    return load_preset(deployment.preset or "sample")

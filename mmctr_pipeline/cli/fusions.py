@@ -2,9 +2,10 @@
 
 import click
 
-from mmctr_pipeline.cli.compare import compare, sample_preset
+from mmctr_pipeline.cli.compare import compare
 from mmctr_pipeline.comparison.entries import fusion_entries
 from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.sample.config import SampleConfig
 
 _N_TEST_ROWS = 1_000
@@ -26,5 +27,5 @@ def fusions(train_rows: int, valid_rows: int, seeds: int, seed: int) -> int:
         # As many rows per user as in the default sample dataset.
         n_users=(train_rows + valid_rows + _N_TEST_ROWS) * 12 // 100,
     )
-    entries = fusion_entries(sample_preset(deployment))
+    entries = fusion_entries(load_preset(deployment.preset or "sample"))
     return compare(entries, config, deployment, "fusions", seeds=seeds)

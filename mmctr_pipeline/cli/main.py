@@ -27,11 +27,10 @@ for command in (sample, ablation, fusions, leaderboard, prune):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     share_cores()
-    package_logger = logging.getLogger("mmctr_pipeline")
+    # On the root logger: libraries that log there add a handler of their own if it has none.
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    package_logger.addHandler(handler)
-    package_logger.setLevel(logging.INFO)
+    logging.getLogger().addHandler(handler)
+    logging.getLogger("mmctr_pipeline").setLevel(logging.INFO)
     try:
         return mmctr.main(arguments, prog_name="mmctr", standalone_mode=False) or 0
     except click.ClickException as error:
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        package_logger.removeHandler(handler)
+        logging.getLogger().removeHandler(handler)
 
 
 def _errors_with_advice() -> tuple[type[Exception], ...]:

@@ -91,8 +91,8 @@ class Runner:
         pairs
             Names of rows to compare beside the first row with each other one.
         """
-        _, reporting = split_valid(self.dataset.valid)
-        assert reporting.label is not None
+        label = split_valid(self.dataset.valid)[1].label
+        assert label is not None
         runs = [entry.run(number, self.minutes) for number in range(n_seeds) for entry in entries]
         inputs: dict[Hashable, Path] = {}
         for run in runs:
@@ -102,13 +102,8 @@ class Runner:
         outcomes: dict[str, list[Outcome]] = {entry.name: [] for entry in entries}
         for run in runs:
             outcomes[run.name].append(self._outcome(run, inputs[run.vector_settings]))
-        rows = [
-            TableRow.measure(
-                entry.name, entry.preset.model.name, outcomes[entry.name], reporting.label
-            )
-            for entry in entries
-        ]
-        return Leaderboard.compare(rows, reporting.label, by_auc, pairs)
+        rows = [TableRow.measure(entry, outcomes[entry.name], label) for entry in entries]
+        return Leaderboard.compare(rows, label, by_auc, pairs)
 
     def _outcome(self, run: Entry, inputs: Path) -> Outcome:
         """Return the result of a run, trained unless it is done."""

@@ -8,6 +8,7 @@ import numpy as np
 from tabulate import tabulate
 
 from mmctr_pipeline import metrics
+from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import RowResult
 from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, mean_interval
 
@@ -48,9 +49,9 @@ class TableRow:
     behind: AucDifference | None = None
 
     @classmethod
-    def measure(cls, name: str, model: str, outcomes: Sequence[Outcome], label: np.ndarray) -> Self:
+    def measure(cls, entry: Entry, outcomes: Sequence[Outcome], label: np.ndarray) -> Self:
         """Measure a row's scores against the labels `(N,)` of the reporting rows."""
-        row = cls(name, model, tuple(outcomes))
+        row = cls(entry.name, entry.preset.model.name, tuple(outcomes))
         if row.failure is not None:
             return row
         results = [outcome.result for outcome in outcomes if outcome.result is not None]
@@ -137,10 +138,6 @@ class Column:
         return ", ".join("" if each is None else format(each, self.format) for each in values)
 
 
-def _interval(row: TableRow) -> str:
-    return "{auc:.4f} [{low:.4f}, {high:.4f}]".format_map(row.measures)
-
-
 def _endings(values: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(_ENDED_BY[value] for value in values))
 
@@ -148,7 +145,7 @@ def _endings(values: Sequence[str]) -> list[str]:
 COLUMNS = (
     Column("row", lambda row: row.name, align="left"),
     Column("model", lambda row: row.model, align="left"),
-    Column("AUC", _interval),
+    Column("AUC", lambda row: "{auc:.4f} [{low:.4f}, {high:.4f}]".format_map(row.measures)),
     Column("first minus this", lambda row: row.behind),
     Column("cold AUC", lambda row: row.measures["auc_cold"], ".4f"),
     Column("log-loss", lambda row: row.measures["log_loss"], ".4f"),

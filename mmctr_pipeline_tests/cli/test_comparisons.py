@@ -44,7 +44,7 @@ def test_fusions_compares_each_fusion_with_each_seed(
     preset = tmp_path / "short.yaml"
     preset.write_text(
         "extends: improved_mmctr_given\ntraining: {max_epochs: 1, batch_size: 256}\n"
-        "fusion: {dim: 8, attention: {max_epochs: 1, batch_size: 64}}\n"
+        "fusion: {dim: 8, attention: {max_epochs: 1, rows_per_epoch: 500}}\n"
     )
     monkeypatch.setenv("MMCTR_PRESET", str(preset))
     sizes = ["--train-rows", "1000", "--valid-rows", "600"]

@@ -85,7 +85,7 @@ def test_withheld_modalities_are_absent_from_the_fusion_and_the_model(
 def test_each_fusion_of_the_list_gives_other_vectors_with_each_seed(
     row_vectors: RowVectors,
 ) -> None:
-    attention = dataclasses.replace(GIVEN.fusion.attention, max_epochs=1, batch_size=64)
+    attention = dataclasses.replace(GIVEN.fusion.attention, max_epochs=1, rows_per_epoch=500)
     fusion = dataclasses.replace(GIVEN.fusion, dim=8, attention=attention)
     entries = fusion_entries(dataclasses.replace(GIVEN, fusion=fusion))
     first, second = (

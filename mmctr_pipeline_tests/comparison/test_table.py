@@ -8,9 +8,12 @@ import pytest
 import scipy.stats
 
 from mmctr_pipeline import metrics
+from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import RowResult
 from mmctr_pipeline.comparison.statistics import paired_difference
 from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard, Outcome, TableRow
+from mmctr_pipeline.models.config import DinConfig
+from mmctr_pipeline.presets.preset import Preset
 
 N_ROWS = 600
 LABEL = np.random.default_rng(0).integers(0, 2, N_ROWS)
@@ -44,7 +47,7 @@ def outcome(
 
 
 def row(name: str, *outcomes: Outcome) -> TableRow:
-    return TableRow.measure(name, "din", outcomes, LABEL)
+    return TableRow.measure(Entry(name, Preset(model=DinConfig())), outcomes, LABEL)
 
 
 def cells(board: Leaderboard, number: int) -> dict[str, str]:
