@@ -42,8 +42,8 @@ def ours(folder: Path) -> Encode:
     encoder = ImageEncoder(clip, ImageEncoderConfig(), "cpu")
 
     def encode(paths: Sequence[Path]) -> np.ndarray:
-        digests = [hashlib.sha256(path.read_bytes()).digest() for path in paths]
-        return encoder.encode(paths, digests).vectors
+        files = [(path, hashlib.sha256(path.read_bytes()).digest()) for path in paths]
+        return encoder.encode(files).vectors
 
     return encode
 

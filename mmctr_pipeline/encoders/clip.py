@@ -1,4 +1,4 @@
-"""Loading open_clip models from where they were located, and telling one from another."""
+"""Load located open_clip models, and identify them by their weights and settings."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ import torch
 from mmctr_pipeline.encoders.image.pixels import PixelSpec
 from mmctr_pipeline.encoders.sources import LocatedImageModel
 
-# What a tokeniser makes of it tells it from others.
+# The tokens of this text tell tokenisers apart.
 _PROBE = "Two DOGS, one cat's café: #fun 2026 \U0001f600 \u4f60\u597d"
 
 
@@ -27,7 +27,7 @@ class LoadedClip:
 
     @property
     def pixels(self) -> PixelSpec:
-        """The inference preprocessing that the weights were made for."""
+        """The inference preprocessing of the weights."""
         return PixelSpec.from_open_clip(self.model.visual.preprocess_cfg)
 
     def tokenizer(self) -> Callable[..., torch.Tensor]:
@@ -39,20 +39,20 @@ class LoadedClip:
         return _hash(self.model.visual.state_dict())
 
     def text_weights_hash(self) -> str:
-        """Return the SHA-256 (hex) of all weights but the image tower's."""
+        """Return the SHA-256 (hex) of all weights except the image tower's."""
         state = self.model.state_dict().items()
         return _hash({name: value for name, value in state if not name.startswith("visual.")})
 
     def image_settings_hash(self) -> str:
-        """Return 8 hex digits of what makes image vectors besides the weights."""
+        """Return 8 hex digits of everything but the weights that image vectors depend on."""
         return self._settings_hash(self.model.visual.preprocess_cfg)
 
     def text_settings_hash(self) -> str:
-        """Return 8 hex digits of what makes text vectors besides the weights."""
+        """Return 8 hex digits of everything but the weights that text vectors depend on."""
         return self._settings_hash(self.tokenizer()([_PROBE]).tolist())
 
     def _settings_hash(self, preprocessing: Any) -> str:
-        # Activations and numbers of heads are in the definition alone, not in the weights.
+        # Only the definition, not the weights, tells activations and numbers of heads.
         settings = [preprocessing, self.located.quick_gelu, self._definition()]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -67,8 +67,8 @@ class LoadedClip:
 def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedClip:
     """Load a located model in float32, in evaluation mode."""
     with warnings.catch_warnings():
-        # Said of every model whose weights want another activation than its definition; it is
-        # set right here by force_quick_gelu.
+        # open_clip warns if the weights need another activation than the definition names;
+        # force_quick_gelu sets the right one.
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         model, _ = open_clip.create_model_from_pretrained(
             located.architecture,

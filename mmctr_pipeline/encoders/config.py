@@ -6,50 +6,45 @@ from typing import Literal
 from mmctr_pipeline.settings import Precision, Settings, setting
 
 _PRECISION_HELP = (
-    "number format of the forward pass; auto is bfloat16 where the hardware multiplies in it, "
-    "else float32"
+    "dtype of the forward pass; auto is bfloat16 where the hardware multiplies in it, else float32"
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig(Settings):
-    """How item titles become vectors."""
+    """Encoder of item titles."""
 
     source: Literal["sentence_transformers", "open_clip", "given"] = setting(
         "sentence_transformers",
-        "sentence_transformers and open_clip (a text tower) encode the titles; given takes a "
-        "column of the data as it is",
+        "sentence_transformers or open_clip (a text tower) encodes the titles; given reads vectors "
+        "from a column of the data",
     )
     model: str = setting(
         "all-MiniLM-L6-v2",
         "a sentence-transformers model: a local folder, a hub id, or all-MiniLM-L6-v2, "
-        "which is installed with the pipeline; with source open_clip a model as for images",
+        "which is installed with the pipeline; for source open_clip a model as for images",
     )
-    template: str = setting(
-        "{title}", "what is encoded; '{title} {tags}' adds the names of the item's tags"
-    )
+    template: str = setting("{title}", "text to encode; {tags} stands for the item's tag names")
     tag_names: str = setting(
         "",
-        "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}; a path "
-        "that is not absolute counts from the folder in which the pipeline runs",
+        "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}; relative "
+        "paths start from the folder in which the pipeline runs",
     )
-    column: str = setting(
-        "txt_emb_BERT", "the column of item_feature or item_info, when source is given"
-    )
+    column: str = setting("txt_emb_BERT", "column of item_feature or item_info, for source given")
     precision: Precision = setting("auto", _PRECISION_HELP)
     batch_tokens: int = setting(
-        0, "tokens per forward pass at most; 0 is 1,024 on a CPU and 65,536 on a GPU", ge=0
+        0, "maximum tokens per forward pass; 0 is 1,024 on a CPU and 65,536 on a GPU", ge=0
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoderConfig(Settings):
-    """How cover images become vectors."""
+    """Encoder of cover images."""
 
     source: Literal["open_clip", "given", "none"] = setting(
         "open_clip",
-        "open_clip encodes the images; given takes a column of the data as it is; "
-        "none masks every item",
+        "open_clip encodes the images; given reads vectors from a column of the data; none masks "
+        "every item",
     )
     model: str = setting(
         "RN50/openai",
@@ -57,7 +52,7 @@ class ImageEncoderConfig(Settings):
         "which ships with the pipeline",
     )
     column: str = setting(
-        "img_emb_CLIPRN50", "the column of item_feature or item_info, when source is given"
+        "img_emb_CLIPRN50", "column of item_feature or item_info, for source given"
     )
     precision: Precision = setting("auto", _PRECISION_HELP)
     batch_size: int = setting(

@@ -263,22 +263,16 @@ def _named_clip(model: str) -> LocatedImageModel:
 
 
 def _pretrained_weights(what: str, record: dict[str, str]) -> tuple[Path, str]:
-    """Return the file of one pretrained tag, and whether it came from a cache or the network."""
+    """Return the file of one pretrained tag, and where it came from, preferring safetensors."""
     from open_clip.pretrained import download_pretrained
 
     repository, _, file = record.get("hf_hub", "").rpartition("/")
-    if not repository:
-        try:
-            return Path(download_pretrained(record)), record.get("url", "download")
-        except (OSError, RuntimeError) as error:
-            raise _unreachable(what, record.get("url", "its address")) from error
-    names = [str(Path(file).with_suffix(".safetensors")), file] if file else list(_CLIP_WEIGHTS)
-    for name in names:
-        cached = huggingface_hub.try_to_load_from_cache(repository, name)
+    for name in [str(Path(file).with_suffix(".safetensors")), file] if file else _CLIP_WEIGHTS:
+        cached = huggingface_hub.try_to_load_from_cache(repository, name) if repository else None
         if isinstance(cached, str):
             return Path(cached), "hub cache"
-    for name in names:
-        path = _download(what, repository, [name]) / name
-        if path.is_file():
-            return path, "hub"
-    raise ModelNotFoundError(f"{what}: {repository} has none of {', '.join(names)}")
+    address = repository or record.get("url", "its address")
+    try:
+        return Path(download_pretrained(record)), "hub" if repository else address
+    except (OSError, RuntimeError) as error:
+        raise _unreachable(what, address) from error

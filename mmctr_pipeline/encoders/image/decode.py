@@ -25,6 +25,13 @@ MAX_BYTES = 3 * MAX_PIXELS
 # caller needs remains.
 OVERSAMPLING = 2
 
+_SYSTEM_REASONS = {
+    errno.ENOENT: "a link to nothing",
+    errno.ELOOP: "a link in a circle",
+    errno.EACCES: "no permission to read",
+    errno.EPERM: "no permission to read",
+}
+
 _READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 # How to turn a picture upright, by its EXIF orientation. From 5 on, width and height change places.
@@ -69,7 +76,10 @@ def read_bytes(path: Path) -> bytes:
             raise UnreadableImageError(path, "too large a file")
         return path.read_bytes()
     except OSError as error:
-        raise UnreadableImageError(path, _system_reason(error)) from error
+        number = error.errno or 0
+        unusual = f"cannot be read: {errno.errorcode.get(number, number)}"
+        reason = _SYSTEM_REASONS.get(number, unusual)
+        raise UnreadableImageError(path, reason) from error
 
 
 def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
@@ -212,14 +222,3 @@ def _orientation(image: Image.Image) -> int:
         # The picture itself may be intact even if its metadata is damaged.
         return 1
     return value if isinstance(value, int) and value in _TURNS else 1
-
-
-def _system_reason(error: OSError) -> str:
-    known = {
-        errno.ENOENT: "a link to nothing",
-        errno.ELOOP: "a link in a circle",
-        errno.EACCES: "no permission to read",
-        errno.EPERM: "no permission to read",
-    }
-    code = error.errno or 0
-    return known.get(code, f"cannot be read: {errno.errorcode.get(code, error.errno)}")

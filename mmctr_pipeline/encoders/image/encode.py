@@ -20,7 +20,7 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pillow, read_bytes
 from mmctr_pipeline.encoders.image.inference import ImageEncoder, in_threads, n_cores
 from mmctr_pipeline.encoders.sources import locate_image_model
-from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.vector_tables import encoded_table, given_table
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
@@ -91,25 +91,18 @@ def encode_images(
         )
     keep_freed_memory()
     start = time.monotonic()
-    encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
-    logger.info(f"image encoder {encoder.info}")
     # Raises an error if no item has an image.
     images.match(item_id)
     paths = [images.path(int(item)) for item in item_id]
-    found = dict(enumerate(_digests(paths)))
-    digests = {row: each for row, each in found.items() if isinstance(each, bytes)}
-    reasons = {row: each for row, each in found.items() if isinstance(each, str)}
-    rows = list(digests)
-
-    def encode_shard(positions: np.ndarray) -> Shard:
-        chosen = [rows[at] for at in positions]
-        return encoder.encode([paths[row] for row in chosen], [digests[row] for row in chosen])
-
+    encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
+    logger.info(f"image encoder {encoder.info}")
+    digests, reasons = _digests(paths)
+    rows, files = list(digests), [(paths[row], digest) for row, digest in digests.items()]
     with quiet_pillow():
         result = store.get_or_encode(
             encoder.info.identity,
             list(digests.values()),
-            encode_shard,
+            lambda positions: encoder.encode([files[at] for at in positions]),
             shard_size=SHARD_IMAGES,
             # A newer Pillow may read what an older one could not.
             reader=f"pillow {PIL.__version__}",
@@ -137,8 +130,8 @@ def encode_images(
     return ImageEncoding(table, pa.table(problems, schema=schema))
 
 
-def _digests(paths: list[Path]) -> list[bytes | str]:
-    """Return the SHA-256 of each readable file, for the others why they cannot be read."""
+def _digests(paths: list[Path]) -> tuple[dict[int, bytes], dict[int, str]]:
+    """Return by position the SHA-256 of each readable file, and why the others are unreadable."""
 
     def digest(path: Path) -> bytes | str:
         if not os.path.lexists(path):
@@ -149,19 +142,19 @@ def _digests(paths: list[Path]) -> list[bytes | str]:
             return error.reason
 
     progress = Progress(logger, "hashing the images", len(paths), "images")
-    digests = []
-    for found in in_threads(digest, paths, 64 * n_cores()):
-        digests.append(found)
+    digests: dict[int, bytes] = {}
+    reasons: dict[int, str] = {}
+    for position, found in enumerate(in_threads(digest, paths, 64 * n_cores())):
+        if isinstance(found, str):
+            reasons[position] = found
+        else:
+            digests[position] = found
         progress.advance()
-    return digests
+    return digests, reasons
 
 
 def _masked(item_id: np.ndarray) -> VectorTable:
-    return VectorTable(
-        item_id=item_id,
-        # A fixed-size list needs at least one column.
-        vectors=np.zeros((len(item_id), 1), dtype=np.float32),
-        present=np.zeros(len(item_id), dtype=bool),
-        identity="none",
-        provenance={"encoder": "none", "counts": {"items": len(item_id), "encoded": 0}},
-    )
+    # A fixed-size list needs at least one column.
+    vectors = np.zeros((len(item_id), 1), dtype=np.float32)
+    provenance = {"encoder": "none", "counts": {"items": len(item_id), "encoded": 0}}
+    return VectorTable(item_id, vectors, np.zeros(len(item_id), bool), "none", provenance)

@@ -1,6 +1,5 @@
 """Recognise an image format by its first bytes, and files whose end is missing."""
 
-from collections.abc import Callable
 from typing import Literal
 
 # Brands of the ISO base media container, which AVIF, HEIC and MP4 share.
@@ -45,7 +44,22 @@ def is_cut_short(content: bytes, name: str) -> bool:
 
     Only used to word the reason: decoders notice a missing end, but often report it otherwise.
     """
-    return name in _ENDS_EARLY and _ENDS_EARLY[name](content)
+    match name:
+        case "JPEG":
+            return b"\xff\xd9" not in content
+        case "PNG":
+            return b"IEND" not in content
+        case "GIF":
+            return not content.endswith(b";")
+        case "WEBP":
+            return int.from_bytes(content[4:8], "little") + 8 > len(content)
+        case "TIFF":
+            # The header gives the position of the directory, which is usually at the end.
+            order: Literal["little", "big"] = "little" if content.startswith(b"I") else "big"
+            return int.from_bytes(content[4:8], order) >= len(content)
+        case "AVIF":
+            return _avif_ends_early(content)
+    return False
 
 
 def _container(content: bytes) -> str:
@@ -54,12 +68,6 @@ def _container(content: bytes) -> str:
     if any(brand in _AVIF_BRANDS for brand in brands):
         return "AVIF"
     return "HEIC" if any(brand in _HEIC_BRANDS for brand in brands) else "MP4"
-
-
-def _tiff_ends_early(content: bytes) -> bool:
-    # The header gives the position of the directory, which is usually at the end.
-    order: Literal["little", "big"] = "little" if content.startswith(b"I") else "big"
-    return int.from_bytes(content[4:8], order) >= len(content)
 
 
 def _avif_ends_early(content: bytes) -> bool:
@@ -71,13 +79,3 @@ def _avif_ends_early(content: bytes) -> bool:
             return False
         at += length
     return at > len(content)
-
-
-_ENDS_EARLY: dict[str, Callable[[bytes], bool]] = {
-    "JPEG": lambda content: b"\xff\xd9" not in content,
-    "PNG": lambda content: b"IEND" not in content,
-    "GIF": lambda content: not content.endswith(b";"),
-    "WEBP": lambda content: int.from_bytes(content[4:8], "little") + 8 > len(content),
-    "TIFF": _tiff_ends_early,
-    "AVIF": _avif_ends_early,
-}

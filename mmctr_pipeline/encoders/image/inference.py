@@ -49,43 +49,40 @@ class ImageEncoder:
         self._device = torch.device(device)
         self._batch_size = config.batch_size or (8 if self._device.type == "cpu" else 128)
 
-    def encode(self, paths: Sequence[Path], digests: Sequence[bytes]) -> Shard:
-        """Return the vectors of the files, and by position why a file has none.
+    def encode(self, files: Sequence[tuple[Path, bytes]]) -> Shard:
+        """Return the vectors of files, and by position why a file has none.
 
-        `digests` are the SHA-256 digests that the files must still have, else `ImageChangedError`
+        Each file comes with the SHA-256 digest that it must still have, else `ImageChangedError`
         is raised. Batches hold the readable files in order, so that they depend only on the shard.
         """
         reasons: dict[int, str] = {}
 
         def readable() -> Iterator[tuple[int, np.ndarray]]:
             ahead = 2 * self._batch_size + n_cores()
-            files = list(zip(paths, digests, strict=True))
             for position, found in enumerate(in_threads(self._read, files, ahead)):
                 if isinstance(found, str):
                     reasons[position] = found
                 else:
                     yield position, found
 
-        good: list[int] = []
-        parts: list[np.ndarray] = []
+        vectors: np.ndarray | None = None
         notes = {}
         pictures = readable()
         with torch.inference_mode():
             while batch := list(itertools.islice(pictures, self._batch_size)):
                 positions, pixels = zip(*batch, strict=True)
-                good += positions
-                parts.append(self._forward(pixels, self._tower))
-                if len(parts) == 1 and self._reference is not None:
-                    # The first image of a shard shows how close bfloat16 comes to float32.
-                    reference = self._forward(pixels[:1], self._reference)
-                    notes = parity_notes(parts[0][:1], reference)
-            if not parts:
+                found = self._forward(pixels, self._tower)
+                if vectors is None:
+                    vectors = np.zeros((len(files), found.shape[1]), np.float32)
+                    if self._reference is not None:
+                        # The first image of a shard shows how close bfloat16 comes to float32.
+                        reference = self._forward(pixels[:1], self._reference)
+                        notes = parity_notes(found[:1], reference)
+                vectors[list(positions)] = found
+            if vectors is None:
                 # A blank picture tells how wide the vectors are.
-                blank = np.zeros((*self._pixels.size, 3), np.uint8)
-                parts.append(self._forward([blank], self._tower)[:0])
-        found = np.concatenate(parts)
-        vectors = np.zeros((len(paths), found.shape[1]), dtype=np.float32)
-        vectors[good] = found
+                blank = self._forward([np.zeros((*self._pixels.size, 3), np.uint8)], self._tower)
+                vectors = np.zeros((len(files), blank.shape[1]), np.float32)
         return Shard(vectors, reasons, notes)
 
     def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:

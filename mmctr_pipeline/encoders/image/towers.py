@@ -1,9 +1,9 @@
 """The image tower of an open_clip model, rebuilt to run fast: same weights, same vectors.
 
-CLIP's ResNets (Radford et al., "Learning Transferable Visual Models From Natural Language
-Supervision", 2021) get their batch normalisation folded into the convolutions, and an attention
-pooling that asks for its one output alone. In bfloat16 their stem stays in float32: it is 6 % of
-the operations, and rounding there is what the layers above amplify.
+In CLIP's ResNets (Radford et al., "Learning Transferable Visual Models From Natural Language
+Supervision", 2021) the batch normalisation is folded into the convolutions, and the attention
+pooling computes only its one output. In bfloat16 their stem stays in float32: it is 6 % of the
+operations, and the layers above amplify its rounding.
 """
 
 import copy
@@ -21,9 +21,9 @@ Tower = Callable[[torch.Tensor], torch.Tensor]
 
 
 def fast_tower(visual: nn.Module, dtype: torch.dtype) -> Tower:
-    """Return the tower as a function in `dtype`; `visual` (float32) is left as it is."""
+    """Return the tower as a function in `dtype`; `visual` (float32) is not changed."""
     if isinstance(visual, ModifiedResNet):
-        return _FoldedResNet(visual, dtype)
+        return _folded_resnet(visual, dtype)
     tower = visual if dtype == torch.float32 else copy.deepcopy(visual).to(dtype)
     return lambda pixels_BCHW: _vectors(tower(pixels_BCHW.to(dtype)))
 
@@ -33,20 +33,13 @@ def plain_tower(visual: nn.Module) -> Tower:
     return lambda pixels_BCHW: _vectors(visual(pixels_BCHW))
 
 
-class _FoldedResNet:
-    def __init__(self, visual: ModifiedResNet, dtype: torch.dtype) -> None:
-        folded: Any = copy.deepcopy(visual).eval()
-        _fold(folded)
-        folded.to(memory_format=torch.channels_last)
-        self._stem = folded.stem
-        self._layers = nn.Sequential(folded.layer1, folded.layer2, folded.layer3, folded.layer4)
-        self._layers.to(dtype)
-        self._pool = folded.attnpool.to(dtype)
-        self._dtype = dtype
-
-    def __call__(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        grid_BCHW = self._layers(self._stem(pixels_BCHW).to(self._dtype))
-        return _pooled(self._pool, grid_BCHW).float()
+def _folded_resnet(visual: ModifiedResNet, dtype: torch.dtype) -> Tower:
+    folded: Any = copy.deepcopy(visual).eval()
+    _fold(folded)
+    folded.to(memory_format=torch.channels_last)
+    layers = nn.Sequential(folded.layer1, folded.layer2, folded.layer3, folded.layer4).to(dtype)
+    pool = folded.attnpool.to(dtype)
+    return lambda pixels_BCHW: _pooled(pool, layers(folded.stem(pixels_BCHW).to(dtype))).float()
 
 
 def _fold(module: nn.Module) -> None:
@@ -64,10 +57,10 @@ def _fold(module: nn.Module) -> None:
 
 
 def _pooled(pool: AttentionPool2d, grid_BCHW: torch.Tensor) -> torch.Tensor:
-    """Return what `AttentionPool2d` does, `(B, D)`, without its other outputs.
+    """Return the output of `AttentionPool2d`, `(B, D)`.
 
-    The query is the mean of the grid alone; open_clip computes an output for each place of the
-    grid, and keeps the first.
+    Only the mean of the grid is a query here; open_clip computes an output for each position of
+    the grid too, and keeps the first.
     """
     x_TBC = grid_BCHW.flatten(2).permute(2, 0, 1)
     x_TBC = torch.cat([x_TBC.mean(dim=0, keepdim=True), x_TBC])
@@ -83,6 +76,6 @@ def _pooled(pool: AttentionPool2d, grid_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _vectors(output: Any) -> torch.Tensor:
-    # Towers made for captioning return their tokens as well.
+    # Towers for captioning also return their tokens.
     vectors = output[0] if isinstance(output, tuple) else output
     return vectors.float()

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +30,8 @@ from mmctr_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-# A nightly run adds a handful of vectors. Shards below the second size are merged until they reach
-# the first.
+# A nightly run adds a handful of vectors. Shards below the second size are merged to about the
+# first.
 _MERGED_ROWS = 4096
 _SMALL_ROWS = 1024
 
@@ -178,32 +177,23 @@ _Pack = list[tuple[StoredShard, np.ndarray]]
 def _rewrite(folder: Path, shards: list[StoredShard], masks: list[np.ndarray]) -> None:
     """Rewrite the shards that lose rows, merged with the small ones."""
     stale, written = set(), set()
-    groups: dict[tuple[str, int], _Pack] = collections.defaultdict(list)
+    packs: dict[tuple[str, int, int], _Pack] = collections.defaultdict(list)
+    n_rows: dict[tuple[str, int], int] = collections.defaultdict(int)
     for shard, mask in zip(shards, masks, strict=True):
+        kind = shard.reader, shard.width
         if not mask.any():
             stale.add(shard.path)
         elif not mask.all() or len(mask) < _SMALL_ROWS:
-            groups[shard.reader, shard.width].append((shard, mask))
-    for group in groups.values():
-        if len(group) > 1 or not group[0][1].all():
-            written |= {_write_pack(folder, pack) for pack in _packs(group)}
-            stale |= {shard.path for shard, _ in group}
+            packs[*kind, n_rows[kind] // _MERGED_ROWS].append((shard, mask))
+            n_rows[kind] += int(mask.sum())
+    for pack in packs.values():
+        if len(pack) > 1 or not pack[0][1].all():
+            written.add(_write_pack(folder, pack))
+            stale |= {shard.path for shard, _ in pack}
     # From the last name to the first: if this is interrupted, a lookup of a content in several
     # files still takes the same one.
     for path in sorted(stale - written, reverse=True):
         path.unlink()
-
-
-def _packs(group: _Pack) -> Iterator[_Pack]:
-    """Split shards into packs that reach the size of a merged shard; the last may be smaller."""
-    pack: _Pack = []
-    for shard, mask in group:
-        pack.append((shard, mask))
-        if sum(kept.sum() for _, kept in pack) >= _MERGED_ROWS:
-            yield pack
-            pack = []
-    if pack:
-        yield pack
 
 
 def _write_pack(folder: Path, pack: _Pack) -> Path | None:

@@ -144,10 +144,8 @@ class _Run:
         for shard in deferred:
             self._settle(shard, progress, wait=True)
         if n_encoded := self.lookup.n_encoded:
-            rate = n_encoded / max(progress.seconds, 1e-9)
-            logger.info(
-                f"encoded {n_encoded:,} {unit} in {progress.seconds:.1f} s, {rate:,.0f} {unit}/s"
-            )
+            speed = f"{progress.seconds:.1f} s, {progress.per_second:,.0f} {unit}/s"
+            logger.info(f"encoded {n_encoded:,} {unit} in {speed}")
 
     def _settle(self, rows: np.ndarray, progress: Progress, *, wait: bool) -> bool:
         """Take or encode one planned shard.
@@ -169,23 +167,16 @@ class _Run:
         """Encode a shard, validate what the encoder returns, store it, and take it."""
         shard = self.encode(self.lookup.first[rows])
         vectors = np.array(shard.vectors, dtype=np.float32)
-        if vectors.ndim != 2 or len(vectors) != len(rows):
-            raise ValueError(
-                f"the encoder {self.identity} got {len(rows)} contents and returned vectors of "
-                f"shape {vectors.shape}"
-            )
-        unknown = sorted(shard.reasons.keys() - range(len(rows)))
-        if unknown:
-            raise ValueError(
-                f"the encoder {self.identity} gave a reason for row {unknown[0]} of a shard of "
-                f"{len(rows)}"
-            )
+        encoder, n_rows = f"the encoder {self.identity}", len(rows)
+        if vectors.ndim != 2 or len(vectors) != n_rows:
+            raise ValueError(f"{encoder} returned shape {vectors.shape} for {n_rows} contents")
+        if unknown := sorted(shard.reasons.keys() - range(n_rows)):
+            raise ValueError(f"{encoder} gave a reason for row {unknown[0]} of {n_rows} contents")
         vectors[list(shard.reasons)] = 0
-        n_wrong = int(np.sum(~np.isfinite(vectors).all(axis=1)))
-        if n_wrong:
+        if n_wrong := int(np.sum(~np.isfinite(vectors).all(axis=1))):
             raise ValueError(
-                f"{n_wrong} of {len(rows)} vectors of the encoder {self.identity} have values "
-                "that are not finite. Fix: check its weights and number format"
+                f"{encoder} returned {n_wrong} of {n_rows} vectors with values that are not "
+                "finite. Fix: check its weights and number format"
             )
         self.lookup.require_width(vectors.shape[1], "the encoder")
         table = shard_table(self.lookup.distinct[rows], vectors, shard.reasons)

@@ -77,12 +77,12 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
 def template_fields(template: str) -> set[str]:
     """Return the fields that a template names; raises `TemplateError` for unknown ones or none."""
     try:
-        braces = [part for part in string.Formatter().parse(template) if part[1] is not None]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise TemplateError(f"the template {template!r} cannot be parsed: {error}") from error
-    fields = {field for _, field, _, _ in braces if field is not None}
+    fields = {field for _, field, _, _ in parts if field is not None}
     # A format or a conversion, as in {title:d}, could fail for some titles only.
-    has_more = any(form or conversion for _, _, form, conversion in braces)
+    has_more = any(form or conversion for _, _, form, conversion in parts)
     if not fields or not fields <= set(FIELDS) or has_more:
         raise TemplateError(
             f"the template {template!r} must name one or both of {{title}} and {{tags}}, "
@@ -128,14 +128,9 @@ def _titles(column: pa.Array) -> tuple[list[str], int]:
 
     Parquet does not check that text is UTF-8.
     """
-    titles, n_repaired = [], 0
-    for raw in column.cast(pa.large_binary()).to_pylist():
-        try:
-            titles.append((raw or b"").decode())
-        except UnicodeDecodeError:
-            titles.append(raw.decode(errors="replace"))
-            n_repaired += 1
-    return titles, n_repaired
+    raw = [each or b"" for each in column.cast(pa.large_binary()).to_pylist()]
+    titles = [each.decode(errors="replace") for each in raw]
+    return titles, sum(a.encode() != b for a, b in zip(titles, raw, strict=True))
 
 
 def _named(tags: Ragged, names: Mapping[int, str]) -> tuple[list[str], int]:
