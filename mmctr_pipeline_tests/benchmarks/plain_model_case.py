@@ -1,4 +1,4 @@
-"""Ours and its plain padded form with the same weights, and logits of both on the same rows."""
+"""One of our models and its plain padded form with the same weights, and both forms' batches."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,7 +30,7 @@ FEATURES = FeatureConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Ours and the plain form, with the same rows in both their batches."""
+    """Our model and the plain form, with the same rows in both batches."""
 
     ours: CtrModel
     plain: torch.nn.Module
@@ -39,8 +39,8 @@ class Pair:
     length_N: np.ndarray
 
 
-def world() -> tuple[CtrDataset, ItemVectors]:
-    """Return a world with items that train does not hold, tags, and empty and long histories."""
+def sample_dataset() -> tuple[CtrDataset, ItemVectors]:
+    """Return a dataset with items that train lacks, tags, and empty and long histories."""
     dataset, vectors = small_sample(n_train=12, n_valid=N_ROWS)
     generator = np.random.default_rng(1)
     tags = [generator.integers(1, 9, n).tolist() for n in generator.integers(0, 4, 60)]
@@ -49,8 +49,8 @@ def world() -> tuple[CtrDataset, ItemVectors]:
 
 
 def pair_of(comparison: Comparison, config: FeatureModelSettings) -> Pair:
-    """Return both forms, no weight or statistic of them where it starts, in evaluation mode."""
-    dataset, vectors = world()
+    """Return both forms in evaluation mode, with no weight or statistic at its initial value."""
+    dataset, vectors = sample_dataset()
     items = item_features(dataset.items, vectors, config)
     torch.manual_seed(1)
     ours = build_model(config, feature_spec(dataset, vectors, config))  # type: ignore[arg-type]
@@ -81,9 +81,9 @@ def pair_of(comparison: Comparison, config: FeatureModelSettings) -> Pair:
 
 
 def assert_same_model(pair: Pair) -> None:
-    """Assert equal logits in evaluation mode, and equal gradients in training mode and float64.
+    """Assert equal logits in evaluation mode, and equal gradients in training mode in float64.
 
-    The latter takes settings without dropout.
+    The gradients need settings without dropout.
     """
     assert not pair.length_N.all()
     assert pair.length_N.max() == WIDTH
@@ -93,7 +93,7 @@ def assert_same_model(pair: Pair) -> None:
     with torch.no_grad():
         ours_B, plain_B = pair.ours(pair.batch), pair.plain(pair.rows)
     assert ours_B.std() > 0.1
-    # Up to float32 rounding of sums of numbers of the logits' size.
+    # Up to float32 rounding of sums as large as the logits.
     scale = max(float(ours_B.abs().max()), 1)
     torch.testing.assert_close(plain_B, ours_B, atol=1e-5 * scale, rtol=0)
     n_ours, n_plain = (
@@ -115,7 +115,7 @@ def assert_same_model(pair: Pair) -> None:
 
 
 def dropout_rates(module: torch.nn.Module) -> list[float]:
-    """Return the rates of all layers of dropout that drop anything, in order."""
+    """Return the rates of all dropout layers that drop anything, in order."""
     return [m.p for m in module.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
 
 

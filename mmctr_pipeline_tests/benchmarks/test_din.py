@@ -1,6 +1,7 @@
-"""The DIN that the benchmark compares with is the same model as ours, and the benchmark runs."""
+"""The benchmark's plain DIN is the same model as ours, and the benchmark runs."""
 
 import dataclasses
+import functools
 import json
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from mmctr_pipeline_tests.benchmarks.plain_model_case import (
     counted,
     dropout_rates,
     pair_of,
-    world,
+    sample_dataset,
 )
 
 pytestmark = pytest.mark.bench
@@ -43,28 +44,28 @@ def fuxictr() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
 
 
-def test_the_plain_form_gives_our_logits_and_gradients_with_our_weights() -> None:
+def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     assert_same_model(pair_of(DIN, SMALL))
 
 
-def test_it_drops_where_ours_does() -> None:
+def test_it_has_dropout_where_ours_has() -> None:
     config = dataclasses.replace(SMALL, attention_dropout=0.1, dropout=0.25)
     plain = pair_of(DIN, config).plain
     assert dropout_rates(plain.get_submodule("attention")) == [0.1, 0.1]
     assert dropout_rates(plain.get_submodule("tower")) == [0.25, 0.25]
 
 
-def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
+def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
     pair = pair_of(DIN, SMALL)
     item_dim = 8 + 8 + 12
-    of_position = 2 * item_dim * 16 + 16 * 8 + 8 + item_dim
+    per_position = 2 * item_dim * 16 + 16 * 8 + 8 + item_dim
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
-    of_row = item_dim * 16 + tower
-    expected = 6 * (of_row + pair.length_N.mean() * of_position)
+    per_row = item_dim * 16 + tower
+    expected = 6 * (per_row + pair.length_N.mean() * per_position)
     assert DIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
 
 
-def test_the_plain_forms_operations_are_counted_with_padding_and_change_no_weight() -> None:
+def test_counting_the_plain_forms_operations_includes_padding_and_changes_no_weight() -> None:
     pair = pair_of(DIN, SMALL)
     training = PaddedTraining(pair.plain, settings(DIN)[1], CPU)
     before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
@@ -73,22 +74,22 @@ def test_the_plain_forms_operations_are_counted_with_padding_and_change_no_weigh
     item_dim = 8 + 8 + 12
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
     attention = 4 * item_dim * 16 + 16 * 8 + 8
-    # Of the vectors' matrix, 12 by 12, at every place: forward and the weights' gradient.
+    # The vectors' matrix, 12 by 12, at every place needs the forward pass and its gradient.
     assert found == 6 * (tower + WIDTH * attention) + 4 * (WIDTH + 1) * 12**2
     assert all(map(torch.equal, before, pair.plain.parameters()))
 
 
-def test_steps_train_every_parameter_and_go_on_after_an_epoch() -> None:
-    pair, (dataset, _) = pair_of(DIN, SMALL), world()
+def test_steps_train_every_parameter_and_continue_after_an_epoch() -> None:
+    pair, (dataset, _) = pair_of(DIN, SMALL), sample_dataset()
     config = dataclasses.replace(settings(DIN)[1], learning_rate=1e-3)
     training = PaddedTraining(pair.plain, config, CPU)
-    # Tables and network each have their own share of L2.
+    # Tables and network each have their own L2.
     decays = [group["weight_decay"] for group in training.optimizer.param_groups]
     assert decays == [0.0, 1e-6]
     before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
     rows = PaddedRows(dataset.valid, dataset.histories, WIDTH)
     steps = training.steps(padded_batches(rows, 128, CPU))
-    # Of 300 rows each epoch has two full batches.
+    # 300 rows give two full batches per epoch.
     assert [next(steps) for _ in range(5)] == [128] * 5
     assert not any(map(torch.equal, before, pair.plain.parameters()))
     with pytest.raises(ValueError, match="trained with Adam"):
@@ -117,7 +118,8 @@ def test_the_benchmark_ends_with_rates_ratios_and_shares(
 
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     monkeypatch.setattr(model_speed, "alternate", in_this_process)
-    # Measuring takes longer than all the rest.
+    monkeypatch.setattr(model_speed, "read_sample", functools.cache(model_speed.read_sample))
+    # Measuring would take longer than the rest of the test.
     monkeypatch.setattr(model_speed, "product_rate", lambda precision, device: 1e14)
     small = ["--rows=200", "--batch-size=64", "--seconds=0.1", "--device=cpu"]
     monkeypatch.setattr(sys, "argv", ["din", f"--data={small_sample}", *small])

@@ -1,4 +1,4 @@
-"""In float32 our engine and `torch.optim.Adam` on FuxiCTR's layers train the same DIN."""
+"""In float32 our engine and `torch.optim.Adam` with FuxiCTR's layers train the same DIN."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -22,5 +22,5 @@ def test_both_sides_give_the_same_scores_after_three_epochs(tmp_path: Path) -> N
         side(Namespace(side=name, data=tmp_path, seeds=1, full=False, device="cpu"))
     theirs, mine = (np.load(tmp_path / f"{name}_0.npy") for name in ("fuxictr", "ours_float32"))
     assert theirs.std() > 0.05
-    # Float32 rounding, of which twelve steps of Adam make some 1e-4.
+    # Float32 rounding, which twelve steps of Adam amplify to about 1e-4.
     np.testing.assert_allclose(mine, theirs, atol=1e-3, rtol=0)

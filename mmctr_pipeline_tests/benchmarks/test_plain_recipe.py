@@ -1,4 +1,4 @@
-"""The plain form of recipe A is the same model as ours, on the same rows, and learns."""
+"""The plain form of recipe A is the same model as ours on the same rows, and learns."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.plain_recipe
 from benchmarks.plain_recipe import (
     PlainRecipe,
     PlainRows,
@@ -35,7 +36,7 @@ def plain_recipe(dataset: CtrDataset, vectors: ItemVectors) -> PlainRecipe:
     return PlainRecipe(spec.n_users, spec.n_items, item_vectors)
 
 
-def test_histories_are_padded_on_the_left_and_the_newest_hundred_are_kept() -> None:
+def test_histories_are_left_padded_and_keep_the_newest_hundred_items() -> None:
     table = padded(Ragged.from_lists([[5, 6], [], range(1, 104)]))
     assert table.dtype == np.int64
     assert table[0].tolist() == [0] * 98 + [5, 6]
@@ -43,7 +44,7 @@ def test_histories_are_padded_on_the_left_and_the_newest_hundred_are_kept() -> N
     assert table[2].tolist() == list(range(4, 104))
 
 
-def test_it_gives_our_logits_with_our_weights() -> None:
+def test_it_has_our_logits_with_our_weights() -> None:
     dataset, vectors = small_sample()
     items = item_features(dataset.items, vectors, ImprovedMmctrConfig())
     torch.manual_seed(1)
@@ -63,8 +64,10 @@ def test_it_gives_our_logits_with_our_weights() -> None:
     valid = dataset.valid
     probabilities_N = score(ours, BatchSource(valid, dataset.histories, items, CPU))
     rows = PlainRows(valid, dataset.histories)
-    plain_N = plain_scores(plain, loader(rows, False, CPU), CPU)
-    # Compared as logits: the ends of the sigmoid would hide differences.
+    batches = loader(rows, False, CPU)
+    assert batches.batch_size == 2048
+    plain_N = plain_scores(plain, batches, CPU)
+    # As logits, since the ends of the sigmoid would hide differences.
     logits_N, plain_logits_N = (
         torch.logit(torch.from_numpy(p)) for p in (probabilities_N, plain_N)
     )
@@ -74,26 +77,29 @@ def test_it_gives_our_logits_with_our_weights() -> None:
     assert n_plain == n_ours
 
 
-def test_it_has_recipe_as_parameters_at_full_size() -> None:
+def test_it_has_the_recipes_parameter_count_at_full_size() -> None:
     with torch.device("meta"):
         model = PlainRecipe(1_000_001, 91_718, torch.empty(91_718, 128))
     assert sum(p.numel() for p in model.parameters()) == 70_802_562
 
 
-def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better() -> None:
-    dataset, vectors = small_sample(n_train=2100, n_valid=20)
+def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(benchmarks.plain_recipe, "BATCH_SIZE", 512)
+    dataset, vectors = small_sample(n_train=600, n_valid=20)
     torch.manual_seed(2)
     model = plain_recipe(dataset, vectors)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     rows = PlainRows(dataset.train, dataset.histories)
-    in_order = loader(rows, False, CPU)
+    in_order = [rows[:]]  # one batch, without the workers of a loader
     untrained = auc(rows.label, plain_scores(model, in_order, CPU))
 
     training = PlainTraining(model, CPU)
     sizes = [list(training.epoch(loader(rows, True, CPU))) for _ in range(3)]
-    assert sizes == [[2048, 52]] * 3
+    assert sizes == [[512, 88]] * 3
     rates = [group["lr"] for group in training.optimizer.param_groups]
-    # After three of the first cycle's five epochs: (1 + cos(3 pi / 5)) / 2 of the way is left.
+    # After three of the first cycle's five epochs (1 + cos(3 pi / 5)) / 2 of the rate remains.
     assert rates == pytest.approx(
         [1e-6 + 0.345492 * (rate - 1e-6) for rate in (2e-3, 5e-4)], rel=1e-5
     )

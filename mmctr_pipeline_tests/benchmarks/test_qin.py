@@ -1,4 +1,4 @@
-"""The QIN that the benchmark compares with is the same model as ours."""
+"""The benchmark's plain QIN is the same model as ours."""
 
 import dataclasses
 
@@ -19,30 +19,31 @@ pytestmark = pytest.mark.bench
 SMALL = QinConfig(features=FEATURES, n_layers=2, n_rows=3, dropout=0.0)
 
 
-def test_the_plain_form_gives_our_logits_and_gradients_with_our_weights() -> None:
+@pytest.fixture(autouse=True)
+def fuxictr() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
+
+
+def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     assert_same_model(pair_of(QIN, SMALL))
 
 
-def test_it_drops_where_ours_does() -> None:
-    pytest.importorskip("fuxictr", reason="needs the bench extra")
+def test_it_has_dropout_where_ours_has() -> None:
     plain = pair_of(QIN, dataclasses.replace(SMALL, dropout=0.25)).plain
     # One after each of the two quadratic layers.
     assert dropout_rates(plain) == [0.25, 0.25]
 
 
-def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
-    pytest.importorskip("fuxictr", reason="needs the bench extra")
+def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
     pair = pair_of(QIN, SMALL)
     item_dim = 8 + 8 + 12
     dim = 2 * 4 + 2 * item_dim
-    of_row = 4 * item_dim * 2 * item_dim + 2 * dim**2 + dim
-    expected = 6 * (of_row + pair.length_N.mean() * 2 * item_dim)
+    per_row = 4 * item_dim * 2 * item_dim + 2 * dim**2 + dim
+    expected = 6 * (per_row + pair.length_N.mean() * 2 * item_dim)
     assert QIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
 
 
-def test_settings_are_the_presets_and_what_the_plain_form_lacks_is_refused() -> None:
-    pytest.importorskip("fuxictr", reason="needs the bench extra")
+def test_settings_are_the_presets_and_row_dropout_is_refused() -> None:
     config, training = settings(QIN)
     assert isinstance(config, QinConfig)
     assert (config.row_dropout, config.features.max_history) == (0.0, 64)

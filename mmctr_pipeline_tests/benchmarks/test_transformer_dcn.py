@@ -1,4 +1,4 @@
-"""The Transformer_DCN that the benchmark compares with is the same model as ours."""
+"""The benchmark's plain Transformer_DCN is the same model as ours."""
 
 import dataclasses
 
@@ -31,16 +31,16 @@ SMALL = TransformerDcnConfig(
 )
 
 
-def test_the_plain_form_gives_our_logits_and_gradients_with_our_weights() -> None:
+def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     assert_same_model(pair_of(TRANSFORMER_DCN, SMALL))
 
 
-def test_it_drops_where_ours_does() -> None:
+def test_it_has_dropout_where_ours_has() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     config = dataclasses.replace(SMALL, transformer_dropout=0.5, dropout=0.25)
     plain = pair_of(TRANSFORMER_DCN, config).plain
-    # In each layer: attended, hidden units and their output, and the weights of the attention.
+    # In each layer: attention, hidden units, feed-forward output; and the attention weights.
     assert dropout_rates(plain.get_submodule("encoder")) == [0.5] * 6
     attentions = [m for m in plain.modules() if isinstance(m, torch.nn.MultiheadAttention)]
     assert [attention.dropout for attention in attentions] == [0.5, 0.5]
@@ -48,7 +48,7 @@ def test_it_drops_where_ours_does() -> None:
     assert dropout_rates(plain.get_submodule("head")) == []
 
 
-def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
+def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     ours = pair_of(TRANSFORMER_DCN, SMALL).ours
     item_dim = 8 + 8 + 12
@@ -57,17 +57,17 @@ def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
     expected = []
     for length in (0, 2, 5):
         width = always + min(length, 3) * pair_dim
-        of_position = 2 * (4 * pair_dim**2 + 2 * pair_dim * 8 + 2 * pair_dim * length)
+        per_position = 2 * (4 * pair_dim**2 + 2 * pair_dim * 8 + 2 * pair_dim * length)
         cross, deep = 2 * width**2, width * 16 + 16 * 8
         head = (8 + width) * 8 + 8 * 4 + 4
-        expected.append(6 * (length * of_position + pair_dim**2 + cross + deep + head))
+        expected.append(6 * (length * per_position + pair_dim**2 + cross + deep + head))
         found = TRANSFORMER_DCN.operations_per_row(ours, np.array([length]))
         assert found == pytest.approx(expected[-1])
     found = TRANSFORMER_DCN.operations_per_row(ours, np.array([0, 2, 5]))
     assert found == pytest.approx(np.mean(expected))
 
 
-def test_settings_are_the_presets_but_for_batches_and_histories() -> None:
+def test_settings_are_the_presets_except_batches_and_histories() -> None:
     config, training = settings(TRANSFORMER_DCN, TRANSFORMER_DCN.batch_size)
     assert isinstance(config, TransformerDcnConfig)
     assert (config.kept_positions, config.features.max_history) == (16, 64)

@@ -27,7 +27,7 @@ EVERYTHING = dataclasses.replace(
     **{
         field.name: True
         for field in dataclasses.fields(NOTHING)
-        # Which layer vectors pass is no feature.
+        # The choice of the vectors' layer is not a feature.
         if getattr(NOTHING, field.name) is False and field.name != "vector_projection"
     },
 )
@@ -35,7 +35,7 @@ UNKNOWN_ITEM, UNKNOWN_USER = SPEC.n_items, SPEC.n_users
 
 
 def fitted(config: FeatureConfig, items: ItemFeatures) -> FeatureEmbedding:
-    """Return features in evaluation mode, no row of any table zero but padding."""
+    """Return features in evaluation mode, with no table row at zero except padding."""
     features = FeatureEmbedding(config, SPEC)
     features.fit(items, *random_train_rows())
     with torch.no_grad():
@@ -46,12 +46,12 @@ def fitted(config: FeatureConfig, items: ItemFeatures) -> FeatureEmbedding:
 
 def batch_of(items: ItemFeatures, targets: list[int], histories: list[list[int]]) -> Batch:
     lengths = torch.tensor([len(history) for history in histories])
-    like_B = torch.ones(len(targets), dtype=torch.int64)
+    ones_B = torch.ones(len(targets), dtype=torch.int64)
     return Batch(
-        user_id_B=like_B,
+        user_id_B=ones_B,
         item_id_B=torch.tensor(targets),
-        likes_level_B=like_B,
-        views_level_B=like_B,
+        likes_level_B=ones_B,
+        views_level_B=ones_B,
         history_T=torch.tensor(list(itertools.chain(*histories)), dtype=torch.int64),
         history_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]),
         items=items,
@@ -59,7 +59,7 @@ def batch_of(items: ItemFeatures, targets: list[int], histories: list[list[int]]
 
 
 def both(found: Features) -> torch.Tensor:
-    """Return the features of targets and history one after the other."""
+    """Return the features of the targets, followed by those of the histories."""
     return torch.cat([found.item_BD, found.history_TD])
 
 
@@ -68,7 +68,7 @@ def ids_of(batch: Batch) -> list[int]:
 
 
 def standardised(items: ItemFeatures, kind: str, item: int) -> torch.Tensor:
-    """Return an item's vector less the mean, by the deviation, over the items that have one."""
+    """Return an item's vector, standardised over the items that have one."""
     vectors_ID, present_I = items.vectors_of(kind)
     if not present_I[item]:
         return torch.zeros(vectors_ID.shape[1])

@@ -1,4 +1,4 @@
-"""A model in float64, a batch for it, and the plainest padded form of what the model sees."""
+"""A model in float64, a batch for it, and the plainest padded form of the model's input."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ SPARE = 5
 
 
 def exact_model(config: ModelConfig) -> CtrModel:
-    """Return the model in float64, all its weights and statistics away from where they start."""
+    """Return the model in float64, with no weight or statistic at its initial value."""
     torch.manual_seed(0)
     model = build_model(config, SPEC)
     model.fit_statistics(random_items(), *random_train_rows())
@@ -58,7 +58,7 @@ def padded_features(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Ten
 
 
 def batch_norm(layer: torch.nn.BatchNorm1d, x_BD: torch.Tensor) -> torch.Tensor:
-    """BatchNorm by hand, by the batch's statistics in training and the running ones after it."""
+    """BatchNorm by hand, with the batch's statistics in training and else the running ones."""
     mean_D, variance_D = x_BD.mean(0), x_BD.var(0, correction=0)
     if not layer.training:
         mean_D, variance_D = layer.running_mean, layer.running_var
@@ -68,7 +68,7 @@ def batch_norm(layer: torch.nn.BatchNorm1d, x_BD: torch.Tensor) -> torch.Tensor:
 def assert_same_logits_and_gradients(
     model: CtrModel, ours_B: torch.Tensor, theirs_B: torch.Tensor
 ) -> None:
-    """Assert that two ways to the logits agree, and on the gradient of every parameter."""
+    """Assert that two computations agree on the logits and on every parameter's gradient."""
     torch.testing.assert_close(ours_B, theirs_B, atol=1e-9, rtol=1e-9)
     assert ours_B.std() > 0.01
     parameters = dict(model.named_parameters())

@@ -25,7 +25,7 @@ def plain_item_features(
 ) -> torch.Tensor:
     """Return `(N, D)` for item ids in evaluation mode, after a fit to `random_train_rows`.
 
-    What vectors are standardised by is taken as it was fitted.
+    The statistics of the vectors are the fitted ones.
     """
     known, _ = known_ids()
     rows = []
@@ -84,7 +84,7 @@ def plain_din_logits(
     activation: str = "relu",
     softmax: bool = False,
 ) -> torch.Tensor:
-    """Return the logits `(B,)` of DIN in evaluation mode, with dropout left out."""
+    """Return the logits `(B,)` of DIN in evaluation mode, without dropout."""
     attention, context_BC = model.attention, plain_context(model.features, batch)
     scorer = [*zip([attention.first, *attention.further], attention.activations, strict=True)]
     logits = []

@@ -19,7 +19,7 @@ N_SIMILARITIES = 7
 def plain_logits(model: SimilarityAttention, batch: Batch, n_heads: int) -> torch.Tensor:
     """Return the logits `(B,) float64` in evaluation mode, after a fit to `random_train_rows`.
 
-    `n_heads` are those of the cross-attention. What the features are is taken from the model.
+    `n_heads` is that of the cross-attention. The features come from the model itself.
     """
     found = model.features(batch)
     lengths = batch.history_offsets.diff().tolist()
@@ -39,14 +39,14 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int) -> torch.Tensor:
-    """Return the seven similarities of a row's target and an item, with one's own user left out."""
+    """Return the seven similarities of a row's target and an item, without the row's own user."""
     items, target = batch.items, int(batch.item_id_B[row])
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
     found = [_cosine(each[target], each[item]) for each in vectors.values()]
 
-    of_users = items_by_user(*random_train_rows())
-    of_users.pop(int(batch.user_id_B[row]), None)
-    sets = [{u for u, of_user in of_users.items() if each in of_user} for each in (target, item)]
+    by_user = items_by_user(*random_train_rows())
+    by_user.pop(int(batch.user_id_B[row]), None)
+    sets = [{u for u, theirs in by_user.items() if each in theirs} for each in (target, item)]
     shared = len(sets[0] & sets[1]) if target != item else 0
     sizes = max(len(sets[0]), 1) * max(len(sets[1]), 1)
     found += [torch.tensor(shared / math.sqrt(sizes)), torch.tensor(math.log1p(shared))]
@@ -115,7 +115,7 @@ def _logit(
 def _answer(
     encoder: TargetQueryEncoder, target_D: torch.Tensor, history_LD: torch.Tensor, n_heads: int
 ) -> torch.Tensor:
-    """Return what the target has become once each layer has asked the history `(L, D)`."""
+    """Return the target after each layer has queried the history `(L, D)`."""
     answer_D = target_D
     for layer in encoder.layers:
         attention = layer.attention

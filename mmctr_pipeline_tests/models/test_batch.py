@@ -56,9 +56,7 @@ def tensors(of: Batch) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("n_parts", "sizes"), [(1, [7]), (2, [3, 4]), (3, [2, 2, 3]), (7, [1] * 7)]
 )
-def test_parts_hold_all_rows_in_order_and_nothing_else(
-    n_parts: int, sizes: list[int], labels: bool
-) -> None:
+def test_parts_hold_exactly_the_rows_in_order(n_parts: int, sizes: list[int], labels: bool) -> None:
     whole = batch(labels=labels)
     parts = whole.split(n_parts)
     assert [len(part) for part in parts] == sizes
@@ -75,7 +73,7 @@ def test_the_shape_counts_spare_positions() -> None:
     assert len(batch()) == 7
 
 
-def test_a_clone_has_memory_of_its_own_but_the_same_items() -> None:
+def test_a_clone_has_its_own_memory_and_shares_the_items() -> None:
     original = batch()
     clone = original.clone()
     assert clone.items is original.items

@@ -19,7 +19,7 @@ from mmctr_pipeline_tests.models.zoo import (
 
 
 def random_din(config: DinConfig, batch: Batch) -> Din:
-    """Return a fitted DIN in float64 and evaluation mode, no weight or statistic at its start."""
+    """Return a fitted DIN in float64 and evaluation mode, with random weights and statistics."""
     model = Din(config, SPEC)
     model.fit_statistics(batch.items, *random_train_rows())
     model.double().eval()
@@ -61,11 +61,11 @@ def test_din_equals_its_plain_form(activation: str, softmax: bool) -> None:
     assert (model(moved) - plain_B).abs().max() > 0.1
 
 
-def test_tables_and_matrices_of_vectors_are_a_parameter_group_of_their_own() -> None:
+def test_tables_and_vector_matrices_form_their_own_parameter_group() -> None:
     features = dataclasses.replace(FEATURES, vector_projection=True)
     model = Din(DinConfig(features=features, hidden_dims=(8,)), SPEC)
     groups = model.parameter_groups()
     assert set(groups) == {"main", "embedding"}
-    of_features = model.features.parameters()
-    assert {id(p) for p in groups["embedding"]} == {id(p) for p in of_features}
+    features = model.features.parameters()
+    assert {id(p) for p in groups["embedding"]} == {id(p) for p in features}
     assert sum(map(len, groups.values())) == len(list(model.parameters()))

@@ -1,4 +1,4 @@
-"""DIN with semantic ids: which codes items get, what becomes of them, and the model as a whole."""
+"""DIN with semantic ids: the items' codes, their embeddings, and the whole model."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def mean_of(semantic_ids: SemanticIds, codes: list[int]) -> torch.Tensor:
     return sum(semantic_ids.table.weight[code] for code in real) / len(real)
 
 
-def test_each_level_of_each_kind_has_rows_of_its_own_and_zero_is_no_vector() -> None:
+def test_each_level_of_each_kind_has_its_own_rows_and_zero_means_no_vector() -> None:
     items = some_items()
     codes_IC = fitted(items).codes_IC
     assert codes_IC.shape == (SPEC.n_items, 3 * 2)
@@ -80,7 +80,7 @@ def test_an_item_is_the_mean_of_the_embeddings_of_its_codes() -> None:
     assert not found_ND[1].any()
 
 
-def test_items_that_came_after_training_get_the_codes_of_their_vectors() -> None:
+def test_items_newer_than_training_get_the_codes_of_their_vectors() -> None:
     items = some_items()
     semantic_ids = fitted(items)
     twin, unlike = 5, SPEC.n_items + 1
@@ -102,7 +102,7 @@ def test_items_that_came_after_training_get_the_codes_of_their_vectors() -> None
         assert torch.equal(semantic_ids(ids, renewed), found_ND)
 
 
-def test_codes_follow_from_their_own_seed_alone() -> None:
+def test_codes_depend_only_on_their_own_seed() -> None:
     items = some_items()
     first = fitted(items).codes_IC
     torch.manual_seed(99)
@@ -111,7 +111,7 @@ def test_codes_follow_from_their_own_seed_alone() -> None:
     assert not torch.equal(other, first)
 
 
-def test_vectors_that_no_item_has_get_no_codes() -> None:
+def test_kinds_of_vectors_that_no_item_has_get_no_codes() -> None:
     spec = dataclasses.replace(SPEC, text_dim=0)
     assert SemanticIds(CONFIG, spec).codes_IC.shape == (SPEC.n_items, 2 * 2)
     config = dataclasses.replace(CONFIG, fused_codes=False, image_codes=False)
@@ -150,8 +150,8 @@ def test_the_model_equals_its_plain_form() -> None:
             rows = [semantic_ids.table.weight[code] for code in codes_IC[item].tolist() if code]
             none = torch.zeros(semantic_ids.table.embedding_dim, dtype=torch.float64)
             semantic.append(sum(rows) / len(rows) if rows else none)
-        of_features = plain_item_features(model.features, items, ids)
-        return torch.cat([of_features, torch.stack(semantic)], dim=1)
+        others = plain_item_features(model.features, items, ids)
+        return torch.cat([others, torch.stack(semantic)], dim=1)
 
     plain_B = plain_din_logits(model, batch, item_features)
     assert plain_B.std() > 0.1
@@ -159,7 +159,7 @@ def test_the_model_equals_its_plain_form() -> None:
 
 
 def new_codes(semantic_ids: SemanticIds, items: ItemFeatures, item: int) -> list[int]:
-    """Return the table rows of an item's codes by plain distances, place by place."""
+    """Return the table rows of an item's codes from plain distances, place by place."""
     rows, place = [], 0
     for kind in ("fused", "text", "image"):
         vectors_ID, present_I = items.vectors_of(kind)
@@ -172,7 +172,7 @@ def new_codes(semantic_ids: SemanticIds, items: ItemFeatures, item: int) -> list
     return rows
 
 
-def test_saved_weights_fit_a_model_built_anew() -> None:
+def test_saved_weights_load_into_a_new_model() -> None:
     items = some_items()
     batch = random_batch(16, items)
     model = small_model("din_semantic_ids", items)
@@ -183,7 +183,7 @@ def test_saved_weights_fit_a_model_built_anew() -> None:
         assert torch.equal(again(batch), model(batch))
 
 
-def test_fitting_reads_no_train_row_for_the_codes() -> None:
+def test_the_codes_do_not_depend_on_train_rows() -> None:
     items = some_items()
     train, histories = random_train_rows()
     models = []

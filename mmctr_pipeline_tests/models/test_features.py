@@ -33,7 +33,7 @@ def alone(part: str, batch: Batch) -> tuple[FeatureEmbedding, Features]:
     return features, features(batch)
 
 
-def test_the_id_alone_is_its_row_or_the_unknown_row() -> None:
+def test_the_id_gives_its_row_or_the_unknown_row() -> None:
     batch = a_batch()
     features, found = alone("item_id", batch)
     known, _ = known_ids()
@@ -44,7 +44,7 @@ def test_the_id_alone_is_its_row_or_the_unknown_row() -> None:
     assert found.context_BC.shape == (len(batch), 0)
 
 
-def test_tags_alone_are_the_mean_of_those_there_are() -> None:
+def test_tags_give_the_mean_of_their_rows() -> None:
     batch = a_batch()
     features, found = alone("item_tags", batch)
     assert features.tags is not None
@@ -57,7 +57,7 @@ def test_tags_alone_are_the_mean_of_those_there_are() -> None:
     assert seen >= {2, 3}
 
 
-def test_tags_beyond_the_table_and_items_without_tags_count_for_nothing() -> None:
+def test_tags_beyond_the_table_and_items_without_tags_give_zero() -> None:
     items = random_items()
     tags_IK = torch.zeros_like(items.tags_IK)
     tags_IK[1] = torch.tensor([4, SPEC.n_tags + 3, 0])
@@ -70,7 +70,7 @@ def test_tags_beyond_the_table_and_items_without_tags_count_for_nothing() -> Non
     assert not found[1:].any()
 
 
-def test_levels_of_items_alone_are_those_of_the_item_table() -> None:
+def test_item_levels_come_from_the_item_table() -> None:
     batch = a_batch()
     features, found = alone("item_levels", batch)
     ids = ids_of(batch)
@@ -82,7 +82,7 @@ def test_levels_of_items_alone_are_those_of_the_item_table() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fused", "text", "image"])
-def test_vectors_alone_are_standardised_over_the_items_that_have_one(kind: str) -> None:
+def test_vectors_are_standardised_over_the_items_that_have_one(kind: str) -> None:
     batch = a_batch()
     _, found = alone(f"{kind}_vectors", batch)
     expected = torch.stack([standardised(batch.items, kind, item) for item in ids_of(batch)])
@@ -91,7 +91,7 @@ def test_vectors_alone_are_standardised_over_the_items_that_have_one(kind: str) 
 
 
 @pytest.mark.parametrize("kind", ["fused", "text", "image"])
-def test_vectors_as_they_are_pass_a_learned_matrix(kind: str) -> None:
+def test_projected_vectors_pass_a_learned_matrix(kind: str) -> None:
     batch = a_batch()
     config = dataclasses.replace(NOTHING, **{f"{kind}_vectors": True}, vector_projection=True)
     features = fitted(config, batch.items)
@@ -107,7 +107,7 @@ def test_vectors_as_they_are_pass_a_learned_matrix(kind: str) -> None:
     assert features.vector_layers[kind].matrix.weight.grad.any()
 
 
-def test_the_user_is_its_row_or_the_unknown_row() -> None:
+def test_the_user_gives_its_row_or_the_unknown_row() -> None:
     batch = dataclasses.replace(a_batch(), user_id_B=torch.arange(1, 21) * 2)
     features = fitted(dataclasses.replace(NOTHING, item_id=True, user_id=True), batch.items)
     assert features.user_id is not None
@@ -117,7 +117,7 @@ def test_the_user_is_its_row_or_the_unknown_row() -> None:
     assert torch.equal(features(batch).context_BC, features.user_id.weight[users])
 
 
-def test_levels_of_the_row_are_those_of_the_batch() -> None:
+def test_context_levels_come_from_the_batch() -> None:
     batch = a_batch()
     config = dataclasses.replace(NOTHING, item_id=True, context_levels=True)
     features = fitted(config, batch.items)
@@ -128,7 +128,7 @@ def test_levels_of_the_row_are_those_of_the_batch() -> None:
     assert torch.equal(features(batch).context_BC, torch.cat([likes_BD, views_BD], dim=1))
 
 
-def test_parts_stand_in_the_documented_order_and_width() -> None:
+def test_parts_have_the_documented_order_and_width() -> None:
     batch = a_batch()
     features = fitted(EVERYTHING, batch.items)
     found = features(batch)
@@ -140,7 +140,7 @@ def test_parts_stand_in_the_documented_order_and_width() -> None:
     torch.testing.assert_close(found.context_BC, plain_context(features, batch))
 
 
-def test_an_item_has_the_same_features_wherever_it_stands() -> None:
+def test_an_item_has_the_same_features_at_every_place() -> None:
     items = random_items()
     features = fitted(EVERYTHING, items)
     found = features(batch_of(items, [7, 3, 7], [[3, 7], [], [7, 3, 3]]))
@@ -151,7 +151,7 @@ def test_an_item_has_the_same_features_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize("vector_projection", [False, True])
-def test_gradients_are_those_of_plain_look_ups(vector_projection: bool) -> None:
+def test_gradients_equal_those_of_plain_look_ups(vector_projection: bool) -> None:
     batch = a_batch()
     config = dataclasses.replace(EVERYTHING, vector_projection=vector_projection)
     features = fitted(config, batch.items).double()
@@ -194,7 +194,7 @@ def test_vectors_that_no_item_has_are_left_out() -> None:
     assert features.item_dim == found.item_BD.shape[1] == SPEC.image_dim
 
 
-def test_vectors_that_the_model_reads_must_be_there() -> None:
+def test_missing_vectors_that_the_model_reads_are_refused() -> None:
     batch = a_batch()
     features = fitted(dataclasses.replace(NOTHING, text_vectors=True), batch.items)
     items = dataclasses.replace(batch.items, text_vectors_ID=None, text_present_I=None)
@@ -202,7 +202,7 @@ def test_vectors_that_the_model_reads_must_be_there() -> None:
         features(dataclasses.replace(batch, items=items))
 
 
-def test_what_was_fitted_travels_with_the_weights() -> None:
+def test_fitted_statistics_are_saved_with_the_weights() -> None:
     batch = a_batch()
     features = fitted(EVERYTHING, batch.items)
     again = FeatureEmbedding(EVERYTHING, SPEC).eval()
@@ -213,7 +213,7 @@ def test_what_was_fitted_travels_with_the_weights() -> None:
 
 
 @pytest.mark.parametrize(("multiple_of", "n_zeros"), [(1, 0), (4, 2), (7, 0), (8, 2)])
-def test_zeros_fill_the_item_features_up_to_a_multiple(multiple_of: int, n_zeros: int) -> None:
+def test_zeros_pad_the_item_features_to_a_multiple(multiple_of: int, n_zeros: int) -> None:
     batch = a_batch()
     config = dataclasses.replace(NOTHING, item_id=True, embedding_dim=14)
     torch.manual_seed(0)

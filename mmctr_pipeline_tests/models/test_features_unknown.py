@@ -1,4 +1,4 @@
-"""The unknown row: who has it, when training gives it to known ids, and that this trains it."""
+"""The unknown row: which ids use it, when training uses it for known ids, and its gradient."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ from mmctr_pipeline_tests.models.plain_din import known_ids
 from mmctr_pipeline_tests.models.zoo import SPEC, random_items, random_train_rows
 
 
-def test_cold_and_new_items_keep_what_is_known_of_them() -> None:
+def test_cold_and_new_items_keep_their_other_features() -> None:
     items = random_items()
     config = dataclasses.replace(NOTHING, item_id=True, fused_vectors=True)
     features = fitted(config, items)
@@ -39,7 +39,7 @@ def test_cold_and_new_items_keep_what_is_known_of_them() -> None:
     assert not found.history_TD[0].any()  # padding
 
 
-def test_items_that_stand_in_histories_beyond_the_limit_alone_are_unknown() -> None:
+def test_items_only_in_histories_beyond_the_limit_are_unknown() -> None:
     items = random_items()
     rows, _ = random_train_rows()
     train = dataclasses.replace(
@@ -54,7 +54,7 @@ def test_items_that_stand_in_histories_beyond_the_limit_alone_are_unknown() -> N
 
 
 def replaced(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which positions of targets and history have the unknown row, and which their own."""
+    """Return which targets and history positions have the unknown row, and which their own."""
     assert features.item_id is not None
     weight = features.item_id.weight
     found_ND = both(features(batch))
@@ -62,7 +62,7 @@ def replaced(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, to
     return is_unknown_N, (found_ND == weight[ids_of(batch)]).all(1)
 
 
-def test_training_takes_known_ids_for_unknown_at_the_configured_rate() -> None:
+def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     torch.manual_seed(4)
     items = random_items()
     known, _ = known_ids()
@@ -78,7 +78,7 @@ def test_training_takes_known_ids_for_unknown_at_the_configured_rate() -> None:
     # Four standard errors.
     assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
     assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
-    # Each place is drawn for itself, and anew in every batch.
+    # Each place is drawn independently, and again in every batch.
     assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
     assert not torch.equal(replaced(features, batch)[0], is_unknown_N)
 

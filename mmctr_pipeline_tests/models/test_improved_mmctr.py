@@ -1,4 +1,4 @@
-"""Recipe A's model: its size, its initialisation, and its result against a plain padded form."""
+"""Recipe A's model: its size, its initialisation, and its logits against a plain padded form."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ from mmctr_pipeline.models.config import ImprovedMmctrConfig
 
 SPEC = FeatureSpec(n_users=30, n_items=40, vector_dim=16)
 CONFIG = ImprovedMmctrConfig()
-N_ITEM_ROWS = 45  # the catalogue has grown since training: five items lie beyond the table
+N_ITEM_ROWS = 45  # the catalogue has grown since training: five items are beyond the table
 
 
 def no_rows() -> tuple[Split, Ragged]:
-    """Return train rows of which this model needs to know nothing."""
+    """Return empty train rows; this model reads none."""
     none = np.zeros(0, np.int32)
     return Split(none, none, none, none, none), Ragged.from_lists([])
 
@@ -54,7 +54,7 @@ def random_batch(n_rows: int, items: ItemFeatures) -> Batch:
 
 
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
-    """Cut and reorder a batch in plain Python."""
+    """Select and reorder rows of a batch in plain Python."""
     starts = batch.history_offsets.tolist()
     histories = [batch.history_T[starts[row] : starts[row + 1]] for row in rows]
     lengths = torch.tensor([0, *map(len, histories)])
@@ -69,7 +69,7 @@ def rows_of(batch: Batch, rows: list[int]) -> Batch:
 
 @pytest.fixture(name="model")
 def trained_looking_model() -> CtrModel:
-    """A model in evaluation mode whose every weight and statistic is away from its start."""
+    """A model in evaluation mode with no weight or statistic at its initial value."""
     torch.manual_seed(0)
     model = build_model(CONFIG, SPEC)
     for name, tensor in model.state_dict().items():
@@ -85,7 +85,7 @@ def trained_looking_model() -> CtrModel:
 
 
 def plain_logit(weights: dict[str, np.ndarray], batch: Batch, row: int) -> float:
-    """Recipe A as its description reads, one row at a time, padded to 100, in float64."""
+    """Recipe A as described, one row at a time, padded to 100, in float64."""
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -173,7 +173,7 @@ def test_permuting_rows_permutes_logits_and_splitting_changes_nothing(model: Ctr
     assert (single_B - whole_B).abs().max() < 1e-5
 
 
-def test_every_input_has_a_say(model: CtrModel) -> None:
+def test_every_input_matters(model: CtrModel) -> None:
     torch.manual_seed(3)
     batch = random_batch(20, random_items())
     other_history_T = batch.history_T.roll(1) % (SPEC.n_items - 1) + 1
@@ -225,7 +225,7 @@ def test_initialisation_is_xavier_normal_with_zero_biases_and_padding_rows() -> 
         weight = state[f"{name}.weight"]
         expected = math.sqrt(2 / (weight.shape[0] + weight.shape[1]))
         assert weight.std().item() == pytest.approx(expected, rel=0.1), name
-        # A uniform distribution of this deviation would end at sqrt(3) deviations.
+        # A uniform distribution never exceeds sqrt(3) standard deviations.
         assert weight.abs().max() > 2 * expected, name
     for level in ("likes_embedding", "views_embedding"):
         expected = math.sqrt(2 / (11 + 32))
@@ -270,7 +270,7 @@ def test_parameter_groups_hold_every_parameter_once() -> None:
     assert sorted(everything) == sorted(names)
 
 
-def test_rows_that_share_a_history_or_a_user_score_as_if_they_did_not() -> None:
+def test_sharing_a_history_or_a_user_changes_no_logit() -> None:
     torch.manual_seed(0)
     items = random_items()
     model = build_model(CONFIG, SPEC).eval()
@@ -279,7 +279,7 @@ def test_rows_that_share_a_history_or_a_user_score_as_if_they_did_not() -> None:
     starts = plain.history_offsets.tolist()
     histories = [plain.history_T[starts[row] : starts[row + 1]] for row in range(3)]
     row_B = torch.arange(3).repeat_interleave(8)
-    # Users 4, 4, ... 9, ...: one user of two histories, and a history of two users.
+    # Users 4, 4, ... 9, ...: one user with two histories, and one history of two users.
     user_id_B = torch.tensor([4] * 12 + [9] * 12)
     lengths_H = torch.tensor([len(history) for history in histories])
     shared = dataclasses.replace(

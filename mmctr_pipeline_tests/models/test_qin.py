@@ -25,7 +25,7 @@ KNOWN = dataclasses.replace(FEATURES, unknown_rate=0.0)
 
 
 def plain_logits(model: Qin, batch: Batch) -> torch.Tensor:
-    """QIN as published: attention and rows one after the other, histories padded."""
+    """QIN as published, with padded histories and one product per row of weights."""
     target_BD, history_BLD, mask_BL, context_BC = padded_features(model.features, batch)
     weight = dict(model.named_parameters())
     query_BA = target_BD @ weight["attention.query.weight"].T
@@ -60,17 +60,17 @@ def test_logits_and_gradients_equal_the_formulas(training: bool) -> None:
     assert_same_logits_and_gradients(model, model(batch), plain_logits(model, batch))
 
 
-def test_the_preset_has_the_parameters_of_the_published_run() -> None:
+def test_the_preset_has_the_parameter_count_of_the_published_run() -> None:
     spec = FeatureSpec(
         n_users=1_000_001, n_items=91_718, vector_dim=128, n_tags=11_740, n_levels=11
     )
     with torch.device("meta"):
         model = build_model(load_preset("qin").model, spec)
-    # That many the published log counts; ours has a row for unknown items besides.
+    # The count of the published log; ours also has a row for unknown items.
     assert sum(parameter.numel() for parameter in model.parameters()) == 31_244_293 + 128
 
 
-def test_rows_are_dropped_in_training_alone() -> None:
+def test_rows_are_dropped_in_training_only() -> None:
     config = QinConfig(features=KNOWN, n_layers=1, dropout=0.0, row_dropout=0.5)
     model, batch = exact_model(config), exact_batch(20)
     assert not torch.equal(model(batch), model(batch))

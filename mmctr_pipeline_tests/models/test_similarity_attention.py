@@ -1,4 +1,4 @@
-"""Our model against plain loops, and what its statistics may know."""
+"""Our model against plain loops, and tests for leaks through its statistics."""
 
 import contextlib
 import dataclasses
@@ -42,8 +42,8 @@ CONFIG = SimilarityAttentionConfig(
 N_HEADS = CONFIG.cross_attention_heads
 
 
-def turned(train: Split, row: int) -> Split:
-    """Return the train rows with the label of one of them turned."""
+def flipped(train: Split, row: int) -> Split:
+    """Return the train rows with the label of one of them flipped."""
     assert train.label is not None
     label = train.label.copy()
     label[row] = 1 - label[row]
@@ -52,7 +52,7 @@ def turned(train: Split, row: int) -> Split:
 
 @contextlib.contextmanager
 def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
-    """Plant a leak: the rows' own users count among those who share two items."""
+    """Plant a leak: count the rows' own users among those who share two items."""
     assert model.co_interactions is not None
     planted = model.co_interactions.register_forward_pre_hook(
         lambda layer, inputs: (torch.zeros_like(inputs[0]), *inputs[1:])
@@ -64,15 +64,15 @@ def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
 
 
 @torch.no_grad()
-def test_the_logit_without_similarities_is_that_less_their_weighted_means() -> None:
+def test_similarity_in_logit_adds_their_weighted_means() -> None:
     model, batch = exact_model(CONFIG).eval(), exact_batch(24)
     without = build_model(dataclasses.replace(CONFIG, similarity_in_logit=False), SPEC).double()
     state = model.state_dict()
     assert state["learned_weight_L"].all()
     model.learned_weight_L.zero_()
-    lesser_B = model(batch)
+    without_means_B = model(batch)
     without.load_state_dict({n: v for n, v in state.items() if n != "learned_weight_L"})
-    torch.testing.assert_close(without.eval()(batch), lesser_B, atol=1e-9, rtol=0)
+    torch.testing.assert_close(without.eval()(batch), without_means_B, atol=1e-9, rtol=0)
 
 
 @torch.no_grad()
@@ -84,14 +84,14 @@ def test_the_learned_part_of_the_logit_is_not_rounded_under_autocast() -> None:
         parameter.zero_()
     with torch.autocast("cpu", torch.bfloat16):
         logits_B = model(random_batch(200, items))
-    logits_B = logits_B[logits_B != 0]  # of empty histories
+    logits_B = logits_B[logits_B != 0]  # empty histories have zero
     assert (logits_B != logits_B.bfloat16()).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("rows", ["random", "train"])
 @pytest.mark.parametrize("n_layers", [0, 1, 2])
 @torch.no_grad()
-def test_logits_are_those_of_plain_loops(n_layers: int, rows: str) -> None:
+def test_logits_equal_plain_loops(n_layers: int, rows: str) -> None:
     config = dataclasses.replace(CONFIG, cross_attention_layers=n_layers)
     model, batch = exact_model(config).eval(), exact_batch(24)
     assert isinstance(model, SimilarityAttention)
@@ -105,16 +105,16 @@ def test_logits_are_those_of_plain_loops(n_layers: int, rows: str) -> None:
 
 
 @torch.no_grad()
-def most_that_own_labels_change(model: SimilarityAttention, items: ItemFeatures) -> float:
-    """Return what the logits of 20 train rows change by where their own label is turned, at most.
+def largest_change_by_own_label(model: SimilarityAttention, items: ItemFeatures) -> float:
+    """Return the largest change of the logits of 20 train rows if their own label is flipped.
 
-    The weights stay; what is counted on the train rows is counted again.
+    The weights stay the same; the counts on the train rows are repeated.
     """
     train, histories = random_train_rows()
     changes = []
     for number, row in enumerate(batch_of_train_rows(items).split(len(train))[:20]):
         logits = []
-        for each in (train, turned(train, number)):
+        for each in (train, flipped(train, number)):
             model.fit_statistics(items, each, histories)
             logits.append(model(row).item())
         changes.append(abs(logits[0] - logits[1]))
@@ -126,9 +126,9 @@ def test_a_train_rows_own_label_does_not_change_its_logit() -> None:
     items = random_items()
     model = small_model("similarity_attention", items)
     assert isinstance(model, SimilarityAttention)
-    assert most_that_own_labels_change(model, items) == 0
+    assert largest_change_by_own_label(model, items) == 0
     with own_user_left_in(model):
-        assert most_that_own_labels_change(model, items) > 0.01
+        assert largest_change_by_own_label(model, items) > 0.01
 
 
 SIMILARITIES = ("fused", "text", "image", "content", "id")
@@ -166,7 +166,7 @@ def test_every_part_can_be_switched(off: dict) -> None:
     assert unused == []
 
 
-def test_vectors_that_no_item_has_are_done_without() -> None:
+def test_it_works_without_vectors_that_no_item_has() -> None:
     spec = dataclasses.replace(SPEC, text_dim=0, image_dim=0)
     items = random_items()
     items = dataclasses.replace(
@@ -184,22 +184,22 @@ def test_vectors_that_no_item_has_are_done_without() -> None:
     assert model.eval()(random_batch(8, items)).isfinite().all()
 
 
-def test_valid_and_test_rows_change_nothing_in_the_model() -> None:
+def test_valid_and_test_rows_do_not_affect_the_model() -> None:
     dataset, vectors = small_sample(n_train=600, n_valid=300, n_items=1500)
     generator = np.random.default_rng(0)
-    # Other targets, other labels, other histories for the rows, and in those that no train row
-    # has, items that no train row shows.
-    of_train = np.isin(np.arange(len(dataset.histories)), dataset.train.history)
-    is_of_train = np.repeat(of_train, dataset.histories.lengths)
+    # Change targets, labels and histories of these rows, and put items unknown to train rows into
+    # histories that no train row has.
+    is_train_history = np.isin(np.arange(len(dataset.histories)), dataset.train.history)
+    in_train = np.repeat(is_train_history, dataset.histories.lengths)
     values = dataset.histories.values
-    shown = np.concatenate([dataset.train.item_id, values[is_of_train]])
+    shown = np.concatenate([dataset.train.item_id, values[in_train]])
     new = np.setdiff1d(dataset.items.item_id, shown)
     assert len(new) > 0
-    assert not is_of_train.all()
-    turned = dataclasses.replace(
+    assert not in_train.all()
+    changed = dataclasses.replace(
         dataset,
         histories=Ragged(
-            np.where(is_of_train, values, generator.choice(new, len(values))).astype(np.int32),
+            np.where(in_train, values, generator.choice(new, len(values))).astype(np.int32),
             dataset.histories.offsets,
         ),
         valid=dataclasses.replace(
@@ -219,7 +219,7 @@ def test_valid_and_test_rows_change_nothing_in_the_model() -> None:
             training,
             torch.device("cpu"),
         ).module.state_dict()
-        for each in (dataset, turned)
+        for each in (dataset, changed)
     ]
     assert any("pair_P" in name for name in states[0])
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -1,4 +1,4 @@
-"""The leaders' model against a plain padded form."""
+"""The challenge leaders' model against a plain padded form."""
 
 import dataclasses
 
@@ -65,7 +65,7 @@ def plain_multihead(
         part = slice(head * head_dim, (head + 1) * head_dim)
         scores_BL = (key_BLD[..., part] * query_BD[:, None, part]).sum(-1) / head_dim**0.5
         exponentials_BL = scores_BL.exp() * mask_BL
-        # A row without history has no weights at all.
+        # A row without history has no weights.
         total_B1 = exponentials_BL.sum(1, keepdim=True)
         weight_BL = exponentials_BL / torch.where(total_B1 > 0, total_B1, 1.0)
         heads.append((weight_BL[..., None] * value_BLD[..., part]).sum(1))
@@ -73,7 +73,7 @@ def plain_multihead(
 
 
 def plain_logits(model: TargetCrossAttentionModel, batch: Batch) -> torch.Tensor:
-    """The model as described, every position of every padded history through every layer."""
+    """The model as described, with every padded position going through every layer."""
     target_BD, history_BLD, mask_BL, context_BC = padded_features(model.features, batch)
     weight = dict(model.named_parameters())
     answer_BD = target_BD

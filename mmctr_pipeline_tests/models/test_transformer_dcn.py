@@ -48,7 +48,7 @@ def double_model() -> TransformerDcn:
 
 
 def plain_logits(model: TransformerDcn, batch: Batch, inverted: bool = False) -> torch.Tensor:
-    """Return the logits as the papers have them, on histories padded on the left.
+    """Return the logits as in the papers, on left-padded histories.
 
     `inverted` hides the real positions from attention, as the widely copied original does.
     """
@@ -94,7 +94,7 @@ def plain_logits(model: TransformerDcn, batch: Batch, inverted: bool = False) ->
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, sorted(LENGTHS), [2, 1], [0, 0, 5]])
-def test_logits_and_gradients_are_those_of_the_plain_form(lengths: list[int]) -> None:
+def test_logits_and_gradients_equal_the_plain_form(lengths: list[int]) -> None:
     model, batch = double_model(), double_batch(lengths)
     used = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ours = result_and_gradients(lambda: model(batch), used)
@@ -104,7 +104,7 @@ def test_logits_and_gradients_are_those_of_the_plain_form(lengths: list[int]) ->
         torch.testing.assert_close(our, their, atol=1e-9, rtol=1e-9)
 
 
-def test_an_inverted_mask_is_told_from_the_right_one() -> None:
+def test_an_inverted_mask_gives_other_logits() -> None:
     model, batch = double_model(), double_batch(LENGTHS)
     logits_B = model(batch)
     torch.testing.assert_close(logits_B, plain_logits(model, batch), atol=1e-9, rtol=0)
@@ -114,7 +114,7 @@ def test_an_inverted_mask_is_told_from_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("rates", "varies"), [((0.0, 0.0), False), ((0.3, 0.0), True), ((0.0, 0.3), True)]
 )
-def test_transformer_and_tower_drop_in_training_alone(
+def test_transformer_and_tower_drop_in_training_only(
     rates: tuple[float, float], varies: bool
 ) -> None:
     config = SMALL_MODELS["transformer_dcn"]
@@ -132,7 +132,7 @@ def test_transformer_and_tower_drop_in_training_alone(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_which_pads_gives_the_same() -> None:
+def test_a_gpu_pads_and_gives_the_same() -> None:
     model, batch = double_model(), double_batch(LENGTHS)
     parameters = list(model.parameters())
     expected = result_and_gradients(lambda: model(batch), parameters)

@@ -1,4 +1,4 @@
-"""What must hold of every model, whatever it computes."""
+"""Properties that every model must have."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from mmctr_pipeline_tests.models.zoo import (
 every_model = pytest.mark.parametrize("name", sorted(SMALL_MODELS))
 
 
-def test_every_model_is_among_them() -> None:
+def test_every_model_is_tested() -> None:
     assert {config.name for config in SMALL_MODELS.values()} == set(MODEL_CONFIGS)
 
 
@@ -46,7 +46,7 @@ def permuted(batch: Batch, order_B: torch.Tensor) -> Batch:
 
 
 @every_model
-def test_histories_that_are_all_empty_give_finite_logits(name: str) -> None:
+def test_a_batch_of_empty_histories_gives_finite_logits(name: str) -> None:
     torch.manual_seed(5)
     batch = random_batch(12, random_items(), lengths=[0] * 12)
     assert logits_of(name, batch).isfinite().all()
@@ -60,7 +60,7 @@ def test_histories_that_are_all_empty_give_finite_logits(name: str) -> None:
 
 
 @every_model
-def test_permuting_rows_permutes_logits_and_nothing_else(name: str) -> None:
+def test_permuting_rows_only_permutes_logits(name: str) -> None:
     batch = a_batch()
     order_B = torch.randperm(len(batch))
     logits_B = logits_of(name, batch)
@@ -94,7 +94,7 @@ def test_spare_positions_of_a_training_batch_change_no_gradient(name: str) -> No
     found = []
     for each in (batch, dataclasses.replace(batch, history_T=padded)):
         model = small_model(name, batch.items).double()
-        # Evaluation mode: what training draws at random depends on the number of positions.
+        # Evaluation mode, since random draws in training depend on the number of positions.
         model(_in_double(each)).square().sum().backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     for parameter, gradient in found[0].items():
@@ -117,7 +117,7 @@ def test_every_history_item_and_the_target_matter(name: str) -> None:
 
 
 TARGETS, WATCHED = slice(1, 15), slice(15, 29)
-"""Ids that train rows hold, those of targets apart from those of histories."""
+"""Ids in the train rows, different ones for targets and for histories."""
 
 COLUMNS = {"user": "user_id_B", "likes level": "likes_level_B", "views level": "views_level_B"}
 TABLES = {
@@ -137,12 +137,12 @@ READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
     "similarity_attention, similarities alone": EVERYTHING
     - {("history", feature) for feature in ("tags", "likes level", "views level")},
 }
-"""Which features each small model is configured to read, of the row itself and of items."""
+"""Features of rows and items that each small model is configured to read."""
 
 
 @every_model
 @torch.no_grad()
-def test_each_feature_that_a_model_reads_matters_and_no_other(name: str) -> None:
+def test_exactly_the_features_that_a_model_reads_matter(name: str) -> None:
     torch.manual_seed(5)
     items = random_items()
     batch = dataclasses.replace(
@@ -162,7 +162,7 @@ def test_each_feature_that_a_model_reads_matters_and_no_other(name: str) -> None
 
 
 def changed(batch: Batch, place: str, feature: str) -> Batch:
-    """Return the batch with another value of one feature of all rows, targets or histories."""
+    """Return the batch with other values of one feature of all rows, targets or histories."""
     if place == "row":
         values_B = getattr(batch, COLUMNS[feature])
         return dataclasses.replace(batch, **{COLUMNS[feature]: values_B % 10 + 1})
@@ -170,7 +170,7 @@ def changed(batch: Batch, place: str, feature: str) -> Batch:
     if feature == "id":
         return renamed(batch, rows)
     table = getattr(batch.items, TABLES[feature]).clone()
-    # Vectors get another direction and length; those of items that have none stay zero.
+    # Vectors get another direction and length; missing ones stay zero.
     table[rows] = table[rows].flip(1) * 2 if table.is_floating_point() else table[rows] % 8 + 1
     return dataclasses.replace(
         batch, items=dataclasses.replace(batch.items, **{TABLES[feature]: table})
@@ -178,7 +178,7 @@ def changed(batch: Batch, place: str, feature: str) -> Batch:
 
 
 def renamed(batch: Batch, rows: slice) -> Batch:
-    """Return the batch with other ids for the items `rows`, of which all else stays as it was."""
+    """Return the batch with other ids for the items `rows`, whose features stay the same."""
     items = batch.items
     new_I = torch.arange(len(items.present_I))
     new_I[rows] = new_I[rows].roll(-1)

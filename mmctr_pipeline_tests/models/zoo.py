@@ -1,4 +1,4 @@
-"""Small forms of all models, and batches that give them something to do."""
+"""Small configurations of all models, and batches for them."""
 
 import dataclasses
 
@@ -89,11 +89,11 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         hidden_dims=(16, 8),
     ),
 }
-"""A small configuration of each model, by any name; every model has one at least."""
+"""Small configurations by an arbitrary name; every model has at least one."""
 
 
 def random_items() -> ItemFeatures:
-    """Return features of all items of `SPEC` and of two beyond it; some lack vectors and tags."""
+    """Return features of the items of `SPEC` and of two more; some lack vectors and tags."""
     n_rows = SPEC.n_items + 2
     fields = {}
     for prefix, dim in (("", SPEC.vector_dim), ("text_", 10), ("image_", 6)):
@@ -111,7 +111,7 @@ def random_items() -> ItemFeatures:
 
 
 def random_batch(n_rows: int, items: ItemFeatures, lengths: list[int] | None = None) -> Batch:
-    """Return a batch with ids known, never trained and beyond the tables; some histories empty."""
+    """Return a batch of known, untrained and out-of-table ids; some histories are empty."""
     length_B = torch.randint(0, 8, (n_rows,)) if lengths is None else torch.tensor(lengths)
     offsets = torch.zeros(n_rows + 1, dtype=torch.int64)
     torch.cumsum(length_B, 0, out=offsets[1:])
@@ -128,7 +128,7 @@ def random_batch(n_rows: int, items: ItemFeatures, lengths: list[int] | None = N
 
 
 def random_train_rows() -> tuple[Split, Ragged]:
-    """Return train rows that hold most users and items, but not all, and their histories."""
+    """Return train rows with most but not all users and items, and their histories."""
     generator = np.random.default_rng(3)
     n_rows, n_histories = 80, 20
     lengths = generator.integers(0, 6, n_histories)
@@ -164,9 +164,9 @@ def batch_of_train_rows(items: ItemFeatures) -> Batch:
 
 
 def small_model(name: str, items: ItemFeatures) -> CtrModel:
-    """Return the small model called `name` in evaluation mode, no weight of it zero by design.
+    """Return the small model called `name` in evaluation mode, with random tables and statistics.
 
-    Initial tables are nearly zero, under which many a fault would not show.
+    Initial tables are nearly zero, which would hide many faults.
     """
     torch.manual_seed(0)
     model = build_model(SMALL_MODELS[name], SPEC)

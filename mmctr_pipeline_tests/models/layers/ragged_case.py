@@ -1,11 +1,11 @@
-"""One ragged batch, and the plainest padded form of it, for the tests of the ragged layers."""
+"""A ragged batch and its plainest padded form, for the tests of the ragged layers."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 
 LENGTHS = [3, 0, 7, 1, 100, 0, 5, 1]
-"""Histories with empty ones, of one position, and of the longest there are."""
+"""Lengths of histories: empty, of one position, and of the maximum of 100."""
 
 N_ROWS = len(LENGTHS)
 N_REAL = sum(LENGTHS)
@@ -25,7 +25,7 @@ def random_values(spare: int, dim: int = DIM) -> torch.Tensor:
 
 
 def random_keep(spare: int) -> torch.Tensor:
-    """Return `(T,) bool` that keeps nothing of the fourth row, of one position."""
+    """Return `(T,) bool` that keeps no position of the fourth row, which has one."""
     keep_T = torch.rand(N_REAL + spare) > 0.3
     keep_T[offsets_of(LENGTHS)[3]] = False
     keep_T[offsets_of(LENGTHS)[7]] = True
@@ -33,7 +33,7 @@ def random_keep(spare: int) -> torch.Tensor:
 
 
 def padded(values_TX: torch.Tensor) -> torch.Tensor:
-    """Return `(B, 100, ...)`: each row's positions from the left, zeros behind them."""
+    """Return `(B, 100, ...)`: each row's positions from the left, followed by zeros."""
     rows = values_TX[:N_REAL].split(LENGTHS)
     padded_BLX = values_TX.new_zeros(N_ROWS, max(LENGTHS), *values_TX.shape[1:])
     for row, values in enumerate(rows):
@@ -50,7 +50,7 @@ def masked_softmax(scores_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tens
 def result_and_gradients(
     run: Callable[[], torch.Tensor], leaves: Iterable[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Return the result of `run` and the gradients that a fixed random direction gives `leaves`."""
+    """Return the result of `run`, and the gradients of its product with a fixed random vector."""
     leaves = list(leaves)
     result = run()
     generator = torch.Generator().manual_seed(0)
@@ -66,7 +66,7 @@ def result_and_gradients(
 
 
 def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor], atol: float = 1e-11) -> None:
-    """Assert that results and gradients are equal, and that none of ours is all zeros or NaN."""
+    """Assert that results and gradients are equal, and that none of ours is all zeros."""
     for our, their in zip(ours, theirs, strict=True):
         assert our.shape == their.shape
         assert torch.allclose(our, their, atol=atol, rtol=0), float((our - their).abs().max())

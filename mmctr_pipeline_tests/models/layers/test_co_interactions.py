@@ -1,4 +1,4 @@
-"""Shared users of two items: right, and never the row's own user."""
+"""Shared users of two items: correct counts that never include the row's own user."""
 
 import math
 
@@ -35,21 +35,21 @@ def fitted(counts: CoInteractions) -> CoInteractionSimilarity:
 
 
 def everything(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return every user with every pair of items, ids beyond the tables and padding included."""
+    """Return every user with every pair of items, including padding and ids beyond the tables."""
     ids = torch.arange(N_ITEMS + 2)
     return tuple(
         each.flatten() for each in torch.meshgrid(torch.arange(n_users), ids, ids, indexing="ij")
     )
 
 
-def test_similarity_is_that_of_all_other_users() -> None:
+def test_similarity_counts_all_other_users() -> None:
     train, histories = random_rows()
     items = items_by_user(train, histories)
     cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(*everything())
     assert (cosine_T > 0).sum() > 100
     for place, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):
         with_a, with_b = (
-            {other for other, of_other in items.items() if other != user and item in of_other}
+            {other for other, theirs in items.items() if other != user and item in theirs}
             for item in (a, b)
         )
         shared = len(with_a & with_b) if a != b else 0
@@ -71,15 +71,15 @@ def similarities_of_train_rows(
 
 
 def leak_of(layer: CoInteractionSimilarity, train: Split, histories: Ragged) -> float:
-    """Return what the features of a row change by where its own label is turned, at most."""
+    """Return the largest change of a row's features if its own label is flipped."""
     assert train.label is not None
     most = 0.0
     for row in range(len(train)):
-        turned = train.label.copy()
-        turned[row] = 1 - turned[row]
+        flipped = train.label.copy()
+        flipped[row] = 1 - flipped[row]
         other = fitted(
             count_co_interactions(
-                Split(*(getattr(train, name) for name in FIELDS), turned), histories, N_ITEMS
+                Split(*(getattr(train, name) for name in FIELDS), flipped), histories, N_ITEMS
             )
         )
         one_row = train.take(np.array([row]))
@@ -92,7 +92,7 @@ def leak_of(layer: CoInteractionSimilarity, train: Split, histories: Ragged) -> 
 FIELDS = ("user_id", "item_id", "history", "likes_level", "views_level")
 
 
-def test_the_own_label_changes_nothing_that_a_row_sees() -> None:
+def test_a_rows_own_label_does_not_change_its_features() -> None:
     train, histories = random_rows()
     layer = fitted(count_co_interactions(train, histories, N_ITEMS))
     assert leak_of(layer, train, histories) == 0
@@ -101,12 +101,12 @@ def test_the_own_label_changes_nothing_that_a_row_sees() -> None:
 def test_a_planted_leak_is_caught() -> None:
     train, histories = random_rows()
     layer = fitted(count_co_interactions(train, histories, N_ITEMS))
-    # Without the interactions of users nothing is taken out again: the row counts itself.
+    # Without the users' interactions nothing is subtracted, so that the row counts itself.
     layer.interaction_E = torch.zeros(0, dtype=torch.int64)
     assert leak_of(layer, train, histories) > 0.1
 
 
-def test_a_saved_layer_loads_whatever_its_number_of_pairs() -> None:
+def test_a_saved_layer_loads_with_any_number_of_pairs() -> None:
     layer = fitted(count_co_interactions(*random_rows(), N_ITEMS))
     for assign in (True, False):
         fresh = CoInteractionSimilarity(N_ITEMS)

@@ -1,4 +1,4 @@
-"""Dropout: shares, scale, independence, gradient, and the random state that it follows."""
+"""Dropout: shares, scale, independence, gradient and random state."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def test_a_share_of_values_is_zero_and_the_mean_stays(rate: float) -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8])
 def test_neighbours_are_dropped_independently(lag: int) -> None:
-    """Values at a distance below four may come from one random number."""
+    """Values less than four apart may come from one random number."""
     is_kept = (dropped(0.3) != 0).double()
     pairs = torch.stack([is_kept[:-lag], is_kept[lag:]])
     assert abs(float(torch.corrcoef(pairs)[0, 1])) < 5 / N**0.5
@@ -67,7 +67,7 @@ def test_values_and_gradients_are_scaled_by_the_same_mask() -> None:
     assert torch.allclose(values.grad, weights * scale, rtol=1e-5)
 
 
-def test_values_that_do_not_lie_in_a_row_are_taken() -> None:
+def test_values_may_be_non_contiguous() -> None:
     torch.manual_seed(0)
     values = torch.arange(1.0, 36).view(5, 7).t().requires_grad_()
     result = Dropout(0.5)(values)
@@ -75,7 +75,7 @@ def test_values_that_do_not_lie_in_a_row_are_taken() -> None:
     assert 0 < int((result == 0).sum()) < 35
 
 
-def test_draws_follow_the_seed_and_differ_from_call_to_call() -> None:
+def test_draws_follow_the_seed_and_differ_between_calls() -> None:
     layer, values = Dropout(0.5), torch.ones(1000)
     torch.manual_seed(3)
     first, second = layer(values), layer(values)
@@ -94,11 +94,11 @@ def test_bfloat16_stays_bfloat16_with_its_mean() -> None:
     assert values.grad is not None
     assert values.grad.dtype == torch.bfloat16
     assert torch.equal(values.grad, result)
-    # Its numbers have 8 bits: the scale of 1 / 0.7 is rounded to them.
+    # The scale of 1 / 0.7 is rounded to bfloat16's 8 bits.
     assert float(result.detach().double().mean()) == pytest.approx(1, abs=0.01)
 
 
-def test_under_autocast_it_takes_what_a_linear_layer_gives() -> None:
+def test_it_accepts_a_linear_layers_output_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         result = Dropout(0.5)(torch.nn.Linear(3, 5)(torch.ones(2, 3)))
     assert result.dtype == torch.bfloat16

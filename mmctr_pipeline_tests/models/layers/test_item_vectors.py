@@ -8,7 +8,7 @@ from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorSc
 DIM = 6
 
 
-def test_scaling_standardises_over_present_items_alone() -> None:
+def test_scaling_standardises_over_present_items_only() -> None:
     torch.manual_seed(4)
     vectors_ID = torch.randn(200, DIM) * torch.tensor([1.0, 10.0, 0.1, 1e-3, 1.0, 1.0]) + 5
     vectors_ID[:, 4] = 0.1  # does not vary

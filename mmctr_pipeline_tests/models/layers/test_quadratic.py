@@ -1,4 +1,4 @@
-"""Quadratic layers against their formula, and where they drop what."""
+"""Quadratic layers against their formula, and their dropout."""
 
 import pytest
 import torch
@@ -29,18 +29,18 @@ def test_a_layer_is_the_sum_of_its_rows(n_rows: int, training: bool) -> None:
     )
 
 
-def test_dropout_within_a_layer_drops_rows_one_by_one_in_training_alone() -> None:
+def test_dropout_within_a_layer_drops_single_rows_in_training_only() -> None:
     torch.manual_seed(1)
     layer = QuadraticLayer(DIM, 3, dropout=0.5)
     torch.nn.init.zeros_(layer.rows.weight)
     torch.nn.init.ones_(layer.rows.bias)
     x_BD = torch.full((500, DIM), 5.0)
-    # Each of three rows of one is dropped or doubled.
+    # Each of the three rows is one, and dropped or doubled.
     assert layer(x_BD).unique().tolist() == [0.0, 10.0, 20.0, 30.0]
     assert layer.eval()(x_BD).unique().tolist() == [15.0]
 
 
-def test_dropout_of_a_block_leaves_its_input() -> None:
+def test_dropout_of_a_block_keeps_its_input() -> None:
     torch.manual_seed(2)
     block = QuadraticBlock(DIM, 2, dropout=0.5)
     x_BD = torch.randn(500, DIM)

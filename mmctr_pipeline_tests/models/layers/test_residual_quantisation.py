@@ -1,4 +1,4 @@
-"""Residual codes against plain loops, and what a fit must find."""
+"""Residual codes against plain loops, and structure that a fit must find."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def fitted(
 
 
 def left_over(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[torch.Tensor]:
-    """Return the vectors, and what is left of them after each level."""
+    """Return the vectors, and their residuals after each level."""
     left = [vectors_ND]
     for centroids_KD, code_N in zip(quantiser.centroids_LKD, quantiser(vectors_ND).T, strict=True):
         left.append(left[-1] - centroids_KD[code_N])
@@ -28,7 +28,7 @@ def share_left(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[f
     return [float(each.square().mean()) for each in left_over(quantiser, vectors_ND)]
 
 
-def test_codes_are_the_nearest_centroids_of_what_is_left() -> None:
+def test_codes_are_the_centroids_nearest_to_the_residual() -> None:
     torch.manual_seed(0)
     vectors_ND = torch.randn(300, 7)
     quantiser = fitted(vectors_ND, n_levels=3, n_codes=5)
@@ -47,19 +47,19 @@ def test_levels_find_coarse_and_fine_groups() -> None:
     vectors_ND = coarse[group_N] + fine[within_N] + torch.randn(1200, 16) * 0.01
     codes_NL = fitted(vectors_ND, n_levels=2, n_codes=8)(vectors_ND)
     # The eight codes of the first level split the four coarse groups and never join two.
-    of_codes = [set(group_N[codes_NL[:, 0] == code].tolist()) for code in range(8)]
-    assert all(len(groups) <= 1 for groups in of_codes)
+    groups_by_code = [set(group_N[codes_NL[:, 0] == code].tolist()) for code in range(8)]
+    assert all(len(groups) <= 1 for groups in groups_by_code)
     assert len(codes_NL.unique(dim=0)) >= 12
 
 
-def test_further_levels_leave_less() -> None:
+def test_further_levels_reduce_the_residual() -> None:
     torch.manual_seed(2)
     vectors_ND = torch.randn(2000, 8) + 3
     left = share_left(fitted(vectors_ND, n_levels=4, n_codes=16), vectors_ND)
     assert all(after < 0.8 * before for before, after in itertools.pairwise(left))
 
 
-def test_codes_are_used_evenly_where_there_is_no_structure() -> None:
+def test_codes_are_used_evenly_without_structure() -> None:
     torch.manual_seed(3)
     vectors_ND = torch.randn(4000, 256)
     codes_NL = fitted(vectors_ND, n_levels=3, n_codes=64)(vectors_ND)
@@ -67,7 +67,7 @@ def test_codes_are_used_evenly_where_there_is_no_structure() -> None:
         assert codes_NL[:, level].bincount(minlength=64).max() < 4000 / 64 * 4
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_only_the_seed_determines_the_centroids() -> None:
     torch.manual_seed(4)
     vectors_ND = torch.randn(500, 6)
     state = torch.get_rng_state()
@@ -77,7 +77,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_rare_vectors_get_codes_of_their_own() -> None:
+def test_rare_vectors_get_their_own_codes() -> None:
     rare = torch.eye(7, 9) * 3
     vectors_ND = torch.cat([torch.full((400, 9), 0.5), rare])
     quantiser = fitted(vectors_ND, n_levels=1, n_codes=8)
@@ -85,7 +85,7 @@ def test_rare_vectors_get_codes_of_their_own() -> None:
     assert share_left(quantiser, vectors_ND)[1] < 1e-10
 
 
-def test_fewer_vectors_than_codes_are_told_apart() -> None:
+def test_fewer_vectors_than_codes_get_distinct_codes() -> None:
     torch.manual_seed(5)
     vectors_ND = torch.randn(5, 4)
     quantiser = fitted(vectors_ND, n_levels=3, n_codes=16)
