@@ -1,4 +1,4 @@
-"""Models train on fused vectors of any width: a PCA keeps no more dimensions than the rank."""
+"""Models train on fused vectors of any width, as a PCA keeps at most as many as the rank."""
 
 import dataclasses
 
@@ -38,9 +38,13 @@ def assert_trains_with(config: ModelConfig, vector_dim: int) -> None:
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
-@pytest.mark.parametrize("name", shipped_presets())
-def test_every_preset_trains_on_vectors_of_a_lower_rank(name: str) -> None:
-    assert_trains_with(load_preset(name).model, vector_dim=127)
+PRESET_MODELS = {load_preset(name).model: name for name in shipped_presets()}
+"""The models of all presets, each with the name of one preset that has it."""
+
+
+@pytest.mark.parametrize("model", PRESET_MODELS, ids=list(PRESET_MODELS.values()))
+def test_every_preset_trains_on_vectors_of_a_lower_rank(model: ModelConfig) -> None:
+    assert_trains_with(model, vector_dim=127)
 
 
 WITH_HEADS: dict[str, ModelConfig] = {

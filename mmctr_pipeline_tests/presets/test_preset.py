@@ -1,3 +1,5 @@
+"""Presets: shipped ones, files that extend them, and errors."""
+
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ def _write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_presets_of_the_first_step_are_shipped() -> None:
+def test_the_basic_presets_are_shipped() -> None:
     expected = {"sample", "improved_mmctr", "improved_mmctr_given", "text_only"}
     assert expected <= set(shipped_presets())
 
@@ -41,7 +43,7 @@ def test_improved_mmctr_is_recipe_a() -> None:
     assert (training.label_smoothing, training.gradient_clip_norm) == (0.05, 1.0)
 
 
-def test_presets_differ_only_where_they_say() -> None:
+def test_presets_share_the_settings_they_do_not_change() -> None:
     full, text = load_preset("improved_mmctr"), load_preset("text_only")
     assert text.encoders.image.source == "none"
     assert (text.encoders.text, text.model, text.fusion) == (
@@ -61,7 +63,7 @@ def test_a_file_of_two_lines_changes_one_thing(tmp_path: Path) -> None:
     assert preset.encoders == base.encoders
 
 
-def test_files_extend_each_other_beside_one_another(tmp_path: Path) -> None:
+def test_files_extend_files_in_their_own_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     _write(tmp_path / "deep" / "base.yaml", "extends: sample\nmodel: {dropout: 0.1}\n")
     path = _write(tmp_path / "deep" / "top.yaml", "extends: base.yaml\nfusion: {dim: 16}\n")
@@ -70,7 +72,7 @@ def test_files_extend_each_other_beside_one_another(tmp_path: Path) -> None:
     assert preset.encoders.image.model == "tiny-clip"
 
 
-def test_a_circle_is_refused(tmp_path: Path) -> None:
+def test_circular_extension_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "a.yaml", "extends: b.yaml\n")
     path = _write(tmp_path / "b.yaml", "extends: a.yaml\n")
     with pytest.raises(SettingsError, match=r"circle: b\.yaml -> a\.yaml -> b\.yaml"):
@@ -94,20 +96,20 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         ("extends: nothing", "unknown preset 'nothing': neither a file nor one of"),
     ],
 )
-def test_faults_are_named_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
     path = _write(tmp_path / "mine.yaml", text)
     with pytest.raises(SettingsError) as error:
         load_preset(path)
     assert message in str(error.value)
 
 
-def test_an_unknown_name_is_refused_with_the_shipped_ones() -> None:
+def test_the_error_about_an_unknown_name_lists_the_shipped_presets() -> None:
     with pytest.raises(SettingsError) as error:
         load_preset("improved")
     assert ", ".join(shipped_presets()) in str(error.value)
 
 
-def test_the_default_is_the_sample_world_and_only_without_data(tmp_path: Path) -> None:
+def test_sample_is_the_default_only_without_data(tmp_path: Path) -> None:
     assert preset_name(Deployment.from_environment({})) == "sample"
     assert preset_name(Deployment.from_environment({"MMCTR_PRESET": "text_only"})) == "text_only"
     with pytest.raises(SettingsError) as error:

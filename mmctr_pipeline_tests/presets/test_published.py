@@ -1,4 +1,4 @@
-"""The presets have the settings that were published, as far as they are not marked as ours."""
+"""Presets have the published settings, except those marked as ours."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LEADERS = {
     "model.features.context_levels": True,
     "model.features.embedding_dim": 64,
     "model.features.level_embedding_dim": 64,
-    # That of the item's features: id, tags, two levels and the vector.
+    # The width of the item's features: id, tags, two levels and the vector.
     "model.feed_forward_dim": 64 + 64 + 2 * 64 + 128,
     "model.attention_activation": "relu",
     "training.batch_size": 4096,
