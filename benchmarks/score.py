@@ -60,9 +60,8 @@ def ours(chosen: Namespace) -> dict[str, float]:
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import BatchSource, item_features
+    from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
     from mmctr_pipeline.training.config import TrainingConfig
-    from mmctr_pipeline.training.ctr import feature_spec
     from mmctr_pipeline.training.device import resolve_device
     from mmctr_pipeline.training.score import score
 
@@ -94,7 +93,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     )
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.ctr import feature_spec
+    from mmctr_pipeline.training.batches import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)

@@ -1,53 +1,43 @@
-"""The average of a module's weights over a run, which is better than the last of them."""
+"""Weight averaging: the mean of a module's weights over a run, which beats the last weights."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 SNAPSHOTS_PER_EPOCH = 16
-"""How often an epoch's weights enter the average: a snapshot reads every weight of the model."""
+"""How often an epoch's weights enter the average; each snapshot reads every weight of the model."""
 
 
 class WeightAverage:
-    """Mean of the weights so far, those after a share s of the run counting as `s ** power`.
+    """Mean of the weights so far; those after a share s of the run count as `s ** power`.
 
-    This is polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824): at a constant
-    learning rate the steps of the last epochs scatter around a better point than any of them is.
-    The first epochs, which are far off, count little, and no length of the run has to be known. The
-    statistics of BatchNorm are averaged alike; whatever is no floating-point number stays as the
-    module has it. A power of 0 means that nothing is averaged.
+    This is polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824). At a constant
+    learning rate, the steps of the last epochs scatter around a point that is better than any of
+    them. The first epochs, which are far off, count little, and the length of the run need not be
+    known. Statistics of BatchNorm are averaged in the same way; tensors without floating-point
+    numbers stay as they are. A power of 0 turns averaging off.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        power: float,
-        rows_per_epoch: int,
-        bring_up_to_date: Callable[[], None],
-    ) -> None:
-        """`bring_up_to_date` is called before the weights are read."""
-        self._module, self._power = module, power
-        self._rows_per_epoch, self._bring_up_to_date = rows_per_epoch, bring_up_to_date
+    def __init__(self, module: nn.Module, power: float, rows_per_epoch: int) -> None:
+        self._module, self._power, self._rows_per_epoch = module, power, rows_per_epoch
         self._mean: dict[str, torch.Tensor] = {}
         self._n_rows = self._n_snapshots = 0
 
     def advance(self, n_rows: int) -> None:
-        """Count a step on `n_rows` rows; it may be one after which a snapshot is due."""
+        """Count a step on `n_rows` rows, and take a snapshot if one is due."""
         if self._power == 0:
             return
+        before = SNAPSHOTS_PER_EPOCH * self._n_rows // self._rows_per_epoch
         self._n_rows += n_rows
-        n_due = SNAPSHOTS_PER_EPOCH * self._n_rows // self._rows_per_epoch
-        before = SNAPSHOTS_PER_EPOCH * (self._n_rows - n_rows) // self._rows_per_epoch
-        if n_due > before:
-            self._bring_up_to_date()
-            self._add()
+        if SNAPSHOTS_PER_EPOCH * self._n_rows // self._rows_per_epoch > before:
+            self._add_snapshot()
 
-    def _add(self) -> None:
+    def _add_snapshot(self) -> None:
         self._n_snapshots += 1
-        weights = _averaged(self._module)
+        weights = _averaged_tensors(self._module)
         if not self._mean:
             self._mean = {name: weight.clone() for name, weight in weights.items()}
             return
@@ -57,30 +47,30 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the module have the average within the block, if there is one."""
-        weights = _averaged(self._module)
-        kept = {name: weights[name].clone() for name in self._mean}
+        """Give the module the average, if there is one, within the block."""
+        weights = _averaged_tensors(self._module)
+        own_weights = {name: weights[name].clone() for name in self._mean}
         try:
-            _write(self._mean, weights)
+            _copy(self._mean, weights)
             yield
         finally:
-            _write(kept, weights)
+            _copy(own_weights, weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the average and the counts."""
         return {"mean": self._mean, "n_rows": self._n_rows, "n_snapshots": self._n_snapshots}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Restore what `state_dict` returned."""
         self._mean = dict(state["mean"])
         self._n_rows, self._n_snapshots = state["n_rows"], state["n_snapshots"]
 
 
-def _averaged(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the floating-point tensors of the module's state, which share its memory."""
-    return {n: t.detach() for n, t in module.state_dict().items() if t.is_floating_point()}
+def _averaged_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the floating-point tensors of the module's state, sharing its memory."""
+    return {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
 
 
-def _write(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:
+def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in source.items():
         target[name].copy_(tensor)

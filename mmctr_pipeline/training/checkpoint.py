@@ -1,7 +1,7 @@
-"""Checkpoints of a training run: found, it goes on where it stopped and ends with the same weights.
+"""Checkpoints of a training run, from which it resumes and ends with the same weights.
 
-Everything random in a run follows from the seed, the epoch and the part of the epoch, so that a
-checkpoint needs no generator states: it is taken after a validation, and names the next part.
+Everything random in a run follows from the seed, the epoch and the part of the epoch. A checkpoint
+therefore holds no random state: it is taken after a validation, and the next part follows.
 """
 
 import contextlib
@@ -24,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def run_key(**decisive: Any) -> str:
-    """Return a hash of whatever decides on the result of a run, each a plain value.
+    """Return a hash of everything that decides the result of a run, given as plain values.
 
-    That is configuration, code version, data, vectors: a run whose key is found goes on from there.
+    That is the configuration, the code version, the data and the vectors. A run resumes from a
+    checkpoint with the same key.
     """
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -34,23 +35,22 @@ def run_key(**decisive: Any) -> str:
 def abandoned(storage: Path, unused_days: int) -> list[Path]:
     """Return the folders of runs whose last checkpoint is more than `unused_days` days old."""
     oldest = time.time() - unused_days * 86_400
-    root = storage / "checkpoints"
-    newest: dict[Path, float] = {}
-    # A run may keep further ones in folders of its own.
-    for file in root.glob("**/checkpoint.pt"):
-        with contextlib.suppress(FileNotFoundError):  # a run has just ended
-            run = root / file.relative_to(root).parts[0]
-            newest[run] = max(newest.get(run, 0.0), file.stat().st_mtime)
-    return sorted(run for run, last_written in newest.items() if last_written < oldest)
+    folders = []
+    for folder in sorted((storage / "checkpoints").glob("*")):
+        with contextlib.suppress(FileNotFoundError):  # the run has just ended
+            # A run may have more checkpoints in subfolders.
+            written = [file.stat().st_mtime for file in folder.rglob("checkpoint.pt")]
+            if written and max(written) < oldest:
+                folders.append(folder)
+    return folders
 
 
 @dataclasses.dataclass
 class Checkpoints:
-    """The checkpoint of one run in `folder`, which belongs to that very run.
+    """The checkpoint of one run, in a `folder` of its own.
 
-    One is written after the first validation that ends `every_seconds` or more after the last was
-    written: the weights it saves cost time to write, and what is lost to a kill is no more than
-    that.
+    A checkpoint is written after the first validation that ends at least `every_seconds` after the
+    last one was written, since writing takes time and a kill loses no more work than that.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Checkpoints:
 
     @classmethod
     def of_run(cls, storage: Path, run_key: str) -> Self:
-        """Return those of the run with this key (see `run_key`) in a storage folder."""
+        """Return the checkpoints of the run with this key (see `run_key`) in a storage folder."""
         return cls(storage / "checkpoints" / run_key)
 
     def __post_init__(self) -> None:
@@ -66,24 +66,24 @@ class Checkpoints:
 
     @property
     def path(self) -> Path:
-        """Where the checkpoint lies."""
+        """Path of the checkpoint."""
         return self.folder / "checkpoint.pt"
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the state that was saved, its tensors on `device`; None where there is none."""
+        """Return the saved state with its tensors on `device`, or None if there is none."""
         if not self.path.exists():
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
         except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
             raise RuntimeError(
-                f"{self.path} cannot be read as a checkpoint; remove it to train from the beginning"
+                f"{self.path} is damaged; remove it to train from the beginning"
             ) from error
-        logger.info(f"going on from {self.path}")
+        logger.info(f"resuming from {self.path}")
         return state
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write what `state` returns, where one is due; a kill leaves the one before."""
+        """Write the result of `state` if a checkpoint is due; a kill leaves the previous one."""
         if time.monotonic() - self._last_written < self.every_seconds:
             return
         with atomic_write(self.path) as temporary:
@@ -91,5 +91,5 @@ class Checkpoints:
         self._last_written = time.monotonic()
 
     def remove(self) -> None:
-        """Remove the folder: the run's model is saved, or the run is to begin anew."""
+        """Remove the folder, after the model was saved or to train from the beginning."""
         shutil.rmtree(self.folder, ignore_errors=True)

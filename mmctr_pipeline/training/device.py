@@ -1,4 +1,4 @@
-"""Which device to train on, and random state that belongs to it."""
+"""Training devices, and seeded random state on them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,35 +8,33 @@ import torch
 
 from mmctr_pipeline.environment import DeploymentError
 
+SMALL_BATCH = 256
+"""Rows up to which one core is faster than two, which would have to wake each other."""
+
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device called `name`: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:N`.
+    """Return the device called `name`: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`.
 
-    Raises `DeploymentError`, listing what this machine has, for any other name.
+    Raises `DeploymentError` for any other name, listing the devices of this machine.
     """
-    available = ["cpu"]
-    if torch.cuda.is_available():
-        available += ["cuda", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
-    if name == "auto":
-        return torch.device("cuda:0" if "cuda" in available else "cpu")
-    if name not in available:
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [f"cuda:{n}" for n in range(n_gpus)]
+    known = {"auto": gpus[0] if gpus else "cpu", "cpu": "cpu"}
+    if gpus:
+        known |= {"cuda": gpus[0], **{gpu: gpu for gpu in gpus}}
+    if name not in known:
         raise DeploymentError(
-            f"unknown device {name!r}; this machine has: auto, {', '.join(available)} "
-            "(set MMCTR_DEVICE)"
+            f"unknown device {name!r}; this machine has: {', '.join(known)} (set MMCTR_DEVICE)"
         )
-    return torch.device("cuda:0" if name == "cuda" else name)
-
-
-SMALL_BATCH = 256
-"""Rows of a step that one core does sooner than two, which have to wake each other."""
+    return torch.device(known[name])
 
 
 @contextlib.contextmanager
 def threads_for(batch_size: int) -> Iterator[None]:
-    """Let torch use one CPU thread for steps of at most `SMALL_BATCH` rows, else as many as ever.
+    """Let torch use a single CPU thread for steps of at most `SMALL_BATCH` rows.
 
-    The number of threads decides on the last digit of sums, so that it follows from the
-    configuration alone and not from what else the machine does.
+    The number of threads affects the last digit of sums, so it depends on the configuration alone
+    and not on the load of the machine.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if batch_size <= SMALL_BATCH else before)
@@ -47,12 +45,12 @@ def threads_for(batch_size: int) -> Iterator[None]:
 
 
 def derived_seed(*numbers: int) -> int:
-    """Return a 64-bit seed that follows from `numbers` alone."""
+    """Return a 64-bit seed that depends on `numbers` alone."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def set_seed(seed: int, device: torch.device) -> None:
-    """Seed torch's global random state, on the CPU and on `device`."""
+    """Seed torch's global random state on the CPU and on `device`."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -61,8 +59,8 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global random state, on the CPU and on `device`, and put it back afterwards."""
-    # Only the device in use: asking CUDA for its state would start it where only the CPU is wanted.
+    """Seed torch's global random state on the CPU and on `device`, and restore it afterwards."""
+    # Only the device in use: reading CUDA's state would initialise CUDA in a CPU run.
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         set_seed(seed, device)

@@ -1,6 +1,7 @@
-"""What a model's scores are worth: one evaluation, from which all that is reported is taken."""
+"""The metrics report of a model's scores; everything that is reported comes from it."""
 
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ _WARM = ("rare", "middling", "popular")
 
 @dataclasses.dataclass(frozen=True)
 class PopularityBucket:
-    """Rows whose target stands between `least` and `most` times in train.
+    """Rows whose target occurs between `least` and `most` times in train.
 
-    `auc` is None where the rows are of one class, or there are none.
+    `auc` is None if the rows are all of one class, or if there are none.
     """
 
     name: str
@@ -30,12 +31,12 @@ class PopularityBucket:
 
 @dataclasses.dataclass(frozen=True)
 class MetricsReport:
-    """What scores are worth on labelled rows.
+    """Metrics of scores on labelled rows.
 
-    `by_user` is the AUC within the rows of a user. `by_popularity` begins with the cold items,
-    which stand in no train row; the rest of the rows are cut into thirds by how often their target
-    stands in train rows, as their target or in their histories. Targets of equal popularity share
-    a bucket, so that there may be fewer than three.
+    `by_user` is the AUC within the rows of each user. `by_popularity` begins with the cold items,
+    which occur in no train row. The other rows are split into thirds by how often their target
+    occurs in train rows, as a target or in a history. Targets with equal popularity share a bucket,
+    so there may be fewer than three.
     """
 
     auc: metrics.AucInterval
@@ -46,41 +47,48 @@ class MetricsReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
-        plain = dataclasses.asdict(self)
-        plain["calibration"]["bins"] = list(plain["calibration"]["bins"])
-        return {**plain, "by_popularity": list(plain["by_popularity"])}
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return plain
 
 
 def metrics_report(
     split: Split, scores: np.ndarray, train: Split, histories: Ragged
 ) -> MetricsReport:
-    """Evaluate the probabilities `scores`, `(N,)`, of the rows of `split`, which have labels.
+    """Measure predicted probabilities; calibration uses 15 bins with equally many rows.
 
-    `history` of both splits points into `histories`; `train` are the rows that the model was
-    trained on. Calibration is over 15 bins of equally many rows. Raises `MetricError` for labels of
-    one class and for scores that are no probabilities.
+    Raises `MetricError` if the labels are missing or all of one class, or if a score is not a
+    probability.
+
+    Parameters
+    ----------
+    split
+        N labelled rows.
+    scores
+        Their predicted probabilities, `(N,)`.
+    train
+        The rows that the model was trained on.
+    histories
+        The histories of both splits.
     """
     if split.label is None:
-        raise metrics.MetricError("the split has no labels to evaluate scores with")
+        raise metrics.MetricError("the split has no labels to compare the scores with")
+    times = _times_in_train(split.item_id, train, histories)
     return MetricsReport(
         auc=metrics.auc_interval(split.label, scores),
         log_loss=metrics.log_loss(split.label, scores),
         by_user=metrics.grouped_auc(split.label, scores, split.user_id),
         calibration=metrics.calibration(split.label, scores),
-        by_popularity=_by_popularity(
-            split.label, scores, _times_in_train(split.item_id, train, histories)
-        ),
+        by_popularity=_by_popularity(split.label, scores, times),
     )
 
 
 def _times_in_train(item_id: np.ndarray, train: Split, histories: Ragged) -> np.ndarray:
-    """Return how often each item stands in the train rows, `(N,) int64`."""
+    """Return how often each item occurs in the train rows, `(N,) int64`."""
     n_ids = 1 + max(int(ids.max(initial=0)) for ids in (item_id, train.item_id, histories.values))
     n_rows_H = np.bincount(train.history, minlength=len(histories))
-    of_histories_I = np.bincount(
-        histories.values, np.repeat(n_rows_H, histories.lengths), minlength=n_ids
-    )
-    times_I = np.bincount(train.item_id, minlength=n_ids) + of_histories_I
+    n_rows_T = np.repeat(n_rows_H, histories.lengths)
+    in_histories_I = np.bincount(histories.values, n_rows_T, minlength=n_ids)
+    times_I = np.bincount(train.item_id, minlength=n_ids) + in_histories_I
     return times_I[item_id].astype(np.int64)
 
 
@@ -89,23 +97,20 @@ def _by_popularity(
 ) -> tuple[PopularityBucket, ...]:
     def bucket(name: str, rows: np.ndarray) -> PopularityBucket:
         n_positive = int((label[rows] == 1).sum())
-        both = 0 < n_positive < len(rows)
+        has_both = 0 < n_positive < len(rows)
         return PopularityBucket(
             name=name,
             least=int(times[rows].min()) if len(rows) else 0,
             most=int(times[rows].max(initial=0)),
             n_rows=len(rows),
             n_positive=n_positive,
-            auc=metrics.auc_interval(label[rows], scores[rows]) if both else None,
+            auc=metrics.auc_interval(label[rows], scores[rows]) if has_both else None,
         )
 
-    buckets = [bucket("cold", np.flatnonzero(times == 0))]
     warm = np.flatnonzero(times)
-    if len(warm):
-        third = metrics.equal_mass_bins(times[warm], len(_WARM))
-        buckets += [
-            bucket(name, warm[third == place])
-            for place, name in enumerate(_WARM)
-            if (third == place).any()
-        ]
-    return tuple(buckets)
+    third = metrics.equal_mass_bins(times[warm], len(_WARM)) if len(warm) else warm
+    thirds = {name: warm[third == n] for n, name in enumerate(_WARM)}
+    return (
+        bucket("cold", np.flatnonzero(times == 0)),
+        *(bucket(name, rows) for name, rows in thirds.items() if len(rows)),
+    )

@@ -1,23 +1,20 @@
-"""What a training run measured, validation by validation."""
+"""Measurements and progress of a training run."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from mmctr_pipeline.training.config import TrainingConfig
-
-_ROUNDING = 1e-6
-"""Fractions of an epoch add up to whole ones but for this."""
+import torch
+from torch import nn
 
 
 @dataclasses.dataclass(frozen=True)
 class EpochRecord:
-    """What one validation found, and the training since the one before.
+    """One validation, and the training since the previous one.
 
-    `epoch` counts the epochs trained so far (2.5 in the middle of the third); `train_loss` is the
-    mean over rows, `learning_rate` the rate of the first group, `seconds` the time of training and
-    `validation_seconds` that of validation.
+    `epoch` is the number of epochs trained so far (2.5 halfway through the third). `train_loss` is
+    the mean over rows, `learning_rate` the rate of the first group, `seconds` the training time and
+    `validation_seconds` the validation time.
     """
 
     epoch: float
@@ -30,7 +27,7 @@ class EpochRecord:
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether an epoch ended with this validation."""
+        """Whether this validation came at the end of an epoch."""
         return self.epoch == int(self.epoch)
 
     @property
@@ -43,8 +40,8 @@ class EpochRecord:
 class TrainingHistory:
     """All validations in order; the module holds the weights of the one at `best_index`.
 
-    `ended_by` is what ended the run: `max_epochs`, `patience`, `max_minutes`, or `selection` where
-    it followed another run up to the best epoch of that.
+    `ended_by` says why the run ended: `max_epochs`, `patience`, `max_minutes`, or `selection` if it
+    repeated another run up to that run's best epoch.
     """
 
     epochs: tuple[EpochRecord, ...]
@@ -54,7 +51,7 @@ class TrainingHistory:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run had fewer epochs than it could have had."""
+        """Whether the run ended before its last epoch."""
         return self.ended_by != "max_epochs"
 
     @property
@@ -64,16 +61,13 @@ class TrainingHistory:
 
     @property
     def best_epoch(self) -> float:
-        """Epochs after which the weights were best."""
+        """Number of epochs after which the weights were best."""
         return self.best.epoch
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
         return {
-            "epochs": [
-                {**dataclasses.asdict(record), "metrics": dict(record.metrics)}
-                for record in self.epochs
-            ],
+            "epochs": [dataclasses.asdict(record) for record in self.epochs],
             "metric": self.metric,
             "best_epoch": self.best_epoch,
             "stopped_early": self.stopped_early,
@@ -83,104 +77,50 @@ class TrainingHistory:
 
 @dataclasses.dataclass
 class RunState:
-    """How far a run has come, and which validation was best so far.
+    """Progress of a run: its validations, and the best weights so far."""
 
-    A run that follows another one validates nothing: its last record counts as its best.
-    """
-
-    metric: str
-    larger_is_better: bool
-    follows: TrainingHistory | None = None
     records: list[EpochRecord] = dataclasses.field(default_factory=list)
     best_index: int = -1
     is_out_of_time: bool = False
-
-    def add(self, record: EpochRecord) -> bool:
-        """Add a validation; return whether it is the best so far."""
-        self.records.append(record)
-        if self.follows:
-            self.best_index = len(self.records) - 1
-            return True
-        sign = 1 if self.larger_is_better else -1
-        value = record.metrics[self.metric]
-        if self.best_index >= 0 and sign * value <= sign * self.best_value:
-            return False
-        self.best_index = len(self.records) - 1
-        return True
-
-    @property
-    def best_value(self) -> float:
-        """The deciding metric of the best validation."""
-        return self.records[self.best_index].metrics[self.metric]
-
-    @property
-    def epochs_since_best(self) -> float:
-        """Epochs trained since the best validation."""
-        return self.n_epochs - self.records[self.best_index].epoch if self.records else 0.0
-
-    @property
-    def is_best(self) -> bool:
-        """Whether the last validation is the best so far."""
-        return self.best_index == len(self.records) - 1
+    best_weights: dict[str, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     @property
     def n_epochs(self) -> float:
         """Epochs trained so far."""
         return self.records[-1].epoch if self.records else 0.0
 
-    def deciding(self) -> list[EpochRecord]:
-        """Return the validations that the learning rate heeds now: the last one.
+    @property
+    def best(self) -> EpochRecord | None:
+        """The best validation so far."""
+        return self.records[self.best_index] if self.records else None
 
-        In a run that follows another one these are that one's, as far as the last record reaches.
-        """
-        if self.follows is None:
-            return self.records[-1:]
-        before = self.records[-2].epoch if len(self.records) > 1 else 0.0
-        return [r for r in self.follows.epochs if before < r.epoch <= self.n_epochs]
+    @property
+    def is_best(self) -> bool:
+        """Whether the last validation is the best so far."""
+        return self.best_index == len(self.records) - 1
 
-    def ended_by(self, config: TrainingConfig) -> str | None:
-        """Return what ends the run here (see `TrainingHistory`); None where it is to go on."""
-        if not self.records:
-            return None
-        if self.follows:
-            return "selection" if self.n_epochs > self.follows.best_epoch - _ROUNDING else None
-        if self.n_epochs > config.max_epochs - _ROUNDING:
-            return "max_epochs"
-        if self.epochs_since_best > config.patience - _ROUNDING:
-            return "patience"
-        return "max_minutes" if self.is_out_of_time or self.seconds_left(config) <= 0 else None
+    def add(self, record: EpochRecord, is_best: bool, module: nn.Module) -> None:
+        """Append a validation of `module`, and copy its weights if they are the best so far."""
+        self.records.append(record)
+        if is_best:
+            self.best_index = len(self.records) - 1
+            self.copy_weights(module)
 
-    def seconds_left(self, config: TrainingConfig) -> float:
-        """Return how long training may go on, so that one more validation is over in time.
+    def copy_weights(self, module: nn.Module) -> None:
+        """Copy the best weights from `module`."""
+        self.best_weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
-        It is expected to take as long as the last one. A run that follows another has no limit.
-        """
-        if config.max_minutes == 0 or self.follows:
-            return math.inf
-        validation = self.records[-1].validation_seconds if self.records else 0.0
-        seconds = sum(record.all_seconds for record in self.records)
-        return 60 * config.max_minutes - seconds - validation
-
-    def finished(self, config: TrainingConfig) -> TrainingHistory:
-        """Return the history of the run, all epochs of which are over."""
-        ended_by = self.ended_by(config) or "max_epochs"
-        return TrainingHistory(tuple(self.records), self.metric, self.best_index, ended_by)
-
-    def state(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint."""
-        records = [{**dataclasses.asdict(r), "metrics": dict(r.metrics)} for r in self.records]
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, without the best weights if they are the last ones."""
+        weights = {} if self.is_best else self.best_weights
         return {
-            "records": records,
+            "records": [dataclasses.asdict(record) for record in self.records],
             "best_index": self.best_index,
             "is_out_of_time": self.is_out_of_time,
+            "best_weights": weights,
         }
 
-    def restored(self, state: Mapping[str, Any]) -> Self:
-        """Return this state as `state` tells it."""
-        records = [EpochRecord(**record) for record in state["records"]]
-        return dataclasses.replace(
-            self,
-            records=records,
-            best_index=state["best_index"],
-            is_out_of_time=state["is_out_of_time"],
-        )
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        vars(self).update(state)
+        self.records = [EpochRecord(**record) for record in state["records"]]

@@ -1,4 +1,4 @@
-"""Scoring: probabilities for every row of a split, in order."""
+"""Scoring: a click probability for every row of a split, in order."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from mmctr_pipeline.training.batches import BatchSource
 from mmctr_pipeline.training.step import autocast
 
 SCORING_BATCH_SIZE = 4096
-"""Rows per scoring batch: a few hundred MB of intermediate results at most."""
+"""Rows per batch, which keeps intermediate results to a few hundred MB."""
 
 
 def score(
@@ -22,16 +22,27 @@ def score(
 ) -> np.ndarray:
     """Return click probabilities, `(N,) float32`, in the order of the split.
 
-    `precision` is that of `TrainingConfig`. The module runs in evaluation mode and is left in the
-    mode it was in. Nothing waits for the device until all batches are on their way.
+    The module runs in evaluation mode and returns to its previous mode. The host waits for the
+    device only after the last batch.
+
+    Parameters
+    ----------
+    module
+        Model to score with, on the device of `source`.
+    source
+        Rows to score.
+    precision
+        Number format of matrix products, as in `TrainingConfig`.
+    batch_size
+        Rows per batch.
     """
     keep_freed_memory()
     share = isinstance(module, CtrModel) and module.shares_histories
-    dtype = dtype_for(precision, source.device)
     probabilities_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
     was_training = module.training
     module.eval()
     try:
+        dtype = dtype_for(precision, source.device)
         with torch.inference_mode(), autocast(dtype, source.device):
             start = 0
             for batch in source.in_order(batch_size, share):

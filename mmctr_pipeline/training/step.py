@@ -1,9 +1,10 @@
-"""One training step: forward, backward, clipping, update; smaller parts where memory runs out."""
+"""One training step: forward, backward, clipping and update, in parts if memory runs out."""
 
 import contextlib
+import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -18,47 +19,54 @@ logger = logging.getLogger(__name__)
 BatchT = TypeVar("BatchT", bound=Sized)
 
 _FEWEST_ROWS = 2
-"""Rows of a part at least: BatchNorm knows no variance of one."""
-
+"""Fewest rows of a part: BatchNorm cannot take the variance of one row."""
 
 Step = Callable[[BatchT, Callable[[torch.Tensor], None]], torch.Tensor]
-"""Trains on a batch and returns its mean loss; the second argument sees that before the update."""
+"""Trains on a batch and returns its mean loss; passes the loss to its second argument first."""
 
 
 class TrainingDivergedError(RuntimeError):
-    """The loss became infinite or NaN; the message names epoch and step."""
+    """The loss or the deciding metric became infinite or NaN; the message says when."""
 
 
+@dataclasses.dataclass
 class TrainStep(Generic[BatchT]):
     """Trains a module on one batch after another.
 
-    Where memory runs out the batch is halved, its parts' gradients are added up before the update,
-    and so it stays for the steps to come; a warning says so. The update is the same up to rounding,
-    but BatchNorm sees the parts, its running statistics also the failed attempt, and cutting a
-    batch waits for the device; a loss that draws on the other rows of a batch (pairs, in-batch
-    negatives) draws on those of the part. This is the one place that does this.
+    If memory runs out, the step halves the batch, adds up the gradients of the parts before the
+    update, keeps to that for all further steps, and logs a warning. The update is the same up to
+    rounding, with these differences: BatchNorm sees the parts, its running statistics also include
+    the failed attempt, splitting a batch waits for the device, and a loss that uses other rows of
+    the batch (pairs, in-batch negatives) uses those of the part.
+
+    Parameters
+    ----------
+    module, loss
+        Module to train, and its mean loss over the rows of a batch.
+    optimizers
+        Optimisers of the module.
+    config
+        Number format and the norm for clipping.
+    device
+        Device of the module.
+    split
+        `split(batch, n)` cuts a batch into n parts; None if that is impossible.
+    n_parts
+        Number of parts that each batch is cut into.
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        loss: Callable[[nn.Module, BatchT], torch.Tensor],
-        optimizers: Optimizers,
-        config: TrainingConfig,
-        device: torch.device,
-        split: Callable[[BatchT, int], list[BatchT]] | None,
-    ) -> None:
-        """`split(batch, n)` cuts a batch into n parts; None where that is not possible."""
-        self._module, self._loss, self._optimizers = module, loss, optimizers
-        self._device, self._split = device, split
-        self._clip_norm = config.gradient_clip_norm
-        self._dtype = dtype_for(config.precision, device)
-        self.n_parts = 1
+    module: nn.Module
+    loss: Callable[[nn.Module, BatchT], torch.Tensor]
+    optimizers: Optimizers
+    config: TrainingConfig
+    device: torch.device
+    split: Callable[[BatchT, int], list[BatchT]] | None
+    n_parts: int = 1
 
     def __call__(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """Train on `batch` and return its mean loss, a scalar on the device, without waiting.
 
-        `check` sees the loss before the update.
+        `check` receives the loss before the update.
         """
         value = self.gradients(batch)
         check(value)
@@ -67,45 +75,54 @@ class TrainStep(Generic[BatchT]):
         return value
 
     def gradients(self, batch: BatchT) -> torch.Tensor:
-        """Leave the gradients of `batch` on the parameters; return its mean loss."""
+        """Set the gradients of `batch` on the parameters; return its mean loss."""
         while True:
             try:
                 return self.gradients_of(batch)
             except RuntimeError as error:
                 too_small = len(batch) < 2 * self.n_parts * _FEWEST_ROWS
-                if not is_out_of_memory(error) or self._split is None or too_small:
+                if not is_out_of_memory(error) or self.split is None or too_small:
                     raise
-            # Outside of `except`, so that the failed attempt's tensors are freed by now.
-            self._optimizers.zero_grad()
-            if self._device.type == "cuda":
+            # Outside `except`, so that the tensors of the failed attempt have been freed.
+            self.optimizers.zero_grad()
+            if self.device.type == "cuda":
                 torch.cuda.empty_cache()
             self.n_parts *= 2
             logger.warning(
-                f"out of memory at {2 * len(batch) // self.n_parts:,} rows: from here on a step "
+                f"out of memory at {2 * len(batch) // self.n_parts:,} rows: from now on each step "
                 f"adds up {self.n_parts} parts of {len(batch) // self.n_parts:,} rows "
-                "(a smaller batch_size would avoid that)"
+                "(a smaller batch_size would avoid this)"
             )
 
     def update(self) -> None:
-        """Clip the gradients and take the step, on the device alone."""
-        self._optimizers.clip(self._clip_norm)
-        self._optimizers.step()
+        """Clip the gradients and update the weights, on the device alone."""
+        self.optimizers.clip(self.config.gradient_clip_norm)
+        self.optimizers.step()
 
     def count(self) -> None:
-        """Do what a step needs on the host."""
-        self._optimizers.count_step()
+        """Do the part of a step that runs on the host."""
+        self.optimizers.count_step()
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of parts."""
+        return {"n_parts": self.n_parts}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Restore what `state_dict` returned."""
+        self.n_parts = state["n_parts"]
 
     def gradients_of(self, batch: BatchT) -> torch.Tensor:
-        """Like `gradients`, but raising where memory runs out."""
-        self._optimizers.zero_grad()
+        """Do the same as `gradients`, but raise if memory runs out."""
+        self.optimizers.zero_grad()
         n_rows, parts = len(batch), [batch]
-        if self.n_parts > 1 and self._split is not None:
-            # The last batch of an epoch may be too small for as many parts.
-            parts = self._split(batch, max(1, min(self.n_parts, n_rows // _FEWEST_ROWS)))
-        total = torch.zeros((), device=self._device)
+        if self.n_parts > 1 and self.split is not None:
+            # The last batch of an epoch may be too small for that many parts.
+            parts = self.split(batch, max(1, min(self.n_parts, n_rows // _FEWEST_ROWS)))
+        dtype = dtype_for(self.config.precision, self.device)
+        total = torch.zeros((), device=self.device)
         for part in parts:
-            with autocast(self._dtype, self._device):
-                value = self._loss(self._module, part)
+            with autocast(dtype, self.device):
+                value = self.loss(self.module, part)
             if len(parts) > 1:
                 value = value * (len(part) / n_rows)
             value.backward()
@@ -114,23 +131,23 @@ class TrainStep(Generic[BatchT]):
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return the context in which matrix products are taken in `dtype`; float32 changes nothing."""
+    """Return a context with matrix products in `dtype`; it does nothing for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
-    # A step casts each weight once as it is; a cache would only outlive a captured graph.
+    # A step casts each weight only once, and a cache must not outlive a captured graph.
     return torch.autocast(device.type, dtype=dtype, cache_enabled=device.type != "cuda")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether torch could not allocate; on the CPU its error has no type of its own."""
+    """Return whether torch could not allocate memory; its CPU error has no type of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class LossMeter:
-    """Mean loss of a part of an epoch, and a watch for losses that are not finite.
+    """Mean loss over part of an epoch; raises on losses that are not finite.
 
-    On the CPU such a loss stops the run before it harms the weights. Asking another device in
-    every step would make the host wait for it: there `mean` finds out.
+    On the CPU such a loss raises before it harms the weights. On other devices, checking in each
+    step would make the host wait, so there `mean` raises.
     """
 
     def __init__(self, epoch: int, device: torch.device) -> None:
@@ -141,7 +158,7 @@ class LossMeter:
         self._step = self._n_rows = 0
 
     def check(self, loss: torch.Tensor) -> None:
-        """Begin a step with its mean loss; on the CPU raises `TrainingDivergedError`."""
+        """Begin a step with its mean loss; raises `TrainingDivergedError` on the CPU."""
         self._step += 1
         if self._on_cpu:
             if not math.isfinite(loss.item()):
@@ -151,12 +168,12 @@ class LossMeter:
         torch.minimum(self._first_bad, bad, out=self._first_bad)
 
     def add(self, loss: torch.Tensor, n_rows: int) -> None:
-        """Count the mean loss of `n_rows` rows."""
+        """Add the mean loss of `n_rows` rows."""
         self._sum += loss.double() * n_rows
         self._n_rows += n_rows
 
     def mean(self) -> float:
-        """Return the mean over rows; raises `TrainingDivergedError` for losses not finite."""
+        """Return the mean over rows; raises `TrainingDivergedError` if a loss was not finite."""
         first_bad = int(self._first_bad)
         mean = float(self._sum) / max(self._n_rows, 1)
         if first_bad <= self._step or not math.isfinite(mean):

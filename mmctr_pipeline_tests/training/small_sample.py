@@ -1,4 +1,4 @@
-"""A tiny click world for tests: items of four styles, users who click on the style they watched."""
+"""A tiny click dataset for tests: items of four styles, users who click on one of them."""
 
 import dataclasses
 
@@ -27,20 +27,20 @@ QUICK_TRAINING = TrainingConfig(max_epochs=2, batch_size=256, patience=2)
 def small_sample(
     n_train: int = 4000, n_valid: int = 1500, n_users: int = 400, n_items: int = 60, seed: int = 0
 ) -> tuple[CtrDataset, ItemVectors]:
-    """Return a dataset whose valid and test users are not in train, and its vectors.
+    """Return a dataset whose valid and test users are not in train, and its fused vectors.
 
-    A click is likely (0.9) where the target has the style that the user's history shows, and
-    unlikely (0.1) elsewhere. The first dimensions of an item's vector tell its style; item 1 has
-    no vector, and every 50th history is empty.
+    A click is likely (0.9) if the target has the style of the user's history, and unlikely (0.1)
+    otherwise. The first dimensions of an item's vector reveal its style. Item 1 has no vector, and
+    every 50th history is empty.
     """
     generator = np.random.default_rng(seed)
     style = generator.integers(0, N_STYLES, n_items + 1)
-    items_of_style = [np.flatnonzero(style[1:] == s) + 1 for s in range(N_STYLES)]
+    items_by_style = [np.flatnonzero(style[1:] == s) + 1 for s in range(N_STYLES)]
     user_style = generator.integers(0, N_STYLES, n_users)
     histories = [
-        generator.choice(items_of_style[user_style[u]], generator.integers(2, 9))
+        generator.choice(items_by_style[user_style[u]], generator.integers(2, 9)).tolist()
         if u % 50
-        else np.zeros(0, int)
+        else []
         for u in range(n_users)
     ]
 
@@ -57,13 +57,15 @@ def small_sample(
             label=(generator.random(n_rows) < probability).astype(np.int8),
         )
 
-    known = int(n_users * 0.75)
+    n_train_users = int(n_users * 0.75)
     test = dataclasses.replace(
-        split(n_valid, known, n_users), label=None, row_id=np.arange(n_valid, dtype=np.int64)
+        split(n_valid, n_train_users, n_users),
+        label=None,
+        row_id=np.arange(n_valid, dtype=np.int64),
     )
     dataset = CtrDataset(
-        train=split(n_train, 0, known),
-        valid=split(n_valid, known, n_users),
+        train=split(n_train, 0, n_train_users),
+        valid=split(n_valid, n_train_users, n_users),
         test=test,
         items=ItemTable(
             item_id=np.arange(1, n_items + 1, dtype=np.int32),
@@ -73,7 +75,7 @@ def small_sample(
             views_level=np.zeros(n_items, np.int8),
         ),
         histories=Ragged.from_lists(histories),
-        fingerprint="small-world",
+        fingerprint="small-sample",
     )
     vectors = generator.normal(0, 1, (n_items + 1, VECTOR_DIM)).astype(np.float32)
     vectors[np.arange(n_items + 1), style] += 4
@@ -84,6 +86,6 @@ def small_sample(
         item_id=np.arange(n_items + 1, dtype=np.int32),
         vectors=vectors,
         present=present,
-        identity="small-world-vectors",
+        identity="small-sample-vectors",
     )
     return dataset, ItemVectors(table)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.averaging import SNAPSHOTS_PER_EPOCH, WeightAverage
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline_tests.training.toy_runs import Weight, batches_of, fit_toy, squared_error
 
 COUNTS = {1.0: lambda t: t, 3.0: lambda t: t * (t + 1) * (t + 2)}
 """What snapshot t of a run counts, by power: about t to that power."""
@@ -19,9 +20,9 @@ def weighted_mean(values: list[torch.Tensor], power: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("power", COUNTS)
-def test_late_snapshots_count_more_and_statistics_are_averaged_alike(power: float) -> None:
+def test_late_snapshots_count_more_and_statistics_are_averaged_too(power: float) -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    average = WeightAverage(module, power, SNAPSHOTS_PER_EPOCH, lambda: None)
+    average = WeightAverage(module, power, SNAPSHOTS_PER_EPOCH)
     seen: list[dict[str, torch.Tensor]] = []
     for _ in range(7):
         module(torch.randn(5, 3))
@@ -40,27 +41,41 @@ def test_late_snapshots_count_more_and_statistics_are_averaged_alike(power: floa
         assert torch.equal(tensor, seen[-1][name])
 
 
+class CountingServer:
+    """Serves a table, and counts how often it is brought up to date."""
+
+    n_flushes = 0
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        self.n_flushes += 1
+
+
 @pytest.mark.parametrize(("batch_size", "n_snapshots"), [(1, 16), (5, 16), (20, 8), (160, 1)])
-def test_an_epoch_has_sixteen_snapshots_of_tables_that_are_up_to_date(
+def test_an_epoch_has_sixteen_snapshots_of_up_to_date_tables(
     batch_size: int, n_snapshots: int
 ) -> None:
-    module = nn.Linear(1, 1)
-    calls: list[int] = []
-    average = WeightAverage(module, 1.0, 160, lambda: calls.append(1))
+    table = EmbeddingTable(2, 1)
+    table.server = server = CountingServer()
+    average = WeightAverage(table, 1.0, 160)
     for _ in range(2):
         for start in range(0, 160, batch_size):
             average.advance(min(batch_size, 160 - start))
-    assert len(calls) == 2 * n_snapshots
+    assert server.n_flushes == 2 * n_snapshots
     assert average.state_dict()["n_snapshots"] == 2 * n_snapshots
 
 
-def test_without_a_power_nothing_is_averaged() -> None:
-    module = nn.Linear(1, 1)
-    average = WeightAverage(module, 0.0, 1, lambda: pytest.fail("nothing is read"))
+def test_without_a_power_nothing_is_averaged_or_read() -> None:
+    table = EmbeddingTable(2, 1)
+    table.server = server = CountingServer()
+    average = WeightAverage(table, 0.0, 1)
     average.advance(1)
-    weight = module.weight.item()
+    assert server.n_flushes == 0
+    weight = table.weight.detach().clone()
     with average.applied():
-        assert module.weight.item() == weight
+        assert torch.equal(table.weight, weight)
     assert average.state_dict()["mean"] == {}
 
 
@@ -69,25 +84,17 @@ def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> Non
     validated: list[torch.Tensor] = []
 
     def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        after_steps.append(module.weight.detach().clone())  # type: ignore[operator, union-attr]
-        return (module(batch) - 3 * batch).square().mean()
+        after_steps.append(module.get_parameter("weight").detach().clone())
+        return squared_error(module, batch)
 
     def evaluate(module: nn.Module) -> dict[str, float]:
-        validated.append(module.weight.detach().clone())  # type: ignore[operator, union-attr]
+        validated.append(module.get_parameter("weight").detach().clone())
         return {"score": [0.1, 0.5, 0.2][len(validated) - 1]}
 
-    def trained(power: float) -> nn.Module:
-        torch.manual_seed(0)
-        module = nn.Linear(1, 1, bias=False)
-        sizes = (4, 4, 2)
-        fit(
-            module,
-            {"main": list(module.parameters())},
-            TrainBatches(sum(sizes), lambda epoch: (torch.ones(n, 1) for n in sizes)),
-            loss,
-            Validation(evaluate, "score"),
-            TrainingConfig(max_epochs=3, learning_rate=0.1, weight_averaging=power),
-        )
+    def trained(power: float) -> Weight:
+        module = Weight()
+        config = TrainingConfig(max_epochs=3, learning_rate=0.1, weight_averaging=power)
+        fit_toy(module, config, evaluate, batches_of(4, 4, 2), loss)
         return module
 
     trained(0.0)
@@ -97,4 +104,4 @@ def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> Non
     # Before step i the weights are those after step i - 1; an epoch has three steps.
     torch.testing.assert_close(validated[0], weighted_mean(after_steps[1:4], 1.0))
     torch.testing.assert_close(validated[1], weighted_mean(after_steps[1:7], 1.0))
-    assert torch.equal(module.weight, validated[1])  # type: ignore[arg-type]
+    assert torch.equal(module.weight, validated[1])

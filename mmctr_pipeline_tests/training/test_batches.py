@@ -1,4 +1,4 @@
-"""Batches from a resident split: the right rows, ragged histories, and a seeded order."""
+"""Item features joined by id, and batches: the right rows, ragged histories, a seeded order."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.dataset import CtrDataset, ItemTable
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.batch import Batch
@@ -15,16 +15,20 @@ from mmctr_pipeline.training.batches import (
     MAX_TAGS,
     BatchSource,
     TrainingDataError,
+    feature_spec,
     item_features,
 )
-from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, VECTOR_DIM, small_sample
 
 CPU = torch.device("cpu")
+BOTH_MODALITIES = DinConfig(features=FeatureConfig(text_vectors=True, image_vectors=True))
 
 
-def source_of(dataset: CtrDataset, vectors: ItemVectors, split: str = "train") -> BatchSource:
+def source_of(
+    dataset: CtrDataset, vectors: ItemVectors, split: str = "train", max_history: int | None = None
+) -> BatchSource:
     items = item_features(dataset.items, vectors, SMALL_MODEL)
-    return BatchSource(dataset.splits[split], dataset.histories, items, CPU)
+    return BatchSource(dataset.splits[split], dataset.histories, items, CPU, max_history)
 
 
 def plain_rows(batch: Batch) -> list[tuple]:
@@ -68,34 +72,23 @@ def test_in_order_yields_every_row_with_its_own_history() -> None:
     assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
 
 
-def test_spare_positions_at_the_end_hold_zero_and_belong_to_no_row() -> None:
-    dataset, vectors = small_sample(n_train=103)
-    source = source_of(dataset, vectors)
-    rows_B = torch.tensor([5, 100, 0, 31])
-    exact, spare = source.batch(rows_B), source.batch(rows_B, 97)
-    n_real = int(exact.history_offsets[-1])
-    assert len(exact.history_T) == n_real
-    assert spare.shape == (4, 97)
-    assert spare.history_T[n_real:].tolist() == [0] * (97 - n_real)
-    assert torch.equal(spare.history_offsets, exact.history_offsets)
-    assert plain_rows(spare) == plain_rows(exact) == [expected_rows(dataset)[row] for row in rows_B]
-
-
 @pytest.mark.parametrize(("batch_size", "step"), [(25, 64), (400, 100)])
-def test_batches_come_in_few_shapes(batch_size: int, step: int) -> None:
-    """Positions are a multiple of 64 or of a quarter of the rows, and less than one is spare."""
+def test_batches_have_few_shapes(batch_size: int, step: int) -> None:
+    """Positions are padded to a multiple of 64 or of a quarter of the rows."""
     dataset, vectors = small_sample(n_train=10 * batch_size)
     batches = list(source_of(dataset, vectors).shuffled(batch_size, 1, 1))
     for batch in batches:
-        n_spare = len(batch.history_T) - int(batch.history_offsets[-1])
+        n_real = int(batch.history_offsets[-1])
+        n_spare = len(batch.history_T) - n_real
+        assert batch.shape == (batch_size, len(batch.history_T))
         assert len(batch.history_T) % step == 0
         assert 0 <= n_spare < step
-        assert not bool(batch.history_T[len(batch.history_T) - n_spare :].any())
+        assert batch.history_T[n_real:].tolist() == [0] * n_spare
     assert len({int(batch.history_offsets[-1]) for batch in batches}) > 5
     assert len({batch.shape for batch in batches}) <= 3
 
 
-def test_a_batch_has_the_promised_types() -> None:
+def test_a_batch_has_the_documented_types() -> None:
     dataset, vectors = small_sample(n_train=20)
     batch = next(source_of(dataset, vectors).in_order(8))
     for name in ("user_id_B", "item_id_B", "likes_level_B", "views_level_B"):
@@ -132,28 +125,58 @@ def test_shuffling_leaves_the_global_random_state_alone() -> None:
 
 
 @pytest.mark.parametrize(("n_rows", "sizes"), [(52, [25, 25, 2]), (51, [25, 25]), (50, [25, 25])])
-def test_a_last_batch_of_a_single_row_is_left_out(n_rows: int, sizes: list[int]) -> None:
+def test_a_last_batch_with_a_single_row_is_dropped(n_rows: int, sizes: list[int]) -> None:
     dataset, vectors = small_sample(n_train=n_rows)
     assert [len(batch) for batch in source_of(dataset, vectors).shuffled(25, 1, 1)] == sizes
 
 
-def test_item_features_are_joined_by_id() -> None:
+def test_read_only_arrays_are_accepted() -> None:
+    dataset, vectors = small_sample(n_train=30)
+    assert dataset.train.label is not None
+    dataset.train.label.setflags(write=False)
+    dataset.histories.values.setflags(write=False)
+    assert len(next(source_of(dataset, vectors).in_order(30))) == 30
+
+
+def test_long_histories_are_cut_to_their_newest_items() -> None:
+    dataset, vectors = small_sample(n_train=60)
+    assert dataset.histories.lengths.max() > 3
+    source = source_of(dataset, vectors, max_history=3)
+    expected = [(*row[:4], row[4][-3:], row[5]) for row in expected_rows(dataset)]
+    assert [row for batch in source.in_order(25) for row in plain_rows(batch)] == expected
+
+
+def test_consecutive_rows_with_the_same_history_share_it() -> None:
+    dataset, vectors = small_sample(n_train=60)
+    by_user = np.argsort(dataset.train.history, kind="stable")
+    dataset = dataclasses.replace(dataset, train=dataset.train.take(by_user))
+    batches = list(source_of(dataset, vectors).in_order(60, share=True))
+    n_histories = len(np.unique(dataset.train.history))
+    assert len(batches[0].history_offsets) - 1 == n_histories < 60
+    assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
+    with pytest.raises(ValueError, match="share histories"):
+        batches[0].split(2)
+
+
+def four_items() -> ItemTable:
     dataset, _ = small_sample(n_items=10)
-    kept = np.array([2, 5, 6, 9], np.int32)
-    items = dataclasses.replace(
+    return dataclasses.replace(
         dataset.items,
-        item_id=kept,
+        item_id=np.array([2, 5, 6, 9], np.int32),
         likes_level=np.array([1, 2, 3, 4], np.int8),
         views_level=np.array([5, 6, 7, 8], np.int8),
         tags=Ragged.from_lists([[3], [], [4, 1, 2], [9, 8]]),
     )
+
+
+def test_item_features_are_joined_by_id() -> None:
     vectors = VectorTable(
         item_id=np.array([0, 3, 5, 9], np.int32),
         vectors=np.array([[9, 9], [3, 3], [5, 5], [0, 0]], np.float32),
         present=np.array([True, True, True, False]),
         identity="some vectors",
     )
-    features = item_features(items, ItemVectors(vectors), SMALL_MODEL)
+    features = item_features(four_items(), ItemVectors(vectors), SMALL_MODEL)
     assert features.vectors_ID.shape == (10, 2)
     assert features.present_I.nonzero().flatten().tolist() == [5]
     assert features.vectors_ID[5].tolist() == [5, 5]
@@ -164,35 +187,46 @@ def test_item_features_are_joined_by_id() -> None:
     assert features.tags_IK.sum() == 27
 
 
-def test_modalities_are_joined_by_id_and_left_out_where_no_item_has_one() -> None:
-    dataset, vectors = small_sample(n_items=10)
-    fused = vectors.fused
-    nobody = dataclasses.replace(fused, present=np.zeros_like(fused.present))
-    model = DinConfig(features=FeatureConfig(text_vectors=True, image_vectors=True))
-    features = item_features(dataset.items, ItemVectors(fused, fused, nobody), model)
-    for mine, theirs in zip(features.vectors_of("text"), features.vectors_of("fused"), strict=True):
-        assert torch.equal(mine, theirs)
-    with pytest.raises(ValueError, match="reads image vectors, but the items have none"):
-        features.vectors_of("image")
-    not_read = item_features(dataset.items, ItemVectors(fused, fused, fused), SMALL_MODEL)
-    with pytest.raises(ValueError, match="reads text vectors, but the items have none"):
-        not_read.vectors_of("text")
-    with pytest.raises(TrainingDataError, match="din reads image vectors, which were not given"):
-        item_features(dataset.items, ItemVectors(fused, fused), model)
-
-
-def test_of_many_tags_the_first_are_kept() -> None:
+def test_only_the_first_tags_are_kept() -> None:
     dataset, vectors = small_sample()
     tags = Ragged.from_lists([list(range(1, 30)), *[[5]] * (len(dataset.items) - 1)])
-    features = item_features(dataclasses.replace(dataset.items, tags=tags), vectors, SMALL_MODEL)
+    items = dataclasses.replace(dataset.items, tags=tags)
+    features = item_features(items, vectors, SMALL_MODEL)
     assert features.tags_IK[1].tolist() == list(range(1, MAX_TAGS + 1))
     assert features.tags_IK[2].tolist() == [5, *[0] * (MAX_TAGS - 1)]
+
+
+def test_modalities_are_included_if_the_model_reads_them_and_an_item_has_one() -> None:
+    dataset, vectors = small_sample(n_items=10)
+    fused = vectors.fused
+    absent = dataclasses.replace(fused, present=np.zeros_like(fused.present))
+    given = ItemVectors(fused, fused, absent)
+    features = item_features(dataset.items, given, BOTH_MODALITIES)
+    for text, expected in zip(
+        features.vectors_of("text"), features.vectors_of("fused"), strict=True
+    ):
+        assert torch.equal(text, expected)
+    with pytest.raises(ValueError, match="reads image vectors, but the items have none"):
+        features.vectors_of("image")
+    with pytest.raises(ValueError, match="reads text vectors, but the items have none"):
+        item_features(dataset.items, given, SMALL_MODEL).vectors_of("text")
+
+    spec = feature_spec(dataset, given, BOTH_MODALITIES)
+    assert (spec.vector_dim, spec.text_dim, spec.image_dim) == (VECTOR_DIM, VECTOR_DIM, 0)
+    assert feature_spec(dataset, given, SMALL_MODEL).text_dim == 0
+
+
+def test_a_modality_that_is_not_given_is_named() -> None:
+    dataset, vectors = small_sample(n_items=10)
+    only_text = ItemVectors(vectors.fused, text=vectors.fused)
+    with pytest.raises(TrainingDataError, match="din reads image vectors, which were not given"):
+        item_features(dataset.items, only_text, BOTH_MODALITIES)
 
 
 def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
     dataset, vectors = small_sample()
     vectors.fused.vectors[7, 3] = np.nan
-    with pytest.raises(ValueError, match=r"1 item vectors of small-world-vectors .* item 7"):
+    with pytest.raises(ValueError, match=r"1 item vectors of small-sample-vectors .* item 7"):
         item_features(dataset.items, vectors, SMALL_MODEL)
 
 
@@ -201,31 +235,3 @@ def test_vectors_of_another_catalogue_are_refused() -> None:
     foreign = dataclasses.replace(vectors.fused, item_id=vectors.fused.item_id + 10_000)
     with pytest.raises(ValueError, match="none of the 60 items has a vector"):
         item_features(dataset.items, ItemVectors(foreign), SMALL_MODEL)
-
-
-def test_read_only_arrays_are_taken() -> None:
-    dataset, vectors = small_sample(n_train=30)
-    dataset.train.label.setflags(write=False)  # type: ignore[union-attr]
-    dataset.histories.values.setflags(write=False)
-    assert len(next(source_of(dataset, vectors).in_order(30))) == 30
-
-
-def test_only_the_newest_items_are_read_where_the_rest_is_cut_off() -> None:
-    dataset, vectors = small_sample(n_train=60)
-    items = item_features(dataset.items, vectors, SMALL_MODEL)
-    source = BatchSource(dataset.train, dataset.histories, items, CPU, max_history=3)
-    assert dataset.histories.lengths.max() > 3
-    expected = [(*row[:4], row[4][-3:], row[5]) for row in expected_rows(dataset)]
-    assert [row for batch in source.in_order(25) for row in plain_rows(batch)] == expected
-
-
-def test_in_order_consecutive_rows_of_one_history_share_it() -> None:
-    dataset, vectors = small_sample(n_train=60)
-    by_user = np.argsort(dataset.train.history, kind="stable")
-    dataset = dataclasses.replace(dataset, train=dataset.train.take(by_user))
-    batches = list(source_of(dataset, vectors).in_order(60, share=True))
-    n_histories = len(np.unique(dataset.train.history))
-    assert len(batches[0].history_offsets) - 1 == n_histories < 60
-    assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
-    with pytest.raises(ValueError, match="share histories"):
-        batches[0].split(2)

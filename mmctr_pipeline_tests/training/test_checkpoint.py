@@ -15,54 +15,58 @@ from torch import nn
 
 from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
-
-CPU = torch.device("cpu")
+from mmctr_pipeline.training.loop import TrainBatches
+from mmctr_pipeline_tests.training.toy_runs import fit_toy
 
 
 def loaded(checkpoints: Checkpoints) -> Any:
-    return checkpoints.load(CPU)
+    return checkpoints.load(torch.device("cpu"))
 
 
 def test_there_is_none_before_one_is_written(tmp_path: Path) -> None:
     assert loaded(Checkpoints(tmp_path / "run")) is None
 
 
-def test_a_state_comes_back_as_it_was_and_the_log_says_so(
+def test_a_state_is_restored_as_it_was_and_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
-    state = {"weights": torch.arange(3.0), "epoch": 2.5, "nested": [{"best": -1, "x": None}]}
-    checkpoints.save(lambda: state)
+    weights = torch.arange(3.0)
+    rest = {"epoch": 2.5, "nested": [{"best": -1, "x": None}]}
+    checkpoints.save(lambda: {"weights": weights, **rest})
     caplog.set_level(logging.INFO)
-    found = checkpoints.load(CPU)
-    assert found is not None
-    assert torch.equal(found.pop("weights"), state["weights"])
-    assert found == {"epoch": 2.5, "nested": [{"best": -1, "x": None}]}
-    assert caplog.messages == [f"going on from {tmp_path / 'run' / 'checkpoint.pt'}"]
+    found = loaded(checkpoints)
+    assert torch.equal(found.pop("weights"), weights)
+    assert found == rest
+    assert caplog.messages == [f"resuming from {tmp_path / 'run' / 'checkpoint.pt'}"]
 
 
-def test_none_is_written_sooner_than_the_interval_since_the_one_before(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, every_seconds=0.4)
-    asked = []
+def test_checkpoints_are_at_least_the_interval_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    checkpoints = Checkpoints(tmp_path, every_seconds=30)
+    n_saved = 0
 
     def state() -> dict[str, int]:
-        asked.append(1)
-        return {"n": len(asked)}
+        nonlocal n_saved
+        n_saved += 1
+        return {"n": n_saved}
 
     checkpoints.save(state)
     assert not checkpoints.path.exists()
-    time.sleep(0.45)
+    now = 31.0
     checkpoints.save(state)
     checkpoints.save(state)
     assert loaded(checkpoints) == {"n": 1}
-    time.sleep(0.45)
+    now = 62.0
     checkpoints.save(state)
     assert loaded(checkpoints) == {"n": 2}
-    assert len(asked) == 2
+    assert n_saved == 2
 
 
-def test_removing_takes_the_folder_and_may_be_done_twice(tmp_path: Path) -> None:
+def test_removing_deletes_the_folder_and_may_be_repeated(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
     checkpoints.save(dict)
     checkpoints.remove()
@@ -71,36 +75,39 @@ def test_removing_takes_the_folder_and_may_be_done_twice(tmp_path: Path) -> None
     assert loaded(checkpoints) is None
 
 
-def test_a_state_that_cannot_be_made_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_state_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every_seconds=0)
     checkpoints.save(lambda: {"n": 1})
 
     def fail() -> dict[str, Any]:
-        raise RuntimeError("flush before asking for the state")
+        raise RuntimeError("no state")
 
-    with pytest.raises(RuntimeError, match="flush before"):
+    with pytest.raises(RuntimeError, match="no state"):
         checkpoints.save(fail)
     assert loaded(checkpoints) == {"n": 1}
     assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     checkpoints = Checkpoints(tmp_path)
     checkpoints.path.write_bytes(content)
-    with pytest.raises(RuntimeError, match=r"checkpoint\.pt cannot be read .* remove it to train"):
+    with pytest.raises(RuntimeError, match=r"checkpoint\.pt is damaged; remove it to train"):
         loaded(checkpoints)
 
 
-def test_runs_that_anything_decisive_tells_apart_have_folders_of_their_own(tmp_path: Path) -> None:
-    known = {"config": {"seed": 1, "patience": 2}, "data": "abc", "vectors": ["x", "y"]}
+def test_runs_that_differ_in_anything_decisive_have_their_own_folders(tmp_path: Path) -> None:
+    known: dict[str, Any] = {
+        "config": {"seed": 1, "patience": 2},
+        "data": "abc",
+        "vectors": ["x", "y"],
+    }
     key = run_key(**known)
     assert run_key(vectors=["x", "y"], data="abc", config={"patience": 2, "seed": 1}) == key
-    others = [{**known, "data": "abd"}, {**known, "config": {"seed": 2, "patience": 2}}]
-    others.append({**known, "vectors": ["y", "x"]})
-    keys = {run_key(**other) for other in others}
-    assert len(keys | {key}) == 4
-    folders = {Checkpoints.of_run(tmp_path, each).folder for each in keys | {key}}
+    changes = ({"data": "abd"}, {"config": {"seed": 2, "patience": 2}}, {"vectors": ["y", "x"]})
+    keys = {key, *(run_key(**{**known, **change}) for change in changes)}
+    assert len(keys) == 4
+    folders = {Checkpoints.of_run(tmp_path, each).folder for each in keys}
     assert {folder.parent for folder in folders} == {tmp_path / "checkpoints"}
     assert len(folders) == 4
 
@@ -121,11 +128,10 @@ checkpoints.save(lambda: {"n": 2, "weights": torch.zeros(100_000), "last": Deadl
 """
 
 
-def test_a_kill_in_the_middle_of_writing_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_WHILE_WRITING, tmp_path],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
     )
     assert killed.returncode == -signal.SIGKILL
     checkpoints = Checkpoints(tmp_path, every_seconds=0)
@@ -133,11 +139,11 @@ def test_a_kill_in_the_middle_of_writing_leaves_the_one_before(tmp_path: Path) -
     assert len(list(tmp_path.glob("*.pt"))) == 2
     checkpoints.save(lambda: {"n": 3})
     assert loaded(checkpoints) == {"n": 3}
-    # What the killed one left behind is gone.
+    # The killed process's file is gone.
     assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
 
 
-def test_a_run_taken_up_again_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def run(most_rows: int, n_validations: int) -> nn.Module:
@@ -156,19 +162,14 @@ def test_a_run_taken_up_again_keeps_its_parts_and_ends_in_evaluation_mode(tmp_pa
                 raise KeyboardInterrupt
             return {"score": 0.5}
 
-        fit(
-            module,
-            {"main": list(module.parameters())},
-            TrainBatches(
-                8,
-                lambda epoch: iter([torch.randn(8, 1)]),
-                split=lambda batch, n_parts: list(batch.chunk(n_parts)),
-            ),
-            loss,
-            Validation(evaluate, "score"),
-            TrainingConfig(max_epochs=2),
-            Checkpoints(tmp_path, every_seconds=0),
+        batches = TrainBatches(
+            8,
+            lambda epoch: iter([torch.randn(8, 1)]),
+            split=lambda batch, n_parts: list(batch.chunk(n_parts)),
         )
+        checkpoints = Checkpoints(tmp_path, every_seconds=0)
+        config = TrainingConfig(max_epochs=2)
+        fit_toy(module, config, evaluate, batches, loss, checkpoints=checkpoints)
         return module
 
     with pytest.raises(KeyboardInterrupt):

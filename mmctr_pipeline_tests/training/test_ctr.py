@@ -1,4 +1,4 @@
-"""Training a CTR model: it learns, it repeats itself, and it refuses what it cannot measure."""
+"""Training a CTR model: it learns, repeats itself, and refuses data it cannot measure."""
 
 import dataclasses
 
@@ -21,6 +21,7 @@ from mmctr_pipeline_tests.training.small_sample import (
 )
 
 CPU = torch.device("cpu")
+WELL_TRAINED = TrainingConfig(max_epochs=5, batch_size=128, learning_rate=5e-3, precision="float32")
 
 
 def train(
@@ -31,7 +32,12 @@ def train(
 
 @pytest.fixture(name="trained", scope="module")
 def trained_well() -> TrainedCtr:
-    return train(*small_sample(), TrainingConfig(max_epochs=10, batch_size=128))
+    return train(*small_sample(), WELL_TRAINED)
+
+
+@pytest.fixture(name="quick", scope="module")
+def trained_quickly() -> TrainedCtr:
+    return train(*small_sample(n_train=2000))
 
 
 def test_the_model_learns_what_unseen_users_like(trained: TrainedCtr) -> None:
@@ -44,7 +50,7 @@ def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
     assert dataset.valid.label is not None
     assert trained.valid_scores.dtype == np.float32
     expected = auc(dataset.valid.label, trained.valid_scores)
-    # The two sum in another order.
+    # The two sum in a different order.
     assert trained.metrics["valid_auc"] == pytest.approx(expected, rel=1e-12)
     measured_while_training = trained.history.best.metrics["valid_auc"]
     assert trained.metrics["valid_auc"] == pytest.approx(measured_while_training, rel=1e-12)
@@ -59,43 +65,39 @@ def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
 
 
 def test_table_sizes_come_from_all_splits_and_the_item_table() -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=300)
     dataset.test.user_id[3] = 777
     spec = train(dataset, vectors).spec
     assert (spec.n_users, spec.n_items, spec.vector_dim) == (778, 61, VECTOR_DIM)
 
 
-def test_the_same_seed_gives_the_same_weights_bit_by_bit() -> None:
-    before = torch.get_rng_state()
-    first = train(*small_sample())
+def test_the_same_seed_gives_the_same_weights_bit_by_bit(quick: TrainedCtr) -> None:
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
     torch.rand(17)
-    second = train(*small_sample())
-    other = train(*small_sample(), dataclasses.replace(QUICK_TRAINING, seed=43))
-    for name, tensor in first.module.state_dict().items():
-        assert torch.equal(tensor, second.module.state_dict()[name]), name
-    assert np.array_equal(first.valid_scores, second.valid_scores)
-    assert not np.array_equal(first.valid_scores, other.valid_scores)
+    sample = small_sample(n_train=2000)
+    drawn_before = torch.get_rng_state()
+    again = train(*sample)
+    assert torch.equal(torch.get_rng_state(), drawn_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    other = train(*sample, dataclasses.replace(QUICK_TRAINING, seed=43))
+    for name, tensor in quick.module.state_dict().items():
+        assert torch.equal(tensor, again.module.state_dict()[name]), name
+    assert np.array_equal(quick.valid_scores, again.valid_scores)
+    assert not np.array_equal(quick.valid_scores, other.valid_scores)
     torch.set_rng_state(before)
 
 
-def test_the_global_random_state_is_left_alone() -> None:
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    train(*small_sample(n_train=300))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(np.random.get_state()[1], numpy_before)
-
-
-def test_vectors_are_standardised_within_the_model() -> None:
-    dataset, vectors = small_sample()
+def test_vectors_are_standardised_within_the_model(quick: TrainedCtr) -> None:
+    dataset, vectors = small_sample(n_train=2000)
     fused = vectors.fused
     scaled = dataclasses.replace(fused, vectors=fused.vectors * 1000 + fused.present[:, None])
-    first, second = train(dataset, vectors), train(dataset, ItemVectors(scaled))
-    assert np.abs(first.valid_scores - second.valid_scores).max() < 0.02
+    other = train(dataset, ItemVectors(scaled))
+    assert np.abs(quick.valid_scores - other.valid_scores).max() < 0.02
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 @pytest.mark.parametrize("label", [0, 1])
-def test_a_split_of_one_class_is_refused(split: str, label: int) -> None:
+def test_a_split_with_labels_of_one_class_is_refused(split: str, label: int) -> None:
     dataset, vectors = small_sample(n_train=300)
     rows = dataset.splits[split]
     one_class = dataclasses.replace(rows, label=np.full(len(rows), label, np.int8))
@@ -117,49 +119,43 @@ def test_rare_classes_still_get_a_train_auc() -> None:
     assert 0 <= train(rare, vectors).metrics["train_auc"] <= 1
 
 
-def test_bfloat16_learns_as_much_and_keeps_float32_weights() -> None:
-    world = small_sample()
-    training = TrainingConfig(max_epochs=6, batch_size=128, precision="float32")
-    full = train(*world, training)
-    half = train(*world, dataclasses.replace(training, precision="bfloat16"))
-    assert half.metrics["valid_auc"] == pytest.approx(full.metrics["valid_auc"], abs=0.01)
-    assert half.history.epochs[0].train_loss != full.history.epochs[0].train_loss
+def test_bfloat16_learns_as_much_and_keeps_float32_weights(trained: TrainedCtr) -> None:
+    dataset, vectors = small_sample()
+    half = train(dataset, vectors, dataclasses.replace(WELL_TRAINED, precision="bfloat16"))
+    expected = trained.metrics["valid_auc"]
+    assert half.metrics["valid_auc"] == pytest.approx(expected, abs=0.01)
+    assert half.history.epochs[0].train_loss != trained.history.epochs[0].train_loss
     assert {parameter.dtype for parameter in half.module.parameters()} == {torch.float32}
     assert half.valid_scores.dtype == np.float32
-    # The weights are as good where products are exact.
-    dataset, vectors = world
+    # The weights are as good with exact products.
+    assert dataset.valid.label is not None
     items = item_features(dataset.items, vectors, SMALL_MODEL)
     scores = score(half.module, BatchSource(dataset.valid, dataset.histories, items, CPU))
-    assert auc(dataset.valid.label, scores) == pytest.approx(full.metrics["valid_auc"], abs=0.01)
+    assert auc(dataset.valid.label, scores) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize("weight_averaging", [0.0, 2.0])
 def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: float) -> None:
     dataset, vectors = small_sample(n_train=1000)
     model = dataclasses.replace(SMALL_MODEL, dropout=0.0, multimodal_dropout=0.0)
-    histories = []
-    for optimizer in (TrainingConfig().optimizer, "adamw"):
-        training = TrainingConfig(
-            max_epochs=3,
-            batch_size=128,
-            precision="float32",
-            optimizer=optimizer,
-            weight_averaging=weight_averaging,
-        )
-        trained = train_ctr(dataset, vectors, model, training, CPU)
-        histories.append(trained.history.epochs)
-    for ours, dense in zip(*histories, strict=True):
-        assert ours.train_loss == pytest.approx(dense.train_loss, rel=1e-4)
-        assert ours.metrics["valid_log_loss"] == pytest.approx(
-            dense.metrics["valid_log_loss"], rel=1e-3
+    default = TrainingConfig(
+        max_epochs=3, batch_size=128, precision="float32", weight_averaging=weight_averaging
+    )
+    ours, dense = (
+        train_ctr(dataset, vectors, model, training, CPU).history.epochs
+        for training in (default, dataclasses.replace(default, optimizer="adamw"))
+    )
+    assert default.optimizer != "adamw"
+    for mine, plain in zip(ours, dense, strict=True):
+        assert mine.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
+        assert mine.metrics["valid_log_loss"] == pytest.approx(
+            plain.metrics["valid_log_loss"], rel=1e-3
         )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_learns_the_same() -> None:
-    dataset, vectors = small_sample()
     training = TrainingConfig(max_epochs=10, batch_size=128)
-    device = torch.device("cuda:0")
-    trained = train_ctr(dataset, vectors, SMALL_MODEL, training, device)
+    trained = train_ctr(*small_sample(), SMALL_MODEL, training, torch.device("cuda:0"))
     assert next(trained.module.parameters()).device.type == "cuda"
     assert trained.metrics["valid_auc"] > 0.75

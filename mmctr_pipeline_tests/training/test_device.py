@@ -1,4 +1,4 @@
-"""Devices by name, and random state that is put back."""
+"""Devices by name, and random state that is restored."""
 
 import pytest
 import torch
@@ -16,18 +16,18 @@ def test_cpu_and_auto_resolve_everywhere() -> None:
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:99", "", "CPU"])
-def test_unknown_devices_are_refused_with_those_there_are(name: str) -> None:
+def test_unknown_devices_are_refused_with_a_list_of_devices(name: str) -> None:
     with pytest.raises(DeploymentError, match="this machine has: auto, cpu"):
         resolve_device(name)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_cuda_is_refused_where_there_is_none() -> None:
+def test_cuda_is_refused_on_machines_without_it() -> None:
     with pytest.raises(DeploymentError, match="unknown device 'cuda'"):
         resolve_device("cuda")
 
 
-def test_seeded_repeats_itself_and_puts_the_state_back() -> None:
+def test_seeded_repeats_itself_and_restores_the_state() -> None:
     before = torch.get_rng_state()
     draws = []
     for seed in (1, 1, 2):
@@ -38,7 +38,7 @@ def test_seeded_repeats_itself_and_puts_the_state_back() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_state_is_put_back_after_an_error() -> None:
+def test_the_state_is_restored_after_an_error() -> None:
     def fail_after_drawing() -> None:
         with seeded(1, CPU):
             torch.rand(4)
@@ -51,7 +51,7 @@ def test_the_state_is_put_back_after_an_error() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "inside"), [(SMALL_BATCH, 1), (SMALL_BATCH + 1, None)])
-def test_small_steps_use_one_thread_and_the_number_comes_back(
+def test_small_steps_use_one_thread_and_the_number_is_restored(
     batch_size: int, inside: int | None
 ) -> None:
     before = torch.get_num_threads()

@@ -2,32 +2,21 @@
 
 import logging
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.loop import TrainBatches
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
-
-
-def squared_error(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    return (module(batch) - 3 * batch).square().mean()
-
-
-def batches_of(*sizes: int) -> TrainBatches[torch.Tensor]:
-    def epoch(number: int) -> Iterator[torch.Tensor]:
-        for size in sizes:
-            yield torch.full((size, 1), float(number))
-
-    return TrainBatches(n_rows=sum(sizes), epoch=epoch)
+from mmctr_pipeline.training.stopping import EarlyStopping
+from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, squared_error
 
 
 class Script:
-    """A validation that returns scripted values and notes the weights that it saw."""
+    """A validation that returns scripted values and records the weights it saw."""
 
     def __init__(self, values: list[float]) -> None:
         self.values = values
@@ -36,7 +25,7 @@ class Script:
 
     def __call__(self, module: nn.Module) -> dict[str, float]:
         self.saw_training_mode |= module.training
-        self.weights.append(module.weight.item())  # type: ignore[union-attr, operator]
+        self.weights.append(module.get_parameter("weight").item())
         return {"score": self.values[len(self.weights) - 1]}
 
 
@@ -45,18 +34,11 @@ def run(
     larger_is_better: bool = True,
     max_epochs: int = 10,
     patience: int = 2,
-) -> tuple[nn.Linear, Script, TrainingHistory]:
-    torch.manual_seed(0)
-    module, script = nn.Linear(1, 1, bias=False), Script(values)
-    history = fit(
-        module,
-        {"main": list(module.parameters())},
-        batches_of(4, 2),
-        squared_error,
-        Validation(script, "score", larger_is_better),
-        TrainingConfig(max_epochs=max_epochs, patience=patience),
-    )
-    return module, script, history
+) -> tuple[Weight, Script, TrainingHistory]:
+    module, script = Weight(), Script(values)
+    config = TrainingConfig(max_epochs=max_epochs, patience=patience)
+    stopping = EarlyStopping(script, "score", config, larger_is_better)
+    return module, script, fit_toy(module, config, stopping=stopping)
 
 
 def test_early_stopping_restores_the_best_epochs_weights() -> None:
@@ -71,20 +53,20 @@ def test_early_stopping_restores_the_best_epochs_weights() -> None:
     assert not script.saw_training_mode
 
 
-def test_a_metric_may_be_better_when_smaller() -> None:
+def test_smaller_can_be_better() -> None:
     module, script, history = run([0.5, 0.3, 0.4, 0.6, 0.1], larger_is_better=False)
     assert history.best_epoch == 2
     assert module.weight.item() == script.weights[1]
 
 
-def test_training_ends_at_the_last_epoch() -> None:
+def test_training_ends_after_the_last_epoch() -> None:
     _, script, history = run([0.1, 0.2, 0.3], max_epochs=3)
     assert len(script.weights) == 3
     assert history.best_epoch == 3
     assert not history.stopped_early
 
 
-def test_history_tells_loss_rate_and_speed_of_each_epoch() -> None:
+def test_the_history_has_loss_rate_and_speed_of_each_epoch() -> None:
     _, _, history = run([0.1, 0.2, 0.3], max_epochs=3)
     assert [record.epoch for record in history.epochs] == [1, 2, 3]
     first = history.epochs[0]
@@ -97,50 +79,32 @@ def test_history_tells_loss_rate_and_speed_of_each_epoch() -> None:
 
 
 def test_train_loss_is_the_mean_over_rows_not_over_batches() -> None:
-    class Unmoved(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, batch: torch.Tensor) -> torch.Tensor:
-            return batch + 0 * self.weight
-
-    module = Unmoved()
     batches = TrainBatches(4, lambda epoch: iter([torch.full((3,), 1.0), torch.full((1,), 5.0)]))
-    history = fit(
-        module,
-        {"main": list(module.parameters())},
-        batches,
-        lambda module, batch: module(batch).mean(),
-        Validation(lambda module: {"score": 1.0}, "score"),
+    history = fit_toy(
+        Weight(),
         TrainingConfig(max_epochs=1),
+        batches=batches,
+        loss=lambda module, batch: (batch + 0 * module(batch)).mean(),
     )
     assert history.epochs[0].train_loss == pytest.approx(2.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_before_it_harms_the_weights(bad: float) -> None:
+def test_a_loss_that_is_not_finite_raises_before_it_harms_the_weights(bad: float) -> None:
     module = nn.Linear(1, 1)
-    calls = []
+    n_calls = 0
 
     def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        factor = bad if len(calls) == 5 else 1.0
-        return squared_error(module, batch) * factor
+        nonlocal n_calls
+        n_calls += 1
+        return squared_error(module, batch) * (bad if n_calls == 5 else 1.0)
 
     with pytest.raises(TrainingDivergedError, match="epoch 3, step 1: the loss is"):
-        fit(
-            module,
-            {"main": list(module.parameters())},
-            batches_of(4, 2),
-            loss,
-            Validation(lambda module: {"score": 1.0}, "score"),
-            TrainingConfig(max_epochs=9, patience=9),
-        )
+        fit_toy(module, TrainingConfig(max_epochs=9, patience=9), loss=loss)
     assert all(bool(torch.isfinite(p).all()) for p in module.parameters())
 
 
-def test_a_metric_that_is_not_finite_stops() -> None:
+def test_a_metric_that_is_not_finite_raises() -> None:
     with pytest.raises(TrainingDivergedError, match="epoch 2: score is nan"):
         run([0.1, math.nan])
 
@@ -153,37 +117,21 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         return module(batch).square().mean()
 
-    loss(module, inputs_BI).backward()
-    raw = [p.grad.clone() for p in module.parameters()]  # type: ignore[union-attr]
-    norm = torch.cat([gradient.flatten() for gradient in raw]).norm()
+    gradients = torch.autograd.grad(loss(module, inputs_BI), list(module.parameters()))
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
     assert norm > 10
-    fit(
-        module,
-        {"main": list(module.parameters())},
-        TrainBatches(5, lambda epoch: iter([inputs_BI])),
-        loss,
-        Validation(lambda module: {"score": 1.0}, "score"),
-        TrainingConfig(max_epochs=1, gradient_clip_norm=0.7, precision="float32"),
-    )
-    for parameter, gradient in zip(module.parameters(), raw, strict=True):
+    config = TrainingConfig(max_epochs=1, gradient_clip_norm=0.7, precision="float32")
+    fit_toy(module, config, batches=TrainBatches(5, lambda epoch: iter([inputs_BI])), loss=loss)
+    for parameter, gradient in zip(module.parameters(), gradients, strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, gradient * 0.7 / norm, rtol=1e-4)
 
 
 def test_every_epoch_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    module = nn.Linear(1, 1, bias=False)
-    fit(
-        module,
-        {"main": list(module.parameters())},
-        batches_of(4, 2),
-        squared_error,
-        Validation(lambda module: {"score": 0.25}, "score"),
-        TrainingConfig(max_epochs=2),
-    )
-    lines = caplog.messages
-    assert len(lines) == 2
-    assert lines[0].startswith("epoch 1 of 2: train loss ")
-    assert "score 0.2500 (best)" in lines[0]
-    assert "rows/s" in lines[0]
-    assert "(best)" not in lines[1]
+    fit_toy(Weight(), TrainingConfig(max_epochs=2))
+    first, second = caplog.messages
+    assert first.startswith("epoch 1 of 2: train loss ")
+    assert "score 0.5000 (best)" in first
+    assert "rows/s" in first
+    assert "(best)" not in second

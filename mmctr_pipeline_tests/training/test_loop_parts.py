@@ -1,24 +1,27 @@
-"""Several validations per epoch: what is trained before each, and what still counts epochs."""
+"""Several validations per epoch, the final fit's schedule, and the time limit."""
 
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.loop import TrainBatches
 from mmctr_pipeline.training.run_state import TrainingHistory
+from mmctr_pipeline.training.stopping import FollowSelection, StoppingPolicy
+from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy
 
 
 @dataclasses.dataclass
 class Trace:
-    """A run over rows 0, 1, ... in batches of `sizes` that writes down what happens when.
+    """A run over rows 0, 1, ... in batches of `sizes` that records what happens.
 
-    The loss of row i is i in every epoch, and each validation finds the next of `values`, the last
-    of them for ever.
+    The loss of row i is i in every epoch. Each validation finds the next of `values`, and repeats
+    the last one.
     """
 
     sizes: tuple[int, ...]
@@ -33,7 +36,7 @@ class Trace:
     def loss(self, module: nn.Module, rows_B: torch.Tensor) -> torch.Tensor:
         self.rows += rows_B.tolist()
         self.draws.append(torch.rand(()).item())
-        return (rows_B + 0 * module.weight).mean()  # type: ignore[operator]
+        return (rows_B + 0 * module(rows_B)).mean()
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         self.n_rows_at_validation.append(len(self.rows))
@@ -41,17 +44,10 @@ class Trace:
         return {"score": self.values[min(found, len(self.values) - 1)]}
 
     def run(
-        self, config: TrainingConfig, follows: TrainingHistory | None = None
+        self, config: TrainingConfig, stopping: StoppingPolicy | None = None
     ) -> TrainingHistory:
-        module = nn.Linear(1, 1, bias=False)
-        return fit(
-            module,
-            {"main": list(module.parameters())},
-            TrainBatches(sum(self.sizes), self.epoch),
-            self.loss,
-            Validation(self.evaluate, "score", follows=follows),
-            config,
-        )
+        batches = TrainBatches(sum(self.sizes), self.epoch)
+        return fit_toy(Weight(), config, self.evaluate, batches, self.loss, stopping)
 
 
 @pytest.mark.parametrize(
@@ -60,15 +56,15 @@ class Trace:
         ((10,) * 10, 1, [100], [1]),
         ((10,) * 10, 2, [50, 100], [0.5, 1]),
         ((10,) * 10, 5, [20, 40, 60, 80, 100], [0.2, 0.4, 0.6, 0.8, 1]),
-        # A batch belongs to the part that its last row belongs to.
+        # A batch belongs to the part of its last row.
         ((10,) * 9 + (3,), 2, [40, 93], [0.5, 1]),
         ((5, 1, 7, 2, 1), 2, [6, 16], [0.5, 1]),
-        # Parts that no batch ends in are left out, never the last.
+        # Parts in which no batch ends are skipped, but never the last one.
         ((4, 2), 5, [4, 6], [0.8, 1]),
         ((6,), 3, [6], [1]),
     ],
 )
-def test_each_row_is_trained_once_per_epoch_whatever_the_parts(
+def test_each_row_is_trained_once_per_epoch_in_any_number_of_parts(
     sizes: tuple[int, ...], n_parts: int, n_rows: list[int], epochs: list[float]
 ) -> None:
     trace = Trace(sizes)
@@ -92,7 +88,7 @@ def test_train_loss_is_the_mean_over_the_rows_since_the_last_validation() -> Non
     [((1, 1, 1, 1), 1, 4), ((1, 1, 1, 1), 2, 3.5), ((1, 1, 1, 1), 4, 3.25), ((4, 2), 5, 3.8)],
 )
 def test_patience_counts_epochs(sizes: tuple[int, ...], n_parts: int, last_epoch: float) -> None:
-    """The first validation is the best one, and three epochs later there is none better."""
+    """The first validation is the best, and none within three epochs is better."""
     history = Trace(sizes).run(
         TrainingConfig(max_epochs=20, validations_per_epoch=n_parts, patience=3)
     )
@@ -108,18 +104,21 @@ def test_the_best_weights_may_be_those_of_half_an_epoch() -> None:
     assert history.best_index == 2
 
 
+def learning_rates(history: TrainingHistory) -> list[float]:
+    return [record.learning_rate for record in history.epochs]
+
+
 def test_cosine_schedules_step_once_per_epoch() -> None:
-    rates = [
-        [
-            record.learning_rate
-            for record in Trace((1,) * 4)
-            .run(TrainingConfig(max_epochs=4, validations_per_epoch=n, schedule="cosine"))
-            .epochs
-        ]
+    whole, halves = (
+        learning_rates(
+            Trace((1,) * 4).run(
+                TrainingConfig(max_epochs=4, validations_per_epoch=n, schedule="cosine")
+            )
+        )
         for n in (1, 2)
-    ]
-    assert rates[1] == [rate for rate in rates[0] for _ in range(2)]
-    assert len(set(rates[0])) == 4
+    )
+    assert halves == [rate for rate in whole for _ in range(2)]
+    assert len(set(whole)) == 4
 
 
 def test_a_plateau_lowers_the_rate_after_validations_without_a_better_one() -> None:
@@ -132,12 +131,11 @@ def test_a_plateau_lowers_the_rate_after_validations_without_a_better_one() -> N
         plateau_factor=0.25,
     )
     history = Trace((1,) * 4, values=[0.1, 0.2, 0.2, 0.15, 0.1, 0.3, 0.2, 0.3]).run(config)
-    rates = [record.learning_rate for record in history.epochs]
-    # The third and the fourth are no better than the second, so the fifth part is slower.
-    assert rates == pytest.approx([0.08] * 4 + [0.02] * 4)
+    # The third and fourth are no better than the second, so the fifth part is slower.
+    assert learning_rates(history) == pytest.approx([0.08] * 4 + [0.02] * 4)
 
 
-def test_each_part_has_random_numbers_of_its_own_and_the_same_in_every_run() -> None:
+def test_each_part_has_its_own_random_numbers_which_follow_from_the_seed() -> None:
     config = TrainingConfig(max_epochs=3, validations_per_epoch=2, patience=9)
     draws = []
     for seed in (1, 1, 2):
@@ -149,8 +147,8 @@ def test_each_part_has_random_numbers_of_its_own_and_the_same_in_every_run() -> 
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine", "cosine_restarts"])
-def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(
-    schedule: str, caplog: pytest.LogCaptureFixture
+def test_a_final_fit_repeats_the_rates_of_selection_up_to_its_best_epoch(
+    schedule: Literal["plateau", "cosine", "cosine_restarts"], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = TrainingConfig(
         max_epochs=9,
@@ -160,26 +158,24 @@ def test_a_run_that_follows_another_has_its_rates_and_stops_at_its_best(
         plateau_factor=0.5,
         restart_epochs=2,
     )
-    chosen = Trace((1,) * 4, values=[0.5, 0.2, 0.1, 0.6, 0.3, 0.4, 0.8, 0.1])
-    selection = chosen.run(config)
+    selection = Trace((1,) * 4, values=[0.5, 0.2, 0.1, 0.6, 0.3, 0.4, 0.8, 0.1]).run(config)
     assert selection.best_epoch == 3.5 < selection.epochs[-1].epoch
 
-    # More rows, as after selection: parts are parts of these.
-    following = Trace((1,) * 6)
+    # More rows, as in a final fit: the parts are parts of these.
+    final = Trace((1,) * 6)
     caplog.set_level(logging.INFO)
-    history = following.run(config, follows=selection)
-    assert following.n_rows_at_validation == []
-    assert following.rows == 3 * list(range(6)) + [0, 1, 2]
+    history = final.run(config, FollowSelection(selection))
+    assert final.n_rows_at_validation == []
+    assert final.rows == 3 * list(range(6)) + [0, 1, 2]
     assert [record.epoch for record in history.epochs] == [0.5 * n for n in range(1, 8)]
-    rates = [record.learning_rate for record in selection.epochs[:7]]
-    assert [record.learning_rate for record in history.epochs] == rates
-    assert len(set(rates)) > 2
+    assert learning_rates(history) == learning_rates(selection)[:7]
+    assert len(set(learning_rates(history))) > 2
     assert history.ended_by == "selection"
     assert not any("score" in line or "best" in line for line in caplog.messages)
     assert caplog.messages[0].startswith("final fit: epoch 0.5 of 3.5: train loss ")
 
 
-def test_a_time_limit_leaves_one_step_and_one_validation() -> None:
+def test_the_shortest_time_limit_allows_one_step_and_one_validation() -> None:
     trace = Trace((1,) * 4)
     history = trace.run(TrainingConfig(max_epochs=3, validations_per_epoch=2, max_minutes=1e-9))
     assert [record.epoch for record in history.epochs] == [0.25]
@@ -189,7 +185,7 @@ def test_a_time_limit_leaves_one_step_and_one_validation() -> None:
 
 @dataclasses.dataclass
 class SlowTrace(Trace):
-    """A run whose steps take a second each and whose validations two, by a clock of its own."""
+    """A run whose steps take one second and whose validations take two, by its own clock."""
 
     now: float = 0.0
 
@@ -213,7 +209,7 @@ class SlowTrace(Trace):
         (99, [1, 2, 3]),
     ],
 )
-def test_a_time_limit_ends_an_epoch_early_and_is_kept_to_a_step(
+def test_a_time_limit_ends_an_epoch_early_and_holds_to_within_a_step(
     seconds: float, epochs: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = SlowTrace((1,) * 4)
@@ -222,5 +218,5 @@ def test_a_time_limit_ends_an_epoch_early_and_is_kept_to_a_step(
     assert [record.epoch for record in history.epochs] == epochs
     assert len(trace.rows) == 4 * epochs[-1]
     assert history.ended_by == ("max_epochs" if epochs[-1] == 3 else "max_minutes")
-    # The first validation could not be foreseen.
+    # The time of the first validation is unknown in advance.
     assert trace.now <= seconds + 1 + 2 * (len(epochs) == 1)

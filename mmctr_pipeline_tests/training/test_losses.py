@@ -1,4 +1,4 @@
-"""The losses against their formulas; in-batch negatives: what is replaced, and what stays."""
+"""Losses against their formulas; in-batch negatives replace targets and nothing else."""
 
 import dataclasses
 import math
@@ -6,39 +6,30 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import (
     PAIRS_PER_ROW,
+    ctr_loss,
     in_batch_negatives,
     pairwise_loss,
     smoothed_binary_cross_entropy,
 )
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
+TARGET_COLUMNS = ("item_id_B", "likes_level_B", "views_level_B")
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.05])
-def test_loss_is_cross_entropy_against_smoothed_targets(smoothing: float) -> None:
-    logits, labels = [2.0, -1.0, 0.3], [1.0, 0.0, 0.0]
+
+def plain_cross_entropy(logits: list[float], labels: list[float], smoothing: float) -> float:
     terms = []
     for logit, label in zip(logits, labels, strict=True):
         probability = 1 / (1 + math.exp(-logit))
         target = label * (1 - smoothing) + smoothing / 2
         terms.append(-target * math.log(probability) - (1 - target) * math.log(1 - probability))
-    loss = smoothed_binary_cross_entropy(torch.tensor(logits), torch.tensor(labels), smoothing)
-    assert loss.item() == pytest.approx(sum(terms) / 3, rel=1e-6)
-
-
-def test_recipe_a_targets_are_0_025_and_0_975() -> None:
-    logits_B = torch.zeros(1, requires_grad=True)
-    smoothed_binary_cross_entropy(logits_B, torch.ones(1), 0.05).backward()
-    assert logits_B.grad.item() == pytest.approx(0.5 - 0.975)
-
-
-def test_loss_is_finite_for_extreme_logits() -> None:
-    loss = smoothed_binary_cross_entropy(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]), 0.05)
-    assert math.isfinite(loss.item())
+    return sum(terms) / len(terms)
 
 
 def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
@@ -54,8 +45,27 @@ def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
     return sum(terms) / len(terms)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.05])
+def test_loss_is_cross_entropy_against_smoothed_targets(smoothing: float) -> None:
+    logits, labels = [2.0, -1.0, 0.3], [1.0, 0.0, 0.0]
+    loss = smoothed_binary_cross_entropy(torch.tensor(logits), torch.tensor(labels), smoothing)
+    assert loss.item() == pytest.approx(plain_cross_entropy(logits, labels, smoothing), rel=1e-6)
+
+
+def test_recipe_a_targets_are_0_025_and_0_975() -> None:
+    logits_B = torch.zeros(1, requires_grad=True)
+    smoothed_binary_cross_entropy(logits_B, torch.ones(1), 0.05).backward()
+    assert logits_B.grad is not None
+    assert logits_B.grad.item() == pytest.approx(0.5 - 0.975)
+
+
+def test_loss_is_finite_for_extreme_logits() -> None:
+    loss = smoothed_binary_cross_entropy(torch.tensor([1e4, -1e4]), torch.tensor([0.0, 1.0]), 0.05)
+    assert math.isfinite(loss.item())
+
+
 @pytest.mark.parametrize("n_rows", [2, 9, 60])
-def test_pairwise_loss_is_the_mean_over_pairs_of_different_labels(n_rows: int) -> None:
+def test_pairwise_loss_is_the_mean_over_pairs_with_different_labels(n_rows: int) -> None:
     generator = torch.Generator().manual_seed(n_rows)
     logits_B = torch.randn(n_rows, generator=generator)
     label_B = (torch.rand(n_rows, generator=generator) < 0.4).float()
@@ -64,16 +74,16 @@ def test_pairwise_loss_is_the_mean_over_pairs_of_different_labels(n_rows: int) -
     assert pairwise_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_pairwise_loss_asks_for_order_alone() -> None:
+def test_pairwise_loss_depends_on_order_alone() -> None:
     logits_B = torch.randn(30)
     label_B = (torch.arange(30) % 3 == 0).float()
-    moved = pairwise_loss(logits_B + 5, label_B)
-    assert moved.item() == pytest.approx(pairwise_loss(logits_B, label_B).item(), rel=1e-5)
+    shifted = pairwise_loss(logits_B + 5, label_B)
+    assert shifted.item() == pytest.approx(pairwise_loss(logits_B, label_B).item(), rel=1e-5)
     assert pairwise_loss(10 * label_B, label_B) < pairwise_loss(label_B, label_B)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
-def test_pairwise_loss_of_one_label_is_zero_with_gradient_zero(label: float) -> None:
+def test_pairwise_loss_of_equal_labels_and_its_gradient_are_zero(label: float) -> None:
     logits_B = torch.randn(5, requires_grad=True)
     loss = pairwise_loss(logits_B, torch.full((5,), label))
     loss.backward()
@@ -82,66 +92,79 @@ def test_pairwise_loss_of_one_label_is_zero_with_gradient_zero(label: float) -> 
     assert not logits_B.grad.any()
 
 
-CPU = torch.device("cpu")
-OF_THE_TARGET = ("item_id_B", "likes_level_B", "views_level_B")
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_ctr_loss_weighs_cross_entropy_and_pairwise_loss(batch: Batch, weight: float) -> None:
+    class ItemLogits(nn.Module):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return batch.item_id_B / 20 - 1.5
+
+    assert batch.label_B is not None
+    logits, labels = ItemLogits()(batch).tolist(), batch.label_B.tolist()
+    pointwise = plain_cross_entropy(logits, labels, smoothing=0.2)
+    pairwise = plain_pairwise_loss(logits, labels)
+    assert abs(pointwise - pairwise) > 0.02
+    config = TrainingConfig(label_smoothing=0.2, pairwise_weight=weight)
+    loss = ctr_loss(ItemLogits(), batch, config).item()
+    assert loss == pytest.approx((1 - weight) * pointwise + weight * pairwise, rel=1e-5)
 
 
 @pytest.fixture(name="batch", scope="module")
-def batch_of_a_small_sample() -> Batch:
+def thousand_rows() -> Batch:
+    """Return 1,000 rows whose levels identify the row."""
     dataset, vectors = small_sample(n_train=1000)
-    n_rows = len(dataset.train)
-    # Levels that tell which row they came with.
-    levels = np.arange(n_rows)
+    row_N = np.arange(len(dataset.train))
     train = dataclasses.replace(
         dataset.train,
-        likes_level=(levels % 100).astype(np.int8),
-        views_level=(levels // 100).astype(np.int8),
+        likes_level=(row_N % 100).astype(np.int8),
+        views_level=(row_N // 100).astype(np.int8),
     )
     items = item_features(dataset.items, vectors, SMALL_MODEL)
-    return next(iter(BatchSource(train, dataset.histories, items, CPU).in_order(n_rows)))
+    source = BatchSource(train, dataset.histories, items, torch.device("cpu"))
+    return next(source.in_order(len(train)))
 
 
 def targets(batch: Batch) -> list[tuple[int, ...]]:
-    columns = [getattr(batch, name).tolist() for name in OF_THE_TARGET]
+    columns = [getattr(batch, name).tolist() for name in TARGET_COLUMNS]
     return list(zip(*columns, strict=True))
 
 
-def drawn(batch: Batch, share: float, seed: int = 0) -> Batch:
+def with_new_targets(batch: Batch, share: float, seed: int = 0) -> Batch:
     torch.manual_seed(seed)
     return in_batch_negatives(batch, share)
 
 
 @pytest.mark.parametrize("share", [0.3, 1.0])
-def test_rows_without_a_click_take_targets_of_the_batch_with_their_levels(
+def test_rows_without_a_click_get_targets_of_the_batch_with_their_levels(
     batch: Batch, share: float
 ) -> None:
-    before, after = targets(batch), targets(drawn(batch, share))
+    before, after = targets(batch), targets(with_new_targets(batch, share))
     assert batch.label_B is not None
     is_negative_B = (batch.label_B == 0).tolist()
-    pairs = list(zip(before, after, is_negative_B, strict=True))
-    assert all(was == now for was, now, is_negative in pairs if not is_negative)
-    replacing = [now for was, now, _ in pairs if was != now]
+    rows = list(zip(before, after, is_negative_B, strict=True))
+    assert all(old == new for old, new, is_negative in rows if not is_negative)
+    replacing = [new for old, new, _ in rows if old != new]
     assert len(replacing) / sum(is_negative_B) == pytest.approx(share, abs=0.06)
-    assert len(set(replacing)) == len(replacing)  # no row lends its target twice
-    clicked = {was for was, _, is_negative in pairs if not is_negative}
+    assert len(set(replacing)) == len(replacing)  # each target replaces at most one
+    clicked = {old for old, _, is_negative in rows if not is_negative}
     share_clicked = sum(target in clicked for target in replacing) / len(replacing)
     assert share_clicked == pytest.approx(len(clicked) / len(before), abs=0.08)
     assert set(replacing) <= set(before)
 
 
 def test_users_histories_and_labels_stay(batch: Batch) -> None:
-    after = drawn(batch, 1.0)
+    after = with_new_targets(batch, 1.0)
     for field in dataclasses.fields(Batch):
-        if field.name not in OF_THE_TARGET:
+        if field.name not in TARGET_COLUMNS:
             assert getattr(after, field.name) is getattr(batch, field.name)
 
 
-def test_each_step_draws_anew_from_the_random_state(batch: Batch) -> None:
-    assert targets(drawn(batch, 1.0, seed=1)) == targets(drawn(batch, 1.0, seed=1))
-    assert targets(drawn(batch, 1.0, seed=1)) != targets(drawn(batch, 1.0, seed=2))
+def test_new_targets_follow_the_random_state(batch: Batch) -> None:
+    first, again, other = (targets(with_new_targets(batch, 1.0, seed)) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
 
 
-def test_a_batch_of_clicks_stays_as_it_is(batch: Batch) -> None:
+def test_a_batch_of_clicks_keeps_its_targets(batch: Batch) -> None:
     assert batch.label_B is not None
     clicks = dataclasses.replace(batch, label_B=torch.ones_like(batch.label_B))
-    assert targets(drawn(clicks, 1.0)) == targets(batch)
+    assert targets(with_new_targets(clicks, 1.0)) == targets(batch)

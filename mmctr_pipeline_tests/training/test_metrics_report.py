@@ -1,4 +1,4 @@
-"""The evaluation of scores: popularity counted row by row, buckets, and what has no AUC."""
+"""The metrics report: popularity counted row by row, buckets, and buckets without an AUC."""
 
 import dataclasses
 import json
@@ -22,18 +22,18 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 COLD_ITEMS = (3, 17, 18, 40)
 
 
-def a_world() -> tuple[CtrDataset, np.ndarray]:
-    """Return a dataset in whose train rows some items do not stand, and scores of its valid rows.
+def uneven_sample() -> tuple[CtrDataset, np.ndarray]:
+    """Return a dataset with uneven popularities and cold items, and scores of its valid rows.
 
-    Popularities are uneven, and histories of valid users hold the cold items too.
+    Histories of valid users contain cold items too.
     """
     dataset, _ = small_sample(n_train=600, n_valid=900)
     generator = np.random.default_rng(3)
     train = dataset.train
-    of_train = set(train.history.tolist())
+    in_train = set(train.history.tolist())
     lists = [h.tolist() for h in dataset.histories]
     lists = [
-        [item for item in h if item not in COLD_ITEMS] if n in of_train else [*h, 40]
+        [item for item in h if item not in COLD_ITEMS] if n in in_train else [*h, 40]
         for n, h in enumerate(lists)
     ]
     item_id = (1 + 60 * generator.random(len(train)) ** 3).astype(np.int32)
@@ -47,7 +47,7 @@ def a_world() -> tuple[CtrDataset, np.ndarray]:
     return changed, scores
 
 
-def evaluation_of(dataset: CtrDataset, scores: np.ndarray) -> MetricsReport:
+def report_on(dataset: CtrDataset, scores: np.ndarray) -> MetricsReport:
     return metrics_report(dataset.valid, scores, dataset.train, dataset.histories)
 
 
@@ -60,11 +60,11 @@ def plain_counts(dataset: CtrDataset) -> list[int]:
 
 
 def test_buckets_are_cold_rows_and_thirds_of_the_rest() -> None:
-    dataset, scores = a_world()
+    dataset, scores = uneven_sample()
     counts = np.array(plain_counts(dataset))
     label = dataset.valid.label
     assert label is not None
-    cold, *warm = evaluation_of(dataset, scores).by_popularity
+    cold, *warm = report_on(dataset, scores).by_popularity
     assert cold.name == "cold"
     assert set(dataset.valid.item_id[counts == 0].tolist()) == set(COLD_ITEMS)
     assert (cold.least, cold.most, cold.n_rows) == (0, 0, (counts == 0).sum())
@@ -80,49 +80,49 @@ def test_buckets_are_cold_rows_and_thirds_of_the_rest() -> None:
         assert bucket.n_positive == label[rows].sum()
         assert bucket.auc == auc_interval(label[rows], scores[rows])
     assert sum(bucket.n_rows for bucket in (cold, *warm)) == len(counts)
-    # Thirds, but for the rows of one item, which stay together.
+    # Thirds, except that the rows of one item stay together.
     largest_item = np.bincount(dataset.valid.item_id).max()
     for bucket in warm:
         assert abs(bucket.n_rows - (counts > 0).sum() / 3) <= largest_item
 
 
 def test_valid_and_test_rows_do_not_count_as_popularity() -> None:
-    dataset, scores = a_world()
-    before = evaluation_of(dataset, scores)
-    # Histories of valid users alone: item 40 stands in all of them, and stays cold.
+    dataset, scores = uneven_sample()
+    before = report_on(dataset, scores)
+    # Item 40 is in the history of every valid user, but stays cold.
     assert all(40 in history for history in list(dataset.histories)[310:])
     more = [
         [*history, 3, 3] if n not in set(dataset.train.history.tolist()) else list(history)
         for n, history in enumerate(dataset.histories)
     ]
     changed = dataclasses.replace(dataset, histories=Ragged.from_lists(more))
-    assert evaluation_of(changed, scores) == before
+    assert report_on(changed, scores) == before
 
 
-def test_the_rest_is_what_the_metrics_say() -> None:
-    dataset, scores = a_world()
-    label, evaluation = dataset.valid.label, evaluation_of(dataset, scores)
+def test_the_other_fields_equal_the_metrics() -> None:
+    dataset, scores = uneven_sample()
+    label, report = dataset.valid.label, report_on(dataset, scores)
     assert label is not None
-    assert evaluation.auc.auc == pytest.approx(auc(label, scores), abs=1e-12)
-    assert evaluation.log_loss == log_loss(label, scores)
-    assert evaluation.by_user == grouped_auc(label, scores, dataset.valid.user_id)
-    assert evaluation.by_user.auc != pytest.approx(evaluation.auc.auc, abs=1e-6)
-    assert evaluation.calibration == calibration(label, scores, 15)
+    assert report.auc.auc == pytest.approx(auc(label, scores), abs=1e-12)
+    assert report.log_loss == log_loss(label, scores)
+    assert report.by_user == grouped_auc(label, scores, dataset.valid.user_id)
+    assert report.by_user.auc != pytest.approx(report.auc.auc, abs=1e-6)
+    assert report.calibration == calibration(label, scores, 15)
 
 
-def few_rows(labels: list[int], items: list[int]) -> Split:
+def split_of(labels: list[int], items: list[int]) -> Split:
     dataset, _ = small_sample(n_train=100)
-    few = dataset.valid.take(np.arange(len(labels)))
+    rows = dataset.valid.take(np.arange(len(labels)))
     return dataclasses.replace(
-        few, label=np.array(labels, np.int8), item_id=np.array(items, np.int32)
+        rows, label=np.array(labels, np.int8), item_id=np.array(items, np.int32)
     )
 
 
-def test_a_bucket_of_one_class_or_no_row_has_no_auc() -> None:
-    train = few_rows([0, 1, 0, 1], [5, 5, 6, 7])
+def test_a_bucket_with_one_class_or_no_rows_has_no_auc() -> None:
+    train = split_of([0, 1, 0, 1], [5, 5, 6, 7])
     train = dataclasses.replace(train, history=np.zeros(4, np.int32))
     histories = Ragged.from_lists([[8]])
-    valid = dataclasses.replace(few_rows([1, 1, 0, 1], [9, 9, 5, 5]), history=train.history)
+    valid = dataclasses.replace(split_of([1, 1, 0, 1], [9, 9, 5, 5]), history=train.history)
     scores = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     cold, warm = metrics_report(valid, scores, train, histories).by_popularity
     assert (cold.n_rows, cold.n_positive, cold.auc) == (2, 2, None)
@@ -138,9 +138,9 @@ def test_a_bucket_of_one_class_or_no_row_has_no_auc() -> None:
     assert cold.auc is not None
 
 
-def test_plain_values_survive_json() -> None:
-    dataset, scores = a_world()
-    plain = evaluation_of(dataset, scores).to_mapping()
+def test_the_mapping_survives_json() -> None:
+    dataset, scores = uneven_sample()
+    plain = report_on(dataset, scores).to_mapping()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["by_popularity"][0]["name"] == "cold"
     assert len(plain["calibration"]["bins"]) == 15
@@ -148,6 +148,6 @@ def test_plain_values_survive_json() -> None:
 
 
 def test_rows_without_labels_are_refused() -> None:
-    dataset, scores = a_world()
+    dataset, scores = uneven_sample()
     with pytest.raises(MetricError, match="no labels"):
         metrics_report(dataset.test, scores, dataset.train, dataset.histories)

@@ -1,9 +1,11 @@
-"""Killed at any time and started again, a run ends with the same weights, bit by bit."""
+"""A run that is killed at any time and started again ends with the same weights, bit by bit."""
 
+import functools
 import math
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,35 +17,41 @@ from torch import nn
 
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.loop import TrainBatches, Validation, fit
+from mmctr_pipeline.training.loop import TrainBatches
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
-from mmctr_pipeline_tests.training.killed_runs import RUNS, n_parts_in, result_of
+from mmctr_pipeline_tests.training.killed_runs import RUNS, count_parts, load_result
+from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, squared_error
 
 REPOSITORY = Path(__file__).parents[2]
+QUICK_RUN = "final fit"
+each_run = pytest.mark.parametrize(
+    "name",
+    [name if name == QUICK_RUN else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
+)
 
 
-@pytest.fixture(name="runs", scope="module")
-def folder_of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    result = subprocess.run(
-        [sys.executable, "-m", "mmctr_pipeline_tests.training.killed_runs", folder],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr
-    return folder
+@functools.cache
+def results(name: str) -> dict[int | str | None, dict[str, Any]]:
+    """Return the results of all variants of a run, by the part in which it was killed."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mmctr_pipeline_tests.training.killed_runs", folder, name]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=REPOSITORY, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+        undisturbed = load_result(Path(folder), None)
+        killed_at = (*range(1, count_parts(undisturbed["lines"]) + 1), "each")
+        return {None: undisturbed, **{n: load_result(Path(folder), n) for n in killed_at}}
 
 
 def without_times(result: dict[str, Any]) -> tuple[dict, list[dict], dict, dict]:
-    """Return metrics, records, the rest of the history and the final fit, but for their times."""
-    timed = {"seconds", "validation_seconds", "rows_per_second", "train_rows_per_second"}
+    """Return metrics, records, the rest of the history and the final fit, without their times."""
+    times = {"seconds", "validation_seconds", "rows_per_second", "train_rows_per_second"}
 
     def untimed(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if name not in timed}
+        return {name: value for name, value in values.items() if name not in times}
 
     history = dict(result["history"])
     records = [untimed(record) for record in history.pop("epochs")]
@@ -58,41 +66,44 @@ def assert_same_result(result: dict[str, Any], expected: dict[str, Any]) -> None
     assert without_times(result) == without_times(expected)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_in_any_part_ends_as_if_it_had_not_been(runs: Path, name: str) -> None:
-    expected = result_of(runs, name, None)
-    n_parts = n_parts_in(expected["lines"])
+@each_run
+def test_a_run_killed_in_any_part_ends_as_if_undisturbed(name: str) -> None:
+    expected = results(name)[None]
+    n_parts = count_parts(expected["lines"])
     for killed_at in range(1, n_parts + 1):
-        result = result_of(runs, name, killed_at)
+        result = results(name)[killed_at]
         assert_same_result(result, expected)
-        # It went on and did not begin anew: there were checkpoints of all parts before.
-        assert n_parts_in(result["lines"]) == n_parts - (killed_at - 1)
+        # It resumed from the checkpoint of the previous part instead of beginning again.
+        assert count_parts(result["lines"]) == n_parts - (killed_at - 1)
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_a_run_killed_in_every_part_and_after_its_end_too(runs: Path, name: str) -> None:
-    result = result_of(runs, name, "each")
-    assert_same_result(result, result_of(runs, name, None))
-    assert n_parts_in(result["lines"]) == 0
+@each_run
+def test_so_does_a_run_killed_in_every_part_and_started_after_its_end(name: str) -> None:
+    result = results(name)["each"]
+    assert_same_result(result, results(name)[None])
+    assert count_parts(result["lines"]) == 0
 
 
-def test_the_runs_show_what_they_are_for(runs: Path) -> None:
-    histories = {name: result_of(runs, name, None)["history"] for name in RUNS}
-    rates = {
-        name: [record["learning_rate"] for record in history["epochs"]]
-        for name, history in histories.items()
-    }
-    cosine, plateau = rates["cosine restarts"], rates["plateau"]
+def learning_rates(name: str) -> list[float]:
+    return [record["learning_rate"] for record in results(name)[None]["history"]["epochs"]]
+
+
+@pytest.mark.slow
+def test_the_runs_cover_restarts_plateaus_and_early_stopping() -> None:
+    cosine, plateau = learning_rates("cosine restarts"), learning_rates("plateau")
     assert len(cosine) == 8
     assert cosine[1] == cosine[2] > cosine[4] < cosine[6]
     assert plateau[0] > plateau[-1]
-    stopped = histories["early stopping"]
+    stopped = results("early stopping")[None]["history"]
     assert stopped["stopped_early"]
     assert len(stopped["epochs"]) == stopped["best_epoch"] + 2 < 9
-    final = result_of(runs, "final fit", None)
-    n_selection, n_final = len(histories["final fit"]["epochs"]), 2 * final["final_fit"]["n_epochs"]
+
+
+def test_the_quick_run_covers_a_final_fit_shorter_than_selection() -> None:
+    final = results(QUICK_RUN)[None]
+    n_selection, n_final = len(final["history"]["epochs"]), 2 * final["final_fit"]["n_epochs"]
     assert 1 <= n_final < n_selection
-    assert n_parts_in(final["lines"]) == n_selection + n_final
+    assert count_parts(final["lines"]) == n_selection + n_final
 
 
 class Toy:
@@ -103,31 +114,26 @@ class Toy:
         self.bad_from = bad_from
         self.weights: dict[float, float] = {}
         self.epoch = 0
-        torch.manual_seed(0)
-        self.module = nn.Linear(1, 1, bias=False)
+        self.module = Weight()
 
     def batches(self, epoch: int) -> Iterator[torch.Tensor]:
         self.epoch = epoch
         return iter([torch.full((4, 1), float(epoch)), torch.full((2, 1), float(epoch))])
 
     def loss(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        value = (module(batch) - 3 * batch).square().mean()
-        # The first step of the bad epoch is a good one: its weights are not to stay.
-        return value * (math.nan if self.epoch >= self.bad_from and len(batch) == 2 else 1.0)
+        # The first step of the bad epoch is good, but its weights must not be kept.
+        is_bad = self.epoch >= self.bad_from and len(batch) == 2
+        return squared_error(module, batch) * (math.nan if is_bad else 1.0)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        self.weights[self.epoch] = module.weight.item()  # type: ignore[operator, union-attr]
+        self.weights[self.epoch] = self.module.weight.item()
         return {"score": self.values[self.epoch]}
 
     def run(self, checkpoints: Checkpoints) -> TrainingHistory:
-        return fit(
-            self.module,
-            {"main": list(self.module.parameters())},
-            TrainBatches(6, self.batches),
-            self.loss,
-            Validation(self.evaluate, "score"),
-            TrainingConfig(max_epochs=4, precision="float32"),
-            checkpoints,
+        config = TrainingConfig(max_epochs=4, precision="float32")
+        batches = TrainBatches(6, self.batches)
+        return fit_toy(
+            self.module, config, self.evaluate, batches, self.loss, checkpoints=checkpoints
         )
 
 
@@ -140,16 +146,16 @@ def test_a_diverged_run_keeps_its_best_weights_and_its_last_good_checkpoint(
     with pytest.raises(TrainingDivergedError, match="epoch 3, step 2: the loss is nan"):
         diverged.run(checkpoints)
     assert diverged.module.weight.item() == diverged.weights[best]
-    state = checkpoints.load(torch.device("cpu"))
-    assert state is not None
-    assert [record["epoch"] for record in state["run_state"]["records"]] == [1, 2]
-    assert state["module"]["weight"].item() == diverged.weights[2]
+    saved = checkpoints.load(torch.device("cpu"))
+    assert saved is not None
+    assert [record["epoch"] for record in saved["state"]["records"]] == [1, 2]
+    assert saved["module"]["weight"].item() == diverged.weights[2]
 
-    # What it goes on from is as good as if nothing had been wrong.
-    going_on, never_bad = Toy(values), Toy(values)
-    history = going_on.run(checkpoints)
+    # A run resumed from there equals one in which nothing was wrong.
+    resumed, never_bad = Toy(values), Toy(values)
+    history = resumed.run(checkpoints)
     never_bad.run(Checkpoints(tmp_path / "other", every_seconds=0))
-    assert set(going_on.weights) == {3, 4}
-    assert going_on.weights.items() <= never_bad.weights.items()
-    assert going_on.module.weight.item() == never_bad.module.weight.item()
+    assert set(resumed.weights) == {3, 4}
+    assert resumed.weights.items() <= never_bad.weights.items()
+    assert resumed.module.weight.item() == never_bad.module.weight.item()
     assert [record.epoch for record in history.epochs] == [1, 2, 3, 4]

@@ -1,29 +1,62 @@
-"""The optimisers of a module by configuration, behind one face."""
+"""The configured optimisers of a module, behind one interface."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.row_adamw import RowAdamW
+from mmctr_pipeline.training.optimizers.schedules import build_scheduler
 
 
 class Optimizers:
-    """What a training step needs of all optimisers of one module together."""
+    """All optimisers of one module, with their learning-rate schedules.
 
-    def __init__(self, dense: torch.optim.Optimizer | None, rows: RowAdamW | None) -> None:
-        self._rows = rows
-        self.members = [member for member in (dense, rows) if member is not None]
-        self._dense_parameters = (
-            [p for group in dense.param_groups for p in group["params"]] if dense else []
-        )
+    With `row_adamw`, embedding tables are updated row by row and the rest by dense AdamW; every
+    weight moves as under dense AdamW alone.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        groups: Mapping[str, Sequence[nn.Parameter]],
+        config: TrainingConfig,
+        larger_is_better: bool = True,
+    ) -> None:
+        """Build the optimisers.
+
+        Raises `ValueError` for a group with an unknown name, and for two tables that share a
+        weight.
+
+        Parameters
+        ----------
+        module
+            The module, on its device.
+        groups
+            Its parameters by group. `main`, `embedding` and `multimodal` each have their own rate
+            and decay.
+        config
+            Optimiser, rates, decays and schedule.
+        larger_is_better
+            Direction of the validation metric, for the schedule `plateau`.
+        """
+        device = next(module.parameters()).device
+        on_cuda = device.type == "cuda"
+        dense, by_row = _settings(module, groups, config, device)
+        dense_class = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        self._dense = dense_class(dense, fused=True, capturable=on_cuda) if dense else None
+        self._rows = RowAdamW(by_row) if by_row else None
+        self.members = [member for member in (self._dense, self._rows) if member is not None]
+        self._schedules = [build_scheduler(m, config, larger_is_better) for m in self.members]
+        self._stateful: list[Any] = [*self.members, *self._schedules]
 
     @property
     def learning_rate(self) -> float:
-        """Present rate of the first group."""
+        """Current rate of the first group."""
         return float(self.members[0].param_groups[0]["lr"])
 
     def zero_grad(self) -> None:
@@ -32,49 +65,52 @@ class Optimizers:
             member.zero_grad()
 
     def clip(self, max_norm: float) -> None:
-        """Scale all gradients down to a global norm of `max_norm`, those of table rows included."""
+        """Scale all gradients, those of table rows included, to a global norm of `max_norm`."""
         leaves = self._rows.gradients() if self._rows else []
-        nn.utils.clip_grad_norm_([*self._dense_parameters, *leaves], max_norm)
+        groups = self._dense.param_groups if self._dense else []
+        leaves = [*(parameter for group in groups for parameter in group["params"]), *leaves]
+        nn.utils.clip_grad_norm_(leaves, max_norm)
 
     def step(self) -> None:
-        """Update everything that has a gradient; `count_step` must follow."""
+        """Update everything that has a gradient; call `count_step` afterwards."""
         for member in self.members:
             member.step()
 
     def count_step(self) -> None:
-        """Do what a step needs on the host, where no CUDA graph repeats it."""
+        """Do the part of a step that runs on the host, which a CUDA graph does not replay."""
         if self._rows:
             self._rows.count_step()
 
-    def flush(self) -> None:
-        """Bring the tables up to date: before evaluation, checkpoint and export."""
-        if self._rows:
-            self._rows.flush()
+    def after_validation(self, value: float, epoch_ended: bool) -> None:
+        """Set the rates that follow a validation whose deciding metric was `value`."""
+        for schedule in self._schedules:
+            if isinstance(schedule, ReduceLROnPlateau):
+                schedule.step(value)
+            elif epoch_ended:
+                schedule.step()
 
     def release(self) -> None:
-        """Flush and let go of the tables."""
+        """Bring the tables up to date and stop serving them."""
         if self._rows:
             self._rows.release()
 
     def state_dict(self) -> list[dict[str, Any]]:
-        """Return the state of each member; the tables must be up to date."""
-        return [member.state_dict() for member in self.members]
+        """Return the state of each optimiser and each schedule."""
+        return [part.state_dict() for part in self._stateful]
 
     def load_state_dict(self, states: Sequence[dict[str, Any]]) -> None:
-        """Inverse of `state_dict`."""
-        for member, state in zip(self.members, states, strict=True):
-            member.load_state_dict(state)
+        """Restore what `state_dict` returned."""
+        for part, state in zip(self._stateful, states, strict=True):
+            part.load_state_dict(state)
 
 
-def build_optimizers(
-    module: nn.Module, groups: Mapping[str, Sequence[nn.Parameter]], config: TrainingConfig
-) -> Optimizers:
-    """Return the configured optimisers over the parameter groups of `module`.
-
-    These are `main`, `embedding` and `multimodal`, each with its own rate and decay. With
-    `row_adamw`, embedding tables are updated row by row and the rest by dense AdamW, which moves
-    every weight alike. Raises `ValueError` for a group of another name.
-    """
+def _settings(
+    module: nn.Module,
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    config: TrainingConfig,
+    device: torch.device,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the groups of the dense optimiser and those of `RowAdamW`."""
     rates = {
         "main": (config.learning_rate, config.weight_decay),
         "embedding": (config.learning_rate, config.embedding_weight_decay),
@@ -85,44 +121,31 @@ def build_optimizers(
         raise ValueError(
             f"no learning rate for parameter group {', '.join(unknown)}; known: {', '.join(rates)}"
         )
-    tables: dict[int, EmbeddingTable] = {}
-    if config.optimizer == "row_adamw":
-        found = (layer for layer in module.modules() if isinstance(layer, EmbeddingTable))
-        for table in found:
-            if tables.setdefault(id(table.weight), table) is not table:
-                raise ValueError(
-                    "two embedding tables share one weight, which row_adamw cannot train: use one "
-                    "table twice, or optimizer adamw"
-                )
-    device = next(module.parameters()).device
-    on_cuda = device.type == "cuda"
-    dense, by_row = [], []
+    tables = _tables_by_weight(module) if config.optimizer == "row_adamw" else {}
+    dense: list[dict[str, Any]] = []
+    by_row: list[dict[str, Any]] = []
     for name, parameters in groups.items():
         rate, decay = rates[name]
-        described = {"name": name, "weight_decay": decay}
-        rest = [p for p in parameters if id(p) not in tables]
-        if rest:
-            dense.append({**described, "lr": _rate(rate, device), "params": rest})
-        of_group = [tables[id(p)] for p in parameters if id(p) in tables]
-        if of_group:
-            by_row.append({**described, "lr": _rate(rate, device), "tables": of_group})
-    return Optimizers(
-        _DENSE[config.optimizer](dense, fused=True, capturable=on_cuda) if dense else None,
-        RowAdamW(by_row) if by_row else None,
-    )
+        for kind, members, target in (
+            ("params", [p for p in parameters if p not in tables], dense),
+            ("tables", [tables[p] for p in parameters if p in tables], by_row),
+        ):
+            if members:
+                # On CUDA the rate is a tensor, which schedules write and a captured graph reads.
+                # With one tensor for both optimisers, both schedules would move it.
+                own_rate = torch.tensor(rate, device=device) if device.type == "cuda" else rate
+                target.append({"name": name, "lr": own_rate, "weight_decay": decay, kind: members})
+    return dense, by_row
 
 
-def _rate(rate: float, device: torch.device) -> torch.Tensor | float:
-    """Return the rate as a group holds it; a new tensor each time on CUDA.
-
-    A captured graph reads the rate where it lies, so that a schedule has to write it there; were
-    it shared by two optimisers, each one's schedule would move it.
-    """
-    return torch.tensor(rate, device=device) if device.type == "cuda" else rate
-
-
-_DENSE = {
-    "row_adamw": torch.optim.AdamW,
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-}
+def _tables_by_weight(module: nn.Module) -> dict[torch.Tensor, EmbeddingTable]:
+    tables: dict[torch.Tensor, EmbeddingTable] = {}
+    for table in module.modules():
+        if not isinstance(table, EmbeddingTable):
+            continue
+        if tables.setdefault(table.weight, table) is not table:
+            raise ValueError(
+                "two embedding tables share one weight, which row_adamw cannot train; use the same "
+                "table in both places, or set optimizer to adamw"
+            )
+    return tables

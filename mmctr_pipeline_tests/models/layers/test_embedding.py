@@ -1,4 +1,4 @@
-"""Embedding tables: padding, unknown ids, and the server that an optimiser may set."""
+"""Embedding tables: padding, unknown ids, and the server that an optimiser sets."""
 
 import pytest
 import torch
@@ -13,22 +13,26 @@ from mmctr_pipeline.models.layers.embedding import (
 
 
 class Doubling:
-    """Serves the rows of a table times two, and writes down for which ids."""
+    """Serves the rows of a table times two, and records look-ups and flushes."""
 
     def __init__(self, table: EmbeddingTable) -> None:
         self.table = table
         self.asked: list[list[int]] = []
+        self.n_flushes = 0
 
     def rows(self, ids: torch.Tensor) -> torch.Tensor:
         self.asked.append(ids.tolist())
         return self.table.weight[ids] * 2
 
+    def flush(self) -> None:
+        self.n_flushes += 1
 
-def test_known_rows_sends_ids_beyond_the_table_to_row_zero() -> None:
+
+def test_known_rows_maps_ids_beyond_the_table_to_row_zero() -> None:
     assert known_rows(torch.tensor([0, 1, 4, 5, 99]), 5).tolist() == [0, 1, 4, 0, 0]
 
 
-def test_weights_are_those_of_torchs_own_with_padding() -> None:
+def test_weights_are_those_of_nn_embedding_with_padding() -> None:
     torch.manual_seed(0)
     ours = EmbeddingTable(7, 3)
     torch.manual_seed(0)
@@ -51,7 +55,7 @@ def test_padding_and_unknown_ids_are_zero_and_are_not_trained() -> None:
     assert table.weight.grad.tolist() == [[0, 0], [0, 0], [1, 1], [0, 0]]
 
 
-def test_lookups_go_to_the_server_in_training_alone() -> None:
+def test_the_server_answers_lookups_only_in_training_mode() -> None:
     table = EmbeddingTable(4, 2)
     server = Doubling(table)
     ids = torch.tensor([[1, 9], [3, 0]])
@@ -63,14 +67,20 @@ def test_lookups_go_to_the_server_in_training_alone() -> None:
     assert len(server.asked) == 1
 
 
-def test_a_server_is_no_part_of_the_state() -> None:
+def test_reading_the_whole_table_flushes_the_server() -> None:
     table = EmbeddingTable(4, 2)
-    table.server = Doubling(table)
-    assert list(table.state_dict()) == ["weight"]
+    table.server = server = Doubling(table)
+    model = nn.Sequential(table)
+    assert list(model.state_dict()) == ["0.weight"]  # the server is not part of the state
+    assert server.n_flushes == 1
+    model.train()
+    assert server.n_flushes == 1
+    model.eval()
+    assert server.n_flushes == 2
 
 
 @pytest.mark.parametrize("ids", [[7], [0, 0, 0], [3, 1, 3, 0, 8, 1, 1, 5], [4, 4, 2, 2, 9]])
-def test_distinct_rows_lead_back_to_the_ids_in_either_form(ids: list[int]) -> None:
+def test_both_forms_of_distinct_rows_reproduce_the_ids(ids: list[int]) -> None:
     ids_N = torch.tensor(ids)
     row_U, slot_N = distinct_rows(ids_N)
     padded_N, padded_slot_N = padded_distinct_rows(ids_N)

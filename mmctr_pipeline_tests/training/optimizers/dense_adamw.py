@@ -1,10 +1,27 @@
-"""AdamW over every row of a table in every step, written plainly in float64."""
+"""Dense AdamW in its plainest form, in float64."""
 
 import torch
 
 
+def adam_step(
+    weight: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    gradient: torch.Tensor,
+    n_steps: int,
+    rate: float,
+    decay: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return weight and moments after step `n_steps`, with decoupled weight decay."""
+    first = 0.9 * first + 0.1 * gradient
+    second = 0.999 * second + 0.001 * gradient**2
+    mean, square = first / (1 - 0.9**n_steps), second / (1 - 0.999**n_steps)
+    weight = weight * (1 - rate * decay) - rate * mean / (square.sqrt() + 1e-8)
+    return weight, first, second
+
+
 class DenseAdamW:
-    """AdamW by its formula; with `lazy` it passes over the rows that a step does not touch."""
+    """AdamW over every row of a table; if `lazy`, over the rows that a step looks up."""
 
     def __init__(self, weight: torch.Tensor, lazy: bool = False) -> None:
         self.weight = weight.detach().double().clone()
@@ -16,14 +33,14 @@ class DenseAdamW:
     def step(
         self, ids: torch.Tensor, gradients: torch.Tensor, rate: float, decay: float = 0.0
     ) -> None:
-        """Take a step on `gradients` `(N, D)` of the look-ups `ids` `(N,)`; row 0 is padding."""
+        """Take a step with `gradients` `(N, D)` of the look-ups `ids` `(N,)`; row 0 is padding."""
         gradient = torch.zeros_like(self.weight).index_add_(0, ids, gradients.double())
         gradient[0] = 0
         self.n_steps += 1
         rows = ids.unique() if self.lazy else slice(None)
-        weight, first, second = self.weight[rows], self.first[rows], self.second[rows]
-        first = 0.9 * first + 0.1 * gradient[rows]
-        second = 0.999 * second + 0.001 * gradient[rows] ** 2
-        mean, square = first / (1 - 0.9**self.n_steps), second / (1 - 0.999**self.n_steps)
-        weight = weight * (1 - rate * decay) - rate * mean / (square.sqrt() + 1e-8)
-        self.weight[rows], self.first[rows], self.second[rows] = weight, first, second
+        state = (self.weight, self.first, self.second)
+        moved = adam_step(
+            *(tensor[rows] for tensor in state), gradient[rows], self.n_steps, rate, decay
+        )
+        for tensor, values in zip(state, moved, strict=True):
+            tensor[rows] = values

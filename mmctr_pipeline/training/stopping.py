@@ -1,0 +1,141 @@
+"""Stopping policies: which weights a training run keeps, and when it ends."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from torch import nn
+
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.run_state import EpochRecord, RunState, TrainingHistory
+
+_ROUNDING = 1e-6
+"""Tolerance for sums of fractions of an epoch."""
+
+
+class StoppingPolicy(Protocol):
+    """Decides which weights a run keeps, when it ends, and what drives its learning rate."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the deciding metric."""
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Direction of the deciding metric."""
+
+    def label(self, epoch: float) -> str:
+        """Return what log lines call `epoch`, with the last epoch that the run can reach."""
+
+    def measure(self, module: nn.Module) -> Mapping[str, float]:
+        """Return the metrics of the weights that `module` holds."""
+
+    def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
+        """Return whether the weights of `record` are better than the best before it."""
+
+    def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
+        """Return the validations to pass to the learning rate's schedule after the last record."""
+
+    def ended_by(self, state: RunState) -> str | None:
+        """Return why the run ends now (see `TrainingHistory`), or None if it goes on."""
+
+    def seconds_left(self, state: RunState) -> float:
+        """Return how long training may go on before the next validation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """Validates, keeps the best weights, and ends the run by `config`.
+
+    A run ends after `max_epochs`, after `patience` epochs without better weights, or in time for a
+    last validation within `max_minutes`. `evaluate` returns a module's metrics, among them
+    `metric`, which decides.
+    """
+
+    evaluate: Callable[[nn.Module], Mapping[str, float]]
+    metric: str
+    config: TrainingConfig
+    larger_is_better: bool = True
+
+    def label(self, epoch: float) -> str:
+        """Return `epoch` of `max_epochs`, marked as selection if a final fit follows."""
+        prefix = "selection: " if self.config.final_fit else ""
+        return f"{prefix}epoch {epoch:g} of {self.config.max_epochs}"
+
+    def measure(self, module: nn.Module) -> Mapping[str, float]:
+        """Evaluate `module`."""
+        return self.evaluate(module)
+
+    def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
+        """Compare the deciding metric; ties go to the earlier weights."""
+        if best is None:
+            return True
+        value, best_value = record.metrics[self.metric], best.metrics[self.metric]
+        return value > best_value if self.larger_is_better else value < best_value
+
+    def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
+        """Return the last validation."""
+        return state.records[-1:]
+
+    def ended_by(self, state: RunState) -> str | None:
+        """Check epochs, patience and time, in this order."""
+        if state.best is None:
+            return None
+        if state.n_epochs > self.config.max_epochs - _ROUNDING:
+            return "max_epochs"
+        if state.n_epochs - state.best.epoch > self.config.patience - _ROUNDING:
+            return "patience"
+        is_out_of_time = state.is_out_of_time or self.seconds_left(state) <= 0
+        return "max_minutes" if is_out_of_time else None
+
+    def seconds_left(self, state: RunState) -> float:
+        """Leave time for a validation, which should take as long as the last one."""
+        if self.config.max_minutes == 0:
+            return math.inf
+        validation = state.records[-1].validation_seconds if state.records else 0.0
+        seconds = sum(record.all_seconds for record in state.records)
+        return 60 * self.config.max_minutes - seconds - validation
+
+
+@dataclasses.dataclass(frozen=True)
+class FollowSelection:
+    """Repeats a selection run up to its best epoch, for a final fit on more rows.
+
+    Nothing is validated, and the last weights stay. The selection run's validations drive the
+    learning rate again. If a time limit ended the selection run within an epoch, that whole part of
+    the epoch is trained here; there is no time limit.
+    """
+
+    selection: TrainingHistory
+    larger_is_better: bool = True
+
+    @property
+    def metric(self) -> str:
+        """The metric that decided in the selection run."""
+        return self.selection.metric
+
+    def label(self, epoch: float) -> str:
+        """Return `epoch` of the best epoch."""
+        return f"final fit: epoch {epoch:g} of {self.selection.best_epoch:g}"
+
+    def measure(self, module: nn.Module) -> Mapping[str, float]:
+        """Return no metrics."""
+        return {}
+
+    def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
+        """Prefer the last weights."""
+        return True
+
+    def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
+        """Return the selection run's validations between the last two records."""
+        before = state.records[-2].epoch if len(state.records) > 1 else 0.0
+        return [r for r in self.selection.epochs if before < r.epoch <= state.n_epochs]
+
+    def ended_by(self, state: RunState) -> str | None:
+        """Check whether the best epoch is reached."""
+        return "selection" if state.n_epochs > self.selection.best_epoch - _ROUNDING else None
+
+    def seconds_left(self, state: RunState) -> float:
+        """Return no limit."""
+        return math.inf
