@@ -91,8 +91,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
     from benchmarks.samples import read_sample
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.din import Din
-    from mmctr_pipeline.training.batches import BatchSource, item_features
-    from mmctr_pipeline.training.ctr import feature_spec
+    from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     size, device = _size(chosen), resolve_device(chosen.device)

@@ -46,9 +46,9 @@ from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureModelSettings, ModelConfig
 from mmctr_pipeline.presets.preset import load_preset
-from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.batches import feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import feature_spec, train_ctr
+from mmctr_pipeline.training.ctr import train_ctr
 from mmctr_pipeline.training.device import resolve_device
 
 logger = logging.getLogger(__name__)

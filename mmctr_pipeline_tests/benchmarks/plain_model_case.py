@@ -16,9 +16,8 @@ from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.catalogue import build_model
-from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings
-from mmctr_pipeline.training.batches import BatchSource, item_features
-from mmctr_pipeline.training.ctr import feature_spec
+from mmctr_pipeline.models.config import FeatureConfig, ModelConfig
+from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
@@ -48,12 +47,12 @@ def sample_dataset() -> tuple[CtrDataset, ItemVectors]:
     return dataclasses.replace(dataset, items=items), vectors
 
 
-def pair_of(comparison: Comparison, config: FeatureModelSettings) -> Pair:
+def pair_of(comparison: Comparison, config: ModelConfig) -> Pair:
     """Return both forms in evaluation mode, with no weight or statistic at its initial value."""
     dataset, vectors = sample_dataset()
     items = item_features(dataset.items, vectors, config)
     torch.manual_seed(1)
-    ours = build_model(config, feature_spec(dataset, vectors, config))  # type: ignore[arg-type]
+    ours = build_model(config, feature_spec(dataset, vectors, config))
     ours.fit_statistics(items, dataset.train, dataset.histories)
     with torch.no_grad():
         for parameter in ours.parameters():

@@ -22,8 +22,7 @@ from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.training.batches import BatchSource, item_features
-from mmctr_pipeline.training.ctr import feature_spec
+from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
