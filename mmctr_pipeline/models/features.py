@@ -39,14 +39,13 @@ class Features:
 class FeatureEmbedding(nn.Module):
     """Looks up and joins the configured features; `item_dim` and `context_dim` are their widths.
 
-    Item features are, in this order and as far as configured, the embedding of the id, the mean
-    embedding of the tags, the embeddings of likes level and views level, and the fused, title and
-    cover vectors, each standardised or, with `vector_projection`, times a learned matrix. Context
-    features are the embeddings of the user and of the row's two levels. Kinds of vectors that no
-    item has are left out. With `projection_dim` a linear layer maps the item features to that
-    width. Otherwise zeros pad them to a multiple of `multiple_of`: the width of fused vectors
-    depends on the rank of the data, and the attention heads must divide it. Raises `ValueError` if
-    no item feature is left.
+    Item features are, in this order, the embedding of the id, the mean embedding of the tags, the
+    embeddings of likes level and views level, and the fused, title and cover vectors, each
+    standardised or, with `vector_projection`, times a learned matrix. Context features are the
+    embeddings of the user and of the row's two levels. Kinds of vectors that no item has are left
+    out. With `projection_dim` a linear layer maps the item features to that width. Otherwise zeros
+    pad them to a multiple of `multiple_of`: the width of fused vectors depends on the rank of the
+    data, and the attention heads must divide it. Raises `ValueError` if no item feature is left.
     """
 
     known_items_I: torch.Tensor

@@ -88,6 +88,7 @@ class TargetAttention(nn.Module):
                 "attention_hidden_dims"
             )
         self.first = nn.Linear(4 * dim, hidden_dims[0])
+        # Saved models have weights under this name.
         self.of_inputs = nn.Linear(n_inputs, hidden_dims[0], bias=False) if n_inputs else None
         self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))
         self.activations = nn.ModuleList(activation(activation_name, n) for n in hidden_dims)

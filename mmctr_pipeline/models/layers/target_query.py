@@ -116,14 +116,8 @@ class TargetQueryEncoder(nn.Module):
 
         Parameters
         ----------
-        dim
-            Width D of targets and history items.
-        n_layers
-            Number of layers.
-        n_heads
-            Attention heads per layer.
-        feed_forward_dim
-            Hidden units of each feed-forward part.
+        dim, n_layers, n_heads, feed_forward_dim
+            As in `TransformerEncoder`; `dim` is the width of targets and history items.
         max_history
             Number of newest positions that are read.
         dropout
