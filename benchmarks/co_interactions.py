@@ -1,13 +1,13 @@
-"""Counting co-interactions: ours, a sparse product of SciPy, against a self-join in Polars.
+"""Count co-interactions: ours, a sparse product in SciPy, against a self-join in Polars.
 
-Both start from the distinct interactions of users with items and end with the pairs of items that
-share a user, ascending, and their numbers of users.
+Both start from the distinct interactions of users with items. The result is the ascending pairs of
+items that share a user, with the number of those users.
 
     python -m benchmarks.co_interactions [--rounds N]
 
-A sample dataset of 3,600,000 train rows is generated, without images. `model_mb` is what the counts
-take in memory and in a model file; `sort_seconds`, for comparison, is the time of one sort of as
-many keys as users have pairs of items.
+Generates a sample dataset of 3,600,000 train rows, without images. `model_mb` is the size of the
+counts in memory and in a model file. For comparison, `sort_seconds` is the time to sort as many
+keys as users have pairs of items.
 """
 
 import json
@@ -36,7 +36,7 @@ def ours(dataset: CtrDataset, n_items: int) -> CoInteractions:
 
 
 def peer(dataset: CtrDataset, n_items: int) -> CoInteractions:
-    """Count by a join of the interactions with themselves."""
+    """Count by joining the interactions with themselves."""
     import polars
 
     interaction_E = distinct_interactions(dataset.train, dataset.histories, n_items)
@@ -69,15 +69,15 @@ def _measured(side: str, data: Path) -> dict[str, Any]:
     start = time.perf_counter()
     counts = SIDES[side](dataset, n_items)
     result = {"seconds": time.perf_counter() - start, "peak_mb": peak_memory_mb()}
-    n_pairs_of_users = int(counts.users_of_pair_P.sum())
-    key_P = np.random.default_rng(0).integers(0, n_items**2, n_pairs_of_users)
+    n_user_pairs = int(counts.users_of_pair_P.sum())
+    key_P = np.random.default_rng(0).integers(0, n_items**2, n_user_pairs)
     start = time.perf_counter()
     key_P.sort()
     return result | {
         "sort_seconds": time.perf_counter() - start,
         "interactions": len(counts.interaction_E),
         "pairs": len(counts.pair_P),
-        "pairs_of_users": n_pairs_of_users,
+        "pairs_of_users": n_user_pairs,
         "checksum": int((counts.pair_P % 1_000_003 * counts.users_of_pair_P).sum()),
         "model_mb": sum(
             each.nbytes for each in vars(counts).values() if isinstance(each, np.ndarray)
@@ -89,7 +89,7 @@ def _measured(side: str, data: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark, or one side of it."""
     parser = command_line(__doc__, list(SIDES), rounds=1)
-    parser.add_argument("--data", type=Path, help="folder of the world, for a side")
+    parser.add_argument("--data", type=Path, help="folder of the dataset, for a side")
     chosen = parser.parse_args()
     if chosen.side:
         print(json.dumps(_measured(chosen.side, chosen.data)))

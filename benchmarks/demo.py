@@ -1,10 +1,10 @@
-"""The demo as a whole: time, memory of all its processes together, and the AUC it reaches.
+"""Run the whole demo: its time, the memory of all its processes, and the AUC it reaches.
 
     python -m benchmarks.demo
 
-Runs the pipeline on the sample dataset in a fresh storage folder, as `make demo` does once all
-is installed, and samples the proportional set size (PSS) of its processes. There is no peer: no
-other tool runs this whole way, so `peer` and `ratio` are null.
+Runs the pipeline on the sample dataset in a new storage folder, like `make demo` after the
+installation, and samples the proportional set size (PSS) of its processes. No other tool covers all
+these steps, so there is no peer: `peer` and `ratio` are null.
 """
 
 import json
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _summed_pss_mb(pid: int) -> float:
-    """Return the memory of a process and all below it; pages they share count once."""
+    """Return the memory of a process and its descendants; shared pages count once."""
     total = 0
     try:
         tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]

@@ -1,4 +1,4 @@
-"""Runs the sides of a benchmark alternately, each in a process of its own, and compares them."""
+"""Run the sides of a benchmark in turn, each in its own process, and compare them."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ ALLOCATOR_SETTING = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""Lets glibc keep large blocks, where its default returns each to the system and clears it anew."""
+"""Lets glibc keep large blocks; by default it returns each one and then gets a cleared one."""
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
-    """Return the parser that benchmarks with sides share, and show log lines on standard error.
+    """Return the parser of benchmarks with sides, and show log lines on standard error.
 
     `alternate` passes `--side`.
     """
@@ -40,12 +40,25 @@ def alternate(
     environments: Mapping[str, Mapping[str, str]] | None = None,
     show_progress: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Run `python -m module --side SIDE` for each side in turn, `rounds` times.
+    """Run `python -m module --side SIDE` for each side in turn, and return the results by side.
 
-    A side prints one JSON object as its last line; these are returned by side, in order. A side
-    that fails ends the benchmark with its output. `environments` gives a side variables besides
-    those of this process, from which the allocator's are then taken away. With `show_progress`
-    what a side writes to standard error appears at once.
+    A side prints one JSON object as its last line. Raises `RuntimeError` with its output if a side
+    fails.
+
+    Parameters
+    ----------
+    module
+        The benchmark.
+    sides
+        Sides to run in each round, in this order.
+    rounds
+        Number of rounds.
+    arguments
+        Further arguments for all sides.
+    environments
+        Environment variables by side, added to those of this process without the allocator's.
+    show_progress
+        Whether the standard error of a side appears at once.
     """
     inherited = dict(os.environ)
     if environments is not None:
@@ -76,12 +89,12 @@ def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def peak_memory_mb() -> float:
-    """Return the largest resident memory that this process had so far, in MB."""
+    """Return the peak resident memory of this process so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def peaks(device: Any) -> dict[str, float]:
-    """Return the peak memory of this process (its children's not counted), and of a GPU, in MB."""
+    """Return the peak memory of this process, without its children, and of a GPU, in MB."""
     found = {"peak_mb": peak_memory_mb()}
     if device.type == "cuda":
         import torch
@@ -91,7 +104,7 @@ def peaks(device: Any) -> dict[str, float]:
 
 
 def device_name(device: Any) -> str:
-    """Return what a `torch.device` is called: a GPU by its model."""
+    """Return the name of a `torch.device`; for a GPU that is its model."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
@@ -100,8 +113,8 @@ def device_name(device: Any) -> str:
 def product_rate(precision: str = "auto", device: str = "cpu") -> float:
     """Return the operations per second of matrix products, the best of three trials.
 
-    `precision` is float32, bfloat16, or auto: what the encoders choose on that device. The product
-    is one of 1,024 x 384 by 384 x 1,536 on the CPU, and a larger one on a GPU, to fill it.
+    `precision` is float32, bfloat16, or auto (the encoders' choice on that device). The product is
+    1,024 x 384 by 384 x 1,536 on the CPU, and larger on a GPU, to use all of it.
     """
     import torch
 
@@ -120,11 +133,11 @@ def product_rate(precision: str = "auto", device: str = "cpu") -> float:
         if on_gpu:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
-    # The first trial is there to warm up.
+    # The first trial is a warm-up.
     return 200 * 2 * n_rows * n_in * n_out / min(seconds[1:])
 
 
 def final_line(**values: Any) -> None:
-    """Print the line of JSON that every benchmark ends with."""
+    """Print the line of JSON at the end of every benchmark."""
     line = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
     print(json.dumps(line))

@@ -1,14 +1,14 @@
-"""Loading the interactions: ours against the dense loading of the challenge's FuxiCTR baseline.
+"""Load the interactions: ours against the dense loading of the challenge's FuxiCTR baseline.
 
 Ours checks every value, strips the padding and stores each history once. The peer reads the same
-files with pandas and keeps the padded histories as one dense int64 array per split, as the
-baseline's loader does; it checks nothing.
+files with pandas and keeps the padded histories as one dense int64 array per split, like the
+baseline's loader; it checks nothing.
 
     python -m benchmarks.load [--full | --scale S] [--data FOLDER]
 
-Without a folder a sample dataset without images is generated, with `--full` one of 3,600,000 train
-rows, which is read once by each side. Floor: the files have to be decoded once; `floor_seconds` is
-the time pyarrow takes to go through the same columns batch by batch and keep nothing.
+Without a folder it generates a sample dataset without images; with `--full` that has 3,600,000
+train rows, and each side reads it once. Floor: the files must be decoded once. `floor_seconds` is
+the time pyarrow takes to read the same columns batch by batch and keep nothing.
 """
 
 import json
@@ -40,18 +40,18 @@ def peer() -> Load:
     import pandas as pd
 
     def load(layout: DataLayout) -> list[np.ndarray]:
-        kept = []
+        arrays = []
         for path in (layout.train, layout.valid, layout.test):
             frame = pd.read_parquet(path)
-            kept += [frame[name].to_numpy() for name in frame.columns if name != "item_seq"]
-            kept.append(np.array(frame["item_seq"].to_list()))
-        return kept
+            arrays += [frame[name].to_numpy() for name in frame.columns if name != "item_seq"]
+            arrays.append(np.array(frame["item_seq"].to_list()))
+        return arrays
 
     return load
 
 
 def floor() -> Load:
-    """Decode the columns and do nothing with them."""
+    """Decode the columns and discard them."""
     import pyarrow.parquet as pq
 
     def load(layout: DataLayout) -> int:
@@ -81,9 +81,9 @@ def main() -> None:
         layout = find_data(chosen.data)
         load = SIDES[chosen.side]()
         start = time.perf_counter()
-        kept = load(layout)
+        loaded = load(layout)
         seconds = time.perf_counter() - start
-        del kept
+        del loaded
         print(json.dumps({"seconds": seconds, "peak_mb": peak_memory_mb()}))
         return
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,11 +1,11 @@
-"""Scoring as many rows as the challenge's test split has: ours against the plain form.
+"""Score as many rows as the challenge's test split has: ours against the plain form.
 
     python -m benchmarks.score [--rows N] [--device D]
 
-A sample dataset with the tables of MicroLens_1M_x1 is generated, whose valid rows (379,142,
-labelled, of users that train never shows, a third of them on cold items) are scored. Both sides
-hold the rows in memory and have the same weights, those of ours after one short epoch. The plain
-form (`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
+Generates a sample dataset with the tables of MicroLens_1M_x1, and scores its valid rows: 379,142
+rows with labels, of users that are not in train, a third of them on cold items. Both sides hold the
+rows in memory and have the same weights, those of ours after one short epoch. The plain form
+(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
 `ratio_set` has the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.
 `auc_difference` and `largest_difference` (of two probabilities) are over all rows.
 """
@@ -33,7 +33,7 @@ WEIGHTS, LABELS = "weights.pt", "labels.npy"
 
 
 def prepare(chosen: Namespace) -> dict[str, float]:
-    """Train the model and keep its weights, and the labels of the rows to be scored."""
+    """Train the model; save its weights and the labels of the rows to score."""
     import torch
 
     from benchmarks.samples import read_sample
@@ -54,7 +54,7 @@ def prepare(chosen: Namespace) -> dict[str, float]:
 
 def ours(chosen: Namespace) -> dict[str, float]:
     """Score with the pipeline."""
-    share_cores()  # before torch, as every entry of the pipeline
+    share_cores()  # before torch, like every entry point of the pipeline
     import torch
 
     from benchmarks.samples import read_sample
@@ -81,7 +81,7 @@ def ours(chosen: Namespace) -> dict[str, float]:
 def plain(chosen: Namespace) -> dict[str, float]:
     """Score with the plain form."""
     if chosen.side.endswith("_set"):
-        share_cores()  # before torch; as ours, so that the sides differ in nothing but themselves
+        share_cores()  # before torch, like ours, so that the settings of both sides are equal
     import torch
 
     from benchmarks.plain_recipe import (
@@ -115,7 +115,7 @@ def _result(chosen: Namespace, probabilities_N: np.ndarray, seconds: float) -> d
 
 
 SIDES = {"plain": plain, "ours": ours, "plain_set": plain, "ours_set": ours}
-"""Names that end in `_set` have the allocator setting."""
+"""Sides whose names end in `_set` run with the allocator setting."""
 
 
 def main() -> None:

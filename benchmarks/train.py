@@ -1,33 +1,32 @@
-"""Training recipe A with full-size tables: ours against the plain form of the notebook.
+"""Train recipe A with full-size tables: ours against the plain form of the notebook.
 
     python -m benchmarks.train [--data FOLDER] [--rows N] [--device D]
     python -m benchmarks.train --full [--data FOLDER] [--epochs N]
 
-A sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer rows is
-generated, or the first rows of a given one are taken; item vectors are its `item_emb_d128`. Both
-sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its
-first steps, ours for one whole epoch. Each side runs as it is, and with an allocator setting
+Generates a sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer
+rows, or takes the first rows of a given dataset; item vectors are its `item_emb_d128`. Both sides
+train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its first
+steps, ours for a whole epoch. Each side runs as it is, and again with an allocator setting
 (`ALLOCATOR_SETTING` of the harness) that spares the plain form most of its page faults, and with
-the OpenMP setting of our own entries (`share_cores`): `ratio` has both on both sides, `ratio_as_is`
-neither on the plain side.
+the OpenMP setting of our own entry points (`share_cores`). `ratio` has both settings on both sides,
+`ratio_as_is` has neither on the plain side.
 
-Ceiling: the machine's rate of matrix products, in the number format in question and in the same
-run, divided by the operations that a row needs.
+Ceiling: the machine's rate of matrix products, in the same number format and the same run, divided
+by the operations that a row needs.
 
-Fairness: on the CPU the benchmark fails where the plain form with the setting reaches less than a
-fifth of its own bound, as so slow a peer would prove nothing. The bound is the rate at which it
-would train if a step took no longer than its products (with padding, at the float32 rate) and its
-dense update of the tables, both measured in the same run. The products depend on the CPU's vector
-width and the update on its memory, so that a share of the ceiling alone would differ between
-machines. On a GPU the loader is the limit, so that the share is printed but not required.
+Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with the setting reaches
+less than a fifth of its own bound, because so slow a peer would prove nothing. The bound is the
+rate at which it would train if a step took only its products (with padding, at the float32 rate)
+and its dense update of the tables, both measured in the same run. The products depend on the CPU's
+vector width and the update on its memory, so a share of the ceiling alone would differ between
+machines. On a GPU the loader is the limit, so the share is printed but not required.
 
-`--full` runs ours alone, all rows from the parquet files: seconds of loading, of each epoch and of
-its validation, and the peak memory.
+`--full` runs ours alone on all rows from the parquet files, and reports the seconds of loading, of
+each epoch and of its validation, and the peak memory.
 """
 
 import json
 import logging
-import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -42,7 +41,13 @@ from benchmarks.harness import (
     final_line,
     medians,
     peaks,
-    product_rate,
+)
+from benchmarks.train_bounds import (
+    check_is_a_peer,
+    dense_update,
+    operations_per_row,
+    plain_bound,
+    rates,
 )
 from mmctr_pipeline.environment import share_cores
 
@@ -50,31 +55,12 @@ logger = logging.getLogger(__name__)
 
 N_ROWS, N_VALID_ROWS = 250_000, 10_000
 WARM_UP_STEPS = 2
-LEAST_SHARE = 0.2
-"""Share of its own bound below which the plain form is no peer.
-
-Without the allocator setting it reaches about a tenth, with it more than a quarter.
-"""
-
-MEAN_HISTORY = 8
-
-
-def operations_per_row(vector_dim: int = 128, n_positions: int = MEAN_HISTORY) -> float:
-    """Return the multiplications and additions that training on one row needs.
-
-    Forward once and backward twice: the two bilinear forms, the tower, the attention over a history
-    of mean length (no padding) or of `n_positions`, and the multimodal transform.
-    """
-    bilinear = 2 * 64 * 64 * 64
-    tower = 448 * 512 + 512 * 256 + 256 * 128 + 128
-    attention = n_positions * (64 * 32 + 32 + 64)
-    return 3 * 2 * (bilinear + tower + attention + vector_dim * 64)
 
 
 def plain(chosen: Namespace) -> dict[str, float]:
     """Train the plain form for `--seconds`."""
     if chosen.side.endswith("_set"):
-        share_cores()  # before torch; as ours, so that the sides differ in nothing but themselves
+        share_cores()  # before torch, like ours, so that the settings of both sides are equal
     import torch
 
     from benchmarks.plain_recipe import (
@@ -106,7 +92,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
         if seconds > chosen.seconds:
             break
     if not n_rows:
-        raise ValueError(f"{len(dataset.train):,} rows are no more than the steps that warm up")
+        raise ValueError(f"{len(dataset.train):,} rows are all used up by the warm-up")
     return {"rows_per_second": n_rows / seconds, "rows": n_rows, **peaks(device)}
 
 
@@ -127,7 +113,7 @@ def full(chosen: Namespace) -> dict[str, float]:
 def _train_ours(
     chosen: Namespace, precision: str, n_epochs: int, n_rows: int | None
 ) -> dict[str, float]:
-    share_cores()  # before torch, as every entry of the pipeline
+    share_cores()  # before torch, like every entry point of the pipeline
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
     from mmctr_pipeline.training.config import TrainingConfig
@@ -155,45 +141,6 @@ def _train_ours(
     }
 
 
-def rates(chosen: Namespace) -> dict[str, float]:
-    """Measure matrix products in float32 and in the format that `auto` stands for."""
-    from mmctr_pipeline.training.device import resolve_device
-
-    device = str(resolve_device(chosen.device))
-    return {precision: product_rate(precision, device) for precision in ("float32", "auto")}
-
-
-def dense_update(chosen: Namespace) -> dict[str, float]:
-    """Measure the part of the plain form's step that touches every row of its tables.
-
-    It clears the gradient, clips it, and updates by AdamW; memory bandwidth is the limit. Returns
-    the best of three trials, after one that warms up.
-    """
-    share_cores()
-    import torch
-
-    from benchmarks.samples import read_sample
-    from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import feature_spec
-    from mmctr_pipeline.training.device import resolve_device
-
-    device = resolve_device(chosen.device)
-    spec = feature_spec(*read_sample(chosen.data, chosen.rows), ImprovedMmctrConfig())
-    table = torch.nn.Parameter(torch.zeros(spec.n_users + spec.n_items, 64, device=device))
-    optimizer = torch.optim.AdamW([table], lr=2e-3, weight_decay=1e-4)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        optimizer.zero_grad()
-        table.grad = torch.zeros_like(table)
-        torch.nn.utils.clip_grad_norm_([table], 1.0)
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return {"seconds": min(seconds[1:])}
-
-
 SIDES = {
     "rates": rates,
     "dense_update_set": dense_update,
@@ -203,7 +150,7 @@ SIDES = {
     "ours_set": ours("auto"),
     "ours_float32_set": ours("float32"),
 }
-"""Names that end in `_set` have the allocator setting."""
+"""Sides whose names end in `_set` run with the allocator setting."""
 
 
 def main() -> None:
@@ -233,9 +180,9 @@ def main() -> None:
 
 def _parser() -> ArgumentParser:
     parser = command_line(__doc__, [*SIDES, "full"], rounds=2)
-    parser.add_argument("--data", type=Path, help="a world with full-size tables")
+    parser.add_argument("--data", type=Path, help="a dataset with full-size tables")
     parser.add_argument("--rows", type=int, default=N_ROWS, help="train rows; not with --full")
-    parser.add_argument("--seconds", type=float, default=8, help="for which plain is timed")
+    parser.add_argument("--seconds", type=float, default=8, help="timing of plain")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--epochs", type=int, default=1, help="with --full")
@@ -287,26 +234,6 @@ def _compare(chosen: Namespace, arguments: list[str]) -> None:
     )
     if resolve_device(chosen.device).type == "cpu":
         check_is_a_peer(speed["plain_set"], bound)
-
-
-def plain_bound(product_rate: float, update_seconds: float) -> float:
-    """Return the rows per second at which a step is its products and its dense update alone."""
-    from benchmarks.plain_recipe import BATCH_SIZE, HISTORY_LENGTH
-
-    operations = BATCH_SIZE * operations_per_row(n_positions=HISTORY_LENGTH)
-    return BATCH_SIZE / (operations / product_rate + update_seconds)
-
-
-def check_is_a_peer(rows_per_second: float, bound: float) -> None:
-    """End the program with a message where the plain form is too far below its own bound."""
-    share = rows_per_second / bound
-    if share < LEAST_SHARE:
-        sys.exit(
-            f"the plain form with the allocator setting reaches {share:.1%} of what its products "
-            f"and its dense update allow ({rows_per_second:,.0f} of {bound:,.0f} rows/s), less "
-            f"than {LEAST_SHARE:.0%}: too slow to compare with; look for what holds it up, such "
-            "as other work on the machine"
-        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The training benchmark runs on a bare machine, counts right, and refuses a straw man."""
+"""The training benchmark needs few packages, counts correctly, and refuses an unfair peer."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.train import check_is_a_peer, operations_per_row, plain_bound
+from benchmarks.train_bounds import check_is_a_peer, operations_per_row, plain_bound
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -17,7 +17,7 @@ import sys
 absent = {"dagster", "polars", "pandas", "sklearn", "scipy", "yaml", "PIL", "torchvision"}
 
 class Without:
-    # Finds nothing of these names, as where they are not installed: torch and pyarrow ask for some.
+    # Hides these packages as if they were not installed; torch and pyarrow look for some of them.
     def __init__(self, finder):
         self.finder = finder
 
@@ -49,35 +49,34 @@ def test_both_sides_run_with_numpy_torch_and_pyarrow_alone(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         cwd=REPOSITORY,
-        timeout=1800,  # for a hang, not for slowness
     )
     assert result.returncode == 0, result.stderr
     plain, ours, dense_update = json.loads(result.stdout)
-    # Of the 4,300 rows that are left of the world's 4,500, two steps of 2,048 are warming up.
+    # The first 4,300 of 4,500 rows are used; two steps of 2,048 are the warm-up.
     assert (plain["rows"], ours["rows"]) == (4300 - 2 * 2048, 4300)
     assert min(side["rows_per_second"] for side in (plain, ours)) > 0
     assert 100 < ours["peak_mb"] < 10_000
     assert dense_update["seconds"] > 0
 
 
-def test_operations_are_six_per_weight_that_a_row_meets_and_position() -> None:
+def test_operations_are_six_per_weight_that_a_row_uses_and_position() -> None:
     weights = 2 * 64**3 + (448 * 512 + 512 * 256 + 256 * 128 + 128) + 128 * 64
-    of_a_position = 64 * 32 + 32 + 64  # the last is the weighted sum
-    assert operations_per_row() == 6 * (weights + 8 * of_a_position)
+    per_position = 64 * 32 + 32 + 64  # the last term is the weighted sum
+    assert operations_per_row() == 6 * (weights + 8 * per_position)
     assert operations_per_row() == pytest.approx(5.7e6, rel=0.01)
 
 
-def test_a_step_of_the_plain_form_is_bounded_by_padded_products_and_dense_update() -> None:
+def test_the_bound_of_the_plain_form_is_padded_products_plus_dense_update() -> None:
     operations = operations_per_row() + 6 * (100 - 8) * (64 * 32 + 32 + 64)
     products_alone = plain_bound(product_rate=1e11, update_seconds=0.0)
     assert products_alone == pytest.approx(1e11 / operations)
-    # Where products take no time, a batch takes as long as the update.
+    # If products take no time, a batch takes as long as the update.
     assert plain_bound(product_rate=1e30, update_seconds=0.5) == pytest.approx(2 * 2048)
     both = plain_bound(product_rate=1e11, update_seconds=0.5)
     assert 1 / both == pytest.approx(1 / products_alone + 0.5 / 2048)
 
 
-def test_a_plain_form_below_a_fifth_of_its_bound_ends_the_benchmark() -> None:
+def test_a_plain_form_below_a_fifth_of_its_bound_fails_the_benchmark() -> None:
     check_is_a_peer(2_010, 10_000)
     with pytest.raises(SystemExit, match=r"19\.9% of what its products and its dense update allow"):
         check_is_a_peer(1_990, 10_000)
