@@ -58,7 +58,7 @@ check: install  ## check lint, format, types and import contracts
 
 bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
-	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/world.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/samples.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 ablation: install  ## compare valid AUC with titles and covers, either, and neither
