@@ -54,7 +54,7 @@ def write_sentence_model(
     """Write a `bert` or a `distilbert` followed by `modules`, as sentence-transformers saves it.
 
     It has the tokeniser of all-MiniLM-L6-v2, takes `LONGEST_TEXT` tokens, and uses the first of
-    `prompts` unless told otherwise. With `dim` its vectors are cut to so many dimensions.
+    `prompts` by default. With `dim` its vectors are cut to that many dimensions.
     """
     torch.manual_seed(0)
     parts = folder.with_name(f"{folder.name}-parts")
@@ -75,7 +75,7 @@ def write_sentence_model(
 
 
 def _random_transformer(kind: str) -> Any:
-    # A wide spread of the weights, so that no two texts come out alike.
+    # Large weights, so that no two texts get similar vectors.
     if kind == "bert":
         bert = BertConfig(
             hidden_size=TEXT_WIDTH,

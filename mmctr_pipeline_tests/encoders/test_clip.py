@@ -21,14 +21,14 @@ def clip(folder: Path) -> LoadedClip:
     return load_clip(locate_image_model(f"local-dir:{folder}"), "cpu")
 
 
-def test_a_model_computes_in_float32_and_not_as_in_training(clip: LoadedClip) -> None:
-    # The packaged one is stored in float16.
+def test_model_is_in_float32_and_evaluation_mode(clip: LoadedClip) -> None:
+    # The packaged model is stored in float16.
     for loaded in (clip, load_clip(locate_image_model("tiny-clip"), "cpu")):
         assert {parameter.dtype for parameter in loaded.model.parameters()} == {torch.float32}
         assert not any(module.training for module in loaded.model.modules())
 
 
-def test_pixels_and_tokens_are_as_the_model_wants_them(clip: LoadedClip) -> None:
+def test_pixel_spec_and_tokeniser_of_the_model(clip: LoadedClip) -> None:
     assert clip.pixels == PixelSpec(
         size=(32, 32),
         interpolation="bicubic",
@@ -41,7 +41,7 @@ def test_pixels_and_tokens_are_as_the_model_wants_them(clip: LoadedClip) -> None
     assert tokenize(["a cat"], context_length=9).shape == (1, 9)
 
 
-def test_the_weights_of_the_two_towers_are_told_apart(clip: LoadedClip) -> None:
+def test_weights_of_the_two_towers_are_hashed_apart(clip: LoadedClip) -> None:
     image, text = clip.image_weights_hash(), clip.text_weights_hash()
     assert len(image) == len(text) == 64
     assert image != text
@@ -66,9 +66,7 @@ def test_equal_weights_in_another_folder_have_equal_hashes(
     assert copied.image_settings_hash() == clip.image_settings_hash()
 
 
-def test_the_activation_of_the_weights_is_set_and_is_part_of_what_tells_models_apart(
-    folder: Path, clip: LoadedClip
-) -> None:
+def test_activation_of_the_weights_is_set_and_hashed(folder: Path, clip: LoadedClip) -> None:
     located = dataclasses.replace(clip.located, quick_gelu=True)
     quick = load_clip(located, "cpu")
     assert quick.image_weights_hash() == clip.image_weights_hash()
@@ -79,7 +77,7 @@ def test_the_activation_of_the_weights_is_set_and_is_part_of_what_tells_models_a
     assert difference.abs().max() > 1e-4
 
 
-def test_what_the_weights_record_says_of_pixels_is_kept(clip: LoadedClip) -> None:
+def test_pixel_settings_of_the_weights_are_used(clip: LoadedClip) -> None:
     located = dataclasses.replace(
         clip.located,
         preprocess={"mean": (0.1, 0.2, 0.3), "interpolation": "bilinear", "resize_mode": "squash"},
@@ -90,9 +88,7 @@ def test_what_the_weights_record_says_of_pixels_is_kept(clip: LoadedClip) -> Non
     assert loaded.image_settings_hash() != clip.image_settings_hash()
 
 
-def test_a_definition_that_the_weights_do_not_show_tells_models_apart(
-    clip: LoadedClip, tmp_path: Path
-) -> None:
+def test_definition_is_part_of_the_settings_hash(clip: LoadedClip, tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "copy", seed=0)
     path = folder / "open_clip_config.json"
     config = json.loads(path.read_text())

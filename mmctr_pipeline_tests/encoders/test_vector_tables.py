@@ -31,7 +31,7 @@ def test_given_vectors_are_joined_by_id(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages == ["2 of 4 items have a vector in column txt_emb_BERT"]
 
 
-def test_no_table_and_no_matching_item_are_errors() -> None:
+def test_missing_table_and_unmatched_items_raise() -> None:
     with pytest.raises(ValueError, match=r"no vectors were read.*column 'txt_emb_BERT'"):
         given_table(np.array([1]), None, "txt_emb_BERT")
     with pytest.raises(ValueError, match="none for the 2 items"):
@@ -42,13 +42,11 @@ def test_no_table_and_no_matching_item_are_errors() -> None:
     ("n_rows", "n_wanted", "expected"),
     [(1, 8, [0]), (3, 8, [0, 1, 2]), (8, 8, list(range(8))), (101, 3, [0, 50, 100]), (9, 1, [0])],
 )
-def test_rows_for_comparison_are_spread_evenly(
-    n_rows: int, n_wanted: int, expected: list[int]
-) -> None:
+def test_compared_rows_are_evenly_spaced(n_rows: int, n_wanted: int, expected: list[int]) -> None:
     assert parity_rows(n_rows, n_wanted).tolist() == expected
 
 
-def test_parity_is_the_cosine_over_all_rows_that_shards_compared() -> None:
+def test_parity_is_the_mean_cosine_over_the_rows_of_all_shards() -> None:
     # Cosines 1 and 0.6 in one shard, -0.8 in another; lengths do not matter.
     first = parity_notes(np.array([[2.0, 0.0], [3.0, 4.0]]), np.array([[9.0, 0.0], [1.0, 0.0]]))
     second = parity_notes(np.array([[0.0, 1.0]]), np.array([[6.0, -8.0]], np.float32))
@@ -57,11 +55,11 @@ def test_parity_is_the_cosine_over_all_rows_that_shards_compared() -> None:
     assert mean_parity([first, {}, second]) == pytest.approx(expected)
 
 
-def test_a_vector_of_zeros_has_a_cosine_of_zero() -> None:
+def test_zero_vector_has_cosine_zero() -> None:
     notes = parity_notes(np.zeros((1, 3), np.float32), np.ones((1, 3), np.float32))
     assert mean_parity([notes]) == {"compared": 1, "mean_cosine": 0, "least_cosine": 0}
 
 
-def test_nothing_compared_is_no_parity() -> None:
+def test_no_compared_rows_give_no_parity() -> None:
     assert mean_parity([]) is None
     assert mean_parity([{}, {"other": "note"}]) is None

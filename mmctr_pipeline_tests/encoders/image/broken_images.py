@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-# The mode that Pillow opens each readable file in; some are no JPEG, though all are named .jpg.
+# The mode in which Pillow opens each readable file. All are named .jpg, but some are not JPEG.
 GOOD = {
     1: "RGB",
     2: "L",
@@ -34,7 +34,7 @@ GOOD = {
     39: "RGB",  # BMP
     40: "P",  # with several degrees of transparency
 }
-# Those among them whose pixels open_clip's own preprocessing gives to the bit.
+# Those whose pixels equal open_clip's own preprocessing bit for bit.
 AS_OPEN_CLIP = (1, 2, 4, 5, 10, 31, 32, 33, 35, 36, 37, 38, 39)
 BROKEN = {
     11: "empty file",
@@ -63,20 +63,20 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def picture(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """Return a smooth picture, another one for each seed."""
+    """Return a smooth picture that depends on the seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """Return the file that Pillow writes."""
+    """Return the content of a file that Pillow writes."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def oriented(orientation: int) -> Image.Exif:
-    """Return an EXIF block that says how the picture is to be turned."""
+    """Return an EXIF block with an orientation."""
     exif = Image.Exif()
     exif[_EXIF_ORIENTATION] = orientation
     return exif
@@ -95,7 +95,7 @@ def write_broken_images(folder: Path) -> None:
 def _good_files() -> dict[int, bytes]:
     files = {}
     for item in range(1, 7):
-        # JPEG knows neither transparency nor a palette.
+        # JPEG supports neither transparency nor palettes.
         kind = "JPEG" if GOOD[item] in ("RGB", "L", "CMYK") else "PNG"
         files[item] = encoded(picture(item, (40 + item, 48)).convert(GOOD[item]), kind)
     frames = [picture(100 + number) for number in range(3)]
@@ -131,14 +131,14 @@ def _broken_files() -> dict[int, bytes]:
     text.add_text("comment", " " * 10_000_000, zip=True)
     header = png.index(b"IHDR") + 4
     claims = png[:header] + struct.pack(">II", 60_000, 60_000) + png[header + 8 :]
-    # The check sum of the header, so that nothing but the size is wrong.
+    # With a valid checksum of the header, so that only the size is wrong.
     checked = claims[header - 4 : header + 13]
     claims = claims[: header + 13] + struct.pack(">I", zlib.crc32(checked)) + claims[header + 17 :]
     return {
         11: b"",
         12: b"<html><body>404 Not Found</body></html>",
         13: jpeg[: len(jpeg) * 3 // 4],
-        # A PNG of a few kB that would take 300 MB: only its header may be looked at.
+        # A PNG of a few kB that would decode to 300 MB: only its header may be read.
         17: encoded(Image.new("1", (10_000, 10_000)), "PNG"),
         18: png[:pixels] + bytes(20) + png[pixels + 20 :],
         20: b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9"></svg>',

@@ -16,6 +16,7 @@ from mmctr_pipeline.encoders.image.decode import (
     MAX_BYTES,
     UnreadableImageError,
     decode,
+    open_cover,
     quiet_pillow,
     read_bytes,
 )
@@ -48,12 +49,12 @@ def opened(content: bytes) -> Image.Image:
 
 
 def error_of(pixels: np.ndarray, expected: np.ndarray) -> float:
-    """Return the mean absolute error in levels, of 255."""
+    """Return the mean absolute error in levels out of 255."""
     return float(np.abs(pixels.astype(float) - expected).mean())
 
 
 def photograph(number: int, width: int, height: int) -> Image.Image:
-    """Return a real photograph, mirrored on and on, so that it stays as sharp as it was."""
+    """Return a photograph, enlarged by mirrored copies to keep it sharp."""
     tile = load_sample_images().images[number]
     tile = np.concatenate([tile, tile[:, ::-1]], axis=1)
     tile = np.concatenate([tile, tile[::-1]], axis=0)
@@ -62,7 +63,7 @@ def photograph(number: int, width: int, height: int) -> Image.Image:
 
 
 def texture(width: int, height: int) -> Image.Image:
-    """Return noise with the spectrum of photographs (1/f), and grain of every single pixel."""
+    """Return noise with the spectrum of photographs (1/f), plus grain in every pixel."""
     random = np.random.default_rng(0)
     down, across = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)
     frequency = np.maximum(np.hypot(down, across), 1 / max(width, height))
@@ -86,7 +87,7 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-# What open_clip has to be given to agree, for each readable file that it treats otherwise.
+# For each readable file that open_clip treats otherwise, the conversion that makes it agree.
 PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
     3: lambda image: image.convert("RGB"),
     6: lambda image: image.convert("L"),
@@ -99,7 +100,7 @@ PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("item", GOOD)
-def test_good_images_of_any_kind_are_those_of_open_clip(folder: Path, item: int) -> None:
+def test_readable_images_equal_open_clip(folder: Path, item: int) -> None:
     path = folder / f"{item}.jpg"
     with quiet_pillow(), Image.open(path) as image:
         assert image.mode == GOOD[item]
@@ -107,11 +108,11 @@ def test_good_images_of_any_kind_are_those_of_open_clip(folder: Path, item: int)
         assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
         assert np.array_equal(pixels, open_clips(image)) == (item in AS_OPEN_CLIP)
         if item not in AS_OPEN_CLIP:
-            # Blending rounds up here and down there.
+            # Both blend over white, but round differently.
             assert error_of(pixels, open_clips(PREPARED[item](image))) < 0.5
 
 
-def test_the_first_picture_of_several_counts(folder: Path) -> None:
+def test_first_picture_of_several_is_decoded(folder: Path) -> None:
     expected = open_clips(picture(100))
     for item in (9, 32, 33, 36):
         path = folder / f"{item}.jpg"
@@ -140,21 +141,21 @@ def test_files_that_cannot_be_opened_have_a_reason(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read everything")
-def test_a_file_that_may_not_be_read_has_a_reason(tmp_path: Path) -> None:
+def test_file_without_read_permission_has_a_reason(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").write_bytes(b"x")
     (tmp_path / "1.jpg").chmod(0)
     with pytest.raises(UnreadableImageError, match="no permission to read"):
         read_bytes(tmp_path / "1.jpg")
 
 
-def test_too_many_pixels_are_told_from_the_header_alone(folder: Path) -> None:
+def test_too_many_pixels_are_found_in_the_header(folder: Path) -> None:
     content = (folder / "17.jpg").read_bytes()
     header_alone = content[: content.index(b"IDAT") + 4]
     with pytest.raises(UnreadableImageError, match="too many pixels"):
         decode(header_alone, SMALL, NOWHERE)
 
 
-def test_a_thread_of_pixels_is_refused_before_it_is_enlarged() -> None:
+def test_long_and_narrow_picture_is_rejected_before_it_is_enlarged() -> None:
     assert decode(encoded(picture(1, (1, 9_000)), "PNG"), SMALL, NOWHERE).shape == (32, 32, 3)
     with pytest.raises(UnreadableImageError, match="too long and narrow"):
         decode(encoded(picture(1, (1, 90_000)), "PNG"), SMALL, NOWHERE)
@@ -162,7 +163,7 @@ def test_a_thread_of_pixels_is_refused_before_it_is_enlarged() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_pictures_are_set_upright(kind: str, orientation: int) -> None:
+def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     content = encoded(picture(1, (91, 61)), kind, exif=oriented(orientation))
     pixels = decode(content, SMALL, NOWHERE)
     assert np.array_equal(pixels, open_clips(ImageOps.exif_transpose(opened(content))))
@@ -172,25 +173,25 @@ def test_pictures_are_set_upright(kind: str, orientation: int) -> None:
 
 @pytest.mark.parametrize("size", [(896, 896), (1283, 963), (1530, 2001)])
 @pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 95, "subsampling": 0}])
-def test_large_jpegs_are_decoded_smaller_within_the_stated_error(
+def test_large_jpegs_are_decoded_smaller_within_the_documented_error(
     size: tuple[int, int], options: dict[str, int]
 ) -> None:
     pictures = [(photograph(0, *size), 1), (photograph(1, *size), 1), (texture(*size), 2)]
     for image, bound in pictures:
         content = encoded(image, "JPEG", **options)
         error = error_of(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
-        # No error at all would mean that the picture had been decoded in full.
+        # An error of zero would mean that the picture was decoded in full.
         assert 0 < error < bound
 
 
-def test_jpegs_that_are_not_much_larger_than_the_model_are_decoded_in_full() -> None:
+def test_jpegs_not_much_larger_than_the_model_are_decoded_in_full() -> None:
     content = encoded(photograph(0, 1_300, 895), "JPEG")
     assert np.array_equal(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_large_jpegs_are_set_upright_to_a_fraction_of_a_pixel(orientation: int) -> None:
-    # At 1/2, 1/4 and 1/8 the last column and row are not whole.
+def test_large_jpegs_are_turned_upright_to_a_fraction_of_a_pixel(orientation: int) -> None:
+    # At 1/2, 1/4 and 1/8 the last column and row are partial.
     content = encoded(photograph(0, 1_025, 773), "JPEG", exif=oriented(orientation))
     expected = ImageOps.exif_transpose(opened(content))
     for size in (160, 80, 40):
@@ -198,8 +199,8 @@ def test_large_jpegs_are_set_upright_to_a_fraction_of_a_pixel(orientation: int) 
         assert 0 < error_of(decode(content, spec, NOWHERE), open_clips(expected, size)) < 1
 
 
-def test_a_large_jpeg_on_its_side_is_measured_against_the_model_when_upright() -> None:
-    # Half of it suffices; as it lies, not even the whole would.
+def test_size_of_a_turned_jpeg_is_compared_upright() -> None:
+    # Upright, half the size suffices; unturned, not even the full size would.
     content = encoded(photograph(0, 960, 200), "JPEG", exif=oriented(6))
     spec = dataclasses.replace(SMALL, size=(224, 32), resize_mode="squash")
     upright = encoded(ImageOps.exif_transpose(opened(content)), "PNG")
@@ -207,7 +208,7 @@ def test_a_large_jpeg_on_its_side_is_measured_against_the_model_when_upright() -
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_sound_picture_with_nonsense_for_exif_is_read(kind: str) -> None:
+def test_intact_picture_with_invalid_exif_is_read(kind: str) -> None:
     sound = decode(encoded(picture(1), kind), SMALL, NOWHERE)
     content = encoded(picture(1), kind, exif=b"Exif\0\0no such thing")
     assert np.array_equal(decode(content, SMALL, NOWHERE), sound)
@@ -217,7 +218,7 @@ KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_whatever_is_cut_short_is_called_truncated(kind: str) -> None:
+def test_truncated_files_are_called_truncated(kind: str) -> None:
     content = encoded(picture(5, (120, 90)), kind)
     assert decode(content, SMALL, NOWHERE).shape == (32, 32, 3)
     for tenths in range(1, 10):
@@ -227,13 +228,13 @@ def test_whatever_is_cut_short_is_called_truncated(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_damage_raises_anything_else(kind: str) -> None:
+def test_damage_raises_no_other_error(kind: str) -> None:
     random = np.random.default_rng(0)
     content = np.frombuffer(encoded(picture(5, (120, 90)), kind, exif=oriented(3)), np.uint8)
     n_read = 0
     for _ in range(100):
         damaged = content.copy()
-        # The first bytes stay, so that the decoder of this format has to face the rest.
+        # The first bytes stay intact, so that the decoder of this format gets the rest.
         where = random.integers(12, min(len(content), random.choice([60, 400, 4_000])), 5)
         damaged[where] = random.integers(0, 256, 5)
         try:
@@ -245,7 +246,26 @@ def test_no_damage_raises_anything_else(kind: str) -> None:
     assert n_read < 100
 
 
-def test_pillows_warnings_and_no_others_are_silenced(folder: Path) -> None:
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_covers_are_opened_upright_in_rgb_and_scaled(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / "1.jpg"
+    path.write_bytes(encoded(photograph(0, 1_024, 768), "JPEG", exif=oriented(orientation)))
+    upright = ImageOps.exif_transpose(Image.open(path))
+    assert np.array_equal(np.asarray(open_cover(path)), np.asarray(upright))
+    small = open_cover(path, within=96)
+    assert small.mode == "RGB"
+    assert small.size == ((96, 72) if orientation == 1 else (72, 96))
+    assert 0 < error_of(np.asarray(small), np.asarray(ImageOps.contain(upright, (96, 96)))) < 2
+
+
+def test_unreadable_covers_raise(folder: Path) -> None:
+    assert open_cover(folder / "5.jpg").mode == "RGB"
+    for item in (12, 15, 17, 41):
+        with pytest.raises(UnreadableImageError, match=BROKEN[item]):
+            open_cover(folder / f"{item}.jpg")
+
+
+def test_only_warnings_of_pillow_are_silenced(folder: Path) -> None:
     content = (folder / "35.jpg").read_bytes()
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
@@ -259,7 +279,7 @@ def test_pillows_warnings_and_no_others_are_silenced(folder: Path) -> None:
     assert [str(warning.message) for warning in heard] == ["of something else"]
 
 
-def test_threads_decode_the_same_as_one_after_the_other(folder: Path) -> None:
+def test_decoding_in_threads_gives_equal_pixels(folder: Path) -> None:
     contents = [read_bytes(folder / f"{item}.jpg") for item in GOOD] * 5
 
     def pixels(content: bytes) -> np.ndarray:

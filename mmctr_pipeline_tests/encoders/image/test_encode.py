@@ -3,7 +3,7 @@ import hashlib
 import itertools
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import MISSING as NO_FILE
 from mmctr_pipeline.encoders.image.encode import ImageEncoding, encode_images
-from mmctr_pipeline.encoders.image.inference import ImageChangedError, in_threads
-from mmctr_pipeline.encoders.store.vector_store import EncodeShard, StoreResult, VectorStore
+from mmctr_pipeline.encoders.image.inference import ImageChangedError
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline_tests.encoders.image.broken_images import (
     AS_OPEN_CLIP,
     BROKEN,
@@ -31,37 +31,10 @@ from mmctr_pipeline_tests.encoders.image.broken_images import (
     write_broken_images,
 )
 from mmctr_pipeline_tests.encoders.small_models import CLIP_DIM, write_clip
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import WatchedStore
 
-# Said by Pillow where open_clip reads the file with a corrupt EXIF block.
+# Pillow warns when open_clip reads the file with a corrupt EXIF block.
 pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-
-
-class WatchedStore(VectorStore):
-    """Counts what is encoded, and lets something happen before a shard is."""
-
-    def __init__(self, folder: Path, before: Callable[[], object] = lambda: None) -> None:
-        super().__init__(folder)
-        self.n_tried = 0
-        self._before = before
-
-    def get_or_encode(
-        self,
-        identity: str,
-        contents: Sequence[bytes],
-        encode: EncodeShard,
-        *,
-        shard_size: int,
-        reader: str,
-        unit: str = "contents",
-    ) -> StoreResult:
-        def watched(positions: np.ndarray):
-            self.n_tried += len(positions)
-            self._before()
-            return encode(positions)
-
-        return super().get_or_encode(
-            identity, contents, watched, shard_size=shard_size, reader=reader, unit=unit
-        )
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +79,7 @@ def write_pictures(folder: Path, item_id: Sequence[int]) -> Path:
     return folder
 
 
-def test_vectors_are_those_of_open_clip_one_image_at_a_time(
+def test_vectors_equal_open_clip_one_image_at_a_time(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex
 ) -> None:
     model, preprocess = open_clip.create_model_from_pretrained(config.model)
@@ -120,16 +93,14 @@ def test_vectors_are_those_of_open_clip_one_image_at_a_time(
     assert table.vectors.dtype == np.float32
     found = table.vectors[np.searchsorted(ITEM_ID, AS_OPEN_CLIP)]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5, rtol=0)
-    # Neither normalised nor alike, so that a wrong order would have been noticed.
+    # Neither normalised nor similar, so that a wrong order would fail above.
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.05
     differences = [np.abs(a - b).max() for a, b in itertools.pairwise(expected)]
-    # 32 and 33 show one picture, as files that lose next to nothing and nothing.
+    # 32 and 33 show the same picture, stored almost without and without loss.
     assert sorted(differences)[1] > 0.01
 
 
-def test_no_item_is_lost_and_every_problem_has_its_reason(
-    encoding: ImageEncoding, images: ImageIndex
-) -> None:
+def test_every_item_has_a_vector_or_a_reason(encoding: ImageEncoding, images: ImageIndex) -> None:
     table = encoding.table
     assert table.item_id.tolist() == ITEM_ID.tolist()
     assert table.item_id[table.present].tolist() == sorted(GOOD)
@@ -142,16 +113,13 @@ def test_no_item_is_lost_and_every_problem_has_its_reason(
     assert all(row["path"] == str(images.path(row["item_id"])) for row in rows)
     contents = {hashlib.sha256(images.path(item).read_bytes()).digest() for item in GOOD}
     counts = table.provenance["counts"]
-    assert (counts["items"], counts["encoded"], counts["reused"]) == (
-        len(ITEM_ID),
-        len(contents),
-        0,
-    )
+    assert counts["items"] == len(ITEM_ID)
+    assert encoded_and_reused(encoding) == (len(contents), 0)
     assert (counts["missing"], counts["unreadable"]) == (len(MISSING), len(BROKEN))
     assert counts["reasons"] == Counter(expected.values())
 
 
-def test_a_second_call_encodes_nothing_gives_equal_bits_and_all_problems_again(
+def test_second_call_encodes_nothing_and_returns_equal_vectors_and_problems(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex, vectors: Path
 ) -> None:
     store = WatchedStore(vectors)
@@ -162,7 +130,7 @@ def test_a_second_call_encodes_nothing_gives_equal_bits_and_all_problems_again(
     assert again.problems.equals(encoding.problems)
 
 
-def test_what_could_not_be_read_is_tried_again_by_another_pillow(
+def test_another_pillow_retries_unreadable_files(
     images: ImageIndex,
     config: ImageEncoderConfig,
     vectors: Path,
@@ -174,14 +142,14 @@ def test_what_could_not_be_read_is_tried_again_by_another_pillow(
     monkeypatch.setattr(PIL, "__version__", "99.0")
     store = WatchedStore(tmp_path / "vectors")
     again = encode_images(ITEM_ID, images, config, "cpu", store)
-    # Those among the broken whose bytes could be had at least.
+    # The broken files whose bytes are readable.
     had = [images.path(item) for item in BROKEN if images.path(item).is_file()]
     contents = {path.read_bytes() for path in had} - {b""}
     assert store.n_tried == len(contents) > 5
     assert again.problems.equals(encoding.problems)
 
 
-def test_only_what_changed_is_encoded_and_equal_covers_once(
+def test_only_changed_covers_are_encoded_and_equal_ones_once(
     config: ImageEncoderConfig, tmp_path: Path
 ) -> None:
     folder, store = write_pictures(tmp_path / "images", range(1, 8)), VectorStore(tmp_path / "v")
@@ -198,14 +166,14 @@ def test_only_what_changed_is_encoded_and_equal_covers_once(
     assert after.table.vectors[same].tobytes() == table.vectors[same].tobytes()
     assert np.abs(after.table.vectors[2] - table.vectors[2]).max() > 0.01
 
-    # Under other ids, and with the covers in another order, they are known as well.
+    # Known covers are reused under other ids and in another order.
     (folder / "9.jpg").write_bytes((folder / "1.jpg").read_bytes())
     moved = encode([2, 9], folder, config, store)
     assert encoded_and_reused(moved) == (0, 2)
     assert moved.table.vectors.tobytes() == table.vectors[[1, 0]].tobytes()
 
 
-def test_a_file_that_is_written_to_meanwhile_is_an_error_and_nothing_is_remembered(
+def test_file_that_changes_during_encoding_raises_and_stores_nothing(
     config: ImageEncoderConfig, tmp_path: Path
 ) -> None:
     folder = write_pictures(tmp_path / "images", [1, 2, 3])
@@ -222,20 +190,20 @@ def test_a_file_that_is_written_to_meanwhile_is_an_error_and_nothing_is_remember
     assert again.table.present.all()
 
 
-def test_a_shard_without_any_readable_image_leaves_the_others_theirs(
+def test_shard_without_readable_images_keeps_earlier_vectors(
     config: ImageEncoderConfig, tmp_path: Path
 ) -> None:
     folder, store = write_pictures(tmp_path / "images", [1, 2]), VectorStore(tmp_path / "v")
     before = encode([1, 2], folder, config, store)
     (folder / "3.jpg").write_bytes(b"no image")
-    # All that is new is unreadable.
+    # The only new file is unreadable.
     after = encode([1, 2, 3], folder, config, store)
     assert after.table.present.tolist() == [True, True, False]
     assert after.table.vectors[:2].tobytes() == before.table.vectors.tobytes()
     assert after.problems.column("reason").to_pylist() == ["not an image"]
 
 
-def test_the_batch_size_is_no_part_of_the_result(
+def test_batch_size_does_not_change_the_result(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex, tmp_path: Path
 ) -> None:
     single = dataclasses.replace(config, batch_size=1)
@@ -245,7 +213,7 @@ def test_the_batch_size_is_no_part_of_the_result(
     assert again.identity == encoding.table.identity
 
 
-def test_the_identity_follows_weights_preprocessing_and_precision_and_not_the_place(
+def test_identity_depends_on_weights_preprocessing_and_precision_but_not_the_folder(
     encoding: ImageEncoding, config: ImageEncoderConfig, images: ImageIndex, tmp_path: Path
 ) -> None:
     def identity(folder: Path, precision: str = "float32") -> str:
@@ -266,7 +234,7 @@ def test_the_identity_follows_weights_preprocessing_and_precision_and_not_the_pl
     assert identity(write_clip(tmp_path / "clip", seed=1)) != known
 
 
-def test_parity_with_float32_is_recorded_and_remembered(
+def test_parity_with_float32_is_recorded_and_stored(
     config: ImageEncoderConfig, tmp_path: Path, encoding: ImageEncoding
 ) -> None:
     assert encoding.table.provenance["parity"] is None
@@ -296,7 +264,7 @@ def test_given_and_none_need_no_images(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_no_folder_no_match_and_nothing_readable_are_errors(
+def test_no_folder_no_match_and_no_readable_image_raise(
     config: ImageEncoderConfig, images: ImageIndex, tmp_path: Path
 ) -> None:
     store = VectorStore(tmp_path / "v")
@@ -312,24 +280,3 @@ def test_no_folder_no_match_and_nothing_readable_are_errors(
     (folder / "2.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"none of the 2 images .*'not an image': 1.*text_only"):
         encode([1, 2, 3], folder, config, store)
-
-
-class Recorded(list[int]):
-    """Numbers that remember how many of them were taken."""
-
-    n_taken = 0
-
-    def __iter__(self) -> Iterator[int]:
-        for number in super().__iter__():
-            self.n_taken += 1
-            yield number
-
-
-def test_work_in_threads_keeps_its_order_and_stays_a_few_ahead() -> None:
-    numbers = Recorded(range(50))
-    results = in_threads(lambda number: number * number, numbers, 5)
-    assert [next(results) for _ in range(3)] == [0, 1, 4]
-    assert numbers.n_taken <= 3 + 5
-    assert list(results) == [number * number for number in range(3, 50)]
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda number: 1 // number, [2, 1, 0], 2))

@@ -5,12 +5,12 @@ from mmctr_pipeline_tests.encoders.image.broken_images import encoded, picture
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"])
-def test_what_is_read_is_known_by_its_first_bytes(name: str) -> None:
+def test_readable_formats_are_recognised(name: str) -> None:
     assert picture_format(encoded(picture(1), name)) == name
 
 
 @pytest.mark.parametrize("name", ["ICO", "JPEG2000", "PDF"])
-def test_what_is_not_read_is_named(name: str) -> None:
+def test_unreadable_formats_are_named(name: str) -> None:
     found = picture_format(encoded(picture(1), name))
     assert found is not None
     assert found.replace(" ", "") == name
@@ -24,7 +24,7 @@ def test_what_is_not_read_is_named(name: str) -> None:
         (b"8BPS\0\1", "PSD"),
         (b"\0\0\0\x1cftypisom\0\0\2\0isomiso2mp41", "MP4"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
-        # The same brand, but what is inside can be read.
+        # The same major brand, but a readable content.
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
         (b"\xef\xbb\xbf  <SVG></SVG>", "SVG"),
         (b"<!DOCTYPE html><body><svg></svg></body>", None),
@@ -33,5 +33,5 @@ def test_what_is_not_read_is_named(name: str) -> None:
         (b"", None),
     ],
 )
-def test_other_contents_are_told_apart(content: bytes, name: str | None) -> None:
+def test_format_by_first_bytes(content: bytes, name: str | None) -> None:
     assert picture_format(content) == name

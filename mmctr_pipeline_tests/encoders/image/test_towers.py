@@ -35,7 +35,7 @@ FEW = 16
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A folder of images, a model, and what open_clip's own float32 path makes of both.
+    """A folder of images, a model, and their vectors by open_clip in float32.
 
     `vectors` is `(len(item_id), D) float32`; `wrong` the same of the first `FEW` images with red
     and blue exchanged, an error that no test of fidelity may let pass.
@@ -48,7 +48,7 @@ class Reference:
     wrong: np.ndarray
 
     def encoded(self, precision: str, store: Path, n_items: int) -> np.ndarray:
-        """Return what the pipeline makes of the first images."""
+        """Return the pipeline's vectors of the first images."""
         item_id = np.array(self.item_id[:n_items])
         config = ImageEncoderConfig(model=self.model_name, precision=precision)
         table = encode_images(item_id, self.images, config, "cpu", VectorStore(store)).table
@@ -56,9 +56,9 @@ class Reference:
         return table.vectors
 
     def centred_cosine(self, found: np.ndarray) -> np.ndarray:
-        """Return the cosine of each row to its reference, the mean of all taken away from both.
+        """Return the cosine of each row to its reference, after subtracting the mean of all.
 
-        What all vectors of a tower have in common would give any two of them a high cosine.
+        All vectors of a tower have much in common, which gives any two of them a high cosine.
         """
         mean = self.vectors.mean(axis=0)
         found, expected = found - mean, self.vectors[: len(found)] - mean
@@ -80,7 +80,7 @@ def refer(images: ImageIndex, item_id: Sequence[int], model_name: str) -> Refere
 
 
 def photo_like(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Return a picture whose coarse shapes outweigh its fine ones as in a photograph."""
+    """Return a picture with strong coarse and weak fine shapes, like a photograph."""
     rng = np.random.default_rng(seed)
     pixels = np.full((*size[::-1], 3), 128, np.float32)
     for cells in (3, 6, 12, 24, 48, 96, 200):
@@ -92,17 +92,17 @@ def photo_like(seed: int, size: tuple[int, int]) -> Image.Image:
 
 @torch.no_grad()
 def make_sighted(visual: nn.Module, pixels: torch.Tensor) -> None:
-    """Have the vectors of a ResNet with random weights depend on the picture.
+    """Make the vectors of a ResNet with random weights depend on the picture.
 
-    As it is initialised each block adds nothing, and each normalisation counts on a mean of 0 and
-    a variance of 1. Here the blocks count, and the statistics are those of `pixels`.
+    As initialised, each block adds nothing, and each normalisation assumes a mean of 0 and
+    a variance of 1. Here the blocks contribute, and the statistics are those of `pixels`.
     """
     for module in visual.modules():
         if isinstance(module, Bottleneck):
             nn.init.ones_(module.bn3.weight)
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-            # The mean over all batches, where a number would let the last ones weigh most.
+            # None means the mean over all batches; a number would give the last ones more weight.
             module.momentum = None
     visual.train()
     for batch in pixels.split(32):
@@ -134,9 +134,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     return refer(covers, range(1, 65), locate_image_model("tiny-clip").architecture)
 
 
-def test_a_folded_resnet_in_float32_gives_the_vectors_of_open_clip(
-    resnet: Reference, tmp_path: Path
-) -> None:
+def test_folded_resnet_in_float32_equals_open_clip(resnet: Reference, tmp_path: Path) -> None:
     found = resnet.encoded("float32", tmp_path, FEW)
     assert resnet.centred_cosine(found).min() > 0.99999
     np.testing.assert_allclose(
@@ -144,13 +142,13 @@ def test_a_folded_resnet_in_float32_gives_the_vectors_of_open_clip(
     )
 
 
-def test_a_resnet_in_bfloat16_stays_close_because_its_stem_is_in_float32(
+def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
     resnet: Reference, tmp_path: Path
 ) -> None:
     found = resnet.encoded("bfloat16", tmp_path, len(PHOTOS))
     ours = resnet.centred_cosine(found).mean()
     assert 0.99 <= ours < 0.9999
-    # A mistake would show.
+    # Exchanged colours would fail.
     assert resnet.centred_cosine(resnet.wrong).mean() < 0.9
 
     model, preprocess = open_clip.create_model_from_pretrained(resnet.model_name)
@@ -159,25 +157,25 @@ def test_a_resnet_in_bfloat16_stays_close_because_its_stem_is_in_float32(
     with torch.inference_mode():
         pixels = torch.stack([preprocess(each) for each in pictures]).bfloat16()
         wholly = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
-    # Rounding in the stem is what the layers above amplify: it would more than double the error.
+    # The layers above amplify rounding in the stem, which would more than double the error.
     assert 1 - resnet.centred_cosine(wholly).mean() > 2 * (1 - ours)
 
 
 @pytest.mark.parametrize(
     ("precision", "least", "most"), [("float32", 0.99999, 1.00001), ("bfloat16", 0.99, 0.99999)]
 )
-def test_tiny_clip_gives_the_vectors_of_open_clip(
+def test_tiny_clip_equals_open_clip(
     tiny_clip: Reference, tmp_path: Path, precision: str, least: float, most: float
 ) -> None:
     found = tiny_clip.encoded(precision, tmp_path, 64)
     assert least <= tiny_clip.centred_cosine(found).mean() < most
-    # A mistake would show, though covers of the sample dataset are easily told apart.
+    # Exchanged colours would fail, though covers of the sample dataset differ strongly.
     assert tiny_clip.centred_cosine(tiny_clip.wrong).mean() < 0.98
 
 
 @pytest.fixture(scope="module")
 def small_resnet() -> Any:
-    """The image tower of a ResNet of every kind of block, 64 x 64 pixels to 24 dimensions."""
+    """A ResNet image tower with every kind of block, 64 x 64 pixels to 24 dimensions."""
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
     visual = random_clip({**RESNET, "embed_dim": 24, "vision_cfg": vision}).visual
@@ -198,7 +196,7 @@ def relative_error(found_BD: torch.Tensor, exact_BD: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("n_images", [1, 5])
-def test_towers_are_what_open_clip_computes_and_leave_its_model_as_it_was(
+def test_towers_equal_open_clip_and_do_not_change_its_model(
     small_resnet: Any, n_images: int
 ) -> None:
     pixels = torch.randn(n_images, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -211,20 +209,20 @@ def test_towers_are_what_open_clip_computes_and_leave_its_model_as_it_was(
         exact = copy.deepcopy(small_resnet).double()(pixels.double())
     assert single.dtype == half.dtype == torch.float32
     torch.testing.assert_close(plain, expected, atol=0, rtol=0)
-    # The order of summation in float32 depends on the CPU, and the layers amplify what it changes.
+    # The order of summation in float32 depends on the CPU, and the layers amplify its effect.
     # Both forms come within 2e-5 of a vector's length; a single forgotten bias is 1e-3 or more off.
     assert relative_error(expected, exact) < 1e-4
     assert relative_error(single, exact) < 1e-4
-    # bfloat16 would not pass for float32.
+    # bfloat16 would fail these bounds.
     assert relative_error(half, exact) > 1e-2
     assert 0.99 < torch.cosine_similarity(half, expected).min() < 0.999999
     after = small_resnet.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_other_towers_are_taken_as_they_are() -> None:
+def test_other_towers_run_unchanged() -> None:
     class Captioning(nn.Module):
-        """Returns its tokens beside the vectors."""
+        """Returns its tokens besides the vectors."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -29,7 +29,7 @@ def _files(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_was_not_used_goes_and_the_rest_stays_bit_for_bit(tmp_path: Path) -> None:
+def test_unused_contents_are_dropped_and_the_rest_is_unchanged(tmp_path: Path) -> None:
     before = run(tmp_path, range(10), Encoder(range(10), failing={1, 8}))
     run(tmp_path, range(5), day=20)
     (report,) = _prune(tmp_path, day=40)
@@ -43,20 +43,20 @@ def test_what_was_not_used_goes_and_the_rest_stays_bit_for_bit(tmp_path: Path) -
     assert after.reasons == {1: "1 is truncated"}
 
 
-def test_exactly_the_days_allowed_stay(tmp_path: Path) -> None:
+def test_last_allowed_day_is_kept(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     assert _prune(tmp_path, day=30)[0].n_dropped == 0
     assert _prune(tmp_path, day=31)[0].n_dropped == 2
 
 
-def test_no_days_keep_what_was_used_today(tmp_path: Path) -> None:
+def test_zero_days_keep_contents_used_today(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     run(tmp_path, [2], day=3)
     assert _prune(tmp_path, day=3, unused_days=0)[0].n_dropped == 1
     assert run(tmp_path, [2], Encoder([])).n_reused == 1
 
 
-def test_time_is_that_of_utc(tmp_path: Path) -> None:
+def test_days_are_counted_in_utc(tmp_path: Path) -> None:
     run(tmp_path, [1])
     zone = datetime.timezone(datetime.timedelta(hours=14))
     now = (FIRST_DAY + datetime.timedelta(days=30)).astimezone(zone)
@@ -64,33 +64,33 @@ def test_time_is_that_of_utc(tmp_path: Path) -> None:
     assert report.n_dropped == 0
 
 
-def test_a_dry_run_says_the_same_and_changes_nothing(tmp_path: Path) -> None:
+def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path, range(10))
     run(tmp_path, range(5), day=20)
     (tmp_path / "encoder-0123abcd").mkdir()
     before = _files(tmp_path)
     told = _prune(tmp_path, day=40, dry_run=True)
-    # The lock itself goes with whoever held it last.
+    # The last holder removes the lock itself.
     assert {path: text for path, text in before.items() if path.name != ".lock"} == _files(tmp_path)
     assert (tmp_path / "encoder-0123abcd").is_dir()
     assert told == _prune(tmp_path, day=40)
     assert _files(tmp_path) != before
 
 
-def test_what_is_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_folder_in_use_is_skipped(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     run(tmp_path, [1, 2], identity="encoder:2")
     inside, go_on = threading.Event(), threading.Event()
 
     def encode(positions: np.ndarray) -> Shard:
         inside.set()
-        go_on.wait(60)
+        go_on.wait(900)
         return Encoder([1, 2, 3])(positions)
 
     work = threading.Thread(target=run, args=(tmp_path, [1, 2, 3], encode))
     work.start()
     try:
-        assert inside.wait(60)
+        assert inside.wait(900)
         before = _files(tmp_path)
         reports = {report.in_use: report for report in _prune(tmp_path, day=100)}
         assert reports[True].encoder.startswith("encoder-1-")
@@ -100,12 +100,12 @@ def test_what_is_in_use_is_left_alone(tmp_path: Path) -> None:
         assert {path.parent.name for path in left} == {reports[True].encoder}
     finally:
         go_on.set()
-        work.join(60)
+        work.join(900)
     assert run(tmp_path, [1, 2, 3], Encoder([])).n_reused == 3
     assert not _prune(tmp_path, day=100)[0].in_use
 
 
-def test_small_shards_become_one(tmp_path: Path) -> None:
+def test_small_shards_are_merged(tmp_path: Path) -> None:
     before = run(tmp_path, range(22), Encoder(range(22), failing={3, 11}))
     assert len(shard_files(tmp_path)) == 6
     assert _prune(tmp_path, day=1)[0].n_dropped == 0
@@ -120,7 +120,7 @@ def test_small_shards_become_one(tmp_path: Path) -> None:
     assert merged.stat().st_mtime_ns == written
 
 
-def test_shards_are_not_merged_without_end(tmp_path: Path) -> None:
+def test_merged_shards_are_not_merged_again(tmp_path: Path) -> None:
     n = 9_000
     before = run(tmp_path, range(n), shard_size=2_000)
     large = shard_files(tmp_path)
@@ -129,30 +129,30 @@ def test_shards_are_not_merged_without_end(tmp_path: Path) -> None:
     run(tmp_path, range(n + 5_000), shard_size=500)
     for _ in range(2):
         _prune(tmp_path, day=0)
-        # Four of the first, and two for 1,000 of the first and 5,000 of the others.
+        # Four of the first run, and two with its last 1,000 rows and the 5,000 new ones.
         assert len(shard_files(tmp_path)) == 6
     after = run(tmp_path, range(n), Encoder([]))
     np.testing.assert_array_equal(after.vectors, before.vectors)
 
 
-def test_failures_of_different_readers_stay_apart(tmp_path: Path) -> None:
+def test_failures_of_different_readers_are_not_merged(tmp_path: Path) -> None:
     run(tmp_path, [1, 2], Encoder([1, 2], failing={1}))
     run(tmp_path, [3, 4], Encoder([3, 4], failing={3}), reader="reader 2")
     _prune(tmp_path, day=1)
     again = Encoder([1, 2, 3, 4], failing={1})
     assert run(tmp_path, [1, 2, 3, 4], again, reader="reader 2").reasons.keys() == {0, 2}
     assert again.encoded == [1]
-    # Of the same failure the latest is kept.
+    # Of two failures of one content the latest is kept.
     os.utime(shard_files(tmp_path)[0], (0, 0))
     _prune(tmp_path, day=1)
     assert run(tmp_path, [1], Encoder([]), reader="reader 2").reasons
 
 
 @pytest.mark.parametrize("others", [[8], [9], [10], [11]])
-def test_of_a_content_in_two_shards_the_one_recalled_stays(
+def test_content_in_two_shards_keeps_the_one_that_lookups_take(
     tmp_path: Path, others: list[int]
 ) -> None:
-    """The losing shard goes wholly or in part, the other is written anew under another name."""
+    """One shard loses some or all rows; the other is rewritten under another name."""
     for folder, numbers in {"a": [1, 2, 3], "b": [1, *others]}.items():
         run(tmp_path / folder, numbers)
         (path,) = shard_files(tmp_path / folder)
@@ -167,8 +167,8 @@ def test_of_a_content_in_two_shards_the_one_recalled_stays(
 
 
 @pytest.mark.parametrize("other", [2, 3, 4, 5, 6, 7])
-def test_what_stays_may_be_what_another_shard_held(tmp_path: Path, other: int) -> None:
-    """The shard of two loses one, and so bears the name of the other shard of the same content."""
+def test_rewritten_shard_may_take_the_name_of_a_dropped_one(tmp_path: Path, other: int) -> None:
+    """A shard of two contents loses one and so gets the name of the other shard."""
     for folder, numbers in {"a": [1, other], "b": [1]}.items():
         run(tmp_path / folder, numbers)
         (path,) = shard_files(tmp_path / folder)
@@ -181,7 +181,7 @@ def test_what_stays_may_be_what_another_shard_held(tmp_path: Path, other: int) -
     assert after.vectors.tobytes() == before.vectors.tobytes()
 
 
-def test_without_a_record_the_time_of_the_file_counts(tmp_path: Path) -> None:
+def test_without_a_record_the_file_time_counts(tmp_path: Path) -> None:
     run(tmp_path, range(8), shard_size=4)
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.unlink()
@@ -189,12 +189,12 @@ def test_without_a_record_the_time_of_the_file_counts(tmp_path: Path) -> None:
         time = (FIRST_DAY + datetime.timedelta(days=day)).timestamp()
         os.utime(path, (time, time))
     assert _prune(tmp_path, day=40)[0].n_dropped == 4
-    # The merged file is new, what is in it is not.
+    # The merged file is new, but its contents keep their days.
     assert _prune(tmp_path, day=50)[0].n_dropped == 0
     assert _prune(tmp_path, day=51)[0].n_dropped == 4
 
 
-def test_a_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, [1, 2])
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.write_bytes(record.read_bytes()[:50])
@@ -204,7 +204,7 @@ def test_a_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     assert _prune(tmp_path, day=131)[0].n_dropped == 2
 
 
-def test_empty_folders_and_what_stopped_runs_left_go_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_and_empty_folders_are_removed(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     run(tmp_path, [3], identity="encoder:2", day=90)
     (gone,) = [path.parent for path in shard_files(tmp_path) if "encoder-1-" in str(path)]
@@ -226,12 +226,12 @@ def test_empty_folders_and_what_stopped_runs_left_go_and_nothing_else(tmp_path: 
     assert {path.name for path in tmp_path.iterdir()} == {kept.name, "pictures", "README"}
 
 
-def test_a_damaged_shard_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_shard_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run(tmp_path, range(8))
     first, second = shard_files(tmp_path)
     first.write_bytes(b"")
     content = bytearray(second.read_bytes())
-    # In the vectors, which are read only where a shard is written anew.
+    # In the vectors, which are read only when a shard is rewritten.
     content[content.index(np.float32(1 / 7).tobytes())] ^= 1
     second.write_bytes(content)
     (report,) = _prune(tmp_path, day=1)
@@ -242,16 +242,16 @@ def test_a_damaged_shard_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert len(encoder.encoded) >= 4
 
 
-def test_a_missing_folder_has_nothing_to_prune(tmp_path: Path) -> None:
+def test_missing_folder_has_nothing_to_prune(tmp_path: Path) -> None:
     assert _prune(tmp_path / "vectors", day=0) == []
     assert not (tmp_path / "vectors").exists()
 
 
-def test_negative_days_are_refused(tmp_path: Path) -> None:
+def test_negative_days_raise(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="unused_days is -1"):
         _prune(tmp_path, day=0, unused_days=-1)
 
 
-def test_days_without_end_keep_all(tmp_path: Path) -> None:
+def test_huge_number_of_days_keeps_everything(tmp_path: Path) -> None:
     run(tmp_path, [1])
     assert _prune(tmp_path, day=0, unused_days=10**12)[0].n_kept == 1

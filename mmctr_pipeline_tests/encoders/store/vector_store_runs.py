@@ -1,11 +1,13 @@
-"""Runs against a vector store, here or in a process of their own."""
+"""Runs against a vector store, in this or in a separate process."""
 
 import datetime
 import hashlib
+import shutil
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +43,7 @@ def key(number: int) -> bytes:
 
 
 class Encoder:
-    """Makes vectors that depend on all contents of their shard, and keeps count of its calls."""
+    """Returns vectors that depend on all contents of their shard, and records its calls."""
 
     def __init__(self, keys: Collection[int], failing: Collection[int] = ()) -> None:
         self.numbers = list(keys)
@@ -66,6 +68,25 @@ class Encoder:
         return sorted(number for call in self.calls for number in call)
 
 
+class WatchedStore(VectorStore):
+    """Counts the contents to encode, and calls `before` ahead of each shard."""
+
+    def __init__(self, folder: Path, before: Callable[[], object] = lambda: None) -> None:
+        super().__init__(folder)
+        self.n_tried = 0
+        self._before = before
+
+    def get_or_encode(
+        self, identity: str, contents: Sequence[bytes], encode: EncodeShard, **options: Any
+    ) -> StoreResult:
+        def watched(positions: np.ndarray) -> Shard:
+            self.n_tried += len(positions)
+            self._before()
+            return encode(positions)
+
+        return super().get_or_encode(identity, contents, watched, **options)
+
+
 def run(
     folder: Path,
     numbers: Collection[int],
@@ -76,7 +97,7 @@ def run(
     reader: str = "reader 1",
     day: int = 0,
 ) -> StoreResult:
-    """Recall or encode the contents that stand for `numbers`, `day` days from the first."""
+    """Get or encode the contents of `numbers`, `day` days after the first day."""
     store = VectorStore(folder, now=lambda: FIRST_DAY + datetime.timedelta(days=day))
     return store.get_or_encode(
         identity,
@@ -93,7 +114,7 @@ def start_run(
 ) -> subprocess.Popen[str]:
     """Start a process that encodes `numbers` contents and saves the vectors as `result`.
 
-    It prints a line as it encodes a shard and then, if it goes `step_by_step`, waits for one. In
+    It prints a line for each shard and then, with `step_by_step`, waits for a line. In
     the shard of number `stop_at` it kills itself.
     """
     command = [sys.executable, "-c", _RUN, *map(str, [folder, numbers, stop_at, result])]
@@ -103,3 +124,10 @@ def start_run(
 
 def shard_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/[0-9a-f]*.parquet"))
+
+
+def copy_shards(source: Path, target: Path) -> None:
+    """Copy the shards of a store with one encoder to another store."""
+    for path in shard_files(source):
+        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / path.parent.name)

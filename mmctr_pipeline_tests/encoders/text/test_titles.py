@@ -25,7 +25,7 @@ NAMES = {7: "cats", 8: "home cooking", 9: "DIY"}
         ("{{literally}} {title}", {"title"}),
     ],
 )
-def test_a_template_names_title_tags_or_both(template: str, fields: set[str]) -> None:
+def test_template_fields(template: str, fields: set[str]) -> None:
     assert template_fields(template) == fields
 
 
@@ -44,21 +44,21 @@ def test_a_template_names_title_tags_or_both(template: str, fields: set[str]) ->
         "{title:{tags}}",
     ],
 )
-def test_any_other_template_is_refused_with_what_is_right(template: str) -> None:
+def test_other_template_fields_are_rejected(template: str) -> None:
     with pytest.raises(TemplateError, match=r"must name one or both of \{title\} and \{tags\}"):
         template_fields(template)
 
 
 @pytest.mark.parametrize("template", ["{title", "title}"])
-def test_a_template_with_a_lonely_brace_is_refused(template: str) -> None:
+def test_unbalanced_brace_is_rejected(template: str) -> None:
     with pytest.raises(TemplateError, match="cannot be parsed: "):
         template_fields(template)
 
 
-def test_the_template_is_filled_in_with_title_and_tag_names() -> None:
+def test_template_is_filled_with_title_and_tag_names() -> None:
     items = item_table(["A cat", "Soup", None, None], [[7, 9], [8], [], [9]])
     texts = item_texts(items, "Video: {title} #{tags}", NAMES)
-    # An item of which nothing is known has no text, whatever stands around it in the template.
+    # Without title and tags an item has no text, even if the template has other words.
     assert texts.texts == [
         "Video: A cat #cats DIY",
         "Video: Soup #home cooking",
@@ -70,12 +70,12 @@ def test_the_template_is_filled_in_with_title_and_tag_names() -> None:
     assert item_texts(items, "{title} {tags}", NAMES).texts[3] == "DIY"
 
 
-def test_a_template_of_tags_alone_says_nothing_of_an_item_without_tags() -> None:
+def test_template_with_only_tags_gives_no_text_without_tags() -> None:
     items = item_table(["A cat", "Soup"], [[], [8]])
     assert item_texts(items, "about {tags}", NAMES).texts == ["", "about home cooking"]
 
 
-def test_tags_without_a_name_are_left_out_and_counted() -> None:
+def test_tags_without_a_name_are_omitted_and_counted() -> None:
     items = item_table(["A cat", "Soup", None], [[7, 1], [1, 2, 8, 3], [2]])
     texts = item_texts(items, "{title} {tags}", NAMES)
     assert texts.texts == ["A cat cats", "Soup home cooking", ""]
@@ -83,12 +83,12 @@ def test_tags_without_a_name_are_left_out_and_counted() -> None:
     assert "unnamed_tags" not in item_texts(items, "{title}", NAMES).counts
 
 
-def test_tags_without_any_names_are_an_error_that_says_what_to_do() -> None:
+def test_template_with_tags_needs_tag_names() -> None:
     with pytest.raises(TemplateError, match=r"set encoders\.text\.tag_names to a CSV or parquet"):
         item_texts(item_table(["A cat"], [[7]]), "{title} {tags}", None)
 
 
-def test_what_a_title_or_a_name_holds_is_no_template() -> None:
+def test_braces_in_titles_and_names_are_not_templates() -> None:
     items = item_table(["{tags} {title!r} {0} }{"], [[7]])
     texts = item_texts(items, "{title} {tags}", {7: "{title}"})
     assert texts.texts == ["{tags} {title!r} {0} }{ {title}"]
@@ -122,8 +122,8 @@ def test_odd_titles_are_kept_and_counted() -> None:
     }
 
 
-def test_bytes_that_are_not_utf8_are_repaired_and_counted() -> None:
-    # A lone surrogate as some writers store it, a lone byte, and half a sign.
+def test_invalid_utf8_is_repaired_and_counted() -> None:
+    # A lone surrogate as some writers store it, a lone byte, and half a character.
     raw = [b"caf\xc3\xa9", b"half \xed\xa0\xbd a pair", b"caf\xe9", b"\xe4\xbd", None]
     texts = item_texts(item_table(unchecked_titles(raw)), "{title}", None)
     assert texts.texts == ["café", "half \ufffd\ufffd\ufffd a pair", "caf\ufffd", "\ufffd", ""]
@@ -144,7 +144,7 @@ def write_tag_names(path: Path, rows: dict[str, list[object]]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_tag_names_are_read_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
+def test_tag_names_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
     rows: dict[str, list[object]] = {
         "tag_name": ["cats", " home cooking", "猫"],
         "tag_id": [7, 8, 11_739],
@@ -154,7 +154,7 @@ def test_tag_names_are_read_from_csv_and_parquet(tmp_path: Path, suffix: str) ->
     assert read_tag_names(path) == {7: "cats", 8: "home cooking", 11_739: "猫"}
 
 
-def test_tag_names_as_spreadsheets_write_them(tmp_path: Path) -> None:
+def test_tag_names_from_a_spreadsheet_export(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_bytes('\ufefftag_id,tag_name\r\n7,"cats, big"\r\n8,1984\r\n'.encode())
     assert read_tag_names(path) == {7: "cats, big", 8: "1984"}
@@ -172,7 +172,7 @@ def test_tag_names_as_spreadsheets_write_them(tmp_path: Path) -> None:
         ({"tag_id": [7, 8, 7], "tag_name": ["a", "b", "c"]}, "tag_id", 2, "7 occurs twice"),
     ],
 )
-def test_wrong_tag_names_are_refused_with_their_place(
+def test_invalid_tag_names_raise_with_column_and_row(
     tmp_path: Path,
     suffix: str,
     rows: dict[str, list[object]],
@@ -187,7 +187,7 @@ def test_wrong_tag_names_are_refused_with_their_place(
     assert error.value.fix
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+def test_unreadable_tag_names_raise(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.csv: tag names cannot be read"):
         read_tag_names(tmp_path / "gone.csv")
     for name, content in (("latin.csv", b"tag_id,tag_name\n7,caf\xe9\n"), ("no.parquet", b"PAR")):

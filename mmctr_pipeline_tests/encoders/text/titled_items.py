@@ -1,4 +1,4 @@
-"""Item tables of a few titles, good and odd."""
+"""Item tables of a few titles, ordinary and odd."""
 
 from collections.abc import Sequence
 
@@ -24,5 +24,5 @@ def item_table(
 
 
 def unchecked_titles(raw: Sequence[bytes | None]) -> pa.Array:
-    """Return a string array of any bytes, as parquet hands them over: Arrow does not check."""
+    """Return a string array of arbitrary bytes, as from parquet: Arrow does not validate them."""
     return pa.array(raw, pa.binary()).view(pa.string())
