@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except click.Abort:  # Ctrl-C
+        return 130
     except _errors_with_advice() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -69,6 +69,13 @@ def run(
     return board, "\n".join(caplog.messages)
 
 
+@pytest.fixture
+def rows_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train rows in this process, which saves time."""
+    monkeypatch.setattr(RUN_PROCESS, lambda folder, label: run_row(folder))
+
+
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_scores_of_an_undisturbed_one(
     killed: tuple[Path, float],
     tmp_path: Path,
@@ -80,29 +87,34 @@ def test_a_killed_run_resumes_to_the_scores_of_an_undisturbed_one(
     assert "quick (seed 42): done before" in log
     assert "long (seed 3): training" in log
     assert "epoch 1 of 6" not in log
-    results = {row.name: storage / "leaderboard" / row.outcomes[0].key for row in board.rows}
-    assert (results["quick"] / "result.json").stat().st_mtime == first_done
-    long = board.rows[1].outcomes[0].result
-    assert long is not None
-    assert (long.epochs, long.ended_by) == (6, "max_epochs")
+    quick, long = (row.outcomes[0] for row in board.rows)
+    result_file = storage / "leaderboard" / quick.key / "result.json"
+    assert result_file.stat().st_mtime == first_done
+    assert long.result is not None
+    assert (long.result.epochs, long.result.ended_by) == (6, "max_epochs")
     # Training before the kill counts, and the checkpoint is gone.
-    assert len(long.history["epochs"]) == 6
+    assert len(long.result.history["epochs"]) == 6
     assert list((storage / "checkpoints").glob("*")) == []
 
-    # Trained in this process, which saves time.
     monkeypatch.setattr(RUN_PROCESS, lambda folder, label: run_row(folder))
     undisturbed, log = run(caplog, tmp_path, ENTRIES[1:])
-    monkeypatch.undo()
     assert "epoch 1 of 6" in log
-    assert board.rows[1].outcomes[0].key == undisturbed.rows[0].outcomes[0].key
+    assert long.key == undisturbed.rows[0].outcomes[0].key
     np.testing.assert_array_equal(board.rows[1].scores[0], undisturbed.rows[0].scores[0])
 
+
+@pytest.mark.usefixtures("rows_in_this_process")
+def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    board, _ = run(caplog, tmp_path)
     # The numbers are those of the saved scores on the users that selected no epoch.
     valid = small_inputs().dataset.valid
     assert valid.label is not None
     label = valid.label[~selects_epoch(valid.user_id)]
     assert board.n_reporting_rows == len(label)
-    saved = [np.load(results[row.name] / "scores.npy") for row in board.rows]
+    folders = [tmp_path / "leaderboard" / row.outcomes[0].key for row in board.rows]
+    saved = [np.load(folder / "scores.npy") for folder in folders]
     for row, scores in zip(board.rows, saved, strict=True):
         assert scores.dtype == np.float32
         assert row.measures["auc"] == pytest.approx(metrics.auc(label, scores), abs=1e-12)
@@ -117,11 +129,12 @@ def test_a_killed_run_resumes_to_the_scores_of_an_undisturbed_one(
     assert (behind.difference, behind.low) == (compared.difference, compared.low)
     # Finished rows are not trained again, unless asked to.
     before = time.time()
-    assert run(caplog, storage)[0].to_mapping() == board.to_mapping()
-    again, log = run(caplog, storage, ENTRIES[:1], again=True)
-    assert (results["quick"] / "result.json").stat().st_mtime >= before
+    assert run(caplog, tmp_path)[0].to_mapping() == board.to_mapping()
+    assert all((folder / "result.json").stat().st_mtime < before for folder in folders)
+    again, log = run(caplog, tmp_path, ENTRIES[:1], again=True)
+    assert (folders[0] / "result.json").stat().st_mtime >= before
     np.testing.assert_array_equal(again.rows[0].scores[0], board.rows[0].scores[0])
-    assert "quick (seed 42): epoch 1 of 2: train loss" in log
+    assert "epoch 1 of 2: train loss" in log
 
 
 def test_a_row_that_diverges_shows_why_and_the_others_run(
