@@ -38,14 +38,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     """Train the plain form and save the scores of its better epoch."""
     import torch
 
-    from benchmarks.plain_recipe import (
-        PlainRecipe,
-        PlainRows,
-        PlainTraining,
-        loader,
-        plain_scores,
-        standardised_vectors,
-    )
+    from benchmarks.plain_recipe import PlainRecipe, PlainRows, PlainTraining, loader, plain_scores
     from benchmarks.samples import read_sample
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.catalogue import build_model
@@ -56,8 +49,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     device = resolve_device(chosen.device)
     dataset, vectors = read_sample(chosen.data)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
-    item_vectors = standardised_vectors(dataset.items, vectors)
-    model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
+    model = PlainRecipe.for_dataset(dataset, vectors)
     # The engine's own initial weights, so that the difference contains less chance.
     with seeded(chosen.seed, device):
         model.load_ours(build_model(ImprovedMmctrConfig(), spec).state_dict())

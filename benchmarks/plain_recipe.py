@@ -7,6 +7,7 @@ model.
 """
 
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,9 +15,11 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from torch.utils.data import DataLoader, Dataset
 
-from mmctr_pipeline.data.dataset import ItemTable, Split
+from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.models.config import ImprovedMmctrConfig
+from mmctr_pipeline.training.batches import feature_spec
 
 HISTORY_LENGTH = 100
 BATCH_SIZE = 2048
@@ -115,6 +118,12 @@ class PlainRecipe(nn.Module):
         with torch.no_grad():
             self.user_embedding.weight[0] = 0
             self.item_embedding.weight[0] = 0
+
+    @classmethod
+    def for_dataset(cls, dataset: CtrDataset, vectors: ItemVectors) -> Self:
+        """Return a new model for a dataset and its item vectors."""
+        spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
+        return cls(spec.n_users, spec.n_items, standardised_vectors(dataset.items, vectors))
 
     def load_ours(self, state: dict[str, torch.Tensor]) -> None:
         """Load the weights of an `ImprovedMmctr`, except its vector statistics."""

@@ -84,23 +84,13 @@ def plain(chosen: Namespace) -> dict[str, float]:
         share_cores()  # before torch, like ours, so that the settings of both sides are equal
     import torch
 
-    from benchmarks.plain_recipe import (
-        PlainRecipe,
-        PlainRows,
-        loader,
-        plain_scores,
-        standardised_vectors,
-    )
+    from benchmarks.plain_recipe import PlainRecipe, PlainRows, loader, plain_scores
     from benchmarks.samples import read_sample
-    from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_sample(chosen.data)
-    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
-    item_vectors = standardised_vectors(dataset.items, vectors)
-    model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
+    model = PlainRecipe.for_dataset(dataset, vectors)
     model.load_ours(torch.load(chosen.data / WEIGHTS, weights_only=True))
     model.to(device)
     batches = loader(PlainRows(dataset.valid, dataset.histories), False, device)

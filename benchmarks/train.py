@@ -63,24 +63,14 @@ def plain(chosen: Namespace) -> dict[str, float]:
         share_cores()  # before torch, like ours, so that the settings of both sides are equal
     import torch
 
-    from benchmarks.plain_recipe import (
-        PlainRecipe,
-        PlainRows,
-        PlainTraining,
-        loader,
-        standardised_vectors,
-    )
+    from benchmarks.plain_recipe import PlainRecipe, PlainRows, PlainTraining, loader
     from benchmarks.samples import read_sample
-    from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
     dataset, vectors = read_sample(chosen.data, chosen.rows)
-    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     torch.manual_seed(0)
-    item_vectors = standardised_vectors(dataset.items, vectors)
-    model = PlainRecipe(spec.n_users, spec.n_items, item_vectors)
+    model = PlainRecipe.for_dataset(dataset, vectors)
     batches = loader(PlainRows(dataset.train, dataset.histories), True, device)
     n_rows, start = 0, 0.0
     for step, size in enumerate(PlainTraining(model, device).epoch(batches), start=1):

@@ -14,11 +14,8 @@ from benchmarks.plain_recipe import (
     loader,
     padded,
     plain_scores,
-    standardised_vectors,
 )
-from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
@@ -27,12 +24,6 @@ from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")
-
-
-def plain_recipe(dataset: CtrDataset, vectors: ItemVectors) -> PlainRecipe:
-    spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
-    item_vectors = standardised_vectors(dataset.items, vectors)
-    return PlainRecipe(spec.n_users, spec.n_items, item_vectors)
 
 
 def test_histories_are_left_padded_and_keep_the_newest_hundred_items() -> None:
@@ -57,7 +48,7 @@ def test_it_has_our_logits_with_our_weights() -> None:
                 tensor.copy_(torch.randn_like(tensor) * 0.2)
             elif name.endswith("running_var"):
                 tensor.copy_(torch.rand_like(tensor) + 0.5)
-    plain = plain_recipe(dataset, vectors)
+    plain = PlainRecipe.for_dataset(dataset, vectors)
     plain.load_ours(ours.state_dict())
 
     valid = dataset.valid
@@ -88,7 +79,7 @@ def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better(
     monkeypatch.setattr(benchmarks.plain_recipe, "BATCH_SIZE", 512)
     dataset, vectors = small_sample(n_train=600, n_valid=20)
     torch.manual_seed(2)
-    model = plain_recipe(dataset, vectors)
+    model = PlainRecipe.for_dataset(dataset, vectors)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     rows = PlainRows(dataset.train, dataset.histories)
     in_order = [rows[:]]  # one batch, without the workers of a loader
