@@ -1,14 +1,13 @@
-"""Encoding covers with CLIP's ResNet-50: ours against open_clip.
+"""Encode covers with CLIP's ResNet-50: ours against open_clip.
 
     python -m benchmarks.encode_images [--n N]
 
-The pictures are N generated JPEG files of 640 x 480 pixels with photograph-like detail; the weights
-are random, which costs the same as trained ones. `peer` is recipe A's way: open_clip's
-preprocessing and one forward pass per image in float32. `best` is a DataLoader with two workers
-over open_clip's preprocessing, batches of 16, channels last, in bfloat16 where the machine
-multiplies in it. Reading and decoding count on every side, loading the model does not. Floor: the
-products of the forward pass at the rate of one large product (`floor_per_second`), decoding for
-nothing.
+The pictures are N generated JPEG files of 640 x 480 pixels with detail like photographs; random
+weights cost the same as trained ones. `peer` does as recipe A: open_clip's preprocessing and one
+forward pass per image in float32. `best` is a DataLoader with two workers over open_clip's
+preprocessing, batches of 16, channels last, in bfloat16 where the machine multiplies in it. Times
+include reading and decoding on every side, but not loading the model. The floor
+(`floor_per_second`) counts only the products of the forward pass, at the rate of one large product.
 """
 
 import hashlib
@@ -27,12 +26,12 @@ from mmctr_pipeline.environment import share_cores
 Encode = Callable[[Sequence[Path]], np.ndarray]
 
 # Multiply-adds of CLIP's ResNet-50 at 224 pixels, counted layer by layer, without the outputs of
-# the attention pooling that nobody reads.
+# the attention pooling that are not used.
 OPERATIONS = 2 * 5.6e9
 
 
 def ours(folder: Path) -> Encode:
-    """Encode as the pipeline does, without the vector store."""
+    """Encode like the pipeline, without the vector store."""
     from mmctr_pipeline.encoders.clip import load_clip
     from mmctr_pipeline.encoders.config import ImageEncoderConfig
     from mmctr_pipeline.encoders.image.inference import ImageEncoder
@@ -66,7 +65,7 @@ def peer(folder: Path) -> Encode:
 
 
 def best(folder: Path) -> Encode:
-    """Encode batches that a DataLoader prepares."""
+    """Encode batches from a DataLoader."""
     import open_clip
     import torch
     from PIL import Image
@@ -142,7 +141,7 @@ def main() -> None:
 
 
 def write_pictures(folder: Path, n_pictures: int, size: tuple[int, int] = (640, 480)) -> None:
-    """Write JPEG files whose detail falls off with its fineness, as in photographs."""
+    """Write JPEG files with strong coarse and weak fine detail, like photographs."""
     from PIL import Image
 
     folder.mkdir(parents=True)

@@ -1,12 +1,12 @@
-"""Encoding titles with all-MiniLM-L6-v2: ours against sentence-transformers.
+"""Encode titles with all-MiniLM-L6-v2: ours against sentence-transformers.
 
     python -m benchmarks.encode_text [--titles FILE] [--n N]
 
-`peer` is recipe A's way, `encode(batch_size=256)` in float32; `best` is the library's fastest plain
-way, in bfloat16 (where the machine multiplies in it) at the batch size that a trial on the first
-titles finds fastest. FILE is an item_feature.parquet; without one the titles are those of a sample
-dataset. Floor: the products of the forward pass over the tokens, without any padding, at the rate
-that this machine reaches on one large product of the same kind (`floor_per_second`).
+`peer` does as recipe A, `encode(batch_size=256)` in float32. `best` is the library alone in
+bfloat16 (where the machine multiplies in it), at the batch size that is fastest in a trial on the
+first titles. FILE is an item_feature.parquet; by default the titles are those of a sample dataset.
+The floor (`floor_per_second`) counts only the products of the forward pass over the tokens, without
+padding, at this machine's rate for one large product of the same kind.
 """
 
 import json
@@ -26,7 +26,7 @@ BATCH_SIZES = (8, 16, 32, 64)
 
 
 def ours() -> Encode:
-    """Encode as the pipeline does, without the vector store."""
+    """Encode like the pipeline, without the vector store."""
     import torch
 
     from mmctr_pipeline.encoders.sources import locate_text_model
@@ -39,13 +39,13 @@ def ours() -> Encode:
 
 
 def peer() -> Encode:
-    """Encode as recipe A does."""
+    """Encode like recipe A."""
     model = _library("float32")
     return lambda titles: model.encode(titles, batch_size=256, show_progress_bar=False)
 
 
 def best() -> Encode:
-    """Encode with the library at its fastest."""
+    """Encode with the library's fastest settings."""
     from mmctr_pipeline.precision import dtype_for, dtype_name
 
     model = _library(dtype_name(dtype_for("auto", "cpu")))
@@ -132,7 +132,7 @@ def _library(dtype: str) -> "SentenceTransformer":  # noqa: F821
 
 
 def read_titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
-    """Return at most `n_titles` titles, drawn by a fixed seed, of a file or a sample dataset."""
+    """Return at most `n_titles` titles of a file or a sample dataset, drawn by a fixed seed."""
     if path is None:
         from mmctr_pipeline.data.discovery import find_data
         from mmctr_pipeline.sample.config import SampleConfig
@@ -148,7 +148,7 @@ def read_titles(path: Path | None, n_titles: int, folder: Path) -> list[str]:
 
 
 def _operations(titles: list[str]) -> float:
-    """Return the floating-point operations of all products, for the tokens that there are."""
+    """Return the floating-point operations of all products, without padding."""
     from transformers import AutoConfig, AutoTokenizer
 
     from mmctr_pipeline.encoders.sources import locate_text_model
