@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import logging
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic
@@ -20,7 +19,7 @@ from mmctr_pipeline.training.cuda_graph import GraphedStep
 from mmctr_pipeline.training.device import derived_seed, set_seed
 from mmctr_pipeline.training.optimizers.build import Optimizers
 from mmctr_pipeline.training.run_state import EpochRecord, RunState, TrainingHistory
-from mmctr_pipeline.training.step import BatchT, LossMeter, Step, TrainingDivergedError, TrainStep
+from mmctr_pipeline.training.step import BatchT, LossMeter, Step, TrainStep
 from mmctr_pipeline.training.stopping import StoppingPolicy
 
 logger = logging.getLogger(__name__)
@@ -122,7 +121,7 @@ def fit(
                 state.is_out_of_time = True
                 n_epochs = min(n_epochs, state.n_epochs + progress.done / batches.n_rows)
             with average.applied():
-                metrics = _measured(module, stopping, n_epochs)
+                metrics = stopping.measure(module, n_epochs)
                 record = EpochRecord(
                     epoch=n_epochs,
                     train_loss=train_loss,
@@ -145,15 +144,6 @@ def fit(
             module.load_state_dict(state.best_weights)
     ended_by = stopping.ended_by(state) or "max_epochs"
     return TrainingHistory(tuple(state.records), stopping.metric, state.best_index, ended_by)
-
-
-def _measured(module: nn.Module, stopping: StoppingPolicy, n_epochs: float) -> dict[str, float]:
-    with torch.no_grad():
-        metrics = {name: float(value) for name, value in stopping.measure(module).items()}
-    for name, value in metrics.items():
-        if name == stopping.metric and not math.isfinite(value):
-            raise TrainingDivergedError(f"epoch {n_epochs:g}: {name} is {value}")
-    return metrics
 
 
 def _epoch_parts(

@@ -71,9 +71,5 @@ def in_batch_negatives(batch: Batch, share: float) -> Batch:
     own_B = torch.arange(len(batch), device=batch.label_B.device)
     is_replaced_B = (batch.label_B == 0) & (draw_2B[0] < share)
     source_B = torch.where(is_replaced_B, draw_2B[1].argsort(), own_B)
-    return dataclasses.replace(
-        batch,
-        item_id_B=batch.item_id_B[source_B],
-        likes_level_B=batch.likes_level_B[source_B],
-        views_level_B=batch.views_level_B[source_B],
-    )
+    target = ("item_id_B", "likes_level_B", "views_level_B")
+    return dataclasses.replace(batch, **{name: getattr(batch, name)[source_B] for name in target})

@@ -1,47 +1,22 @@
-"""Stopping policies: which weights a training run keeps, and when it ends."""
+"""Stopping policies decide which weights a training run keeps, and when it ends.
+
+They also decide which validations drive the schedule of the learning rate. Selection stops early; a
+final fit follows the selection run before it.
+"""
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
+import torch
 from torch import nn
 
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.run_state import EpochRecord, RunState, TrainingHistory
+from mmctr_pipeline.training.step import TrainingDivergedError
 
 _ROUNDING = 1e-6
 """Tolerance for sums of fractions of an epoch."""
-
-
-class StoppingPolicy(Protocol):
-    """Decides which weights a run keeps, when it ends, and what drives its learning rate."""
-
-    @property
-    def metric(self) -> str:
-        """Name of the deciding metric."""
-
-    @property
-    def larger_is_better(self) -> bool:
-        """Direction of the deciding metric."""
-
-    def label(self, epoch: float) -> str:
-        """Return what log lines call `epoch`, with the last epoch that the run can reach."""
-
-    def measure(self, module: nn.Module) -> Mapping[str, float]:
-        """Return the metrics of the weights that `module` holds."""
-
-    def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
-        """Return whether the weights of `record` are better than the best before it."""
-
-    def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
-        """Return the validations to pass to the learning rate's schedule after the last record."""
-
-    def ended_by(self, state: RunState) -> str | None:
-        """Return why the run ends now (see `TrainingHistory`), or None if it goes on."""
-
-    def seconds_left(self, state: RunState) -> float:
-        """Return how long training may go on before the next validation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,27 +34,34 @@ class EarlyStopping:
     larger_is_better: bool = True
 
     def label(self, epoch: float) -> str:
-        """Return `epoch` of `max_epochs`, marked as selection if a final fit follows."""
+        """Return the name of `epoch` in log lines, which mention selection before a final fit."""
         prefix = "selection: " if self.config.final_fit else ""
         return f"{prefix}epoch {epoch:g} of {self.config.max_epochs}"
 
-    def measure(self, module: nn.Module) -> Mapping[str, float]:
-        """Evaluate `module`."""
-        return self.evaluate(module)
+    def measure(self, module: nn.Module, n_epochs: float) -> dict[str, float]:
+        """Return the metrics of `module` after `n_epochs` epochs.
+
+        Raises `TrainingDivergedError` if the deciding metric is not finite.
+        """
+        with torch.no_grad():
+            metrics = {name: float(value) for name, value in self.evaluate(module).items()}
+        if not math.isfinite(value := metrics[self.metric]):
+            raise TrainingDivergedError(f"epoch {n_epochs:g}: {self.metric} is {value}")
+        return metrics
 
     def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
-        """Compare the deciding metric; ties go to the earlier weights."""
+        """Return whether `record` is better than the best one before it; a tie is not."""
         if best is None:
             return True
         value, best_value = record.metrics[self.metric], best.metrics[self.metric]
         return value > best_value if self.larger_is_better else value < best_value
 
     def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
-        """Return the last validation."""
+        """Return the validations that drive the learning rate now: the last one."""
         return state.records[-1:]
 
     def ended_by(self, state: RunState) -> str | None:
-        """Check epochs, patience and time, in this order."""
+        """Return why the run ends now (see `TrainingHistory`), or None if it goes on."""
         if state.best is None:
             return None
         if state.n_epochs > self.config.max_epochs - _ROUNDING:
@@ -90,7 +72,10 @@ class EarlyStopping:
         return "max_minutes" if is_out_of_time else None
 
     def seconds_left(self, state: RunState) -> float:
-        """Leave time for a validation, which should take as long as the last one."""
+        """Return the training time left, after which a validation still fits in.
+
+        The validation is expected to take as long as the last one.
+        """
         if self.config.max_minutes == 0:
             return math.inf
         validation = state.records[-1].validation_seconds if state.records else 0.0
@@ -116,26 +101,29 @@ class FollowSelection:
         return self.selection.metric
 
     def label(self, epoch: float) -> str:
-        """Return `epoch` of the best epoch."""
+        """Return the name of `epoch` in log lines."""
         return f"final fit: epoch {epoch:g} of {self.selection.best_epoch:g}"
 
-    def measure(self, module: nn.Module) -> Mapping[str, float]:
+    def measure(self, module: nn.Module, n_epochs: float) -> dict[str, float]:
         """Return no metrics."""
         return {}
 
     def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
-        """Prefer the last weights."""
+        """Return that the last weights are the best."""
         return True
 
     def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
-        """Return the selection run's validations between the last two records."""
+        """Return the selection run's validations since the record before the last one."""
         before = state.records[-2].epoch if len(state.records) > 1 else 0.0
         return [r for r in self.selection.epochs if before < r.epoch <= state.n_epochs]
 
     def ended_by(self, state: RunState) -> str | None:
-        """Check whether the best epoch is reached."""
+        """Return `selection` once the best epoch is reached."""
         return "selection" if state.n_epochs > self.selection.best_epoch - _ROUNDING else None
 
     def seconds_left(self, state: RunState) -> float:
         """Return no limit."""
         return math.inf
+
+
+StoppingPolicy = EarlyStopping | FollowSelection

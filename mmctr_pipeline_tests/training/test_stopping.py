@@ -117,4 +117,4 @@ def test_a_final_fit_uses_the_validations_of_selection_and_ends_at_its_best_epoc
     assert scores == [[0.1, 0.2], [0.15], [0.4]]
     assert stopping.ended_by(state) == "selection"
     assert stopping.seconds_left(state) == math.inf
-    assert stopping.measure(MODULE) == {}
+    assert stopping.measure(MODULE, 2.0) == {}

@@ -46,10 +46,10 @@ class Optimizers:
         """
         device = next(module.parameters()).device
         on_cuda = device.type == "cuda"
-        dense, by_row = _settings(module, groups, config, device)
+        dense, rows = _settings(module, groups, config, device)
         dense_class = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
         self._dense = dense_class(dense, fused=True, capturable=on_cuda) if dense else None
-        self._rows = RowAdamW(by_row) if by_row else None
+        self._rows = RowAdamW(rows) if rows else None
         self.members = [member for member in (self._dense, self._rows) if member is not None]
         self._schedules = [build_scheduler(m, config, larger_is_better) for m in self.members]
         self._stateful: list[Any] = [*self.members, *self._schedules]
@@ -80,6 +80,14 @@ class Optimizers:
         """Do the part of a step that runs on the host, which a CUDA graph does not replay."""
         if self._rows:
             self._rows.count_step()
+
+    def tensors(self) -> dict[str, list[torch.Tensor]]:
+        """Return all tensors that `step` changes, except the module's, by what they hold."""
+        tensors = self._rows.tensors() if self._rows else {}
+        for state in self._dense.state.values() if self._dense else ():
+            for name, tensor in state.items():
+                tensors.setdefault(name, []).append(tensor)
+        return tensors
 
     def after_validation(self, value: float, epoch_ended: bool) -> None:
         """Set the rates that follow a validation whose deciding metric was `value`."""
@@ -121,31 +129,25 @@ def _settings(
         raise ValueError(
             f"no learning rate for parameter group {', '.join(unknown)}; known: {', '.join(rates)}"
         )
-    tables = _tables_by_weight(module) if config.optimizer == "row_adamw" else {}
+    by_row = config.optimizer == "row_adamw"
+    served = [layer for layer in module.modules() if by_row and isinstance(layer, EmbeddingTable)]
+    tables = {table.weight: table for table in served}
+    if len(tables) < len(served):
+        raise ValueError(
+            "two embedding tables share one weight, which row_adamw cannot train; use the same "
+            "table in both places, or set optimizer to adamw"
+        )
     dense: list[dict[str, Any]] = []
-    by_row: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for name, parameters in groups.items():
         rate, decay = rates[name]
         for kind, members, target in (
             ("params", [p for p in parameters if p not in tables], dense),
-            ("tables", [tables[p] for p in parameters if p in tables], by_row),
+            ("tables", [tables[p] for p in parameters if p in tables], rows),
         ):
             if members:
                 # On CUDA the rate is a tensor, which schedules write and a captured graph reads.
                 # With one tensor for both optimisers, both schedules would move it.
                 own_rate = torch.tensor(rate, device=device) if device.type == "cuda" else rate
                 target.append({"name": name, "lr": own_rate, "weight_decay": decay, kind: members})
-    return dense, by_row
-
-
-def _tables_by_weight(module: nn.Module) -> dict[torch.Tensor, EmbeddingTable]:
-    tables: dict[torch.Tensor, EmbeddingTable] = {}
-    for table in module.modules():
-        if not isinstance(table, EmbeddingTable):
-            continue
-        if tables.setdefault(table.weight, table) is not table:
-            raise ValueError(
-                "two embedding tables share one weight, which row_adamw cannot train; use the same "
-                "table in both places, or set optimizer to adamw"
-            )
-    return tables
+    return dense, rows

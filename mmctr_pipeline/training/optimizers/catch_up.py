@@ -4,8 +4,12 @@ import math
 
 import torch
 
-_NEGLIGIBLE = 1e-10
-"""Moves smaller than this share of the first one are left out of a sum."""
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+"""AdamW's decay rates of the two moments, and its epsilon."""
+
+_RATIO = BETA1 / math.sqrt(BETA2)
+_WINDOW = math.ceil(math.log(1e-10) / math.log(_RATIO))
+"""Steps after which a move is smaller than 1e-10 of the first one and is left out of a sum."""
 
 
 class CatchUp:
@@ -26,28 +30,12 @@ class CatchUp:
     All numbers are tensors on the device, so that nothing waits for the device.
     """
 
-    def __init__(
-        self, betas: tuple[float, float], epsilon: float, capacity: int, device: torch.device
-    ) -> None:
-        """Allocate the sums.
-
-        Parameters
-        ----------
-        betas, epsilon
-            Those of AdamW.
-        capacity
-            Largest number of steps between two flushes.
-        device
-            Device of the tables.
-        """
-        self.betas, self.epsilon = betas, epsilon
-        beta1, beta2 = betas
-        ratio = beta1 / math.sqrt(beta2)
-        window = max(1, math.ceil(math.log(_NEGLIGIBLE) / math.log(ratio))) if ratio > 0 else 1
-        offset_W = torch.arange(1, window + 1, dtype=torch.int64)
+    def __init__(self, capacity: int, device: torch.device) -> None:
+        """Allow up to `capacity` steps between two flushes of tables on `device`."""
+        offset_W = torch.arange(1, _WINDOW + 1, dtype=torch.int64)
         self._offset_W = offset_W.to(device)
-        self._shrunk_W = (beta2 ** (offset_W.double() / 2)).to(device)
-        self._power_W = (ratio ** offset_W.double()).to(device)
+        self._shrunk_W = (BETA2 ** (offset_W.double() / 2)).to(device)
+        self._power_W = (_RATIO ** offset_W.double()).to(device)
         # The share of steps before the last flush goes to an extra slot that is never read.
         self._sum_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
         self._sum_per_epsilon_S = torch.zeros_like(self._sum_S)
@@ -62,8 +50,7 @@ class CatchUp:
     @property
     def corrections(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `1 - beta1^n` and `sqrt(1 - beta2^n)` for the present step n."""
-        beta1, beta2 = self.betas
-        return 1 - beta1**self.total_steps, (1 - beta2**self.total_steps).sqrt()
+        return 1 - BETA1**self.total_steps, (1 - BETA2**self.total_steps).sqrt()
 
     def advance(self, learning_rate: torch.Tensor | float, weight_decay: float) -> None:
         """Begin the next step, at this learning rate and weight decay."""
@@ -96,7 +83,7 @@ class CatchUp:
         """
         decay_U1 = torch.exp(self._log_decay_S[self.step] - self._log_decay_S[last])
         sum_U1 = self._sum_S[last]
-        epsilon_U1 = self.epsilon * sum_U1 / self._sum_per_epsilon_S[last].clamp_min(1e-300)
+        epsilon_U1 = EPSILON * sum_U1 / self._sum_per_epsilon_S[last].clamp_min(1e-300)
         denominator = v.sqrt().add_(epsilon_U1.clamp_min(1e-30).to(v.dtype).unsqueeze(1))
         move = (m / denominator).mul_(sum_U1.to(m.dtype).unsqueeze(1))
         return (weight - move).mul_(decay_U1.to(weight.dtype).unsqueeze(1))
@@ -104,8 +91,7 @@ class CatchUp:
     def moment_decays(self, last: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the factors for m and v, `(U, 1)`, of rows last updated at steps `last` `(U,)`."""
         missed_U1 = (self.step - last).double().unsqueeze(1)
-        beta1, beta2 = self.betas
-        return (beta1**missed_U1).float(), (beta2**missed_U1).float()
+        return (BETA1**missed_U1).float(), (BETA2**missed_U1).float()
 
     def restart(self) -> None:
         """Forget the steps, after all rows have caught up."""

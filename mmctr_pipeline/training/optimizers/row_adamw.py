@@ -8,7 +8,7 @@ import torch
 
 from mmctr_pipeline.models.batch import gathered
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
-from mmctr_pipeline.training.optimizers.catch_up import CatchUp
+from mmctr_pipeline.training.optimizers.catch_up import BETA1, BETA2, EPSILON, CatchUp
 
 _STEPS_BETWEEN_FLUSHES = 4096
 _FLUSH_VALUES = 1 << 22
@@ -37,10 +37,7 @@ class _ServedTable:
     """
 
     def __init__(
-        self,
-        table: EmbeddingTable,
-        group: dict[str, Any],
-        flush: Callable[[], None],
+        self, table: EmbeddingTable, group: dict[str, Any], flush: Callable[[], None]
     ) -> None:
         self.table, self.flush = table, flush
         self._group, self._clock = group, group["clock"]
@@ -79,14 +76,14 @@ class _ServedTable:
 
     def update(self) -> None:
         """Take an AdamW step on the rows that were looked up, and forget the look-ups."""
-        clock, (beta1, beta2) = self._clock, self._clock.betas
+        clock = self._clock
         for lookup in self.lookups:
             weight, grad = lookup.live_UD.detach(), lookup.live_UD.grad
             if grad is None:
                 continue
             decay_m, decay_v = clock.moment_decays(lookup.last_U)
-            m = lookup.m_UD.mul_(decay_m).add_(grad, alpha=1 - beta1)
-            v = lookup.v_UD.mul_(decay_v).addcmul_(grad, grad, value=1 - beta2)
+            m = lookup.m_UD.mul_(decay_m).add_(grad, alpha=1 - BETA1)
+            v = lookup.v_UD.mul_(decay_v).addcmul_(grad, grad, value=1 - BETA2)
             # Tensors instead of numbers: nothing waits for the device, and CUDA graphs can capture.
             rate = torch.as_tensor(self._group["lr"], dtype=torch.float64, device=weight.device)
             correction1, correction2 = clock.corrections
@@ -94,7 +91,7 @@ class _ServedTable:
             denominator = (
                 v.sqrt()
                 .mul_((per_move / correction2).to(v.dtype))
-                .add_((per_move * clock.epsilon).to(v.dtype))
+                .add_((per_move * EPSILON).to(v.dtype))
             )
             remaining = (1 - rate * self._group["weight_decay"]).to(weight.dtype)
             weight = (weight * remaining).addcdiv_(m, denominator, value=-1)
@@ -129,18 +126,13 @@ class RowAdamW(torch.optim.Optimizer):
     0 stays zero.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-8,
-    ) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
         """Take groups of `tables` (`EmbeddingTable`), each with `lr` and `weight_decay`."""
         groups = [{**g, "params": [table.weight for table in g["tables"]]} for g in groups]
         super().__init__(groups, {"lr": 1e-3, "weight_decay": 0.0})
         for group in self.param_groups:
             device = group["params"][0].device
-            group["clock"] = CatchUp(betas, epsilon, _STEPS_BETWEEN_FLUSHES, device)
+            group["clock"] = CatchUp(_STEPS_BETWEEN_FLUSHES, device)
         self._served = [
             _ServedTable(table, group, self.flush)
             for group in self.param_groups
@@ -185,6 +177,16 @@ class RowAdamW(torch.optim.Optimizer):
         self._steps_since_flush += 1
         if self._steps_since_flush == _STEPS_BETWEEN_FLUSHES:
             self.flush()
+
+    def tensors(self) -> dict[str, list[torch.Tensor]]:
+        """Return all tensors that `step` changes, except the weights, by what they hold."""
+        clocks = [vars(group["clock"]).values() for group in self.param_groups]
+        return {
+            "first moments of rows": [served.state[1] for served in self._served],
+            "second moments of rows": [served.state[2] for served in self._served],
+            "last updates of rows": [served.state[3] for served in self._served],
+            "clocks": [value for clock in clocks for value in clock if torch.is_tensor(value)],
+        }
 
     @torch.no_grad()
     def flush(self) -> None:
