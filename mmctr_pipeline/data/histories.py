@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mmctr_pipeline.data.distinct import distinct_lists, run_starts
 from mmctr_pipeline.data.ragged import (
     Ragged,
+    distinct_lists,
     lists_containing,
     offsets_from_lengths,
+    run_starts,
     without_zeros,
 )
 from mmctr_pipeline.data.validation import (

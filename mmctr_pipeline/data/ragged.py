@@ -104,6 +104,36 @@ def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:
     return Ragged(values[kept].astype(np.int32, copy=False), np.searchsorted(kept, offsets))
 
 
+def distinct_lists(lists: Ragged) -> tuple[Ragged, np.ndarray]:
+    """Return the distinct lists by first appearance, and the index of each list among them.
+
+    The index is `(N,) int32`: `distinct[index[i]]` equals `lists[i]`. Arrow compares the lists as
+    bytes, exactly and without a Python loop over them.
+    """
+    n_bytes = lists.values.itemsize
+    buffers = [None, pa.py_buffer(lists.offsets * n_bytes), pa.py_buffer(lists.values)]
+    encoded = pa.Array.from_buffers(pa.large_binary(), len(lists), buffers).dictionary_encode()
+    _, ends, values = encoded.dictionary.buffers()
+    offsets = np.frombuffer(ends, np.int64, len(encoded.dictionary) + 1) // n_bytes
+    distinct = Ragged(np.frombuffer(values, np.int32, int(offsets[-1])), offsets)
+    return distinct, numpy_view(encoded.indices)
+
+
+def run_starts(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return the start of each run of equal lists, then the number of lists, `(M + 1,) int64`.
+
+    List i is `values[offsets[i]:offsets[i + 1]]`. Lists of differing lengths, which are unpadded,
+    are not compared; each of them is a run of its own.
+    """
+    n_lists = len(offsets) - 1
+    widths = np.diff(offsets)
+    if n_lists < 2 or not widths[0] or (widths != widths[0]).any():
+        return np.arange(n_lists + 1)
+    table = values.reshape(n_lists, widths[0])
+    changes = np.flatnonzero((table[1:] != table[:-1]).any(axis=1)) + 1
+    return np.concatenate(([0], changes, [n_lists]))
+
+
 def offsets_from_lengths(lengths: np.ndarray | Sequence[int]) -> np.ndarray:
     """Return the offsets of N lists, `(N + 1,) int64`, from their lengths."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)

@@ -2,7 +2,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmctr_pipeline.data.ragged import Ragged, lists_containing, without_zeros
+from mmctr_pipeline.data.ragged import (
+    Ragged,
+    distinct_lists,
+    lists_containing,
+    run_starts,
+    without_zeros,
+)
 
 _LISTS = [[1, 2], [], [3], [4, 5, 6]]
 
@@ -101,3 +107,57 @@ def test_left_padding_keeps_the_last_values() -> None:
 def test_concatenated_parts_keep_their_order() -> None:
     ragged = Ragged.concatenate([Ragged.from_lists(_LISTS), Ragged.from_lists([[7], []])])
     assert [one.tolist() for one in ragged] == [*_LISTS, [7], []]
+
+
+def _random_lists(seed: int, count: int, n_ids: int) -> list[list[int]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, n_ids, rng.integers(0, 5)).tolist() for _ in range(count)]
+
+
+@pytest.mark.parametrize("seed", [64, 8, 2])
+def test_distinct_lists_equal_the_keys_of_a_dictionary(seed: int) -> None:
+    lists = _random_lists(seed, count=700, n_ids=4)
+    found, index = distinct_lists(Ragged.from_lists(lists))
+    seen: dict[tuple[int, ...], int] = {}
+    expected_index = [seen.setdefault(tuple(one), len(seen)) for one in lists]
+    assert [tuple(one) for one in found] == list(seen)
+    assert index.tolist() == expected_index
+    assert index.dtype == np.int32
+
+
+def test_order_and_length_make_lists_distinct() -> None:
+    lists = [[1, 2], [2, 1], [1], [1, 1], [], [1, 2], []]
+    found, index = distinct_lists(Ragged.from_lists(lists))
+    assert [one.tolist() for one in found] == [[1, 2], [2, 1], [1], [1, 1], []]
+    assert index.tolist() == [0, 1, 2, 3, 4, 0, 4]
+
+
+def test_all_pairs_of_ids_are_distinct() -> None:
+    pairs = np.stack(np.meshgrid(np.arange(1, 301), np.arange(1, 301)), -1).reshape(-1, 2)
+    lists = Ragged(
+        pairs.astype(np.int32).reshape(-1), np.arange(0, 2 * len(pairs) + 1, 2, dtype=np.int64)
+    )
+    found, index = distinct_lists(lists)
+    assert np.array_equal(found.values, lists.values)
+    assert np.array_equal(index, np.arange(len(pairs)))
+
+
+@pytest.mark.parametrize("lists", [[], [[], [], []]])
+def test_distinct_lists_without_any_value(lists: list[list[int]]) -> None:
+    found, index = distinct_lists(Ragged.from_lists(lists))
+    assert [one.tolist() for one in found] == lists[:1]
+    assert index.tolist() == [0] * len(lists)
+
+
+def test_runs_of_equal_neighbours() -> None:
+    values = np.array([0, 1, 0, 1, 0, 2, 0, 1, 1, 1, 1, 1])
+    starts = run_starts(values, np.arange(0, 13, 2))
+    assert starts.tolist() == [0, 2, 3, 4, 6]
+    assert run_starts(np.array([7, 7]), np.array([0, 2])).tolist() == [0, 1]
+    assert run_starts(np.zeros(0, np.int64), np.array([0])).tolist() == [0]
+
+
+def test_lists_of_differing_length_are_not_compared() -> None:
+    values = np.array([1, 1, 1, 1, 1])
+    assert run_starts(values, np.array([0, 1, 2, 5])).tolist() == [0, 1, 2, 3]
+    assert run_starts(values[:0], np.array([0, 0, 0])).tolist() == [0, 1, 2]
