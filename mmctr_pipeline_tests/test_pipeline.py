@@ -88,7 +88,7 @@ def test_other_vectors_than_those_of_training_are_refused(trained: Trained) -> N
     other = dataclasses.replace(trained.vectors.fused, identity="pca128-raw:other")
     changed = dataclasses.replace(trained, vectors=ItemVectors(other))
     identity = trained.vectors.fused.identity
-    with pytest.raises(ModelFileError, match=f"trained on vectors '{identity}'"):
+    with pytest.raises(ModelFileError, match=f"trained on fused vectors '{identity}'"):
         changed.score_test(trained.file)
 
 

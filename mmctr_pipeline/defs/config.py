@@ -25,11 +25,6 @@ class Section:
     path: str
     only: tuple[str, ...] | None = None
 
-    def settings(self, preset: Preset) -> Settings:
-        """Return the section's settings in `preset`."""
-        settings: Settings = operator.attrgetter(self.path)(preset)
-        return settings
-
 
 ASSET_SECTIONS: dict[str, dict[str, Section]] = {
     "text_embeddings": {"encoder": Section("encoders.text")},
@@ -84,14 +79,14 @@ def asset_config(asset: str, preset: Preset | None = None) -> type[AssetConfig]:
     """Return the configuration class of an asset, with the preset's values as defaults."""
     fields: dict[str, Any] = {}
     for name, section in ASSET_SECTIONS[asset].items():
-        settings = section.settings(preset or deployment_preset())
+        settings: Settings = operator.attrgetter(section.path)(preset or deployment_preset())
         if section.path == "model":
             fields[name] = model_field(settings, MODEL_CONFIGS)
-            continue
-        derived = config_class(settings, section.only)
-        field = pydantic.Field(default_factory=derived, description=(type(settings).__doc__ or ""))
-        fields[name] = (derived, field)
-    class_name = "".join(part.capitalize() for part in asset.split("_")) + "Config"
+        else:
+            derived = config_class(settings, section.only)
+            field = pydantic.Field(default_factory=derived, description=type(settings).__doc__)
+            fields[name] = (derived, field)
+    class_name = asset.title().replace("_", "") + "Config"
     return pydantic.create_model(class_name, __base__=AssetConfig, **fields)
 
 
@@ -143,13 +138,10 @@ _LIST: Any = list
 def run_config(preset: Preset) -> dict[str, Any]:
     """Return the Dagster run config that spells out every value of a preset."""
     ops: dict[str, Any] = {}
-    for asset, sections in ASSET_SECTIONS.items():
-        config: dict[str, Any] = {}
-        for name, section in sections.items():
-            values = section.settings(preset).to_mapping()
-            config[name] = {key: values[key] for key in section.only or values}
-            if section.path == "model":
-                # Dagster spells the choice of a union as the key above its fields.
-                config[name] = {config[name].pop("name"): config[name]}
+    for asset in ASSET_SECTIONS:
+        config = asset_config(asset, preset)().resolved
+        if "model" in config:
+            # Dagster spells the choice of a union as the key above its fields.
+            config["model"] = {config["model"].pop("name"): config["model"]}
         ops[asset] = {"config": config}
     return {"ops": ops}

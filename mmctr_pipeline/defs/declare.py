@@ -1,7 +1,7 @@
-"""Decorators that declare the assets and their checks, with what all of them share."""
+"""Decorators that declare the assets and their checks, with everything they have in common."""
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import dagster as dg
@@ -9,27 +9,44 @@ import dagster as dg
 from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.defs.config import asset_config
 from mmctr_pipeline.defs.executors import GPU_TAGS
+from mmctr_pipeline.defs.metadata import columns
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
 OWNERS = ["team:mmctr"]
 
+VECTOR_ASSET: dict[str, Any] = {
+    "group_name": "encoding",
+    "io_manager_key": "parquet_io",
+    "metadata": columns(
+        item_id=("int32", "ascending and distinct"),
+        vector=("fixed_size_list<float32>", "all zeros where present is false"),
+        present=("bool", "whether the item has this vector"),
+    ),
+}
+"""Options of the assets that are vector tables."""
+
+Asset = Callable[..., Any]
+Checks = Callable[..., Iterable[CheckOutcome]]
+
 
 def pipeline_asset(
     *, decided_by: str, gpu: bool = True, **options: Any
-) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Declare an asset; a parameter `config` receives the asset's own configuration.
+) -> Callable[[Asset], dg.AssetsDefinition]:
+    """Declare a function as an asset; its docstring is the description that the UI shows.
+
+    A parameter `config` receives the asset's own configuration.
 
     Parameters
     ----------
     decided_by
         The module that decides the result; its source gives the code version.
     gpu
-        Whether the asset uses a GPU where there is one.
+        Whether the asset uses a GPU if there is one.
     options
         Further arguments of `dagster.asset`.
     """
 
-    def declare(function: Callable[..., Any]) -> dg.AssetsDefinition:
+    def declare(function: Asset) -> dg.AssetsDefinition:
         if "config" in function.__annotations__:
             function.__annotations__["config"] = asset_config(function.__name__)
         return dg.asset(
@@ -43,58 +60,49 @@ def pipeline_asset(
 
 
 def asset_checks(
-    asset: str,
-    *,
-    blocking: Mapping[str, str],
-    reporting: Mapping[str, str] | None = None,
-    also_reads: tuple[str, ...] = (),
-) -> Callable[[Callable[..., Iterable[CheckOutcome]]], dg.AssetChecksDefinition]:
-    """Declare the checks of an asset; the decorated function returns their outcomes.
+    *, also_reads: tuple[str, ...] = (), only_warn: tuple[str, ...] = (), **descriptions: str
+) -> Callable[[Checks], dg.AssetChecksDefinition]:
+    """Declare a function `<asset>_checks`, which returns outcomes, as the checks of an asset.
 
     Parameters
     ----------
-    asset
-        Name of the asset.
-    blocking
-        Name and description of the checks that stop the run when they fail.
-    reporting
-        Name and description of those that only report.
     also_reads
         Other assets that the checks read.
+    only_warn
+        Names of the checks that do not stop the run when they fail.
+    descriptions
+        Name and description of each check.
     """
-    specs = [
-        dg.AssetCheckSpec(
-            name, asset=asset, additional_deps=also_reads, blocking=stops, description=text
-        )
-        for stops, group in ((True, blocking), (False, reporting or {}))
-        for name, text in group.items()
-    ]
 
-    def declare(function: Callable[..., Iterable[CheckOutcome]]) -> dg.AssetChecksDefinition:
+    def declare(function: Checks) -> dg.AssetChecksDefinition:
+        asset = function.__name__.removesuffix("_checks")
+
         @functools.wraps(function)
         def evaluate(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
             for outcome in function(*args, **kwargs):
-                yield _result(asset, outcome)
+                severe = outcome.severe
+                yield dg.AssetCheckResult(
+                    asset_key=asset,
+                    check_name=outcome.name,
+                    passed=bool(outcome.passed),
+                    severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
+                    description=outcome.explanation,
+                    metadata=outcome.numbers,
+                )
 
-        evaluate.__annotations__ = {
-            **function.__annotations__,
-            "return": Iterator[dg.AssetCheckResult],
-        }
-        return dg.multi_asset_check(
-            name=f"{asset}_checks",
-            specs=specs,
-            ins={name: dg.AssetKey(name) for name in also_reads},
-        )(evaluate)
+        # Dagster reads the annotations of what it calls.
+        evaluate.__annotations__["return"] = Iterator[dg.AssetCheckResult]
+        specs = [
+            dg.AssetCheckSpec(
+                name,
+                asset=asset,
+                additional_deps=also_reads,
+                blocking=name not in only_warn,
+                description=description,
+            )
+            for name, description in descriptions.items()
+        ]
+        inputs = {name: dg.AssetKey(name) for name in also_reads}
+        return dg.multi_asset_check(name=function.__name__, specs=specs, ins=inputs)(evaluate)
 
     return declare
-
-
-def _result(asset: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=outcome.name,
-        passed=bool(outcome.passed),
-        severity=dg.AssetCheckSeverity.ERROR if outcome.severe else dg.AssetCheckSeverity.WARN,
-        description=outcome.explanation,
-        metadata=outcome.numbers,
-    )

@@ -16,8 +16,13 @@ GPU_TAGS = {
 }
 """Op tags of the assets that use a GPU."""
 
-PRELOADED = ["mmctr_pipeline.definitions", "dagster._core.storage.sqlite_storage", "torch"]
-"""Modules imported once for all steps; the second opens the run history in each step.
+PRELOADED = [
+    "mmctr_pipeline.definitions",
+    "dagster._core.storage.sqlite_storage",
+    "mmctr_pipeline.pipeline",
+]
+"""Modules imported once for all steps; the second opens the run history in each step, and the third
+imports torch.
 
 None of them may touch CUDA: a child of a process that did cannot use the GPU.
 """

@@ -4,13 +4,13 @@ import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import dagster as dg
 
-if TYPE_CHECKING:
-    from mmctr_pipeline.data.dataset import CtrDataset
-    from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files.atomic import atomic_folder, atomic_write
 
 
 class StorageIOManager(dg.ConfigurableIOManager):
@@ -65,15 +65,14 @@ class ParquetIOManager(StorageIOManager):
 
     def write(self, obj: Any, path: Path) -> None:
         """Write a table; lazy frames are streamed."""
-        from mmctr_pipeline.files.atomic import atomic_write
-
-        if type(obj) not in _parquet_formats():
+        write, _ = _parquet_formats().get(type(obj), (None, None))
+        if write is None:
             raise TypeError(
                 f"cannot store a {type(obj).__name__} as parquet; return a VectorTable, "
                 "a polars or pandas frame, or an Arrow table"
             )
         with atomic_write(path) as temporary:
-            _parquet_formats()[type(obj)][0](obj, temporary)
+            write(obj, temporary)
 
     def read(self, path: Path, kind: Any) -> Any:
         """Read as the annotated type, or as a polars frame without annotation."""
@@ -91,8 +90,6 @@ def _parquet_formats() -> dict[type, tuple[Callable[[Any, Path], Any], Callable[
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from mmctr_pipeline.data.vectors import VectorTable
-
     return {
         VectorTable: (lambda table, path: pq.write_table(table.to_arrow(), path), VectorTable.read),
         pl.DataFrame: (pl.DataFrame.write_parquet, pl.read_parquet),
@@ -105,17 +102,13 @@ def _parquet_formats() -> dict[type, tuple[Callable[[Any, Path], Any], Callable[
 class DatasetIOManager(StorageIOManager):
     """The train dataset as a folder of parquet files, replaced as a whole."""
 
-    def write(self, obj: "CtrDataset", path: Path) -> None:
+    def write(self, obj: CtrDataset, path: Path) -> None:
         """Write every table of the dataset."""
-        from mmctr_pipeline.files.atomic import atomic_folder
-
         with atomic_folder(path) as folder:
             obj.write(folder)
 
-    def read(self, path: Path, kind: Any) -> "CtrDataset":
+    def read(self, path: Path, kind: Any) -> CtrDataset:
         """Read the whole dataset."""
-        from mmctr_pipeline.data.dataset import CtrDataset
-
         return CtrDataset.read(path)
 
 
@@ -124,7 +117,7 @@ class ModelIOManager(StorageIOManager):
 
     location = "best_model.pt"
 
-    def write(self, obj: "ModelFile", path: Path) -> None:
+    def write(self, obj: Any, path: Path) -> None:
         """Write a new version, point `best_model.pt` to it, and drop the run's checkpoint."""
         from mmctr_pipeline.registry.versions import write_version
         from mmctr_pipeline.training.checkpoint import Checkpoints
@@ -132,7 +125,7 @@ class ModelIOManager(StorageIOManager):
         write_version(path.parent, obj)
         Checkpoints.of_run(path.parent, obj.run_key).remove()
 
-    def read(self, path: Path, kind: Any) -> "ModelFile":
+    def read(self, path: Path, kind: Any) -> Any:
         """Read the latest model."""
         from mmctr_pipeline.registry.model_file import ModelFile
 

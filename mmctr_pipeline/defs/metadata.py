@@ -25,13 +25,6 @@ def columns(**described: tuple[str, str]) -> dict[str, Any]:
     return {"dagster/column_schema": schema}
 
 
-VECTOR_COLUMNS = columns(
-    item_id=("int32", "ascending and distinct"),
-    vector=("fixed_size_list<float32>", "all zeros where present is false"),
-    present=("bool", "whether the item has this vector"),
-)
-
-
 def vector_metadata(table: VectorTable) -> dict[str, Any]:
     """Return the metadata that all vector tables have."""
     return {

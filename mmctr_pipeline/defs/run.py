@@ -1,6 +1,5 @@
 """`make run` and `make demo`: run the whole pipeline, show its progress and print a summary."""
 
-import contextlib
 import datetime
 import json
 import logging
@@ -8,10 +7,10 @@ import os
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import click
 import dagster as dg
 import yaml
 
@@ -42,22 +41,22 @@ def main() -> int:
         job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
         instance = dg.DagsterInstance.get()
     except (SettingsError, DeploymentError, dg.DagsterError) as error:
-        _say(f"error: {error}")
+        click.echo(f"error: {error}")
         return 2
     storage, config = current_deployment().storage_dir, run_config(preset)
     config_path = storage / "run_config.yaml"
     with atomic_write(config_path) as temporary:
         temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    _say(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
+    click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
 
     with instance:
         try:
             result = _execute(job, instance, config)
         except dg.DagsterError as error:
-            _say(f"error: {error}\nThe run did not start.")
+            click.echo(f"error: {error}\nThe run did not start.")
             return 1
         if not result.success:
-            _say(
+            click.echo(
                 f"The run failed; its log: dagster run {result.run_id}, or `make ui`. Artefacts "
                 "written before the failure are kept: once it is fixed, materialise the rest with\n"
                 "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
@@ -66,7 +65,7 @@ def main() -> int:
         summary = _summary(instance, result, storage)
     with atomic_write(storage / "run_summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    _say(_table(summary))
+    click.echo(_table(summary))
     return 0
 
 
@@ -74,59 +73,52 @@ def _execute(
     job: Any, instance: dg.DagsterInstance, config: dict[str, Any]
 ) -> dg.JobExecutionResult:
     """Execute a reconstructable job and print its events as they are recorded."""
-    launch = uuid.uuid4().hex
     # Events are printed instead of Dagster's own console log.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    with _events_printed(instance, launch):
-        return dg.execute_job(
-            job, instance, run_config={**config, **quiet}, tags={LAUNCH_TAG: launch}
-        )
-
-
-@contextlib.contextmanager
-def _events_printed(instance: dg.DagsterInstance, launch: str) -> Iterator[None]:
-    """Print the events of the run tagged `launch` from a thread until the block ends."""
-    ended = threading.Event()
-
-    def follow() -> None:
-        run_id = cursor = None
-        while True:
-            is_last = ended.wait(_POLL_SECONDS)
-            if run_id is None:
-                runs = instance.get_runs(dg.RunsFilter(tags={LAUNCH_TAG: launch}), limit=1)
-                run_id = runs[0].run_id if runs else None
-            if run_id is not None:
-                recorded = instance.get_records_for_run(run_id, cursor=cursor)
-                cursor = recorded.cursor
-                for record in recorded.records:
-                    _say(*_shown(record.event_log_entry))
-            if is_last:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
+    tags, ended = {LAUNCH_TAG: uuid.uuid4().hex}, threading.Event()
+    printer = threading.Thread(target=_print_events, args=(instance, tags, ended), daemon=True)
+    printer.start()
     try:
-        yield
+        return dg.execute_job(job, instance, run_config={**config, **quiet}, tags=tags)
     finally:
         ended.set()
-        thread.join()
+        printer.join()
 
 
-def _shown(entry: dg.EventLogEntry) -> list[str]:
-    """Return the lines to print for an event: none for Dagster's housekeeping."""
-    event = entry.dagster_event
+def _print_events(
+    instance: dg.DagsterInstance, tags: dict[str, str], ended: threading.Event
+) -> None:
+    """Print the events of the run with these tags until it has ended and all are printed."""
+    run_id = cursor = None
+    is_last = False
+    while not is_last:
+        is_last = ended.wait(_POLL_SECONDS)
+        if run_id is None:
+            runs = instance.get_runs(dg.RunsFilter(tags=tags), limit=1)
+            run_id = runs[0].run_id if runs else None
+        if run_id is not None:
+            recorded = instance.get_records_for_run(run_id, cursor=cursor)
+            cursor = recorded.cursor
+            for record in recorded.records:
+                _print_event(record.event_log_entry)
+
+
+def _print_event(entry: dg.EventLogEntry) -> None:
+    """Print an event as a line, or with its error, unless it is Dagster's housekeeping."""
+    event, level, text = entry.dagster_event, int(entry.level), entry.user_message
     if event is None:
-        text = entry.user_message if entry.level >= logging.INFO else ""
-    elif event.event_type in _SHOWN_EVENTS or entry.level >= logging.ERROR:
-        data = event.event_specific_data
-        # The failure of a run repeats the error of its first failed step.
-        is_repeated = getattr(data, "first_step_failure_event", None) is not None
-        error = None if is_repeated else getattr(data, "error", None)
-        text = f"{event.message}\n{error.to_string()}" if error else event.message
+        is_shown = level >= logging.INFO
     else:
-        text = ""
+        is_shown = level >= logging.ERROR or event.event_type in _SHOWN_EVENTS
+    if not is_shown:
+        return
+    if event is not None:
+        text, data = event.message or "", cast("Any", event.event_specific_data)
+        # The failure of a run repeats the error of its first failed step.
+        if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
+            text += f"\n{data.error.to_string()}"
     time = datetime.datetime.fromtimestamp(entry.timestamp)
-    return [f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}"] if text else []
+    click.echo(f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}")
 
 
 def _summary(
@@ -192,12 +184,6 @@ def _table(summary: dict[str, Any]) -> str:
     }
     lines += [f"{name:<20} {value}" for name, value in rows.items()]
     return "\n".join(lines)
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        sys.stdout.write(line + os.linesep)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

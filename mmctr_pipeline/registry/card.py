@@ -54,22 +54,17 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
 
     `evaluation` is that of a model file (`MetricsReport.to_mapping`).
     """
-    return _table(
-        ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"],
-        [_popularity_cells(bucket) for bucket in evaluation["by_popularity"]],
-        "lrrrrl",
-    )
-
-
-def _popularity_cells(bucket: Mapping[str, Any]) -> list[str]:
-    interval, n_rows = bucket["auc"], bucket["n_rows"]
-    least, most = bucket["least"], bucket["most"]
-    if interval:
-        auc = [f"{interval['auc']:.4f}", f"{interval['low']:.4f} to {interval['high']:.4f}"]
-    else:
+    rows = []
+    for bucket in evaluation["by_popularity"]:
+        interval, n_rows = bucket["auc"], bucket["n_rows"]
+        least, most = bucket["least"], bucket["most"]
         auc = ["none", "the rows are of one class" if n_rows else "no rows"]
-    times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-    return [bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", *auc]
+        if interval:
+            auc = [f"{interval['auc']:.4f}", f"{interval['low']:.4f} to {interval['high']:.4f}"]
+        times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        rows.append([bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", *auc])
+    heads = ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"]
+    return _table(heads, rows, "lrrrrl")
 
 
 def _final_fit(model_file: ModelFile) -> list[str]:
@@ -104,20 +99,16 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
 
 def _epochs(history: Mapping[str, Any]) -> str:
     names = list(history["epochs"][0]["metrics"])
-    heads = ["epoch", "train loss", *(name.replace("_", " ") for name in names)]
     rows = []
     for record in history["epochs"]:
         best = "**" if record["epoch"] == history["best_epoch"] else ""
-        rows.append(
-            [
-                f"{best}{record['epoch']:g}{best}",
-                f"{record['train_loss']:.4f}",
-                *(f"{record['metrics'][name]:.4f}" for name in names),
-                f"{record['learning_rate']:.2g}",
-                f"{record['rows_per_second']:,.0f}",
-            ]
-        )
-    return _table([*heads, "learning rate", "rows/s"], rows, "r" * (len(heads) + 2))
+        measured = [record["train_loss"], *(record["metrics"][name] for name in names)]
+        rate, speed = f"{record['learning_rate']:.2g}", f"{record['rows_per_second']:,.0f}"
+        cells = [f"{value:.4f}" for value in measured]
+        rows.append([f"{best}{record['epoch']:g}{best}", *cells, rate, speed])
+    metrics = [name.replace("_", " ") for name in names]
+    heads = ["epoch", "train loss", *metrics, "learning rate", "rows/s"]
+    return _table(heads, rows, "r" * len(heads))
 
 
 def _pairs(name: str, value: str, values: Mapping[str, Any]) -> str:
@@ -126,7 +117,7 @@ def _pairs(name: str, value: str, values: Mapping[str, Any]) -> str:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
     """Return a Markdown table; `align` has an `l` or `r` for each column."""
-    sides = ["left" if side == "l" else "right" for side in align]
+    sides = [{"l": "left", "r": "right"}[side] for side in align]
     return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 

@@ -1,13 +1,12 @@
 """The saved model: weights, and everything needed to score with them and to trust them."""
 
 import dataclasses
-import pickle
 import platform
-import zipfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from pickle import PickleError
 from typing import Any, Self
 
 import torch
@@ -22,8 +21,6 @@ from mmctr_pipeline.training.device import seeded
 
 _FORMAT = "mmctr_pipeline.model"
 _FORMAT_VERSION = 1
-
-MODALITIES = ("text", "image")
 
 
 class ModelFileError(ValueError):
@@ -97,7 +94,7 @@ class ModelFile:
         preset
             Name or path of the preset.
         """
-        encoders = {name: vectors.modality(name) for name in MODALITIES}
+        identities = _identities(vectors)
         return cls(
             state_dict={
                 name: tensor.detach().cpu() for name, tensor in trained.module.state_dict().items()
@@ -110,7 +107,7 @@ class ModelFile:
             history=trained.history.to_mapping(),
             data_fingerprint=data_fingerprint,
             vector_identity=vectors.fused.identity,
-            encoder_identities={n: t.identity for n, t in encoders.items() if t is not None},
+            encoder_identities={n: i for n, i in identities.items() if n != "fused"},
             transform_identity=vectors.fused.identity,
             auc_floor=auc_floor,
             resolved_config=dict(resolved_config),
@@ -155,17 +152,13 @@ class ModelFile:
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: train a model first (trained_model)")
-        unreadable = f"{path} ({path.stat().st_size:,} bytes) cannot be read as a saved model"
-        remedy = "materialise trained_model again, or restore the file"
-        with path.open("rb") as file:
-            if not zipfile.is_zipfile(file):
-                raise ModelFileError(f"{unreadable}: it is truncated or not a torch file; {remedy}")
         try:
             content = torch.load(path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, PickleError) as error:
             raise ModelFileError(
-                f"{unreadable}: it is damaged, or holds objects other than tensors and plain "
-                f"values; {remedy}"
+                f"{path} ({path.stat().st_size:,} bytes) cannot be read as a saved model: it is "
+                "truncated, damaged, not a torch file, or holds objects other than tensors and "
+                "plain values; materialise trained_model again, or restore the file"
             ) from error
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ModelFileError(f"{path} is a torch file, but not a model saved by this pipeline")
@@ -215,19 +208,19 @@ def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> C
 
 def require_identity(model_file: ModelFile, vectors: ItemVectors) -> None:
     """Raise `ModelFileError` unless `vectors` are those that the model was trained on."""
-    pairs = [(model_file.vector_identity, vectors.fused.identity)]
-    for name in MODALITIES:
-        table = vectors.modality(name)
-        if table is not None:
-            trained_on = model_file.encoder_identities.get(name, "(not recorded)")
-            pairs.append((trained_on, table.identity))
-    for trained_on, given in pairs:
-        if given != trained_on:
+    recorded = {"fused": model_file.vector_identity, **model_file.encoder_identities}
+    for name, identity in _identities(vectors).items():
+        if identity != recorded.get(name):
             raise ModelFileError(
-                f"the model was trained on vectors {trained_on!r}, but these are {given!r}: its "
-                "scores would mean nothing; materialise trained_model on these vectors, or restore "
-                "the earlier ones"
+                f"the model was trained on {name} vectors {recorded.get(name)!r}, but these are "
+                f"{identity!r}: its scores would mean nothing; materialise trained_model on these "
+                "vectors, or restore the earlier ones"
             )
+
+
+def _identities(vectors: ItemVectors) -> dict[str, str]:
+    tables = {"fused": vectors.fused, "text": vectors.text, "image": vectors.image}
+    return {name: table.identity for name, table in tables.items() if table is not None}
 
 
 def library_versions() -> dict[str, str]:

@@ -28,17 +28,16 @@ def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFra
     """Return columns `ID` (int64) and `Task1&2` (float32), one row per test row, in its order.
 
     `test_id` is the column `ID` of the test file, `probability` the scores of its rows, both
-    `(N,)`. Raises `SubmissionError` where a score is not a probability.
+    `(N,)`. Raises `SubmissionError` if a score is not a probability.
     """
-    wrong = ~((probability >= 0) & (probability <= 1))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+    frame = pl.DataFrame({ID: test_id.astype(np.int64), SCORE: probability.astype(np.float32)})
+    problems = _frame_problems(frame)
+    if problems:
         raise SubmissionError(
-            f"{int(wrong.sum()):,} scores are not probabilities, the first {probability[row]} in "
-            f"row {row} of the test file (ID {test_id[row]}): the weights or the vectors are "
-            "damaged; materialise trained_model again"
+            f"the scores are not a submission: {'; '.join(problems)}. If they are not "
+            "probabilities, the weights or the vectors are damaged: materialise trained_model again"
         )
-    return pl.DataFrame({ID: test_id.astype(np.int64), SCORE: probability.astype(np.float32)})
+    return frame
 
 
 def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> None:

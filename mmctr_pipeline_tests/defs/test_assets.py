@@ -20,6 +20,13 @@ def _execute(deployment: Deployment, *assets: str, **config: Any) -> dg.ExecuteI
     return job.execute_in_process(run_config=run_config, raise_on_error=False)
 
 
+def _error(result: dg.ExecuteInProcessResult) -> str:
+    """Return the error of the only failed step, with its causes."""
+    (failure,) = result.get_step_failure_events()
+    assert failure.step_failure_data.error is not None
+    return failure.step_failure_data.error.to_string()
+
+
 def test_training_alone_reuses_the_vectors_and_overrides_by_config(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
@@ -71,8 +78,7 @@ def test_below_the_floor_nothing_is_submitted_even_by_a_run_of_its_own(
 
     alone = _execute(deployment, "submission_csv")
     assert not alone.success
-    (failure,) = alone.get_step_failure_events()
-    assert BelowAucFloorError.__name__ in failure.step_failure_data.error_display_string
+    assert BelowAucFloorError.__name__ in _error(alone)
     assert submission.read_bytes() == marked
 
 
@@ -81,7 +87,4 @@ def test_a_missing_artefact_is_reported_with_the_asset_to_materialise(
 ) -> None:
     result = _execute(Deployment(small_sample, tmp_path), "submission_csv")
     assert not result.success
-    (failure,) = result.get_step_failure_events()
-    assert "does not exist: materialise trained_model first" in str(
-        failure.step_failure_data.error_display_string
-    )
+    assert "does not exist: materialise fused_pca first" in _error(result)

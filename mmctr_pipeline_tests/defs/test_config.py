@@ -1,4 +1,4 @@
-"""Dagster's configuration says what the presets and the core's settings say."""
+"""Dagster's configuration has the values of the presets and the bounds of the settings."""
 
 import dataclasses
 from typing import Literal
@@ -43,13 +43,13 @@ def test_derived_config_converts_back_to_the_settings() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class OtherModelConfig(Settings):
-    """A second model, to choose between two."""
+    """A second model, to choose from."""
 
     name: Literal["other"] = "other"
     dim: int = setting(8, "a width", ge=1)
 
 
-def test_models_are_a_union_told_apart_by_name() -> None:
+def test_models_are_a_union_discriminated_by_name() -> None:
     models = {"improved_mmctr": ImprovedMmctrConfig, "other": OtherModelConfig}
     field = model_field(ImprovedMmctrConfig(dropout=0.1), models)
     config = create_model("Config", __base__=dg.Config, model=field)

@@ -1,4 +1,4 @@
-"""What a second run of the encoding and the fusion does again, and what it does not."""
+"""A second run encodes and fits only what is new."""
 
 import shutil
 from pathlib import Path
@@ -20,8 +20,8 @@ VECTORS = ("text_embeddings", "image_embeddings", "fused_pca")
 
 @pytest.fixture
 def storage(finished_run: FinishedRun, tmp_path: Path) -> Path:
-    """A copy of what the finished run left."""
-    return shutil.copytree(finished_run.deployment.storage, tmp_path / "storage", symlinks=True)
+    """A copy of the storage folder of the finished run."""
+    return finished_run.copy(tmp_path).storage
 
 
 def _run(data: Path, storage: Path, **fusion: Any) -> dict[str, dict[str, Any]]:
@@ -57,14 +57,14 @@ def test_a_second_run_encodes_nothing_and_gives_the_same_bits(
         assert table.identity == before[name].identity
 
 
-def test_one_changed_title_is_the_only_one_encoded(
+def test_only_a_changed_title_is_encoded(
     finished_run: FinishedRun, storage: Path, tmp_path: Path
 ) -> None:
     data = shutil.copytree(finished_run.deployment.data, tmp_path / "data")
     path = find_data(data).item_feature
     table = pq.read_table(path)
     titles = table.column("item_title").to_pylist()
-    titles[5] = "A title that was never there before"
+    titles[5] = "A new title"
     column = table.schema.get_field_index("item_title")
     pq.write_table(table.set_column(column, "item_title", pa.array(titles, pa.string())), path)
     before = _read(storage)["text_embeddings"]
@@ -74,16 +74,16 @@ def test_one_changed_title_is_the_only_one_encoded(
     after = _read(storage)["text_embeddings"]
     differ = np.flatnonzero((after.vectors != before.vectors).any(axis=1))
     assert after.item_id[differ].tolist() == [table.column("item_id").to_pylist()[5]]
-    # Data of another folder: a basis fitted on one data set is not taken for another's.
+    # Another data folder: a transform fitted on one dataset is not used for another.
     assert changed["fused_pca"]["transform used again"] is False
 
 
-def test_refit_fits_anew(finished_run: FinishedRun, storage: Path) -> None:
+def test_refit_fits_again(finished_run: FinishedRun, storage: Path) -> None:
     again = _run(finished_run.deployment.data, storage, refit=True)
     assert again["fused_pca"]["transform used again"] is False
 
 
-def test_attention_is_chosen_by_config_kept_and_used_again(
+def test_attention_is_chosen_by_config_stored_and_reused(
     finished_run: FinishedRun, storage: Path
 ) -> None:
     data = finished_run.deployment.data
@@ -103,7 +103,7 @@ def test_attention_is_chosen_by_config_kept_and_used_again(
     np.testing.assert_array_equal(
         VectorTable.read(storage / "fused_pca.parquet").vectors, fused.vectors
     )
-    # Back to the first method: its transform is still there, and gives the same vectors.
+    # Back to the first method: its transform is still stored and gives the same vectors.
     back = _run(data, storage)
     assert back["fused_pca"]["method"] == "pca"
     assert back["fused_pca"]["transform used again"] is True

@@ -1,4 +1,4 @@
-"""The nightly schedule asks for a run when data or preset changed, and skips otherwise."""
+"""The nightly schedule requests a run when data or preset have changed, and skips otherwise."""
 
 import os
 from datetime import datetime
@@ -63,7 +63,7 @@ def test_runs_the_whole_pipeline_at_two() -> None:
     assert schedules.nightly.job_name == "full_pipeline"
 
 
-def test_asks_for_a_run_and_skips_once_it_succeeded_on_the_same_inputs(data_dir: Path) -> None:
+def test_requests_a_run_and_skips_once_one_succeeded_on_the_same_inputs(data_dir: Path) -> None:
     with dg.instance_for_test() as instance:
         request = _tick(instance)
         assert isinstance(request, dg.RunRequest)
@@ -85,7 +85,7 @@ def test_asks_for_a_run_and_skips_once_it_succeeded_on_the_same_inputs(data_dir:
         assert isinstance(_tick(instance), dg.RunRequest), "storage holds the other data's model"
 
 
-def test_a_broken_link_stops_no_night(data_dir: Path) -> None:
+def test_a_broken_link_changes_the_stamp_and_raises_nothing(data_dir: Path) -> None:
     before = schedules.input_stamp()
     (data_dir / "1.jpg").symlink_to(data_dir / "nowhere.jpg")
     assert schedules.input_stamp() != before

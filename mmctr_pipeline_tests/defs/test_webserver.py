@@ -1,4 +1,4 @@
-"""A real webserver with its daemon: the graph is shown, and a run launched there finishes."""
+"""A real webserver with its daemon shows the graph, and a run launched there finishes."""
 
 import contextlib
 import json
@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 
 from mmctr_pipeline_tests.defs.running import REPOSITORY, Deployment
+
+pytestmark = pytest.mark.slow
+
+TIMEOUT_SECONDS = 900
 
 LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
@@ -49,7 +53,7 @@ class Webserver:
         request = urllib.request.Request(
             f"{self.url}/graphql", body, {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:
             answer = json.load(response)
         assert "errors" not in answer, answer
         return answer["data"]
@@ -69,7 +73,7 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
     with log.open("w") as output:
         process = subprocess.Popen(
             [
-                # Runs are queued: what launches them is the daemon that `dagster dev` starts too.
+                # Runs are queued; the daemon, which `dagster dev` starts too, launches them.
                 *(str(Path(sys.executable).parent / "dagster"), "dev", "-p", str(port)),
                 *("-h", "127.0.0.1", "-w", str(REPOSITORY / "workspace.yaml")),
             ],
@@ -78,12 +82,12 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # A shell lets what it starts in the background ignore this, and so would the server.
+            # Background processes of a shell ignore SIGINT, and the server would inherit that.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + TIMEOUT_SECONDS
             while True:
                 try:
                     urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
@@ -96,7 +100,7 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=TIMEOUT_SECONDS)
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
@@ -126,7 +130,7 @@ def test_a_run_launched_through_graphql_finishes_with_its_checks_passed(
     launched = webserver.query(LAUNCH, params=params)["launchRun"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
     run_id = launched["run"]["runId"]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while (status := webserver.query(STATUS, runId=run_id)["runOrError"]["status"]) not in (
         *("SUCCESS", "FAILURE", "CANCELED"),
     ):
@@ -152,7 +156,7 @@ def test_the_page_of_an_asset_loads_in_a_browser(webserver: Webserver, tmp_path:
         check=True,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=TIMEOUT_SECONDS,
     ).stdout
     assert "Title and image vectors fused into one per item" in page
     assert "explained_variance" in page or "Latest check results" in page

@@ -18,7 +18,6 @@ from mmctr_pipeline.registry.model_file import (
     require_identity,
 )
 from mmctr_pipeline.training.ctr import FinalFit, TrainedCtr, train_ctr
-
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
@@ -123,14 +122,16 @@ def test_vectors_of_another_identity_are_refused(
     require_identity(model_file, vectors)
     trained_on = vectors.fused.identity
     other = dataclasses.replace(vectors.fused, identity="other vectors")
-    with pytest.raises(ModelFileError, match=f"'{trained_on}', but these are 'other vectors'"):
+    with pytest.raises(
+        ModelFileError, match=f"fused vectors '{trained_on}', but these are 'other "
+    ):
         require_identity(model_file, ItemVectors(other))
 
     encoded = dataclasses.replace(model_file, encoder_identities={"text": trained_on})
     require_identity(encoded, ItemVectors(vectors.fused, text=vectors.fused))
-    with pytest.raises(ModelFileError, match=f"'{trained_on}', but these are 'other vectors'"):
+    with pytest.raises(ModelFileError, match=f"text vectors '{trained_on}', but these are 'other "):
         require_identity(encoded, ItemVectors(vectors.fused, text=other))
-    with pytest.raises(ModelFileError, match="not recorded"):
+    with pytest.raises(ModelFileError, match="trained on image vectors None"):
         require_identity(encoded, ItemVectors(vectors.fused, image=vectors.fused))
 
 
@@ -144,7 +145,7 @@ def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "notes.pt"
     text.write_text("not a model")
-    with pytest.raises(ModelFileError, match="truncated or not a torch file"):
+    with pytest.raises(ModelFileError, match="not a torch file"):
         ModelFile.load(text)
     plain_pickle = tmp_path / "pickle.pt"
     plain_pickle.write_bytes(pickle.dumps(Path("x")))

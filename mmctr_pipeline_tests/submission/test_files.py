@@ -88,14 +88,13 @@ def test_scores_that_are_not_probabilities_are_not_written(
 
 def test_damaged_weights_are_suspected_where_scores_are_not_probabilities() -> None:
     scores = np.array([0.1, np.nan, 0.2, 1.5], np.float32)
-    with pytest.raises(
-        SubmissionError, match=r"2 scores are not probabilities, the first nan in row 1 .*\(ID 3\)"
-    ):
+    message = r"1 of Task1&2 are not finite, the first nan in row 1; 1 of .* weights .* damaged"
+    with pytest.raises(SubmissionError, match=message):
         submission_frame(TEST_ID, scores)
 
 
 def test_repeated_missing_and_no_rows_are_not_written(paths: tuple[Path, Path]) -> None:
-    repeated = submission_frame(np.array([3, 10, 3, 4]), SCORES)
+    repeated = pl.DataFrame({"ID": [3, 10, 3, 4], "Task1&2": SCORES})
     with pytest.raises(SubmissionError, match="1 rows repeat an ID, the first 3"):
         write_submission(repeated, *paths)
     with pytest.raises(SubmissionError, match="there are no rows"):

@@ -1,41 +1,35 @@
 """`fused_pca`: one fused vector per item, from its title and its cover."""
 
+import logging
 from typing import Any
 
 import dagster as dg
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import VECTOR_COLUMNS, picture, vector_metadata
+from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
+from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.reporting.checks import (
-    CheckOutcome,
-    explained_variance,
-    vectors_finite,
-    vectors_shape,
-)
+from mmctr_pipeline.reporting import checks
+
+logger = logging.getLogger(__name__)
 
 
 @pipeline_asset(
     decided_by="mmctr_pipeline.fusion.fuse",
     # Learned fusion reads the train interactions; the edge is there in every preset.
     deps=["interactions"],
-    description="Title and image vectors fused into one per item; row 0, the padding, is zero.",
-    group_name="encoding",
     kinds={"numpy", "parquet"},
-    io_manager_key="parquet_io",
-    metadata=VECTOR_COLUMNS,
+    **VECTOR_ASSET,
 )
 def fused_pca(
-    context: dg.AssetExecutionContext,
     config: AssetConfig,
     deployment: DeploymentResource,
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
-) -> VectorTable:
-    """Fuse with the stored transform for these settings and data; if there is none, fit one."""
+) -> dg.Output[VectorTable]:
+    """Title and image vectors fused into one per item; row 0, the padding, is zero."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.data.items import read_items
     from mmctr_pipeline.files.atomic import atomic_write
@@ -59,29 +53,25 @@ def fused_pca(
     write_item_info(item_info_path, fused, items, layout.item_info)
     for method, name in FILE_NAMES.items():
         if method != settings.method and (deployment.storage / name).is_file():
-            context.log.info(
-                f"{deployment.storage / name} is from an earlier run with method {method}"
-            )
+            logger.info(f"{deployment.storage / name} is from an earlier run with method {method}")
     tables = {"image": image_embeddings, "text": text_embeddings, "fused": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = deployment.storage / "neighbours.png"
     with atomic_write(sheet_path) as temporary:
         temporary.write_bytes(sheet.full)
-    context.add_output_metadata(
-        {
-            "items with a vector": int(fused.present.sum()),
-            "method": settings.method,
-            "explained_variance": fused.provenance["explained_variance"],
-            "transform": dg.MetadataValue.path(str(fusion.path)),
-            "transform used again": fusion.reused,
-            "item_info": dg.MetadataValue.path(str(item_info_path)),
-            "neighbours": dg.MetadataValue.path(str(sheet_path)),
-            **vector_metadata(fused),
-            **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
-            "nearest neighbours": picture(sheet.small, "the nearest by cover, title and both"),
-        }
-    )
-    return fused
+    metadata = {
+        "items with a vector": int(fused.present.sum()),
+        "method": settings.method,
+        "explained_variance": fused.provenance["explained_variance"],
+        "transform": dg.MetadataValue.path(str(fusion.path)),
+        "transform used again": fusion.reused,
+        "item_info": dg.MetadataValue.path(str(item_info_path)),
+        "neighbours": dg.MetadataValue.path(str(sheet_path)),
+        **vector_metadata(fused),
+        **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
+        "nearest neighbours": picture(sheet.small, "the nearest by cover, title and both"),
+    }
+    return dg.Output(fused, metadata=metadata)
 
 
 def _pictures(
@@ -108,20 +98,19 @@ def _pictures(
 
 
 @asset_checks(
-    "fused_pca",
-    blocking={
-        "shape": "one row per item and the padding row 0, as wide as the fusion wrote them",
-        "finite_norms": "no NaN or infinity; exactly the masked rows are zero",
-        "explained_variance": "the fused vectors keep enough of the variance",
-    },
     also_reads=("text_embeddings",),
+    shape="one row per item and the padding row 0, as wide as the fusion wrote them",
+    finite_norms="no NaN or infinity; exactly the masked rows are zero",
+    explained_variance="the fused vectors keep enough of the variance",
 )
-def fused_pca_checks(fused_pca: VectorTable, text_embeddings: VectorTable) -> list[CheckOutcome]:
+def fused_pca_checks(
+    fused_pca: VectorTable, text_embeddings: VectorTable
+) -> list[checks.CheckOutcome]:
     """Check shape, values and explained variance of the fused vectors."""
     return [
-        vectors_shape(fused_pca, text_embeddings.item_id, padding_row=True),
-        vectors_finite(fused_pca),
-        explained_variance(
+        checks.vectors_shape(fused_pca, text_embeddings.item_id, padding_row=True),
+        checks.vectors_finite(fused_pca),
+        checks.explained_variance(
             fused_pca.provenance["explained_variance"],
             fused_pca.provenance["config"]["checks"]["min_explained_variance"],
         ),

@@ -4,31 +4,21 @@ import dagster as dg
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import VECTOR_COLUMNS, picture, vector_metadata
+from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
+from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
-from mmctr_pipeline.reporting.checks import (
-    CheckOutcome,
-    image_coverage,
-    vectors_finite,
-    vectors_shape,
-)
+from mmctr_pipeline.reporting import checks
 
 
 @pipeline_asset(
     decided_by="mmctr_pipeline.encoders.image.encode",
     deps=["item_feature", "item_images"],
-    description="Cover images as vectors; only those that the vector store lacks are encoded.",
-    group_name="encoding",
     kinds={"pytorch", "parquet"},
-    io_manager_key="parquet_io",
-    metadata=VECTOR_COLUMNS,
+    **VECTOR_ASSET,
 )
-def image_embeddings(
-    context: dg.AssetExecutionContext, config: AssetConfig, deployment: DeploymentResource
-) -> VectorTable:
-    """Encode the cover of every item; items without a readable one are masked and listed."""
+def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
+    """Cover images as vectors; only those that the vector store lacks are encoded."""
     import pyarrow.parquet as pq
 
     from mmctr_pipeline import pipeline
@@ -50,31 +40,26 @@ def image_embeddings(
     # The artefact records the limits of its checks, so that later checks use the same.
     table = encoding.table.recording(config=config.resolved, dim=encoding.table.dim)
     counts = table.provenance["counts"]
-    context.add_output_metadata(
-        {
-            "images": int(table.present.sum()),
-            **{name: value for name, value in counts.items() if name != "reasons"},
-            "why images have no vector": dg.MetadataValue.json(counts.get("reasons", {})),
-            "problems": dg.MetadataValue.path(str(problems_path)),
-            "encoder": table.identity,
-            **vector_metadata(table),
-            "norms": picture(norm_histogram({"images": table.norms}), "norms of the image vectors"),
-        }
-    )
-    return table
+    metadata = {
+        "images": int(table.present.sum()),
+        **{name: value for name, value in counts.items() if name != "reasons"},
+        "why images have no vector": dg.MetadataValue.json(counts.get("reasons", {})),
+        "problems": dg.MetadataValue.path(str(problems_path)),
+        "encoder": table.identity,
+        **vector_metadata(table),
+        "norms": picture(norm_histogram({"images": table.norms}), "norms of the image vectors"),
+    }
+    return dg.Output(table, metadata=metadata)
 
 
 @asset_checks(
-    "image_embeddings",
-    blocking={
-        "shape": "one row per item of item_feature, as wide as the encoder wrote them",
-        "finite_norms": "no NaN or infinity, no zero vector where an image is, none where not",
-        "image_coverage": "few items lack an image or have one that cannot be decoded",
-    },
+    shape="one row per item of item_feature, as wide as the encoder wrote them",
+    finite_norms="no NaN or infinity, no zero vector where an image is, none where not",
+    image_coverage="few items lack an image or have one that cannot be decoded",
 )
 def image_embeddings_checks(
     deployment: DeploymentResource, image_embeddings: VectorTable
-) -> list[CheckOutcome]:
+) -> list[checks.CheckOutcome]:
     """Check shape, values and coverage of the image vectors."""
     from mmctr_pipeline.data.items import read_items
 
@@ -84,9 +69,9 @@ def image_embeddings_checks(
     n_unreadable = image_embeddings.provenance.get("counts", {}).get("unreadable", 0)
     limits = image_embeddings.provenance["config"]["checks"]
     return [
-        vectors_shape(image_embeddings, item_id),
-        vectors_finite(image_embeddings),
-        image_coverage(
+        checks.vectors_shape(image_embeddings, item_id),
+        checks.vectors_finite(image_embeddings),
+        checks.image_coverage(
             n_items=len(item_id),
             n_missing=n_masked - n_unreadable,
             n_unreadable=n_unreadable,

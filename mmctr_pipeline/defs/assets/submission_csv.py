@@ -11,7 +11,7 @@ from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
 from mmctr_pipeline.defs.metadata import columns
 from mmctr_pipeline.defs.resources import DeploymentResource
-from mmctr_pipeline.reporting.checks import CheckOutcome, submission_valid
+from mmctr_pipeline.reporting import checks
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.BetaWarning)
@@ -27,7 +27,6 @@ with warnings.catch_warnings():
 
 @pipeline_asset(
     decided_by="mmctr_pipeline.submission.gate",
-    description="Scores of the test rows: submission.csv, and prediction.zip for the competition.",
     group_name="submission",
     kinds={"csv", "pandas"},
     io_manager_key="submission_io",
@@ -37,15 +36,14 @@ with warnings.catch_warnings():
     ),
 )
 def submission_csv(
-    context: dg.AssetExecutionContext,
     deployment: DeploymentResource,
     trained_model: Any,
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
-) -> Any:
-    """Score the test rows, unless the model file records that it must not be used."""
+) -> dg.Output[Any]:
+    """Scores of the test rows: submission.csv, and prediction.zip for the competition."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.data.build import read_test_ids
     from mmctr_pipeline.submission.files import submission_frame
@@ -63,23 +61,18 @@ def submission_csv(
     )
     frame = submission_frame(test_id, probability).to_pandas()
     scores = frame["Task1&2"]
-    context.add_output_metadata(
-        {
-            "dagster/row_count": len(frame),
-            "minimum": float(scores.min()),
-            "maximum": float(scores.max()),
-            "mean": float(scores.mean()),
-            "valid AUC of the model": trained_model.metrics["valid_auc"],
-        }
-    )
-    return frame
+    metadata = {
+        "dagster/row_count": len(frame),
+        "minimum": float(scores.min()),
+        "maximum": float(scores.max()),
+        "mean": float(scores.mean()),
+        "valid AUC of the model": trained_model.metrics["valid_auc"],
+    }
+    return dg.Output(frame, metadata=metadata)
 
 
-@asset_checks(
-    "submission_csv",
-    blocking={"submission_valid": "IDs as in the test file, probabilities, zip equal to CSV"},
-)
-def submission_csv_checks(deployment: DeploymentResource) -> list[CheckOutcome]:
+@asset_checks(submission_valid="IDs as in the test file, probabilities, zip equal to CSV")
+def submission_csv_checks(deployment: DeploymentResource) -> list[checks.CheckOutcome]:
     """Check the files as written, against the IDs of the test file."""
     from mmctr_pipeline.data.build import read_test_ids
     from mmctr_pipeline.submission.files import check_submission
@@ -87,4 +80,4 @@ def submission_csv_checks(deployment: DeploymentResource) -> list[CheckOutcome]:
     test_id = read_test_ids(deployment.layout())
     storage = deployment.storage
     problems = check_submission(storage / "submission.csv", storage / "prediction.zip", test_id)
-    return [submission_valid(problems, len(test_id))]
+    return [checks.submission_valid(problems, len(test_id))]

@@ -4,26 +4,21 @@ import dagster as dg
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import VECTOR_COLUMNS, picture, vector_metadata
+from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
+from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.reporting.checks import CheckOutcome, vectors_finite, vectors_shape
+from mmctr_pipeline.reporting import checks
 
 
 @pipeline_asset(
     decided_by="mmctr_pipeline.encoders.text.encode",
     deps=["item_feature"],
-    description="Item titles as vectors; only those that the vector store lacks are encoded.",
-    group_name="encoding",
     kinds={"huggingface", "parquet"},
-    io_manager_key="parquet_io",
-    metadata=VECTOR_COLUMNS,
+    **VECTOR_ASSET,
 )
-def text_embeddings(
-    context: dg.AssetExecutionContext, config: AssetConfig, deployment: DeploymentResource
-) -> VectorTable:
-    """Encode every title of the item table."""
+def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
+    """Item titles as vectors; only those that the vector store lacks are encoded."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.data.items import read_items
     from mmctr_pipeline.reporting.plots import norm_histogram, title_lengths
@@ -41,30 +36,28 @@ def text_embeddings(
     if encoding.n_tokens is not None and encoding.longest is not None:
         lengths = title_lengths(encoding.n_tokens, encoding.longest)
         pictures["title lengths"] = picture(lengths, "tokens by title, in a sample of the titles")
-    context.add_output_metadata(
-        {
-            "titles": int(table.present.sum()),
-            **table.provenance["counts"],
-            "encoder": table.identity,
-            **vector_metadata(table),
-            **pictures,
-        }
-    )
-    return table
+    metadata = {
+        "titles": int(table.present.sum()),
+        **table.provenance["counts"],
+        "encoder": table.identity,
+        **vector_metadata(table),
+        **pictures,
+    }
+    return dg.Output(table, metadata=metadata)
 
 
 @asset_checks(
-    "text_embeddings",
-    blocking={
-        "shape": "one row per item of item_feature, as wide as the encoder wrote them",
-        "finite_norms": "no NaN or infinity, no zero vector where a title is, none where not",
-    },
+    shape="one row per item of item_feature, as wide as the encoder wrote them",
+    finite_norms="no NaN or infinity, no zero vector where a title is, none where not",
 )
 def text_embeddings_checks(
     deployment: DeploymentResource, text_embeddings: VectorTable
-) -> list[CheckOutcome]:
+) -> list[checks.CheckOutcome]:
     """Check shape and values of the title vectors."""
     from mmctr_pipeline.data.items import read_items
 
     item_id = read_items(deployment.layout()).item_id
-    return [vectors_shape(text_embeddings, item_id), vectors_finite(text_embeddings)]
+    return [
+        checks.vectors_shape(text_embeddings, item_id),
+        checks.vectors_finite(text_embeddings),
+    ]

@@ -1,6 +1,7 @@
 """`train_dataset`: the train, valid and test rows, ragged histories and the item table."""
 
 import dataclasses
+from typing import Any
 
 import dagster as dg
 
@@ -9,20 +10,13 @@ from mmctr_pipeline.defs.config import AssetConfig
 from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
 from mmctr_pipeline.defs.metadata import columns
 from mmctr_pipeline.defs.resources import DeploymentResource
-from mmctr_pipeline.reporting.checks import (
-    CheckOutcome,
-    id_ranges,
-    label_values,
-    target_in_history,
-    user_overlap,
-)
+from mmctr_pipeline.reporting import checks
 
 
 @pipeline_asset(
     decided_by="mmctr_pipeline.data.build",
     gpu=False,
     deps=["interactions", "item_feature"],
-    description="Validated interactions: each history stored once, without padding, and the items.",
     group_name="training",
     kinds={"parquet"},
     io_manager_key="dataset_io",
@@ -36,10 +30,8 @@ from mmctr_pipeline.reporting.checks import (
         row_id=("int64", "the ID of a test row; absent in train and valid"),
     ),
 )
-def train_dataset(
-    context: dg.AssetExecutionContext, config: AssetConfig, deployment: DeploymentResource
-) -> CtrDataset:
-    """Read, validate and compact the interactions."""
+def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[CtrDataset]:
+    """Validated interactions: each history stored once, without padding, and the items."""
     from mmctr_pipeline import pipeline
 
     dataset = pipeline.load_dataset(deployment.layout())
@@ -47,37 +39,33 @@ def train_dataset(
         dataset, provenance={**dataset.provenance, "config": config.resolved}
     )
     lengths = dataset.histories.lengths
-    context.add_output_metadata(
-        {
-            "dagster/row_count": len(dataset.train),
-            "valid rows": len(dataset.valid),
-            "test rows": len(dataset.test),
-            "items": len(dataset.items),
-            "distinct histories": len(dataset.histories),
-            "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
-            "fingerprint": dataset.fingerprint,
-            "configuration": dg.MetadataValue.json(config.resolved),
-            "provenance": dg.MetadataValue.json(dataset.provenance),
-        }
-    )
-    return dataset
+    metadata: dict[str, Any] = {
+        "dagster/row_count": len(dataset.train),
+        "valid rows": len(dataset.valid),
+        "test rows": len(dataset.test),
+        "items": len(dataset.items),
+        "distinct histories": len(dataset.histories),
+        "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
+        "fingerprint": dataset.fingerprint,
+        "configuration": dg.MetadataValue.json(config.resolved),
+        "provenance": dg.MetadataValue.json(dataset.provenance),
+    }
+    return dg.Output(dataset, metadata=metadata)
 
 
 @asset_checks(
-    "train_dataset",
-    blocking={
-        "id_ranges": "users from 1, items of the item table, levels 0 to 10, no empty split",
-        "label_values": "labels are 0 and 1, both occur, test IDs are distinct",
-        "target_in_history": "target items are seldom in their own row's history",
-    },
-    reporting={"user_overlap": "valid users are all, or none of them, train users"},
+    only_warn=("user_overlap",),
+    id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
+    label_values="labels are 0 and 1, both occur, test IDs are distinct",
+    target_in_history="target items are seldom in their own row's history",
+    user_overlap="valid users are all, or none of them, train users",
 )
-def train_dataset_checks(train_dataset: CtrDataset) -> list[CheckOutcome]:
+def train_dataset_checks(train_dataset: CtrDataset) -> list[checks.CheckOutcome]:
     """Check the integrity of the dataset."""
     limits = train_dataset.provenance["config"]["checks"]
     return [
-        id_ranges(train_dataset),
-        label_values(train_dataset),
-        target_in_history(train_dataset, limits["max_target_in_history"]),
-        user_overlap(train_dataset),
+        checks.id_ranges(train_dataset),
+        checks.label_values(train_dataset),
+        checks.target_in_history(train_dataset, limits["max_target_in_history"]),
+        checks.user_overlap(train_dataset),
     ]

@@ -12,7 +12,7 @@ from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
 from mmctr_pipeline.defs.metadata import picture
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.presets.preset import preset_name
-from mmctr_pipeline.reporting.checks import CheckOutcome, auc_floor
+from mmctr_pipeline.reporting import checks
 from mmctr_pipeline.training.config import TrainingConfig
 
 TRAINING_MODULE = "mmctr_pipeline.training.ctr"
@@ -20,21 +20,19 @@ TRAINING_MODULE = "mmctr_pipeline.training.ctr"
 
 @pipeline_asset(
     decided_by=TRAINING_MODULE,
-    description="The CTR model at its epoch of best validation AUC; best_model.pt points to it.",
     group_name="training",
     kinds={"pytorch"},
     io_manager_key="model_io",
 )
 def trained_model(
-    context: dg.AssetExecutionContext,
     config: AssetConfig,
     deployment: DeploymentResource,
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
-) -> Any:  # a ModelFile; annotating it would import torch with the definitions
-    """Train on the train rows, stop on the valid rows, and record what was measured."""
+) -> dg.Output[Any]:  # a ModelFile; annotating it would import torch with the definitions
+    """The CTR model at its epoch of best validation AUC; best_model.pt points to it."""
     import torch
 
     from mmctr_pipeline import pipeline
@@ -80,14 +78,12 @@ def trained_model(
         run_key=key,
         preset=preset_name(current_deployment()),
     )
-    context.add_output_metadata(
-        {
-            "train rows": len(train_dataset.train),
-            "configuration": dg.MetadataValue.json(config.resolved),
-            **_metadata(model),
-        }
-    )
-    return model
+    metadata = {
+        "train rows": len(train_dataset.train),
+        "configuration": dg.MetadataValue.json(config.resolved),
+        **_metadata(model),
+    }
+    return dg.Output(model, metadata=metadata)
 
 
 def _metadata(model: Any) -> dict[str, Any]:
@@ -111,15 +107,12 @@ def _metadata(model: Any) -> dict[str, Any]:
     }
 
 
-@asset_checks(
-    "trained_model",
-    blocking={"auc_floor": "the validation AUC reaches the preset's floor"},
-)
-def trained_model_checks(trained_model: Any) -> list[CheckOutcome]:
+@asset_checks(auc_floor="the validation AUC reaches the preset's floor")
+def trained_model_checks(trained_model: Any) -> list[checks.CheckOutcome]:
     """Check the AUC that the model file records against the floor that it records."""
     metrics = trained_model.metrics
     return [
-        auc_floor(
+        checks.auc_floor(
             metrics["valid_auc"],
             metrics["valid_auc_low"],
             metrics["valid_auc_high"],
