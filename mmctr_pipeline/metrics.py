@@ -43,7 +43,6 @@ class AucComparison:
     low: float
     high: float
     standard_error: float
-    z: float
     p_value: float
 
 
@@ -97,19 +96,18 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
     A class with a single row has no variance estimate; the standard error is then 0.5, its upper
     bound. Perfectly separated classes have a standard error of zero.
     """
-    positive_N, scores_N = _checked(labels, scores)
-    components = _components(positive_N, scores_N)
-    area = components.auc
+    components = _components(labels, scores)
+    area, (n_positive, n_negative) = _area(components), map(len, components)
     error = math.sqrt(max(_covariance(components, components), 0.0))
-    if components.smaller_class < 2:
+    if min(n_positive, n_negative) < 2:
         error = _LARGEST_STANDARD_ERROR
     return AucInterval(
         auc=area,
         low=max(area - _NORMAL_975 * error, 0.0),
         high=min(area + _NORMAL_975 * error, 1.0),
         standard_error=error,
-        n_positive=len(components.positives),
-        n_negative=len(components.negatives),
+        n_positive=n_positive,
+        n_negative=n_negative,
     )
 
 
@@ -118,25 +116,20 @@ def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
 
     Also raises `MetricError` for a class with a single row, which has no variance estimate.
     """
-    positive_N, scores_a_N = _checked(labels, scores_a)
-    _, scores_b_N = _checked(labels, scores_b)
-    a, b = _components(positive_N, scores_a_N), _components(positive_N, scores_b_N)
-    if a.smaller_class < 2:
+    a, b = _components(labels, scores_a), _components(labels, scores_b)
+    if min(map(len, a)) < 2:
         raise MetricError("a comparison needs at least two rows of each class")
     variance = _covariance(a, a) + _covariance(b, b) - 2 * _covariance(a, b)
     error = math.sqrt(max(variance, 0.0))
-    difference = a.auc - b.auc
-    if error > 0:
-        z = difference / error
-    else:
-        z = math.copysign(math.inf, difference) if difference else 0.0
+    difference = _area(a) - _area(b)
+    z_without_error = math.inf if difference else 0.0
+    z = abs(difference) / error if error > 0 else z_without_error
     return AucComparison(
         difference=difference,
         low=difference - _NORMAL_975 * error,
         high=difference + _NORMAL_975 * error,
         standard_error=error,
-        z=z,
-        p_value=math.erfc(abs(z) / math.sqrt(2)),
+        p_value=math.erfc(z / math.sqrt(2)),
     )
 
 
@@ -163,11 +156,11 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
     if group_N.shape != scores_N.shape:
         raise MetricError(f"{len(scores_N)} scores but groups of shape {np.shape(groups)}")
     n_rows_G, n_positive_G = np.bincount(group_N), np.bincount(group_N, positive_N)
-    order_N = np.lexsort((scores_N, group_N))
-    by_group_N, by_score_N = group_N[order_N], scores_N[order_N]
-    differs = (by_group_N[1:] != by_group_N[:-1]) | (by_score_N[1:] != by_score_N[:-1])
-    ranks_N = _midranks_of_runs(differs) - (np.cumsum(n_rows_G) - n_rows_G)[by_group_N]
-    rank_sum_G = np.bincount(by_group_N, ranks_N * positive_N[order_N])
+    _, score_N = np.unique(scores_N, return_inverse=True)
+    # Ordered by group, then by score; the ranks within a group begin after the groups before it.
+    ranks_N = _midranks(group_N * len(scores_N) + score_N)
+    ranks_N -= (np.cumsum(n_rows_G) - n_rows_G)[group_N]
+    rank_sum_G = np.bincount(group_N, ranks_N * positive_N)
     n_pairs_G = n_positive_G * (n_rows_G - n_positive_G)
     wins_G = rank_sum_G - n_positive_G * (n_positive_G + 1) / 2
     usable_G = n_pairs_G > 0
@@ -206,54 +199,38 @@ def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
     return ((_midranks(values) - 0.5) * n_bins // len(values)).astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Components:
-    """DeLong's structural components: per row, the share of the other class ranked correctly."""
-
-    positives: np.ndarray
-    negatives: np.ndarray
-
-    @property
-    def auc(self) -> float:
-        return float(self.positives.mean())
-
-    @property
-    def smaller_class(self) -> int:
-        return min(len(self.positives), len(self.negatives))
+_Components = tuple[np.ndarray, np.ndarray]
+"""DeLong's structural components of positive and negative rows: for each row, the share of the
+other class ranked correctly."""
 
 
-def _components(positive_N: np.ndarray, scores_N: np.ndarray) -> _Components:
+def _components(labels: ArrayLike, scores: ArrayLike) -> _Components:
+    positive_N, scores_N = _checked(labels, scores)
     ranks_N = _midranks(scores_N)
     positives, negatives = scores_N[positive_N], scores_N[~positive_N]
     # A row's rank among all rows minus its rank within its class counts the other class below it.
-    return _Components(
-        positives=(ranks_N[positive_N] - _midranks(positives)) / len(negatives),
-        negatives=1 - (ranks_N[~positive_N] - _midranks(negatives)) / len(positives),
+    return (
+        (ranks_N[positive_N] - _midranks(positives)) / len(negatives),
+        1 - (ranks_N[~positive_N] - _midranks(negatives)) / len(positives),
     )
+
+
+def _area(components: _Components) -> float:
+    return float(components[0].mean())
 
 
 def _covariance(a: _Components, b: _Components) -> float:
     return sum(
         float(np.dot(x - x.mean(), y - y.mean())) / (len(x) - 1) / len(x)
-        for x, y in ((a.positives, b.positives), (a.negatives, b.negatives))
+        for x, y in zip(a, b, strict=True)
         if len(x) > 1
     )
 
 
-def _midranks(scores_N: np.ndarray) -> np.ndarray:
-    """Return 1-based ranks, `(N,) float64`; equal scores share the mean of their ranks."""
-    order_N = np.argsort(scores_N, kind="stable")
-    sorted_N = scores_N[order_N]
-    ranks_N = np.empty(len(scores_N))
-    ranks_N[order_N] = _midranks_of_runs(sorted_N[1:] != sorted_N[:-1])
-    return ranks_N
-
-
-def _midranks_of_runs(differs: np.ndarray) -> np.ndarray:
-    """Return the midranks of N sorted values; `differs` `(N - 1,)`: unlike the previous value."""
-    starts = np.flatnonzero(np.concatenate(([True], differs)))
-    ends = np.append(starts[1:], len(differs) + 1)
-    return np.repeat((starts + 1 + ends) / 2, ends - starts)
+def _midranks(values_N: np.ndarray) -> np.ndarray:
+    """Return 1-based ranks, `(N,) float64`; equal values share the mean of their ranks."""
+    _, place_N, count_U = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (np.cumsum(count_U) - (count_U - 1) / 2)[place_N]
 
 
 def _checked_probabilities(

@@ -5,20 +5,20 @@ import math
 import numpy as np
 import pytest
 
-from mmctr_pipeline.comparison.statistics import PairedDifference, paired_difference
+from mmctr_pipeline.comparison.statistics import AucDifference, paired_difference, verdict
 from mmctr_pipeline.metrics import auc, compare_auc
 
 
-def paired(low: float, high: float = 0.1, n_valid_rows: int = 50_000) -> PairedDifference:
-    return PairedDifference((low + high) / 2, low, high, 0.001, 0.001, 5, n_valid_rows)
+def paired(low: float, high: float, n_valid_rows: int = 50_000) -> AucDifference:
+    return AucDifference((low + high) / 2, low, high, verdict(low, n_valid_rows))
 
 
 def test_the_verdict_follows_the_lower_end_of_the_interval() -> None:
-    assert paired(1e-6).verdict == "better"
-    assert paired(0.0).verdict == "not worse"
-    assert paired(-0.0029).verdict == "not worse"
-    assert paired(-0.003).verdict == "neither"
-    assert paired(0.01, n_valid_rows=49_999).verdict == "too few rows"
+    assert verdict(1e-6, 50_000) == "better"
+    assert verdict(0.0, 50_000) == "not worse"
+    assert verdict(-0.0029, 50_000) == "not worse"
+    assert verdict(-0.003, 50_000) == "neither"
+    assert verdict(0.01, 49_999) == "too few rows"
 
 
 def test_equal_means_both_ends_within_the_margin() -> None:
@@ -44,7 +44,7 @@ def test_the_interval_covers_chance_of_seeds_and_of_rows() -> None:
     half = math.sqrt((4.3027 * seeds) ** 2 + (1.9600 * rows) ** 2)
     assert result.difference == pytest.approx(mean)
     assert (result.low, result.high) == pytest.approx((mean - half, mean + half), rel=1e-3)
-    assert (result.n_seeds, result.n_valid_rows) == (3, 600)
+    assert (result.verdict, result.p_value) == ("too few rows", None)
     # Equal scores leave nothing to chance.
     assert paired_difference(label, first, first).high == 0
     with pytest.raises(ValueError, match="1 and 1 seeds"):
