@@ -27,18 +27,18 @@ def feature_spec(
 
     A modality that the model does not read, or that no item has, gets width 0.
     """
-    dims = {"text": 0, "image": 0}
-    for name in model_config.modalities:
-        table = vectors.modality(name)
-        if table and table.aligned_to(dataset.items.item_id).present.any():
-            dims[name] = table.dim
+    tables = {name: vectors.modality(name) for name in model_config.modalities}
+    dims = {
+        f"{name}_dim": table.dim
+        for name, table in tables.items()
+        if table and table.aligned_to(dataset.items.item_id).present.any()
+    }
     return FeatureSpec(
         n_users=1 + max(int(split.user_id.max(initial=0)) for split in dataset.splits.values()),
         n_items=1 + int(dataset.items.item_id.max(initial=0)),
         vector_dim=vectors.fused.dim,
         n_tags=1 + int(dataset.items.tags.values.max(initial=0)),
-        text_dim=dims["text"],
-        image_dim=dims["image"],
+        **dims,
     )
 
 

@@ -47,8 +47,7 @@ class MetricsReport:
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        return plain
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def metrics_report(

@@ -112,13 +112,9 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, without the best weights if they are the last ones."""
+        records = [dataclasses.asdict(record) for record in self.records]
         weights = {} if self.is_best else self.best_weights
-        return {
-            "records": [dataclasses.asdict(record) for record in self.records],
-            "best_index": self.best_index,
-            "is_out_of_time": self.is_out_of_time,
-            "best_weights": weights,
-        }
+        return {**vars(self), "records": records, "best_weights": weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
