@@ -48,9 +48,9 @@ class ModelNotFoundError(SettingsError):
 class LocatedTextModel:
     """A sentence-transformers model in a local folder.
 
-    `name` is what identities show (never a whole path), `source` says where the folder came
-    from, `weights_hash` is the SHA-256 of the weights (hex), and `settings_hash` that of the
-    files that determine layers, tokens and pooling.
+    `name` appears in identities (never a whole path), `source` says where the folder came from,
+    `weights_hash` is the SHA-256 of the weights (hex), and `settings_hash` that of the files that
+    determine layers, tokens and pooling.
     """
 
     name: str
@@ -64,10 +64,10 @@ class LocatedTextModel:
 class LocatedImageModel:
     """The arguments of `open_clip.create_model_from_pretrained`.
 
-    `name` is what identities show, `architecture` open_clip's model name (or `local-dir:FOLDER`),
-    `weights` a local checkpoint (None for `local-dir:`), `preprocess` the mean, std, interpolation
-    and resize mode that open_clip's record of the weights names, `quick_gelu` whether they were
-    trained with it, and `source` where they came from.
+    `name` appears in identities, `architecture` is open_clip's model name (or `local-dir:FOLDER`),
+    `weights` a local checkpoint (None for `local-dir:`), `preprocess` has the mean, std,
+    interpolation and resize mode from open_clip's record of the weights, `quick_gelu` says whether
+    they were trained with it, and `source` where they came from.
     """
 
     name: str
@@ -114,11 +114,8 @@ def locate_image_model(model: str) -> LocatedImageModel:
         folder = Path(model.removeprefix("local-dir:")).expanduser().resolve()
         return _local_clip(f"local-dir:{folder.name}", folder, "local folder")
     if model.startswith("hf-hub:"):
-        repository = model.removeprefix("hf-hub:")
-        return _local_clip(
-            model,
-            *_hub_folder(f"image model {model!r}", repository, ["*.safetensors"], _CLIP_FILES),
-        )
+        what, repository = f"image model {model!r}", model.removeprefix("hf-hub:")
+        return _local_clip(model, *_hub_folder(what, repository, ["*.safetensors"], _CLIP_FILES))
     return _named_clip(model)
 
 
@@ -172,7 +169,7 @@ def _unreachable(what: str, address: str) -> ModelNotFoundError:
         "download it once into the hub's cache on a machine with a network; or copy its folder to "
         "this machine and name it (text: its path; image: local-dir:FOLDER or NAME/FILE); or use "
         "what ships with the pipeline: all-MiniLM-L6-v2 for text, tiny-clip for images, or "
-        "source: given, which takes vectors from a column of the data"
+        "source: given, which reads vectors from a column of the data"
     )
 
 

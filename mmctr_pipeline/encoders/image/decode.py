@@ -18,7 +18,7 @@ from mmctr_pipeline.encoders.image.pixels import PixelSpec, as_colour, fitted
 # Pillow's own limit, repeated here so that it holds even if another library lifts Pillow's.
 MAX_PIXELS = 89_478_485
 
-# Three bytes for each of so many pixels: no honest file is larger.
+# Three bytes for each of these pixels; a valid file is not larger.
 MAX_BYTES = 3 * MAX_PIXELS
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if at least this many times the size that the
@@ -34,7 +34,7 @@ _SYSTEM_REASONS = {
 
 _READABLE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
-# How to turn a picture upright, by its EXIF orientation. From 5 on, width and height change places.
+# How to turn a picture upright, by EXIF orientation. From 5 on, width and height are exchanged.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -78,11 +78,10 @@ def encode_images(
         The vectors to return with `source: given`, aligned to the items.
     """
     item_id = np.asarray(item_id, dtype=np.int32)
-    if config.source == "given":
-        table = given_table(item_id, given, config.column)
+    if config.source != "open_clip":
+        is_given = config.source == "given"
+        table = given_table(item_id, given, config.column) if is_given else _masked(item_id)
         return ImageEncoding(table, _PROBLEMS.empty_table())
-    if config.source == "none":
-        return ImageEncoding(_masked(item_id), _PROBLEMS.empty_table())
     if images is None:
         raise DataNotFoundError(
             f"the data set has no folder of cover images (looked for {', '.join(IMAGE_FOLDERS)}). "

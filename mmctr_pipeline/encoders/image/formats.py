@@ -3,8 +3,8 @@
 from typing import Literal
 
 # Brands of the ISO base media container, which AVIF, HEIC and MP4 share.
-_AVIF_BRANDS = (b"avif", b"avis")
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 # Formats that can be decoded come first; the others are recognised to name them in reasons.
 _SIGNATURES = {
@@ -32,7 +32,11 @@ def picture_format(content: bytes) -> str | None:
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WEBP"
     if content[4:8] == b"ftyp":
-        return _container(content)
+        length = int.from_bytes(content[:4], "big")
+        brands = {content[at : at + 4] for at in range(8, min(length, 256), 4)}
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        return "HEIC" if brands & _HEIC_BRANDS else "MP4"
     start = content[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<svg") or (start.startswith(b"<?xml") and b"<svg" in start):
         return "SVG"
@@ -60,14 +64,6 @@ def is_cut_short(content: bytes, name: str) -> bool:
         case "AVIF":
             return _avif_ends_early(content)
     return False
-
-
-def _container(content: bytes) -> str:
-    length = int.from_bytes(content[:4], "big")
-    brands = [content[at : at + 4] for at in range(8, min(length, 256), 4)]
-    if any(brand in _AVIF_BRANDS for brand in brands):
-        return "AVIF"
-    return "HEIC" if any(brand in _HEIC_BRANDS for brand in brands) else "MP4"
 
 
 def _avif_ends_early(content: bytes) -> bool:

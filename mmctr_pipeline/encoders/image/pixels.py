@@ -65,10 +65,8 @@ class PixelSpec:
             return to_width, to_height
         if self.resize_mode == "shortest" and to_height == to_width:
             # Only this mode rounds down.
-            short = to_width
-            if width <= height:
-                return short, int(short * height / width)
-            return int(short * width / height), short
+            short = min(width, height)
+            return int(to_width * width / short), int(to_width * height / short)
         ratios = height / to_height, width / to_width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
         # open_clip fails where a side would become zero; one row of pixels is closer.
@@ -137,8 +135,8 @@ def fitted(
     to_height, to_width = spec.size
     width, height = resized
     if width < to_width or height < to_height:
-        fill = (spec.fill_color, spec.fill_color, spec.fill_color)
-        canvas = Image.new("RGB", (max(width, to_width), max(height, to_height)), fill)
+        size = max(width, to_width), max(height, to_height)
+        canvas = Image.new("RGB", size, (spec.fill_color,) * 3)
         canvas.paste(picture, (max(0, to_width - width) // 2, max(0, to_height - height) // 2))
         picture, (width, height) = canvas, canvas.size
     left, top = round((width - to_width) / 2), round((height - to_height) / 2)

@@ -124,8 +124,7 @@ class StoredShard:
         schema = file.schema_arrow
         metadata = schema.metadata or {}
         self.path, self._file = path, file
-        has_width = "vector" in schema.names
-        self.width = getattr(schema.field("vector").type, "list_size", 0) if has_width else 0
+        self.width = getattr(schema.field("vector").type, "list_size", 0)
         if not schema.equals(_schema(self.width)) or b"mmctr.identity" not in metadata:
             raise DamagedFileError(f"{path}: it is not a shard of this store")
         self.identity = metadata[b"mmctr.identity"].decode()
