@@ -35,7 +35,7 @@ class LoadedClip:
         return open_clip.get_tokenizer(self.located.architecture)
 
     def image_weights_hash(self) -> str:
-        """Return the SHA-256 (hex) of the image tower's weights, whatever file they came from."""
+        """Return the SHA-256 (hex) of the image tower's weights, independent of their file."""
         return _hash(self.model.visual.state_dict())
 
     def text_weights_hash(self) -> str:

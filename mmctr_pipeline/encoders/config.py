@@ -24,7 +24,7 @@ class TextEncoderConfig(Settings):
         "a sentence-transformers model: a local folder, a hub id, or all-MiniLM-L6-v2, "
         "which is installed with the pipeline; for source open_clip a model as for images",
     )
-    template: str = setting("{title}", "text to encode; {tags} stands for the item's tag names")
+    template: str = setting("{title}", "text to encode; {tags} is replaced by the item's tag names")
     tag_names: str = setting(
         "",
         "CSV or parquet file with columns tag_id and tag_name, for templates with {tags}; relative "

@@ -24,7 +24,7 @@ _IMAGE_MODELS = (
 )
 
 _ModelFiles = tuple[Sequence[str], Sequence[str]]
-"""Names of the files that define a model, at least one of which it has; patterns of its weights."""
+"""Names of files that define a model (one of them must exist), and patterns of its weights."""
 
 # A sentence-transformers model without a transformer has only modules.json.
 _TEXT_FILES = (("config.json", "modules.json"), ("**/*.safetensors", "**/pytorch_model*.bin"))

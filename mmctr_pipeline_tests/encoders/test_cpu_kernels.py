@@ -31,7 +31,7 @@ def refuse(*arguments: object) -> torch.Tensor:
 
 @pytest.fixture(params=["packed", "documented"])
 def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Force one of the two bfloat16 paths; stand in for the operators where they do not work."""
+    """Force one of the two bfloat16 paths; replace operators that do not work here."""
     is_packed = request.param == "packed"
     if not is_packed:
         operators(monkeypatch, refuse, refuse)

@@ -106,7 +106,7 @@ def _prune_encoder(
     folder: Path, unused_days: int, today: np.datetime64, dry_run: bool
 ) -> PruneReport:
     leftovers = [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]
-    # Opened only to read all but their vectors.
+    # These stay usable after closing, except for their vectors.
     shards: list[StoredShard] = []
     for path in shard_paths(folder):
         try:
@@ -140,9 +140,9 @@ def _prune_encoder(
 def _select(
     folder: Path, shards: list[StoredShard], unused_days: int, today: np.datetime64
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return a mask `(n,) bool` of each shard's rows to keep, and what is kept, with its days.
+    """Return a mask `(n,) bool` of each shard's rows to keep, and the kept contents and days.
 
-    The kept contents are `(m,) KEY` ascending, their days of last use `(m,) datetime64[D]`.
+    The contents are `(m,) KEY` ascending, their days of last use `(m,) datetime64[D]`.
     """
     if not shards:
         return [], np.empty(0, KEY), np.empty(0, "datetime64[D]")

@@ -130,7 +130,7 @@ class _Run:
             self._take(path)
 
     def encode_missing(self, shard_size: int, unit: str) -> None:
-        """Encode what is missing, or take it from a concurrent run that encodes it."""
+        """Encode missing contents, or take them from a concurrent run that encodes them."""
         rows, n_distinct = self.lookup.missing, len(self.lookup.distinct)
         logger.info(
             f"{n_distinct:,} distinct {unit}: {n_distinct - len(rows):,} stored, "

@@ -20,7 +20,7 @@ GOOD = {
     5: "RGBA",
     6: "1",
     7: "I;16",  # a PNG of 16 bits
-    8: "RGB",  # lies on its side, as its EXIF orientation says
+    8: "RGB",  # turned, with an EXIF orientation
     9: "P",  # an animated GIF
     10: "RGB",  # a single pixel
     31: "RGB",  # garbage follows the JPEG

@@ -37,8 +37,8 @@ FEW = 16
 class Reference:
     """A folder of images, a model, and their vectors by open_clip in float32.
 
-    `vectors` is `(len(item_id), D) float32`; `wrong` the same of the first `FEW` images with red
-    and blue exchanged, an error that no test of fidelity may let pass.
+    `vectors` is `(len(item_id), D) float32`; `wrong` holds those of the first `FEW` images with red
+    and blue exchanged, an error that the bounds must detect.
     """
 
     images: ImageIndex

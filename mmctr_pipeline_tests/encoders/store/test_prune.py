@@ -69,11 +69,11 @@ def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path, range(5), day=20)
     (tmp_path / "encoder-0123abcd").mkdir()
     before = _files(tmp_path)
-    told = _prune(tmp_path, day=40, dry_run=True)
+    report = _prune(tmp_path, day=40, dry_run=True)
     # The last holder removes the lock itself.
     assert {path: text for path, text in before.items() if path.name != ".lock"} == _files(tmp_path)
     assert (tmp_path / "encoder-0123abcd").is_dir()
-    assert told == _prune(tmp_path, day=40)
+    assert report == _prune(tmp_path, day=40)
     assert _files(tmp_path) != before
 
 
