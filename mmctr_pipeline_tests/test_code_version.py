@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -20,11 +22,12 @@ SHOP = {
 }
 
 
-def version(folder: Path, module: str = "shop.orders", **changes: str) -> str:
-    """Return the version of `module` where some files of the package have other content."""
+def version(
+    folder: Path, changes: Mapping[str, str] = MappingProxyType({}), module: str = "shop.orders"
+) -> str:
+    """Return the version of `module` in the package SHOP, in which some files are changed."""
     source_dir = folder / str(len(list(folder.iterdir())))
-    changed = {name.replace("__in__", "/"): content for name, content in changes.items()}
-    for name, content in {**SHOP, **changed}.items():
+    for name, content in {**SHOP, **changes}.items():
         path = source_dir / "shop" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
@@ -44,14 +47,14 @@ def test_version_is_16_hex_digits_and_depends_on_the_code_alone(tmp_path: Path) 
         ("orders", SHOP["orders"].replace("return total()", "return total() + 1")),
         ("prices", SHOP["prices"].replace("rates.VALUE", "-rates.VALUE")),
         ("rates", SHOP["rates"] + "OTHER = 2\n"),
-        ("taxes__in____init__", SHOP["taxes/__init__"] + "OTHER = 2\n"),
-        ("taxes__in__history__in____init__", "OTHER = 2\n"),
-        ("taxes__in__history__in__old", "VALUE = 2\n"),
+        ("taxes/__init__", SHOP["taxes/__init__"] + "OTHER = 2\n"),
+        ("taxes/history/__init__", "OTHER = 2\n"),
+        ("taxes/history/old", "VALUE = 2\n"),
     ],
 )
 def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: str) -> None:
     """Also imports of imports, imports inside functions, relative ones, and parent packages."""
-    assert version(tmp_path, **{file: content}) != version(tmp_path)
+    assert version(tmp_path, {file: content}) != version(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -66,21 +69,21 @@ def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: 
 def test_prose_formatting_and_other_modules_do_not_count(
     tmp_path: Path, file: str, content: str
 ) -> None:
-    assert version(tmp_path, **{file: content}) == version(tmp_path)
+    assert version(tmp_path, {file: content}) == version(tmp_path)
 
 
 def test_modules_that_import_each_other_have_a_version(tmp_path: Path) -> None:
     circle = {"rates": "import shop.orders\nVALUE = 1\n"}
-    assert version(tmp_path, **circle) != version(tmp_path)
-    assert version(tmp_path, "shop.prices", **circle) == version(tmp_path, **circle)
+    assert version(tmp_path, circle) != version(tmp_path)
+    assert version(tmp_path, circle, "shop.prices") == version(tmp_path, circle)
 
 
 def test_unknown_module_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"shop\.nothing"):
-        version(tmp_path, "shop.nothing")
+        version(tmp_path, module="shop.nothing")
 
 
-def test_a_packages_own_modules_are_known_without_importing_them() -> None:
+def test_the_version_of_the_training_code_is_known_without_importing_torch() -> None:
     code = (
         "import sys; from mmctr_pipeline.code_version import code_version; "
         "print(code_version('mmctr_pipeline.training.ctr'), 'torch' in sys.modules)"
