@@ -20,11 +20,8 @@ def affine(weight_ED: torch.Tensor, bias_E: torch.Tensor) -> Affine:
     In bfloat16 on a CPU, oneDNN would lay out the weight again for each product. Where possible it
     is laid out here, once.
     """
-    if (
-        weight_ED.dtype == torch.bfloat16
-        and weight_ED.device.type == "cpu"
-        and packed_linear_works()
-    ):
+    on_cpu = weight_ED.device.type == "cpu"
+    if on_cpu and weight_ED.dtype == torch.bfloat16 and packed_linear_works():
         return _packed_affine(weight_ED, bias_E)
     return lambda x: functional.linear(x, weight_ED, bias_E)
 

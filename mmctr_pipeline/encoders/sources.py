@@ -179,13 +179,8 @@ def _located_text(name: str, folder: Path, source: str) -> LocatedTextModel:
     modules = {path.parent for path in weights}
     weights |= {path for path in folder.rglob("pytorch_model*.bin") if path.parent not in modules}
     settings = {path for pattern in _SMALL_FILES for path in folder.rglob(pattern)}
-    return LocatedTextModel(
-        name=name,
-        folder=folder,
-        source=source,
-        weights_hash=_hash_files(folder, weights),
-        settings_hash=_hash_files(folder, settings),
-    )
+    hashes = [_hash_files(folder, files) for files in (weights, settings)]
+    return LocatedTextModel(name, folder, source, *hashes)
 
 
 def _hash_files(folder: Path, files: Iterable[Path]) -> str:

@@ -72,13 +72,6 @@ class PixelSpec:
         # open_clip fails where a side would become zero; one row of pixels is closer.
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
-    @property
-    def resampling(self) -> Image.Resampling:
-        """The filter; for shortest and no square open_clip always uses bicubic."""
-        if self.resize_mode == "shortest" and self.size[0] != self.size[1]:
-            return Image.Resampling.BICUBIC
-        return INTERPOLATIONS[self.interpolation]
-
 
 def as_colour(image: Image.Image) -> Image.Image:
     """Return `image` in mode RGB, L or CMYK; images in those modes are returned unchanged.
@@ -131,8 +124,11 @@ def fitted(
     spec
         The model's preprocessing.
     """
-    picture = picture.resize(resized, spec.resampling, box=box).convert("RGB")
     to_height, to_width = spec.size
+    # For shortest and no square open_clip always uses bicubic.
+    is_fixed = spec.resize_mode == "shortest" and to_height != to_width
+    resampling = INTERPOLATIONS["bicubic" if is_fixed else spec.interpolation]
+    picture = picture.resize(resized, resampling, box=box).convert("RGB")
     width, height = resized
     if width < to_width or height < to_height:
         size = max(width, to_width), max(height, to_height)

@@ -248,9 +248,5 @@ def _schema(width: int) -> pa.Schema:
     # Columns that cannot hold nulls are read faster.
     vector = pa.list_(pa.field("element", pa.float32(), nullable=False), width)
     return pa.schema(
-        [
-            pa.field("content", _CONTENT, nullable=False),
-            pa.field("vector", vector, nullable=False),
-            pa.field("reason", pa.string()),
-        ]
+        [("content", _CONTENT, False), ("vector", vector, False), ("reason", pa.string())]
     )
