@@ -129,11 +129,5 @@ def _write_split(
 
 def _truth(name: str, drawn: _Drawn) -> pa.Table:
     n_rows = len(drawn.label)
-    return pa.table(
-        {
-            "split": [name] * n_rows,
-            "row": np.arange(n_rows),
-            "probability": drawn.probability,
-            "label": drawn.label,
-        }
-    )
+    columns = [[name] * n_rows, np.arange(n_rows), drawn.probability, drawn.label]
+    return pa.table(columns, names=["split", "row", "probability", "label"])
