@@ -19,13 +19,8 @@ from mmctr_pipeline.data.items import read_given_vectors
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.registry.model_file import (
-    ModelFile,
-    build_module,
-    model_settings,
-    require_identity,
-)
+from mmctr_pipeline.models.config import ModelConfig, model_config_from
+from mmctr_pipeline.registry.model_file import ModelFile, build_module, require_identity
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
@@ -223,7 +218,8 @@ def score(
     """
     if isinstance(model, ModelFile):
         require_identity(model, vectors)
-        module, config = build_module(model, device), model_settings(model.model_config)
+        module = build_module(model, device)
+        config = model_config_from(model.model_config, "saved model_config")
         # Files written before this setting existed were trained in float32.
         precision = model.training_config.get("precision", "float32")
     else:

@@ -9,7 +9,7 @@ import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Number format of matrix products, see `mmctr_pipeline.precision`."""
@@ -19,15 +19,16 @@ class SettingsError(ValueError):
     """A setting is unknown, has the wrong type, or is out of bounds; the message names it."""
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-) -> Any:
+class Bounds(TypedDict, total=False):
+    """Bounds of a number: greater or equal, greater, less or equal, less."""
+
+    ge: float
+    gt: float
+    le: float
+    lt: float
+
+
+def setting(default: Any, help: str, **bounds: Unpack[Bounds]) -> Any:
     """Declare one field of a `Settings` class.
 
     Bounds apply to numbers, and to each number of a tuple. A closed set of strings is not a bound
@@ -39,11 +40,9 @@ def setting(
         Default value.
     help
         What the value does, and its unit.
-    ge, gt, le, lt
-        Bounds: greater or equal, greater, less or equal, less.
+    bounds
+        Any of `Bounds`.
     """
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    bounds = {name: bound for name, bound in bounds.items() if bound is not None}
     return dataclasses.field(default=default, metadata={"help": help, "bounds": bounds})
 
 

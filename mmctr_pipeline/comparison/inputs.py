@@ -12,8 +12,6 @@ from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.files.atomic import atomic_folder
 from mmctr_pipeline.training.checkpoint import run_key
 
-_TABLES = ("fused", "text", "image")
-
 
 @dataclasses.dataclass(frozen=True)
 class TrainingInputs:
@@ -30,8 +28,7 @@ class TrainingInputs:
 
     @property
     def _tables(self) -> dict[str, VectorTable]:
-        tables = {name: getattr(self.vectors, name) for name in _TABLES}
-        return {name: table for name, table in tables.items() if table is not None}
+        return {name: table for name, table in vars(self.vectors).items() if table is not None}
 
     def write(self, root: Path) -> Path:
         """Write to the folder `root/<key>` unless it exists, and return it.
@@ -52,6 +49,6 @@ class TrainingInputs:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Read inputs written by `write`."""
-        paths = {name: folder / f"table_{name}.parquet" for name in _TABLES}
-        tables = {name: VectorTable.read(path) for name, path in paths.items() if path.is_file()}
+        paths = {path.stem.removeprefix("table_"): path for path in folder.glob("table_*.parquet")}
+        tables = {name: VectorTable.read(path) for name, path in paths.items()}
         return cls(CtrDataset.read(folder / "dataset"), ItemVectors(**tables))

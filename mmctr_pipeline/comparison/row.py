@@ -22,7 +22,7 @@ from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline.registry.model_file import model_settings
+from mmctr_pipeline.models.config import model_config_from
 from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.metrics_report import metrics_report
@@ -113,7 +113,7 @@ def run_row(folder: Path) -> None:
     trained = pipeline.train(
         dataclasses.replace(dataset, valid=selecting),
         vectors,
-        model_settings(job.model),
+        model_config_from(job.model, str(folder / JOB)),
         TrainingConfig.from_mapping(job.training, str(folder / JOB)),
         device,
         checkpoints,

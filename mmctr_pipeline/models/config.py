@@ -2,9 +2,10 @@
 
 import dataclasses
 import typing
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from mmctr_pipeline.settings import Settings, setting
+from mmctr_pipeline.settings import Settings, SettingsError, setting
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
 
@@ -45,23 +46,14 @@ class FeatureConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelSettings(Settings):
-    """Base of every model's settings."""
+class ImprovedMmctrConfig(Settings):
+    """Recipe A's model with the recipe's defaults.
 
-    @property
-    def max_history(self) -> int | None:
-        """Number of newest history items that the model reads; None for all."""
-        return None
+    It reads whole histories, and no vectors besides the fused ones.
+    """
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """Vectors that the model reads besides the fused ones: of `text`, of `image`, or both."""
-        return ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ImprovedMmctrConfig(ModelSettings):
-    """Recipe A's model with the recipe's defaults."""
+    max_history: ClassVar[None] = None
+    modalities: ClassVar[tuple[str, ...]] = ()
 
     name: Literal["improved_mmctr"] = "improved_mmctr"
     embedding_dim: int = setting(64, "dimensions of the user and item embeddings", ge=1)
@@ -74,13 +66,13 @@ class ImprovedMmctrConfig(ModelSettings):
 
 
 @dataclasses.dataclass(frozen=True)
-class FeatureModelSettings(ModelSettings):
+class FeatureModelSettings(Settings):
     """Base of the settings of models that read `FeatureConfig`."""
 
     features: FeatureConfig = dataclasses.field(default_factory=FeatureConfig)
 
     @property
-    def max_history(self) -> int | None:
+    def max_history(self) -> int:
         """Number of newest history items that the model reads."""
         return self.features.max_history
 
@@ -243,3 +235,16 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
     config.name: config for config in typing.get_args(ModelConfig)
 }
 """Settings class by model name."""
+
+
+def model_config_from(values: Mapping[str, Any], where: str) -> ModelConfig:
+    """Return the settings of the model that `values` name, as `Settings.from_mapping` does.
+
+    Raises `SettingsError` for an unknown model, too.
+    """
+    name = values.get("name")
+    if name not in MODEL_CONFIGS:
+        raise SettingsError(
+            f"{where}: unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}"
+        )
+    return MODEL_CONFIGS[name].from_mapping(values, where)

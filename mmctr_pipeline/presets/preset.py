@@ -10,7 +10,7 @@ import yaml
 from mmctr_pipeline.encoders.config import EncodersConfig
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.models.config import MODEL_CONFIGS, ImprovedMmctrConfig, ModelConfig
+from mmctr_pipeline.models.config import ImprovedMmctrConfig, ModelConfig, model_config_from
 from mmctr_pipeline.settings import Settings, SettingsError, setting
 from mmctr_pipeline.training.config import TrainingConfig
 
@@ -77,12 +77,7 @@ def load_preset(name_or_path: str) -> Preset:
     model = sections.pop("model", {})
     if not isinstance(model, Mapping):
         raise SettingsError(f"{where}.model: expected a mapping of settings, got {model!r}")
-    name = model.get("name", "improved_mmctr")
-    if name not in MODEL_CONFIGS:
-        raise SettingsError(
-            f"{where}.model: unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}"
-        )
-    model_config = MODEL_CONFIGS[name].from_mapping(model, f"{where}.model")
+    model_config = model_config_from({"name": "improved_mmctr", **model}, f"{where}.model")
     return dataclasses.replace(Preset.from_mapping(sections, where), model=model_config)
 
 
@@ -118,11 +113,9 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     merged = dict(base)
     for name, value in changes.items():
         old = merged.get(name)
-        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
-            merged[name] = value
-        elif value.get("name", old.get("name")) != old.get("name"):
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
             # Another model has other settings.
-            merged[name] = dict(value)
-        else:
-            merged[name] = _merged(old, value)
+            is_same = value.get("name", old.get("name")) == old.get("name")
+            value = _merged(old if is_same else {}, value)
+        merged[name] = value
     return merged

@@ -15,7 +15,7 @@ from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
-from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig
+from mmctr_pipeline.models.config import model_config_from
 from mmctr_pipeline.training.ctr import TrainedCtr
 from mmctr_pipeline.training.device import seeded
 
@@ -176,24 +176,13 @@ class ModelFile:
         return cls(**{f.name: content[f.name] for f in fields if f.name in content})
 
 
-def model_settings(saved: Mapping[str, Any]) -> ModelConfig:
-    """Return the model settings recorded in a model file (`model_config`).
-
-    Raises `ModelFileError` for an unknown model, `SettingsError` for unknown settings.
-    """
-    name = saved.get("name")
-    if name not in MODEL_CONFIGS:
-        raise ModelFileError(f"unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}")
-    return MODEL_CONFIGS[name].from_mapping(saved, "saved model_config")
-
-
 def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> CtrModel:
     """Return the model with its weights on `device`, in evaluation mode.
 
     Raises `SettingsError` for a configuration that this pipeline does not know, `ModelFileError`
     if the weights do not match the configuration.
     """
-    config = model_settings(model_file.model_config)
+    config = model_config_from(model_file.model_config, "saved model_config")
     spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
     # Not on the meta device: initialisation there first imports a compiler, which takes seconds.
     with seeded(0, torch.device("cpu")):

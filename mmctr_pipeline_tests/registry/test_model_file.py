@@ -17,6 +17,7 @@ from mmctr_pipeline.registry.model_file import (
     build_module,
     require_identity,
 )
+from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.ctr import FinalFit, TrainedCtr, train_ctr
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
@@ -201,5 +202,5 @@ def test_weights_of_another_size_are_refused(model_file: ModelFile) -> None:
     with pytest.raises(ModelFileError, match="weights do not fit the saved configuration"):
         build_module(resized)
     unknown = dataclasses.replace(model_file, model_config={"name": "deep_thought"})
-    with pytest.raises(ModelFileError, match="unknown model 'deep_thought'"):
+    with pytest.raises(SettingsError, match="saved model_config: unknown model 'deep_thought'"):
         build_module(unknown)
