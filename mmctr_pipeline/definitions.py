@@ -5,7 +5,7 @@ import warnings
 
 import dagster as dg
 
-from mmctr_pipeline.defs import assets, jobs, schedules
+from mmctr_pipeline.defs import assets, jobs
 from mmctr_pipeline.defs.config import current_deployment
 from mmctr_pipeline.defs.executors import executor, set_root_log_handler
 from mmctr_pipeline.defs.io_managers import io_managers
@@ -25,7 +25,7 @@ defs = dg.Definitions(
     assets=dg.load_assets_from_package_module(assets),
     asset_checks=dg.load_asset_checks_from_package_module(assets),
     jobs=jobs.JOBS,
-    schedules=[schedules.nightly],
+    schedules=[jobs.nightly],
     resources={
         "deployment": DeploymentResource.from_environment(current_deployment()),
         **io_managers(str(current_deployment().storage_dir)),

@@ -1,5 +1,6 @@
-"""Decorators that declare the assets and their checks, with everything they have in common."""
+"""Building blocks of the asset modules: decorators for assets and checks, and metadata."""
 
+import base64
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -7,12 +8,24 @@ from typing import Any
 import dagster as dg
 
 from mmctr_pipeline.code_version import code_version
+from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import asset_config
 from mmctr_pipeline.defs.executors import GPU_TAGS
-from mmctr_pipeline.defs.metadata import columns
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
 OWNERS = ["team:mmctr"]
+
+
+def columns(**described: tuple[str, str]) -> dict[str, Any]:
+    """Return the column-schema metadata of a table: name -> (type, description)."""
+    schema = dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=kind, description=text)
+            for name, (kind, text) in described.items()
+        ]
+    )
+    return {"dagster/column_schema": schema}
+
 
 VECTOR_ASSET: dict[str, Any] = {
     "group_name": "encoding",
@@ -29,7 +42,7 @@ Asset = Callable[..., Any]
 Checks = Callable[..., Iterable[CheckOutcome]]
 
 
-def pipeline_asset(
+def asset(
     *, decided_by: str, gpu: bool = True, **options: Any
 ) -> Callable[[Asset], dg.AssetsDefinition]:
     """Declare a function as an asset; its docstring is the description that the UI shows.
@@ -59,7 +72,7 @@ def pipeline_asset(
     return declare
 
 
-def asset_checks(
+def checks(
     *, also_reads: tuple[str, ...] = (), only_warn: tuple[str, ...] = (), **descriptions: str
 ) -> Callable[[Checks], dg.AssetChecksDefinition]:
     """Declare a function `<asset>_checks`, which returns outcomes, as the checks of an asset.
@@ -75,14 +88,14 @@ def asset_checks(
     """
 
     def declare(function: Checks) -> dg.AssetChecksDefinition:
-        asset = function.__name__.removesuffix("_checks")
+        name = function.__name__.removesuffix("_checks")
 
         @functools.wraps(function)
         def evaluate(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
             for outcome in function(*args, **kwargs):
                 severe = outcome.severe
                 yield dg.AssetCheckResult(
-                    asset_key=asset,
+                    asset_key=name,
                     check_name=outcome.name,
                     passed=bool(outcome.passed),
                     severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
@@ -94,15 +107,31 @@ def asset_checks(
         evaluate.__annotations__["return"] = Iterator[dg.AssetCheckResult]
         specs = [
             dg.AssetCheckSpec(
-                name,
-                asset=asset,
+                check,
+                asset=name,
                 additional_deps=also_reads,
-                blocking=name not in only_warn,
+                blocking=check not in only_warn,
                 description=description,
             )
-            for name, description in descriptions.items()
+            for check, description in descriptions.items()
         ]
-        inputs = {name: dg.AssetKey(name) for name in also_reads}
+        inputs = {read: dg.AssetKey(read) for read in also_reads}
         return dg.multi_asset_check(name=function.__name__, specs=specs, ins=inputs)(evaluate)
 
     return declare
+
+
+def picture(png: bytes, caption: str) -> dg.MarkdownMetadataValue:
+    """Return a PNG as metadata that the UI shows inline."""
+    encoded = base64.b64encode(png).decode("ascii")
+    return dg.MetadataValue.md(f"![{caption}](data:image/png;base64,{encoded})")
+
+
+def vector_metadata(table: VectorTable) -> dict[str, Any]:
+    """Return the metadata that all vector tables have."""
+    return {
+        "dagster/row_count": len(table.item_id),
+        "dimensions": table.dim,
+        "configuration": dg.MetadataValue.json(table.provenance["config"]),
+        "provenance": dg.MetadataValue.json(table.provenance),
+    }

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
+from mmctr_pipeline.data.discovery import DataLayout, find_data
 from mmctr_pipeline.environment import Deployment
 
 if TYPE_CHECKING:
     import torch
 
-    from mmctr_pipeline.data.discovery import DataLayout
     from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
 
@@ -47,10 +47,8 @@ class DeploymentResource(dg.ConfigurableResource):
 
         return ensure_sample(SampleConfig(), self.storage / "sample")
 
-    def layout(self) -> "DataLayout":
+    def layout(self) -> DataLayout:
         """Find the files in the data folder."""
-        from mmctr_pipeline.data.discovery import find_data
-
         return find_data(self.data_root())
 
     def vector_store(self) -> "VectorStore":

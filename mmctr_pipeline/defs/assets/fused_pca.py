@@ -5,10 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.reporting import checks
@@ -16,12 +16,12 @@ from mmctr_pipeline.reporting import checks
 logger = logging.getLogger(__name__)
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by="mmctr_pipeline.fusion.fuse",
     # Learned fusion reads the train interactions; the edge is there in every preset.
     deps=["interactions"],
     kinds={"numpy", "parquet"},
-    **VECTOR_ASSET,
+    **declare.VECTOR_ASSET,
 )
 def fused_pca(
     config: AssetConfig,
@@ -31,7 +31,6 @@ def fused_pca(
 ) -> dg.Output[VectorTable]:
     """Title and image vectors fused into one per item; row 0, the padding, is zero."""
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.data.items import read_items
     from mmctr_pipeline.files.atomic import atomic_write
     from mmctr_pipeline.fusion.item_info import FILE_NAMES, write_item_info
     from mmctr_pipeline.reporting.contact_sheet import neighbour_sheet
@@ -67,9 +66,9 @@ def fused_pca(
         "transform used again": fusion.reused,
         "item_info": dg.MetadataValue.path(str(item_info_path)),
         "neighbours": dg.MetadataValue.path(str(sheet_path)),
-        **vector_metadata(fused),
+        **declare.vector_metadata(fused),
         **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
-        "nearest neighbours": picture(sheet.small, "the nearest by cover, title and both"),
+        "nearest neighbours": declare.picture(sheet.small, "the nearest by cover, title and both"),
     }
     return dg.Output(fused, metadata=metadata)
 
@@ -83,10 +82,10 @@ def _pictures(
 
     if isinstance(transform, PcaTransform):
         spectrum = pca_spectrum(transform.explained_variance_ratio)
-        fitted = {"spectrum": picture(spectrum, "variance by component")}
+        fitted = {"spectrum": declare.picture(spectrum, "variance by component")}
     else:
         curve = training_curve(transform.training["history"])
-        fitted = {"learning": picture(curve, "loss by epoch")}
+        fitted = {"learning": declare.picture(curve, "loss by epoch")}
     text, image = text.aligned_to(fused.item_id), image.aligned_to(fused.item_id)
     kinds = {
         "title and cover": text.present & image.present,
@@ -94,10 +93,10 @@ def _pictures(
         "cover only": ~text.present & image.present,
     }
     drawn = vector_map(fused.vectors, fused.present, kinds)
-    return {**fitted, "map": picture(drawn, "fused vectors on their first two components")}
+    return {**fitted, "map": declare.picture(drawn, "fused vectors on their first two components")}
 
 
-@asset_checks(
+@declare.checks(
     also_reads=("text_embeddings",),
     shape="one row per item and the padding row 0, as wide as the fusion wrote them",
     finite_norms="no NaN or infinity; exactly the masked rows are zero",

@@ -2,27 +2,26 @@
 
 import dagster as dg
 
+from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.reporting import checks
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by="mmctr_pipeline.encoders.image.encode",
     deps=["item_feature", "item_images"],
     kinds={"pytorch", "parquet"},
-    **VECTOR_ASSET,
+    **declare.VECTOR_ASSET,
 )
 def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
     """Cover images as vectors; only those that the vector store lacks are encoded."""
     import pyarrow.parquet as pq
 
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.data.items import read_items
     from mmctr_pipeline.files.atomic import atomic_write
     from mmctr_pipeline.reporting.plots import norm_histogram
 
@@ -40,19 +39,20 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
     # The artefact records the limits of its checks, so that later checks use the same.
     table = encoding.table.recording(config=config.resolved, dim=encoding.table.dim)
     counts = table.provenance["counts"]
+    norms = norm_histogram({"images": table.norms})
     metadata = {
         "images": int(table.present.sum()),
         **{name: value for name, value in counts.items() if name != "reasons"},
         "why images have no vector": dg.MetadataValue.json(counts.get("reasons", {})),
         "problems": dg.MetadataValue.path(str(problems_path)),
         "encoder": table.identity,
-        **vector_metadata(table),
-        "norms": picture(norm_histogram({"images": table.norms}), "norms of the image vectors"),
+        **declare.vector_metadata(table),
+        "norms": declare.picture(norms, "norms of the image vectors"),
     }
     return dg.Output(table, metadata=metadata)
 
 
-@asset_checks(
+@declare.checks(
     shape="one row per item of item_feature, as wide as the encoder wrote them",
     finite_norms="no NaN or infinity, no zero vector where an image is, none where not",
     image_coverage="few items lack an image or have one that cannot be decoded",
@@ -61,7 +61,6 @@ def image_embeddings_checks(
     deployment: DeploymentResource, image_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape, values and coverage of the image vectors."""
-    from mmctr_pipeline.data.items import read_items
 
     item_id = read_items(deployment.layout()).item_id
     # If nothing was decoded (given vectors, or none), only the mask shows which are missing.

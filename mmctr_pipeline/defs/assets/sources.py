@@ -3,23 +3,20 @@
 import logging
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 
-from mmctr_pipeline.defs.declare import OWNERS
-from mmctr_pipeline.defs.metadata import columns
+from mmctr_pipeline.data.discovery import DataLayout
+from mmctr_pipeline.data.fingerprint import fingerprint_files, fingerprint_images
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.resources import DeploymentResource
-
-if TYPE_CHECKING:
-    from mmctr_pipeline.data.discovery import DataLayout
 
 logger = logging.getLogger(__name__)
 
 
 def _source(
-    name: str, description: str, fingerprint: Callable[["DataLayout"], str], **spec: Any
+    name: str, description: str, fingerprint: Callable[[DataLayout], str], **options: Any
 ) -> dg.AssetsDefinition:
     """Declare an observable source whose data version is `fingerprint` of the data's files."""
 
@@ -28,37 +25,21 @@ def _source(
         logger.info(layout.description)
         return dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(fingerprint(layout)))
 
+    spec = dg.AssetSpec(
+        name, description=description, group_name="sources", owners=declare.OWNERS, **options
+    )
     with warnings.catch_warnings():
         # Dagster announces at each use that the decorator is in beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.multi_observable_source_asset(
-            name=f"observe_{name}",
-            specs=[
-                dg.AssetSpec(
-                    name, description=description, group_name="sources", owners=OWNERS, **spec
-                )
-            ],
-        )(observe)
-
-
-def _files_fingerprint(*files: Path | None) -> str:
-    from mmctr_pipeline.data.fingerprint import fingerprint_files
-
-    return fingerprint_files([file for file in files if file is not None])
-
-
-def _images_fingerprint(layout: "DataLayout") -> str:
-    from mmctr_pipeline.data.fingerprint import fingerprint_images
-
-    return "no images" if layout.images is None else fingerprint_images(layout.images)
+        return dg.multi_observable_source_asset(name=f"observe_{name}", specs=[spec])(observe)
 
 
 item_feature = _source(
     "item_feature",
     "Titles, tags, likes and views levels of the items (item_feature.parquet).",
-    lambda layout: _files_fingerprint(layout.item_feature, layout.item_info),
+    lambda layout: fingerprint_files(filter(None, [layout.item_feature, layout.item_info])),
     kinds={"parquet"},
-    metadata=columns(
+    metadata=declare.columns(
         item_id=("int", "from 1, distinct"),
         item_title=("string", "may be empty"),
         item_tags=("list<int>", "tag ids; 0 is padding"),
@@ -70,16 +51,16 @@ item_feature = _source(
 item_images = _source(
     "item_images",
     "Cover images, one file per item; a data set without images observes as such.",
-    _images_fingerprint,
+    lambda layout: fingerprint_images(layout.images) if layout.images else "no images",
     kinds={"image"},
 )
 
 interactions = _source(
     "interactions",
     "Click logs: the train, valid and test rows with their histories.",
-    lambda layout: _files_fingerprint(layout.train, layout.valid, layout.test),
+    lambda layout: fingerprint_files([layout.train, layout.valid, layout.test]),
     kinds={"parquet"},
-    metadata=columns(
+    metadata=declare.columns(
         user_id=("int", "from 1"),
         item_id=("int", "the target item"),
         item_seq=("list<int>", "the history, oldest first, left-padded with 0"),

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 from dagster_pandas import PandasColumn, create_dagster_pandas_dataframe_type
 
+from mmctr_pipeline.data.build import read_test_ids
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import columns
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.reporting import checks
 
@@ -25,13 +25,13 @@ with warnings.catch_warnings():
     )
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by="mmctr_pipeline.submission.gate",
     group_name="submission",
     kinds={"csv", "pandas"},
     io_manager_key="submission_io",
     dagster_type=SubmissionFrame,
-    metadata=columns(
+    metadata=declare.columns(
         **{"ID": ("int64", "as in the test file"), "Task1&2": ("float", "click probability")}
     ),
 )
@@ -45,7 +45,6 @@ def submission_csv(
 ) -> dg.Output[Any]:
     """Scores of the test rows: submission.csv, and prediction.zip for the competition."""
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.data.build import read_test_ids
     from mmctr_pipeline.submission.files import submission_frame
     from mmctr_pipeline.submission.gate import require_auc_floor, require_test_ids
 
@@ -71,10 +70,9 @@ def submission_csv(
     return dg.Output(frame, metadata=metadata)
 
 
-@asset_checks(submission_valid="IDs as in the test file, probabilities, zip equal to CSV")
+@declare.checks(submission_valid="IDs as in the test file, probabilities, zip equal to CSV")
 def submission_csv_checks(deployment: DeploymentResource) -> list[checks.CheckOutcome]:
     """Check the files as written, against the IDs of the test file."""
-    from mmctr_pipeline.data.build import read_test_ids
     from mmctr_pipeline.submission.files import check_submission
 
     test_id = read_test_ids(deployment.layout())

@@ -2,25 +2,24 @@
 
 import dagster as dg
 
+from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import VECTOR_ASSET, asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import picture, vector_metadata
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.reporting import checks
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by="mmctr_pipeline.encoders.text.encode",
     deps=["item_feature"],
     kinds={"huggingface", "parquet"},
-    **VECTOR_ASSET,
+    **declare.VECTOR_ASSET,
 )
 def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
     """Item titles as vectors; only those that the vector store lacks are encoded."""
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.data.items import read_items
     from mmctr_pipeline.reporting.plots import norm_histogram, title_lengths
 
     layout = deployment.layout()
@@ -32,21 +31,23 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
         deployment.torch_device(),
     )
     table = encoding.table.recording(config=config.resolved, dim=encoding.table.dim)
-    pictures = {"norms": picture(norm_histogram({"titles": table.norms}), "norms of the vectors")}
+    norms = norm_histogram({"titles": table.norms})
+    pictures = {"norms": declare.picture(norms, "norms of the vectors")}
     if encoding.n_tokens is not None and encoding.longest is not None:
         lengths = title_lengths(encoding.n_tokens, encoding.longest)
-        pictures["title lengths"] = picture(lengths, "tokens by title, in a sample of the titles")
+        caption = "tokens by title, in a sample of the titles"
+        pictures["title lengths"] = declare.picture(lengths, caption)
     metadata = {
         "titles": int(table.present.sum()),
         **table.provenance["counts"],
         "encoder": table.identity,
-        **vector_metadata(table),
+        **declare.vector_metadata(table),
         **pictures,
     }
     return dg.Output(table, metadata=metadata)
 
 
-@asset_checks(
+@declare.checks(
     shape="one row per item of item_feature, as wide as the encoder wrote them",
     finite_norms="no NaN or infinity, no zero vector where a title is, none where not",
 )
@@ -54,7 +55,6 @@ def text_embeddings_checks(
     deployment: DeploymentResource, text_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape and values of the title vectors."""
-    from mmctr_pipeline.data.items import read_items
 
     item_id = read_items(deployment.layout()).item_id
     return [

@@ -6,21 +6,20 @@ from typing import Any
 import dagster as dg
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import columns
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.reporting import checks
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by="mmctr_pipeline.data.build",
     gpu=False,
     deps=["interactions", "item_feature"],
     group_name="training",
     kinds={"parquet"},
     io_manager_key="dataset_io",
-    metadata=columns(
+    metadata=declare.columns(
         user_id=("int32", "from 1"),
         item_id=("int32", "the target item"),
         history=("int32", "row of histories.parquet"),
@@ -53,7 +52,7 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
     return dg.Output(dataset, metadata=metadata)
 
 
-@asset_checks(
+@declare.checks(
     only_warn=("user_overlap",),
     id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
     label_values="labels are 0 and 1, both occur, test IDs are distinct",

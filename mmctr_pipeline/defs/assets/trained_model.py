@@ -7,9 +7,8 @@ import dagster as dg
 from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig, current_deployment
-from mmctr_pipeline.defs.declare import asset_checks, pipeline_asset
-from mmctr_pipeline.defs.metadata import picture
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.reporting import checks
@@ -18,7 +17,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 TRAINING_MODULE = "mmctr_pipeline.training.ctr"
 
 
-@pipeline_asset(
+@declare.asset(
     decided_by=TRAINING_MODULE,
     group_name="training",
     kinds={"pytorch"},
@@ -100,14 +99,14 @@ def _metadata(model: Any) -> dict[str, Any]:
         "metrics are": model.measured_on or "of this model",
         **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
         "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
-        "curve": picture(training_curve(model.history), "loss and AUC by epoch"),
-        "reliability": picture(
+        "curve": declare.picture(training_curve(model.history), "loss and AUC by epoch"),
+        "reliability": declare.picture(
             reliability(model.evaluation["calibration"]), "share of clicks by probability"
         ),
     }
 
 
-@asset_checks(auc_floor="the validation AUC reaches the preset's floor")
+@declare.checks(auc_floor="the validation AUC reaches the preset's floor")
 def trained_model_checks(trained_model: Any) -> list[checks.CheckOutcome]:
     """Check the AUC that the model file records against the floor that it records."""
     metrics = trained_model.metrics

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from mmctr_pipeline.definitions import defs
-from mmctr_pipeline.defs import schedules
+from mmctr_pipeline.defs import jobs
 from mmctr_pipeline.environment import Deployment
 
 
@@ -20,7 +20,7 @@ def _deployment(data_dir: Path) -> Deployment:
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.parquet").write_bytes(b"some rows")
-    monkeypatch.setattr(schedules, "current_deployment", lambda: _deployment(tmp_path))
+    monkeypatch.setattr(jobs, "current_deployment", lambda: _deployment(tmp_path))
     return tmp_path
 
 
@@ -30,7 +30,7 @@ def _tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
         scheduled_execution_time=datetime(2026, 1, 2, 2, tzinfo=ZoneInfo("UTC")),
         repository_def=defs.get_repository_def(),
     )
-    tick = schedules.nightly.evaluate_tick(context)
+    tick = jobs.nightly.evaluate_tick(context)
     assert tick.run_requests is not None
     return tick.run_requests[0] if tick.run_requests else str(tick.skip_message)
 
@@ -58,9 +58,9 @@ def _success_of(run_id: str) -> dg.EventLogEntry:
 
 
 def test_runs_the_whole_pipeline_at_two() -> None:
-    assert schedules.nightly.cron_schedule == "0 2 * * *"
-    assert schedules.nightly.execution_timezone == "UTC"
-    assert schedules.nightly.job_name == "full_pipeline"
+    assert jobs.nightly.cron_schedule == "0 2 * * *"
+    assert jobs.nightly.execution_timezone == "UTC"
+    assert jobs.nightly.job_name == "full_pipeline"
 
 
 def test_requests_a_run_and_skips_once_one_succeeded_on_the_same_inputs(data_dir: Path) -> None:
@@ -86,14 +86,14 @@ def test_requests_a_run_and_skips_once_one_succeeded_on_the_same_inputs(data_dir
 
 
 def test_a_broken_link_changes_the_stamp_and_raises_nothing(data_dir: Path) -> None:
-    before = schedules.input_stamp()
+    before = jobs.input_stamp()
     (data_dir / "1.jpg").symlink_to(data_dir / "nowhere.jpg")
-    assert schedules.input_stamp() != before
+    assert jobs.input_stamp() != before
 
 
 def test_another_preset_is_another_input(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmctr_pipeline.presets.preset import load_preset
 
-    before = schedules.input_stamp()
-    monkeypatch.setattr(schedules, "deployment_preset", lambda: load_preset("text_only"))
-    assert schedules.input_stamp() != before
+    before = jobs.input_stamp()
+    monkeypatch.setattr(jobs, "deployment_preset", lambda: load_preset("text_only"))
+    assert jobs.input_stamp() != before
