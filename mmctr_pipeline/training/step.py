@@ -103,6 +103,14 @@ class TrainStep(Generic[BatchT]):
         """Do the part of a step that runs on the host."""
         self.optimizers.count_step()
 
+    def tensors(self) -> dict[str, list[torch.Tensor]]:
+        """Return all tensors that a step changes, by what they hold."""
+        module: dict[str, list[torch.Tensor]] = {
+            "parameters": [*self.module.parameters()],
+            "buffers": [*self.module.buffers()],
+        }
+        return module | self.optimizers.tensors()
+
     def state_dict(self) -> dict[str, int]:
         """Return the number of parts."""
         return {"n_parts": self.n_parts}
