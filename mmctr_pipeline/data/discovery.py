@@ -96,18 +96,15 @@ def find_data(folder: Path) -> DataLayout:
     if not root.is_dir():
         raise DataNotFoundError(f"{root} is not a folder. Fix: MMCTR_DATA_DIR must name the data")
     places = [root, *_subfolders(root)]
-    files: dict[str, Path] = {}
-    for name in REQUIRED_FILES + OPTIONAL_FILES:
-        found = _only([place / name for place in places if (place / name).is_file()], name)
-        if found is not None:
-            files[name] = found
-    missing = [name for name in REQUIRED_FILES if name not in files]
+    files = {
+        name: _only([place / name for place in places if (place / name).is_file()], name)
+        for name in REQUIRED_FILES + OPTIONAL_FILES
+    }
+    missing = [name for name in REQUIRED_FILES if files[name] is None]
     if missing:
         raise DataNotFoundError(_missing_files(missing, root, places))
     images = _find_images(places)
-    paths: dict[str, Any] = {
-        Path(name).stem: files.get(name) for name in REQUIRED_FILES + OPTIONAL_FILES
-    }
+    paths: dict[str, Any] = {Path(name).stem: path for name, path in files.items()}
     return DataLayout(root=root, images=images, description=_describe(root, files, images), **paths)
 
 
@@ -154,33 +151,31 @@ def _patterns(names: list[str]) -> collections.Counter[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    names = _visible(folder, is_folder=True)
-    return [folder / name for name in sorted(names) if name not in _NEVER_SEARCHED]
+    return [folder / name for name in sorted(_visible(folder)[0]) if name not in _NEVER_SEARCHED]
 
 
 def _files(folder: Path) -> list[str]:
-    return _visible(folder, is_folder=False)
+    return _visible(folder)[1]
 
 
-def _visible(folder: Path, *, is_folder: bool) -> list[str]:
-    """Return the names of the visible folders or else files in `folder`, in no order."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _is_folder(entry) == is_folder]
-    return [name for name in names if not name.startswith(".")]
+def _visible(folder: Path) -> list[list[str]]:
+    """Return the names of the visible folders and of the visible files in `folder`, in no order.
+
+    A circular link counts as a file; encoding then reports it as unreadable.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    _, *names = next(os.walk(folder, onerror=fail))
+    return [[name for name in kind if not name.startswith(".")] for kind in names]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        # A circular link counts as a file; encoding then reports it as unreadable.
-        return False
-
-
-def _describe(root: Path, files: dict[str, Path], images: ImageIndex | None) -> str:
+def _describe(root: Path, files: dict[str, Path | None], images: ImageIndex | None) -> str:
     found = {
         name: f"{path.relative_to(root)} ({path.stat().st_size / 1e6:,.1f} MB)"
         for name, path in files.items()
+        if path is not None
     }
     if images is not None:
         others = len(_files(images.folder)) - images.n_files

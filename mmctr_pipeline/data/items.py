@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_array
-from mmctr_pipeline.data.ragged import list_offsets, without_zeros
+from mmctr_pipeline.data.ragged import without_zeros
 from mmctr_pipeline.data.schemas import ITEM_COLUMNS, VECTOR_FILE_COLUMNS, Column
 from mmctr_pipeline.data.validation import (
     Block,
@@ -133,7 +134,7 @@ def _checked_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the vectors `(N, D) float32`, zero where null, and the null mask `(N,) bool`."""
     is_null = column.is_null().to_numpy()
-    lengths = np.concatenate([np.diff(list_offsets(chunk)) for chunk in column.chunks])
+    lengths = pc.list_value_length(column).fill_null(0).to_numpy()
     block = Block(path, Column(name, "int_list", nullable=True))
     rows = np.flatnonzero(~is_null)
     width = int(lengths[rows[0]]) if len(rows) else 0
@@ -145,17 +146,11 @@ def _checked_vectors(
             "make all vectors the same length; write null for items without a vector",
         )
     vectors = np.zeros((len(column), width), dtype=np.float32)
-    start = 0
-    for chunk in column.chunks:
-        span = slice(start, start + len(chunk))
-        is_there = ~is_null[span]
-        # A null value becomes NaN here, which the check below refuses.
-        flat = chunk.flatten().to_numpy(zero_copy_only=False)
-        vectors[span][is_there] = flat.reshape(is_there.sum(), width)
-        is_wrong = ~np.isfinite(vectors[span])
-        if is_wrong.any():
-            row = start + int(np.argmax(is_wrong.any(axis=1)))
-            value = vectors[span][is_wrong][0]
-            raise block.error(row, f"the vector has the value {value}", "write null for no vector")
-        start = span.stop
+    # A null value becomes NaN here, which the check below refuses.
+    vectors[rows] = pc.list_flatten(column).to_numpy().reshape(len(rows), width)
+    is_wrong = ~np.isfinite(vectors)
+    if is_wrong.any():
+        row = int(np.argmax(is_wrong.any(axis=1)))
+        value = vectors[is_wrong][0]
+        raise block.error(row, f"the vector has the value {value}", "write null for no vector")
     return vectors, is_null

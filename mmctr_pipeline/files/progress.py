@@ -1,9 +1,11 @@
 """Progress lines for long loops: how much is done, how fast, and how much time is left."""
 
+import dataclasses
 import logging
 import time
 
 
+@dataclasses.dataclass
 class Progress:
     """Log a progress line every few seconds; loops shorter than that log nothing.
 
@@ -21,21 +23,15 @@ class Progress:
         Least time between two lines.
     """
 
-    def __init__(
-        self,
-        logger: logging.Logger,
-        label: str,
-        total: int,
-        unit: str = "rows",
-        every_seconds: float = 5.0,
-    ) -> None:
-        self._logger = logger
-        self._label = label
-        self._total = total
-        self._unit = unit
-        self._every_seconds = every_seconds
-        self.done = 0
-        """Count since the start."""
+    logger: logging.Logger
+    label: str
+    total: int
+    unit: str = "rows"
+    every_seconds: float = 5.0
+    done: int = dataclasses.field(default=0, init=False)
+    """Count since the start."""
+
+    def __post_init__(self) -> None:
         self._start = self._last = time.monotonic()
 
     @property
@@ -52,11 +48,11 @@ class Progress:
         """Count `count` more, and log a line if one is due."""
         self.done += count
         now = time.monotonic()
-        if now - self._last < self._every_seconds or self.done >= self._total:
+        if now - self._last < self.every_seconds or self.done >= self.total:
             return
         self._last = now
-        seconds_left = (self._total - self.done) / self.per_second
-        self._logger.info(
-            f"{self._label}: {self.done:,} of {self._total:,} {self._unit}, "
-            f"{self.per_second:,.0f} {self._unit}/s, {seconds_left:,.0f} s left"
+        seconds_left = (self.total - self.done) / self.per_second
+        self.logger.info(
+            f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, "
+            f"{self.per_second:,.0f} {self.unit}/s, {seconds_left:,.0f} s left"
         )

@@ -71,15 +71,13 @@ def fuse(
         "data": data,
     }
     store = TransformStore(folder)
-    stored = None if config.refit else store.newest(made_by, TRANSFORMS[config.method])
-    if stored:
-        transform = stored
-    elif config.method == "attention":
-        transform = fit_attention(text, image, read_histories(), config, device)
-    else:
-        transform = fit_pca(text, image, config)
-    reused = stored is not None
-    if not reused:
+    transform = None if config.refit else store.newest(made_by, TRANSFORMS[config.method])
+    reused = transform is not None
+    if transform is None:
+        if config.method == "attention":
+            transform = fit_attention(text, image, read_histories(), config, device)
+        else:
+            transform = fit_pca(text, image, config)
         store.save(transform, made_by)
     logger.info(f"{'reusing' if reused else 'fitted'} the transform {transform.identity}")
     vectors = transform.transform(text, image).recording(

@@ -1,8 +1,8 @@
 """A picture of a few items with their nearest neighbours: covers, titles and similarities."""
 
-import bisect
 import dataclasses
 import functools
+import textwrap
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,13 +61,13 @@ def neighbour_sheet(
         Decides on the items, see `find_neighbours`.
     """
     neighbours = find_neighbours(items.item_id, images, tables, n_queries, n_neighbours, seed)
-    full = _draw(items, images, neighbours, _THUMBNAIL, title_lines=3)
-    small = _draw(items, images, neighbours.first(2, 4), _THUMBNAIL * 2 // 3, title_lines=2)
+    full = _draw(items, images, neighbours, _THUMBNAIL, n_lines=3)
+    small = _draw(items, images, neighbours.first(2, 4), _THUMBNAIL * 2 // 3, n_lines=2)
     return NeighbourSheet(small_picture(full, _MAX_SHEET_BYTES), small_picture(small))
 
 
 def _draw(
-    items: ItemTable, images: ImageIndex | None, neighbours: Neighbours, size: int, title_lines: int
+    items: ItemTable, images: ImageIndex | None, neighbours: Neighbours, size: int, n_lines: int
 ) -> Image.Image:
     """Draw a block for each query: the item on the left, a row for each kind on its right."""
     kinds = list(neighbours.item_id)
@@ -75,78 +75,57 @@ def _draw(
     titles = _titles(items, np.unique(shown[shown > 0]))
     covers = {} if images is None else {each: _cover(images, each, size) for each in titles}
     heights = [cover.height for cover in covers.values() if cover is not None]
-    cell = _Cell(titles, covers, (size, max(heights, default=size // 2)))
-
-    n_found = [(ids > 0).sum(axis=1).max(initial=0) for ids in neighbours.item_id.values()]
-    label = 2 * _GAP + int(max((_font(bold=True).getlength(kind) for kind in kinds), default=0))
-    first_column = _GAP + cell.width + label
-    row = cell.height(title_lines) + _GAP + _GAP // 2
+    tile = Image.new("RGB", (size, max(heights, default=size // 2)), _GREY)
+    middle = (size // 2, tile.height // 2)
+    ImageDraw.Draw(tile).text(middle, "no cover", _FAINT, _font(), anchor="mm")
+    text_width, letter = size + 44, _font().getlength("m")
+    column = text_width + _GAP
+    first_column = column + 2 * _GAP + int(max(map(len, kinds), default=0) * letter)
+    row = (tile.height if covers else 0) + (1 + n_lines) * _LINE + _GAP + _GAP // 2
     block = max(len(kinds), 1) * row + _GAP
-    width = first_column + max([3, *n_found]) * (cell.width + _GAP)
+    n_columns = max([3, *(ids.shape[1] for ids in neighbours.item_id.values())])
+    width = first_column + n_columns * column
     canvas = Image.new("RGB", (width, _LINE + _GAP + len(neighbours.query) * block), "white")
     draw = ImageDraw.Draw(canvas)
+
+    def draw_item(x: int, y: int, item: int, caption: str, n_lines: int) -> None:
+        if covers:
+            canvas.paste(covers[item] or tile, (x, y))
+            y += tile.height + 2
+        draw.text((x, y), caption, _FAINT, _font(bold=True))
+        n_letters = int(text_width / letter)
+        lines = textwrap.wrap(titles[item] or "(no title)", n_letters)
+        if len(lines) > n_lines:
+            lines[n_lines - 1] = lines[n_lines - 1][: n_letters - 1] + "…"
+        draw.text((x, y + _LINE), "\n".join(lines[:n_lines]), _INK, _font())
+
     heading = "nearest by cosine similarity" if kinds else "no item has a vector"
     draw.text((_GAP, _GAP // 2), "item" if kinds else "", _FAINT, _font(bold=True))
     draw.text((first_column, _GAP // 2), heading, _FAINT, _font(bold=True))
     for number, query in enumerate(neighbours.query):
         y = _LINE + _GAP + number * block
         draw.line((_GAP, y, canvas.width - _GAP, y), _GREY)
-        n_lines = (block - cell.height(0)) // _LINE - 1
-        cell.draw(canvas, (_GAP, y + _GAP), int(query), f"item {query}", n_lines)
+        n_query_lines = n_lines + (block - row) // _LINE
+        draw_item(_GAP, y + _GAP, int(query), f"item {query}", n_query_lines)
         for kind in kinds:
-            draw.text((first_column - label + _GAP, y + _GAP), kind, _INK, _font(bold=True))
+            draw.text((column + _GAP, y + _GAP), kind, _INK, _font(bold=True))
             found = neighbours.item_id[kind][number]
             if not found.any():
                 draw.text((first_column, y + _GAP), "none", _FAINT, _font())
-            for column in range(np.count_nonzero(found)):
-                place = (first_column + column * (cell.width + _GAP), y + _GAP)
-                caption = f"{neighbours.similarity[kind][number, column]:.3f}"
-                cell.draw(canvas, place, int(found[column]), caption, title_lines)
+            for place in range(np.count_nonzero(found)):
+                caption = f"{neighbours.similarity[kind][number, place]:.3f}"
+                x = first_column + place * column
+                draw_item(x, y + _GAP, int(found[place]), caption, n_lines)
             y += row
     return canvas
 
 
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """Draws one item: its cover, if there are covers, a caption, and the title below."""
-
-    titles: dict[int, str]
-    covers: dict[int, Image.Image | None]
-    tile: tuple[int, int]
-
-    @property
-    def width(self) -> int:
-        return self.tile[0] + 44
-
-    def height(self, n_lines: int) -> int:
-        """Return the height in pixels of an item with `n_lines` lines of title."""
-        return (self.tile[1] if self.covers else 0) + (1 + n_lines) * _LINE
-
-    def draw(
-        self, canvas: Image.Image, place: tuple[int, int], item: int, caption: str, n_lines: int
-    ) -> None:
-        draw = ImageDraw.Draw(canvas)
-        x, y = place
-        if self.covers:
-            cover = self.covers[item]
-            if cover is None:
-                draw.rectangle((x, y, x + self.tile[0] - 1, y + self.tile[1] - 1), _GREY)
-                middle = (x + self.tile[0] // 2, y + self.tile[1] // 2)
-                draw.text(middle, "no cover", _FAINT, _font(), anchor="mm")
-            else:
-                canvas.paste(cover, (x, y))
-            y += self.tile[1] + 2
-        draw.text((x, y), caption, _FAINT, _font(bold=True))
-        for line in _wrapped(self.titles[item] or "(no title)", self.width, n_lines):
-            y += _LINE
-            draw.text((x, y), line, _INK, _font())
-
-
 @functools.cache
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib's font is on every machine; glyphs that it lacks become boxes.
+    # matplotlib's font is on every machine; glyphs that it lacks become boxes. Its letters are
+    # equally wide, so that lines can be wrapped by counting them.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(folder / f"DejaVuSans{'-Bold' * bold}.ttf", _FONT_SIZE)
+    return ImageFont.truetype(folder / f"DejaVuSansMono{'-Bold' * bold}.ttf", _FONT_SIZE)
 
 
 def _cover(images: ImageIndex, item_id: int, size: int) -> Image.Image | None:
@@ -176,24 +155,3 @@ def _drawable(title: str) -> str:
         for each in letters
         if unicodedata.category(each) not in ("Cc", "Cf") and not "\ufe00" <= each <= "\ufe0f"
     )
-
-
-def _wrapped(text: str, width: int, n_lines: int) -> list[str]:
-    """Return up to `n_lines` lines of at most `width` pixels; an ellipsis marks a cut."""
-    lines: list[str] = []
-    while text and len(lines) < n_lines:
-        n_fit = _letters_that_fit(text, width)
-        if n_fit < len(text):
-            if len(lines) == n_lines - 1:
-                n_fit = _letters_that_fit(text, width - _font().getlength("…"))
-                return [*lines, text[:n_fit].rstrip() + "…"]
-            space = text.rfind(" ", 0, n_fit + 1)
-            n_fit = space if space > 0 else n_fit
-        lines.append(text[:n_fit].rstrip())
-        text = text[n_fit:].lstrip()
-    return lines
-
-
-def _letters_that_fit(text: str, width: float) -> int:
-    lengths = range(1, len(text) + 1)
-    return max(1, bisect.bisect_right(lengths, width, key=lambda n: _font().getlength(text[:n])))
