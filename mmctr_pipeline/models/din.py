@@ -4,21 +4,10 @@ import torch
 
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
-from mmctr_pipeline.models.config import DinAttentionSettings, DinConfig
+from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.models.features import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
-
-
-def din_attention(dim: int, config: DinAttentionSettings) -> TargetAttention:
-    """Return DIN's attention over item features of width `dim`, as configured."""
-    return TargetAttention(
-        dim,
-        config.attention_hidden_dims,
-        config.attention_activation,
-        softmax=config.attention_softmax,
-        dropout=config.attention_dropout,
-    )
 
 
 class Din(FeatureModel):
@@ -30,7 +19,7 @@ class Din(FeatureModel):
 
     def __init__(self, config: DinConfig, spec: FeatureSpec) -> None:
         super().__init__(config, spec)
-        self.attention = din_attention(self.features.item_dim, config)
+        self.attention = TargetAttention(self.features.item_dim, config)
         input_dim = 2 * self.features.item_dim + self.features.context_dim
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)

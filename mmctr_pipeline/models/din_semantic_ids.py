@@ -8,8 +8,8 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures, gathered
 from mmctr_pipeline.models.config import DinSemanticIdsConfig, kinds_switched_on
-from mmctr_pipeline.models.din import din_attention
 from mmctr_pipeline.models.features import FeatureModel, mean_embedding
+from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
@@ -28,10 +28,9 @@ class DinSemanticIds(FeatureModel):
         super().__init__(config, spec)
         self.semantic_ids = SemanticIds(config, spec)
         item_dim = self.features.item_dim + config.features.embedding_dim
-        self.attention = din_attention(item_dim, config)
-        self.tower = tower(
-            2 * item_dim + self.features.context_dim, config.hidden_dims, config.dropout
-        )
+        self.attention = TargetAttention(item_dim, config)
+        input_dim = 2 * item_dim + self.features.context_dim
+        self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:

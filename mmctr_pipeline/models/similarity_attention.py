@@ -11,7 +11,12 @@ from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
-from mmctr_pipeline.models.config import SimilarityAttentionConfig, kinds_switched_on
+from mmctr_pipeline.models.config import (
+    DinAttentionSettings,
+    SimilarityAttentionConfig,
+    TargetCrossAttentionConfig,
+    kinds_switched_on,
+)
 from mmctr_pipeline.models.features import FeatureModel, Features
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
@@ -66,23 +71,21 @@ class SimilarityAttention(FeatureModel):
         input_dim = dim + self.features.context_dim + 1
         self.attention = self.query_encoder = None
         if config.attention:
-            self.attention = TargetAttention(
-                dim,
-                config.attention_hidden_dims,
-                "relu",
-                dropout=config.dropout,
-                n_inputs=1 + (n_similarities if config.similarity_in_attention else 0),
+            attention = DinAttentionSettings(
+                attention_hidden_dims=config.attention_hidden_dims, attention_dropout=config.dropout
             )
+            n_inputs = 1 + (n_similarities if config.similarity_in_attention else 0)
+            self.attention = TargetAttention(dim, attention, n_inputs)
             input_dim += dim
         if config.cross_attention_layers:
-            self.query_encoder = TargetQueryEncoder(
-                dim,
-                config.cross_attention_layers,
-                config.cross_attention_heads,
-                config.cross_attention_feed_forward_dim,
-                config.features.max_history,
-                config.dropout,
+            encoder = TargetCrossAttentionConfig(
+                features=config.features,
+                n_layers=config.cross_attention_layers,
+                n_heads=config.cross_attention_heads,
+                feed_forward_dim=config.cross_attention_feed_forward_dim,
+                attention_dropout=config.dropout,
             )
+            self.query_encoder = TargetQueryEncoder(dim, encoder)
             input_dim += dim
         if config.similarity_in_tower:
             input_dim += N_SUMMARIES * n_similarities

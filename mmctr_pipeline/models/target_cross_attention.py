@@ -5,8 +5,8 @@ import torch
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
-from mmctr_pipeline.models.din import din_attention
 from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 
@@ -22,15 +22,8 @@ class TargetCrossAttentionModel(FeatureModel):
     def __init__(self, config: TargetCrossAttentionConfig, spec: FeatureSpec) -> None:
         super().__init__(config, spec, multiple_of=config.n_heads)
         dim = self.features.item_dim
-        self.attention = din_attention(dim, config)
-        self.encoder = TargetQueryEncoder(
-            dim,
-            config.n_layers,
-            config.n_heads,
-            config.feed_forward_dim,
-            config.features.max_history,
-            config.attention_dropout,
-        )
+        self.attention = TargetAttention(dim, config)
+        self.encoder = TargetQueryEncoder(dim, config)
         input_dim = 3 * dim + self.features.context_dim
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)

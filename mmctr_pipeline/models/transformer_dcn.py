@@ -45,13 +45,7 @@ class TransformerDcn(FeatureModel):
                 "its number of units"
             )
         pair_dim = 2 * self.features.item_dim
-        self.encoder = TransformerEncoder(
-            pair_dim,
-            config.transformer_layers,
-            config.n_heads,
-            config.feed_forward_dim,
-            config.transformer_dropout,
-        )
+        self.encoder = TransformerEncoder(pair_dim, config)
         self.pooled = nn.Linear(pair_dim, pair_dim)
         self._always_dim = pair_dim + self.features.item_dim + self.features.context_dim
         input_dim = config.kept_positions * pair_dim + self._always_dim

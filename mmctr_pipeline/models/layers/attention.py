@@ -5,13 +5,12 @@ positions at the end ignored.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from mmctr_pipeline.models.config import Activation
+from mmctr_pipeline.models.config import DinAttentionSettings
 from mmctr_pipeline.models.layers.dense import Dice, Float32Linear, activation
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.segments import (
@@ -52,36 +51,22 @@ class TargetAttention(nn.Module):
     are Linear(4 dim, hidden), activation, dropout and so on, and a final Linear to one score.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        hidden_dims: Sequence[int],
-        activation_name: Activation = "dice",
-        *,
-        softmax: bool = False,
-        dropout: float = 0.0,
-        n_inputs: int = 0,
-    ) -> None:
+    def __init__(self, dim: int, config: DinAttentionSettings, n_inputs: int = 0) -> None:
         """Build the layers.
 
         Parameters
         ----------
         dim
             Width D of query and keys.
-        hidden_dims
-            Hidden units of the MLP's layers.
-        activation_name
-            Activation after each of them.
-        softmax
-            Normalise the weights of each row.
-        dropout
-            Rate after each activation.
+        config
+            Its `attention_*` settings; dropout follows each activation.
         n_inputs
             Further numbers per position that the first layer reads, beyond DIN's.
 
         Raises `ValueError` without a hidden layer or for an unknown activation.
         """
         super().__init__()
+        hidden_dims = config.attention_hidden_dims
         if not hidden_dims:
             raise ValueError(
                 "target attention needs a hidden layer: set its number of units in "
@@ -91,10 +76,12 @@ class TargetAttention(nn.Module):
         # Saved models have weights under this name.
         self.of_inputs = nn.Linear(n_inputs, hidden_dims[0], bias=False) if n_inputs else None
         self.further = nn.ModuleList(map(nn.Linear, hidden_dims[:-1], hidden_dims[1:]))
-        self.activations = nn.ModuleList(activation(activation_name, n) for n in hidden_dims)
-        self.dropout = Dropout(dropout)
+        self.activations = nn.ModuleList(
+            activation(config.attention_activation, n) for n in hidden_dims
+        )
+        self.dropout = Dropout(config.attention_dropout)
         self.score = Float32Linear(hidden_dims[-1], 1)
-        self._softmax = softmax
+        self._softmax = config.attention_softmax
 
     def forward(
         self,

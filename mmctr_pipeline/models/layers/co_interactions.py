@@ -25,13 +25,10 @@ class CoInteractionSimilarity(nn.Module):
     def __init__(self, n_items: int) -> None:
         super().__init__()
         self._n_items = n_items
-        for name, dtype, size in (
-            ("interaction_E", torch.int64, 0),
-            ("users_of_item_I", torch.int32, n_items),
-            ("pair_P", torch.int64, 0),
-            ("users_of_pair_P", torch.int32, 0),
-        ):
-            self.register_buffer(name, torch.zeros(size, dtype=dtype))
+        self.register_buffer("interaction_E", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("users_of_item_I", torch.zeros(n_items, dtype=torch.int32))
+        self.register_buffer("pair_P", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("users_of_pair_P", torch.zeros(0, dtype=torch.int32))
 
     def fit(self, counts: CoInteractions) -> None:
         """Store the counts; raises `ValueError` if they belong to another item table."""

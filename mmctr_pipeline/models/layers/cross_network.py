@@ -3,7 +3,6 @@
 Where most of the input is known to be zero, such as padded positions, most of the work is skipped.
 """
 
-import itertools
 from typing import Any
 
 import torch
@@ -30,10 +29,7 @@ class CrossNetwork(nn.Module):
 
         The result is zero there too, and so is the gradient of `x`.
         """
-        parameters = itertools.chain.from_iterable(
-            (layer.weight, layer.bias) for layer in self.layers
-        )
-        return _Cross.apply(x_BD, stairs, product_dtype(x_BD), *parameters)
+        return _Cross.apply(x_BD, stairs, product_dtype(x_BD), *self.parameters())
 
 
 class _Cross(torch.autograd.Function):
@@ -80,9 +76,8 @@ class _Cross(torch.autograd.Function):
         grad_x_BD = torch.zeros_like(x_BD)
         grad_BD = grad_BD.clone()
         grads: list[torch.Tensor] = []
-        for low_BD, image_BD, weight_DD in zip(
-            states[::-1], images[::-1], weights[::-1], strict=True
-        ):
+        layers = list(zip(states, images, weights, strict=True))
+        for low_BD, image_BD, weight_DD in reversed(layers):
             grad_image_BD = torch.empty_like(low_BD)
             for rows, columns in ctx.blocks:
                 block = rows, columns

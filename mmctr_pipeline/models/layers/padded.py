@@ -75,7 +75,8 @@ def encode_by_length(
     width_B = width_of_block[block_B]
     end_slot_B = torch.empty_like(width_B).scatter_(0, order_B, width_B[order_B].cumsum(0))
     sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, widths, strict=True)]
-    slots = _Slots.for_rows(offsets, len(values_TD), width_B, end_slot_B, sum(sizes))
+    segments = Segments.from_offsets(offsets, len(values_TD))
+    slots = _Slots.for_rows(segments, width_B, end_slot_B, sum(sizes))
     padded_SD = linear_map(values_TD, slots.scatter, slots.gather)
     results = [
         encode(rows_b, block_SD.unflatten(0, (-1, width)), padded_mask(length_B[rows_b], width))
@@ -96,15 +97,9 @@ class _Slots:
 
     @classmethod
     def for_rows(
-        cls,
-        offsets: torch.Tensor,
-        n_positions: int,
-        width_B: torch.Tensor,
-        end_slot_B: torch.Tensor,
-        n_slots: int,
+        cls, segments: Segments, width_B: torch.Tensor, end_slot_B: torch.Tensor, n_slots: int
     ) -> "_Slots":
         """Give each row the `width_B` slots before `end_slot_B`."""
-        segments = Segments.from_offsets(offsets, n_positions)
         age_T = segments.ages()
         # Spare positions see a width of zero.
         has_slot_T = age_T < segments.expanded(width_B)
@@ -116,7 +111,8 @@ class _Slots:
         """Give each row `width` slots, as in a view `(B, L)`."""
         end_slot_B = torch.arange(1, len(offsets), device=offsets.device) * width
         width_B, n_slots = torch.full_like(end_slot_B, width), width * len(end_slot_B)
-        return cls.for_rows(offsets, n_positions, width_B, end_slot_B, n_slots)
+        segments = Segments.from_offsets(offsets, n_positions)
+        return cls.for_rows(segments, width_B, end_slot_B, n_slots)
 
     def scatter(self, values_TD: torch.Tensor) -> torch.Tensor:
         # One more slot takes the positions that have none.

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
@@ -103,32 +104,16 @@ class TargetQueryEncoder(nn.Module):
     keys and values, so that the history is normalised once for all layers.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        n_layers: int,
-        n_heads: int,
-        feed_forward_dim: int,
-        max_history: int,
-        dropout: float = 0.0,
-    ) -> None:
-        """Build the layers.
+    def __init__(self, dim: int, config: TargetCrossAttentionConfig) -> None:
+        """Build the layers for targets and history items of width `dim`.
 
-        Parameters
-        ----------
-        dim, n_layers, n_heads, feed_forward_dim
-            As in `TransformerEncoder`; `dim` is the width of targets and history items.
-        max_history
-            Number of newest positions that are read.
-        dropout
-            Rate after attention weights, attention, hidden units and feed-forward.
-
+        `attention_dropout` follows attention weights, attention, hidden units and feed-forward.
         Raises `ValueError` if `n_heads` does not divide `dim`.
         """
         super().__init__()
-        self.layers = nn.ModuleList(
-            TargetQueryLayer(dim, n_heads, feed_forward_dim, dropout) for _ in range(n_layers)
-        )
+        layer = dim, config.n_heads, config.feed_forward_dim, config.attention_dropout
+        self.layers = nn.ModuleList(TargetQueryLayer(*layer) for _ in range(config.n_layers))
+        max_history = config.features.max_history
         self._widths = [width for width in (4, 8, 16, 32, 64) if width < max_history]
         self._widths.append(max_history)
 

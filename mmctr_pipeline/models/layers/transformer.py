@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mmctr_pipeline.models.config import TransformerDcnConfig
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import from_padded, padded_mask, to_padded
 
@@ -76,34 +77,20 @@ class TransformerEncoder(nn.Module):
     """`n_layers` of self-attention and feed-forward, equal to `nn.TransformerEncoder`.
 
     Vaswani et al. 2017, arXiv 1706.03762. `layers` holds the parameters of
-    `nn.TransformerEncoderLayer(dim, n_heads, feed_forward_dim, dropout)` under the same names:
+    `nn.TransformerEncoderLayer(dim, n_heads, feed_forward_dim)` under the same names:
     normalisation after each residual, ReLU. Positions are not encoded.
     """
 
-    def __init__(
-        self, dim: int, n_layers: int, n_heads: int, feed_forward_dim: int, dropout: float
-    ) -> None:
-        """Build the layers.
+    def __init__(self, dim: int, config: TransformerDcnConfig) -> None:
+        """Build the layers for positions with vectors of width `dim`.
 
-        Parameters
-        ----------
-        dim
-            Width D of the positions' vectors.
-        n_layers
-            Number of layers.
-        n_heads
-            Attention heads per layer.
-        feed_forward_dim
-            Hidden units of each feed-forward part.
-        dropout
-            Rate after attention weights, attention, hidden units and feed-forward.
-
+        `transformer_dropout` follows attention weights, attention, hidden units and feed-forward.
         Raises `ValueError` if `n_heads` does not divide `dim`.
         """
         super().__init__()
-        self.layers = nn.ModuleList(
-            TransformerLayer(dim, n_heads, feed_forward_dim, dropout) for _ in range(n_layers)
-        )
+        layer = dim, config.n_heads, config.feed_forward_dim, config.transformer_dropout
+        n_layers = config.transformer_layers
+        self.layers = nn.ModuleList(TransformerLayer(*layer) for _ in range(n_layers))
 
     def forward(
         self, values_TD: torch.Tensor, offsets: torch.Tensor, max_length: int

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mmctr_pipeline.models.config import Activation
+from mmctr_pipeline.models.config import Activation, DinAttentionSettings
 from mmctr_pipeline.models.layers.attention import (
     AttentionPooling,
     ReluTargetAttention,
@@ -117,6 +117,21 @@ def plain_target_attention(
     return (weight_BL[..., None] * keys_BLD).sum(1)
 
 
+def target_attention(
+    hidden_dims: tuple[int, ...],
+    activation: Activation,
+    softmax: bool = False,
+    dropout: float = 0.0,
+) -> TargetAttention:
+    config = DinAttentionSettings(
+        attention_hidden_dims=hidden_dims,
+        attention_activation=activation,
+        attention_softmax=softmax,
+        attention_dropout=dropout,
+    )
+    return TargetAttention(DIM, config)
+
+
 def weights_sum_to_one(attention: TargetAttention) -> bool:
     ones_TD = torch.ones(4, DIM, dtype=torch.float64)
     summed = copy.deepcopy(attention)(ones_TD[:1], ones_TD, torch.tensor([0, 4]))
@@ -132,7 +147,7 @@ def test_target_attention_equals_the_padded_form(
     activation: Activation, hidden_dims: tuple[int, ...], softmax: bool, spare: int
 ) -> None:
     torch.manual_seed(0)
-    attention = randomised(TargetAttention(DIM, hidden_dims, activation, softmax=softmax))
+    attention = randomised(target_attention(hidden_dims, activation, softmax))
     query_BD, keys_TD = random_queries(), random_values(spare)
     leaves = [query_BD, keys_TD, *attention.parameters()]
     if softmax:  # which ignores the bias of the score
@@ -148,7 +163,7 @@ def test_target_attention_equals_the_padded_form(
 
 def test_target_attention_drops_hidden_units_in_training_only() -> None:
     torch.manual_seed(1)
-    attention = randomised(TargetAttention(DIM, (8,), "relu", dropout=0.5))
+    attention = randomised(target_attention((8,), "relu", dropout=0.5))
     query_BD, keys_TD = random_queries(), random_values(0)
     first, second = (attention(query_BD, keys_TD, OFFSETS) for _ in range(2))
     assert not torch.equal(first, second)
@@ -159,7 +174,7 @@ def test_target_attention_drops_hidden_units_in_training_only() -> None:
 
 def test_target_attention_without_hidden_layers_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a hidden layer"):
-        TargetAttention(DIM, ())
+        target_attention((), "relu")
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
@@ -188,10 +203,11 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 def every_layer() -> list[nn.Module]:
     torch.manual_seed(6)
+    activations: tuple[Activation, ...] = ("dice", "prelu", "relu", "sigmoid")
     return [
         AttentionPooling(DIM, 4),
-        *(TargetAttention(DIM, (8,), name) for name in ("dice", "prelu", "relu", "sigmoid")),
-        TargetAttention(DIM, (8,), "relu", softmax=True),
+        *(target_attention((8,), name) for name in activations),
+        target_attention((8,), "relu", softmax=True),
         ReluTargetAttention(DIM),
     ]
 

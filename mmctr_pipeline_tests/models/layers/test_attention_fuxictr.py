@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmctr_pipeline.models.config import Activation
+from mmctr_pipeline.models.config import Activation, DinAttentionSettings
 from mmctr_pipeline.models.layers.attention import TargetAttention
 
 pytestmark = pytest.mark.bench
@@ -17,7 +17,13 @@ def both_attentions(
 ) -> tuple[TargetAttention, torch.nn.Module]:
     """Return ours and FuxiCTR's with the same weights, none of them at its initial value."""
     layers = pytest.importorskip("fuxictr.pytorch.layers", reason="needs the bench extra")
-    ours = TargetAttention(DIM, HIDDEN_DIMS, activation, softmax=softmax)
+    config = DinAttentionSettings(
+        attention_hidden_dims=HIDDEN_DIMS,
+        attention_activation=activation,
+        attention_softmax=softmax,
+        attention_dropout=0.0,
+    )
+    ours = TargetAttention(DIM, config)
     theirs = layers.DIN_Attention(
         DIM,
         attention_units=list(HIDDEN_DIMS),

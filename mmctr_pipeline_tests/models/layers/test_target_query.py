@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.config import FeatureConfig, TargetCrossAttentionConfig
 from mmctr_pipeline.models.layers.target_query import (
     QueryAttention,
     TargetQueryEncoder,
@@ -25,10 +26,17 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
 OFFSETS = offsets_of(LENGTHS)
 
 
-def an_encoder(max_history: int = max(LENGTHS), dropout: float = 0.0) -> TargetQueryEncoder:
-    encoder = TargetQueryEncoder(
-        DIM, n_layers=2, n_heads=2, feed_forward_dim=5, max_history=max_history, dropout=dropout
+def an_encoder(
+    max_history: int = max(LENGTHS), dropout: float = 0.0, n_heads: int = 2
+) -> TargetQueryEncoder:
+    config = TargetCrossAttentionConfig(
+        features=FeatureConfig(max_history=max_history),
+        n_layers=2,
+        n_heads=n_heads,
+        feed_forward_dim=5,
+        attention_dropout=dropout,
     )
+    encoder = TargetQueryEncoder(DIM, config)
     for parameter in encoder.parameters():
         nn.init.normal_(parameter, std=0.5)
     return encoder.double()
@@ -178,4 +186,4 @@ def test_the_encoder_gives_the_same_on_cuda() -> None:
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="4 heads do not divide 6"):
-        TargetQueryEncoder(DIM, n_layers=1, n_heads=4, feed_forward_dim=5, max_history=8)
+        an_encoder(n_heads=4)

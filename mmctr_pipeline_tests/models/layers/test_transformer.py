@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.models.config import TransformerDcnConfig
 from mmctr_pipeline.models.layers.transformer import (
     Rectangles,
     SelfAttention,
@@ -30,7 +31,13 @@ MASK_BL = padded(torch.ones(N_REAL, dtype=torch.bool))
 
 def encoder(n_heads: int = 1, dropout: float = 0.0) -> TransformerEncoder:
     """Return an encoder in float64 with no parameter at its initial value."""
-    layers = TransformerEncoder(DIM, N_LAYERS, n_heads, HIDDEN, dropout).double()
+    config = TransformerDcnConfig(
+        transformer_layers=N_LAYERS,
+        n_heads=n_heads,
+        feed_forward_dim=HIDDEN,
+        transformer_dropout=dropout,
+    )
+    layers = TransformerEncoder(DIM, config).double()
     for parameter in layers.parameters():
         nn.init.normal_(parameter, std=0.6)
     return layers
@@ -168,4 +175,4 @@ def test_bfloat16_under_autocast_is_close() -> None:
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="4 heads do not divide 6"):
-        TransformerEncoder(DIM, 1, 4, HIDDEN, 0.0)
+        encoder(n_heads=4)
