@@ -57,7 +57,7 @@ def encode_titles(
 ) -> "TextEncoding":
     """Return one vector per item title; titles that `store` already holds are not encoded.
 
-    Raises `SettingsError` where the model of `config` is unavailable, else as
+    Raises `SettingsError` if the model of `config` is unavailable, and the other errors of
     `encoders.text.encode.encode_titles`.
 
     Parameters
@@ -91,7 +91,7 @@ def encode_images(
 ) -> "ImageEncoding":
     """Return one vector per cover image; images that `store` already holds are not encoded.
 
-    Raises `SettingsError` where the model of `config` is unavailable, else as
+    Raises `SettingsError` if the model of `config` is unavailable, and the other errors of
     `encoders.image.encode.encode_images`.
 
     Parameters
@@ -173,7 +173,7 @@ def train(
 ) -> TrainedCtr:
     """Train a model on the train rows and select its epoch on the valid rows.
 
-    Errors as `training.ctr.train_ctr`.
+    Raises the errors of `training.ctr.train_ctr`.
 
     Parameters
     ----------
@@ -200,8 +200,8 @@ def score(
 ) -> np.ndarray:
     """Return the click probability of each row of `split`, `(N,) float32`, in its order.
 
-    Raises `ModelFileError` where a model file was trained on other vectors, `TrainingDataError`
-    where `vectors` lacks a modality that the model reads.
+    Raises `ModelFileError` if a model file was trained on other vectors, `TrainingDataError` if
+    `vectors` lacks a modality that the model reads.
 
     Parameters
     ----------

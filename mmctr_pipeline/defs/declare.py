@@ -32,7 +32,7 @@ VECTOR_ASSET: dict[str, Any] = {
     "io_manager_key": "parquet_io",
     "metadata": columns(
         item_id=("int32", "ascending and distinct"),
-        vector=("fixed_size_list<float32>", "all zeros where present is false"),
+        vector=("fixed_size_list<float32>", "zeros if present is false"),
         present=("bool", "whether the item has this vector"),
     ),
 }
@@ -103,7 +103,7 @@ def checks(
                     metadata=outcome.numbers,
                 )
 
-        # Dagster reads the annotations of what it calls.
+        # Dagster finds the return type in the annotations.
         evaluate.__annotations__["return"] = Iterator[dg.AssetCheckResult]
         specs = [
             dg.AssetCheckSpec(

@@ -229,7 +229,7 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _require_plain(value: Any, where: str) -> None:
-    """Raise `ModelFileError` where `weights_only=True` would refuse `value` on reading."""
+    """Raise `ModelFileError` if `weights_only=True` would refuse `value` on reading."""
     if isinstance(value, dict):
         for key, inner in value.items():
             _require_plain(key, f"the keys of {where}")

@@ -114,14 +114,14 @@ def _frame_problems(frame: pl.DataFrame) -> list[str]:
     if n_null:
         problems.append(f"{n_null:,} values are missing")
     scores = frame[SCORE].fill_null(0.0).to_numpy()
-    for bad, what in (
+    for bad, fault in (
         (~np.isfinite(scores), "not finite"),
         (np.isfinite(scores) & ((scores < 0) | (scores > 1)), "outside 0..1"),
     ):
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             problems.append(
-                f"{int(bad.sum()):,} of {SCORE} are {what}, the first {scores[row]} in row {row}"
+                f"{int(bad.sum()):,} of {SCORE} are {fault}, the first {scores[row]} in row {row}"
             )
     n_repeated = frame.height - frame[ID].n_unique()
     if n_repeated:

@@ -117,6 +117,6 @@ def test_a_kill_while_writing_leaves_the_earlier_artefact(tmp_path: Path) -> Non
     result = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert result.returncode == -signal.SIGKILL
     assert VectorTable.read(path).identity == "earlier"
-    # The next writer removes what the killed one left.
+    # The next writer removes the leftovers of the killed one.
     manager.write(earlier, path)
     assert os.listdir(tmp_path) == ["text_embeddings.parquet"]

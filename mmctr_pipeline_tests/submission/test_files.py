@@ -1,7 +1,4 @@
-"""The submission files: format, bytes and validation.
-
-A zip written twice must be equal byte by byte, as must a score read back.
-"""
+"""The submission files: format, equal bytes for equal scores, and validation."""
 
 import os
 import zipfile

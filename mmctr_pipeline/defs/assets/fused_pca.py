@@ -98,7 +98,7 @@ def _pictures(
 
 @declare.checks(
     also_reads=("text_embeddings",),
-    shape="one row per item and the padding row 0, as wide as the fusion wrote them",
+    shape="one row per item and the padding row 0, with the width that the fusion recorded",
     finite_norms="no NaN or infinity; exactly the masked rows are zero",
     explained_variance="the fused vectors keep enough of the variance",
 )

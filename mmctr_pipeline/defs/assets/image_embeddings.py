@@ -53,9 +53,9 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
 
 
 @declare.checks(
-    shape="one row per item of item_feature, as wide as the encoder wrote them",
-    finite_norms="no NaN or infinity, no zero vector where an image is, none where not",
-    image_coverage="few items lack an image or have one that cannot be decoded",
+    shape="one row per item of item_feature, with the width that the encoder recorded",
+    finite_norms="no NaN or infinity; exactly the items without an image have a zero vector",
+    image_coverage="few items have no image or an unreadable one",
 )
 def image_embeddings_checks(
     deployment: DeploymentResource, image_embeddings: VectorTable

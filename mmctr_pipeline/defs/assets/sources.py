@@ -50,7 +50,7 @@ item_feature = _source(
 
 item_images = _source(
     "item_images",
-    "Cover images, one file per item; a data set without images observes as such.",
+    "Cover images, one file per item; a data set may have none.",
     lambda layout: fingerprint_images(layout.images) if layout.images else "no images",
     kinds={"image"},
 )

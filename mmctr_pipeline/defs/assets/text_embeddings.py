@@ -48,8 +48,8 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
 
 
 @declare.checks(
-    shape="one row per item of item_feature, as wide as the encoder wrote them",
-    finite_norms="no NaN or infinity, no zero vector where a title is, none where not",
+    shape="one row per item of item_feature, with the width that the encoder recorded",
+    finite_norms="no NaN or infinity; exactly the items without a title have a zero vector",
 )
 def text_embeddings_checks(
     deployment: DeploymentResource, text_embeddings: VectorTable

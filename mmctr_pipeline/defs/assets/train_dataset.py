@@ -56,8 +56,8 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
     only_warn=("user_overlap",),
     id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
     label_values="labels are 0 and 1, both occur, test IDs are distinct",
-    target_in_history="target items are seldom in their own row's history",
-    user_overlap="valid users are all, or none of them, train users",
+    target_in_history="target items are rarely in their own row's history",
+    user_overlap="either all valid users are train users, or none",
 )
 def train_dataset_checks(train_dataset: CtrDataset) -> list[checks.CheckOutcome]:
     """Check the integrity of the dataset."""
