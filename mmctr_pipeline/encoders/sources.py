@@ -144,23 +144,19 @@ def _hub_folder(
             return cached, "hub cache"
     except (OSError, HFValidationError):
         pass
-    folder = _download(what, repository, [*_SMALL_FILES, *first])
-    if _lack(folder, files) is not None:
-        folder = _download(what, repository, [*_SMALL_FILES, "*.bin"])
-    return folder, "hub"
-
-
-def _download(what: str, repository: str, patterns: list[str]) -> Path:
-    """Return the folder of a repository's newest snapshot with the files of `patterns`."""
     try:
-        folder = huggingface_hub.snapshot_download(
-            repository, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS
-        )
+        for weights in (first, ["*.bin"]):
+            patterns = [*_SMALL_FILES, *weights]
+            folder = huggingface_hub.snapshot_download(
+                repository, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS
+            )
+            if _lack(Path(folder), files) is None:
+                break
     except HFValidationError as error:
         raise ModelNotFoundError(f"{what}: {repository!r} is not a hub id: {error}") from error
     except OSError as error:
         raise _unreachable(what, repository) from error
-    return Path(folder)
+    return Path(folder), "hub"
 
 
 def _unreachable(what: str, address: str) -> ModelNotFoundError:

@@ -31,15 +31,16 @@ def training_curve(history: Mapping[str, Any]) -> bytes:
     held_out = [record["metrics"][history["metric"]] for record in records]
     train_loss = [record["train_loss"] for record in records]
     best = held_out[epoch.index(best_epoch)]
-    plot = _Plot("epoch", metric)
-    plot.axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
+    figure, axes = _plot("epoch", metric)
+    axes.axvline(best_epoch, color="grey", linestyle=":", linewidth=1)
     label = f"{metric} (best {best:.4f}, epoch {best_epoch:g})"
-    plot.axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
-    losses = plot.second_axis("train loss")
+    axes.plot(epoch, held_out, color=_FIRST, marker=".", label=label)
+    losses = axes.twinx()
+    losses.set_ylabel("train loss")
     losses.plot(epoch, train_loss, color=_SECOND, marker=".", label="train loss")
-    plot.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plot.legend_above(ncols=2)
-    return plot.png()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
+    return _png(figure)
 
 
 def reliability(calibration: Mapping[str, Any]) -> bytes:
@@ -57,12 +58,12 @@ def reliability(calibration: Mapping[str, Any]) -> bytes:
         f"expected calibration error {calibration['error']:.4f} over {len(bins)} bins of at least "
         f"{int(n_rows.min()):,} rows"
     )
-    plot = _Plot("predicted probability", "share of clicks", _SQUARE_HEIGHT, title)
-    plot.axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    plot.axes.vlines(predicted, *_wilson_interval(share, n_rows), color=_FIRST)
-    plot.axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
-    plot.axes.set(xlim=(0, 1), ylim=(0, 1))
-    return plot.png()
+    figure, axes = _plot("predicted probability", "share of clicks", _SQUARE_HEIGHT, title)
+    axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    axes.vlines(predicted, *_wilson_interval(share, n_rows), color=_FIRST)
+    axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    return _png(figure)
 
 
 def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -77,20 +78,21 @@ def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
     """Plot each component's share of the variance, `(K,)`, and the cumulative sum."""
     component = np.arange(1, len(explained_variance_ratio) + 1)
     cumulative = np.cumsum(explained_variance_ratio)
-    plot = _Plot("component", "share of the variance")
-    plot.axes.fill_between(component, explained_variance_ratio, step="mid", color=_FIRST)
-    plot.axes.yaxis.label.set_color(_FIRST)
-    plot.axes.set_yscale("log")
-    total = plot.second_axis(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})")
+    figure, axes = _plot("component", "share of the variance")
+    axes.fill_between(component, explained_variance_ratio, step="mid", color=_FIRST)
+    axes.yaxis.label.set_color(_FIRST)
+    axes.set_yscale("log")
+    total = axes.twinx()
+    total.set_ylabel(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})")
     total.plot(component, cumulative, color=_SECOND)
     total.set_ylim(0, 1.02)
     total.yaxis.label.set_color(_SECOND)
-    return plot.png()
+    return _png(figure)
 
 
 def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
     """Plot the distribution of vector lengths, one outline per name; `(N,)` arrays."""
-    plot = _Plot("length of the vector", "items")
+    figure, axes = _plot("length of the vector", "items")
     for name, values in norms.items():
         finite = np.asarray(values, dtype=np.float64)
         finite = finite[np.isfinite(finite)]
@@ -99,10 +101,10 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
         if high - low < 1e-3 * max(abs(high), 1e-12):
             low, high = low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
         # With an odd number of bins, equal lengths fall into the middle of one, not on an edge.
-        plot.axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
+        axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
     if norms:
-        plot.axes.legend(loc="upper right")
-    return plot.png()
+        axes.legend(loc="upper right")
+    return _png(figure)
 
 
 def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
@@ -121,18 +123,18 @@ def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
         f"{n_cut / max(len(n_tokens), 1):.2%} of {len(n_tokens):,} titles exceed the limit of "
         f"{longest:,} tokens; the longest has {most:,}"
     )
-    plot = _Plot(f"tokens of the title{note}", "titles", title=title)
+    figure, axes = _plot(f"tokens of the title{note}", "titles", title=title)
     if len(n_tokens):
         edges = np.arange(end + 0.5, -0.5 - step, -step)[::-1]
-        plot.axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
+        axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
         # From below 1, so that a single title is visible.
-        plot.axes.set_ylim(bottom=0.7)
-        plot.axes.yaxis.set_major_formatter("{x:,.0f}")
-        plot.axes.yaxis.set_minor_formatter(NullFormatter())
-        plot.axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=0.7)
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if n_cut:
-        plot.axes.axvline(longest + 0.5, color=_SECOND, linestyle="--")
-    return plot.png()
+        axes.axvline(longest + 0.5, color=_SECOND, linestyle="--")
+    return _png(figure)
 
 
 def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.ndarray]) -> bytes:
@@ -163,7 +165,7 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
     limits = _limits(points)
     inside = np.all((points >= limits[0]) & (points <= limits[1]), axis=1)
     n_outside = int((~inside).sum())
-    plot = _Plot(
+    figure, axes = _plot(
         f"first principal component ({shares[0]:.0%})",
         f"second ({shares[1]:.0%})",
         _SQUARE_HEIGHT,
@@ -173,7 +175,7 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
     for (name, mask), colour in zip(kinds.items(), itertools.cycle(_COLOURS), strict=False):
         n_items = int((mask & usable).sum())
         x, y = points[mask[rows] & inside].T
-        plot.axes.scatter(
+        axes.scatter(
             x,
             y,
             s=6,
@@ -184,10 +186,10 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
             # The rarest kind is on top.
             zorder=2 + 1 / (1 + n_items),
         )
-    plot.axes.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
+    axes.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
     if kinds:
-        plot.legend_above(ncols=3, markerscale=2.5)
-    return plot.png()
+        figure.legend(loc="outside upper center", ncols=3, fontsize="small", markerscale=2.5)
+    return _png(figure)
 
 
 def _first_two_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -251,33 +253,21 @@ def _encoded(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-class _Plot:
-    """A figure with one pair of axes, in the style of all plots."""
+def _plot(
+    x_label: str, y_label: str, height: float = _HEIGHT, title: str = ""
+) -> tuple[Figure, Axes]:
+    """Return a new figure and its axes, in the style of all plots."""
+    figure = Figure(figsize=(5.6, height), dpi=_DOTS_PER_INCH, layout="constrained")
+    axes = figure.add_subplot(xlabel=x_label, ylabel=y_label)
+    axes.set_title(title, fontsize="small")
+    axes.grid(alpha=0.3)
+    return figure, axes
 
-    def __init__(
-        self, x_label: str, y_label: str, height: float = _HEIGHT, title: str = ""
-    ) -> None:
-        self.figure = Figure(figsize=(5.6, height), dpi=_DOTS_PER_INCH, layout="constrained")
-        self.axes = self.figure.add_subplot(xlabel=x_label, ylabel=y_label)
-        self.axes.set_title(title, fontsize="small")
-        self.axes.grid(alpha=0.3)
 
-    def second_axis(self, y_label: str) -> Axes:
-        """Return axes with the same x axis and their own y axis at the right."""
-        axes = self.axes.twinx()
-        axes.set_ylabel(y_label)
-        return axes
-
-    def legend_above(self, ncols: int, markerscale: float = 1.0) -> None:
-        """Put one legend of all axes above the plot."""
-        self.figure.legend(
-            loc="outside upper center", ncols=ncols, fontsize="small", markerscale=markerscale
-        )
-
-    def png(self) -> bytes:
-        # Only the object API: pyplot keeps global state and picks a backend at import.
-        canvas = FigureCanvasAgg(self.figure)
-        canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        # A palette makes a plot a third as large without a visible difference.
-        return small_picture(_with_colours(drawn, 256))
+def _png(figure: Figure) -> bytes:
+    # Only the object API: pyplot keeps global state and picks a backend at import.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    # A palette makes a plot a third as large without a visible difference.
+    return small_picture(_with_colours(drawn, 256))

@@ -1,6 +1,7 @@
 """Run image files through an open_clip image tower, decoding ahead of the forward passes."""
 
 import collections
+import functools
 import hashlib
 import itertools
 import os
@@ -17,6 +18,7 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, decode, read_bytes
 from mmctr_pipeline.encoders.image.pixels import normalised
 from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
+from mmctr_pipeline.encoders.store.parquet_files import Notes
 from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
 from mmctr_pipeline.precision import dtype_for, dtype_name
@@ -65,25 +67,23 @@ class ImageEncoder:
                 else:
                     yield position, found
 
-        vectors: np.ndarray | None = None
-        notes = {}
+        notes: Notes = {}
         pictures = readable()
         with torch.inference_mode():
+            vectors = np.zeros((len(files), self._dim), np.float32)
             while batch := list(itertools.islice(pictures, self._batch_size)):
                 positions, pixels = zip(*batch, strict=True)
                 found = self._forward(pixels, self._tower)
-                if vectors is None:
-                    vectors = np.zeros((len(files), found.shape[1]), np.float32)
-                    if self._reference is not None:
-                        # The first image of a shard shows how close bfloat16 comes to float32.
-                        reference = self._forward(pixels[:1], self._reference)
-                        notes = parity_notes(found[:1], reference)
                 vectors[list(positions)] = found
-            if vectors is None:
-                # A blank picture tells how wide the vectors are.
-                blank = self._forward([np.zeros((*self._pixels.size, 3), np.uint8)], self._tower)
-                vectors = np.zeros((len(files), blank.shape[1]), np.float32)
+                if self._reference is not None and not notes:
+                    # The first image of a shard shows how close bfloat16 comes to float32.
+                    notes = parity_notes(found[:1], self._forward(pixels[:1], self._reference))
         return Shard(vectors, reasons, notes)
+
+    @functools.cached_property
+    def _dim(self) -> int:
+        """The width of the vectors, that of a blank picture."""
+        return self._forward([np.zeros((*self._pixels.size, 3), np.uint8)], self._tower).shape[1]
 
     def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:
         """Return the pixels of a file, or why it cannot be decoded."""

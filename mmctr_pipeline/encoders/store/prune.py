@@ -125,16 +125,11 @@ def _prune_encoder(
         else:
             (folder / LAST_USED).unlink(missing_ok=True)
     row_bytes = np.array([KEY.itemsize + 4 * shard.width for shard in shards], np.int64)
-    n_kept = np.array([mask.sum() for mask in masks], np.int64)
-    n_dropped = np.array([len(mask) for mask in masks], np.int64) - n_kept
-    return PruneReport(
-        encoder=shards[0].identity if shards else folder.name,
-        n_kept=int(n_kept.sum()),
-        n_dropped=int(n_dropped.sum()),
-        kept_bytes=int(n_kept @ row_bytes),
-        dropped_bytes=int(n_dropped @ row_bytes),
-        n_left_behind=len(leftovers),
-    )
+    counts = np.array([(mask.sum(), (~mask).sum()) for mask in masks], np.int64).reshape(-1, 2)
+    n_kept, n_dropped = counts.sum(axis=0).tolist()
+    kept_bytes, dropped_bytes = (row_bytes @ counts).tolist()
+    encoder = shards[0].identity if shards else folder.name
+    return PruneReport(encoder, n_kept, n_dropped, kept_bytes, dropped_bytes, len(leftovers))
 
 
 def _select(

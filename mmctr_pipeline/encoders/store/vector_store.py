@@ -110,7 +110,8 @@ class VectorStore:
                 # At the start, so that an interrupted run counts as use too.
                 record_use(folder, lookup.distinct, self._now().date())
                 run = _Run(folder, identity, reader, encode, lookup)
-                run.take_stored()
+                for path in shard_paths(folder):
+                    run.take(path)
                 run.encode_missing(shard_size, unit)
         return lookup.result()
 
@@ -124,10 +125,6 @@ class _Run:
     reader: str
     encode: EncodeShard
     lookup: PartialLookup
-
-    def take_stored(self) -> None:
-        for path in shard_paths(self.folder):
-            self._take(path)
 
     def encode_missing(self, shard_size: int, unit: str) -> None:
         """Encode missing contents, or take them from a concurrent run that encodes them."""
@@ -157,7 +154,7 @@ class _Run:
             if not is_mine:
                 return False
             # Another run may have written it since the folder was listed.
-            self._take(path, is_claimed=True)
+            self.take(path, is_claimed=True)
             if not self.lookup.are_settled(rows):
                 self._encode(rows)
         progress.advance(len(rows))
@@ -185,7 +182,7 @@ class _Run:
             self.lookup.take(stored, self.reader)
         self.lookup.n_encoded += len(rows) - len(shard.reasons)
 
-    def _take(self, path: Path, is_claimed: bool = False) -> None:
+    def take(self, path: Path, is_claimed: bool = False) -> None:
         """Take a shard if it exists; rename the file if it is damaged, which needs its claim."""
         try:
             with open_shard(path) as stored:
@@ -202,7 +199,7 @@ class _Run:
             # If another run holds the claim, it is replacing the file.
             with locked(_claim(path), wait=False) as is_mine:
                 if is_mine:
-                    self._take(path, is_claimed=True)
+                    self.take(path, is_claimed=True)
 
 
 def _claim(path: Path) -> Path:

@@ -32,8 +32,8 @@ class CompactBert:
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()
         self._norm = _pair(embeddings.LayerNorm, torch.float32)
-        heads, epsilon = model.config.num_attention_heads, model.config.layer_norm_eps
-        self._layers = [_Layer(each, dtype, heads, epsilon) for each in model.encoder.layer]
+        heads = model.config.num_attention_heads
+        self._layers = [_Layer(each, dtype, heads, self._epsilon) for each in model.encoder.layer]
 
     @staticmethod
     def fits(model: Any) -> TypeGuard[BertModel]:
