@@ -11,7 +11,7 @@ import dagster as dg
 import pydantic
 
 from mmctr_pipeline.environment import Deployment
-from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig
+from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig, model_config_from
 from mmctr_pipeline.presets.preset import Preset, load_preset, preset_name
 from mmctr_pipeline.settings import Settings
 
@@ -60,7 +60,7 @@ class AssetConfig(dg.Config):
 
     def model_settings(self) -> ModelConfig:
         """Return the core settings of the field `model`, whose class follows from its name."""
-        return self.settings("model", MODEL_CONFIGS[self.model_dump()["model"]["name"]])
+        return model_config_from(self.model_dump()["model"], "model")
 
 
 @functools.cache

@@ -37,7 +37,9 @@ def trained_model(
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.fusion.fuse import require_fused_from
     from mmctr_pipeline.precision import dtype_for, dtype_name
+    from mmctr_pipeline.registry.card import popularity_table
     from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.reporting.plots import reliability, training_curve
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 
     require_fused_from(fused_pca, text_embeddings, image_embeddings)
@@ -77,25 +79,14 @@ def trained_model(
         run_key=key,
         preset=preset_name(current_deployment()),
     )
-    metadata = {
-        "train rows": len(train_dataset.train),
-        "configuration": dg.MetadataValue.json(config.resolved),
-        **_metadata(model),
-    }
-    return dg.Output(model, metadata=metadata)
-
-
-def _metadata(model: Any) -> dict[str, Any]:
-    """Return the metadata that the model file itself provides."""
-    from mmctr_pipeline.registry.card import popularity_table
-    from mmctr_pipeline.reporting.plots import reliability, training_curve
-
-    return {
+    metadata: dict[str, Any] = {
         **model.metrics,
         "parameters": model.n_parameters,
-        "device": model.resolved_config["device"],
+        "train rows": len(train_dataset.train),
+        "device": str(device),
         "vectors": model.vector_identity,
         "data fingerprint": model.data_fingerprint,
+        "configuration": dg.MetadataValue.json(config.resolved),
         "metrics are": model.measured_on or "of this model",
         **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
         "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
@@ -104,6 +95,7 @@ def _metadata(model: Any) -> dict[str, Any]:
             reliability(model.evaluation["calibration"]), "share of clicks by probability"
         ),
     }
+    return dg.Output(model, metadata=metadata)
 
 
 @declare.checks(auc_floor="the validation AUC reaches the preset's floor")
