@@ -24,12 +24,8 @@ class Qin(FeatureModel):
         super().__init__(config, spec)
         self.attention = ReluTargetAttention(self.features.item_dim)
         dim = self.features.context_dim + 2 * self.features.item_dim
-        self.quadratic = nn.Sequential(
-            *(
-                QuadraticBlock(dim, config.n_rows, config.dropout, config.row_dropout)
-                for _ in range(config.n_layers)
-            )
-        )
+        block = dim, config.n_rows, config.dropout, config.row_dropout
+        self.quadratic = nn.Sequential(*(QuadraticBlock(*block) for _ in range(config.n_layers)))
         self.output = Float32Linear(dim, 1)
         initialise(self)
 

@@ -137,13 +137,9 @@ class SimilarityAttention(FeatureModel):
         learned: list[torch.Tensor] = []
         if self.learned:
             # Encoders mean their vectors to have length one; scale so that entries are around one.
-            content_UC = torch.cat(
-                [
-                    functional.normalize(each, dim=1) * math.sqrt(each.shape[1])
-                    for each in vectors(self._content)
-                ],
-                dim=1,
-            )
+            content = vectors(self._content)
+            scaled = [functional.normalize(v, dim=1) * math.sqrt(v.shape[1]) for v in content]
+            content_UC = torch.cat(scaled, dim=1)
             learned = [
                 cosines(layer(content_UC, items.row_U), items, segments) for layer in self.learned
             ]
