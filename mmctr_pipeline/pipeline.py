@@ -21,7 +21,6 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.models.config import ModelConfig, model_config_from
 from mmctr_pipeline.registry.model_file import ModelFile, build_module, require_identity
-from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
@@ -73,13 +72,9 @@ def encode_titles(
     device
         Where the encoder runs.
     """
-    from mmctr_pipeline.encoders.sources import ModelNotFoundError
     from mmctr_pipeline.encoders.text import encode
 
-    try:
-        return encode.encode_titles(items, config, device, store, _given_vectors(layout, config))
-    except ModelNotFoundError as error:
-        raise SettingsError(str(error)) from error
+    return encode.encode_titles(items, config, device, store, _given_vectors(layout, config))
 
 
 def encode_images(
@@ -108,13 +103,9 @@ def encode_images(
         Where the encoder runs.
     """
     from mmctr_pipeline.encoders.image import encode
-    from mmctr_pipeline.encoders.sources import ModelNotFoundError
 
     given = _given_vectors(layout, config)
-    try:
-        return encode.encode_images(items.item_id, layout.images, config, device, store, given)
-    except ModelNotFoundError as error:
-        raise SettingsError(str(error)) from error
+    return encode.encode_images(items.item_id, layout.images, config, device, store, given)
 
 
 def _given_vectors(
