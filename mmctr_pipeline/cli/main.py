@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import click
 
-from mmctr_pipeline.cli.comparisons import ablation, fusions, leaderboard
+from mmctr_pipeline.cli.ablation import ablation
+from mmctr_pipeline.cli.fusions import fusions
+from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.prune import prune
 from mmctr_pipeline.cli.sample import sample
 from mmctr_pipeline.environment import DeploymentError, share_cores

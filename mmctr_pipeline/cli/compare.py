@@ -1,0 +1,68 @@
+"""Comparisons on the command line: run the rows, then write and print their table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmctr_pipeline.comparison.entries import Entry
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.sample.config import SampleConfig
+
+
+def compare(
+    entries: Sequence[Entry],
+    data: Path | SampleConfig,
+    deployment: Deployment,
+    name: str,
+    seeds: int = 1,
+    minutes: float = 0.0,
+    again: bool = False,
+    *,
+    by_auc: bool = False,
+    pairs: Sequence[tuple[str, str]] = (),
+) -> int:
+    """Run a comparison and print its table and one line of JSON; return the exit status.
+
+    Parameters
+    ----------
+    entries
+        The rows.
+    data
+        The data folder, or the sample dataset to generate unless storage has it.
+    deployment
+        Where to store and compute.
+    name
+        Stem of the names of the table's files.
+    seeds, by_auc, pairs
+        As in `Runner.run`.
+    minutes, again
+        As in `Runner`.
+    """
+    from mmctr_pipeline import pipeline
+    from mmctr_pipeline.comparison.report import best_possible_auc, write_report
+    from mmctr_pipeline.comparison.row_vectors import RowVectors
+    from mmctr_pipeline.comparison.runner import Runner
+    from mmctr_pipeline.comparison.user_split import selects_epoch
+    from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.sample.write import ensure_sample
+    from mmctr_pipeline.training.device import resolve_device
+
+    device, storage = resolve_device(deployment.device), deployment.storage_dir
+    folder = data if isinstance(data, Path) else ensure_sample(data, storage / "sample")
+    layout = find_data(folder)
+    dataset = pipeline.load_dataset(layout)
+    vectors = RowVectors(layout, dataset.items, storage, device)
+    runner = Runner(dataset, vectors, storage, device, minutes, again)
+    board = runner.run(entries, seeds, by_auc, pairs)
+    limit = f" or {minutes:g} minutes of training, whichever is less" if minutes else ""
+    heading = (
+        f"{layout.root.name}: {len(dataset.train):,} train rows, AUC on "
+        f"{board.n_reporting_rows:,} valid rows of users that selected no epoch; each row's own "
+        f"epochs{limit}, on {device}"
+    )
+    best = best_possible_auc(layout.root, ~selects_epoch(dataset.valid.user_id))
+    lines = write_report(board, runner.folder, name, heading, best)
+    print("\n".join(["", *lines, "", f"written to {runner.folder / name}.md"]))
+    line = {"name": name, "data": str(layout.root), "best_possible_auc": best}
+    print(json.dumps(line | board.to_mapping()))
+    return 1 if board.failures else 0

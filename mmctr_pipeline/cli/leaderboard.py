@@ -1,0 +1,79 @@
+"""`mmctr leaderboard`."""
+
+import math
+
+import click
+
+from mmctr_pipeline.cli.compare import compare
+from mmctr_pipeline.comparison.entries import preset_entries
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.presets.preset import load_preset, preset_name
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.settings import SettingsError
+
+
+def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value} is not a number of minutes, 0 or more")
+    return value
+
+
+@click.command()
+@click.argument("presets", nargs=-1, metavar="[PRESET]...")
+@click.option(
+    "--vary",
+    type=click.Choice(["model", "all"]),
+    default="model",
+    help="What rows take from their preset: model and training, with encoders and fusion of "
+    "MMCTR_PRESET for all; or encoders and fusion too.",
+)
+@click.option(
+    "--minutes",
+    default=20.0,
+    callback=_finite,
+    help="Limit for training and validation of a row; 0 is none.",
+)
+@click.option("--seeds", type=click.IntRange(1, 10), default=1)
+@click.option("--again", is_flag=True, help="Train finished rows again.")
+@click.option("--name", default="leaderboard", help="Name of the table's files.")
+@click.option(
+    "--scale",
+    type=float,
+    help="Size of the sample dataset, used if MMCTR_DATA_DIR is not set. "
+    "[default: 7.5, 300,000 train rows]",
+)
+@click.option("--train-rows", "n_train_rows", type=int, help="Of the sample dataset.")
+@click.option(
+    "--valid-rows",
+    "n_valid_rows",
+    type=int,
+    help="Of the sample dataset; about half of them report. [default: 40,000]",
+)
+@click.option("--seed", type=int, help="Of the sample dataset. [default: 7]")
+def leaderboard(
+    presets: tuple[str, ...],
+    vary: str,
+    minutes: float,
+    seeds: int,
+    again: bool,
+    name: str,
+    **sample_size: float | None,
+) -> int:
+    """Compare presets, named by name or path, on the same data.
+
+    The first is compared with each of the others. Without names, these are all shipped presets
+    that differ, ordered by AUC.
+    """
+    deployment = Deployment.from_environment()
+    shared = load_preset(preset_name(deployment)) if vary == "model" else None
+    entries = preset_entries(presets, shared)
+    given = {name: value for name, value in sample_size.items() if value is not None}
+    if deployment.data_dir is not None and given:
+        raise SettingsError(
+            "--scale, --train-rows, --valid-rows and --seed describe the sample dataset, but "
+            f"MMCTR_DATA_DIR is {str(deployment.data_dir)!r}; leave them out, or unset it"
+        )
+    default_size = {"scale": 7.5, "n_valid_rows": 40_000}
+    data = deployment.data_dir or SampleConfig.scaled(**default_size | given)
+    by_auc = not presets
+    return compare(entries, data, deployment, name, seeds, minutes, again, by_auc=by_auc)
