@@ -22,7 +22,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     It ignores names, folders and times. Swapping two files changes it.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
-        digests = list(threads.map(_digest, paths))
+        digests = list(threads.map(file_digest, paths))
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -61,7 +61,8 @@ def fingerprint_array(*arrays: np.ndarray) -> str:
     return overall.hexdigest()
 
 
-def _digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
+    """Return the SHA-256 of the contents of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -69,6 +70,6 @@ def _digest(path: Path) -> bytes:
 def _digest_if_readable(path: Path) -> bytes | None:
     try:
         # Opening a pipe would wait for a writer.
-        return _digest(path) if path.is_file() else None
+        return file_digest(path) if path.is_file() else None
     except OSError:
         return None

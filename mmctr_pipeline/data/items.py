@@ -35,19 +35,18 @@ def read_items(layout: DataLayout) -> ItemTable:
     blocks = {column.name: Block(path, column) for column in ITEM_COLUMNS}
     arrays = {name: table.column(name).combine_chunks() for name in blocks}
     numbers = {
-        name: integers(arrays[name], blocks[name])
-        for name in ("item_id", "likes_level", "views_level")
+        column.name: integers(arrays[column.name], blocks[column.name]).astype(column.dtype)
+        for column in ITEM_COLUMNS
+        if column.kind == "int"
     }
     check_distinct(numbers["item_id"], blocks["item_id"])
     tags = list_values(arrays["item_tags"], blocks["item_tags"])
     check_range(*tags, blocks["item_tags"])
     order = np.argsort(numbers["item_id"])
     return ItemTable(
-        item_id=numbers["item_id"][order].astype(np.int32),
         title=_titles(arrays["item_title"], order),
         tags=without_zeros(*tags).take(order),
-        likes_level=numbers["likes_level"][order].astype(np.int8),
-        views_level=numbers["views_level"][order].astype(np.int8),
+        **{name: values[order] for name, values in numbers.items()},
     )
 
 
@@ -109,9 +108,7 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
 
 def _file_with(layout: DataLayout, column: str) -> Path:
     known = []
-    for path in (layout.item_feature, layout.item_info):
-        if path is None:
-            continue
+    for path in filter(None, (layout.item_feature, layout.item_info)):
         with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
             vector_columns = [
                 field.name

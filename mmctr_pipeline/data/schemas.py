@@ -33,14 +33,10 @@ class Column:
         return next(fits, np.int64)
 
 
-_USER_ID = Column("user_id", "int", minimum=1)
 _ITEM_ID = Column("item_id", "int", minimum=1)
-_LEVELS = (
-    Column("likes_level", "int", maximum=MAX_LEVEL),
-    Column("views_level", "int", maximum=MAX_LEVEL),
-)
+_LEVELS = [Column(name, "int", maximum=MAX_LEVEL) for name in ("likes_level", "views_level")]
 _ITEM_SEQ = Column("item_seq", "int_list")
-_INTERACTION = (_USER_ID, _ITEM_ID, _ITEM_SEQ, *_LEVELS)
+_INTERACTION = (Column("user_id", "int", minimum=1), _ITEM_ID, _ITEM_SEQ, *_LEVELS)
 
 LABELLED_COLUMNS: tuple[Column, ...] = (*_INTERACTION, Column("label", "int", maximum=1))
 """Columns of train and valid; `item_seq` is the history, oldest first, left-padded with 0."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 
+from mmctr_pipeline.data.fingerprint import file_digest
 from mmctr_pipeline.settings import SettingsError
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -181,13 +182,10 @@ def _located_text(name: str, folder: Path, source: str) -> LocatedTextModel:
 
 def _hash_files(folder: Path, files: Iterable[Path]) -> str:
     """Return the SHA-256 (hex) of one file, or of the sorted names and digests of several."""
-    digests = []
-    for path in sorted(filter(Path.is_file, files)):
-        with path.open("rb") as file:
-            digests.append((path.relative_to(folder), hashlib.file_digest(file, "sha256")))
-    if len(digests) == 1:
-        return digests[0][1].hexdigest()
-    lines = [f"{name.as_posix()} {digest.hexdigest()}\n" for name, digest in digests]
+    paths = sorted(filter(Path.is_file, files))
+    if len(paths) == 1:
+        return file_digest(paths[0]).hex()
+    lines = [f"{path.relative_to(folder).as_posix()} {file_digest(path).hex()}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

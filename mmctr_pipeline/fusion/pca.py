@@ -30,11 +30,9 @@ class PcaTransform(Transform):
     input: str
 
     METHOD: ClassVar = "pca"
+    NAME: ClassVar = "pca{dim}-{input}"
     MARKS: ClassVar = {"format": 1}
     SCALARS: ClassVar = ("text_dim", "image_dim", "input", *INPUTS)
-
-    def _name(self) -> str:
-        return f"pca{self.dim}-{self.input}"
 
     def _hashed(self) -> Iterable[bytes]:
         for array in (self.mean, self.components, self.explained_variance_ratio):

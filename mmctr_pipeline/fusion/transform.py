@@ -39,6 +39,8 @@ class Transform(abc.ABC):
     n_fitted_items: int
 
     METHOD: ClassVar[str]
+    NAME: ClassVar[str]
+    """First part of the identity, with fields in braces."""
     MARKS: ClassVar[dict[str, Any]]
     """Entries of a file that mark its method and format."""
     SCALARS: ClassVar[tuple[str, ...]]
@@ -50,7 +52,7 @@ class Transform(abc.ABC):
         digest = hashlib.sha256(json.dumps(self._scalars(), sort_keys=True).encode())
         for part in self._hashed():
             digest.update(part)
-        return f"{self._name()}:{digest.hexdigest()[:12]}"
+        return f"{self.NAME.format_map(vars(self))}:{digest.hexdigest()[:12]}"
 
     def transform(self, text: VectorTable, image: VectorTable) -> VectorTable:
         """Return the fused vectors of the padding item 0 and of all items, float32.
@@ -142,10 +144,6 @@ class Transform(abc.ABC):
     def _from_content(cls, content: dict[str, Any]) -> Self:
         """Build the transform from the entries of a file, without marks and identity."""
         return cls(**content)
-
-    @abc.abstractmethod
-    def _name(self) -> str:
-        """Return the first part of the identity."""
 
     @abc.abstractmethod
     def _hashed(self) -> Iterable[bytes]:

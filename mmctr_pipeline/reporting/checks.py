@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.histories import RowHistories
+from mmctr_pipeline.data.schemas import MAX_LEVEL
 from mmctr_pipeline.data.vectors import VectorTable
-
-MAX_LEVEL = 10
-"""Largest `likes_level` and `views_level` in the data."""
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
 """Share of valid users in train up to which a split is by user, and from which by time."""
@@ -76,13 +75,11 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
     finite = np.isfinite(table.vectors).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.linalg.norm(table.vectors.astype(np.float64), axis=1)
+    is_zero = norms == 0
     faults = {
         "not finite": (~finite, "has a NaN or an infinity"),
-        "zero though present": (
-            table.present & (norms == 0),
-            "is all zeros but its item has content",
-        ),
-        "not zero though masked": (~table.present & (norms != 0), "is not zero but masked"),
+        "zero though present": (table.present & is_zero, "is all zeros but its item has content"),
+        "not zero though masked": (~table.present & ~is_zero, "is not zero but masked"),
     }
     numbers: dict[str, Any] = {name: int(rows.sum()) for name, (rows, _) in faults.items()}
     problems = [
@@ -199,10 +196,8 @@ def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
     """Check how often a row's target is in the row's own history, which leaks the label."""
     shares = {}
     for name, split in dataset.splits.items():
-        histories = dataset.histories.take(split.history)
-        row = np.repeat(np.arange(len(split)), histories.lengths)
-        n_rows = len(np.unique(row[histories.values == split.item_id[row]]))
-        shares[name] = n_rows / max(len(split), 1)
+        own = RowHistories(dataset.histories, split.history)
+        shares[name] = own.count_with_target(split.item_id) / max(len(split), 1)
     # A leak in valid would inflate the very AUC that the floor relies on.
     worst = max(("train", "valid"), key=lambda name: shares[name])
     passed = shares[worst] <= most

@@ -83,10 +83,9 @@ def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
     axes.yaxis.label.set_color(_FIRST)
     axes.set_yscale("log")
     total = axes.twinx()
-    total.set_ylabel(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})")
+    total.set_ylabel(f"sum (all: {cumulative[-1] if len(cumulative) else 0:.1%})", color=_SECOND)
     total.plot(component, cumulative, color=_SECOND)
     total.set_ylim(0, 1.02)
-    total.yaxis.label.set_color(_SECOND)
     return _png(figure)
 
 

@@ -53,10 +53,6 @@ class PartialLookup:
         """Rows of `distinct` with neither a vector nor a failure, ascending."""
         return np.flatnonzero(self._state == _UNKNOWN)
 
-    def are_settled(self, rows: np.ndarray) -> bool:
-        """Return whether all these rows of `distinct` have a vector or a failure."""
-        return bool(np.all(self._state[rows] != _UNKNOWN))
-
     def take(self, stored: StoredShard, reader: str) -> None:
         """Take from a stored shard the vectors still missing, and the failures of `reader`.
 

@@ -155,7 +155,7 @@ class _Run:
                 return False
             # Another run may have written it since the folder was listed.
             self.take(path, is_claimed=True)
-            if not self.lookup.are_settled(rows):
+            if np.isin(rows, self.lookup.missing).any():
                 self._encode(rows)
         progress.advance(len(rows))
         return True

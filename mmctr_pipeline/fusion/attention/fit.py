@@ -24,6 +24,9 @@ from mmctr_pipeline.training.stopping import EarlyStopping
 
 logger = logging.getLogger(__name__)
 
+# Settings of the fusion that training has under the same names.
+_SHARED = ("seed", "max_epochs", "patience", "batch_size", "learning_rate", "weight_decay")
+
 
 def fit_attention(
     text: VectorTable,
@@ -59,12 +62,7 @@ def fit_attention(
     n_learned, n_held_out = int(learned_N.sum()), int(held_out_N.sum())
     components_KD, mean_D, scale_D = _starting_point(modalities, learned_N, config)
     training = TrainingConfig(
-        seed=settings.seed,
-        max_epochs=settings.max_epochs,
-        patience=settings.patience,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
+        **{name: getattr(settings, name) for name in _SHARED},
         schedule="cosine_restarts",
         restart_epochs=settings.max_epochs,
         min_learning_rate=0.0,

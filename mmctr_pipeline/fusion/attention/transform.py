@@ -34,11 +34,9 @@ class AttentionTransform(Transform):
     training: dict[str, Any]
 
     METHOD: ClassVar = "attention"
+    NAME: ClassVar = "attention{dim}"
     MARKS: ClassVar = {"method": METHOD, "format": 2}
     SCALARS: ClassVar = ("dim", "text_dim", "image_dim", "score_dim", *INPUTS)
-
-    def _name(self) -> str:
-        return f"attention{self.dim}"
 
     def _hashed(self) -> Iterable[bytes]:
         tensors = self.weights | {"decoder": self.decoder}
