@@ -1,0 +1,126 @@
+"""The run on a GPU survives failing parts, keeps what it has, and is rehearsed on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu
+from benchmarks.gpu import Part, run_all, run_part, summary
+
+WITHOUT_PACKAGES = """
+import sys
+
+absent = {"click", "dagster", "matplotlib", "pandas", "PIL", "polars", "pydantic", "tabulate"}
+
+class Without:
+    # Hides packages as if they were not installed.
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, path=None, target=None):
+        found = name.partition(".")[0] not in absent
+        return self.finder.find_spec(name, path, target) if found else None
+
+sys.meta_path[:] = map(Without, sys.meta_path)
+"""
+
+
+def program(text: str, limit: float = 900, name: str = "part") -> Part:
+    return Part(name, [sys.executable, "-c", text], limit)
+
+
+def run(part: Part) -> dict[str, Any]:
+    return run_part(part, deadline=time.monotonic() + 900)
+
+
+def test_a_part_that_succeeds_returns_its_last_json_object() -> None:
+    found = run(program("""print('{"ours": 1}\\n{"ours": 2}\\n{no JSON}\\nend')"""))
+    assert (found["ok"], found["result"]) == (True, {"ours": 2})
+
+
+def test_a_part_that_fails_returns_what_it_printed() -> None:
+    found = run(
+        program("""print('{"ours": 1}', flush=True); print("x" * 9000); raise OSError(5)""")
+    )
+    assert (found["ok"], found["result"]) == (False, {"ours": 1})
+    assert found["outcome"].startswith("exit status 1 after")
+    assert found["output_end"].endswith("OSError: 5")
+    assert len(found["output_end"]) == 4000
+
+
+def test_a_part_beyond_its_limit_is_killed_with_its_children(tmp_path: Path) -> None:
+    child = f"import time; time.sleep(2); open({str(tmp_path / 'alive')!r}, 'w')"
+    text = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    found = run(program(text, limit=1))
+    assert (found["ok"], found["outcome"]) == (False, "killed after 1 s")
+    time.sleep(2)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_parts_without_time_or_packages_are_left_out() -> None:
+    late = run_part(program("1 / 0"), deadline=time.monotonic())
+    assert late == {"ok": None, "outcome": "left out: no time"}
+    absent = run(Part("tests", [], 900, left_out="pytest is not installed"))
+    assert absent == {"ok": None, "outcome": "left out: pytest is not installed"}
+
+
+def test_counts_of_tests_and_dropped_graphs_are_found() -> None:
+    warning = "training continues without the CUDA graph, which is slower"
+    found = run(program(f"print('{warning}'); print('2 failed, 14 passed, 1 error in 3.21s')"))
+    assert found["result"] == {"failed": 2, "passed": 14, "error": 1}
+    assert found["warnings"] == [warning]
+
+
+def test_the_file_has_every_part_as_soon_as_it_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    reader = f"print('{{}}' if 'first' in open({str(out)!r}).read() else 1 / 0)"
+    groups = [[program("1 / 0", name="first")], [program(reader, name="second")]]
+    run_all(groups, {"rehearsal": False}, out)
+    found = json.loads(out.read_text())["parts"]
+    assert {name: part["ok"] for name, part in found.items()} == {"first": False, "second": True}
+
+
+def test_the_summary_needs_no_part() -> None:
+    empty = summary({})
+    assert (empty["ours"], empty["ratio"], empty["failed"]) == (None, None, [])
+    full = {"ours": 2e6, "epoch_seconds": 2.0, "validation_seconds": 0.5}
+    found = summary({"train_full": {"ok": True, "result": full}, "score": {"ok": False}})
+    assert (found["ratio"], found["twelve_epochs_seconds"]) == (2.0, 30.0)
+    assert found["failed"] == ["score"]
+
+
+def test_the_tests_for_cuda_are_found() -> None:
+    (tests, *_), *_ = gpu.part_groups(rehearse=False, data=Path("data"))
+    files = [word for word in tests.command if word.endswith(".py")]
+    assert "mmctr_pipeline_tests/training/test_replayed_training.py" in files
+    assert len(files) >= 4
+
+
+@pytest.mark.slow
+def test_the_rehearsal_runs_every_part_without_optional_packages(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_PACKAGES)
+    out = tmp_path / "gpu.json"
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--rehearse", "--out", out],
+        capture_output=True,
+        text=True,
+        cwd=gpu.REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert process.returncode == 0, process.stderr
+    parts = json.loads(out.read_text())["parts"]
+    assert set(parts) == {"tests", "parity", "data", "train_full", "train", "score"}
+    assert set(parts["tests"]["result"]) <= {"skipped", "passed"}
+    assert parts["data"]["ok"], parts["data"]["output_end"]
+    for name in ("parity", "train_full", "train", "score"):
+        # `train` also checks how fast its peer is, which a busy machine fails.
+        assert parts[name]["result"]["ours"] > 0, parts[name]["output_end"]
+    line = json.loads(process.stdout.splitlines()[-1])
+    assert (line["name"], line["rehearsal"], line["peer"]) == ("gpu", True, 1_000_000)
+    assert set(line["failed"]) <= {"train"}
