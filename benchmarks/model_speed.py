@@ -4,7 +4,7 @@ The data are a generated sample dataset with the tables of MicroLens_1M_x1 (91,7
 rows, or the first rows of a given dataset; item vectors are its `item_emb_d128`. Each side runs in
 its own process, in turn, with the allocator setting of the harness and the OpenMP setting of our
 own entry points. The plain form is timed for some seconds after its first step. Ours is trained for
-two epochs, the second of which is timed.
+two epochs; only the second is timed.
 
 The ceiling is the machine's rate of matrix products, in the number format in question and measured
 in the same run, divided by the operations that a row needs without padding. It leaves out the

@@ -1,4 +1,4 @@
-"""What the machine allows in the benchmark `train`: products, and the plain form's dense update."""
+"""Hardware bounds for the benchmark `train`: matrix products and the plain form's dense update."""
 
 import sys
 import time

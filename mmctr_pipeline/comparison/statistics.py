@@ -35,7 +35,7 @@ class AucDifference:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both ends are within 0.003 of zero, on as many rows as a verdict needs."""
+        """Return whether both ends are within 0.003 of zero, on as many rows as a verdict needs."""
         within = max(abs(self.low), abs(self.high)) < MARGIN
         return within and self.verdict not in (None, _TOO_FEW_ROWS)
 

@@ -26,7 +26,7 @@ from mmctr_pipeline.data.validation import (
 
 @dataclasses.dataclass(frozen=True)
 class RowHistories:
-    """Histories of N rows, several of which may share a list.
+    """Histories of N rows; several rows may share a list.
 
     Row i has the history `lists[list_of_row[i]]`; `list_of_row` is `(N,) int32`.
     """

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInfo:
-    """What identifies an encoder in logs, in the store and in provenance.
+    """Identity of an encoder in logs, in the store and in provenance.
 
     `name` and `source` are those of the located model, `weights_hash` is a SHA-256 (hex),
     `settings` a hash of the settings that its vectors depend on, and `precision` the dtype of its

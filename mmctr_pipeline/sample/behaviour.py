@@ -31,7 +31,7 @@ _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 @dataclasses.dataclass(frozen=True)
 class Liking:
-    """What U users like in categories or styles: history shares and logit weights, `(U, K)`."""
+    """Preferences of U users for categories or styles: history shares, logit weights `(U, K)`."""
 
     share: np.ndarray
     weight: np.ndarray
@@ -39,7 +39,7 @@ class Liking:
 
 @dataclasses.dataclass(frozen=True)
 class Tastes:
-    """What U users like."""
+    """Preferences of U users."""
 
     category: Liking
     style: Liking

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 SNAPSHOTS_PER_EPOCH = 16
-"""How often an epoch's weights enter the average; each snapshot reads every weight of the model."""
+"""Snapshots per epoch that enter the average; each one reads every weight of the model."""
 
 
 class WeightAverage:

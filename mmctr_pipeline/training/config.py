@@ -8,7 +8,7 @@ from mmctr_pipeline.settings import Precision, Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class TrainingConfig(Settings):
-    """How to train a model; the defaults are recipe A's, except for the number format.
+    """Training settings; the defaults are recipe A's, except for the number format.
 
     `row_adamw` moves weights as recipe A's AdamW does.
     """

@@ -27,7 +27,7 @@ class EpochRecord:
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether this validation came at the end of an epoch."""
+        """True if this validation came at the end of an epoch."""
         return self.epoch == int(self.epoch)
 
     @property
@@ -51,7 +51,7 @@ class TrainingHistory:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run ended before its last epoch."""
+        """True if the run ended before its last epoch."""
         return self.ended_by != "max_epochs"
 
     @property
@@ -96,7 +96,7 @@ class RunState:
 
     @property
     def is_best(self) -> bool:
-        """Whether the last validation is the best so far."""
+        """True if the last validation is the best so far."""
         return self.best_index == len(self.records) - 1
 
     def add(self, record: EpochRecord, is_best: bool, module: nn.Module) -> None:

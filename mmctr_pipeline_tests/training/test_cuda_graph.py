@@ -38,7 +38,7 @@ class Numbered:
 
 
 class CountingStep:
-    """Counts how often it trains on each batch; stands in for `TrainStep`."""
+    """Stand-in for `TrainStep` that counts its trainings on each batch."""
 
     def __init__(self, n_batches: int = 30) -> None:
         self.n_parts = 1

@@ -70,7 +70,7 @@ def test_better_depends_on_the_direction_and_ties_go_to_the_first(
 
 
 def test_the_time_limit_leaves_time_for_a_validation() -> None:
-    """Each epoch takes ten seconds, a fifth of which is validation."""
+    """Each epoch takes ten seconds, including two of validation."""
     stopping = early_stopping(dataclasses.replace(CONFIG, max_minutes=0.5))
     state = RunState()
     for n, seconds_left in enumerate([30, 18, 8], start=1):
