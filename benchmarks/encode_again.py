@@ -67,6 +67,7 @@ def encode(titles: list[str], store: Path) -> tuple[float, int]:
 
     n_items = len(titles)
     items = ItemTable(
+        ids=np.arange(1, n_items + 1),
         item_id=np.arange(1, n_items + 1, dtype=np.int32),
         title=pa.array(titles, pa.string()),
         tags=Ragged.from_lists([[]] * n_items),

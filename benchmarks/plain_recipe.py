@@ -79,7 +79,7 @@ def loader(rows: PlainRows, shuffle: bool, device: torch.device) -> DataLoader[R
 
 def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor:
     """Return `(I, D) float32`, standardised over items, by item id; zero for items without one."""
-    found = vectors.fused.aligned_to(items.item_id)
+    found = vectors.fused.aligned_to(items.ids)
     real = found.vectors[found.present].astype(np.float64)
     table = np.zeros((int(items.item_id.max()) + 1, found.dim), np.float32)
     table[items.item_id[found.present]] = (real - real.mean(axis=0)) / real.std(axis=0)

@@ -46,12 +46,27 @@ def write_scaled(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
 
 
 def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
-    """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info."""
+    """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info.
+
+    User ids are the rows of the user table, as in MicroLens_1M_x1: without the other rows the
+    pipeline would map them to a smaller table.
+    """
     layout = find_data(folder)
-    dataset = build_dataset(layout)
+    dataset = _with_ids_as_rows(build_dataset(layout))
     train = dataset.train
     if n_train_rows is not None and n_train_rows < len(train):
         # A copy, so that the other rows do not stay in memory.
         train = train.take(np.arange(n_train_rows))
     vectors = ItemVectors(read_given_vectors(layout, "item_emb_d128"))
     return dataclasses.replace(dataset, train=train), vectors
+
+
+def _with_ids_as_rows(dataset: CtrDataset) -> CtrDataset:
+    if dataset.users is None:
+        return dataset
+    ids = dataset.users.ids.astype(np.int32)
+    splits = {
+        name: dataclasses.replace(split, user_id=ids[split.user_id - 1])
+        for name, split in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, **splits, users=None)

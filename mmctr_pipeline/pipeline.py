@@ -16,11 +16,18 @@ from mmctr_pipeline.data.build import build_dataset, read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.items import read_given_vectors
+from mmctr_pipeline.data.model_rows import in_model_rows
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.config import ModelConfig, model_config_from
-from mmctr_pipeline.registry.model_file import ModelFile, build_module, require_identity
+from mmctr_pipeline.registry.model_file import (
+    ModelFile,
+    build_module,
+    require_identity,
+    saved_id_maps,
+)
 from mmctr_pipeline.training.batches import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
@@ -105,7 +112,7 @@ def encode_images(
     from mmctr_pipeline.encoders.image import encode
 
     given = _given_vectors(layout, config)
-    return encode.encode_images(items.item_id, layout.images, config, device, store, given)
+    return encode.encode_images(items.ids, layout.images, config, device, store, given)
 
 
 def _given_vectors(
@@ -125,6 +132,8 @@ def fuse(
 ) -> "Fusion":
     """Return one fused vector per item, by a stored transform if there is one for these inputs.
 
+    Raises `ValueError` if `text` and `items` have different items, and as `fusion.fuse.fuse`.
+
     Parameters
     ----------
     layout
@@ -143,6 +152,12 @@ def fuse(
     """
     from mmctr_pipeline.fusion import fuse
 
+    if not np.array_equal(text.item_id, items.ids):
+        raise ValueError(
+            f"there are title vectors of {len(text.item_id):,} items, and {len(items):,} rows in "
+            "the item table, but their ids differ: item_feature has changed since the titles were "
+            "encoded; materialise text_embeddings and image_embeddings again"
+        )
     return fuse.fuse(
         text,
         image,
@@ -151,6 +166,7 @@ def fuse(
         device,
         transforms,
         data=str(layout.root.resolve()),
+        item_row=items.item_id,
     )
 
 
@@ -191,8 +207,10 @@ def score(
 ) -> np.ndarray:
     """Return the click probability of each row of `split`, `(N,) float32`, in its order.
 
-    Raises `ModelFileError` if a model file was trained on other vectors, `TrainingDataError` if
-    `vectors` lacks a modality that the model reads.
+    Users and items keep the rows that they have in the model's tables, even if the dataset gives
+    their ids other rows. Raises `ModelFileError` if a model file was trained on other vectors,
+    `TrainingDataError` if `vectors` lacks a modality that the model reads, `OtherIdsError` if the
+    model was trained on integer ids and the dataset has strings, or the other way round.
 
     Parameters
     ----------
@@ -213,9 +231,12 @@ def score(
         config = model_config_from(model.model_config, "saved model_config")
         # Files written before this setting existed were trained in float32.
         precision = model.training_config.get("precision", "float32")
+        spec, id_maps = FeatureSpec.from_mapping(model.spec, "saved spec"), saved_id_maps(model)
     else:
         module, config = model.module, model.model_config
         precision = model.training_config.precision
-    items = item_features(dataset.items, vectors, config).to(device)
-    source = BatchSource(split, dataset.histories, items, device, config.max_history)
+        spec, id_maps = model.spec, model.id_maps
+    items, histories, rows = in_model_rows(dataset, split, id_maps, spec.n_items, spec.n_users)
+    features = item_features(items, vectors, config).to(device)
+    source = BatchSource(rows, histories, features, device, config.max_history)
     return score_rows(module, source, precision)

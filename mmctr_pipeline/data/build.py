@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
@@ -21,6 +20,8 @@ from mmctr_pipeline.data.histories import (
     merge_histories,
     read_histories,
 )
+from mmctr_pipeline.data.id_columns import item_rows, read_ids, require_same_kind
+from mmctr_pipeline.data.ids import IdMap, map_columns
 from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.schemas import (
@@ -30,13 +31,8 @@ from mmctr_pipeline.data.schemas import (
     TEST_COLUMNS,
     Column,
 )
-from mmctr_pipeline.data.validation import (
-    Block,
-    check_distinct,
-    check_known,
-    integers,
-    open_parquet,
-)
+from mmctr_pipeline.data.tables import TableFile, open_table
+from mmctr_pipeline.data.validation import Block, DataError, check_distinct, integers
 from mmctr_pipeline.files.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -49,10 +45,12 @@ _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_C
 class _Rows:
     """One interaction file without its histories: number columns by name, each `(N,)`.
 
-    `items_seen` has the ids of all targets and history items.
+    `item_id` has rows of items, `users` the ids of users: int64, or dictionary-encoded strings.
+    `items_seen` has the rows of all targets and history items.
     """
 
     numbers: dict[str, np.ndarray]
+    users: np.ndarray | pa.ChunkedArray | None
     n_with_target_in_history: int
     items_seen: np.ndarray
 
@@ -62,13 +60,13 @@ class _Rows:
 
 def read_test_ids(layout: DataLayout) -> np.ndarray:
     """Return the column `ID` of the test file, `(N,) int64`, in its order; raises `DataError`."""
-    with open_parquet(layout.test, (ROW_ID,)) as file:
-        array = file.read(columns=["ID"]).column("ID").combine_chunks()
-    return integers(array, Block(layout.test, ROW_ID))
+    with open_table(layout.test, (ROW_ID,)) as file:
+        array = file.read(["ID"]).column("ID").combine_chunks()
+        return integers(array, Block(layout.test, ROW_ID))
 
 
 def build_dataset(layout: DataLayout) -> CtrDataset:
-    """Read and check all interaction files and the item table.
+    """Read and check all interaction files and the item table; map ids to table rows.
 
     Histories lose their padding and are stored once each, by first appearance; rows keep the order
     of their files. Two batches of rows at their padded width are in memory at a time, one of them
@@ -82,23 +80,35 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     with contextlib.ExitStack() as stack:
         # Open all files first, so that a missing column shows before minutes of reading.
         files = {
-            name: stack.enter_context(open_parquet(getattr(layout, name), columns))
+            name: stack.enter_context(open_table(getattr(layout, name), columns))
             for name, columns in _COLUMNS.items()
         }
+        for file in files.values():
+            _check_kinds(file, layout, items)
+            user_type = files["train"].schema.field("user_id").type
+            user_id = file.schema.field("user_id")
+            require_same_kind(file.path, user_id, user_type, f"user_id in {layout.train}")
         # In parallel with reading, as hashing needs only the bytes of the files.
         hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_dataset, layout)
         for name, file in files.items():
             path = getattr(layout, name)
             rows[name] = _read_rows(file, path, _COLUMNS[name], items, layout.item_feature, parts)
             logger.info(f"{len(rows[name]):,} rows in {path.name}")
+            _check_labels(rows[name].numbers.get("label"), path)
     histories, index = merge_histories(parts)
     logger.info(f"{len(histories):,} distinct histories in {len(index):,} rows")
-    ends = np.cumsum([len(part) for part in rows.values()])
+    users, user_id = map_columns([part.users for part in rows.values() if part.users is not None])
+    ends = np.cumsum([len(part) for part in rows.values()])[:-1]
+    parted = zip(rows.items(), np.split(index, ends), np.split(user_id, ends), strict=True)
     splits: dict[str, Any] = {
-        name: Split(history=history, **part.numbers)
-        for (name, part), history in zip(rows.items(), np.split(index, ends[:-1]), strict=True)
+        name: Split(history=history, user_id=user, **part.numbers)
+        for (name, part), history, user in parted
     }
-    dataset = CtrDataset(**splits, items=items, histories=histories, fingerprint=hashing.result())
+    dataset = CtrDataset(
+        **splits, items=items, histories=histories, fingerprint=hashing.result(), users=users
+    )
+    for name, id_map in dataset.id_maps.items():
+        logger.info(f"{name}: {len(id_map.ids):,} ids, sparse or strings, have rows 1, 2 and so on")
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
@@ -109,7 +119,8 @@ def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     `build_dataset` does, and raises `DataError` likewise.
     """
     parts: list[RowHistories] = []
-    with open_parquet(layout.train, HISTORY_COLUMNS) as file:
+    with open_table(layout.train, HISTORY_COLUMNS) as file:
+        _check_kinds(file, layout, items)
         _read_rows(file, layout.train, HISTORY_COLUMNS, items, layout.item_feature, parts)
     distinct, _ = merge_histories(parts)
     logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
@@ -130,8 +141,27 @@ def read_ahead(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, N
             yield batch
 
 
+def _check_kinds(file: TableFile, layout: DataLayout, items: ItemTable) -> None:
+    """Check that a file has item ids of the same kind as item_feature: integers or strings."""
+    for name in ("item_id", "item_seq"):
+        source = f"item_id in {layout.item_feature}"
+        require_same_kind(file.path, file.schema.field(name), items.ids.dtype, source)
+
+
+def _check_labels(label: np.ndarray | None, path: Path) -> None:
+    """Check that the labels of a file, if it has any, are of both classes."""
+    if label is not None and (label == label[0]).all():
+        raise DataError(
+            path,
+            f"all {len(label):,} labels are {label[0]}, but a model needs rows with a click and "
+            "rows without",
+            "check how the file was exported",
+            "label",
+        )
+
+
 def _read_rows(
-    file: pq.ParquetFile,
+    file: TableFile,
     path: Path,
     columns: tuple[Column, ...],
     items: ItemTable,
@@ -139,33 +169,49 @@ def _read_rows(
     histories: list[RowHistories],
 ) -> _Rows:
     """Read and check one interaction file batch by batch; append to `histories`."""
-    n_rows, known = file.metadata.num_rows, items.item_id
+    id_map = items.id_map
     names = [column.name for column in columns]
-    numbers = {c.name: np.empty(n_rows, c.dtype) for c in columns if c.kind == "int"}
-    is_seen = np.zeros(int(known[-1]) + 1, dtype=bool)
-    progress = Progress(logger, path.name, n_rows)
+    # Joined at the end: a file may hold fewer rows than it claims.
+    parts: dict[str, list[Any]] = {c.name: [] for c in columns if c.kind != "id_list"}
+    is_seen = np.zeros(id_map.n_rows, dtype=bool)
+    progress = Progress(logger, path.name, file.n_rows)
     padding = PaddingCheck()
     n_with_target, first_row = 0, 0
-    with contextlib.closing(read_ahead(file.iter_batches(_BATCH_ROWS, columns=names))) as batches:
+    with contextlib.closing(read_ahead(file.iter_batches(_BATCH_ROWS, names))) as batches:
         for batch in batches:
             blocks = {column.name: Block(path, column, first_row) for column in columns}
-            rows = slice(first_row, first_row + len(batch))
-            for name, values in numbers.items():
-                values[rows] = integers(batch.column(name), blocks[name])
-            targets, offsets = numbers["item_id"][rows], np.arange(len(batch) + 1)
-            check_known(targets, offsets, known, blocks["item_id"], item_file)
-            sequences = batch.column("item_seq")
-            history = read_histories(sequences, blocks["item_seq"], padding, known, item_file)
+            for name, arrays in parts.items():
+                arrays.append(_values(batch.column(name), blocks[name], id_map, item_file))
+            targets, sequences = parts["item_id"][-1], batch.column("item_seq")
+            history = read_histories(sequences, blocks["item_seq"], padding, id_map, item_file)
             is_seen[targets] = True
             is_seen[history.lists.values] = True
             n_with_target += history.count_with_target(targets)
             histories.append(history)
-            first_row = rows.stop
+            first_row += len(batch)
             progress.advance(len(batch))
+    users = _joined(parts.pop("user_id")) if "user_id" in parts else None
+    numbers = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if "ID" in numbers:
         check_distinct(numbers["ID"], Block(path, ROW_ID))
         numbers["row_id"] = numbers.pop("ID")
-    return _Rows(numbers, n_with_target, np.flatnonzero(is_seen))
+    return _Rows(numbers, users, n_with_target, np.flatnonzero(is_seen))
+
+
+def _values(array: pa.Array, block: Block, items: IdMap, item_file: Path) -> np.ndarray | pa.Array:
+    """Return a block of a column as numbers, items as their rows; string user ids encoded."""
+    if block.column.name == "item_id":
+        return item_rows(array, block, items, item_file)
+    if block.column.name == "user_id":
+        ids = read_ids(array, block)
+        return ids.dictionary_encode() if isinstance(ids, pa.Array) else ids
+    return integers(array, block).astype(block.column.dtype)
+
+
+def _joined(blocks: list[np.ndarray] | list[pa.Array]) -> np.ndarray | pa.ChunkedArray:
+    if isinstance(blocks[0], np.ndarray):
+        return np.concatenate(blocks)
+    return pa.chunked_array(blocks)
 
 
 def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows]) -> dict[str, Any]:

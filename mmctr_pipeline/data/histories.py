@@ -6,22 +6,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from mmctr_pipeline.data.id_columns import holds_text, listed_items, require_known
+from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.ragged import (
     Ragged,
     distinct_lists,
     lists_containing,
     offsets_from_lengths,
     run_starts,
-    without_zeros,
+    stripped,
 )
-from mmctr_pipeline.data.validation import (
-    Block,
-    DataError,
-    check_known,
-    check_range,
-    list_values,
-    shown,
-)
+from mmctr_pipeline.data.validation import Block, DataError, check_range, shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,33 +30,33 @@ class RowHistories:
     list_of_row: np.ndarray
 
     def count_with_target(self, targets: np.ndarray) -> int:
-        """Return the number of rows whose target item (`(N,)` ids) is in their own history."""
+        """Return the number of rows whose target item (`(N,)` rows) is in their own history."""
         own = self.lists.take(self.list_of_row)
         hits = np.flatnonzero(own.values == np.repeat(targets, own.lengths))
         return len(np.unique(lists_containing(hits, own.offsets)))
 
 
 def read_histories(
-    array: pa.Array, block: Block, padding: "PaddingCheck", known: np.ndarray, source: Path
+    array: pa.Array, block: Block, padding: "PaddingCheck", items: IdMap, source: Path
 ) -> RowHistories:
-    """Return the histories of a block of rows, without padding; equal neighbours share a list.
+    """Return the histories of a block as rows of items; equal neighbours share a list.
 
     Raises `DataError` for invalid lists.
 
     Parameters
     ----------
     array
-        The column `item_seq` of the block, N lists of any kind.
+        The column `item_seq` of the block, N lists of integers or strings.
     block
         Where errors are located.
     padding
         The check of this file's padding.
-    known
-        The known item ids, `(M,)`.
+    items
+        The rows of the items.
     source
-        The file that lists the known ids.
+        The file that lists the items.
     """
-    values, offsets = list_values(array, block)
+    values, offsets = listed_items(array, block, items, source)
     # The rows of a user are often neighbours with one history: check, strip and hash it only once.
     starts = run_starts(values, offsets)
     if len(starts) < len(offsets):
@@ -69,9 +64,12 @@ def read_histories(
         offsets = offsets[: len(starts)]
     block = dataclasses.replace(block, starts=starts)
     check_range(values, offsets, block)
-    padding.check(values, offsets, block)
-    lists = without_zeros(values, offsets)
-    check_known(lists.values, lists.offsets, known, block, source)
+    is_mapped = holds_text(array.type)
+    padding.check(values, offsets, block, items if is_mapped else None)
+    values, offsets = stripped(values, offsets)
+    rows = values if is_mapped else items.look_up(values)
+    require_known(rows == 0, values, offsets, block, source)
+    lists = Ragged(rows, offsets)
     return RowHistories(lists, np.repeat(np.arange(len(lists), dtype=np.int32), np.diff(starts)))
 
 
@@ -99,10 +97,19 @@ class PaddingCheck:
         self._other: tuple[int, int] | None = None
         self._padded: int | None = None
 
-    def check(self, values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
-        """Check one block, whose entry i has the values `values[offsets[i]:offsets[i + 1]]`."""
+    def check(
+        self,
+        values: np.ndarray,
+        offsets: np.ndarray,
+        block: Block,
+        strings: IdMap | None = None,
+    ) -> None:
+        """Check one block, whose entry i has the values `values[offsets[i]:offsets[i + 1]]`.
+
+        If the values are rows of string ids, `strings` names them in messages.
+        """
         is_zero, widths = values == 0, np.diff(offsets)
-        _check_side(values, is_zero, offsets, block)
+        _check_side(values, is_zero, offsets, block, strings)
         if not len(widths):
             return
         self._first = self._first or (block.first_row, int(widths[0]))
@@ -116,14 +123,20 @@ class PaddingCheck:
             raise DataError(
                 block.file,
                 f"the list has {other_width} values but row {row} has {width}, and row "
-                f"{self._padded} is padded with 0",
+                f"{self._padded} is padded with {'empty strings' if strings else 0}",
                 "pad all lists to one width, or leave out the padding",
                 block.column.name,
                 other_row,
             )
 
 
-def _check_side(values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, block: Block) -> None:
+def _check_side(
+    values: np.ndarray,
+    is_zero: np.ndarray,
+    offsets: np.ndarray,
+    block: Block,
+    strings: IdMap | None,
+) -> None:
     """Check that no list has a zero after an item id."""
     if len(values) < 2:
         return
@@ -136,8 +149,12 @@ def _check_side(values: np.ndarray, is_zero: np.ndarray, offsets: np.ndarray, bl
     history = values[offsets[entry] : offsets[entry + 1]]
     tail = np.flatnonzero(history)[-1] + 1
     kind = "is padded on the right" if history[:tail].all() else "has gaps"
+    padding, example = "a 0", "0, 0, 12, 7"
+    if strings:
+        history = strings.ids_at(history)
+        padding, example = "an empty string", "'', '', 'b', 'a'"
     raise block.error(
         entry,
-        f"the history {shown(history.tolist())} {kind}: a 0 follows an item id",
-        "write the ids oldest first, with the padding zeros on the left: 0, 0, 12, 7",
+        f"the history {shown(history.tolist())} {kind}: {padding} follows an item id",
+        f"write the ids oldest first, with the padding on the left: {example}",
     )

@@ -9,8 +9,17 @@ import pyarrow.compute as pc
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_array
-from mmctr_pipeline.data.ragged import without_zeros
-from mmctr_pipeline.data.schemas import ITEM_COLUMNS, VECTOR_FILE_COLUMNS, Column
+from mmctr_pipeline.data.id_columns import read_ids, require_same_kind, to_numpy
+from mmctr_pipeline.data.ids import IdMap, find
+from mmctr_pipeline.data.ragged import Ragged, without_zeros
+from mmctr_pipeline.data.schemas import (
+    ITEM_COLUMNS,
+    ITEM_INFO_COLUMNS,
+    MAX_TITLE_BYTES,
+    VECTOR_FILE_COLUMNS,
+    Column,
+)
+from mmctr_pipeline.data.tables import open_table
 from mmctr_pipeline.data.validation import (
     Block,
     DataError,
@@ -19,7 +28,6 @@ from mmctr_pipeline.data.validation import (
     integers,
     is_list,
     list_values,
-    open_parquet,
 )
 from mmctr_pipeline.data.vectors import VectorTable
 
@@ -27,11 +35,15 @@ from mmctr_pipeline.data.vectors import VectorTable
 def read_items(layout: DataLayout) -> ItemTable:
     """Read the items of item_feature by ascending id, without the padding zeros of the tags.
 
-    A blank title becomes null. Raises `DataError` for invalid contents.
+    Ids are mapped to table rows (`IdMap.from_ids`). A blank title becomes null. Raises `DataError`
+    for invalid contents.
     """
     path = layout.item_feature
-    with open_parquet(path, ITEM_COLUMNS) as file:
-        table = file.read(columns=[column.name for column in ITEM_COLUMNS])
+    with open_table(path, ITEM_COLUMNS) as file:
+        return _items(file.read([column.name for column in ITEM_COLUMNS]), path)
+
+
+def _items(table: pa.Table, path: Path) -> ItemTable:
     blocks = {column.name: Block(path, column) for column in ITEM_COLUMNS}
     arrays = {name: table.column(name).combine_chunks() for name in blocks}
     numbers = {
@@ -39,23 +51,37 @@ def read_items(layout: DataLayout) -> ItemTable:
         for column in ITEM_COLUMNS
         if column.kind == "int"
     }
-    check_distinct(numbers["item_id"], blocks["item_id"])
+    ids = _distinct_ids(arrays["item_id"], blocks["item_id"])
     tags = list_values(arrays["item_tags"], blocks["item_tags"])
     check_range(*tags, blocks["item_tags"])
-    order = np.argsort(numbers["item_id"])
+    order = np.argsort(ids)
+    items = IdMap.from_ids(ids[order])
     return ItemTable(
-        title=_titles(arrays["item_title"], order),
+        ids=items.ids,
+        item_id=items.rows,
+        title=_titles(arrays["item_title"], blocks["item_title"], order),
         tags=without_zeros(*tags).take(order),
         **{name: values[order] for name, values in numbers.items()},
     )
 
 
-def _titles(titles: pa.Array, order: np.ndarray) -> pa.Array:
+def _distinct_ids(array: pa.Array, block: Block) -> np.ndarray:
+    """Return a whole column of ids, `(N,)`, after checking that they are distinct."""
+    ids = to_numpy(read_ids(array, block))
+    check_distinct(ids, block)
+    return ids
+
+
+def _titles(titles: pa.Array, block: Block, order: np.ndarray) -> pa.Array:
     """Return the titles as strings in the given order, blank ones as null.
 
     Parquet does not check that text is UTF-8, and Arrow's own trimming refuses invalid text.
     """
     raw = titles.cast(pa.large_binary()).to_pylist()
+    for row, title in enumerate(raw):
+        if title is not None and len(title) > MAX_TITLE_BYTES:
+            problem = f"the title has {len(title):,} bytes, more than {MAX_TITLE_BYTES:,}"
+            raise block.error(row, problem, "shorten it; encoders read the first few hundred words")
     blank = [each is None or not each.decode("utf-8", "replace").strip() for each in raw]
     # Taking a null index yields null. `pa.array` would import pandas, which is slow.
     is_present = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
@@ -66,20 +92,22 @@ def _titles(titles: pa.Array, order: np.ndarray) -> pa.Array:
 def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
     """Read a vector column of item_feature or else item_info, keyed by item id.
 
-    The padding row (id 0) is dropped. Items whose vector is null or all zeros are masked, and
-    counted in the provenance. The table has the ids of its file, which may differ from those of the
-    item table: join with `aligned_to`. Raises `DataError` if no file has the column (the message
-    lists the vector columns), if all vectors are zero, and for vectors of differing lengths or with
-    values that are not finite.
+    The padding row (id 0 or an empty string) is dropped. Items whose vector is null or all zeros
+    are masked, and counted in the provenance. The table has the ids of its file, which may differ
+    from those of the item table: join with `aligned_to`. Raises `DataError` if no file has the
+    column (the message lists the vector columns), if all vectors are zero, and for vectors of
+    differing lengths or with values that are not finite.
     """
     path = _file_with(layout, column)
-    with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
-        table = file.read(columns=["item_id", column])
+    with open_table(path, VECTOR_FILE_COLUMNS) as file:
+        return _vectors(file.read(["item_id", column]), path, column)
+
+
+def _vectors(table: pa.Table, path: Path, column: str) -> VectorTable:
     id_block = Block(path, VECTOR_FILE_COLUMNS[0])
-    ids = integers(table.column("item_id").combine_chunks(), id_block)
-    check_distinct(ids, id_block)
+    ids = _distinct_ids(table.column("item_id").combine_chunks(), id_block)
     vectors, is_null = _checked_vectors(table.column(column), path, column)
-    real = np.flatnonzero(ids)
+    real = np.flatnonzero(ids != np.zeros(1, ids.dtype))
     order = real[np.argsort(ids[real])]
     is_zero = ~is_null & ~vectors.any(axis=1)
     present = ~is_null & ~is_zero
@@ -91,7 +119,7 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
             column,
         )
     return VectorTable(
-        item_id=ids[order].astype(np.int32),
+        item_id=ids[order],
         vectors=vectors[order],
         present=present[order],
         identity=f"given:{path.stem}.{column}:{vectors.shape[1]}",
@@ -107,15 +135,19 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
 
 
 def _file_with(layout: DataLayout, column: str) -> Path:
-    known = []
+    known: list[str] = []
+    types: list[pa.DataType] = []
     for path in filter(None, (layout.item_feature, layout.item_info)):
-        with open_parquet(path, VECTOR_FILE_COLUMNS) as file:
+        with open_table(path, VECTOR_FILE_COLUMNS) as file:
             vector_columns = [
                 field.name
-                for field in file.schema_arrow
+                for field in file.schema
                 if is_list(field.type) and pa.types.is_floating(field.type.value_type)
             ]
+            id_field = file.schema.field("item_id")
+        types.append(id_field.type)
         if column in vector_columns:
+            require_same_kind(path, id_field, types[0], f"item_id in {layout.item_feature}")
             return path
         known += [f"{path.name}: {', '.join(vector_columns) or 'none'}"]
     raise DataError(
@@ -124,6 +156,38 @@ def _file_with(layout: DataLayout, column: str) -> Path:
         "set the encoder's column to one of these, or let the encoder compute the vectors",
         column,
     )
+
+
+def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarray] | None:
+    """Return the tags in item_info of the items, and which of them have a row there, `(M,) bool`.
+
+    None if the file has no tags. Items without a row have no tags; the padding row and items that
+    item_feature lacks are ignored. Raises `DataError`, as for the other files, and if no item has a
+    row.
+    """
+    with open_table(path, VECTOR_FILE_COLUMNS) as file:
+        if "item_tags" not in file.schema.names:
+            return None
+    blocks = {column.name: Block(path, column) for column in ITEM_INFO_COLUMNS}
+    with open_table(path, ITEM_INFO_COLUMNS) as file:
+        field = file.schema.field("item_id")
+        require_same_kind(path, field, items.ids.dtype, "item_id in item_feature")
+        arrays = file.read(list(blocks)).combine_chunks()
+    ids = _distinct_ids(arrays.column("item_id").combine_chunks(), blocks["item_id"])
+    lists = list_values(arrays.column("item_tags").combine_chunks(), blocks["item_tags"])
+    check_range(*lists, blocks["item_tags"])
+    order = np.argsort(ids)
+    place, found = find(items.ids, ids[order])
+    if not found.any():
+        raise DataError(
+            path,
+            f"it has none of the {len(items):,} items of item_feature",
+            "copy both files from the same data set, or remove this file",
+            "item_id",
+        )
+    # List 0 is empty, for the items without a row.
+    tags = Ragged.concatenate([Ragged.from_lists([[]]), without_zeros(*lists)])
+    return tags.take(np.where(found, 1 + order[place], 0)), found
 
 
 def _checked_vectors(

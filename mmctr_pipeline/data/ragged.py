@@ -99,9 +99,15 @@ class Ragged:
 
 def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:
     """Return the lists `values[offsets[i]:offsets[i + 1]]` without their zeros."""
+    values, offsets = stripped(values, offsets)
+    return Ragged(values.astype(np.int32, copy=False), offsets)
+
+
+def stripped(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values, in their type, and the offsets of lists without their zeros."""
     kept = np.flatnonzero(values != 0)
     # Most values are padding: looking up the offsets is faster than counting through all values.
-    return Ragged(values[kept].astype(np.int32, copy=False), np.searchsorted(kept, offsets))
+    return values[kept], np.searchsorted(kept, offsets)
 
 
 def distinct_lists(lists: Ragged) -> tuple[Ragged, np.ndarray]:

@@ -5,23 +5,30 @@ from typing import Literal
 
 import numpy as np
 
-MAX_ID = 2**31 - 1
-"""Largest user, item or tag id: ids are stored as int32."""
+MAX_ID = 2**63 - 1
+"""Largest user or item id. Rows of tables are int32; `data.ids` maps ids to rows."""
+
+MAX_TAG = 1_000_000
+"""Largest tag id. Tags are rows of a table as they are, so gaps between them take memory."""
 
 MAX_LEVEL = 10
 """Largest likes_level and views_level."""
+
+MAX_TITLE_BYTES = 1 << 20
+"""Longest title in UTF-8; a longer one is no title, and would take minutes to tokenise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
     """One column. `minimum` and `maximum` apply to each integer, also within lists.
 
-    `int` accepts any integer type, `int_list` any list of integers, `text` any string type. In a
-    `nullable` column a missing value is valid: no title, no tags.
+    `int` accepts any integer type, `int_list` any list of integers, `text` any string type; `id`
+    and `id_list` accept integers and strings. In a `nullable` column a missing value is valid: no
+    title, no tags.
     """
 
     name: str
-    kind: Literal["int", "int_list", "text"]
+    kind: Literal["int", "int_list", "text", "id", "id_list"]
     minimum: int = 0
     maximum: int = MAX_ID
     nullable: bool = False
@@ -33,10 +40,11 @@ class Column:
         return next(fits, np.int64)
 
 
-_ITEM_ID = Column("item_id", "int", minimum=1)
+_ITEM_ID = Column("item_id", "id", minimum=1)
+_ITEM_TAGS = Column("item_tags", "int_list", maximum=MAX_TAG, nullable=True)
 _LEVELS = [Column(name, "int", maximum=MAX_LEVEL) for name in ("likes_level", "views_level")]
-_ITEM_SEQ = Column("item_seq", "int_list")
-_INTERACTION = (Column("user_id", "int", minimum=1), _ITEM_ID, _ITEM_SEQ, *_LEVELS)
+_ITEM_SEQ = Column("item_seq", "id_list")
+_INTERACTION = (Column("user_id", "id", minimum=1), _ITEM_ID, _ITEM_SEQ, *_LEVELS)
 
 LABELLED_COLUMNS: tuple[Column, ...] = (*_INTERACTION, Column("label", "int", maximum=1))
 """Columns of train and valid; `item_seq` is the history, oldest first, left-padded with 0."""
@@ -53,10 +61,13 @@ HISTORY_COLUMNS: tuple[Column, ...] = (_ITEM_ID, _ITEM_SEQ)
 ITEM_COLUMNS: tuple[Column, ...] = (
     _ITEM_ID,
     Column("item_title", "text", nullable=True),
-    Column("item_tags", "int_list", nullable=True),
+    _ITEM_TAGS,
     *_LEVELS,
 )
 """Columns of item_feature that all recipes read; `item_id` is distinct."""
 
-VECTOR_FILE_COLUMNS: tuple[Column, ...] = (Column("item_id", "int"),)
+VECTOR_FILE_COLUMNS: tuple[Column, ...] = (Column("item_id", "id"),)
 """Columns of a file with given vectors, besides those; id 0 is the padding row of item_info."""
+
+ITEM_INFO_COLUMNS: tuple[Column, ...] = (*VECTOR_FILE_COLUMNS, _ITEM_TAGS)
+"""Columns of item_info that the table for FuxiCTR is written from."""

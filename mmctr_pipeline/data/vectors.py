@@ -8,17 +8,20 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from mmctr_pipeline.data.ids import find, id_bytes, ids_from_arrow, ids_to_arrow
+from mmctr_pipeline.files.parquet import naming_damage, read_parquet, write_parquet
 
 
 @dataclasses.dataclass(frozen=True)
 class VectorTable:
     """One vector per item. Join tables by id, never by position.
 
-    `item_id` is `(N,) int32`, distinct and ascending; `vectors` is `(N, D) float32`; `present` is
-    `(N,) bool`, False for items without this modality, whose vectors are all zeros. `identity`
-    names the source of the vectors: encoder, weights hash and preprocessing, or transform.
-    `provenance` is JSON-serialisable: the resolved configuration and counts.
+    `item_id` are the data's ids, `(N,)` integers or strings (NumPy's dtype `U`), distinct and
+    ascending; the padding item has id 0 or the empty string. `vectors` is `(N, D) float32`;
+    `present` is `(N,) bool`, False for items without this modality, whose vectors are all zeros.
+    `identity` names the source of the vectors: encoder, weights hash and preprocessing, or
+    transform. `provenance` is JSON-serialisable: the resolved configuration and counts.
     """
 
     item_id: np.ndarray
@@ -34,7 +37,7 @@ class VectorTable:
                 f"{n_items} ids with vectors of shape {shape} "
                 f"and a mask of shape {self.present.shape}"
             )
-        if n_items > 1 and np.any(np.diff(self.item_id) <= 0):
+        if (self.item_id[1:] <= self.item_id[:-1]).any():
             raise ValueError("item_id must be distinct and ascending")
 
     @property
@@ -50,7 +53,8 @@ class VectorTable:
     def content_hash(self) -> str:
         """Return the SHA-256 of ids, vectors and mask, regardless of their source."""
         digest = hashlib.sha256(f"{self.vectors.shape}".encode())
-        for array in (self.item_id, self.vectors, self.present):
+        digest.update(id_bytes(self.item_id))
+        for array in (self.vectors, self.present):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -60,22 +64,20 @@ class VectorTable:
 
     def aligned_to(self, item_id: np.ndarray) -> "VectorTable":
         """Return the rows for `item_id` (distinct, ascending); ids not in the table are masked."""
-        found = np.isin(item_id, self.item_id)
-        rows = np.searchsorted(self.item_id, item_id[found])
+        place, found = find(item_id, self.item_id)
+        rows = place[found]
         vectors = np.zeros((len(item_id), self.dim), dtype=np.float32)
         vectors[found] = self.vectors[rows]
         present = np.zeros(len(item_id), dtype=bool)
         present[found] = self.present[rows]
-        return dataclasses.replace(
-            self, item_id=np.asarray(item_id, np.int32), vectors=vectors, present=present
-        )
+        return dataclasses.replace(self, item_id=item_id, vectors=vectors, present=present)
 
     def to_arrow(self) -> pa.Table:
         """Return the columns `item_id`, `vector` (fixed-size list) and `present`, with metadata."""
         flat = pa.array(np.ascontiguousarray(self.vectors, dtype=np.float32).reshape(-1))
         table = pa.table(
             {
-                "item_id": pa.array(self.item_id, pa.int32()),
+                "item_id": ids_to_arrow(self.item_id),
                 "vector": pa.FixedSizeListArray.from_arrays(flat, self.dim),
                 "present": pa.array(self.present, pa.bool_()),
             }
@@ -91,17 +93,23 @@ class VectorTable:
         column = table.column("vector").combine_chunks()
         vectors = column.flatten().to_numpy(zero_copy_only=False)
         return cls(
-            item_id=table.column("item_id").to_numpy().astype(np.int32),
+            item_id=ids_from_arrow(table.column("item_id")),
             vectors=vectors.reshape(len(column), column.type.list_size).astype(np.float32),
             present=table.column("present").to_numpy().astype(bool),
             identity=metadata.get(b"mmctr.identity", b"").decode(),
             provenance=json.loads(metadata.get(b"mmctr.provenance", b"{}")),
         )
 
+    def write(self, path: Path) -> None:
+        """Write to a parquet file with checksums; for atomic writes see `files.atomic`."""
+        write_parquet(self.to_arrow(), path, raw=True)
+
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a parquet file of the table that `to_arrow` returned."""
-        return cls.from_arrow(pq.read_table(path))
+        """Read a parquet file of the table that `to_arrow` returned; raises `DamagedFileError`."""
+        table = read_parquet(path)
+        with naming_damage(path):
+            return cls.from_arrow(table)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,15 +1,18 @@
 """The fused vectors as FuxiCTR reads them: `item_id`, `item_tags`, `item_emb_d128`."""
 
+import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.dataset import ItemTable
-from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.data.ids import ids_to_arrow, with_padding
+from mmctr_pipeline.data.items import read_item_info_tags
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.parquet import write_parquet
 
 FILE_NAMES = {
     "pca": "item_info_fused_multimodal.parquet",
@@ -19,16 +22,28 @@ FILE_NAMES = {
 
 N_TAGS = 5
 
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemInfo:
+    """Counts of a written table: its rows, and the items that had no row in the source of tags."""
+
+    n_rows: int
+    n_without_source: int
+
 
 def write_item_info(
     path: Path, fused: VectorTable, items: ItemTable, item_info: Path | None = None
-) -> int:
-    """Write one row per item id from 0 to the largest, atomically; return the number of rows.
+) -> ItemInfo:
+    """Write one row per item, and first one of the padding item, atomically.
 
-    Columns: `item_id` int64; `item_tags`, a list of 5 int64, left-padded with 0; `item_emb_d128`,
-    a list of float32. Row 0, the padding item, and ids without an item are all zeros. The schema
-    metadata `mmctr.identity` names the transform that made the vectors. Raises `ValueError` if
-    `fused` and `items` have different items.
+    Columns: `item_id`, the data's id, int64 or string; `item_tags`, a list of 5 int64, left-padded
+    with 0; `item_emb_d128`, a list of float32. If the ids are dense integers, there is one row per
+    integer from 0 to the largest, as FuxiCTR's readers expect. The padding item and integers
+    without an item have zeros. The schema metadata `mmctr.identity` names the transform that made
+    the vectors. Raises `ValueError` if `fused` and `items` have different items, and `DataError` if
+    `item_info` has invalid tags. Items that it lacks get no tags; they are counted and logged.
 
     Parameters
     ----------
@@ -41,7 +56,7 @@ def write_item_info(
     item_info
         The file of that name in the data set.
     """
-    expected = np.concatenate([[0], items.item_id])
+    expected = with_padding(items.ids)
     if not np.array_equal(fused.item_id, expected):
         raise ValueError(
             f"there are fused vectors of {len(fused.item_id) - 1:,} items, and {len(items):,} rows "
@@ -50,29 +65,32 @@ def write_item_info(
         )
     if fused.vectors[0].any():
         raise ValueError("row 0 is the padding item; its fused vector must be zero")
-    n_rows = int(expected[-1]) + 1
-    vectors = np.zeros((n_rows, fused.dim), dtype=np.float32)
-    vectors[fused.item_id] = fused.vectors
-    tag_id, lists = items.item_id, items.tags
-    if item_info is not None and "item_tags" in pq.read_schema(item_info).names:
-        source = pq.read_table(item_info, columns=["item_id", "item_tags"])
-        tag_id = source.column("item_id").to_numpy()
-        lists = Ragged.from_arrow(source.column("item_tags"))
-    tags = np.zeros((n_rows, N_TAGS), dtype=np.int64)
-    listed = (tag_id >= 1) & (tag_id < n_rows)
+    lists, n_without_source = items.tags, 0
+    if item_info is not None and (source := read_item_info_tags(item_info, items)):
+        lists, has_row = source
+        n_without_source = int((~has_row).sum())
+        if n_without_source:
+            logger.warning(
+                f"{n_without_source:,} items have no row in {item_info} and get no tags in "
+                f"{path.name}; the first is {items.ids[np.argmin(has_row)]}. Fix: add their rows"
+            )
+    id_map = items.id_map
+    vectors = np.zeros((id_map.n_rows, fused.dim), dtype=np.float32)
+    vectors[items.item_id] = fused.vectors[1:]
+    tags = np.zeros((id_map.n_rows, N_TAGS), dtype=np.int64)
     # Zeros and cuts on the left, as FuxiCTR pads and cuts.
-    tags[tag_id[listed]] = lists.left_padded(N_TAGS)[listed]
+    tags[items.item_id] = lists.left_padded(N_TAGS)
     table = pa.table(
         {
-            "item_id": pa.array(np.arange(n_rows, dtype=np.int64)),
+            "item_id": ids_to_arrow(id_map.ids_at(np.arange(id_map.n_rows))),
             "item_tags": _list_column(tags),
             "item_emb_d128": _list_column(vectors),
         }
     )
     table = table.replace_schema_metadata({"mmctr.identity": fused.identity})
     with atomic_write(path) as temporary:
-        pq.write_table(table, temporary)
-    return n_rows
+        write_parquet(table, temporary)
+    return ItemInfo(id_map.n_rows, n_without_source)
 
 
 def _list_column(rows: np.ndarray) -> pa.ListArray:

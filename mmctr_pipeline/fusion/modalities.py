@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.vectors import VectorTable
 
 _BLOCK_ROWS = 8192
@@ -102,8 +103,8 @@ def modalities_in_use(text: VectorTable, image: VectorTable, unit: bool = False)
 def require_same_items(text: VectorTable, image: VectorTable) -> None:
     """Raise `ValueError` unless both tables have the same items, without the padding item 0."""
     if np.array_equal(text.item_id, image.item_id):
-        if len(text.item_id) and text.item_id[0] < 1:
-            raise ValueError("item 0 is the padding row and cannot be fused")
+        if len(text.item_id) and text.item_id[0] == with_padding(text.item_id)[0]:
+            raise ValueError(f"item {text.item_id[0]!r} is the padding row and cannot be fused")
         return
     only_text = np.setdiff1d(text.item_id, image.item_id)
     only_image = np.setdiff1d(image.item_id, text.item_id)

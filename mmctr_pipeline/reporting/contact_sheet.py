@@ -13,7 +13,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from mmctr_pipeline.data.dataset import ItemTable
-from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.data.ids import find
+from mmctr_pipeline.data.images import ImageIndex
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, open_cover
 from mmctr_pipeline.reporting.neighbours import Neighbours, find_neighbours
@@ -60,7 +61,7 @@ def neighbour_sheet(
     seed
         Decides on the items, see `find_neighbours`.
     """
-    neighbours = find_neighbours(items.item_id, images, tables, n_queries, n_neighbours, seed)
+    neighbours = find_neighbours(items.ids, images, tables, n_queries, n_neighbours, seed)
     full = _draw(items, images, neighbours, _THUMBNAIL, n_lines=3)
     small = _draw(items, images, neighbours.first(2, 4), _THUMBNAIL * 2 // 3, n_lines=2)
     return NeighbourSheet(small_picture(full, _MAX_SHEET_BYTES), small_picture(small))
@@ -72,7 +73,7 @@ def _draw(
     """Draw a block for each query: the item on the left, a row for each kind on its right."""
     kinds = list(neighbours.item_id)
     shown = np.concatenate([neighbours.query, *map(np.ravel, neighbours.item_id.values())])
-    titles = _titles(items, np.unique(shown[shown > 0]))
+    titles = _titles(items, np.unique(shown[shown != np.zeros(1, shown.dtype)]))
     covers = {} if images is None else {each: _cover(images, each, size) for each in titles}
     heights = [cover.height for cover in covers.values() if cover is not None]
     tile = Image.new("RGB", (size, max(heights, default=size // 2)), _GREY)
@@ -88,7 +89,7 @@ def _draw(
     canvas = Image.new("RGB", (width, _LINE + _GAP + len(neighbours.query) * block), "white")
     draw = ImageDraw.Draw(canvas)
 
-    def draw_item(x: int, y: int, item: int, caption: str, n_lines: int) -> None:
+    def draw_item(x: int, y: int, item: int | str, caption: str, n_lines: int) -> None:
         if covers:
             canvas.paste(covers[item] or tile, (x, y))
             y += tile.height + 2
@@ -106,16 +107,17 @@ def _draw(
         y = _LINE + _GAP + number * block
         draw.line((_GAP, y, canvas.width - _GAP, y), _GREY)
         n_query_lines = n_lines + (block - row) // _LINE
-        draw_item(_GAP, y + _GAP, int(query), f"item {query}", n_query_lines)
+        draw_item(_GAP, y + _GAP, query.item(), _drawable(f"item {query}"), n_query_lines)
         for kind in kinds:
             draw.text((column + _GAP, y + _GAP), kind, _INK, _font(bold=True))
             found = neighbours.item_id[kind][number]
-            if not found.any():
+            n_found = np.count_nonzero(found != np.zeros(1, found.dtype))
+            if not n_found:
                 draw.text((first_column, y + _GAP), "none", _FAINT, _font())
-            for place in range(np.count_nonzero(found)):
+            for place in range(n_found):
                 caption = f"{neighbours.similarity[kind][number, place]:.3f}"
                 x = first_column + place * column
-                draw_item(x, y + _GAP, int(found[place]), caption, n_lines)
+                draw_item(x, y + _GAP, found[place].item(), caption, n_lines)
             y += row
     return canvas
 
@@ -128,22 +130,23 @@ def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(folder / f"DejaVuSansMono{'-Bold' * bold}.ttf", _FONT_SIZE)
 
 
-def _cover(images: ImageIndex, item_id: int, size: int) -> Image.Image | None:
+def _cover(images: ImageIndex, item_id: int | str, size: int) -> Image.Image | None:
     """Return the cover scaled into a square; None if missing or unreadable."""
+    path = images.path(item_id)
     try:
-        return open_cover(images.path(item_id), within=size)
+        return None if path is None else open_cover(path, within=size)
     except UnreadableImageError:
         return None
 
 
-def _titles(items: ItemTable, item_id: np.ndarray) -> dict[int, str]:
+def _titles(items: ItemTable, ids: np.ndarray) -> dict[int | str, str]:
     """Return the titles of some items as they can be drawn: one line, no control characters."""
-    rows = pa.array(np.searchsorted(items.item_id, item_id))
+    rows = pa.array(find(ids, items.ids)[0])
     # Parquet does not check that text is UTF-8.
     raw = items.title.take(rows).cast(pa.large_binary()).to_pylist()
     return {
-        int(item): _drawable((title or b"")[:1200].decode("utf-8", errors="replace"))
-        for item, title in zip(item_id, raw, strict=True)
+        item: _drawable((title or b"")[:1200].decode("utf-8", errors="replace"))
+        for item, title in zip(ids.tolist(), raw, strict=True)
     }
 
 

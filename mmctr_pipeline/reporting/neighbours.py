@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.data.ids import find
+from mmctr_pipeline.data.images import ImageIndex
 from mmctr_pipeline.data.vectors import VectorTable
 
 _N_CANDIDATES = 512
@@ -16,8 +17,9 @@ _N_CANDIDATES = 512
 class Neighbours:
     """Q query items and, for each kind of vector, the K items nearest to each, nearest first.
 
-    `query` is `(Q,) int32`. `item_id[kind]` is `(Q, K) int32`, 0 if the query has no vector of this
-    kind or fewer than K other items have one; `similarity[kind]` is the cosine, `(Q, K) float32`.
+    `query` has ids of the data, `(Q,)`, and so has `item_id[kind]`, `(Q, K)`: the padding id (0 or
+    an empty string) if the query has no vector of this kind or fewer than K other items have one.
+    `similarity[kind]` is the cosine, `(Q, K) float32`.
     """
 
     query: np.ndarray
@@ -51,7 +53,7 @@ def find_neighbours(
     Parameters
     ----------
     item_id
-        The items to choose from, `(M,) int32`, ascending; other rows of the tables are ignored.
+        The items to choose from, `(M,)` ids, ascending; other rows of the tables are ignored.
     images
         Where to look for covers.
     tables
@@ -79,12 +81,13 @@ def _choose_queries(
     seed: int,
 ) -> np.ndarray:
     if not found:
-        return np.zeros(0, np.int32)
+        return item_id[:0]
     random = np.random.default_rng(seed)
     n_kinds = np.sum([np.isin(item_id, table.item_id[length > 0]) for table, length in found], 0)
     pool = random.permutation(item_id[n_kinds == n_kinds.max()])[:_N_CANDIDATES]
     if images is not None:
-        has_cover = np.array([images.path(each).is_file() for each in pool])
+        paths = [images.path(each) for each in pool.tolist()]
+        has_cover = np.array([path is not None and path.is_file() for path in paths])
         pool = pool[has_cover] if has_cover.any() else pool
     units = _units(*found[-1], pool)
     # As k-means++ draws its first centres: far apart, but not only outliers.
@@ -106,8 +109,8 @@ def _lengths(table: VectorTable, item_id: np.ndarray) -> np.ndarray:
 
 def _units(table: VectorTable, length: np.ndarray, item_id: np.ndarray) -> np.ndarray:
     """Return vectors of length 1, `(M, D) float32`; zeros for an item without a usable one."""
-    position = np.minimum(np.searchsorted(table.item_id, item_id), len(length) - 1)
-    usable = (table.item_id[position] == item_id) & (length[position] > 0)
+    position, is_there = find(item_id, table.item_id)
+    usable = is_there & (length[position] > 0)
     units = np.zeros((len(item_id), table.dim), np.float32)
     rows = position[usable]
     units[usable] = table.vectors[rows] / length[rows, None]
@@ -117,7 +120,7 @@ def _units(table: VectorTable, length: np.ndarray, item_id: np.ndarray) -> np.nd
 def _nearest(
     table: VectorTable, length: np.ndarray, query: np.ndarray, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ids and cosines `(Q, K)` of the items nearest to each query; 0 for none."""
+    """Return ids and cosines `(Q, K)` of the items nearest to each query; padding, 0 for none."""
     units = _units(table, length, query)
     with np.errstate(all="ignore"):
         cosine = (table.vectors @ units.T) / length[:, None]
@@ -125,4 +128,5 @@ def _nearest(
     order = np.argsort(-cosine, axis=0, kind="stable")[:n_neighbours].T
     similarity = np.take_along_axis(cosine.T, order, axis=1)
     none = ~np.isfinite(similarity) | ~units.any(axis=1, keepdims=True)
-    return np.where(none, 0, table.item_id[order]), np.where(none, 0, similarity)
+    padding = np.zeros(1, table.item_id.dtype)
+    return np.where(none, padding, table.item_id[order]), np.where(none, 0, similarity)

@@ -31,7 +31,7 @@ def feature_spec(
     dims = {
         f"{name}_dim": table.dim
         for name, table in tables.items()
-        if table and table.aligned_to(dataset.items.item_id).present.any()
+        if table and table.aligned_to(dataset.items.ids).present.any()
     }
     return FeatureSpec(
         n_users=1 + max(int(split.user_id.max(initial=0)) for split in dataset.splits.values()),
@@ -45,9 +45,9 @@ def feature_spec(
 def item_features(
     items: ItemTable, vectors: ItemVectors, model_config: ModelConfig
 ) -> ItemFeatures:
-    """Return the features of all items on the CPU; row i is item i, and ids without item are zero.
+    """Return the features of all items on the CPU, by table row; rows without an item are zero.
 
-    Vectors are joined by id. Text and image vectors are included if the model reads them and at
+    Vectors are joined by the data's ids. Text and image vectors are included if the model reads them and at
     least one item has one. Raises `TrainingDataError` if the model reads vectors that are not
     given, and `ValueError` if a vector is not finite or no item has a fused vector.
     """
@@ -84,13 +84,13 @@ def _n_rows(items: ItemTable) -> int:
 
 
 def _by_id(items: ItemTable, vectors: VectorTable) -> tuple[np.ndarray, np.ndarray]:
-    """Return `(I, D) float32` and the mask `(I,) bool`, in which row i is item i."""
-    found = vectors.aligned_to(items.item_id)
+    """Return `(I, D) float32` and the mask `(I,) bool`, by table row."""
+    found = vectors.aligned_to(items.ids)
     finite_M = np.isfinite(found.vectors).all(axis=1)
     if not finite_M.all():
         raise ValueError(
             f"{int((~finite_M).sum())} item vectors of {vectors.identity} are not finite, the "
-            f"first is that of item {items.item_id[np.argmin(finite_M)]}; materialise them again"
+            f"first is that of item {items.ids[np.argmin(finite_M)]}; materialise them again"
         )
     vectors_ID = np.zeros((_n_rows(items), vectors.dim), np.float32)
     present_I = np.zeros(len(vectors_ID), bool)

@@ -23,6 +23,7 @@ def _split(item_id: list[int], **last: list[int]) -> Split:
 
 def _dataset() -> CtrDataset:
     items = ItemTable(
+        ids=np.array([1, 2, 4]),
         item_id=np.array([1, 2, 4], np.int32),
         title=pa.array(["one", None, "四 🎬"]),
         tags=Ragged.from_lists([[1], [], [2, 3]]),

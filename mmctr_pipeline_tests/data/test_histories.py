@@ -12,6 +12,7 @@ from mmctr_pipeline.data.histories import (
     merge_histories,
     read_histories,
 )
+from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.schemas import Column
 from mmctr_pipeline.data.validation import Block, DataError
 
@@ -20,7 +21,8 @@ _PADDED = [[0, 1, 2]] * 3 + [[0, 0, 0]] * 2 + [[0, 1, 2], [3, 1, 2], [0, 0, 2]]
 
 
 def _read(array: pa.Array) -> RowHistories:
-    return read_histories(array, _BLOCK, PaddingCheck(), np.array([1, 2, 3]), Path("items"))
+    items = IdMap.from_ids(np.array([1, 2, 3]))
+    return read_histories(array, _BLOCK, PaddingCheck(), items, Path("items"))
 
 
 @pytest.mark.parametrize(

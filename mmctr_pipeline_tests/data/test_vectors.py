@@ -1,4 +1,6 @@
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -23,6 +25,26 @@ def test_align_by_id_and_mask_the_rest() -> None:
     assert aligned.vectors.tolist() == [[0, 0], [1, 2], [0, 0], [0, 0], [5, 6], [0, 0]]
     assert aligned.present.tolist() == [False, True, False, False, True, False]
     assert aligned.identity == "encoder:abc"
+
+
+def test_align_by_string_ids() -> None:
+    table = dataclasses.replace(_table(), item_id=np.array(["", "a", "é"]))
+    aligned = table.aligned_to(np.array(["a", "ab", "é"]))
+    assert aligned.vectors.tolist() == [[0, 0], [0, 0], [5, 6]]
+    assert aligned.item_id.tolist() == ["a", "ab", "é"]
+    assert not table.aligned_to(np.array([2, 5])).present.any()
+    assert not _table().aligned_to(np.array(["2", "5"])).present.any()
+
+
+@pytest.mark.parametrize(
+    "ids", [["", "a", " é\n"], [2, 2**40, 2**63 - 1]], ids=["strings", "large integers"]
+)
+def test_ids_of_any_kind_survive_a_file(tmp_path: Path, ids: list[Any]) -> None:
+    table = dataclasses.replace(_table(), item_id=np.array(sorted(ids)))
+    pq.write_table(table.to_arrow(), tmp_path / "v.parquet")
+    again = VectorTable.read(tmp_path / "v.parquet")
+    assert again.item_id.tolist() == sorted(ids)
+    assert again.content_hash() == table.content_hash() != _table().content_hash()
 
 
 def test_aligning_an_empty_table_masks_all_items() -> None:

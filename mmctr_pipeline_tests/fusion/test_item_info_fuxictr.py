@@ -24,6 +24,7 @@ def test_fuxictr_reads_ids_tags_and_vectors(tmp_path: Path, method: str) -> None
         np.array([0, 1, 3], np.int32), vectors, np.array([False, True, True]), "fused"
     )
     items = ItemTable(
+        ids=np.array([1, 3]),
         item_id=np.array([1, 3], np.int32),
         title=pa.array(["a", "b"]),
         tags=Ragged.from_lists([[7], [8, 9]]),

@@ -11,10 +11,11 @@ N_ITEMS = 40
 IDS = np.arange(10, 10 + 3 * N_ITEMS, 3, dtype=np.int32)
 
 
-def item_table(titles: pa.Array, item_id: np.ndarray = IDS) -> ItemTable:
-    n_items = len(item_id)
+def item_table(titles: pa.Array, ids: np.ndarray = IDS) -> ItemTable:
+    n_items = len(ids)
     return ItemTable(
-        item_id=item_id,
+        ids=ids,
+        item_id=np.arange(1, n_items + 1, dtype=np.int32),
         title=titles,
         tags=Ragged(np.zeros(0, np.int32), np.zeros(n_items + 1, np.int64)),
         likes_level=np.zeros(n_items, np.int8),

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.data.images import index_images
 from mmctr_pipeline.reporting.contact_sheet import neighbour_sheet
 from mmctr_pipeline.reporting.neighbours import find_neighbours
 from mmctr_pipeline_tests.reporting.item_tables import (
@@ -32,7 +32,7 @@ def test_the_sheet_has_the_covers_and_titles_of_its_items(tmp_path: Path) -> Non
     ids = np.array([3, 5, 90], np.int32)
     for item, colour in zip(ids, (RED, GREEN, BLUE), strict=True):
         Image.new("RGB", (400, 400), colour).save(tmp_path / f"{item}.jpg", quality=95)
-    images = ImageIndex(tmp_path, "{item_id}.jpg", 3)
+    images = index_images(tmp_path)
     tables = {"image": vector_table([[0, 1], [1, 0], [1, 0.1]], ids)}
 
     def full(titles: list[str]) -> bytes:
@@ -66,7 +66,7 @@ def test_covers_are_turned_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     for item in IDS[:2]:
         Image.fromarray(pixels).save(tmp_path / f"{item}.jpg", quality=95, exif=exif, subsampling=0)
-    images = ImageIndex(tmp_path, "{item_id}.jpg", 2)
+    images = index_images(tmp_path)
     table = random_vectors(1, item_id=IDS[:2])
     items = item_table(pa.array(["a", "b"]), IDS[:2])
     sheet = neighbour_sheet(items, images, {"image": table}, n_queries=1)
@@ -87,7 +87,7 @@ def test_bad_covers_become_grey_tiles(tmp_path: Path) -> None:
     names[3].write_bytes(names[3].read_bytes()[:3000])
     names[4].mkdir()
     # names[5] does not exist.
-    images = ImageIndex(tmp_path, "{item_id}.jpg", 5)
+    images = index_images(tmp_path)
     items = item_table(pa.array(["title"] * 6), IDS[:6])
     table = random_vectors(1, item_id=IDS[:6])
     sheet = neighbour_sheet(items, images, {"image": table}, n_queries=1, n_neighbours=5)
@@ -107,6 +107,18 @@ AWKWARD = [
     "word" * 5000,
     "\u202eright to left override \ufffe \U0010ffff",
 ]
+
+
+def test_items_with_string_ids_are_drawn() -> None:
+    titles = pa.array([f"video {number}" for number in range(N_ITEMS)])
+    names = np.array([f"v{number:03d}\n" for number in range(N_ITEMS)])
+    table = vector_table(random_vectors(1).vectors, names)
+    sheet = neighbour_sheet(item_table(titles, names), None, {"text": table})
+    integers = neighbour_sheet(item_table(titles), None, {"text": random_vectors(1)})
+    # The same queries and neighbours; only the captions differ.
+    sizes = {Image.open(io.BytesIO(each.full)).size for each in (sheet, integers)}
+    assert len(sizes) == 1
+    assert sheet != integers
 
 
 def test_awkward_titles_are_drawn() -> None:
@@ -132,7 +144,7 @@ def test_control_characters_leave_no_trace() -> None:
 def test_a_sheet_without_images_has_no_tiles(tmp_path: Path) -> None:
     tables = {"text": random_vectors(1)}
     without = neighbour_sheet(ITEMS, None, tables)
-    empty = neighbour_sheet(ITEMS, ImageIndex(tmp_path, "{item_id}.jpg", 0), tables)
+    empty = neighbour_sheet(ITEMS, index_images(tmp_path), tables)
     heights = []
     for sheet in (without, empty):
         with Image.open(io.BytesIO(sheet.full)) as image:
@@ -145,7 +157,7 @@ def test_both_pictures_stay_below_their_limits_with_covers_of_noise(tmp_path: Pa
     for item in IDS:
         noise = np.random.default_rng(item).integers(0, 256, (150, 150, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{item}.jpg", quality=95)
-    images = ImageIndex(tmp_path, "{item_id}.jpg", N_ITEMS)
+    images = index_images(tmp_path)
     tables = {kind: random_vectors(seed) for seed, kind in enumerate(("image", "text", "fused"))}
     sheet = neighbour_sheet(ITEMS, images, tables)
     assert len(sheet.full) <= 2_000_000

@@ -1,12 +1,13 @@
 """Queries and their nearest neighbours, against a plain search."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.data.images import index_images
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.reporting.neighbours import find_neighbours
 from mmctr_pipeline_tests.reporting.item_tables import IDS, N_ITEMS, random_vectors, vector_table
@@ -48,6 +49,21 @@ def test_equal_vectors_have_similarity_one_and_no_item_is_its_own_neighbour() ->
         position, twin = np.searchsorted(IDS, [query, nearest])
         assert twin == position ^ 1
     assert found.similarity["text"][:, 0] == pytest.approx(1)
+
+
+def test_string_ids_have_the_same_neighbours() -> None:
+    table = random_vectors(5)
+    table.vectors[1:] *= np.arange(N_ITEMS - 1)[:, None] != 3
+    names = np.array([f"v{item:04d}" for item in IDS])
+    renamed = dataclasses.replace(table, item_id=names)
+    expected = find_neighbours(IDS, None, {"text": table}, 3, N_ITEMS)
+    found = find_neighbours(names, None, {"text": renamed}, 3, N_ITEMS)
+    assert found.query.tolist() == [f"v{item:04d}" for item in expected.query]
+    nearest = expected.item_id["text"]
+    assert (nearest == 0).any()
+    assert found.item_id["text"].tolist() == [
+        [f"v{item:04d}" if item else "" for item in row] for row in nearest.tolist()
+    ]
 
 
 def test_bad_and_masked_vectors_are_ignored() -> None:
@@ -112,6 +128,6 @@ def test_queries_prefer_items_with_a_cover(tmp_path: Path) -> None:
     covered = IDS[[2, 19, 33]]
     for item in covered:
         Image.new("RGB", (9, 9)).save(tmp_path / f"{item}.jpg")
-    images = ImageIndex(tmp_path, "{item_id}.jpg", 3)
+    images = index_images(tmp_path)
     found = find_neighbours(IDS, images, {"text": random_vectors(1)}, 6, 1)
     assert sorted(found.query.tolist()) == covered.tolist()

@@ -68,6 +68,7 @@ def small_sample(
         valid=split(n_valid, n_train_users, n_users),
         test=test,
         items=ItemTable(
+            ids=np.arange(1, n_items + 1),
             item_id=np.arange(1, n_items + 1, dtype=np.int32),
             title=pa.array([f"title {i}" for i in range(n_items)]),
             tags=Ragged.from_lists([[1]] * n_items),

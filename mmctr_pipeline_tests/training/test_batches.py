@@ -162,6 +162,7 @@ def four_items() -> ItemTable:
     dataset, _ = small_sample(n_items=10)
     return dataclasses.replace(
         dataset.items,
+        ids=np.array([2, 5, 6, 9]),
         item_id=np.array([2, 5, 6, 9], np.int32),
         likes_level=np.array([1, 2, 3, 4], np.int8),
         views_level=np.array([5, 6, 7, 8], np.int8),
@@ -185,6 +186,23 @@ def test_item_features_are_joined_by_id() -> None:
     assert features.likes_level_I.tolist() == [0, 0, 1, 0, 0, 2, 3, 0, 0, 4]
     assert features.tags_IK[[2, 5, 6, 9]].tolist() == [[3, 0, 0], [0, 0, 0], [4, 1, 2], [9, 8, 0]]
     assert features.tags_IK.sum() == 27
+
+
+def test_item_features_are_at_the_rows_of_mapped_ids() -> None:
+    items = dataclasses.replace(
+        four_items(), ids=np.array(["a", "b", "c", "d"]), item_id=np.array([3, 1, 4, 2], np.int32)
+    )
+    table = VectorTable(
+        item_id=np.array(["", "b", "d"]),
+        vectors=np.array([[0], [7], [8]], np.float32),
+        present=np.array([False, True, True]),
+        identity="some vectors",
+    )
+    features = item_features(items, ItemVectors(table), SMALL_MODEL)
+    assert features.vectors_ID.tolist() == [[0], [7], [8], [0], [0]]
+    assert features.present_I.tolist() == [False, True, True, False, False]
+    assert features.likes_level_I.tolist() == [0, 2, 4, 1, 3]
+    assert features.tags_IK.tolist() == [[0] * 3, [0] * 3, [9, 8, 0], [3, 0, 0], [4, 1, 2]]
 
 
 def test_only_the_first_tags_are_kept() -> None:

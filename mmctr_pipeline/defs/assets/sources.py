@@ -40,7 +40,7 @@ item_feature = _source(
     lambda layout: fingerprint_files(filter(None, [layout.item_feature, layout.item_info])),
     kinds={"parquet"},
     metadata=declare.columns(
-        item_id=("int", "from 1, distinct"),
+        item_id=("int or string", "integers from 1; distinct"),
         item_title=("string", "may be empty"),
         item_tags=("list<int>", "tag ids; 0 is padding"),
         likes_level=("int", "0 to 10"),
@@ -61,9 +61,9 @@ interactions = _source(
     lambda layout: fingerprint_files([layout.train, layout.valid, layout.test]),
     kinds={"parquet"},
     metadata=declare.columns(
-        user_id=("int", "from 1"),
-        item_id=("int", "the target item"),
-        item_seq=("list<int>", "the history, oldest first, left-padded with 0"),
+        user_id=("int or string", "integers from 1"),
+        item_id=("int or string", "the target item"),
+        item_seq=("list<int or string>", "the history, oldest first, left-padded with 0 or ''"),
         likes_level=("int", "0 to 10"),
         views_level=("int", "0 to 10"),
         label=("int", "1 for a click; test has the column ID instead"),

@@ -34,6 +34,7 @@ def fit_attention(
     histories: Ragged,
     config: FusionConfig,
     device: torch.device,
+    item_row: np.ndarray | None = None,
 ) -> AttentionTransform:
     """Learn the fusion from the items that have a text or an image vector and from histories.
 
@@ -49,12 +50,15 @@ def fit_attention(
     text, image
         Vectors of the same items.
     histories
-        Item ids: the distinct histories of the train split.
+        The distinct histories of the train split, as numbers in `item_row`.
     config
         Dimensions and the settings of `attention`.
     device
         Where to train.
+    item_row
+        How the histories name each item of `text`, `(N,)` ascending integers; by default its id.
     """
+    item_row = text.item_id if item_row is None else item_row
     settings = config.attention
     modalities = modalities_in_use(text, image)
     vectors_ND = _vectors(modalities)
@@ -73,7 +77,7 @@ def fit_attention(
         fusion = AttentionFusion(modalities.dims, len(components_KD), settings.score_dim)
         fusion.start_from(components_KD, mean_D, scale_D)
         fusion.to(device)
-        sampler = ContrastSampler(histories, text.item_id, learned_N, held_out_N, settings, device)
+        sampler = ContrastSampler(histories, item_row, learned_N, held_out_N, settings, device)
         present_NM = torch.from_numpy(modalities.present).to(device)
         with torch.no_grad():
             items_ND = fusion.standardised(torch.from_numpy(vectors_ND).to(device), present_NM)

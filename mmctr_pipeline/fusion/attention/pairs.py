@@ -26,9 +26,9 @@ class HistoryPairs:
         Parameters
         ----------
         histories
-            Item ids.
+            Items, as numbers in `item_id`.
         item_id
-            The ids of the catalogue, `(N,)`, ascending.
+            The numbers of the catalogue's items, `(N,)`, ascending integers.
         in_use
             Mask `(N,) bool` of the items that make pairs.
         window

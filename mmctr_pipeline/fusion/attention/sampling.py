@@ -31,9 +31,9 @@ class ContrastSampler:
         Parameters
         ----------
         histories
-            Item ids.
+            Items, as numbers in `item_id`.
         item_id
-            Ids of the N items, ascending; batches hold row numbers of this array.
+            Numbers of the N items, ascending; batches hold positions in this array.
         learned_N, held_out_N
             Masks `(N,) bool` of the items to learn from and of those to measure on.
         settings

@@ -15,6 +15,7 @@ def item_table(
     """Return items with ids 3, 5, 7 and so on."""
     n = len(titles)
     return ItemTable(
+        ids=np.arange(3, 3 + 2 * n, 2),
         item_id=np.arange(3, 3 + 2 * n, 2, dtype=np.int32),
         title=titles if isinstance(titles, pa.Array) else pa.array(titles, pa.string()),
         tags=Ragged.from_lists([[]] * n if tags is None else tags),

@@ -1,0 +1,195 @@
+"""Ids with gaps and string ids: the same model and submission as with numbers from 1 on."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mmctr_pipeline import pipeline
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.data.model_rows import OtherIdsError
+from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
+from mmctr_pipeline.fusion.item_info import write_item_info
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError
+from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.write import generate_sample
+from mmctr_pipeline.submission.files import submission_frame, write_submission
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import TrainedCtr
+from mmctr_pipeline_tests.data.renamed import Rename, as_they_are, renamed, sparse, strings
+from mmctr_pipeline_tests.registry.model_files import small_model_file
+from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL
+
+CPU = torch.device("cpu")
+TRAINING = TrainingConfig(max_epochs=1, batch_size=512, precision="float32")
+TEXT = TextEncoderConfig(source="given", column="txt_emb_BERT")
+IMAGE = ImageEncoderConfig(source="given", column="img_emb_CLIPRN50")
+PCA = FusionConfig(dim=16)
+ATTENTION = FusionConfig(
+    method="attention", dim=8, attention=AttentionConfig(max_epochs=1, rows_per_epoch=200)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the pipeline makes of a data set, up to its submission."""
+
+    layout: DataLayout
+    dataset: CtrDataset
+    vectors: ItemVectors
+    trained: TrainedCtr
+    file: ModelFile
+    submission: bytes
+    item_info: Path
+
+    def scores(self, other: "Run") -> np.ndarray:
+        """Return this model's scores of the test rows of another run's data."""
+        vectors = dataclasses.replace(other.vectors.fused, identity=self.vectors.fused.identity)
+        return pipeline.score(
+            self.file, other.dataset, other.dataset.test, ItemVectors(vectors), CPU
+        )
+
+
+def run_pipeline(layout: DataLayout, folder: Path, fusion: FusionConfig, model: ModelConfig) -> Run:
+    folder.mkdir()
+    written = folder / "dataset"
+    written.mkdir()
+    pipeline.load_dataset(layout).write(written)
+    dataset, store = CtrDataset.read(written), VectorStore(folder / "vectors")
+    text = pipeline.encode_titles(layout, dataset.items, TEXT, store, CPU).table
+    image = pipeline.encode_images(layout, dataset.items, IMAGE, store, CPU).table
+    both = (text, image)
+    fused = pipeline.fuse(layout, dataset.items, *both, fusion, folder / "transforms", CPU).vectors
+    vectors = ItemVectors(fused, *both)
+    trained = pipeline.train(dataset, vectors, model, TRAINING, CPU)
+    small_model_file(trained, ItemVectors(fused)).save(folder / "model.pt")
+    file = ModelFile.load(folder / "model.pt")
+    item_info = folder / "item_info.parquet"
+    write_item_info(item_info, fused, dataset.items, layout.item_info)
+    result = Run(layout, dataset, vectors, trained, file, b"", item_info)
+    assert dataset.test.row_id is not None
+    frame = submission_frame(dataset.test.row_id, result.scores(result))
+    write_submission(frame, folder / "submission.csv", folder / "prediction.zip")
+    return dataclasses.replace(result, submission=(folder / "submission.csv").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    generate_sample(SampleConfig.scaled(0.1, images=False), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dense(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("dense")
+    layout = renamed(data, folder / "data", as_they_are, as_they_are)
+    return run_pipeline(layout, folder / "run", PCA, SMALL_MODEL)
+
+
+@pytest.fixture(scope="module", params=[sparse, strings], ids=lambda rename: rename.__name__)
+def other(
+    request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Rename]:
+    folder = tmp_path_factory.mktemp("other")
+    layout = renamed(data, folder / "data", request.param, request.param)
+    return run_pipeline(layout, folder / "run", PCA, SMALL_MODEL), request.param
+
+
+def same_weights(one: TrainedCtr, other: TrainedCtr) -> bool:
+    mine, theirs = one.module.state_dict(), other.module.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_weights_and_submission_are_the_same(dense: Run, other: tuple[Run, Rename]) -> None:
+    run, _ = other
+    assert dense.dataset.id_maps == {}
+    assert list(run.dataset.id_maps) == ["item_id", "user_id"]
+    assert same_weights(run.trained, dense.trained)
+    assert run.submission == dense.submission
+
+
+def test_the_ids_of_the_data_are_kept_as_they_were(dense: Run, other: tuple[Run, Rename]) -> None:
+    run, rename = other
+    ids = rename(dense.dataset.items.ids).to_pylist()
+    assert run.dataset.items.ids.tolist() == ids
+    assert run.vectors.fused.item_id.tolist() == ["" if isinstance(ids[0], str) else 0, *ids]
+    assert run.dataset.users is not None
+    rows = run.dataset.users.ids[run.dataset.test.user_id - 1]
+    assert rows.tolist() == pq.read_table(run.layout.test)["user_id"].to_pylist()
+    table, expected = pq.read_table(run.item_info), pq.read_table(dense.item_info)
+    assert table["item_id"].to_pylist() == run.vectors.fused.item_id.tolist()
+    for column in ("item_tags", "item_emb_d128"):
+        assert table[column].to_pylist() == expected[column].to_pylist()
+
+
+def test_the_fusion_learned_from_histories_is_the_same(
+    dense: Run, other: tuple[Run, Rename], tmp_path: Path
+) -> None:
+    fused = []
+    for number, each in enumerate((dense, other[0])):
+        text, image = each.vectors.text, each.vectors.image
+        assert text is not None
+        assert image is not None
+        place = tmp_path / str(number)
+        made = pipeline.fuse(each.layout, each.dataset.items, text, image, ATTENTION, place, CPU)
+        fused.append(made.vectors.vectors)
+    np.testing.assert_array_equal(fused[0], fused[1])
+
+
+def test_a_description_of_the_model_file_has_no_ids(other: tuple[Run, Rename]) -> None:
+    assert "id_maps" not in json.loads(json.dumps(other[0].file.description()))
+
+
+def test_a_model_keeps_its_rows_when_the_data_gain_ids(
+    other: tuple[Run, Rename], tmp_path: Path
+) -> None:
+    run, rename = other
+    dataset = pipeline.load_dataset(_with_a_first_user_and_item(run.layout, tmp_path, rename))
+    rows = dataset.items.id_map.look_up(run.dataset.items.ids)
+    assert rows.tolist() == (run.dataset.items.item_id + 1).tolist()
+    later = run.scores(dataclasses.replace(run, dataset=dataset))
+    assert len(later) == len(run.dataset.test) + 1
+    np.testing.assert_allclose(later[:-1], run.scores(run), rtol=0, atol=1e-6)
+    # The new row has no known user or item, but it does not share those of others.
+    assert later[-1] not in later[:-1]
+
+
+def _with_a_first_user_and_item(layout: DataLayout, target: Path, rename: Rename) -> DataLayout:
+    """Copy a data set with one more item and one more test row, whose ids come first."""
+    new = " a" if rename is strings else 5
+    for path in (layout.train, layout.valid, layout.test, layout.item_feature):
+        table = pq.read_table(path)
+        row = table.slice(0, 1).to_pylist()[0] | {"item_id": new}
+        if path == layout.test:
+            row |= {"user_id": new, "ID": 10**9}
+        if path in (layout.test, layout.item_feature):
+            table = pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)])
+        pq.write_table(table, target / path.name)
+    return find_data(target)
+
+
+def test_damaged_ids_in_a_model_file_are_refused(dense: Run) -> None:
+    damaged = {"item_id": {"integers": torch.tensor([3, 1])}}
+    file = dataclasses.replace(dense.file, id_maps=damaged)
+    with pytest.raises(ModelFileError, match="the model's ids of item_id are damaged"):
+        dataclasses.replace(dense, file=file).scores(dense)
+
+
+def test_a_model_of_integers_refuses_strings(dense: Run, other: tuple[Run, Rename]) -> None:
+    run, rename = other
+    if rename is strings:
+        with pytest.raises(OtherIdsError, match=r"on integers as item_id, .* has strings"):
+            dense.scores(run)
+        with pytest.raises(OtherIdsError, match=r"on strings as item_id, .* has integers"):
+            run.scores(dense)
