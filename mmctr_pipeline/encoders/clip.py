@@ -1,21 +1,33 @@
 """Load located open_clip models, and identify them by their weights and settings."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.factory import _find_checkpoint_in_dir
+from safetensors.torch import save_file
 
 from mmctr_pipeline.encoders.image.pixels import PixelSpec
+from mmctr_pipeline.encoders.model_files import ModelFilesError, is_torchscript, require_weights
 from mmctr_pipeline.encoders.sources import LocatedImageModel
+from mmctr_pipeline.encoders.torchscript import read_tensors
 
 # The tokens of this text tell tokenisers apart.
 _PROBE = "Two DOGS, one cat's café: #fun 2026 \U0001f600 \u4f60\u597d"
+
+# open_clip reads these forms of weights without pickle.
+_NUMPY = (".npz", ".npy")
+# Tensors of OpenAI's archives that are not weights.
+_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
+_MOST_SHOWN = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,20 +77,63 @@ class LoadedClip:
 
 
 def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedClip:
-    """Load a located model in float32, in evaluation mode."""
-    with warnings.catch_warnings():
+    """Load a located model in float32, in evaluation mode.
+
+    Raises `ModelFilesError` if the weights cannot be read without running code from their file, or
+    are not exactly those of the architecture.
+    """
+    checkpoint = located.weights or _weights_in(located.architecture)
+    with warnings.catch_warnings(), _readable(checkpoint) as readable:
         # open_clip warns if the weights need another activation than the definition names;
         # force_quick_gelu sets the right one.
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
-        model, _ = open_clip.create_model_from_pretrained(
-            located.architecture,
-            pretrained=str(located.weights) if located.weights else None,
-            precision="fp32",
-            device=torch.device(device),
-            force_quick_gelu=located.quick_gelu,
-            **{f"image_{name}": value for name, value in located.preprocess.items()},
-        )
+        try:
+            model, _ = open_clip.create_model_from_pretrained(
+                located.architecture,
+                pretrained=str(readable) if located.weights else None,
+                precision="fp32",
+                device=torch.device(device),
+                force_quick_gelu=located.quick_gelu,
+                **{f"image_{name}": value for name, value in located.preprocess.items()},
+            )
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            differences = " ".join(str(error).split())[:_MOST_SHOWN]
+            raise ModelFilesError(
+                f"{checkpoint} does not fit {located.architecture}: {differences} ... Fix: name "
+                "the architecture that the weights were trained in (encoders.image.model, or "
+                "encoders.text.model), or copy the file again"
+            ) from error
     return LoadedClip(located, model.eval())
+
+
+def _weights_in(architecture: str) -> Path:
+    """Return the file that open_clip chooses in the folder of `local-dir:FOLDER`."""
+    path = Path(_find_checkpoint_in_dir(Path(architecture.removeprefix("local-dir:"))))
+    if is_torchscript(path):
+        raise ModelFilesError(
+            f"{path} is a TorchScript archive. Fix: name it with its architecture, as "
+            f"RN50/{path}, or use the same weights as .safetensors"
+        )
+    return path
+
+
+@contextlib.contextmanager
+def _readable(checkpoint: Path) -> Iterator[Path]:
+    """Yield a checked file that open_clip reads: for an archive of OpenAI's, one of its tensors."""
+    if checkpoint.suffix in _NUMPY:
+        yield checkpoint
+    elif is_torchscript(checkpoint):
+        tensors = read_tensors(checkpoint).items()
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "weights.safetensors"
+            weights = {n: each for n, each in tensors if n.split(".")[-1] not in _NO_WEIGHTS}
+            save_file(weights, copy)
+            yield copy
+    else:
+        require_weights(checkpoint)
+        yield checkpoint
 
 
 def _hash(state: dict[str, torch.Tensor]) -> str:

@@ -11,6 +11,8 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 
 from mmctr_pipeline.data.fingerprint import file_digest
+from mmctr_pipeline.encoders.activation import QUICK, is_quick_archive, warn_of_openai_folder
+from mmctr_pipeline.encoders.model_files import VOCABULARIES
 from mmctr_pipeline.settings import SettingsError
 
 MINILM_NAMES = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
@@ -24,12 +26,19 @@ _IMAGE_MODELS = (
     f"local-dir:FOLDER, or {TINY_CLIP}"
 )
 
-_ModelFiles = tuple[Sequence[str], Sequence[str]]
-"""Names of files that define a model (one of them must exist), and patterns of its weights."""
+_ModelFiles = tuple[Sequence[str], Sequence[str], Sequence[str]]
+"""Names of files that define a model, patterns of its weights, and of its vocabulary.
+
+One of each must exist, unless there are none.
+"""
 
 # A sentence-transformers model without a transformer has only modules.json.
-_TEXT_FILES = (("config.json", "modules.json"), ("**/*.safetensors", "**/pytorch_model*.bin"))
-_CLIP_FILES = (("open_clip_config.json",), ("*.safetensors", "*.bin", "*.pth"))
+_TEXT_FILES = (
+    ("config.json", "modules.json"),
+    ("**/*.safetensors", "**/pytorch_model*.bin"),
+    tuple(f"**/{name}" for name in VOCABULARIES),
+)
+_CLIP_FILES = (("open_clip_config.json",), ("*.safetensors", "*.bin", "*.pth"), ())
 # In the order in which open_clip looks for them.
 _CLIP_WEIGHTS = (
     "open_clip_model.safetensors",
@@ -121,14 +130,16 @@ def locate_image_model(model: str) -> LocatedImageModel:
 
 
 def _lack(folder: Path, files: _ModelFiles) -> str | None:
-    """Return what `folder` lacks to be a model of this kind, or None."""
-    definitions, weights = files
+    """Return which files `folder` lacks to be a model of this kind, or None."""
+    definitions, weights, vocabularies = files
     if not folder.is_dir():
         return f"there is no folder {folder}"
     if not any((folder / name).is_file() for name in definitions):
         return f"{folder} has no {' or '.join(definitions)}"
     if not any(next(folder.glob(pattern), None) for pattern in weights):
         return f"{folder} has no weights ({', '.join(weights)})"
+    if vocabularies and not any(next(folder.glob(pattern), None) for pattern in vocabularies):
+        return f"{folder} has no vocabulary ({', '.join(VOCABULARIES)})"
     return None
 
 
@@ -211,6 +222,7 @@ def _local_clip(name: str, folder: Path, source: str) -> LocatedImageModel:
     lack = _lack(folder, _CLIP_FILES)
     if lack is not None:
         raise ModelNotFoundError(f"image model {name!r}: {lack}; known forms: {_IMAGE_MODELS}")
+    warn_of_openai_folder(name, folder)
     return LocatedImageModel(name, f"local-dir:{folder}", None, source)
 
 
@@ -227,19 +239,26 @@ def _named_clip(model: str) -> LocatedImageModel:
             continue
         record = get_pretrained_cfg(name, weights)
         if record:
+            quick_gelu = bool(record.get("quick_gelu", False))
             path, source = _pretrained_weights(f"image model {model!r}", record)
             fields = ("mean", "std", "interpolation", "resize_mode")
             preprocess = {field: record[field] for field in fields if record.get(field) is not None}
-            quick_gelu = bool(record.get("quick_gelu", False))
             return LocatedImageModel(model, name, path, source, preprocess, quick_gelu)
         checkpoint = Path(weights).expanduser()
         if checkpoint.is_file():
-            shown = f"{name}/{checkpoint.name}"
-            return LocatedImageModel(shown, name, checkpoint.resolve(), "local checkpoint")
+            checkpoint, shown = checkpoint.resolve(), f"{name}/{checkpoint.name}"
+            quick_gelu = is_quick_archive(name, checkpoint)
+            return LocatedImageModel(
+                shown, name, checkpoint, "local checkpoint", quick_gelu=quick_gelu
+            )
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
+        plain = name.removesuffix(QUICK)
+        # Its record of the weights says which activation they need.
+        is_known = plain != name and get_pretrained_cfg(plain, weights)
+        hint = f". Fix: {plain}/{weights}, which sets their activation itself" if is_known else ""
         raise ModelNotFoundError(
             f"image model {model!r}: {weights!r} is neither a file nor a set of weights that "
-            f"open_clip knows for {name}; known: {tags}"
+            f"open_clip knows for {name}; known: {tags}{hint}"
         )
     choices = [TINY_CLIP, *("/".join(pair) for pair in open_clip.list_pretrained())]
     close = difflib.get_close_matches(model, choices, n=5, cutoff=0.4) or ["RN50/openai", TINY_CLIP]

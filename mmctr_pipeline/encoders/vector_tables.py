@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmctr_pipeline.data.outliers import without_outliers
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.store.lookup import StoreResult
 from mmctr_pipeline.encoders.store.parquet_files import Notes
@@ -52,12 +53,12 @@ def encoded_table(
     counts: dict[str, Any],
     start: float,
 ) -> VectorTable:
-    """Return one vector per item, zeros and masked where `result` has none.
+    """Return one vector per item, zeros and masked where `result` has none or an outlier.
 
     Parameters
     ----------
     item_id
-        All items, `(N,) int32` ascending.
+        The ids of all items, `(N,)` ascending.
     rows
         The rows of `item_id` whose contents were requested, `(M,) int64`.
     result
@@ -87,11 +88,14 @@ def encoded_table(
         "counts": {**encoded, **counts},
         "seconds": round(time.monotonic() - start, 3),
     }
-    return VectorTable(item_id, vectors, present, encoder.identity, provenance)
+    table = VectorTable(item_id, vectors, present, encoder.identity, provenance)
+    return without_outliers(table, encoder.name)
 
 
 def given_table(item_id: np.ndarray, given: VectorTable | None, column: str) -> VectorTable:
-    """Return the given vectors for `item_id` (`(M,)` ascending), masked where one is missing.
+    """Return the given vectors for `item_id` (`(M,)` ascending).
+
+    Items whose vector is missing or an outlier are masked.
 
     `given` comes from `data.items.read_given_vectors`. Raises `ValueError` if it is None, or if no
     item has a vector.
@@ -110,7 +114,8 @@ def given_table(item_id: np.ndarray, given: VectorTable | None, column: str) -> 
         )
     logger.info(f"{n_given:,} of {len(item_id):,} items have a vector in column {column}")
     counts = {"items": len(item_id), "given": n_given, "missing": len(item_id) - n_given}
-    return table.recording(encoder="given", column=column, counts=counts)
+    table = table.recording(encoder="given", column=column, counts=counts)
+    return without_outliers(table, f"column {column}")
 
 
 def parity_rows(n_rows: int, n_wanted: int) -> np.ndarray:

@@ -5,8 +5,10 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from mmctr_pipeline.data.outliers import without_outliers
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention.fit import fit_attention
@@ -39,12 +41,16 @@ def fuse(
     device: torch.device,
     folder: Path,
     data: str,
+    transform: Transform | None = None,
+    item_row: np.ndarray | None = None,
 ) -> Fusion:
     """Return one fused vector per item, reusing the stored transform if there is one.
 
     The newest transform fitted with the same settings of the method, encoders and `data` is reused,
-    even if others were fitted in between. `config.refit` fits a new one. Raises `ValueError` as
-    `fit_pca` and `fit_attention`, and if the stored transform is damaged.
+    even if others were fitted in between. `config.refit` fits a new one. Outlying vectors
+    (`data.outliers`) are left out of the fit, and count as missing whether the transform is new or
+    not. Raises `ValueError` as `fit_pca` and `fit_attention`, and if the stored transform is
+    damaged.
 
     Parameters
     ----------
@@ -61,6 +67,10 @@ def fuse(
     data
         Names the data set by the path of its folder. Another folder counts as another data set even
         if its files are equal: a basis fitted on a sample must not serve the whole.
+    transform
+        The stored transform to use, instead of the newest one.
+    item_row
+        How the histories name each item of `text`, as in `fit_attention`.
     """
     settings, own = config.to_mapping(), {"pca": "input", "attention": "attention"}[config.method]
     made_by = {
@@ -70,20 +80,28 @@ def fuse(
         "image_identity": image.identity,
         "data": data,
     }
+    sound_text = without_outliers(text, "text_embeddings")
+    sound_image = without_outliers(image, "image_embeddings")
     store = TransformStore(folder)
-    transform = None if config.refit else store.newest(made_by, TRANSFORMS[config.method])
+    if transform is None and not config.refit:
+        transform = store.newest(made_by, TRANSFORMS[config.method])
     reused = transform is not None
     if transform is None:
         if config.method == "attention":
-            transform = fit_attention(text, image, read_histories(), config, device)
+            sound = (sound_text, sound_image)
+            transform = fit_attention(*sound, read_histories(), config, device, item_row)
         else:
-            transform = fit_pca(text, image, config)
+            transform = fit_pca(sound_text, sound_image, config)
         store.save(transform, made_by)
     logger.info(f"{'reusing' if reused else 'fitted'} the transform {transform.identity}")
-    vectors = transform.transform(text, image).recording(
+    vectors = transform.transform(sound_text, sound_image).recording(
         made_by=made_by,
         transform=transform.identity,
         transform_reused=reused,
+        outliers={
+            "text": sound_text.provenance["counts"]["outliers"],
+            "image": sound_image.provenance["counts"]["outliers"],
+        },
         text_content=text.content_hash(),
         image_content=image.content_hash(),
     )

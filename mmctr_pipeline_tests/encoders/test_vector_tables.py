@@ -27,7 +27,7 @@ def test_given_vectors_are_joined_by_id(caplog: pytest.LogCaptureFixture) -> Non
     assert table.present.tolist() == [False, True, False, True]
     assert table.vectors.tolist() == [[0, 0], [2, 2], [0, 0], [6, 6]]
     assert table.identity == "given:column"
-    assert table.provenance["counts"] == {"items": 4, "given": 2, "missing": 2}
+    assert table.provenance["counts"] == {"items": 4, "given": 2, "missing": 2, "outliers": 0}
     assert caplog.messages == ["2 of 4 items have a vector in column txt_emb_BERT"]
 
 

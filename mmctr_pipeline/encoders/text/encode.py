@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ SHARD_TEXTS = 4096
 
 _PARITY_TEXTS = 8
 _LENGTH_SAMPLE = 2048
+_NAMED, _SHOWN = 5, 60
+"""Texts of unknown words that the provenance names, and their characters shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,11 +62,13 @@ def encode_titles(
 ) -> TextEncoding:
     """Return one float32 vector per item, in the order of `items` (ids ascending).
 
-    The text of an item is the template, filled in. An item with a blank text gets zeros and
-    `present` False. Equal texts are encoded once. The provenance counts odd titles (see
-    `item_texts`), duplicates and truncated texts, and records how close bfloat16 came to the
-    library's float32: `parity`, a cosine over a few texts of each shard. Raises
-    `ModelNotFoundError`, `TemplateError`, `DataError`.
+    The text of an item is the template, filled in. An item gets zeros and `present` False if its
+    text is blank, if the tokeniser knows none of its words (all such texts of one length would
+    share a vector), or if its vector is an outlier. Equal texts are encoded once. The provenance
+    counts odd titles (see `item_texts`), texts of unknown words, duplicates and truncated texts,
+    and records how close bfloat16 came to the library's float32: `parity`, a cosine over a few
+    texts of each shard. Raises `ModelNotFoundError`, `ModelFilesError`, `TemplateError`,
+    `DataError`.
 
     Parameters
     ----------
@@ -79,17 +84,17 @@ def encode_titles(
         The vectors to return with `source: given`, aligned to the items.
     """
     if config.source == "given":
-        return TextEncoding(given_table(items.item_id, given, config.column))
+        return TextEncoding(given_table(items.ids, given, config.column))
     keep_freed_memory()
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)
-    rows = np.flatnonzero([bool(text) for text in rendered.texts])
+    model, encoder = _open(config, device)
+    logger.info(f"text encoder {encoder}")
+    rows, unknown = _rows_to_encode(items.ids, rendered.texts, model, encoder.name)
     texts = [rendered.texts[row] for row in rows]
     if not texts:
         logger.warning(f"none of {len(items):,} items has a text. Fix: check item_title")
-    model, encoder = _open(config, device)
-    logger.info(f"text encoder {encoder}")
     on_cpu = torch.device(device).type == "cpu"
     batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
 
@@ -114,11 +119,17 @@ def encode_titles(
         result = dataclasses.replace(result, vectors=np.zeros((0, model.dim), np.float32))
     n_tokens, n_cut = _lengths(texts, model)
     n_duplicates = len(texts) - result.n_encoded - result.n_reused
-    counts = {"duplicates": n_duplicates, **rendered.counts, "cut_off": n_cut}
+    counts = {
+        "duplicates": n_duplicates,
+        **rendered.counts,
+        "unknown_words": len(unknown),
+        "cut_off": n_cut,
+    }
     # The store goes by the filled-in texts, but a fitted transform depends on the template.
     identity = encoder.identity + _template_mark(config.template, tag_names)
-    table = encoded_table(items.item_id, rows, result, encoder, config, counts, start)
-    return TextEncoding(dataclasses.replace(table, identity=identity), n_tokens, model.longest)
+    table = encoded_table(items.ids, rows, result, encoder, config, counts, start)
+    table = dataclasses.replace(table, identity=identity).recording(unknown_titles=unknown[:_NAMED])
+    return TextEncoding(table, n_tokens, model.longest)
 
 
 def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextModel, EncoderInfo]:
@@ -138,6 +149,24 @@ def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextMo
         source, hashes = located.source, (located.weights_hash, located.settings_hash[:8])
         kind, name = "sentence_transformers", located.name
     return model, EncoderInfo(kind, name, source, *hashes, dtype_name(dtype), str(device))
+
+
+def _rows_to_encode(
+    item_id: np.ndarray, texts: list[str], model: TextModel, name: str
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the rows of the texts to encode, and id and text of those with only unknown words."""
+    rows = np.flatnonzero([bool(text) for text in texts])
+    is_unknown = model.unknown([texts[row] for row in rows])
+    unknown = [
+        {"item_id": item_id[row].item(), "text": texts[row][:_SHOWN]} for row in rows[is_unknown]
+    ]
+    if unknown:
+        logger.warning(
+            f"{len(unknown):,} of {len(rows):,} texts are masked, as if the items had none: {name} "
+            f"knows no word of them, such as {unknown[0]['text']!r} (item {unknown[0]['item_id']})."
+            " Fix: if there are many, set encoders.text.model to a model of their language"
+        )
+    return rows[~is_unknown], unknown
 
 
 def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:

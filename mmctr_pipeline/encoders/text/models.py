@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 
 from mmctr_pipeline.encoders.sources import LocatedTextModel
 from mmctr_pipeline.encoders.text.bert import CompactBert
+from mmctr_pipeline.encoders.text.loading import load_sentence_model
+from mmctr_pipeline.encoders.text.tokens import unknown_only
 
 
 class SentenceModel:
@@ -24,12 +25,7 @@ class SentenceModel:
     def __init__(
         self, located: LocatedTextModel, device: torch.device | str, dtype: torch.dtype
     ) -> None:
-        self._model = SentenceTransformer(
-            str(located.folder),
-            device=str(device),
-            local_files_only=True,
-            model_kwargs={"dtype": torch.float32},
-        ).eval()
+        self._model = load_sentence_model(located, device)
         self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "") or ""
         self._device = torch.device(device)
         self.dim = int(self._model.get_embedding_dimension() or 0)
@@ -56,6 +52,10 @@ class SentenceModel:
             [self._prompt + text for text in texts], truncation=False, verbose=False
         )
         return np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.int64)
+
+    def unknown(self, texts: list[str]) -> np.ndarray:
+        """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
+        return unknown_only(self._model.tokenizer, texts)
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`.
@@ -119,6 +119,13 @@ class ClipTextModel:
         """Return the tokens of each text, `(n,) int64`; for a truncated one `longest + 1`."""
         # Only texts that do not fit into the tower fill one position more than it has.
         return self._used(self._tokenize(texts, context_length=self.longest + 1))
+
+    def unknown(self, texts: list[str]) -> np.ndarray:
+        """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
+        hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
+        if hub_tokenizer is None:
+            return np.zeros(len(texts), dtype=bool)  # open_clip's own knows every byte.
+        return unknown_only(hub_tokenizer, texts)
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`; see `SentenceModel.encode`."""

@@ -1,0 +1,124 @@
+"""Load sentence-transformers models completely or not at all."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModel
+
+from mmctr_pipeline.encoders.model_files import (
+    VOCABULARIES,
+    ModelFilesError,
+    require_text_model,
+    shortened,
+    text_modules,
+)
+from mmctr_pipeline.encoders.sources import LocatedTextModel
+from mmctr_pipeline.encoders.text.tokens import unknown_only
+
+logger = logging.getLogger(__name__)
+
+# A vocabulary that knows none of these is missing, whatever its language.
+_COMMON_TEXTS = ["the cat and a dog", "2026", "\u732b", "\uace0\uc591\uc774", "\u043a\u043e\u0442"]
+
+_MOST_SHOWN = 300
+
+# Tables of token vectors are often padded, but never by this much.
+_LEAST_VOCABULARY = 0.75
+
+_NUMBER = re.compile(r"\.\d+(?=\.)")
+
+# Parts of a transformer that no vector of its tokens depends on: the pooler's output is not used,
+# and only the encoder of an encoder and decoder is run.
+_UNUSED = re.compile(r"(^|\.)pooler\.|^decoder\.|^lm_head\.|position_ids$")
+
+
+def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -> Any:
+    """Return the `SentenceTransformer` of a folder, in float32 and evaluation mode.
+
+    transformers replaces missing tensors by random numbers and logs it; here that is an error.
+    Raises `ModelFilesError` naming the folder or file, and the fix.
+    """
+    folder = located.folder
+    require_text_model(folder)
+    for path, kind in text_modules(folder):
+        if kind == "Transformer" and not (path / "adapter_config.json").is_file():
+            _require_all_tensors(path)
+
+    def load() -> Any:
+        return SentenceTransformer(
+            str(folder),
+            device=str(device),
+            local_files_only=True,
+            model_kwargs={"dtype": torch.float32},
+        )
+
+    model = _named(folder, load).eval()
+    _require_words(folder, model[0])
+    return model
+
+
+def _require_words(folder: Path, first: Any) -> None:
+    """Raise `ModelFilesError` if the vocabulary is missing or much smaller than the weights'."""
+    tokenizer, transformer = first.tokenizer, getattr(first, "auto_model", None)
+    names, fix = ", ".join(VOCABULARIES), "Fix: copy the model's whole folder again"
+    if tokenizer is None:
+        return
+    if unknown_only(tokenizer, _COMMON_TEXTS).all():
+        raise ModelFilesError(
+            f"{folder}: its tokeniser knows no word, not even {_COMMON_TEXTS[0]!r}: the vocabulary "
+            f"({names}) is missing or damaged. {fix}"
+        )
+    n_rows = transformer.get_input_embeddings().weight.shape[0] if transformer is not None else 0
+    if transformer is not None and len(tokenizer) < _LEAST_VOCABULARY * n_rows:
+        raise ModelFilesError(
+            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, the weights {n_rows:,}: the "
+            f"vocabulary ({names}) is incomplete or of another model. {fix}"
+        )
+
+
+def _require_all_tensors(folder: Path) -> None:
+    """Raise `ModelFilesError` unless the weights of a transformer are those of its config.json."""
+
+    def load() -> Any:
+        return AutoModel.from_pretrained(
+            str(folder),
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+
+    model, loaded = _named(folder, load)
+    known = {_NUMBER.sub(".N", name) for name in model.state_dict()}
+    extra = sorted(loaded["unexpected_keys"])
+    missing = sorted(name for name in loaded["missing_keys"] if not _UNUSED.search(name))
+    # Heads for other tasks may be there as well, but not layers beyond those of the config.
+    surplus = [name for name in extra if _NUMBER.sub(".N", name) in known]
+    wrong = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in loaded["mismatched_keys"]]
+    faults = {"lack": missing, "have too much:": surplus, "have a wrong shape:": sorted(wrong)}
+    told = [f"they {verb} {shortened(names)}" for verb, names in faults.items() if names]
+    if told:
+        raise ModelFilesError(
+            f"the weights in {folder} do not fit its config.json: {'; '.join(told)}. "
+            "Fix: copy config.json and the weights again, from the same model"
+        )
+    if extra:
+        logger.info(f"{folder} has tensors that are not used: {shortened(extra)}")
+
+
+def _named(folder: Path, load: Callable[[], Any]) -> Any:
+    """Return `load()`; its errors about the content of files become `ModelFilesError`."""
+    try:
+        return load()
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:_MOST_SHOWN]
+        raise ModelFilesError(
+            f"{folder} cannot be loaded as a sentence-transformers model ({type(error).__name__}: "
+            f"{reason}). Fix: copy the model's whole folder again"
+        ) from error

@@ -1,0 +1,113 @@
+"""Texts of unknown words are found with every kind of tokeniser, and masked."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mmctr_pipeline.encoders.config import TextEncoderConfig
+from mmctr_pipeline.encoders.sources import locate_text_model
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text.encode import encode_titles
+from mmctr_pipeline.encoders.text.tokens import unknown_only
+from mmctr_pipeline_tests.encoders.text.titled_items import item_table
+
+KNOWN = ["a cat", "a cat 😂", "cat"]
+UNKNOWN = ["😂", "😂 🎬😂", "\u200b", "\x01", "[UNK]"]
+CORPUS = ["a cat and a dog", "the dog", "two cats"] * 20
+
+
+def wordpiece() -> Any:
+    return AutoTokenizer.from_pretrained(locate_text_model("all-MiniLM-L6-v2").folder)
+
+
+def unigram() -> Tokenizer:
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.BertNormalizer()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, unk_token="<unk>", special_tokens=["<unk>", "<s>", "</s>"]
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def words() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(CORPUS, trainers.WordLevelTrainer(special_tokens=["[UNK]"]))
+    return tokenizer
+
+
+def byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(special_tokens=["<s>", "<unk>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    return tokenizer
+
+
+def fast(tokenizer: Tokenizer, unknown: str) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token=unknown)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [wordpiece, unigram, lambda: fast(unigram(), "<unk>"), words, lambda: fast(words(), "[UNK]")],
+    ids=["WordPiece", "Unigram", "Unigram of transformers", "words", "words of transformers"],
+)
+def test_unknown_texts_are_found(tokenizer: Any) -> None:
+    made = tokenizer()
+    assert unknown_only(made, KNOWN).tolist() == [False, False, False]
+    texts = UNKNOWN[:4]
+    assert unknown_only(made, texts).tolist() == [True] * 4
+    assert unknown_only(made, []).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [byte_level, lambda: fast(byte_level(), "<unk>")],
+    ids=["tokenizers", "transformers"],
+)
+def test_byte_level_tokenisers_know_every_text(tokenizer: Any) -> None:
+    assert not unknown_only(tokenizer(), KNOWN + UNKNOWN).any()
+
+
+TITLES = ["A cat", *UNKNOWN, "Soup 😂", None]
+MINILM = TextEncoderConfig(precision="float32")
+
+
+def test_titles_of_unknown_words_are_masked_named_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = VectorStore(tmp_path)
+    table = encode_titles(item_table(TITLES), MINILM, "cpu", store).table
+    assert table.present.tolist() == [True, *[False] * len(UNKNOWN), True, False]
+    assert not table.vectors[~table.present].any()
+    counts = table.provenance["counts"]
+    assert (counts["unknown_words"], counts["missing"], counts["encoded"]) == (5, 1, 2)
+    assert table.provenance["unknown_titles"][0] == {"item_id": 5, "text": "😂"}
+    (line,) = [line for line in caplog.messages if "knows no word" in line]
+    assert line.startswith("5 of 7 texts are masked")
+    assert "'😂' (item 5)" in line
+    # The vectors of the others do not depend on them.
+    alone = encode_titles(item_table(["A cat", "Soup 😂"]), MINILM, "cpu", store).table
+    assert alone.vectors.tobytes() == table.vectors[table.present].tobytes()
+
+
+def test_they_stay_masked_if_the_store_has_their_vectors(tmp_path: Path) -> None:
+    clip = TextEncoderConfig(source="open_clip", model="tiny-clip", precision="float32")
+    store = VectorStore(tmp_path)
+    # A byte-level tokeniser tells emoji apart.
+    assert encode_titles(item_table(TITLES), clip, "cpu", store).table.present[:7].all()
+    first = encode_titles(item_table(TITLES), MINILM, "cpu", store).table
+    again = encode_titles(item_table(TITLES), MINILM, "cpu", store).table
+    assert again.provenance["counts"]["encoded"] == 0
+    np.testing.assert_array_equal(again.present, first.present)
+    assert again.provenance["counts"]["unknown_words"] == 5
