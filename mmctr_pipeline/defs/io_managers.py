@@ -1,6 +1,7 @@
 """IO managers: how artefacts are stored, each written atomically."""
 
 import functools
+import re
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,10 @@ import dagster as dg
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files import checksum
 from mmctr_pipeline.files.atomic import atomic_folder, atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.parquet import open_parquet, read_parquet, write_parquet
 
 
 class StorageIOManager(dg.ConfigurableIOManager):
@@ -40,15 +44,18 @@ class StorageIOManager(dg.ConfigurableIOManager):
         )
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Read an artefact; raises `FileNotFoundError` naming the asset to materialise first."""
-        path = self._path(context.asset_key)
+        """Read an artefact.
+
+        Raises `FileNotFoundError` or `DamagedFileError`, naming the asset to materialise.
+        """
+        path, name = self._path(context.asset_key), context.asset_key.to_user_string()
+        command = f"dagster asset materialize --select {name} -m mmctr_pipeline.definitions"
         if not path.exists():
-            name = context.asset_key.to_user_string()
-            raise FileNotFoundError(
-                f"{path} does not exist: materialise {name} first "
-                f"(dagster asset materialize --select {name} -m mmctr_pipeline.definitions)"
-            )
-        return self.read(path, context.dagster_type.typing_type)
+            raise FileNotFoundError(f"{path} does not exist: materialise {name} first ({command})")
+        try:
+            return self.read(path, context.dagster_type.typing_type)
+        except (DamagedFileError, FileNotFoundError) as error:
+            raise DamagedFileError(f"{error}; materialise {name} again ({command})") from error
 
     def paths(self, path: Path) -> dict[str, Path]:
         """Return the paths to show for an artefact written to `path`."""
@@ -88,15 +95,44 @@ def _parquet_formats() -> dict[type, tuple[Callable[[Any, Path], Any], Callable[
     import pandas as pd
     import polars as pl
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     return {
-        VectorTable: (lambda table, path: pq.write_table(table.to_arrow(), path), VectorTable.read),
-        pl.DataFrame: (pl.DataFrame.write_parquet, pl.read_parquet),
-        pl.LazyFrame: (pl.LazyFrame.sink_parquet, pl.scan_parquet),
-        pd.DataFrame: (lambda frame, path: frame.to_parquet(path, index=False), pd.read_parquet),
-        pa.Table: (pq.write_table, pq.read_table),
+        VectorTable: (VectorTable.write, VectorTable.read),
+        pl.DataFrame: (
+            lambda frame, path: write_parquet(frame.to_arrow(), path),
+            lambda path: pl.from_arrow(read_parquet(path)),
+        ),
+        pl.LazyFrame: (_stream, _scan),
+        pd.DataFrame: (
+            lambda frame, path: write_parquet(
+                pa.Table.from_pandas(frame, preserve_index=False), path
+            ),
+            lambda path: read_parquet(path).to_pandas(),
+        ),
+        pa.Table: (write_parquet, read_parquet),
     }
+
+
+def _stream(frame: Any, path: Path) -> None:
+    """Write a lazy polars frame without holding it in memory."""
+    import polars as pl
+
+    try:
+        frame.sink_parquet(path, metadata={checksum.KEY: checksum.BLANK})
+    except pl.exceptions.ComputeError as error:
+        # Polars names the operating system's error in its text only.
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), str(error)) from error
+        raise
+    checksum.seal(path)
+
+
+def _scan(path: Path) -> Any:
+    """Verify a parquet file and return it as a lazy polars frame."""
+    import polars as pl
+
+    with open_parquet(path):
+        return pl.scan_parquet(path)
 
 
 class DatasetIOManager(StorageIOManager):

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmctr_pipeline.files.errors import naming_write_errors
 from mmctr_pipeline.files.locks import locked
 
 _RANDOM = r"[0-9a-f]{12}"
@@ -24,18 +25,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     On success, flush the file to disk and rename it to `path`. On an error, remove it and leave
     `path` as it was. Parent folders are created. Of two concurrent writers, the last to finish
-    wins. Raises `FileNotFoundError` if the block wrote nothing and `IsADirectoryError` if `path`
-    is a folder.
+    wins. Raises `FileNotFoundError` if the block wrote nothing, `IsADirectoryError` if `path` is a
+    folder, and `WriteError` if disk or permissions do not allow it.
     """
     path = _normalized(path)
     if path.is_dir():
         raise IsADirectoryError(f"cannot write a file to {path}: it is a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _replacement(path) as temporary:
         yield temporary
         if not temporary.is_file():
             raise FileNotFoundError(f"nothing was written to {temporary}, meant for {path}")
         flush(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically; errors as in `atomic_write`."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -45,15 +51,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     On success, flush it to disk, point the symbolic link `path` to it in one step, and remove the
     folder that the link pointed to before if this function created that one too (other folders are
     left alone). On an error, remove the new folder and leave `path` as it was. A plain folder at
-    `path` is replaced. Raises `NotADirectoryError` if `path` is a file.
+    `path` is replaced. Raises `NotADirectoryError` if `path` is a file, and `WriteError` as in
+    `atomic_write`.
     """
     path = _normalized(path)
     if path.is_file():
         raise NotADirectoryError(f"cannot write a folder to {path}: it is a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a link, nothing tells which folder holds the current artefact: remove none.
-    if path.is_symlink():
-        _remove_leftovers(path, is_folder=True)
     with _locked_name(path, is_folder=True) as temporary:
         temporary.mkdir()
         try:
@@ -81,13 +84,13 @@ def atomic_symlink(path: Path, target: Path | str) -> None:
 @contextlib.contextmanager
 def _replacement(path: Path) -> Iterator[Path]:
     """Yield a temporary name; on success rename it to `path`, on an error remove it."""
-    _remove_leftovers(path, is_folder=False)
     with _locked_name(path, is_folder=False) as temporary:
         try:
             yield temporary
             os.replace(temporary, path)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the disk may refuse that too
+                temporary.unlink(missing_ok=True)
             raise
         flush(path.parent)
 
@@ -106,10 +109,15 @@ def _point_to(path: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked_name(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """Yield a new temporary name for `path`, and hold its lock meanwhile."""
-    temporary = _temporary_name(path, is_folder=is_folder)
-    with locked(_lock_path(temporary)):
-        yield temporary
+    """Remove what dead writers of `path` left, then yield a temporary name and hold its lock."""
+    with naming_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without its link, nothing tells which folder holds the current artefact: remove none.
+        if not is_folder or path.is_symlink():
+            _remove_leftovers(path, is_folder=is_folder)
+        temporary = _temporary_name(path, is_folder=is_folder)
+        with locked(_lock_path(temporary)):
+            yield temporary
 
 
 def _remove_leftovers(path: Path, *, is_folder: bool) -> None:

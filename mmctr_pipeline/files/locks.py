@@ -6,12 +6,15 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmctr_pipeline.files.errors import naming_write_errors
+
 
 @contextlib.contextmanager
 def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
     """Hold a lock (`flock`) on the file `path`; yield whether it is held.
 
-    The file and its folder are created. An exclusive holder removes the file when done.
+    The file and its folder are created. An exclusive holder removes the file when done. Raises
+    `WriteError` if the file cannot be created or the disk offers no locks.
 
     Parameters
     ----------
@@ -22,7 +25,8 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     wait
         Wait for other holders. Otherwise yield False if the lock is taken.
     """
-    descriptor = _acquire(path, shared=shared, wait=wait)
+    with naming_write_errors(path):
+        descriptor = _acquire(path, shared=shared, wait=wait)
     if descriptor is None:
         yield False
         return
@@ -30,7 +34,8 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
         yield True
     finally:
         if not shared:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file that stays is harmless
+                path.unlink()
         # Closing alone would leave the lock with a child process forked meanwhile.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)

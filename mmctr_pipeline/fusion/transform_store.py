@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.records import read_record, write_record
 from mmctr_pipeline.fusion.transform import FIX, Transform
 
 logger = logging.getLogger(__name__)
@@ -32,13 +33,12 @@ class TransformStore:
         transform.save(self.path(transform.identity))
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         record = {"transform": transform.identity, "fitted_at": now, "made_by": made_by}
-        with atomic_write(self._record_path(made_by)) as temporary:
-            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_record(self._record_path(made_by), record)
 
     def newest(self, made_by: Mapping[str, Any], kind: type[Transform]) -> Transform | None:
         """Load the newest transform for `made_by`; None, with a log line, if there is none.
 
-        Raises `ValueError` if the record or the transform is damaged.
+        Raises `DamagedFileError` if the record or the transform is damaged.
         """
         record = self._record_path(made_by)
         if not record.is_file():
@@ -48,13 +48,19 @@ class TransformStore:
             )
             return None
         try:
-            path = self.path(json.loads(record.read_text(encoding="utf-8"))["transform"])
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ValueError(f"{record} cannot be read ({error!r}): {FIX}") from error
+            identity = read_record(record)["transform"]
+            path = self.path(identity)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}: {FIX}") from error
+        except (KeyError, AttributeError) as error:
+            raise DamagedFileError(f"{record} names no transform: {FIX}") from error
         if not path.is_file():
             logger.warning(f"{path} no longer exists; fitting a new {kind.METHOD} transform")
             return None
-        return kind.load(path)
+        transform = kind.load(path)
+        if transform.identity != identity:
+            raise DamagedFileError(f"{path} holds {transform.identity}, not {identity}: {FIX}")
+        return transform
 
     def _record_path(self, made_by: Mapping[str, Any]) -> Path:
         # Not named after the transform: equal data in two folders give the same transform.

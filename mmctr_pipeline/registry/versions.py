@@ -1,15 +1,16 @@
 """Versions of trained models: a folder each, and `best_model.pt` pointing to the latest."""
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mmctr_pipeline.files.atomic import atomic_symlink, flush
+from mmctr_pipeline.files.atomic import atomic_symlink, flush, write_text
+from mmctr_pipeline.files.errors import naming_write_errors
 from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import ModelFile
 
@@ -21,10 +22,11 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
 
     The version is the UTC time and the start of the content hash of `model.pt`. The folder appears
     whole or not at all; then `best_model.pt` in `storage_dir` is pointed to its model in one step.
-    A writer that dies leaves the latest model as it was.
+    A writer that dies leaves the latest model as it was. Raises `WriteError` if disk or permissions
+    do not allow it.
     """
-    models = storage_dir / "models"
-    with locked(models / ".writer.lock"):
+    models, latest = storage_dir / "models", storage_dir / "best_model.pt"
+    with naming_write_errors(latest), locked(models / ".writer.lock"):
         for left_by_dead_writer in models.glob(f"{_INCOMING}*"):
             shutil.rmtree(left_by_dead_writer, ignore_errors=True)
         with tempfile.TemporaryDirectory(
@@ -36,7 +38,7 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
             if not (models / version).exists():
                 os.rename(incoming, models / version)
         flush(models)
-        atomic_symlink(storage_dir / "best_model.pt", Path("models") / version / "model.pt")
+        atomic_symlink(latest, Path("models") / version / "model.pt")
     return models / version
 
 
@@ -47,8 +49,8 @@ def _write_files(folder: Path, model_file: ModelFile) -> str:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{sha256[:8]}"
     metrics = {"version": version, "sha256": sha256, **model_file.description()}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2), encoding="utf-8")
-    (folder / "card.md").write_text(model_card(model_file, version), encoding="utf-8")
+    write_record(folder / "metrics.json", metrics)
+    write_text(folder / "card.md", model_card(model_file, version))
     # Temporary folders are private; everyone who may read the storage may read a model.
     folder.chmod(0o755)
     for path in (*folder.iterdir(), folder):

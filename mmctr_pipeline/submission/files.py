@@ -1,7 +1,9 @@
 """The submission in the competition's format: a CSV, and the same bytes inside a zip."""
 
 import io
+import lzma
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -142,13 +144,21 @@ def _order_problems(written_id: np.ndarray, test_id: np.ndarray) -> list[str]:
     return [f"{kind} the test file: row {row} has {written_id[row]}, expected {test_id[row]}"]
 
 
+_BROKEN_ZIP = (
+    *(zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, lzma.LZMAError),
+    RuntimeError,  # encrypted, or a compression that Python lacks
+)
+
+
 def _zip_problems(content: bytes, zip_path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(zip_path) as archive:
             names = archive.namelist()
             if names != [ZIPPED_NAME]:
-                return [f"{zip_path} holds {names}, it must hold only {ZIPPED_NAME}"]
-            zipped = archive.read(ZIPPED_NAME)
-    except (zipfile.BadZipFile, OSError) as error:
+                return [f"{zip_path} holds {names[:5]}, it must hold only {ZIPPED_NAME}"]
+            with archive.open(ZIPPED_NAME) as entry:
+                # Unpack no more than is needed to see a difference: it may be a bomb.
+                zipped = entry.read(len(content) + 1)
+    except _BROKEN_ZIP as error:
         return [f"{zip_path} cannot be read: {error}"]
     return [] if zipped == content else [f"{ZIPPED_NAME} in {zip_path} is not the CSV beside it"]

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -19,6 +18,8 @@ from typing import Any, Self
 import torch
 
 from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.tensors import load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +71,17 @@ class Checkpoints:
         return self.folder / "checkpoint.pt"
 
     def load(self, device: torch.device) -> dict[str, Any] | None:
-        """Return the saved state with its tensors on `device`, or None if there is none."""
+        """Return the saved state with its tensors on `device`, or None if there is none.
+
+        A damaged checkpoint is logged and counts as none: the run begins again, and replaces it.
+        """
         if not self.path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            raise RuntimeError(
-                f"{self.path} is damaged; remove it to train from the beginning"
-            ) from error
+            state: dict[str, Any] = load_tensors(self.path, device)
+        except DamagedFileError as error:
+            logger.warning(f"{error}; training from the beginning")
+            return None
         logger.info(f"resuming from {self.path}")
         return state
 
@@ -87,7 +90,7 @@ class Checkpoints:
         if time.monotonic() - self._last_written < self.every_seconds:
             return
         with atomic_write(self.path) as temporary:
-            torch.save(state(), temporary)
+            save_tensors(temporary, state())
         self._last_written = time.monotonic()
 
     def remove(self) -> None:

@@ -94,8 +94,8 @@ from mmctr_pipeline.defs.io_managers import ParquetIOManager
 
 real = pq.write_table
 
-def write_half_and_die(table, path):
-    real(table, path)
+def write_half_and_die(table, path, **options):
+    real(table, path, **options)
     with open(path, "r+b") as file:
         file.truncate(100)
     os.kill(os.getpid(), signal.SIGKILL)

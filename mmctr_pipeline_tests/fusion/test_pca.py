@@ -145,9 +145,10 @@ def test_the_data_limit_the_number_of_components() -> None:
         fit_pca(masked(), masked(), FusionConfig())
 
 
-def test_a_saved_transform_is_unchanged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dim", [1, 7])
+def test_a_saved_transform_is_unchanged(tmp_path: Path, dim: int) -> None:
     text, image = table(1, TEXT_DIM, (3,)), table(2, IMAGE_DIM)
-    transform = fit_pca(text, image, FusionConfig(dim=7))
+    transform = fit_pca(text, image, FusionConfig(dim=dim))
     path = tmp_path / "transforms" / "pca.pt"
     transform.save(path)
     loaded = PcaTransform.load(path)

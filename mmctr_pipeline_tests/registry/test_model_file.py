@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import (
     ModelFile,
@@ -106,7 +107,7 @@ def test_an_old_file_without_evaluation_and_final_fit_is_read(saved: Path) -> No
     assert "# improved_mmctr, version 1" in model_card(loaded, "1")
     del content["metrics"]
     torch.save(content, saved)
-    with pytest.raises(ModelFileError, match=r"model\.pt lacks metrics; materialise it again"):
+    with pytest.raises(DamagedFileError, match=r"model\.pt lacks metrics"):
         ModelFile.load(saved)
 
 
@@ -139,22 +140,22 @@ def test_vectors_of_another_identity_are_refused(
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
 def test_a_truncated_file_is_refused(saved: Path, share: float) -> None:
     os.truncate(saved, int(saved.stat().st_size * share))
-    with pytest.raises(ModelFileError, match=r"model\.pt .* cannot be read as a saved model"):
+    with pytest.raises(DamagedFileError, match=r"model\.pt .* cannot be read: it is damaged"):
         ModelFile.load(saved)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "notes.pt"
     text.write_text("not a model")
-    with pytest.raises(ModelFileError, match="not a torch file"):
+    with pytest.raises(DamagedFileError, match="not a file of tensors"):
         ModelFile.load(text)
     plain_pickle = tmp_path / "pickle.pt"
     plain_pickle.write_bytes(pickle.dumps(Path("x")))
-    with pytest.raises(ModelFileError, match="cannot be read as a saved model"):
+    with pytest.raises(DamagedFileError, match=r"pickle\.pt .* cannot be read"):
         ModelFile.load(plain_pickle)
     whole_module = tmp_path / "module.pt"
     torch.save(torch.nn.Linear(1, 1), whole_module)
-    with pytest.raises(ModelFileError, match="objects other than tensors"):
+    with pytest.raises(DamagedFileError, match="objects other than tensors"):
         ModelFile.load(whole_module)
     weights = tmp_path / "weights.pt"
     torch.save({"weight": torch.zeros(2)}, weights)
@@ -183,7 +184,7 @@ def test_loading_runs_no_code(tmp_path: Path) -> None:
 
     path = tmp_path / "planted.pt"
     torch.save({"format": "mmctr_pipeline.model", "planted": Planted()}, path)
-    with pytest.raises(ModelFileError):
+    with pytest.raises(DamagedFileError):
         ModelFile.load(path)
     assert not (tmp_path / "ran").exists()
 

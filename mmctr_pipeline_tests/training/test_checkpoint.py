@@ -89,11 +89,17 @@ def test_a_state_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
-    checkpoints = Checkpoints(tmp_path)
+def test_a_damaged_file_is_named_and_the_run_begins_again(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, every_seconds=0)
     checkpoints.path.write_bytes(content)
-    with pytest.raises(RuntimeError, match=r"checkpoint\.pt is damaged; remove it to train"):
-        loaded(checkpoints)
+    assert loaded(checkpoints) is None
+    (line,) = caplog.messages
+    assert line.startswith(str(checkpoints.path))
+    assert line.endswith("training from the beginning")
+    checkpoints.save(lambda: {"n": 1})
+    assert loaded(checkpoints) == {"n": 1}
 
 
 def test_runs_that_differ_in_anything_decisive_have_their_own_folders(tmp_path: Path) -> None:

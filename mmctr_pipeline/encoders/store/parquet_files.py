@@ -8,7 +8,6 @@ notes. The record has the `day` on which each `content` was last requested; prun
 
 import contextlib
 import datetime
-import errno
 import hashlib
 import json
 import logging
@@ -21,7 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.parquet import naming_damage, open_parquet, read_parquet, write_parquet
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,6 @@ KEY = np.dtype("V32")
 
 _CONTENT = pa.binary(KEY.itemsize)
 _LAST_USED_SCHEMA = pa.schema([("content", _CONTENT), ("day", pa.date32())])
-
-
-class DamagedFileError(Exception):
-    """A file of the vector store must not be used; the message names it and says why."""
 
 
 def encoder_folder(identity: str) -> str:
@@ -100,15 +97,7 @@ def write_shard(
         "mmctr.notes": json.dumps(notes, sort_keys=True),
     }
     with atomic_write(path) as temporary:
-        # Neither hashes nor vectors compress.
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            temporary,
-            compression="none",
-            use_dictionary=False,
-            write_statistics=False,
-            write_page_checksum=True,
-        )
+        write_parquet(table.replace_schema_metadata(metadata), temporary, raw=True)
     return path
 
 
@@ -141,12 +130,12 @@ class StoredShard:
 
     def read_table(self) -> pa.Table:
         """Return all rows with their vectors; raises `DamagedFileError`."""
-        with _naming_damage(self.path):
+        with naming_damage(self.path):
             return self._file.read()
 
     def read_vectors(self) -> np.ndarray:
         """Return `(n, width) float32`; raises `DamagedFileError`."""
-        with _naming_damage(self.path):
+        with naming_damage(self.path):
             column = self._file.read(columns=["vector"]).column(0).combine_chunks()
             return column.flatten().to_numpy().reshape(-1, self.width)
 
@@ -158,10 +147,8 @@ def open_shard(path: Path) -> Iterator[StoredShard]:
     Raises `DamagedFileError` if the file is truncated, fails its checksums, is not a shard, or
     does not match its name and folder, and `FileNotFoundError` if it no longer exists.
     """
-    with _naming_damage(path):
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-    with file:
-        with _naming_damage(path):
+    with open_parquet(path) as file:
+        with naming_damage(path):
             shard = StoredShard(path, file)
         yield shard
 
@@ -205,8 +192,7 @@ def read_last_used(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     path, table = folder / LAST_USED, _LAST_USED_SCHEMA.empty_table()
     if path.exists():
-        with _naming_damage(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
+        table = read_parquet(path)
     if not table.schema.equals(_LAST_USED_SCHEMA):
         raise DamagedFileError(f"{path}: it is not a record of last use")
     return content_keys(table), table.column("day").to_numpy()
@@ -216,32 +202,7 @@ def write_last_used(folder: Path, contents: np.ndarray, days: np.ndarray) -> Non
     """Write a record as `read_last_used` returns it."""
     columns = [pa.array(contents.tolist(), _CONTENT), pa.array(days)]
     with atomic_write(folder / LAST_USED) as temporary:
-        pq.write_table(
-            pa.table(columns, schema=_LAST_USED_SCHEMA),
-            temporary,
-            use_dictionary=["day"],
-            write_page_checksum=True,
-        )
-
-
-@contextlib.contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
-    """Turn the errors that pyarrow raises for a damaged file into `DamagedFileError`.
-
-    Faults of the machine (no permission, no memory, too many open files) pass unchanged, as they
-    say nothing about the file.
-    """
-    try:
-        yield
-    except MemoryError:
-        raise
-    except OSError as error:
-        # A parquet file that cannot be parsed or fails its checksum has no error number.
-        if error.errno not in (None, errno.EIO):
-            raise
-        raise DamagedFileError(f"{path}: {error}") from error
-    except (ValueError, KeyError, pa.ArrowException) as error:
-        raise DamagedFileError(f"{path}: {error}") from error
+        write_parquet(pa.table(columns, schema=_LAST_USED_SCHEMA), temporary, raw=True)
 
 
 def _schema(width: int) -> pa.Schema:

@@ -14,7 +14,6 @@ import pyarrow as pa
 from mmctr_pipeline.encoders.store.parquet_files import (
     KEY,
     LAST_USED,
-    DamagedFileError,
     StoredShard,
     content_keys,
     find_keys,
@@ -25,6 +24,7 @@ from mmctr_pipeline.encoders.store.parquet_files import (
     write_shard,
 )
 from mmctr_pipeline.encoders.store.vector_store import FOLDER_LOCK, utc_now
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.settings import SettingsError
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from mmctr_pipeline.encoders.store.lookup import PartialLookup, StoreResult
 from mmctr_pipeline.encoders.store.parquet_files import (
-    DamagedFileError,
     Notes,
     encoder_folder,
     open_shard,
@@ -27,6 +26,7 @@ from mmctr_pipeline.encoders.store.parquet_files import (
     shard_table,
     write_shard,
 )
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.files.progress import Progress
 

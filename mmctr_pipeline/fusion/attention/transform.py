@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
+from mmctr_pipeline.files.tensors import allocation_limit
 from mmctr_pipeline.fusion.attention.network import AttentionFusion
 from mmctr_pipeline.fusion.modalities import Modalities
 from mmctr_pipeline.fusion.transform import INPUTS, Transform
@@ -46,6 +47,16 @@ class AttentionTransform(Transform):
 
     def _content(self) -> dict[str, Any]:
         return {"training": self.training, "weights": self.weights, "decoder": self.decoder}
+
+    @classmethod
+    def _from_content(cls, content: dict[str, Any]) -> Self:
+        transform = cls(**content)
+        n_columns, shape = transform.text_dim + transform.image_dim, transform.decoder.shape
+        if shape != (n_columns, transform.dim):
+            raise ValueError(f"a decoder of shape {tuple(shape)} for {n_columns} columns")
+        with allocation_limit(transform.weights.values()):
+            _ = transform._network
+        return transform
 
     def _details(self) -> dict[str, Any]:
         return self.training

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mmctr_pipeline.encoders.store.prune import PruneReport, prune
@@ -226,16 +227,25 @@ def test_only_leftovers_and_empty_folders_are_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {kept.name, "pictures", "README"}
 
 
-def test_damaged_shard_is_removed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("is_earlier", [False, True])
+def test_damaged_shard_is_removed(
+    is_earlier: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(tmp_path, range(8))
     first, second = shard_files(tmp_path)
     first.write_bytes(b"")
+    if is_earlier:
+        # Earlier versions wrote page checksums only: damage shows when the vectors are read, which
+        # is when the shard is rewritten.
+        table = pq.read_table(second)
+        kept = {k: v for k, v in table.schema.metadata.items() if k != b"mmctr.crc32"}
+        options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
+        pq.write_table(table.replace_schema_metadata(kept), second, **options)
     content = bytearray(second.read_bytes())
-    # In the vectors, which are read only when a shard is rewritten.
     content[content.index(np.float32(1 / 7).tobytes())] ^= 1
     second.write_bytes(content)
     (report,) = _prune(tmp_path, day=1)
-    assert report.n_left_behind == 1
+    assert report.n_left_behind == (1 if is_earlier else 2)
     assert len([line for line in caplog.messages if str(first) in line]) == 1
     encoder = Encoder(range(8))
     run(tmp_path, range(8), encoder)

@@ -1,0 +1,86 @@
+"""A CRC-32 inside a file, over all its other bytes, for parquet, `.pt` and JSON files alike.
+
+A writer puts the entry `KEY: BLANK` near the end of the file, in whatever form the format has for
+named texts, and calls `seal`. Readers call `verify`. Files without the entry, as earlier versions
+of the pipeline wrote them, pass.
+"""
+
+import io
+import os
+import re
+import sys
+import zlib
+from pathlib import Path
+
+from mmctr_pipeline.files.errors import DamagedFileError
+
+KEY = "mmctr.crc32"
+"""Name of the entry."""
+
+BLANK = "00000000"
+"""Value of the entry before the checksum is known, and while it is computed."""
+
+_ENTRY = re.compile(re.escape(KEY.encode()) + rb".{2,4}?([0-9a-f]{8})", re.DOTALL)
+_TAIL_BYTES = 2**20
+_BLOCK_BYTES = 2**18
+
+_File = io.BufferedReader | io.BufferedRandom
+
+
+def seal(path: Path) -> str:
+    """Replace `BLANK` in a finished file by the checksum, and return the checksum.
+
+    Raises `ValueError` if the last MiB of the file has no entry.
+    """
+    with path.open("r+b") as file:
+        at = _digits_at(file)
+        checksum, recorded = ("", "") if at is None else _computed(file, at)
+        if at is None or recorded != BLANK:
+            raise ValueError(f"{path} has no entry {KEY}: {BLANK} to put its checksum in")
+        file.seek(at)
+        file.write(checksum.encode())
+    return checksum
+
+
+def verify(file: io.BufferedReader, path: Path) -> str | None:
+    """Return the checksum of an open file, None if it has none, and go back to its start.
+
+    Raises `DamagedFileError` if it does not match. `path` names the file in the message.
+    """
+    at = _digits_at(file)
+    if at is None:
+        file.seek(0)
+        return None
+    checksum, recorded = _computed(file, at)
+    if checksum != recorded:
+        raise DamagedFileError(
+            f"{path} is damaged: its checksum is {checksum}, written with {recorded}"
+        )
+    file.seek(0)
+    return checksum
+
+
+def _digits_at(file: _File) -> int | None:
+    """Return the position of the digits of the last entry, or None."""
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(size - _TAIL_BYTES, 0))
+    entries = list(_ENTRY.finditer(file.read()))
+    return start + entries[-1].start(1) if entries else None
+
+
+def _computed(file: _File, at: int) -> tuple[str, str]:
+    """Return the checksum of a file whose digits are at `at`, and those digits."""
+    file.seek(0)
+    before = _crc32(file, at, 0)
+    digits = file.read(len(BLANK))
+    whole = _crc32(file, sys.maxsize, zlib.crc32(BLANK.encode(), before))
+    return f"{whole:08x}", digits.decode()
+
+
+def _crc32(file: _File, n_bytes: int, crc: int) -> int:
+    """Continue a checksum over the next `n_bytes` of a file, or up to its end."""
+    buffer = memoryview(bytearray(_BLOCK_BYTES))
+    while n_bytes > 0 and (n_read := file.readinto(buffer[:n_bytes])):
+        crc = zlib.crc32(buffer[:n_read], crc)
+        n_bytes -= n_read
+    return crc

@@ -1,0 +1,52 @@
+"""Checks that what a file holds has the types that a dataclass declares."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmctr_pipeline.files.errors import DamagedFileError
+
+
+def require_fields(kind: type, content: Mapping[str, Any], path: Path) -> None:
+    """Check that `content` has each required field of a dataclass, and the right types.
+
+    Raises `DamagedFileError`, naming file and field. Further entries are ignored: later versions
+    may add fields. Values annotated as `Any` are not looked into.
+    """
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if field.name in content:
+            problem = _mismatch(content[field.name], hints[field.name], field.name)
+            if problem:
+                raise DamagedFileError(f"{path}: {problem}")
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise DamagedFileError(f"{path} lacks {field.name}")
+
+
+def _mismatch(value: Any, hint: Any, where: str) -> str | None:
+    """Return where and how a value differs from a type, or None."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        problems = [_mismatch(value, option, where) for option in arguments]
+        return None if None in problems else problems[0]
+    accepted: Any = (int, float) if hint is float else origin or hint
+    if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+        return f"{where} is of type {type(value).__name__}, expected {_name(hint)}"
+    if origin is list:
+        found = (_mismatch(each, arguments[0], f"{where}[{i}]") for i, each in enumerate(value))
+        return next((problem for problem in found if problem), None)
+    if origin is dict:
+        for key, inner in value.items():
+            problem = _mismatch(key, arguments[0], f"a key of {where}")
+            if problem := problem or _mismatch(inner, arguments[1], f"{where}.{key:.80}"):
+                return problem
+    return None
+
+
+def _name(hint: Any) -> str:
+    return getattr(typing.get_origin(hint) or hint, "__name__", str(hint))

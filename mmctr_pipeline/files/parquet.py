@@ -1,0 +1,105 @@
+"""Parquet artefacts: written with checksums, verified when read.
+
+The checksum of the whole file (`checksum`) also covers what those of the pages leave out: page
+headers, schema and metadata. Files without it are read with their page checksums, if they have any.
+"""
+
+import contextlib
+import errno
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmctr_pipeline.files import checksum
+from mmctr_pipeline.files.errors import DamagedFileError
+
+
+def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
+    """Write a table with checksums; return the one of the file. For atomic writes see `atomic`.
+
+    Parameters
+    ----------
+    table
+        The rows, with their schema metadata.
+    path
+        Where to write.
+    raw
+        Write the values as they are, which suits vectors and hashes: they do not compress.
+    """
+    metadata = {**(table.schema.metadata or {}), checksum.KEY: checksum.BLANK}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        path,
+        compression="none" if raw else "snappy",
+        use_dictionary=not raw,
+        write_statistics=not raw,
+        write_page_checksum=True,
+    )
+    return checksum.seal(path)
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, expected: str | None = None
+) -> pa.Table:
+    """Read a file of `write_parquet`, or an earlier one without checksums.
+
+    Raises `DamagedFileError`, and `FileNotFoundError` if there is no file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    columns
+        Names of the columns to read, by default all.
+    expected
+        The checksum that the file must have; by default, any that fits.
+    """
+    with open_parquet(path, expected) as file, naming_damage(path):
+        table = file.read(columns)
+        metadata = dict(table.schema.metadata or {})
+        metadata.pop(checksum.KEY.encode(), None)
+        return table.replace_schema_metadata(metadata or None)
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path, expected: str | None = None) -> Iterator[pq.ParquetFile]:
+    """Verify a parquet file and open it; parameters and errors as in `read_parquet`.
+
+    Read within `naming_damage`, as errors of the block pass unchanged.
+    """
+    with path.open("rb") as opened:
+        with naming_damage(path):
+            found = checksum.verify(opened, path)
+            if expected and found != expected:
+                raise DamagedFileError(
+                    f"{path} is not the file that was written with the others of its folder: its "
+                    f"checksum is {found}, they record {expected}"
+                )
+            file = pq.ParquetFile(opened, page_checksum_verification=found is None, pre_buffer=True)
+            for text in itertools.chain(*(file.metadata.metadata or {}).items()):
+                text.decode()  # some readers of metadata crash unless it is UTF-8
+        with file:
+            yield file
+
+
+@contextlib.contextmanager
+def naming_damage(path: Path) -> Iterator[None]:
+    """Turn the errors that reading a damaged parquet file raises into `DamagedFileError`.
+
+    Faults of the machine (no permission, no memory, too many open files) pass unchanged, as they
+    say nothing about the file.
+    """
+    try:
+        yield
+    except (MemoryError, DamagedFileError):
+        raise
+    except OSError as error:
+        # A parquet file that cannot be parsed or fails its checksum has no error number.
+        if error.errno not in (None, errno.EIO):
+            raise
+        raise DamagedFileError(f"{path} is damaged: {error}") from error
+    except (ValueError, KeyError, pa.ArrowException) as error:
+        raise DamagedFileError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,136 @@
+"""Tensors and plain values in `.pt` files: written with a checksum, verified when read.
+
+`torch.save` writes a zip archive with a CRC-32 of each record, which `torch.load` does not compare.
+So the checksum of the whole file (`checksum`) is added as the archive's comment.
+"""
+
+import errno
+import io
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from pickle import PickleError
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from mmctr_pipeline.files import checksum
+from mmctr_pipeline.files.errors import DamagedFileError
+
+_UNREADABLE = (
+    *(PickleError, zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError),
+    *(TypeError, AttributeError, AssertionError, ImportError, OverflowError),
+)
+"""What `torch.load` raises for a file that is damaged, foreign or malicious."""
+
+
+def save_tensors(path: Path, content: Any) -> None:
+    """Write tensors and plain values with a checksum. For atomic writes see `atomic`.
+
+    Equal contents give equal bytes.
+    """
+    comment = f"{checksum.KEY}: {checksum.BLANK}".encode()
+    with path.open("w+b") as file:
+        # With a path instead, the file would hold its own, temporary name.
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch fails a second time when it ends a file that could not be written.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        # A zip archive ends with the length of its comment, and the comment.
+        file.seek(-2, os.SEEK_END)
+        file.write(len(comment).to_bytes(2, "little") + comment)
+    checksum.seal(path)
+
+
+def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read a file of `save_tensors`, or an earlier one without checksum, with tensors on `device`.
+
+    Only tensors and plain values are read; no code is run. Raises `DamagedFileError` if the file
+    does not match its checksums or is of another kind, and `FileNotFoundError` if there is none.
+    """
+    with path.open("rb") as file:
+        is_sealed = checksum.verify(file, path) is not None
+        try:
+            _check_archive(file, path, is_sealed)
+            file.seek(0)
+            return torch.load(file, map_location=device, weights_only=True)
+        except DamagedFileError:
+            raise
+        except _UNREADABLE as error:
+            # No permission or too many open files say nothing about this file.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EIO):
+                raise
+            # Only the first line: torch goes on with advice to load without its safeguard.
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise DamagedFileError(
+                f"{path} ({path.stat().st_size:,} bytes) cannot be read: it is damaged, not a file "
+                f"of tensors, or holds objects other than tensors and plain values ({reason})"
+            ) from error
+
+
+def _check_archive(file: io.BufferedReader, path: Path, is_sealed: bool) -> None:
+    """Raise an error unless a file is an archive as `torch.save` writes it."""
+    with zipfile.ZipFile(file) as archive:
+        compressed = [r.filename for r in archive.infolist() if r.compress_type]
+        if compressed:
+            raise DamagedFileError(f"{path} has compressed records, which torch.save never writes")
+        if is_sealed:
+            return
+        file.seek(-2, os.SEEK_END)
+        if file.read() != bytes(2):  # torch.save writes no comment
+            raise DamagedFileError(f"{path} is damaged: its end is incomplete or changed")
+        if damaged := archive.testzip():
+            raise DamagedFileError(f"{path} is damaged: the checksum of {damaged} does not match")
+
+
+_FACTORIES = {
+    *(torch.empty, torch.zeros, torch.ones, torch.full, torch.arange),
+    *(torch.rand, torch.randn, torch.eye, torch.linspace),
+}
+_SPARE_BYTES = 2**26
+
+
+class _AllocationLimit(TorchFunctionMode):
+    """Refuses to create tensors of more than `n_bytes` in total, before memory is taken."""
+
+    def __init__(self, n_bytes: int) -> None:
+        super().__init__()
+        self._n_bytes = self._left = n_bytes
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func in _FACTORIES:
+            try:
+                self._left -= func(*args, **{**(kwargs or {}), "device": "meta"}).nbytes
+            except (RuntimeError, TypeError) as error:  # more than an integer can count
+                reason = str(error).splitlines()[0]
+                raise DamagedFileError(f"the sizes in the file are impossible: {reason}") from error
+            if self._left < 0:
+                raise DamagedFileError(
+                    f"the sizes in the file need more than the {self._n_bytes:,} bytes that its "
+                    "tensors suggest"
+                )
+        return func(*args, **(kwargs or {}))
+
+
+def allocation_limit(tensors: Iterable[torch.Tensor]) -> TorchFunctionMode:
+    """Return a context in which a module for the weights `tensors` is built.
+
+    Sizes in a crafted file could ask for any amount of memory before they are compared with the
+    weights. In this context tensors that need much more memory than the weights raise
+    `DamagedFileError`.
+    """
+    stored = [t for t in tensors if t.layout == torch.strided and not t.is_meta]
+    storages = [tensor.untyped_storage() for tensor in stored]
+    n_bytes = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    return _AllocationLimit(2 * n_bytes + _SPARE_BYTES)

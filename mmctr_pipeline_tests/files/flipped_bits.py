@@ -1,0 +1,83 @@
+"""Flips bits of a file and compares what is read with what was written."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from mmctr_pipeline.files.errors import DamagedFileError
+
+
+def plain(value: Any) -> Any:
+    """Return a value that can be compared with `==`, equal only for bit-identical contents."""
+    if isinstance(value, torch.Tensor):
+        return plain(value.numpy())
+    if isinstance(value, np.ndarray):
+        return (
+            str(value.dtype),
+            value.shape,
+            value.tolist() if value.dtype == object else None,
+            (b"" if value.dtype == object else value.tobytes()),
+        )
+    if isinstance(value, pa.Table):
+        return {name: value.column(name).to_pylist() for name in value.column_names}
+    if isinstance(value, pa.Array | pa.ChunkedArray):
+        return value.to_pylist()
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if hasattr(value, "values") and hasattr(value, "offsets"):
+        return plain(value.values), plain(value.offsets)
+    if isinstance(value, dict):
+        return {key: plain(inner) for key, inner in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def flips(path: Path, positions: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Flip each of `(byte, bit)` in a file in turn, and restore it."""
+    content = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for at, bit in positions:
+            for byte in (content[at] ^ (1 << bit), content[at]):
+                file.seek(at)
+                file.write(bytes([byte]))
+                if byte != content[at]:
+                    yield
+
+
+def all_bits(path: Path) -> list[tuple[int, int]]:
+    return [(at, bit) for at in range(path.stat().st_size) for bit in range(8)]
+
+
+def some_bits(path: Path, n: int, seed: int = 0) -> list[tuple[int, int]]:
+    """Draw bits: half of them anywhere, half among the last 2,000 bytes, where metadata is."""
+    generator, size = np.random.default_rng(seed), path.stat().st_size
+    anywhere = generator.integers(0, size, n // 2)
+    late = size - 1 - generator.integers(0, min(size, 2_000), n - n // 2)
+    bits = generator.integers(0, 8, n)
+    return list(zip([*anywhere.tolist(), *late.tolist()], bits.tolist(), strict=True))
+
+
+def count_unnoticed(
+    path: Path, read: Callable[[], Any], positions: Iterable[tuple[int, int]]
+) -> int:
+    """Return how many flips raised no `DamagedFileError`; none of them may change the content."""
+    expected = plain(read())
+    n_unnoticed = 0
+    for _ in flips(path, positions):
+        try:
+            found = plain(read())
+        except DamagedFileError as error:
+            named = str(error)
+        else:
+            named = path.name
+            n_unnoticed += 1
+            assert found == expected
+        assert path.name in named or path.parent.name in named
+    assert plain(read()) == expected
+    return n_unnoticed
