@@ -15,7 +15,7 @@ export DAGSTER_DISABLE_TELEMETRY = 1
 # Progress must appear when it happens, also through a pipe.
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help install demo run ui test test-all check bench ablation clean
+.PHONY: help home install demo run ui test test-all check bench ablation clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,19 +30,24 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
-$(DAGSTER_HOME)/dagster.yaml:
-	@mkdir -p $(DAGSTER_HOME) && ln -sfn $(CURDIR)/dagster.yaml $@
+# Not a file's target, as make splits a path at spaces. The link is put in place in one step, so that
+# runs may start at the same time.
+home:
+	@{ mkdir -p "$$DAGSTER_HOME" && { test -e "$$DAGSTER_HOME/dagster.yaml" || { \
+		ln -s "$$PWD/dagster.yaml" "$$DAGSTER_HOME/.link-$$$$" && \
+		mv -f "$$DAGSTER_HOME/.link-$$$$" "$$DAGSTER_HOME/dagster.yaml"; }; }; } || { \
+		echo "error: DAGSTER_HOME is '$$DAGSTER_HOME'. Fix: set it to a folder that can be written to"; exit 2; }
 
-install: $(INSTALLED) $(DAGSTER_HOME)/dagster.yaml  ## install everything into .venv
+install: $(INSTALLED) home  ## install everything into .venv
 
 demo: install  ## run the whole pipeline on the generated sample dataset
-	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(MAKE) --no-print-directory run
+	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(BIN)/python -m mmctr_pipeline.defs.run
 
 run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET
 	@$(BIN)/python -m mmctr_pipeline.defs.run
 
 ui: install  ## start webserver and daemon on http://localhost:3000 (PORT=...)
-	@$(BIN)/dagster dev -w workspace.yaml -p $(or $(PORT),3000)
+	@$(BIN)/python -m dagster dev -w workspace.yaml -p $(or $(PORT),3000)
 
 test: install  ## run the tests, except those marked slow
 	@$(PYTEST) -m "not slow" $(ARGS)
@@ -51,18 +56,18 @@ test-all: install  ## run all tests
 	@$(PYTEST) $(ARGS)
 
 check: install  ## check lint, format, types and import contracts
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
 
 bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
-	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/samples.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for file in $(filter-out %/__init__.py %/harness.py %/model_speed.py %/plain_models.py %/plain_recipe.py %/samples.py %/soak_place.py %/train_bounds.py,$(wildcard benchmarks/*.py)); do \
 		$(BIN)/python -m benchmarks.$$(basename $$file .py); done
 
 ablation: install  ## compare valid AUC with titles and covers, either, and neither
-	@$(BIN)/mmctr ablation
+	@$(BIN)/python -m mmctr_pipeline.cli.main ablation
 
 clean:  ## remove artefacts and run history (.venv stays)
 	rm -rf storage .dagster

@@ -7,13 +7,16 @@ import dagster as dg
 
 from mmctr_pipeline.defs import assets, jobs
 from mmctr_pipeline.defs.config import current_deployment
-from mmctr_pipeline.defs.executors import executor, set_root_log_handler
+from mmctr_pipeline.defs.executors import end_steps_with_run, executor, set_root_log_handler
 from mmctr_pipeline.defs.io_managers import io_managers
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.defs.run_config_files import check_run_config_files
 from mmctr_pipeline.environment import share_cores
 
 share_cores()
 set_root_log_handler()
+check_run_config_files()
+end_steps_with_run()
 if not os.environ.get("DAGSTER_HOME"):
     warnings.warn(
         "DAGSTER_HOME is not set: the history of this run will be lost. "

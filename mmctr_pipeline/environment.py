@@ -1,6 +1,7 @@
 """The `MMCTR_*` environment variables: data, storage, preset, executor, device, time zone."""
 
 import dataclasses
+import errno
 import os
 import re
 import zoneinfo
@@ -25,6 +26,38 @@ def share_cores() -> None:
 
 class DeploymentError(ValueError):
     """An environment variable has an invalid value; the message lists the valid ones."""
+
+
+_FIRST_FIXES = {
+    errno.EDQUOT: "free some space there",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EIO: "check the disk",
+    errno.ENOSPC: "free some space there",
+    errno.ENOTDIR: "move the file away that is in its place",
+}
+
+
+def place_advice(path: Path, number: int | None, variable: str | None = None) -> str:
+    """Return the advice for a path that cannot be written to, as "Fix: ...".
+
+    Parameters
+    ----------
+    path
+        The file or folder.
+    number
+        The error number (`errno`).
+    variable
+        The environment variable that chose the place; by default it is found from the path.
+    """
+    for name, default in (("MMCTR_STORAGE_DIR", "storage"), ("DAGSTER_HOME", ".dagster")):
+        folder = Path(os.environ.get(name) or default)
+        if any(path.absolute().is_relative_to(f) for f in (folder.absolute(), folder.resolve())):
+            variable = variable or name
+    first = _FIRST_FIXES.get(number or 0, "make it writable")
+    if variable is None:
+        return f"Fix: {first}, or name another place"
+    now = os.environ.get(variable) or "unset"
+    return f"Fix: {first}, or set {variable} (now {now}) to another folder"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,10 +44,12 @@ def compare(
     from mmctr_pipeline.comparison.runner import Runner
     from mmctr_pipeline.comparison.user_split import selects_epoch
     from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.files.writable import require_writable
     from mmctr_pipeline.sample.write import ensure_sample
     from mmctr_pipeline.training.device import resolve_device
 
     device, storage = resolve_device(deployment.device), deployment.storage_dir
+    require_writable(storage, "MMCTR_STORAGE_DIR")
     folder = data if isinstance(data, Path) else ensure_sample(data, storage / "sample")
     layout = find_data(folder)
     dataset = pipeline.load_dataset(layout)

@@ -1,6 +1,7 @@
 """`mmctr leaderboard`."""
 
 import math
+import re
 
 import click
 
@@ -15,6 +16,15 @@ from mmctr_pipeline.settings import SettingsError
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
     if not 0 <= value < math.inf:
         raise click.BadParameter(f"{value} is not a number of minutes, 0 or more")
+    return value
+
+
+def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"\w[\w. -]{0,99}", value, re.ASCII):
+        raise click.BadParameter(
+            f"{value[:100]!r} cannot name files; use at most 100 letters, digits, dots, spaces, "
+            "hyphens and underscores, with a letter, digit or underscore first"
+        )
     return value
 
 
@@ -35,7 +45,9 @@ def _finite(context: click.Context, parameter: click.Parameter, value: float) ->
 )
 @click.option("--seeds", type=click.IntRange(1, 10), default=1)
 @click.option("--again", is_flag=True, help="Train finished rows again.")
-@click.option("--name", default="leaderboard", help="Name of the table's files.")
+@click.option(
+    "--name", default="leaderboard", callback=_file_stem, help="Name of the table's files."
+)
 @click.option(
     "--scale",
     type=float,

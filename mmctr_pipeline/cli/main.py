@@ -6,21 +6,22 @@ from collections.abc import Sequence
 
 import click
 
+from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
 from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.prune import prune
+from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
-from mmctr_pipeline.environment import DeploymentError, share_cores
-from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.environment import share_cores
 
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate sample datasets, compare models, and tidy up the storage folder."""
+    """Generate sample datasets, compare models, repeat runs, and tidy up the storage folder."""
 
 
-for command in (sample, ablation, fusions, leaderboard, prune):
+for command in (sample, ablation, fusions, leaderboard, repeat, prune):
     mmctr.add_command(command)
 
 
@@ -37,23 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except click.Abort:  # Ctrl-C
+        print("Stopped. The same command resumes what it can.", file=sys.stderr)
         return 130
-    except _errors_with_advice() as error:
+    except errors_with_advice() as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
         logging.getLogger().removeHandler(handler)
-
-
-def _errors_with_advice() -> tuple[type[Exception], ...]:
-    """Return the errors whose messages tell users what to correct; these need no traceback."""
-    from mmctr_pipeline.comparison.user_split import UserSplitError
-    from mmctr_pipeline.data.discovery import DataNotFoundError
-    from mmctr_pipeline.data.validation import DataError
-    from mmctr_pipeline.training.ctr import TrainingDataError
-
-    about_settings = (SettingsError, DeploymentError, FileExistsError)
-    return (*about_settings, DataNotFoundError, DataError, UserSplitError, TrainingDataError)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.settings import SettingsError
 
 
 @click.command()
@@ -16,9 +17,14 @@ from mmctr_pipeline.sample.config import SampleConfig
 @click.option("--no-images", is_flag=True, help="Leave out the cover images.")
 def sample(folder: Path, seed: int, scale: float, no_images: bool) -> None:
     """Generate a sample dataset into FOLDER, which is created if needed."""
+    from mmctr_pipeline.files.errors import naming_write_errors
+    from mmctr_pipeline.files.writable import require_writable
     from mmctr_pipeline.sample.write import generate_sample
 
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
-    generate_sample(SampleConfig.scaled(scale, seed=seed, images=not no_images), folder)
+    config = SampleConfig.scaled(scale, seed=seed, images=not no_images)
+    require_writable(folder)
+    if any(folder.iterdir()):
+        raise SettingsError(f"{folder} is not empty; name a new folder")
+    with naming_write_errors(folder):
+        generate_sample(config, folder)
     print(f"MMCTR_DATA_DIR={folder.resolve()}")

@@ -1,10 +1,16 @@
 """Executors, chosen by `MMCTR_EXECUTOR`: how the steps of a run are spread over processes."""
 
 import logging
+import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.util
+import os
+import signal
 
 import dagster as dg
 
 from mmctr_pipeline.environment import DeploymentError
+from mmctr_pipeline.processes import end_when_closed
 
 GPU_TAG = "mmctr/gpu"
 
@@ -17,12 +23,13 @@ GPU_TAGS = {
 """Op tags of the assets that use a GPU."""
 
 PRELOADED = [
+    "dagster._core.executor.multiprocess",
     "mmctr_pipeline.definitions",
     "dagster._core.storage.sqlite_storage",
     "mmctr_pipeline.pipeline",
 ]
-"""Modules imported once for all steps; the second opens the run history in each step, and the third
-imports torch.
+"""Modules imported once for all steps. The first must come first for Dagster, the third opens the
+run history in each step, and the fourth imports torch.
 
 None of them may touch CUDA: a child of a process that did cannot use the GPU.
 """
@@ -40,6 +47,33 @@ def set_root_log_handler() -> None:
         handler.setLevel(logging.WARNING)
         handler.addFilter(lambda record: not record.name.startswith("mmctr_pipeline"))
         root.addHandler(handler)
+
+
+def end_steps_with_run() -> None:
+    """Let each step's process end when the process of its run dies, and only then.
+
+    Call this in the forkserver. It ends by itself with the last process that may use it.
+    """
+    multiprocessing.util.register_after_fork(_end_with_parent, lambda end: end())
+
+
+def _end_with_parent() -> None:
+    # Of a process from the forkserver, the parent is the one that asked for it.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        end_when_closed(parent.sentinel)
+        # Ctrl-C in a terminal goes to a group of processes: to the run, which ends its steps.
+        os.setpgid(0, 0)
+
+
+def start_forkserver() -> None:
+    """Start the process that the steps are forked from; it ignores Ctrl-C, also while importing."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 _ONE_GPU_STEP = {"tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}]}

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmctr_pipeline.files.errors import naming_write_errors
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
@@ -61,7 +62,7 @@ def ensure_sample(config: SampleConfig, root: Path) -> Path:
     """Return the folder `root/<config.key>` of the sample dataset; generate it if it is absent.
 
     Concurrent processes wait for one of them to generate it. The folder appears complete or not at
-    all.
+    all. Raises `WriteError` if it cannot be written.
     """
     folder = root / config.key
     if SamplePaths(folder).summary.is_file():
@@ -74,8 +75,9 @@ def ensure_sample(config: SampleConfig, root: Path) -> Path:
         for leftover in (making, folder):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            generate_sample(config, making)
-            os.replace(making, folder)
+            with naming_write_errors(making):
+                generate_sample(config, making)
+                os.replace(making, folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return folder

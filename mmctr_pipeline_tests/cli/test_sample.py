@@ -1,5 +1,8 @@
 """`mmctr sample`."""
 
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,36 @@ def test_it_refuses_an_impossible_scale(tmp_path: Path, capsys: pytest.CaptureFi
     err = capsys.readouterr().err
     assert err.startswith("error: ")
     assert "scale" in err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/mmctr"])
+def test_it_refuses_a_place_that_it_cannot_write_to(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert main(["sample", str(tmp_path / place), "--scale", "0.1"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: cannot write {tmp_path / place}: ")
+    assert "Fix: " in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mmctr_pipeline.cli.main",
+            "sample",
+            str(tmp_path),
+            "--scale",
+            "0.1",
+        ],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: cannot write {tmp_path}: File too large. Fix: ")
+    assert "Traceback" not in result.stderr

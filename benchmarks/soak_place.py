@@ -1,0 +1,193 @@
+"""Where the benchmark `soak` runs the pipeline, and what it compares there."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+RUN = [sys.executable, "-m", "mmctr_pipeline.defs.run"]
+PRESET = """
+extends: sample
+training: {max_epochs: 2, patience: 2, batch_size: 256}
+checks: {auc_floor: 0.0, max_unreadable_images: 0.2}
+"""
+END_SECONDS = 15.0
+"""Time in which all processes of a disturbed run must end."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The earlier run and the undisturbed one: digests of their artefacts, and the latter's times.
+
+    `asset_seconds` has the time of each asset, `sizes` those of the undisturbed run's artefacts.
+    """
+
+    earlier: dict[str, str]
+    undisturbed: dict[str, str]
+    seconds: float
+    asset_seconds: dict[str, float]
+    sizes: list[int]
+
+    def lost(self, found: dict[str, str]) -> list[str]:
+        """Return the earlier artefacts that are neither unchanged nor the undisturbed run's."""
+        return [
+            name
+            for name, digest in self.earlier.items()
+            if found.get(name) not in (digest, self.undisturbed.get(name))
+        ]
+
+    def differing(self, found: dict[str, str]) -> list[str]:
+        """Return the artefacts that are not those of the undisturbed run."""
+        names = sorted(self.undisturbed.keys() | found.keys())
+        return [
+            name
+            for name in names
+            # Folders of versions are named by their time; best_model.pt is the latest model.
+            if not name.startswith("models/") and found.get(name) != self.undisturbed.get(name)
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A folder with two datasets, the results of an earlier run, and the run in progress."""
+
+    folder: Path
+
+    @property
+    def storage(self) -> Path:
+        """The storage folder of the run in progress."""
+        return self.folder / "work" / "storage"
+
+    @property
+    def _home(self) -> Path:
+        return self.folder / "work" / "home"
+
+    def reference(self, scale: float) -> Reference:
+        """Return what runs are compared with; the first time, run the pipeline for it."""
+        path = self.folder / "reference.json"
+        if not path.is_file():
+            path.write_text(json.dumps(dataclasses.asdict(self._prepare(scale))), encoding="utf-8")
+        return Reference(**json.loads(path.read_text(encoding="utf-8")))
+
+    def _prepare(self, scale: float) -> Reference:
+        from mmctr_pipeline.sample.config import SampleConfig
+        from mmctr_pipeline.sample.write import generate_sample
+
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._home.mkdir(parents=True)
+        (self._home / "dagster.yaml").symlink_to(Path("dagster.yaml").resolve())
+        (self.folder / "preset.yaml").write_text(PRESET, encoding="utf-8")
+        for data, seed in (("earlier_data", 7), ("data", 8)):
+            generate_sample(SampleConfig.scaled(scale, seed=seed), self.folder / data)
+        failure = self.finish("earlier_data")
+        earlier = digests(self.storage)
+        shutil.copytree(self.folder / "work", self.folder / "earlier", symlinks=True)
+        start = time.perf_counter()
+        failure = failure or self.finish()
+        seconds = time.perf_counter() - start
+        if failure:
+            raise RuntimeError(f"a run failed that nothing disturbed:\n{failure}")
+        summary = json.loads((self.storage / "run_summary.json").read_text(encoding="utf-8"))
+        sizes = sorted(path.stat().st_size for path in artefacts(self.storage).values())
+        return Reference(earlier, digests(self.storage), seconds, summary["seconds"], sizes)
+
+    def restore(self) -> None:
+        """Return to the artefacts and the run history of the earlier run."""
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        shutil.copytree(self.folder / "earlier", self.folder / "work", symlinks=True)
+        self._log.write_text("", encoding="utf-8")
+
+    def start(
+        self, command: list[str], data: str = "data", before: Callable[[], None] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command on a dataset; `before` is called in its process."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MMCTR_")}
+        variables = {
+            "DAGSTER_HOME": str(self._home),
+            "MMCTR_DATA_DIR": str(self.folder / data),
+            "MMCTR_STORAGE_DIR": str(self.storage),
+            "MMCTR_PRESET": str(self.folder / "preset.yaml"),
+            "MMCTR_DEVICE": "cpu",
+            # With more threads, the last digit of a sum may vary.
+            "OMP_NUM_THREADS": "1",
+        }
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                command,
+                env=inherited | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=before,
+            )
+
+    def finish(self, data: str = "data") -> str | None:
+        """Run the pipeline to its end; return the end of its output if it fails."""
+        return self.output()[-4000:] if self.start(RUN, data).wait() else None
+
+    def output(self) -> str:
+        """Return the output of all commands since `restore`."""
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "work" / "log.txt"
+
+    def left_behind(self) -> list[str]:
+        """Return the commands of processes that have not ended in time, and end them."""
+        deadline = time.monotonic() + END_SECONDS
+        while (alive := list(self._processes())) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        commands = []
+        for process in alive:
+            try:
+                commands.append(" ".join(process.cmdline())[:100])
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        return commands
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DAGSTER_HOME") == str(self._home):
+                    yield process
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+
+
+def artefacts(storage: Path) -> dict[str, Path]:
+    """Return the files of all artefacts by their path in the storage folder."""
+    patterns = ["*.parquet", "*.pt", "submission.csv", "prediction.zip"]
+    patterns += ["train_dataset/*.parquet", "transforms/*.pt", "models/*/model.pt"]
+    return {
+        str(path.relative_to(storage)): path
+        for pattern in patterns
+        for path in sorted(storage.glob(pattern))
+    }
+
+
+def digests(storage: Path) -> dict[str, str]:
+    """Return a digest of each artefact's bytes."""
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in artefacts(storage).items()
+    }
+
+
+def read_results(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the results of earlier points by their number."""
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {result["number"]: result for result in map(json.loads, lines)}

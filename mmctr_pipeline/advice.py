@@ -1,0 +1,36 @@
+"""Errors that users can correct: their messages say how, and commands print no traceback."""
+
+import sys
+
+ERRORS = {
+    "comparison.repeat": ["RepeatError"],
+    "comparison.user_split": ["UserSplitError"],
+    "data.model_rows": ["OtherIdsError"],
+    "data.validation": ["DataError", "DataNotFoundError"],
+    "encoders.activation": ["ActivationError"],
+    "encoders.image.inference": ["ImageChangedError"],
+    "encoders.model_files": ["ModelFilesError"],
+    "encoders.sources": ["ModelNotFoundError"],
+    "encoders.text.titles": ["TemplateError"],
+    "environment": ["DeploymentError"],
+    "files.errors": ["DamagedFileError", "WriteError"],
+    "fusion.fuse": ["StaleVectorsError"],
+    "registry.model_file": ["ModelFileError"],
+    "settings": ["InvalidValueError", "SettingsError"],
+    "submission.files": ["SubmissionError"],
+    "submission.gate": ["BelowAucFloorError"],
+    "training.batches": ["TrainingDataError"],
+    "training.step": ["TrainingDivergedError"],
+}
+"""Names of the classes by module. Subclasses are named too."""
+
+NAMES = {name for names in ERRORS.values() for name in names}
+
+
+def errors_with_advice() -> tuple[type[Exception], ...]:
+    """Return the classes of the modules that are imported; no others can have been raised."""
+    found = []
+    for module, names in ERRORS.items():
+        if imported := sys.modules.get(f"mmctr_pipeline.{module}"):
+            found += [getattr(imported, name) for name in names]
+    return tuple(found)

@@ -1,0 +1,157 @@
+"""Runs the whole pipeline in Dagster and prints its events as they are recorded."""
+
+import datetime
+import json
+import logging
+import multiprocessing
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import dagster as dg
+import sqlalchemy.exc
+import yaml
+
+from mmctr_pipeline import advice
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
+from mmctr_pipeline.defs.executors import start_forkserver
+from mmctr_pipeline.defs.launches import Launch, launched, open_instance, report_dead_launches
+from mmctr_pipeline.defs.stop_signals import StopSignals
+from mmctr_pipeline.defs.summary import summarise, table
+from mmctr_pipeline.environment import DeploymentError
+from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import WriteError
+from mmctr_pipeline.files.writable import require_writable
+from mmctr_pipeline.presets.preset import preset_name
+from mmctr_pipeline.settings import SettingsError
+
+_SHOWN_EVENTS = {
+    dg.DagsterEventType.STEP_START,
+    dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+_POLL_SECONDS = 0.25
+
+
+def launch_pipeline(stop: StopSignals) -> int:
+    """Run the pipeline for the deployment of this environment; return the exit status."""
+    try:
+        preset, storage = deployment_preset(), current_deployment().storage_dir
+        require_writable(storage, "MMCTR_STORAGE_DIR")
+        with open_instance() as instance:
+            return _launch(instance, run_config(preset), storage, stop)
+    except (SettingsError, DeploymentError, WriteError, dg.DagsterError) as error:
+        click.echo(f"error: {error}")
+    except sqlalchemy.exc.DBAPIError as error:
+        click.echo(
+            f"error: Dagster cannot use its database in {os.environ['DAGSTER_HOME']}: "
+            f"{error.orig}. Fix: free some space there, or set DAGSTER_HOME to another folder"
+        )
+    return 2
+
+
+def _launch(
+    instance: dg.DagsterInstance, config: dict[str, Any], storage: Path, stop: StopSignals
+) -> int:
+    config_path = storage / "run_config.yaml"
+    with atomic_write(config_path) as temporary:
+        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
+    for run_id in report_dead_launches(instance):
+        click.echo(f"Run {run_id} was killed; it is now recorded as failed")
+    with launched(instance) as launch:
+        stop.before_exit = lambda: _stop(launch)
+        if current_deployment().executor == "k8s":
+            stop.grace_seconds = 30.0  # Dagster removes the pods.
+        try:
+            result = _execute(launch, config, stop)
+        finally:
+            launch.report_end("The run was stopped.")
+    if not result.success:
+        if not stop.received:
+            click.echo(
+                f"The run failed; its log: dagster run {result.run_id}, or `make ui`. Artefacts "
+                "written before the failure are kept: once it is fixed, materialise the rest with\n"
+                "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
+            )
+        return 1
+    summary = summarise(instance, result, storage)
+    with atomic_write(storage / "run_summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    click.echo(table(summary))
+    return 0
+
+
+def _stop(launch: Launch) -> None:
+    for step in multiprocessing.active_children():
+        step.kill()
+    launch.report_end("The run was stopped.")
+
+
+def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.JobExecutionResult:
+    """Execute the job and print its events as they are recorded."""
+    if current_deployment().executor == "multiprocess":
+        start_forkserver()
+    job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
+    # Events are printed instead of Dagster's own console log.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    ended = threading.Event()
+    printer = threading.Thread(target=_print_events, args=(launch, stop, ended), daemon=True)
+    printer.start()
+    try:
+        return dg.execute_job(
+            job, launch.instance, run_config={**config, **quiet}, tags=launch.tags
+        )
+    finally:
+        ended.set()
+        printer.join()
+
+
+def _print_events(launch: Launch, stop: StopSignals, ended: threading.Event) -> None:
+    """Print the events of the run until it has ended and all are printed, or until it is stopped.
+
+    A run that is stopped reports each of its steps as failed.
+    """
+    run = cursor = None
+    is_last = False
+    while not is_last:
+        is_last = ended.wait(_POLL_SECONDS)
+        run = run or launch.run()
+        if run is not None:
+            recorded = launch.instance.get_records_for_run(run.run_id, cursor=cursor)
+            cursor = recorded.cursor
+            for record in recorded.records:
+                if not stop.received:
+                    _print_event(record.event_log_entry)
+
+
+def _print_event(entry: dg.EventLogEntry) -> None:
+    """Print an event as a line, or with its error, unless it is Dagster's housekeeping."""
+    event, level, text = entry.dagster_event, int(entry.level), entry.user_message
+    if event is None:
+        is_shown = level >= logging.INFO
+    else:
+        is_shown = level >= logging.ERROR or event.event_type in _SHOWN_EVENTS
+    if not is_shown:
+        return
+    if event is not None:
+        text, data = event.message or "", cast("Any", event.event_specific_data)
+        # The failure of a run repeats the error of its first failed step.
+        if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
+            text += f"\n{_error_text(data.error)}"
+    time = datetime.datetime.fromtimestamp(entry.timestamp)
+    click.echo(f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}")
+
+
+def _error_text(error: Any) -> str:
+    """Return the message of an error that the user can correct, or the whole traceback."""
+    cause = error
+    while cause is not None:
+        if cause.cls_name in advice.NAMES:
+            # Without the class: "module.Class: message".
+            return re.sub(r"^[\w.]+: ", "error: ", cause.message.strip())
+        cause = cause.cause
+    return str(error.to_string())

@@ -1,0 +1,76 @@
+"""The summary of a finished run: times, checks, AUC, and where its artefacts are."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from mmctr_pipeline.defs.config import current_deployment
+from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.presets.preset import preset_name
+
+
+def summarise(
+    instance: dg.DagsterInstance, result: dg.JobExecutionResult, storage: Path
+) -> dict[str, Any]:
+    """Collect the figures of a finished run from Dagster's records and the artefacts."""
+    from mmctr_pipeline.data.dataset import CtrDataset
+    from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.sample.write import read_best_possible_auc
+
+    seconds = {
+        stats.step_key: stats.end_time - stats.start_time
+        for stats in instance.get_run_step_stats(result.run_id)
+        if stats.start_time and stats.end_time
+    }
+    evaluations = result.get_asset_check_evaluations()
+    model = ModelFile.load(storage / "best_model.pt")
+    dataset = CtrDataset.read(storage / "train_dataset")
+    deployment = current_deployment()
+    data_root = DeploymentResource.from_environment(deployment).data_root()
+    metrics = ("valid_auc", "valid_auc_low", "valid_auc_high", "valid_log_loss")
+    return {
+        "preset": preset_name(deployment),
+        "run_id": result.run_id,
+        "data": str(deployment.data_dir or "the sample dataset"),
+        "data_fingerprint": model.data_fingerprint,
+        "device": model.resolved_config["device"],
+        **{f"n_{name}_rows": len(split) for name, split in dataset.splits.items()},
+        **{name: model.metrics[name] for name in metrics},
+        "best_possible_auc": read_best_possible_auc(data_root),
+        "seconds": {key: value for key, value in seconds.items() if not key.endswith("_checks")},
+        "check_seconds": {key: value for key, value in seconds.items() if key.endswith("_checks")},
+        "checks_passed": sum(evaluation.passed for evaluation in evaluations),
+        "checks_failed": [
+            f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+            for evaluation in evaluations
+            if not evaluation.passed
+        ],
+        "model_path": str((storage / "best_model.pt").resolve()),
+        "submission_path": str(storage / "submission.csv"),
+        "prediction_zip_path": str(storage / "prediction.zip"),
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return the printed form of a summary."""
+    lines = ["", "asset                  seconds"]
+    lines += [f"{name:<20} {value:9.1f}" for name, value in summary["seconds"].items()]
+    lines += [f"{'checks':<20} {sum(summary['check_seconds'].values()):9.1f}", ""]
+    best, failed = summary["best_possible_auc"], summary["checks_failed"]
+    rows = {
+        "preset": summary["preset"],
+        "device": summary["device"],
+        "train rows": f"{summary['n_train_rows']:,}",
+        "valid AUC": f"{summary['valid_auc']:.4f}  (95 % interval "
+        f"{summary['valid_auc_low']:.4f} to {summary['valid_auc_high']:.4f})",
+        "best possible AUC": f"{best:.4f}" if best is not None else "not known for real data",
+        "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
+        + (f" ({', '.join(failed)})" if failed else ""),
+        "model": summary["model_path"],
+        "submission": summary["submission_path"],
+        "for the competition": summary["prediction_zip_path"],
+        "look at it": "make ui   (then open http://localhost:3000)",
+    }
+    lines += [f"{name:<20} {value}" for name, value in rows.items()]
+    return "\n".join(lines)

@@ -1,0 +1,35 @@
+"""Secrets in the environment reach no file and no output of a run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
+from mmctr_pipeline_tests.defs.running import SECRETS
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            yield path, path.read_bytes()
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_in_no_artefact_log_or_database(
+    name: str,
+    finished_run: FinishedRun,  # noqa: F811
+) -> None:
+    folder, secret = finished_run.deployment.folder, SECRETS[name]
+    assert secret not in finished_run.log
+    holding = [str(path) for path, content in _files(folder) if secret.encode() in content]
+    assert holding == []
+
+
+def test_the_search_would_find_it(finished_run: FinishedRun) -> None:  # noqa: F811
+    # The value of MMCTR_PRESET is recorded on purpose: in the database, a log and the model.
+    preset = str(finished_run.deployment.folder / "preset.yaml").encode()
+    holding = {
+        path.suffix for path, content in _files(finished_run.deployment.folder) if preset in content
+    }
+    assert holding >= {".db", ".txt", ".pt"}

@@ -1,0 +1,39 @@
+"""The errors that are shown without a traceback exist, and are found once they are imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+from mmctr_pipeline import advice
+
+PACKAGE = Path(__file__).parents[1] / "mmctr_pipeline"
+WITHOUT_ADVICE = {"MetricError", "UnreadableImageError"}
+"""Errors that the code itself handles, or that only its faults can cause."""
+
+
+def test_every_error_of_the_package_is_listed_in_its_module() -> None:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        names = sorted(
+            node.name
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.ClassDef)
+            and node.name.endswith("Error")
+            and not node.name.startswith("_")
+        )
+        if names := [name for name in names if name not in WITHOUT_ADVICE]:
+            found[module] = names
+    assert found == advice.ERRORS
+
+
+def test_nothing_slow_is_imported_for_it() -> None:
+    code = (
+        "import sys; from mmctr_pipeline import advice, settings; "
+        "assert settings.SettingsError in advice.errors_with_advice(); "
+        "assert len(advice.errors_with_advice()) == len(advice.ERRORS['settings']); "
+        "assert not {'torch', 'pyarrow', 'dagster'} & sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
