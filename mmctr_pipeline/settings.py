@@ -4,19 +4,37 @@ Every hyper-parameter of the project is defined once, in a subclass of `Settings
 imports only the standard library. Presets (YAML) and the Dagster launchpad derive from these.
 """
 
+import contextlib
 import dataclasses
+import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """Number format of matrix products, see `mmctr_pipeline.precision`."""
 
+MAX_SEED = 2**63 - 1
+"""Largest seed that torch, numpy and Dagster take alike."""
+
+_MAX_VALUES = 64
+_MAX_CHARACTERS = 4096
+_SHOWN_CHARACTERS = 80
+_SHOWN_NAMES = 5
+
 
 class SettingsError(ValueError):
     """A setting is unknown, has the wrong type, or is out of bounds; the message names it."""
+
+
+class InvalidValueError(SettingsError):
+    """A field of a `Settings` class has a value that it cannot have."""
+
+    def __init__(self, owner: str, field: str, problem: str) -> None:
+        super().__init__(f"{owner}.{field} {problem}")
+        self.field, self.problem = field, problem
 
 
 class Bounds(TypedDict, total=False):
@@ -56,51 +74,95 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Base of all settings. Checks types and bounds when a value is created."""
+    """Base of all settings. Checks types and bounds when a value is created.
+
+    Numbers are finite, a boolean is no number, and a tuple holds at most 64 values.
+    """
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            where = f"{type(self).__name__}.{field.name}"
-            value = _converted(getattr(self, field.name), hints[field.name], where)
+            try:
+                value = _converted(getattr(self, field.name), hints[field.name])
+                _check_bounds(value, field.metadata.get("bounds", {}))
+            except _ProblemError as problem:
+                raise self.invalid(field.name, str(problem)) from None
             object.__setattr__(self, field.name, value)
-            for number in value if isinstance(value, tuple) else (value,):
-                for name, bound in field.metadata.get("bounds", {}).items():
-                    sign, holds = _BOUNDS[name]
-                    if number is not None and not holds(number, bound):
-                        raise SettingsError(f"{where} is {number!r}; it must be {sign} {bound}")
+
+    def invalid(self, field: str, problem: str) -> InvalidValueError:
+        """Return the error for a field whose value has a problem, such as "is 3; expected str"."""
+        return InvalidValueError(type(self).__name__, field, problem)
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> Self:
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "", section: str = "") -> Self:
         """Build from a plain mapping, such as a YAML section.
 
-        Raises `SettingsError` for unknown names, and lists the known ones. `where` (file and
-        section) precedes the message.
+        Raises `SettingsError` for unknown names, and lists the known ones.
+
+        Parameters
+        ----------
+        values
+            Values by name; missing ones keep their defaults.
+        where
+            The file, which precedes the message.
+        section
+            Path of the section within the file, for the message; else the name of the class.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
         prefix = f"{where}: " if where else ""
+        known = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(values, Mapping):
-            raise SettingsError(f"{prefix}expected a mapping of {', '.join(known)}, got {values!r}")
-        unknown = [str(name) for name in values if name not in known]
-        if unknown:
             raise SettingsError(
-                f"{prefix}unknown setting {', '.join(unknown)}; known: {', '.join(known)}"
+                f"{prefix}{section or cls.__name__} is {shown(values)}; "
+                f"expected a mapping of {', '.join(known)}"
+            )
+        if unknown := [name for name in values if name not in known]:
+            raise SettingsError(
+                f"{prefix}{f'{section}: ' if section else ''}unknown setting "
+                f"{shown_names(unknown)}; known: {', '.join(known)}"
             )
         hints = typing.get_type_hints(cls)
         arguments = {}
         for name, value in values.items():
             hint = hints[name]
-            if isinstance(hint, type) and issubclass(hint, Settings) and isinstance(value, Mapping):
-                value = hint.from_mapping(value, f"{where}.{name}" if where else name)
+            if (
+                isinstance(hint, type)
+                and issubclass(hint, Settings)
+                and not isinstance(value, hint)
+            ):
+                value = hint.from_mapping(value, where, f"{section}.{name}" if section else name)
             arguments[name] = value
         try:
             return cls(**arguments)
-        except SettingsError as error:
-            raise SettingsError(f"{prefix}{error}") from None
+        except InvalidValueError as error:
+            owner = section or cls.__name__
+            raise SettingsError(f"{prefix}{owner}.{error.field} {error.problem}") from None
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, for YAML, JSON and Dagster."""
         return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+
+
+def shown(value: Any) -> str:
+    """Return a value as error messages show it, in at most 80 characters."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an integer of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
+
+
+def shown_names(names: Iterable[Any]) -> str:
+    """Return names as error messages show them.
+
+    The names may come from a file that is no preset at all. Its content is none of a log's
+    business, so this shows the first few, and only those that could be names of settings.
+    """
+    names = list(names)
+    texts = [
+        name if isinstance(name, str) and name.isidentifier() and len(name) <= 40 else "(no name)"
+        for name in names[:_SHOWN_NAMES]
+    ]
+    rest = len(names) - len(texts)
+    return ", ".join(texts) + (f" and {rest} more" if rest else "")
 
 
 def _plain(value: Any) -> Any:
@@ -109,29 +171,54 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _converted(value: Any, hint: Any, where: str) -> Any:
-    """Convert `value` to the type `hint`, int to float or list to tuple; raise `SettingsError`."""
+class _ProblemError(ValueError):
+    """A value does not suit its field; the message continues "NAME ..."."""
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    """Convert `value` to the type `hint`, int to float or list to tuple; raise `_ProblemError`."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
-            try:
-                return _converted(value, option, where)
-            except SettingsError:
-                continue
-        raise SettingsError(f"{where} is {value!r}; expected {hint}")
+            with contextlib.suppress(_ProblemError):
+                return _converted(value, option)
+        raise _expected(value, str(hint))
     if origin is Literal:
-        if value in arguments:
+        if isinstance(value, str) and value in arguments:
             return value
-        raise SettingsError(f"{where} is {value!r}; it must be one of {', '.join(arguments)}")
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_converted(element, arguments[0], where) for element in value)
-    if hint is float and isinstance(value, int | str) and not isinstance(value, bool):
-        # A string too: YAML 1.1 reads 2e-3, which lacks a dot, as one.
+        raise _ProblemError(f"is {shown(value)}; it must be one of {', '.join(arguments)}")
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _expected(value, f"a list of {arguments[0].__name__}")
+        if len(value) > _MAX_VALUES:
+            raise _ProblemError(f"has {len(value):,} values; it must have at most {_MAX_VALUES}")
+        return tuple(_converted(element, arguments[0]) for element in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
-            raise SettingsError(f"{where} is {value!r}; expected float") from None
+            value = float(value)
+        except OverflowError:
+            raise _ProblemError(f"is {shown(value)}; it must be a finite number") from None
     is_bool_for_number = isinstance(value, bool) and hint is not bool
-    if not isinstance(value, origin or hint) or is_bool_for_number:
-        raise SettingsError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    if not isinstance(value, hint) or is_bool_for_number:
+        raise _expected(value, hint.__name__)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _ProblemError(f"is {value}; it must be a finite number")
+    if isinstance(value, str) and (len(value) > _MAX_CHARACTERS or "\0" in value):
+        raise _ProblemError(
+            f"is {shown(value)}; it must have at most {_MAX_CHARACTERS:,} characters, none of them "
+            "the null character"
+        )
     return value
+
+
+def _expected(value: Any, kind: str) -> _ProblemError:
+    return _ProblemError(f"is {shown(value)}; expected {kind}")
+
+
+def _check_bounds(value: Any, bounds: Mapping[str, float]) -> None:
+    """Raise `_ProblemError` if a number, or one of a tuple of numbers, is out of bounds."""
+    for number in value if isinstance(value, tuple) else (value,):
+        if number is None or all(_BOUNDS[name][1](number, bounds[name]) for name in bounds):
+            continue
+        limits = " and ".join(f"{_BOUNDS[name][0]} {limit}" for name, limit in bounds.items())
+        raise _ProblemError(f"is {shown(number)}; it must be {limits}")

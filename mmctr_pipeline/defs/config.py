@@ -27,10 +27,15 @@ class Section:
 
 
 ASSET_SECTIONS: dict[str, dict[str, Section]] = {
-    "text_embeddings": {"encoder": Section("encoders.text")},
+    "text_embeddings": {
+        "encoder": Section("encoders.text"),
+        "checks": Section("checks", ("max_outlier_vectors",)),
+    },
     "image_embeddings": {
         "encoder": Section("encoders.image"),
-        "checks": Section("checks", ("max_missing_images", "max_unreadable_images")),
+        "checks": Section(
+            "checks", ("max_missing_images", "max_unreadable_images", "max_outlier_vectors")
+        ),
     },
     "fused_pca": {
         "fusion": Section("fusion"),
@@ -56,11 +61,11 @@ class AssetConfig(dg.Config):
 
     def settings(self, field: str, settings_class: type[SettingsT]) -> SettingsT:
         """Return the core settings of a field."""
-        return settings_class.from_mapping(self.model_dump()[field], settings_class.__name__)
+        return settings_class.from_mapping(self.model_dump()[field], section=field)
 
     def model_settings(self) -> ModelConfig:
         """Return the core settings of the field `model`, whose class follows from its name."""
-        return model_config_from(self.model_dump()["model"], "model")
+        return model_config_from(self.model_dump()["model"], "run configuration", "model")
 
 
 @functools.cache
@@ -83,7 +88,7 @@ def asset_config(asset: str, preset: Preset | None = None) -> type[AssetConfig]:
         if section.path == "model":
             fields[name] = model_field(settings, MODEL_CONFIGS)
         else:
-            derived = config_class(settings, section.only)
+            derived = config_class(settings, section.path, section.only)
             field = pydantic.Field(default_factory=derived, description=type(settings).__doc__)
             fields[name] = (derived, field)
     class_name = asset.title().replace("_", "") + "Config"
@@ -96,7 +101,7 @@ def model_field(settings: Any, models: Mapping[str, type[Settings]]) -> tuple[An
     `settings`, the preset's model and values, are the default.
     """
     variants = {
-        name: config_class(settings if name == settings.name else model())
+        name: config_class(settings if name == settings.name else model(), "model")
         for name, model in models.items()
     }
     default, description = variants[settings.name], "the model, by name, with its settings"
@@ -104,10 +109,21 @@ def model_field(settings: Any, models: Mapping[str, type[Settings]]) -> tuple[An
     return functools.reduce(operator.or_, variants.values()), field
 
 
-def config_class(settings: Settings, only: tuple[str, ...] | None = None) -> type[dg.Config]:
-    """Derive a `dg.Config` from settings: same names, types, bounds and descriptions.
+def config_class(
+    settings: Settings, section: str = "", only: tuple[str, ...] | None = None
+) -> type[dg.Config]:
+    """Derive a `dg.Config` from settings: same names, types and descriptions.
 
-    The values of `settings` become the defaults; `only` restricts to some of the fields.
+    Values that the settings refuse are refused with the same message.
+
+    Parameters
+    ----------
+    settings
+        Their values become the defaults.
+    section
+        Path of the section in a preset, for messages.
+    only
+        Names of the fields to keep; None for all.
     """
     hints = typing.get_type_hints(type(settings))
     fields: dict[str, Any] = {}
@@ -116,22 +132,40 @@ def config_class(settings: Settings, only: tuple[str, ...] | None = None) -> typ
             continue
         value = getattr(settings, field.name)
         if isinstance(value, Settings):
-            derived = config_class(value)
+            derived = config_class(value, f"{section}.{field.name}")
             fields[field.name] = (derived, pydantic.Field(default_factory=derived))
             continue
-        hint, bounds = hints[field.name], dict(field.metadata.get("bounds", {}))
+        hint = hints[field.name]
         if isinstance(value, tuple):
-            # Bounds of a tuple are those of each element.
-            element = _ANNOTATED[typing.get_args(hint)[0], pydantic.Field(**bounds)]
-            hint, value, bounds = _LIST[element], list(value), {}
-        description = field.metadata.get("help")
-        fields[field.name] = (hint, pydantic.Field(value, description=description, **bounds))
+            hint, value = _LIST[typing.get_args(hint)[0]], list(value)
+        fields[field.name] = (hint, pydantic.Field(value, description=field.metadata.get("help")))
+
+    def check(cls: type, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            require_valid(settings, values, "run configuration", section)
+        return values
+
     name = f"{type(settings).__name__}Fields"
-    return pydantic.create_model(name, __base__=dg.Config, **fields)
+    validators: Any = {"check": pydantic.model_validator(mode="before")(check)}
+    return pydantic.create_model(name, __base__=dg.Config, __validators__=validators, **fields)
 
 
-# Types made at run time from values; a type checker reads a direct subscript as an annotation.
-_ANNOTATED: Any = typing.Annotated
+def require_valid(settings: Settings, values: Mapping[str, Any], where: str, section: str) -> None:
+    """Raise `SettingsError` unless `values` are valid changes of `settings`.
+
+    They are checked together, since some settings limit each other. `where` and `section` are for
+    the message, as in `Settings.from_mapping`.
+    """
+    merged = settings.to_mapping()
+    for name, value in values.items():
+        old = merged.get(name)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            value = {**old, **value}
+        merged[name] = value
+    type(settings).from_mapping(merged, where, section)
+
+
+# A type made at run time from values; a type checker reads a subscript as an annotation.
 _LIST: Any = list
 
 

@@ -33,7 +33,10 @@ class TextEncoderConfig(Settings):
     column: str = setting("txt_emb_BERT", "column of item_feature or item_info, for source given")
     precision: Precision = setting("auto", _PRECISION_HELP)
     batch_tokens: int = setting(
-        0, "maximum tokens per forward pass; 0 is 1,024 on a CPU and 65,536 on a GPU", ge=0
+        0,
+        "maximum tokens per forward pass; 0 is 1,024 on a CPU and 65,536 on a GPU",
+        ge=0,
+        le=1 << 24,
     )
 
 

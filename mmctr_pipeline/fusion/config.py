@@ -3,26 +3,30 @@
 import dataclasses
 from typing import Literal
 
-from mmctr_pipeline.settings import Settings, setting
+from mmctr_pipeline.settings import MAX_SEED, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig(Settings):
     """How the attention fusion is learned; the other methods ignore it."""
 
-    seed: int = setting(42, "seed of held-out items, pairs, modality dropout and rotation", ge=0)
-    max_epochs: int = setting(20, "maximum number of epochs", ge=1)
-    patience: int = setting(3, "epochs without a lower held-out loss before stopping", ge=1)
-    rows_per_epoch: int = setting(
-        100_000, "maximum number of item pairs, and of single items, per epoch", ge=1
+    seed: int = setting(
+        42, "seed of held-out items, pairs, modality dropout and rotation", ge=0, le=MAX_SEED
     )
-    batch_size: int = setting(512, "pairs, and as many single items, per step", ge=2)
-    learning_rate: float = setting(5e-4, "AdamW's initial learning rate; cosine to 0", gt=0)
-    weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0)
+    max_epochs: int = setting(20, "maximum number of epochs", ge=1, le=10_000)
+    patience: int = setting(
+        3, "epochs without a lower held-out loss before stopping", ge=1, le=10_000
+    )
+    rows_per_epoch: int = setting(
+        100_000, "maximum number of item pairs, and of single items, per epoch", ge=1, le=10**9
+    )
+    batch_size: int = setting(512, "pairs, and as many single items, per step", ge=2, le=1 << 20)
+    learning_rate: float = setting(5e-4, "AdamW's initial learning rate; cosine to 0", gt=0, le=1)
+    weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0, lt=1)
     held_out_share: float = setting(
         0.1, "share of the items held out of training to decide when to stop", gt=0, le=0.5
     )
-    window: int = setting(5, "maximum distance of a pair of items in a history", ge=1)
+    window: int = setting(5, "maximum distance of a pair of items in a history", ge=1, le=10_000)
     popularity: float = setting(
         0.0,
         "an item with n history entries is drawn as the first of a pair in proportion to n to this "
@@ -30,15 +34,19 @@ class AttentionConfig(Settings):
         ge=0,
         le=1,
     )
-    temperature: float = setting(0.5, "divides the cosines of both contrasts", gt=0)
+    temperature: float = setting(0.5, "divides the cosines of both contrasts", ge=1e-3, le=1e3)
     modality_dropout: float = setting(
         0.2, "rate at which an item of a pair loses its title or its image in training", ge=0, lt=1
     )
-    score_dim: int = setting(32, "hidden units of the attention score", ge=1)
-    co_interaction_weight: float = setting(1.0, "weight of the co-interaction contrast", ge=0)
-    image_title_weight: float = setting(0.1, "weight of the contrast of images and titles", ge=0)
+    score_dim: int = setting(32, "hidden units of the attention score", ge=1, le=8_192)
+    co_interaction_weight: float = setting(
+        1.0, "weight of the co-interaction contrast", ge=0, le=1e3
+    )
+    image_title_weight: float = setting(
+        0.1, "weight of the contrast of images and titles", ge=0, le=1e3
+    )
     reconstruction_weight: float = setting(
-        1.0, "weight of the share of the input's variance that is not restored", ge=0
+        1.0, "weight of the share of the input's variance that is not restored", ge=0, le=1e3
     )
 
 
@@ -51,7 +59,9 @@ class FusionConfig(Settings):
         "pca: principal components of the concatenation; attention: learned projections, weighted "
         "by attention",
     )
-    dim: int = setting(128, "dimensions of the fused vector; fewer if the data allow fewer", ge=1)
+    dim: int = setting(
+        128, "dimensions of the fused vector; fewer if the data allow fewer", ge=1, le=8_192
+    )
     input: Literal["raw", "unit"] = setting(
         "raw",
         "pca only. raw: concatenate the vectors (recipe A); unit: scale each to length 1 first",

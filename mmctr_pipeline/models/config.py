@@ -5,9 +5,15 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from mmctr_pipeline.settings import Settings, SettingsError, setting
+from mmctr_pipeline.settings import MAX_SEED, Bounds, Settings, SettingsError, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
+
+MAX_WIDTH, MAX_LAYERS = 8_192, 64
+"""Far more than any model needs; larger values are mistakes that end in errors hours later."""
+
+WIDTH: Bounds = {"ge": 1, "le": MAX_WIDTH}
+LAYERS: Bounds = {"ge": 1, "le": MAX_LAYERS}
 
 VECTOR_KINDS = ("fused", "text", "image")
 """Kinds of item vectors, in the order in which the models join them."""
@@ -36,10 +42,14 @@ class FeatureConfig(Settings):
     vector_projection: bool = setting(
         False, "multiply vectors by a learned matrix, as FuxiCTR does, instead of standardising"
     )
-    embedding_dim: int = setting(64, "dimensions of the embeddings of users, items and tags", ge=1)
-    level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", ge=1)
-    projection_dim: int = setting(0, "width of a linear layer over item features; 0: none", ge=0)
-    max_history: int = setting(64, "number of newest history items that are read", ge=1)
+    embedding_dim: int = setting(
+        64, "dimensions of the embeddings of users, items and tags", **WIDTH
+    )
+    level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", **WIDTH)
+    projection_dim: int = setting(
+        0, "width of a linear layer over item features; 0: none", ge=0, le=MAX_WIDTH
+    )
+    max_history: int = setting(64, "number of newest history items that are read", ge=1, le=10_000)
     unknown_rate: float = setting(
         0.0, "share of known ids for which training reads the row of unknown ids", ge=0, lt=1
     )
@@ -56,12 +66,12 @@ class ImprovedMmctrConfig(Settings):
     modalities: ClassVar[tuple[str, ...]] = ()
 
     name: Literal["improved_mmctr"] = "improved_mmctr"
-    embedding_dim: int = setting(64, "dimensions of the user and item embeddings", ge=1)
-    level_embedding_dim: int = setting(32, "dimensions of the embeddings of levels", ge=1)
-    multimodal_dim: int = setting(64, "output of the multimodal transform", ge=1)
+    embedding_dim: int = setting(64, "dimensions of the user and item embeddings", **WIDTH)
+    level_embedding_dim: int = setting(32, "dimensions of the embeddings of levels", **WIDTH)
+    multimodal_dim: int = setting(64, "output of the multimodal transform", **WIDTH)
     multimodal_dropout: float = setting(0.2, "dropout of the multimodal transform", ge=0, lt=1)
-    attention_dim: int = setting(32, "hidden units of the history attention", ge=1)
-    hidden_dims: tuple[int, ...] = setting((512, 256, 128), "hidden layers of the tower", ge=1)
+    attention_dim: int = setting(32, "hidden units of the history attention", **WIDTH)
+    hidden_dims: tuple[int, ...] = setting((512, 256, 128), "hidden layers of the tower", **WIDTH)
     dropout: float = setting(0.3, "dropout after each hidden layer", ge=0, lt=1)
 
 
@@ -86,14 +96,22 @@ class FeatureModelSettings(Settings):
         """Vectors that the model reads besides the fused ones: of `text`, of `image`, or both."""
         return tuple(kind for kind in ("text", "image") if kind in self.vector_kinds)
 
+    def _require_divisor(self, heads: str, width: int) -> None:
+        """Raise `SettingsError` unless the setting `heads` divides a width; 0 is no width."""
+        n_heads = getattr(self, heads)
+        if width % n_heads:
+            raise self.invalid(
+                heads, f"is {n_heads}; it must divide {width}, from features.projection_dim"
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class QinConfig(FeatureModelSettings):
     """Quadratic interest network (arXiv 2504.17699), second in the challenge."""
 
     name: Literal["qin"] = "qin"
-    n_layers: int = setting(4, "quadratic layers", ge=1)
-    n_rows: int = setting(4, "rows of weights that each quadratic layer adds up", ge=1)
+    n_layers: int = setting(4, "quadratic layers", **LAYERS)
+    n_rows: int = setting(4, "rows of weights that each quadratic layer adds up", **LAYERS)
     dropout: float = setting(0.1, "dropout after each quadratic layer", ge=0, lt=1)
     row_dropout: float = setting(0.0, "dropout of each row of a quadratic layer", ge=0, lt=1)
 
@@ -102,7 +120,7 @@ class QinConfig(FeatureModelSettings):
 class TowerSettings(FeatureModelSettings):
     """Base of the settings of models that end in a tower."""
 
-    hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", ge=1)
+    hidden_dims: tuple[int, ...] = setting((1024, 512, 256), "hidden layers of the tower", **WIDTH)
     dropout: float = setting(0.1, "dropout after each hidden layer of the tower", ge=0, lt=1)
 
 
@@ -110,7 +128,7 @@ class TowerSettings(FeatureModelSettings):
 class DinAttentionSettings(TowerSettings):
     """Base of the settings of models with DIN's attention."""
 
-    attention_hidden_dims: tuple[int, ...] = setting((512, 256), "hidden attention layers", ge=1)
+    attention_hidden_dims: tuple[int, ...] = setting((512, 256), "hidden attention layers", **WIDTH)
     attention_activation: Activation = setting("relu", "activation within the attention")
     attention_dropout: float = setting(0.1, "dropout within the attention", ge=0, lt=1)
     attention_softmax: bool = setting(False, "normalise a row's attention weights to sum to one")
@@ -132,14 +150,18 @@ class TargetCrossAttentionConfig(DinAttentionSettings):
     """DIN beside target-query cross-attention, as in the challenge's best systems."""
 
     name: Literal["target_cross_attention"] = "target_cross_attention"
-    n_layers: int = setting(4, "layers of target-query cross-attention", ge=1)
+    n_layers: int = setting(4, "layers of target-query cross-attention", **LAYERS)
     n_heads: int = setting(
-        4, "heads per layer; must divide features.projection_dim, if that is set", ge=1
+        4, "heads per layer; must divide features.projection_dim, if that is set", **WIDTH
     )
-    feed_forward_dim: int = setting(384, "hidden units of each layer's feed-forward part", ge=1)
+    feed_forward_dim: int = setting(384, "hidden units of each layer's feed-forward part", **WIDTH)
     hidden_dims: tuple[int, ...] = setting(
-        (1024, 512, 512, 256, 128, 64), "hidden layers of the tower", ge=1
+        (1024, 512, 512, 256, 128, 64), "hidden layers of the tower", **WIDTH
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_divisor("n_heads", self.features.projection_dim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +176,11 @@ class DinSemanticIdsConfig(DinAttentionSettings):
     fused_codes: bool = setting(True, "codes of the item's fused vector")
     text_codes: bool = setting(False, "codes of the title's vector")
     image_codes: bool = setting(False, "codes of the cover's vector")
-    n_levels: int = setting(4, "codes per vector, each of the residual that is left", ge=1)
-    n_codes: int = setting(256, "values of a code", ge=2)
-    code_seed: int = setting(0, "seed of the codes, independent of the training seed", ge=0)
+    n_levels: int = setting(4, "codes per vector, each of the residual that is left", **LAYERS)
+    n_codes: int = setting(256, "values of a code", ge=2, le=65_536)
+    code_seed: int = setting(
+        0, "seed of the codes, independent of the training seed", ge=0, le=MAX_SEED
+    )
     attention_dropout: float = setting(0.4, "dropout within the attention", ge=0, lt=1)
     dropout: float = setting(0.3, "dropout after each hidden layer of the tower", ge=0, lt=1)
 
@@ -171,16 +195,23 @@ class TransformerDcnConfig(TowerSettings):
     """Transformer and DCNv2 (arXiv 2505.03543); recipe B's defaults, except `features`."""
 
     name: Literal["transformer_dcn"] = "transformer_dcn"
-    transformer_layers: int = setting(2, "layers of the transformer", ge=1)
+    transformer_layers: int = setting(2, "layers of the transformer", **LAYERS)
     n_heads: int = setting(
-        1, "attention heads; must divide twice features.projection_dim, if that is set", ge=1
+        1, "attention heads; must divide twice features.projection_dim, if that is set", **WIDTH
     )
-    feed_forward_dim: int = setting(256, "hidden units of its feed-forward layers", ge=1)
+    feed_forward_dim: int = setting(256, "hidden units of its feed-forward layers", **WIDTH)
     transformer_dropout: float = setting(0.2, "dropout within the transformer", ge=0, lt=1)
-    kept_positions: int = setting(16, "newest positions that DCNv2 reads one by one", ge=1)
-    cross_layers: int = setting(3, "layers of the cross network", ge=1)
+    kept_positions: int = setting(
+        16, "newest positions that DCNv2 reads one by one", ge=1, le=10_000
+    )
+    cross_layers: int = setting(3, "layers of the cross network", **LAYERS)
     dropout: float = setting(0.2, "dropout after each hidden layer of the tower", ge=0, lt=1)
-    head_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden layers of the head", ge=1)
+    head_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden layers of the head", **WIDTH)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The heads share the features of two items.
+        self._require_divisor("n_heads", 2 * self.features.projection_dim)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,21 +228,30 @@ class SimilarityAttentionConfig(TowerSettings):
     image_similarity: bool = setting(True, "cosine of target and history by cover vectors")
     content_similarity: bool = setting(True, "cosine of vectors learned from titles and covers")
     id_similarity: bool = setting(True, "the same with an embedding of the item's id added")
-    learned_dim: int = setting(64, "dimensions of the learned vectors", ge=1)
+    learned_dim: int = setting(64, "dimensions of the learned vectors", **WIDTH)
     co_interactions: bool = setting(True, "share of users in common, counted on train rows")
     similarity_in_attention: bool = setting(True, "feed the similarities to the attention")
     similarity_in_tower: bool = setting(True, "feed summaries of each similarity to the tower")
     similarity_in_logit: bool = setting(True, "add weighted learned similarities to the logit")
     attention: bool = setting(True, "attention of the target over the history, as in DIN")
-    attention_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden attention layers", ge=1)
-    cross_attention_layers: int = setting(1, "layers of target-query attention; 0: none", ge=0)
-    cross_attention_heads: int = setting(
-        4, "heads of these layers; must divide features.projection_dim, if that is set", ge=1
+    attention_hidden_dims: tuple[int, ...] = setting((64, 32), "hidden attention layers", **WIDTH)
+    cross_attention_layers: int = setting(
+        1, "layers of target-query attention; 0: none", ge=0, le=MAX_LAYERS
     )
-    cross_attention_feed_forward_dim: int = setting(256, "hidden units of these layers", ge=1)
-    quadratic_layers: int = setting(1, "quadratic layers before the tower; 0: none", ge=0)
-    hidden_dims: tuple[int, ...] = setting((256, 128, 64), "hidden layers of the tower", ge=1)
+    cross_attention_heads: int = setting(
+        4, "heads of these layers; must divide features.projection_dim, if that is set", **WIDTH
+    )
+    cross_attention_feed_forward_dim: int = setting(256, "hidden units of these layers", **WIDTH)
+    quadratic_layers: int = setting(
+        1, "quadratic layers before the tower; 0: none", ge=0, le=MAX_LAYERS
+    )
+    hidden_dims: tuple[int, ...] = setting((256, 128, 64), "hidden layers of the tower", **WIDTH)
     dropout: float = setting(0.1, "dropout in attention, quadratic layers and tower", ge=0, lt=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cross_attention_layers:
+            self._require_divisor("cross_attention_heads", self.features.projection_dim)
 
     @property
     def vector_kinds(self) -> list[str]:
@@ -237,14 +277,16 @@ MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
 """Settings class by model name."""
 
 
-def model_config_from(values: Mapping[str, Any], where: str) -> ModelConfig:
+def model_config_from(values: Mapping[str, Any], where: str, section: str = "") -> ModelConfig:
     """Return the settings of the model that `values` name, as `Settings.from_mapping` does.
 
     Raises `SettingsError` for an unknown model, too.
     """
+    owner = f"{where}: {section}" if section else where
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"{owner} is {shown(values)}; expected a mapping of settings")
     name = values.get("name")
-    if name not in MODEL_CONFIGS:
-        raise SettingsError(
-            f"{where}: unknown model {name!r}; known: {', '.join(sorted(MODEL_CONFIGS))}"
-        )
-    return MODEL_CONFIGS[name].from_mapping(values, where)
+    if not isinstance(name, str) or name not in MODEL_CONFIGS:
+        known = ", ".join(sorted(MODEL_CONFIGS))
+        raise SettingsError(f"{owner}: unknown model {shown(name)}; known: {known}")
+    return MODEL_CONFIGS[name].from_mapping(values, where, section)

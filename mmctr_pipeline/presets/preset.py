@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmctr_pipeline.encoders.config import EncodersConfig
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.models.config import ImprovedMmctrConfig, ModelConfig, model_config_from
-from mmctr_pipeline.settings import Settings, SettingsError, setting
+from mmctr_pipeline.models.config import (
+    MODEL_CONFIGS,
+    ImprovedMmctrConfig,
+    ModelConfig,
+    model_config_from,
+)
+from mmctr_pipeline.presets.yaml_file import read_yaml
+from mmctr_pipeline.settings import Settings, SettingsError, setting, shown
 from mmctr_pipeline.training.config import TrainingConfig
 
 PRESET_DIR = Path(__file__).parent
@@ -27,6 +31,12 @@ class ChecksConfig(Settings):
     )
     max_unreadable_images: float = setting(
         0.01, "largest share of items with an image file that cannot be decoded", ge=0, le=1
+    )
+    max_outlier_vectors: float = setting(
+        0.01,
+        "largest share of vectors with a norm far from the others (they are masked)",
+        ge=0,
+        le=1,
     )
     min_explained_variance: float = setting(
         0.5, "least share of the variance that the fused vectors keep", ge=0, le=1
@@ -70,43 +80,73 @@ def preset_name(deployment: Deployment) -> str:
 def load_preset(name_or_path: str) -> Preset:
     """Load a shipped preset by name, or a YAML file by path, with the presets it extends.
 
-    Raises `SettingsError` naming the file, the section and the known names.
+    `seed: N` at the top of a file sets every seed that the file itself does not set.
+
+    Raises `SettingsError` naming the files, the setting and the known names.
     """
-    sections = _read_sections(name_or_path, ())
-    where = f"preset {name_or_path}"
+    sections, paths = _read_sections(name_or_path, ())
+    where = f"preset {' extending '.join(map(_label, paths))}"
     model = sections.pop("model", {})
-    if not isinstance(model, Mapping):
-        raise SettingsError(f"{where}.model: expected a mapping of settings, got {model!r}")
-    model_config = model_config_from({"name": "improved_mmctr", **model}, f"{where}.model")
+    if isinstance(model, Mapping):
+        model = {"name": ImprovedMmctrConfig.name, **model}
+    model_config = model_config_from(model, where, "model")
     return dataclasses.replace(Preset.from_mapping(sections, where), model=model_config)
 
 
-def _read_sections(name_or_path: str, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read_sections(
+    name_or_path: str, seen: tuple[Path, ...]
+) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Return the sections of a preset and the files that they come from, the extending one first.
+
+    `seen` are the files that lead to this one.
+    """
     path = _find(name_or_path, seen[-1].parent if seen else Path.cwd())
     if path in seen:
         chain = " -> ".join(p.name for p in (*seen, path))
         raise SettingsError(f"presets extend each other in a circle: {chain}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not a YAML file: {error}") from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected a mapping of sections, got {content!r}")
-    base = content.pop("extends", None)
-    if base is None:
-        return content
-    return _merged(_read_sections(str(base), (*seen, path)), content)
+    content = read_yaml(path)
+    base: dict[str, Any] = {}
+    paths: tuple[Path, ...] = ()
+    if "extends" in content:
+        extended = content.pop("extends")
+        if not isinstance(extended, str):
+            raise SettingsError(f"{path}: extends is {shown(extended)}; expected a name or a path")
+        base, paths = _read_sections(extended, (*seen, path))
+    if "seed" in content:
+        content = _with_all_seeds(content, base)
+    return _merged(base, content), (path, *paths)
+
+
+def _with_all_seeds(content: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's sections with its `seed` in place of each seed that the file does not set."""
+    rest = {name: value for name, value in content.items() if name != "seed"}
+    seed = content["seed"]
+    seeds: dict[str, Any] = {"training": {"seed": seed}, "fusion": {"attention": {"seed": seed}}}
+    models = [each.get("model") for each in (rest, base)]
+    names = [model.get("name") for model in models if isinstance(model, Mapping)]
+    name = next((name for name in names if isinstance(name, str)), ImprovedMmctrConfig.name)
+    if hasattr(MODEL_CONFIGS.get(name), "code_seed"):
+        seeds["model"] = {"name": name, "code_seed": seed}
+    return _merged(seeds, rest)
+
+
+def _label(path: Path) -> str:
+    return path.stem if path.parent == PRESET_DIR else str(path)
 
 
 def _find(name_or_path: str, beside: Path) -> Path:
     if name_or_path in shipped_presets():
         return PRESET_DIR / f"{name_or_path}.yaml"
-    path = beside / name_or_path
-    if path.is_file():
-        return path.resolve()
-    raise SettingsError(
-        f"unknown preset {name_or_path!r}: neither a file nor one of {', '.join(shipped_presets())}"
-    )
+    try:
+        path = (beside / name_or_path).resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
+        raise SettingsError(
+            f"unknown preset {shown(name_or_path)}: neither a file nor one of "
+            f"{', '.join(shipped_presets())}"
+        ) from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise SettingsError(f"preset {shown(name_or_path)} cannot be read: {error}") from error
+    return path
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

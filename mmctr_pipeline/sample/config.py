@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
-from mmctr_pipeline.settings import Settings, SettingsError, setting
+from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting
 
 SAMPLE_VERSION = 2
 """Increase this when the same settings yield other data, so that old folders are not reused."""
@@ -29,12 +29,14 @@ _SIZES = {
 class SampleConfig(Settings):
     """A sample dataset; the defaults are those of `make demo`."""
 
-    seed: int = setting(7, "seed of everything that is drawn", ge=0)
-    n_items: int = setting(1_500, "items of the catalogue; ids start at 1", ge=150)
-    n_users: int = setting(6_000, "users of all splits together; no user is in two splits", ge=60)
-    n_train_rows: int = setting(40_000, "rows of train.parquet", ge=4)
-    n_valid_rows: int = setting(8_000, "rows of valid.parquet", ge=4)
-    n_test_rows: int = setting(5_000, "rows of test.parquet", ge=4)
+    seed: int = setting(7, "seed of everything that is drawn", ge=0, le=MAX_SEED)
+    n_items: int = setting(1_500, "items of the catalogue; ids start at 1", ge=150, le=10_000_000)
+    n_users: int = setting(
+        6_000, "users of all splits together; no user is in two splits", ge=60, le=100_000_000
+    )
+    n_train_rows: int = setting(40_000, "rows of train.parquet", ge=4, le=1_000_000_000)
+    n_valid_rows: int = setting(8_000, "rows of valid.parquet", ge=4, le=1_000_000_000)
+    n_test_rows: int = setting(5_000, "rows of test.parquet", ge=4, le=1_000_000_000)
     images: bool = setting(True, "whether to draw cover images")
     rows_per_history: int = setting(4, "consecutive rows that share one history", ge=1, le=64)
     cold_item_share: float = setting(
@@ -49,21 +51,33 @@ class SampleConfig(Settings):
     )
     empty_title_share: float = setting(0.005, "share of the items with an empty title", ge=0, le=1)
     style_effect: float = setting(
-        1.5, "added to the logit for a style that the user likes, subtracted for others", ge=0
+        1.5,
+        "added to the logit for a style that the user likes, subtracted for others",
+        ge=0,
+        le=100,
     )
     category_effect: float = setting(
-        1.5, "added to the logit for a category that the user likes, subtracted for others", ge=0
+        1.5,
+        "added to the logit for a category that the user likes, subtracted for others",
+        ge=0,
+        le=100,
     )
     popularity_effect: float = setting(
-        0.15, "added to the logit per standard deviation of the target's log popularity", ge=0
+        0.15,
+        "added to the logit per standard deviation of the target's log popularity",
+        ge=0,
+        le=100,
     )
-    intercept: float = setting(-0.9, "logit of a target that is neither liked nor disliked")
+    intercept: float = setting(
+        -0.9, "logit of a target that is neither liked nor disliked", ge=-100, le=100
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.missing_image_share + self.corrupt_image_share > 1:
-            raise SettingsError(
-                "SampleConfig.missing_image_share and corrupt_image_share exceed 1 together"
+            raise self.invalid(
+                "missing_image_share",
+                f"is {self.missing_image_share}; with corrupt_image_share it must be at most 1",
             )
 
     @classmethod

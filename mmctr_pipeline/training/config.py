@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from mmctr_pipeline.settings import Precision, Settings, setting
+from mmctr_pipeline.settings import MAX_SEED, Precision, Settings, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,15 +13,18 @@ class TrainingConfig(Settings):
     `row_adamw` moves weights as recipe A's AdamW does.
     """
 
-    seed: int = setting(42, "seed of initialisation, batch order and dropout", ge=0)
-    max_epochs: int = setting(30, "most epochs", ge=1)
-    patience: int = setting(7, "epochs without a better validation AUC before stopping", ge=1)
+    seed: int = setting(42, "seed of initialisation, batch order and dropout", ge=0, le=MAX_SEED)
+    max_epochs: int = setting(30, "most epochs", ge=1, le=10_000)
+    patience: int = setting(
+        7, "epochs without a better validation AUC before stopping", ge=1, le=10_000
+    )
     max_minutes: float = setting(
         0.0,
         "limit on minutes of training and validation, which may end the run within an epoch, after "
         "one more validation; 0 for none. Not included are a validation that is the first one, "
         "since its time is unknown, and a final fit",
         ge=0,
+        le=525_600,
     )
     final_fit: bool = setting(
         False,
@@ -29,9 +32,9 @@ class TrainingConfig(Settings):
         "best epoch; the metrics stay those of the selection run",
     )
     validations_per_epoch: int = setting(
-        1, "validations per epoch, evenly spaced; at most one per batch", ge=1
+        1, "validations per epoch, evenly spaced; at most one per batch", ge=1, le=10_000
     )
-    batch_size: int = setting(2048, "rows per step", ge=2)
+    batch_size: int = setting(2048, "rows per step", ge=2, le=1 << 20)
     precision: Precision = setting(
         "auto",
         "number format of matrix products: bfloat16, float32, or auto (bfloat16 if the hardware "
@@ -59,41 +62,60 @@ class TrainingConfig(Settings):
         "row_adamw (AdamW that touches only the table rows of the batch and catches up on missed "
         "updates), or adamw or adam (which touch every weight in every step)",
     )
-    learning_rate: float = setting(2e-3, "learning rate", gt=0)
+    learning_rate: float = setting(2e-3, "learning rate", gt=0, le=10)
     weight_decay: float = setting(
-        1e-4, "decoupled weight decay; with adam it is added to the gradient (L2)", ge=0
+        1e-4, "decoupled weight decay; with adam it is added to the gradient (L2)", ge=0, le=1e3
     )
     embedding_weight_decay: float = setting(
         0.0,
         "weight decay of embedding tables and of vector_projection's matrices, in all models but "
         "improved_mmctr; applied like weight_decay",
         ge=0,
+        le=1e3,
     )
     multimodal_learning_rate: float = setting(
-        5e-4, "learning rate of the multimodal transform (improved_mmctr only)", gt=0
+        5e-4, "learning rate of the multimodal transform (improved_mmctr only)", gt=0, le=10
     )
     multimodal_weight_decay: float = setting(
-        1e-5, "weight decay of the multimodal transform (improved_mmctr only)", ge=0
+        1e-5, "weight decay of the multimodal transform (improved_mmctr only)", ge=0, le=1e3
     )
     schedule: Literal["cosine_restarts", "cosine", "plateau", "constant"] = setting(
         "cosine_restarts",
         "learning rate: cosine annealing per epoch with or without warm restarts, lower after each "
         "plateau of the validation metric, or constant",
     )
-    restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1)
-    restart_factor: int = setting(2, "growth of each further cycle (T_mult)", ge=1)
-    min_learning_rate: float = setting(1e-6, "lowest rate of a schedule (eta_min)", ge=0)
+    restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1, le=10_000)
+    restart_factor: int = setting(2, "growth of each further cycle (T_mult)", ge=1, le=100)
+    min_learning_rate: float = setting(1e-6, "lowest rate of a schedule (eta_min)", ge=0, le=10)
     plateau_factor: float = setting(0.5, "factor for the rates after a plateau", gt=0, lt=1)
     plateau_patience: int = setting(
-        1, "validations in a row without a better metric that count as a plateau", ge=1
+        1, "validations in a row without a better metric that count as a plateau", ge=1, le=10_000
     )
     weight_averaging: float = setting(
         0.0,
         "power p of the average of weights that is validated and kept: weights after a share s of "
         "the run count as s ** p; 0 turns averaging off",
         ge=0,
+        le=1e3,
     )
-    gradient_clip_norm: float = setting(1.0, "global norm to clip gradients at", gt=0)
+    gradient_clip_norm: float = setting(1.0, "global norm to clip gradients at", gt=0, le=1e9)
     cuda_graph: bool = setting(
         True, "on CUDA, capture the training step as a graph and replay it; no effect elsewhere"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer == "adam":  # adds the decay to the gradient instead
+            return
+        for rate, decay in (
+            ("learning_rate", "weight_decay"),
+            ("learning_rate", "embedding_weight_decay"),
+            ("multimodal_learning_rate", "multimodal_weight_decay"),
+        ):
+            share = getattr(self, rate) * getattr(self, decay)
+            if share >= 1:
+                raise self.invalid(
+                    decay,
+                    f"is {getattr(self, decay)}; times {rate} ({getattr(self, rate)}) it must be "
+                    "below 1, as each step takes that share off the weights",
+                )

@@ -21,8 +21,9 @@ from mmctr_pipeline.comparison.row import run_row
 from mmctr_pipeline.comparison.table import Leaderboard
 from mmctr_pipeline.comparison.user_split import selects_epoch
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.presets.preset import Preset
-from mmctr_pipeline_tests.comparison.board_runs import ENTRIES, runner, small_inputs
+from mmctr_pipeline_tests.comparison.board_runs import ENTRIES, LONG_MODEL, runner, small_inputs
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL
 
 REPOSITORY = Path(__file__).parents[2]
@@ -140,13 +141,26 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
 def test_a_row_that_diverges_shows_why_and_the_others_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wild = dataclasses.replace(QUICK_TRAINING, learning_rate=1e30, gradient_clip_norm=1e30)
+    inputs = small_inputs()
+    fused = inputs.vectors.fused
+    # Products of such vectors are infinite in float32.
+    fused = dataclasses.replace(fused, vectors=fused.vectors * np.float32(3e37))
+    huge = dataclasses.replace(inputs.vectors, fused=fused)
+    features = dataclasses.replace(LONG_MODEL.features, vector_projection=True)
+    wild = Preset(
+        model=dataclasses.replace(LONG_MODEL, features=features),
+        training=QUICK_TRAINING,
+        fusion=FusionConfig(dim=7),
+    )
     limited = dataclasses.replace(QUICK_TRAINING, max_epochs=50, max_minutes=1e-6)
     entries = [
-        Entry(name, Preset(model=SMALL_MODEL, training=training))
-        for name, training in (("wild", wild), ("limited", limited))
+        Entry("wild", wild),
+        Entry("limited", Preset(model=SMALL_MODEL, training=limited)),
     ]
-    board, log = run(caplog, tmp_path, entries)
+    both = dataclasses.replace(
+        runner(tmp_path), vectors=lambda entry: huge if entry.name == "wild" else inputs.vectors
+    )
+    board, log = both.run(entries), "\n".join(caplog.messages)
     assert [row.name for row in board.rows] == ["limited", "wild"]
     assert list(board.failures) == ["wild"]
     assert board.failures["wild"].startswith("TrainingDivergedError: epoch 1")
@@ -160,7 +174,7 @@ def test_a_row_that_diverges_shows_why_and_the_others_run(
     (done,) = (tmp_path / "leaderboard").glob("*/result.json")
     assert json.loads(done.read_text())["ended_by"] == "max_minutes"
     monkeypatch.setattr(RUN_PROCESS, lambda folder, label: "still wild")
-    assert run(caplog, tmp_path, entries)[0].failures == {"wild": "still wild"}
+    assert both.run(entries).failures == {"wild": "still wild"}
 
 
 def test_rows_with_equal_vector_settings_share_their_inputs(

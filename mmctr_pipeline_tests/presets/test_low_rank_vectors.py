@@ -11,6 +11,7 @@ from mmctr_pipeline.models.config import (
     SimilarityAttentionConfig,
 )
 from mmctr_pipeline.presets.preset import load_preset, shipped_presets
+from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline_tests.models.zoo import (
     FEATURES,
     SMALL_MODELS,
@@ -62,6 +63,5 @@ def test_models_with_heads_train_on_vectors_of_any_width(name: str, vector_dim: 
 
 def test_heads_that_do_not_divide_the_projection_are_refused() -> None:
     features = dataclasses.replace(FEATURES, projection_dim=10)
-    config = dataclasses.replace(WITH_HEADS["target_cross_attention"], features=features)
-    with pytest.raises(ValueError, match=r"4 heads do not divide 10 .*projection_dim"):
-        build_model(config, SPEC)
+    with pytest.raises(SettingsError, match=r"n_heads is 4; it must divide 10, .*projection_dim"):
+        dataclasses.replace(WITH_HEADS["target_cross_attention"], features=features)

@@ -1,12 +1,13 @@
 """Presets: shipped ones, files that extend them, and errors."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.presets.preset import Preset, load_preset, preset_name, shipped_presets
-from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.settings import Settings, SettingsError
 
 
 def _write(path: Path, text: str) -> str:
@@ -84,16 +85,45 @@ def test_circular_extension_is_refused(tmp_path: Path) -> None:
     [
         ("trainings: {}", "unknown setting trainings; known: encoders, fusion, model, training"),
         ("training: {epochs: 3}", "training: unknown setting epochs; known: seed, max_epochs"),
-        ("training: {max_epochs: 0}", "TrainingConfig.max_epochs is 0; it must be >= 1"),
-        ("training: 3", "Preset.training is 3"),
+        ("training: {max_epochs: 0}", "training.max_epochs is 0; it must be >= 1 and <= 10000"),
+        ("training: 3", "training is 3; expected a mapping of seed, max_epochs"),
+        ("training:", "training is None; expected a mapping of seed"),
         ("model: {name: transformer}", "unknown model 'transformer'; known: din"),
-        ("model: {dropout: 1.0}", "ImprovedMmctrConfig.dropout is 1.0; it must be < 1"),
+        ("model: {dropout: 1.0}", "mine.yaml: model.dropout is 1.0; it must be >= 0 and < 1"),
+        ("model: {name: [din]}", "mine.yaml: model: unknown model ['din']; known: din"),
+        ("training: {seed: 1180591620717411303424}", "training.seed is 1180591620717411303424; it"),
+        ("training: {batch_size: 1e12}", "training.batch_size is 1000000000000.0; expected int"),
+        ("training: {batch_size: 1000000000000}", "it must be >= 2 and <= 1048576"),
+        ("training: {learning_rate: .inf}", "training.learning_rate is inf; it must be a finite"),
+        ("training: {learning_rate: .nan}", "training.learning_rate is nan; it must be a finite"),
+        ("training: {max_epochs: true}", "training.max_epochs is True; expected int"),
+        (
+            "model: {hidden_dims: [100000000]}",
+            "model.hidden_dims is 100000000; it must be >= 1 and",
+        ),
+        ("model: {hidden_dims: 8}", "model.hidden_dims is 8; expected a list of int"),
+        ("training: {optimizer: sgd}", "training.optimizer is 'sgd'; it must be one of row_adamw"),
+        (
+            "training: {learning_rate: 2, weight_decay: 0.5}",
+            "training.weight_decay is 0.5; times learning_rate (2.0) it must be below 1",
+        ),
+        (
+            "model: {name: transformer_dcn, n_heads: 3, features: {projection_dim: 5}}",
+            "model.n_heads is 3; it must divide 10, from features.projection_dim",
+        ),
+        (
+            "model: {name: similarity_attention, features: {projection_dim: 6}}",
+            "model.cross_attention_heads is 4; it must divide 6, from features.projection_dim",
+        ),
+        ("encoders: {text: {precision: half}}", "encoders.text.precision is 'half'; it must be"),
+        ("seed: x", "training.seed is 'x'; expected int"),
         ("model: {droput: 0.1}", "unknown setting droput"),
-        ("model: 3", "mine.yaml.model: expected a mapping of settings, got 3"),
-        ("model:", "mine.yaml.model: expected a mapping of settings, got None"),
-        ("- 1", "expected a mapping of sections"),
-        ("a: [", "is not a YAML file"),
+        ("model: 3", "mine.yaml: model is 3; expected a mapping of settings"),
+        ("model:", "mine.yaml: model is None; expected a mapping of settings"),
+        ("- 1", "instead of sections"),
+        ("a: [", "line 1: not valid YAML"),
         ("extends: nothing", "unknown preset 'nothing': neither a file nor one of"),
+        ("extends: [din]", "mine.yaml: extends is ['din']; expected a name or a path"),
     ],
 )
 def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -101,6 +131,7 @@ def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError) as error:
         load_preset(path)
     assert message in str(error.value)
+    assert "mine.yaml" in str(error.value) or "extends: nothing" in text
 
 
 def test_the_error_about_an_unknown_name_lists_the_shipped_presets() -> None:
@@ -115,3 +146,55 @@ def test_sample_is_the_default_only_without_data(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         preset_name(Deployment.from_environment({"MMCTR_DATA_DIR": str(tmp_path)}))
     assert ", ".join(shipped_presets()) in str(error.value)
+
+
+def test_an_error_names_all_files_that_a_preset_extends(tmp_path: Path) -> None:
+    _write(tmp_path / "base.yaml", "extends: sample\ntraining: {patience: 0}\n")
+    path = _write(tmp_path / "top.yaml", "extends: base.yaml\n")
+    with pytest.raises(SettingsError) as error:
+        load_preset(path)
+    assert str(error.value) == (
+        f"preset {path} extending {tmp_path / 'base.yaml'} extending sample extending "
+        "improved_mmctr: training.patience is 0; it must be >= 1 and <= 10000"
+    )
+
+
+def seeds_in(settings: Settings, path: str = "") -> dict[str, int]:
+    """Return every setting with seed in its name, by its path."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), f"{path}.{field.name}".lstrip(".")
+        if isinstance(value, Settings):
+            found |= seeds_in(value, name)
+        elif "seed" in field.name:
+            found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", shipped_presets())
+def test_one_seed_sets_every_seed_of_a_preset(name: str, tmp_path: Path) -> None:
+    preset, base = load_preset(_write(tmp_path / "mine.yaml", f"extends: {name}\nseed: 7\n")), name
+    seeds = seeds_in(preset)
+    assert {"training.seed", "fusion.attention.seed"} <= set(seeds)
+    assert ("model.code_seed" in seeds) == (name == "din_semantic_ids")
+    assert set(seeds.values()) == {7}
+    # Nothing else changes.
+    fusion = dataclasses.replace(preset.fusion, attention=load_preset(base).fusion.attention)
+    training = dataclasses.replace(preset.training, seed=load_preset(base).training.seed)
+    model = preset.model
+    if "model.code_seed" in seeds:
+        model = dataclasses.replace(model, code_seed=load_preset(base).model.code_seed)
+    changed = dataclasses.replace(preset, fusion=fusion, training=training, model=model)
+    assert changed == load_preset(base)
+
+
+def test_a_files_own_seeds_and_later_files_have_the_last_word(tmp_path: Path) -> None:
+    _write(
+        tmp_path / "base.yaml",
+        "extends: din\nseed: 7\nmodel: {name: din_semantic_ids}\ntraining: {seed: 8}\n",
+    )
+    base = seeds_in(load_preset(str(tmp_path / "base.yaml")))
+    assert base == {"training.seed": 8, "fusion.attention.seed": 7, "model.code_seed": 7}
+    path = _write(tmp_path / "top.yaml", "extends: base.yaml\nseed: 9\nmodel: {code_seed: 1}\n")
+    top = seeds_in(load_preset(path))
+    assert top == {"training.seed": 9, "fusion.attention.seed": 9, "model.code_seed": 1}

@@ -1,0 +1,60 @@
+"""Checks the files of `-c` of a `dagster` command when it loads the definitions.
+
+Dagster reads these files itself. Of a key that is set twice it keeps the last value, and it checks
+a value's bounds only when the asset starts, which may be hours later.
+"""
+
+import glob
+import operator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmctr_pipeline.defs.config import ASSET_SECTIONS, deployment_preset, require_valid
+from mmctr_pipeline.models.config import MODEL_CONFIGS
+from mmctr_pipeline.presets.yaml_file import read_yaml
+from mmctr_pipeline.settings import Settings
+
+_COMMANDS = ("dagster", "dg")
+
+
+def check_run_config_files(arguments: Sequence[str] | None = None) -> None:
+    """Check the files that a command line names, by default that of this process.
+
+    Raises `SettingsError` naming file, line or setting.
+    """
+    for path in _config_files(sys.argv if arguments is None else arguments):
+        ops = read_yaml(path).get("ops")
+        for asset, values in ops.items() if isinstance(ops, Mapping) else ():
+            config = values.get("config") if isinstance(values, Mapping) else None
+            if asset in ASSET_SECTIONS and isinstance(config, Mapping):
+                _check_asset(asset, config, str(path))
+
+
+def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
+    """Yield the files after `-c` or `--config` of a `dagster` command, or none for another one."""
+    command = Path(arguments[0]) if arguments else Path()
+    if command.name not in _COMMANDS and command.parts[-2:] != ("dagster", "__main__.py"):
+        return
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, is_joined, joined = option.partition("=")
+        if name in ("-c", "--config"):
+            yield from map(Path, sorted(glob.glob(joined if is_joined else value)))
+
+
+def _check_asset(asset: str, config: Mapping[str, Any], where: str) -> None:
+    """Check the sections of one asset; their structure is checked by Dagster."""
+    for name, section in ASSET_SECTIONS[asset].items():
+        values = config.get(name)
+        settings: Settings = operator.attrgetter(section.path)(deployment_preset())
+        if section.path == "model":
+            # Dagster spells the choice of a model as the key above its settings.
+            choice = list(values.items()) if isinstance(values, Mapping) else []
+            if len(choice) != 1 or choice[0][0] not in MODEL_CONFIGS:
+                continue
+            chosen, values = choice[0]
+            if chosen != getattr(settings, "name", None):
+                settings = MODEL_CONFIGS[chosen]()
+        if isinstance(values, Mapping):
+            require_valid(settings, values, where, section.path)

@@ -1,0 +1,164 @@
+"""YAML files of settings: no key twice, no surprise, and no content of a wrong file in an error."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.presets.yaml_file import read_yaml
+from mmctr_pipeline.settings import SettingsError
+
+SECRET = "s3cr3t-t0k3n"
+"""Content of a file that must not appear in an error."""
+
+
+def written(folder: Path, content: str | bytes) -> Path:
+    path = folder / "mine.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(SettingsError) as error:
+        load_preset(str(path))
+    return str(error.value)
+
+
+DUPLICATES = {
+    "section": ("training: {seed: 1}\nmodel: {}\ntraining: {max_epochs: 2}\n", "training", 3, 1),
+    "setting": ("training:\n  seed: 1\n  seed: 1\n", "seed", 3, 2),
+    "setting in one line": ("training: {seed: 1, max_epochs: 2, seed: 3}\n", "seed", 1, 1),
+    "deep setting": ("encoders:\n  text:\n    model: a\n    model: b\n", "model", 4, 3),
+    "in quotes": ('training:\n  seed: 1\n  "seed": 2\n', "seed", 3, 2),
+    "escaped": ('training:\n  seed: 1\n  "s\\x65ed": 2\n', "seed", 3, 2),
+    "extends": ("extends: sample\nextends: din\n", "extends", 2, 1),
+    "merge": (
+        "training: &base\n  seed: 1\nfusion:\n  <<: *base\n  seed: 2\n",
+        "seed",
+        5,
+        2,
+    ),
+    "two merges": (
+        "a: &a {seed: 1}\nb: &b\n  seed: 2\ntraining:\n  <<: [*a, *b]\n",
+        "seed",
+        3,
+        1,
+    ),
+    "in an alias": ("a: &a {seed: 1,\n  seed: 2}\ntraining: *a\n", "seed", 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", DUPLICATES)
+def test_a_key_that_is_set_twice_is_named_with_its_lines(name: str, tmp_path: Path) -> None:
+    text, key, line, first = DUPLICATES[name]
+    path = written(tmp_path, text)
+    expected = f"{path}, line {line}: {key} is set twice, first in line {first}; remove one"
+    assert error_of(path) == expected
+
+
+BROKEN: dict[str, tuple[str | bytes, str]] = {
+    "python object": (f"model: !!python/object/apply:os.system [{SECRET}]", "line 1: tags (!...)"),
+    "python name": (f"model: {{name: !!python/name:{SECRET} x}}", "line 1: tags (!...)"),
+    "own tag": (f"a: 1\nb: !{SECRET} x", "line 2: tags (!...)"),
+    "set": (f"a: !!set {{{SECRET}}}", "line 1: tags (!...)"),
+    "binary value": ("a: !!binary aGVsbG8=", "line 1: tags (!...)"),
+    "wrong tag": (f"a: !!int {SECRET}", "line 1: not a number"),
+    "two documents": (f"a: 1\n---\nb: {SECRET}", "line 2: not valid YAML: a second document"),
+    "list": (f"- {SECRET}", "holds a list instead of sections; a preset is a YAML file"),
+    "text": (SECRET, "holds a text instead of sections; a preset is a YAML file"),
+    "empty": ("", "is empty; a preset is a YAML file"),
+    "only comments": (f"# {SECRET}\n", "is empty; a preset is a YAML file"),
+    "tab": (f"a: 1\n\tb: {SECRET}", "line 2: not valid YAML: a tab; indent with spaces"),
+    "open bracket": (f"a: [{SECRET}", "line 1: not valid YAML: expected"),
+    "open quote": (f"a: 1\nb: '{SECRET}", "line 2: not valid YAML"),
+    "missing alias": (f"a: *{SECRET.replace('-', '')}", "line 1: not valid YAML: found undefined"),
+    "equal anchors": (f"a: &{SECRET} 1\nb: &{SECRET} 2", "not valid YAML"),
+    "colon too much": (f"a: b: {SECRET}", "line 1: not valid YAML: mapping values"),
+    "key that is a list": (f"? [{SECRET}]\n: 1", "line 1: a key must be the name"),
+    "key that is a number": (f"a: 1\n3: {SECRET}", "line 2: a key must be the name"),
+    "key that is a boolean": (f"on: {SECRET}", "line 1: a key must be the name"),
+    "merge of text": (f"<<: {SECRET}", "line 1: << takes a mapping"),
+    "octal": ("training: {batch_size: 0127}", "line 1: a number that YAML reads as octal"),
+    "sixties": ("training:\n  batch_size: 2:10", "line 2: a number that YAML reads as octal"),
+    "endless integer": (f"training: {{seed: {'9' * 5000}}}", "line 1: not a number"),
+    "UTF-16": (f"a: {SECRET}".encode("utf-16"), "is not UTF-8 text (byte 1)"),
+    "Latin-1": (f"a: {SECRET} ü".encode("latin-1"), "is not UTF-8 text (byte"),
+    "null bytes": (f"a: 1\nb: {SECRET}\0", "line 2: not text but binary content"),
+    "picture": (b"\x89PNG\r\n\x1a\n\0\0\0" + SECRET.encode(), "is not UTF-8 text (byte 1)"),
+    "large": (f"a: {SECRET}\n" + "# more\n" * 20_000, "has more than 100,000 bytes"),
+    "deep": ("a: " + "[" * 40 + SECRET + "]" * 40, "nested more than 32 levels deep"),
+    "very deep": ("a: " + "[" * 2_000, "nested more than 32 levels deep"),
+    "an alias in itself": ("a: &a [*a]", "nested more than 32 levels deep"),
+    "a merge in itself": ("a: &a\n  <<: *a", "nested more than 32 levels deep"),
+    "bomb of aliases": (
+        "a0: &a0 [x]\n"
+        + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
+        "more than 10,000 values",
+    ),
+    "bomb of merges": (
+        "a0: &a0 {}\n"
+        + "".join(
+            f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10)
+        ),
+        "more than 10,000 values",
+    ),
+    "environment file": (f"TOKEN={SECRET}\n", "holds a text instead of sections"),
+    "mapping of other things": (
+        f"{SECRET}: 1\nhttps://user:{SECRET}@host: 2\n" + f"k: {SECRET}",
+        "unknown setting (no name), (no name), k; known: encoders, fusion",
+    ),
+    "mapping of many things": (
+        "".join(f"key{n}: {SECRET}\n" for n in range(100)),
+        "unknown setting key0, key1, key2, key3, key4 and 95 more; known",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_by_name_and_line_without_its_content(
+    name: str, tmp_path: Path
+) -> None:
+    content, problem = BROKEN[name]
+    path = written(tmp_path, content)
+    message = error_of(path)
+    assert problem in message
+    assert str(path) in message
+    assert SECRET not in message
+    assert len(message) < 500 + len(str(path))
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    pipe, loop = tmp_path / "pipe", tmp_path / "loop"
+    os.mkfifo(pipe)
+    loop.symlink_to(loop)
+    kinds = {
+        tmp_path: "is a folder; a preset is a YAML file",
+        pipe: "is a device or a pipe; a preset is",
+        Path("/dev/zero"): "is a device or a pipe; a preset is",
+        Path("/proc/self/mem"): "cannot be read (",
+        loop: "cannot be read: ",
+        tmp_path / "none.yaml": "neither a file nor one of din, ",
+        tmp_path / "x.yaml" / "y": "neither a file nor one of din, ",
+        tmp_path / ("long" * 100): "cannot be read: ",
+        Path("a\0b"): "neither a file nor one of din, ",
+    }
+    for path, problem in kinds.items():
+        message = error_of(path)
+        assert problem in message
+        assert len(message) < 700
+
+
+def test_good_files_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    text = (
+        "\ufeff# With a byte order mark, as editors on Windows write it.\r\n"
+        "training: &both\r\n  learning_rate: 2e-3\r\n  seed: 7\r\n"
+        'fusion: {<<: *both, dim: 1_000}\nquoted: "2e-3"\ndate: 2026-01-02\nyes_or_no: no\n'
+    )
+    assert read_yaml(written(tmp_path, text)) == {
+        "training": {"learning_rate": 0.002, "seed": 7},
+        "fusion": {"learning_rate": 0.002, "seed": 7, "dim": 1000},
+        "quoted": "2e-3",
+        "date": "2026-01-02",
+        "yes_or_no": False,
+    }
