@@ -1,10 +1,9 @@
 """The model card: quality, data and configuration of a saved model in Markdown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from tabulate import tabulate
-
+from mmctr_pipeline.files.markdown import escaped, table
 from mmctr_pipeline.registry.model_file import ModelFile
 
 
@@ -12,9 +11,9 @@ def model_card(model_file: ModelFile, version: str) -> str:
     """Return the card of `model_file` as Markdown."""
     metrics = model_file.metrics
     sections = [
-        f"# {model_file.model_config['name']}, version {version}",
+        f"# {escaped(model_file.model_config['name'])}, version {version}",
         f"A click-through-rate model with {model_file.n_parameters:,} parameters, "
-        f"trained {model_file.created_at} with preset {model_file.preset or '(none)'}. "
+        f"trained {model_file.created_at} with preset {escaped(model_file.preset or '(none)')}. "
         "It gives each row of user, item, history, likes and views level a click probability.",
         "## Quality",
         f"Validation AUC **{metrics['valid_auc']:.4f}**, 95 % interval "
@@ -22,6 +21,7 @@ def model_card(model_file: ModelFile, version: str) -> str:
         f"nothing is submitted below {model_file.auc_floor:g}. The epoch was selected on the same "
         "valid rows.",
         *_final_fit(model_file),
+        *(f"Likely cause of an AUC at chance: {_cell(each)}." for each in model_file.likely_causes),
         _pairs("metric", "value", metrics),
         *_details(model_file.evaluation),
         "## Data and vectors",
@@ -40,11 +40,15 @@ def model_card(model_file: ModelFile, version: str) -> str:
         "rows are scored as the unknown row (improved_mmctr: ids beyond the tables as the padding "
         "row); such an item keeps its vectors.",
         "## Training",
-        _epochs(model_file.history),
+        epochs_table(model_file.history),
         "## Configuration",
         _pairs("setting", "value", _flat(model_file.resolved_config)),
         "## Versions",
-        _pairs("library", "version", model_file.library_versions),
+        _pairs(
+            "library or condition",
+            "value",
+            {**model_file.library_versions, **model_file.conditions},
+        ),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -64,7 +68,7 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
         times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         rows.append([bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", *auc])
     heads = ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"]
-    return _table(heads, rows, "lrrrrl")
+    return table(heads, rows, "lrrrrl")
 
 
 def _final_fit(model_file: ModelFile) -> list[str]:
@@ -97,7 +101,11 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _epochs(history: Mapping[str, Any]) -> str:
+def epochs_table(history: Mapping[str, Any]) -> str:
+    """Return losses, metrics, gradient norms, rate and speed by epoch as a Markdown table.
+
+    `history` is that of a model file (`TrainingHistory.to_mapping`).
+    """
     names = list(history["epochs"][0]["metrics"])
     rows = []
     for record in history["epochs"]:
@@ -105,26 +113,20 @@ def _epochs(history: Mapping[str, Any]) -> str:
         measured = [record["train_loss"], *(record["metrics"][name] for name in names)]
         rate, speed = f"{record['learning_rate']:.2g}", f"{record['rows_per_second']:,.0f}"
         cells = [f"{value:.4f}" for value in measured]
-        rows.append([f"{best}{record['epoch']:g}{best}", *cells, rate, speed])
+        norm, largest = record.get("gradient_norm"), record.get("largest_gradient_norm")
+        norms = "" if norm is None else f"{norm:.3g} ({largest:.3g})"
+        rows.append([f"{best}{record['epoch']:g}{best}", *cells, norms, rate, speed])
     metrics = [name.replace("_", " ") for name in names]
-    heads = ["epoch", "train loss", *metrics, "learning rate", "rows/s"]
-    return _table(heads, rows, "r" * len(heads))
+    heads = ["epoch", "train loss", *metrics, "gradient norm (largest)", "learning rate", "rows/s"]
+    return table(heads, rows, "r" * len(heads))
 
 
 def _pairs(name: str, value: str, values: Mapping[str, Any]) -> str:
-    return _table([name, value], [[key, _cell(content)] for key, content in values.items()], "ll")
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """Return a Markdown table; `align` has an `l` or `r` for each column."""
-    sides = [{"l": "left", "r": "right"}[side] for side in align]
-    return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    return table([name, value], [[escaped(k), _cell(v)] for k, v in values.items()], "ll")
 
 
 def _cell(content: Any) -> str:
-    if isinstance(content, float):
-        return f"{content:.10g}"
-    return str(content).replace("|", "\\|").replace("\n", " ")
+    return f"{content:.10g}" if isinstance(content, float) else escaped(content)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

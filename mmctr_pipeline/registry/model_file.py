@@ -1,21 +1,25 @@
 """The saved model: weights, and everything needed to score with them and to trust them."""
 
 import dataclasses
-import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from pickle import PickleError
 from typing import Any, Self
 
+import numpy as np
 import torch
 
-from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.data.fingerprint import fingerprint_array
+from mmctr_pipeline.data.ids import IdMap, ids_from_arrays, ids_to_arrays
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.fields import require_fields
+from mmctr_pipeline.files.tensors import allocation_limit, load_tensors, save_tensors
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.registry.conditions import library_versions, run_conditions
 from mmctr_pipeline.training.ctr import TrainedCtr
 from mmctr_pipeline.training.device import seeded
 
@@ -23,7 +27,7 @@ _FORMAT = "mmctr_pipeline.model"
 _FORMAT_VERSION = 1
 
 
-class ModelFileError(ValueError):
+class ModelFileError(DamagedFileError):
     """A file is not a model of this pipeline, or does not match the data it is used with."""
 
 
@@ -40,7 +44,13 @@ class ModelFile:
     `transform_identity` the fitted fusion. Below the validation AUC `auc_floor` nothing may be
     submitted. `n_parameters` counts the trained weights without buffers. `resolved_config` is the
     whole configuration of the run by section, `run_key` a hash of everything that decides the
-    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601.
+    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids
+    behind the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an
+    id is its own row.
+
+    For repeating the run (empty in old files): `conditions` (`registry.conditions`),
+    `vector_contents` the content hash of each vector table, `valid_scores` that of the scores of
+    the valid rows. `likely_causes` says why an AUC at chance may be so low.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -62,6 +72,11 @@ class ModelFile:
     preset: str | None = None
     evaluation: dict[str, Any] = dataclasses.field(default_factory=dict)
     final_fit: dict[str, Any] | None = None
+    conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
+    vector_contents: dict[str, str] = dataclasses.field(default_factory=dict)
+    valid_scores: str = ""
+    likely_causes: list[str] = dataclasses.field(default_factory=list)
+    id_maps: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_trained(
@@ -117,6 +132,13 @@ class ModelFile:
             preset=preset,
             evaluation=trained.evaluation.to_mapping(),
             final_fit=dataclasses.asdict(trained.final_fit) if trained.final_fit else None,
+            conditions=run_conditions(
+                next(trained.module.parameters()).device, trained.training_config.precision
+            ),
+            vector_contents=content_hashes(vectors),
+            valid_scores=fingerprint_array(trained.valid_scores),
+            likely_causes=list(trained.likely_causes),
+            id_maps={name: _tensors(id_map.ids) for name, id_map in trained.id_maps.items()},
         )
 
     @property
@@ -127,11 +149,11 @@ class ModelFile:
         return "of the selection run, before the final fit on train and valid rows"
 
     def description(self) -> dict[str, Any]:
-        """Return everything except the weights, as JSON values."""
+        """Return everything except the weights and the ids, as JSON values."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "state_dict"
+            if field.name not in ("state_dict", "id_maps")
         }
 
     def save(self, path: Path) -> None:
@@ -139,60 +161,83 @@ class ModelFile:
 
         Raises `ModelFileError` if a value could not be read back with `weights_only=True`.
         """
-        content = {"state_dict": self.state_dict, **self.description()}
+        tensors = {"state_dict": self.state_dict, "id_maps": self.id_maps}
+        content = {**tensors, **self.description()}
         _require_plain(content, "model")
-        torch.save({"format": _FORMAT, "format_version": _FORMAT_VERSION, **content}, path)
+        save_tensors(path, {"format": _FORMAT, "format_version": _FORMAT_VERSION, **content})
 
     @classmethod
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
         """Read a file written by `save`, with the weights on `device`.
 
-        Only tensors and plain values are read, never code. Raises `FileNotFoundError`, or
-        `ModelFileError` for a truncated or foreign file, or one from a newer pipeline.
+        Only tensors and plain values are read, never code. Raises `FileNotFoundError`,
+        `ModelFileError` for a foreign file or one from a newer pipeline, and `DamagedFileError` if
+        it is not whole or has a field of a wrong type.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: train a model first (trained_model)")
-        try:
-            content = torch.load(path, map_location=device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, PickleError) as error:
-            raise ModelFileError(
-                f"{path} ({path.stat().st_size:,} bytes) cannot be read as a saved model: it is "
-                "truncated, damaged, not a torch file, or holds objects other than tensors and "
-                "plain values; materialise trained_model again, or restore the file"
-            ) from error
+        content = load_tensors(path, device)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise ModelFileError(f"{path} is a torch file, but not a model saved by this pipeline")
-        if content["format_version"] != _FORMAT_VERSION:
+        version, libraries = content.get("format_version"), content.get("library_versions")
+        if type(version) is not int or version != _FORMAT_VERSION:
+            wrote = libraries.get("mmctr_pipeline") if isinstance(libraries, dict) else None
+            wrote = wrote if isinstance(wrote, str) else "unknown"
             raise ModelFileError(
-                f"{path} has model format {content['format_version']}, this pipeline reads "
-                f"{_FORMAT_VERSION}; use the pipeline version that wrote it: "
-                f"{content.get('library_versions', {}).get('mmctr_pipeline', 'unknown')}"
+                f"{path} has model format {version!r:.80}, this pipeline reads "
+                f"{_FORMAT_VERSION}; use the pipeline version that wrote it: {wrote:.80}"
             )
-        fields = dataclasses.fields(cls)
-        # Fields added by later versions of the pipeline have a default.
-        missing = [f.name for f in fields if f.name not in content and _is_required(f)]
-        if missing:
-            raise ModelFileError(f"{path} lacks {', '.join(missing)}; materialise it again")
-        return cls(**{f.name: content[f.name] for f in fields if f.name in content})
+        require_fields(cls, content, path)
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: content[name] for name in names if name in content})
+
+
+def saved_id_maps(model_file: ModelFile) -> dict[str, IdMap]:
+    """Return the ids behind the rows of the model's tables, by column; raises `ModelFileError`."""
+    maps = {}
+    for column, tensors in model_file.id_maps.items():
+        try:
+            arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+            maps[column] = IdMap(ids_from_arrays(arrays), is_identity=False)
+        except (ValueError, TypeError) as error:
+            raise ModelFileError(f"the model's ids of {column} are damaged: {error}") from error
+    return maps
+
+
+def _tensors(ids: np.ndarray) -> dict[str, torch.Tensor]:
+    return {name: torch.tensor(array) for name, array in ids_to_arrays(ids).items()}
 
 
 def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> CtrModel:
     """Return the model with its weights on `device`, in evaluation mode.
 
-    Raises `SettingsError` for a configuration that this pipeline does not know, `ModelFileError`
-    if the weights do not match the configuration.
+    Raises `SettingsError` for a configuration that this pipeline does not know, `DamagedFileError`
+    if the weights do not match the configuration, even if that asks for more memory than there is.
     """
     config = model_config_from(model_file.model_config, "saved model_config")
     spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
     # Not on the meta device: initialisation there first imports a compiler, which takes seconds.
-    with seeded(0, torch.device("cpu")):
+    limit = allocation_limit(model_file.state_dict.values())
+    with seeded(0, torch.device("cpu")), limit:
         module = build_model(config, spec)
+    _require_kinds(model_file.state_dict, module)
     weights = {name: tensor.to(device) for name, tensor in model_file.state_dict.items()}
     try:
         module.load_state_dict(weights, assign=True)
     except RuntimeError as error:
         raise ModelFileError(f"the weights do not fit the saved configuration: {error}") from error
     return module.eval()
+
+
+def _require_kinds(weights: Mapping[str, torch.Tensor], module: CtrModel) -> None:
+    """Raise `ModelFileError` unless weights are stored as the module stores them."""
+    for name, expected in module.state_dict().items():
+        found = weights.get(name, expected)
+        if (found.dtype, found.layout, found.is_meta) != (expected.dtype, torch.strided, False):
+            raise ModelFileError(
+                f"state_dict.{name} is {found.dtype}, {found.layout} on {found.device}; the saved "
+                f"configuration needs {expected.dtype}, {expected.layout}"
+            )
 
 
 def require_identity(model_file: ModelFile, vectors: ItemVectors) -> None:
@@ -207,25 +252,18 @@ def require_identity(model_file: ModelFile, vectors: ItemVectors) -> None:
             )
 
 
+def content_hashes(vectors: ItemVectors) -> dict[str, str]:
+    """Return the content hash of each given table: `fused`, `text`, `image`."""
+    return {name: table.content_hash() for name, table in _tables(vectors).items()}
+
+
 def _identities(vectors: ItemVectors) -> dict[str, str]:
+    return {name: table.identity for name, table in _tables(vectors).items()}
+
+
+def _tables(vectors: ItemVectors) -> dict[str, VectorTable]:
     tables = {"fused": vectors.fused, "text": vectors.text, "image": vectors.image}
-    return {name: table.identity for name, table in tables.items() if table is not None}
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that a saved model depends on."""
-    versions = {"python": platform.python_version()}
-    for distribution in ("torch", "numpy", "pyarrow", "mmctr-pipeline"):
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            version = "not installed"
-        versions[distribution.replace("-", "_")] = version
-    return versions
-
-
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    return {name: table for name, table in tables.items() if table is not None}
 
 
 def _require_plain(value: Any, where: str) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.histories import RowHistories
+from mmctr_pipeline.data.ids import with_padding
+from mmctr_pipeline.data.outliers import described, find_outliers, named_outliers
 from mmctr_pipeline.data.schemas import MAX_LEVEL
 from mmctr_pipeline.data.vectors import VectorTable
 
@@ -47,7 +49,7 @@ def vectors_shape(
 
     The right width is the one its maker recorded (`dim` of the provenance).
     """
-    expected = np.concatenate([[0], item_id]) if padding_row else item_id
+    expected = with_padding(item_id) if padding_row else item_id
     missing = np.setdiff1d(expected, table.item_id)
     unknown = np.setdiff1d(table.item_id, expected)
     recorded = table.provenance.get("dim")
@@ -96,6 +98,31 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
     if not problems and len(vectors) > 1 and (vectors == vectors[0]).all():
         problems.append("all present vectors are equal")
     return _outcome("finite_norms", problems, "all vectors are finite, masked ones zero", numbers)
+
+
+def norm_outliers(table: VectorTable, most: float) -> CheckOutcome:
+    """Check the share of vectors whose norm is far from those of the others (`data.outliers`).
+
+    Counts those that were masked when the table was made, and those that it still has.
+    """
+    found = find_outliers(table)
+    n_masked = table.provenance.get("counts", {}).get("outliers", 0)
+    n_outliers, n_vectors = n_masked + len(found.rows), n_masked + int(table.present.sum())
+    share = n_outliers / max(n_vectors, 1)
+    named = [*table.provenance.get("outliers", []), *named_outliers(table, found)]
+    explanation = "no norm is far from the others"
+    if n_outliers:
+        explanation = (
+            f"{n_outliers:,} of {n_vectors:,} vectors ({share:.2%}) have a norm far from the "
+            f"median {found.median:.3g} and are masked: {described(named)}"
+        )
+    if share > most:
+        explanation += (
+            f" (limit {most:.2%}). Fix: correct the column or the encoder that they come from, or "
+            "raise checks.max_outlier_vectors"
+        )
+    numbers = {"outliers": n_outliers, "share": share, "limit": most}
+    return CheckOutcome("norm_outliers", share <= most, explanation, numbers)
 
 
 def image_coverage(
@@ -208,7 +235,12 @@ def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
 
 
 def auc_floor(
-    auc: float, low: float, high: float, floor: float, measured_on: str = ""
+    auc: float,
+    low: float,
+    high: float,
+    floor: float,
+    measured_on: str = "",
+    likely_causes: Sequence[str] = (),
 ) -> CheckOutcome:
     """Check the validation AUC against the floor below which nothing is submitted.
 
@@ -220,12 +252,16 @@ def auc_floor(
         The least AUC.
     measured_on
         The model that has this AUC, if it is not the one that is submitted.
+    likely_causes
+        Sentences that say why an AUC at chance may be so low.
     """
     passed = bool(np.isfinite(auc)) and auc >= floor
     explanation = (
         f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {'reaches' if passed else 'is below'} "
         f"the floor {floor:.4f}" + (f" ({measured_on})" if measured_on else "")
     )
+    if likely_causes:
+        explanation += f". It is no better than chance. Likely: {'; '.join(likely_causes)}"
     numbers = {"valid AUC": auc, "low": low, "high": high, "floor": floor}
     return CheckOutcome("auc_floor", passed, explanation, numbers)
 

@@ -43,6 +43,32 @@ def training_curve(history: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+def gradient_curve(history: Mapping[str, Any]) -> bytes:
+    """Plot the gradient norm before clipping, mean and maximum, and the learning rate by epoch.
+
+    `history` is as for `training_curve`. Histories of old files have no norms.
+    """
+    records = [each for each in history["epochs"] if each.get("gradient_norm") is not None]
+    epoch = [record["epoch"] for record in records]
+    figure, axes = _plot("epoch", "gradient norm")
+    for name, style, label in (
+        ("gradient_norm", "-", "gradient norm, mean"),
+        ("largest_gradient_norm", ":", "largest"),
+    ):
+        norms = [record[name] for record in records]
+        axes.plot(epoch, norms, color=_FIRST, linestyle=style, marker=".", label=label)
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(bottom=0)
+    rates = axes.twinx()
+    rates.set_ylabel("learning rate")
+    rate = [record["learning_rate"] for record in records]
+    rates.plot(epoch, rate, color=_SECOND, marker=".", label="learning rate")
+    rates.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small")
+    return _png(figure)
+
+
 def reliability(calibration: Mapping[str, Any]) -> bytes:
     """Plot the share of clicks by predicted probability, bin by bin, with 95 % intervals.
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmctr_pipeline import metrics
 from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
@@ -23,6 +24,7 @@ from mmctr_pipeline.training.batches import (
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
+from mmctr_pipeline.training.diagnosis import Evidence, likely_causes
 from mmctr_pipeline.training.loop import TrainBatches, fit
 from mmctr_pipeline.training.losses import ctr_loss
 from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
@@ -62,6 +64,9 @@ class TrainedCtr:
 
     After a final fit, `module` was also trained on the valid rows. Metrics, evaluation, history and
     scores then describe the module of the selection run.
+
+    `likely_causes` are sentences (`training.diagnosis`), if the AUC is no better than chance.
+    `id_maps` are those of the dataset: which rows of the model's tables belong to which ids.
     """
 
     module: CtrModel
@@ -72,7 +77,9 @@ class TrainedCtr:
     evaluation: MetricsReport
     history: TrainingHistory
     valid_scores: np.ndarray
+    likely_causes: tuple[str, ...] = ()
     final_fit: FinalFit | None = None
+    id_maps: dict[str, IdMap] = dataclasses.field(default_factory=dict)
 
     @property
     def n_parameters(self) -> int:
@@ -145,6 +152,9 @@ def train_ctr(
         f"{stopping.label(history.best_epoch)} is the best: valid AUC {auc.auc:.4f} "
         f"[{auc.low:.4f}, {auc.high:.4f}]"
     )
+    train_label = train_labels[sample]
+    scored = (report, valid_scores, train_label, train_scores, len(train_labels))
+    causes = likely_causes(Evidence(*scored, items, history, model_config, training_config))
     final_fit = None
     if training_config.final_fit:
         module, final_fit = trainer.final_fit(history, checkpoints)
@@ -153,11 +163,13 @@ def train_ctr(
         spec=spec,
         model_config=model_config,
         training_config=training_config,
-        metrics=_headline(report, metrics.auc(train_labels[sample], train_scores), history),
+        metrics=_headline(report, metrics.auc(train_label, train_scores), history),
         evaluation=report,
         history=history,
         valid_scores=valid_scores,
+        likely_causes=causes,
         final_fit=final_fit,
+        id_maps=dataset.id_maps,
     )
 
 

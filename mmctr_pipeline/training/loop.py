@@ -103,6 +103,7 @@ def fit(
             learning_rate = optimizers.learning_rate
             seconds_left = stopping.seconds_left(state)
             meter = LossMeter(epoch, device)
+            train_step.gradient_norms.reset()
             progress = Progress(logger, stopping.label(epoch), batches.n_rows // n_validations)
             set_seed(derived_seed(config.seed, epoch, number), device)
             module.train()
@@ -113,6 +114,7 @@ def fit(
                 if progress.seconds > seconds_left:
                     break
             train_loss = meter.mean()
+            gradient_norm, largest_gradient_norm = train_step.gradient_norms.summary(meter.n_steps)
             module.eval()  # this brings embedding tables up to date
             seconds, rows_per_second = progress.seconds, progress.per_second
 
@@ -130,6 +132,8 @@ def fit(
                     seconds=seconds,
                     validation_seconds=progress.seconds - seconds,
                     rows_per_second=rows_per_second,
+                    gradient_norm=gradient_norm,
+                    largest_gradient_norm=largest_gradient_norm,
                 )
                 state.add(record, stopping.is_better(record, state.best), module)
             _log(record, stopping.label(n_epochs), state.is_best)
@@ -173,5 +177,6 @@ def _log(record: EpochRecord, label: str, is_best: bool) -> None:
     logger.info(
         f"{label}: train loss {record.train_loss:.4f}{metrics}"
         f"{' (best)' if metrics and is_best else ''}, learning rate {record.learning_rate:.2g}, "
+        f"gradient norm {record.gradient_norm:.3g} (largest {record.largest_gradient_norm:.3g}), "
         f"{record.seconds:.1f} s at {record.rows_per_second:,.0f} rows/s"
     )

@@ -14,7 +14,8 @@ class EpochRecord:
 
     `epoch` is the number of epochs trained so far (2.5 halfway through the third). `train_loss` is
     the mean over rows, `learning_rate` the rate of the first group, `seconds` the training time and
-    `validation_seconds` the validation time.
+    `validation_seconds` the validation time. `gradient_norm` and `largest_gradient_norm` are the
+    mean and the maximum over the steps, before clipping; None in old files.
     """
 
     epoch: float
@@ -24,6 +25,8 @@ class EpochRecord:
     seconds: float
     validation_seconds: float
     rows_per_second: float
+    gradient_norm: float | None = None
+    largest_gradient_norm: float | None = None
 
     @property
     def ends_epoch(self) -> bool:

@@ -53,6 +53,8 @@ class TrainStep(Generic[BatchT]):
         `split(batch, n)` cuts a batch into n parts; None if that is impossible.
     n_parts
         Number of parts that each batch is cut into.
+    gradient_norms
+        Gradient norms of the steps, before clipping.
     """
 
     module: nn.Module
@@ -62,6 +64,10 @@ class TrainStep(Generic[BatchT]):
     device: torch.device
     split: Callable[[BatchT, int], list[BatchT]] | None
     n_parts: int = 1
+    gradient_norms: "GradientNorms" = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self.gradient_norms = GradientNorms(self.device)
 
     def __call__(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
         """Train on `batch` and return its mean loss, a scalar on the device, without waiting.
@@ -96,7 +102,7 @@ class TrainStep(Generic[BatchT]):
 
     def update(self) -> None:
         """Clip the gradients and update the weights, on the device alone."""
-        self.optimizers.clip(self.config.gradient_clip_norm)
+        self.gradient_norms.add(self.optimizers.clip(self.config.gradient_clip_norm))
         self.optimizers.step()
 
     def count(self) -> None:
@@ -108,6 +114,7 @@ class TrainStep(Generic[BatchT]):
         module: dict[str, list[torch.Tensor]] = {
             "parameters": [*self.module.parameters()],
             "buffers": [*self.module.buffers()],
+            "gradient norms": self.gradient_norms.tensors,
         }
         return module | self.optimizers.tensors()
 
@@ -151,6 +158,34 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
+class GradientNorms:
+    """Mean and maximum of gradient norms since `reset`; adding one does not wait for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        # One dimension each: the check of a CUDA graph takes scalars for exact counters.
+        self._sum = torch.zeros(1, dtype=torch.float64, device=device)
+        self._largest = torch.zeros(1, device=device)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The tensors that `add` changes."""
+        return [self._sum, self._largest]
+
+    def add(self, norm: torch.Tensor) -> None:
+        """Add the norm of one step, a scalar."""
+        self._sum += norm
+        torch.maximum(self._largest, norm, out=self._largest)
+
+    def summary(self, n_steps: int) -> tuple[float, float]:
+        """Return mean and maximum of the norms of `n_steps` steps."""
+        return float(self._sum) / max(n_steps, 1), float(self._largest)
+
+    def reset(self) -> None:
+        """Forget all norms."""
+        for tensor in self.tensors:
+            tensor.zero_()
+
+
 class LossMeter:
     """Mean loss over part of an epoch; raises on losses that are not finite.
 
@@ -164,6 +199,11 @@ class LossMeter:
         self._sum = torch.zeros((), dtype=torch.float64, device=device)
         self._first_bad = torch.full((), torch.iinfo(torch.int64).max, device=device)
         self._step = self._n_rows = 0
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps so far."""
+        return self._step
 
     def check(self, loss: torch.Tensor) -> None:
         """Begin a step with its mean loss; raises `TrainingDivergedError` on the CPU."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from mmctr_pipeline.registry.card import model_card, popularity_table
+from mmctr_pipeline.registry.card import epochs_table, model_card, popularity_table
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE, unpadded
 
 
@@ -64,3 +64,23 @@ def test_the_card_of_a_final_fit_says_which_model_the_metrics_describe() -> None
     assert sentence in model_card(final, "7")
     assert "from scratch on these 3,610,000 rows for 2.5 epochs" in model_card(final, "7")
     assert "final fit" not in model_card(MODEL_FILE, "7")
+
+
+def test_epochs_show_gradient_norms_if_they_were_recorded() -> None:
+    (record,) = MODEL_FILE.history["epochs"]
+    later = {**record, "epoch": 2, "gradient_norm": 0.1234, "largest_gradient_norm": 56.78}
+    history = {**MODEL_FILE.history, "epochs": [record, later]}
+    lines = unpadded(epochs_table(history)).splitlines()
+    assert lines[0] == (
+        "| epoch | train loss | valid auc | gradient norm (largest) | learning rate | rows/s |"
+    )
+    assert lines[2:] == [
+        "| **1** | 0.6000 | 0.8123 | | 0.002 | 1,234 |",
+        "| 2 | 0.6000 | 0.8123 | 0.123 (56.8) | 0.002 | 1,234 |",
+    ]
+
+
+def test_the_card_says_why_an_auc_may_be_at_chance() -> None:
+    causes = ["the order is reversed (1 - AUC is 0.8123)"]
+    card = model_card(dataclasses.replace(MODEL_FILE, likely_causes=causes), "7")
+    assert "Likely cause of an AUC at chance: the order is reversed (1 - AUC is 0.8123)." in card

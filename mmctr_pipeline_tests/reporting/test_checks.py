@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
+from mmctr_pipeline.data.outliers import without_outliers
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.reporting import checks
@@ -47,6 +48,7 @@ def _dataset(**splits: Split) -> CtrDataset:
     valid = _split(user_id=np.array([11, 12, 13, 14], np.int32))
     test = _split(label=None, row_id=np.array([7, 8, 9, 10], np.int64))
     items = ItemTable(
+        ids=np.array([1, 2, 3, 4]),
         item_id=np.array([1, 2, 3, 4], np.int32),
         title=pa.array(["a", "b", None, "d"]),
         tags=Ragged.from_lists([[1], [], [2], [3]]),
@@ -115,6 +117,26 @@ def test_finite_fails_when_all_vectors_are_equal() -> None:
     table = _vectors()
     vectors = np.where(table.present[:, None], np.float32(2), np.float32(0))
     assert not checks.vectors_finite(dataclasses.replace(table, vectors=vectors)).passed
+
+
+def _outlying(n_wild: int) -> VectorTable:
+    vectors = np.ones((200, 3), np.float32)
+    vectors[:n_wild] = 1e6
+    ids = np.arange(1, 201, dtype=np.int32)
+    return VectorTable(ids, vectors, np.ones(200, bool), "test")
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["in the table", "masked before"])
+@pytest.mark.parametrize(("n_wild", "passes"), [(0, True), (2, True), (3, False)])
+def test_norm_outliers_enforces_the_limit_and_names_the_items(
+    n_wild: int, passes: bool, masked: bool
+) -> None:
+    table = _outlying(n_wild)
+    outcome = checks.norm_outliers(without_outliers(table, "test") if masked else table, 0.01)
+    assert outcome.passed is passes
+    assert outcome.numbers["outliers"] == n_wild
+    assert ("item 1 (1.73e+06)" in outcome.explanation) == (n_wild > 0)
+    assert ("raise checks.max_outlier_vectors" in outcome.explanation) is not passes
 
 
 @pytest.mark.parametrize(
@@ -214,6 +236,14 @@ def test_auc_floor_names_the_model_that_was_measured() -> None:
     outcome = checks.auc_floor(0.81, 0.8, 0.82, 0.7, "of the selection run")
     assert outcome.explanation.endswith("reaches the floor 0.7000 (of the selection run)")
     assert checks.auc_floor(0.81, 0.8, 0.82, 0.7).explanation.endswith("floor 0.7000")
+
+
+def test_auc_floor_says_why_an_auc_is_at_chance() -> None:
+    outcome = checks.auc_floor(0.51, 0.49, 0.53, 0.5, likely_causes=["few rows", "no vectors"])
+    assert outcome.passed
+    assert outcome.explanation.endswith(
+        "the floor 0.5000. It is no better than chance. Likely: few rows; no vectors"
+    )
 
 
 def test_submission_valid_lists_the_problems() -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mmctr_pipeline.reporting.plots import (
+    gradient_curve,
     norm_histogram,
     pca_spectrum,
     reliability,
@@ -45,7 +46,22 @@ def calibrated(shift: float = 0.0, n_bins: int = 15) -> dict[str, Any]:
     return {"error": shift, "bins": bins}
 
 
+GRADIENTS = {
+    "epochs": [
+        {
+            "epoch": n + 1,
+            "learning_rate": 2e-3 / (n + 1),
+            "gradient_norm": 0.5 / (n + 1),
+            "largest_gradient_norm": 3.0,
+        }
+        for n in range(5)
+    ]
+}
+
 PLOTS = {
+    "gradients": lambda: gradient_curve(GRADIENTS),
+    "gradients of one epoch": lambda: gradient_curve({"epochs": GRADIENTS["epochs"][:1]}),
+    "gradients of an old file": lambda: gradient_curve(history([0.7, 0.8])),
     "training curve": lambda: training_curve(history([0.7, 0.8, 0.79])),
     "training curve of one epoch": lambda: training_curve(history([0.7])),
     "curve by halves of epochs": lambda: training_curve(history([0.7, 0.8, 0.79, 0.78], parts=2)),
@@ -213,3 +229,13 @@ def test_a_picture_below_the_limit_is_unchanged() -> None:
 def test_an_impossible_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="no PNG has at most 10 bytes"):
         small_picture(Image.new("RGB", (9, 9)), 10)
+
+
+def test_gradient_norms_and_learning_rates_are_drawn() -> None:
+    content = gradient_curve(GRADIENTS)
+    assert len(pixels_of(content, BLUE)) > 100
+    rates = pixels_of(content, ORANGE)
+    in_plot = rates[(rates[:, 0] > 40) & (rates[:, 1] < 480)]
+    # The rate falls from left to right.
+    left, right = in_plot[in_plot[:, 1] < 150], in_plot[in_plot[:, 1] > 350]
+    assert left[:, 0].min() < right[:, 0].min()

@@ -74,7 +74,9 @@ def weights_after_two_epochs(
         model.eval()
         optimizers.after_validation(0.5, epoch_ended=True)
     optimizers.release()
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    norms = torch.cat([norm.double() for norm in plain_step.gradient_norms.tensors])
+    return {**weights, "gradient norms": norms}
 
 
 def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> list[str]:
@@ -110,6 +112,7 @@ def test_replays_train_as_plain_steps_do(
         "second moments of rows",
         "last updates of rows",
         "clocks",
+        "gradient norms",
     ],
 )
 def test_the_check_restores_every_tensor_that_a_step_changes(left_out: str, cuda: None) -> None:

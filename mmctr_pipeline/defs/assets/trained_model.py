@@ -37,9 +37,9 @@ def trained_model(
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.fusion.fuse import require_fused_from
     from mmctr_pipeline.precision import dtype_for, dtype_name
-    from mmctr_pipeline.registry.card import popularity_table
+    from mmctr_pipeline.registry.card import epochs_table, popularity_table
     from mmctr_pipeline.registry.model_file import ModelFile
-    from mmctr_pipeline.reporting.plots import reliability, training_curve
+    from mmctr_pipeline.reporting.plots import gradient_curve, reliability, training_curve
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 
     require_fused_from(fused_pca, text_embeddings, image_embeddings)
@@ -79,8 +79,13 @@ def trained_model(
         run_key=key,
         preset=preset_name(current_deployment()),
     )
+    best = trained.history.best
     metadata: dict[str, Any] = {
         **model.metrics,
+        "train_loss": best.train_loss,
+        "learning_rate": best.learning_rate,
+        "gradient_norm": best.gradient_norm,
+        "largest_gradient_norm": best.largest_gradient_norm,
         "parameters": model.n_parameters,
         "train rows": len(train_dataset.train),
         "device": str(device),
@@ -89,8 +94,12 @@ def trained_model(
         "configuration": dg.MetadataValue.json(config.resolved),
         "metrics are": model.measured_on or "of this model",
         **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
+        "epochs": dg.MetadataValue.md(epochs_table(model.history)),
         "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
         "curve": declare.picture(training_curve(model.history), "loss and AUC by epoch"),
+        "gradients": declare.picture(
+            gradient_curve(model.history), "gradient norm and learning rate by epoch"
+        ),
         "reliability": declare.picture(
             reliability(model.evaluation["calibration"]), "share of clicks by probability"
         ),
@@ -109,5 +118,6 @@ def trained_model_checks(trained_model: Any) -> list[checks.CheckOutcome]:
             metrics["valid_auc_high"],
             trained_model.auc_floor,
             trained_model.measured_on,
+            trained_model.likely_causes,
         )
     ]

@@ -64,12 +64,15 @@ class Optimizers:
         for member in self.members:
             member.zero_grad()
 
-    def clip(self, max_norm: float) -> None:
-        """Scale all gradients, those of table rows included, to a global norm of `max_norm`."""
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Scale all gradients, those of table rows included, to a global norm of `max_norm`.
+
+        Returns the norm before, a scalar on the device.
+        """
         leaves = self._rows.gradients() if self._rows else []
         groups = self._dense.param_groups if self._dense else []
         leaves = [*(parameter for group in groups for parameter in group["params"]), *leaves]
-        nn.utils.clip_grad_norm_(leaves, max_norm)
+        return nn.utils.clip_grad_norm_(leaves, max_norm)
 
     def step(self) -> None:
         """Update everything that has a gradient; call `count_step` afterwards."""
