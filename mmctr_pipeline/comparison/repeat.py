@@ -1,0 +1,294 @@
+"""Repeats a recorded training run from what its model file holds, and compares the results."""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmctr_pipeline import pipeline
+from mmctr_pipeline.data.build import read_train_histories
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.data.fingerprint import fingerprint_array
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.fusion import fuse
+from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.fusion.transform_store import TransformStore
+from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.registry.conditions import (
+    changed_conditions,
+    library_versions,
+    run_conditions,
+)
+from mmctr_pipeline.registry.model_file import ModelFile, content_hashes
+from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.submission.files import submission_frame, write_submission
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.ctr import TrainedCtr
+
+_SHOWN_VERSIONS = 10
+
+
+class RepeatError(ValueError):
+    """A recorded run cannot be repeated; the message says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A result of the recorded run beside that of its repetition, as hashes or names."""
+
+    name: str
+    recorded: str
+    repeated: str
+    difference: str = ""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both are the same."""
+        return self.recorded == self.repeated
+
+
+@dataclasses.dataclass(frozen=True)
+class Repetition:
+    """All results of a repetition, and the conditions that changed since the recorded run."""
+
+    results: tuple[Result, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every result is the same."""
+        return all(result.is_equal for result in self.results)
+
+
+def find_version(storage: Path, version: str | None) -> Path:
+    """Return the model file of a version, given by name or path; the latest one for None.
+
+    Raises `RepeatError` with the names of the newest versions if there is none.
+    """
+    latest = storage / "best_model.pt"
+    named = storage / "models" / version if version else latest
+    for path in (named, Path(version or latest)):
+        file = path / "model.pt" if path.is_dir() else path
+        if file.is_file():
+            return file.resolve()
+    newest = sorted(path.parent.name for path in (storage / "models").glob("*/model.pt"))
+    known = ", ".join(newest[-_SHOWN_VERSIONS:]) or "none yet; materialise trained_model"
+    raise RepeatError(f"{storage / 'models'} has no version {version or 'at all'}; it has: {known}")
+
+
+def repeat_run(
+    model_file: ModelFile,
+    data: Path,
+    storage: Path,
+    device: torch.device,
+    fresh: bool = False,
+    threads: int | None = None,
+) -> Repetition:
+    """Encode, fuse, train and score as `model_file` records, and compare the results.
+
+    Nothing in `storage` changes, except that the vector store gets vectors that it lacks. If
+    an encoder or the transform is another one than recorded, nothing is trained.
+
+    Raises `RepeatError` if the data or the recorded configuration are not those of the run.
+
+    Parameters
+    ----------
+    model_file
+        The recorded version.
+    data
+        Data folder of the recorded run.
+    storage
+        Storage folder, with the vector store and the fitted transforms.
+    device
+        Where to compute.
+    fresh
+        Encode everything again, into a temporary vector store.
+    threads
+        CPU threads of training and scoring; by default as many as recorded.
+    """
+    layout = find_data(data)
+    dataset = pipeline.load_dataset(layout)
+    if dataset.fingerprint != model_file.data_fingerprint:
+        raise RepeatError(
+            f"the data in {data} are not those of the recorded run (fingerprint "
+            f"{dataset.fingerprint[:12]}, recorded {model_file.data_fingerprint[:12]}): set "
+            "MMCTR_DATA_DIR to the data of that time"
+        )
+    torch.set_num_threads(
+        threads or model_file.conditions.get("threads") or torch.get_num_threads()
+    )
+    notes = _changes(model_file, device)
+    with tempfile.TemporaryDirectory() as temporary:
+        vectors = _vectors(model_file, layout, dataset, storage, device, fresh, Path(temporary))
+        results = _vector_results(model_file, vectors)
+        if all(result.is_equal for result in results):
+            trained = pipeline.train(
+                dataset,
+                vectors,
+                model_config_from(model_file.model_config, "saved model_config"),
+                TrainingConfig.from_mapping(model_file.training_config, "saved training_config"),
+                device,
+            )
+            results += _contents(model_file, vectors)
+            results += _training_results(model_file, trained, dataset, vectors, device)
+        else:
+            notes.append("not trained, as the vectors are others than in the recorded run")
+    return Repetition(tuple(results), tuple(notes))
+
+
+def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 (hex) of names, types, shapes and bytes of weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state_dict.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _changes(model_file: ModelFile, device: torch.device) -> list[str]:
+    precision = model_file.training_config.get("precision", "float32")
+    notes = changed_conditions(
+        model_file.library_versions | model_file.conditions,
+        library_versions() | run_conditions(device, precision),
+    )
+    if model_file.history.get("ended_by") == "max_minutes":
+        notes.append("recorded with a limit of time, so the number of epochs may differ")
+    return notes
+
+
+def _vectors(
+    model_file: ModelFile,
+    layout: DataLayout,
+    dataset: CtrDataset,
+    storage: Path,
+    device: torch.device,
+    fresh: bool,
+    temporary: Path,
+) -> ItemVectors:
+    """Encode and fuse as recorded, with the kept transform, or a new one if it was removed."""
+    try:
+        recorded = model_file.resolved_config
+        text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])
+        image_config = ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"])
+        fusion = FusionConfig.from_mapping(recorded["fused_pca"]["fusion"])
+    except (KeyError, TypeError, SettingsError) as error:
+        raise RepeatError(
+            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
+        ) from error
+    store = VectorStore((temporary if fresh else storage) / "vectors")
+    items = dataset.items
+    text = pipeline.encode_titles(layout, items, text_config, store, device).table
+    image = pipeline.encode_images(layout, items, image_config, store, device).table
+    kept = TransformStore(storage / "transforms").path(model_file.transform_identity)
+    fused = fuse.fuse(
+        text,
+        image,
+        lambda: read_train_histories(layout, items),
+        fusion,
+        device,
+        temporary / "transforms",
+        data=str(layout.root.resolve()),
+        transform=fuse.TRANSFORMS[fusion.method].load(kept) if kept.is_file() else None,
+        item_row=items.item_id,
+    )
+    return ItemVectors(fused.vectors, text, image)
+
+
+def _vector_results(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:
+    tables: dict[str, VectorTable | None] = {"text": vectors.text, "image": vectors.image}
+    results = [
+        Result(f"{name} encoder", model_file.encoder_identities.get(name, "none"), table.identity)
+        for name, table in tables.items()
+        if table is not None
+    ]
+    return [*results, Result("transform", model_file.transform_identity, vectors.fused.identity)]
+
+
+def _contents(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:
+    """Compare the vectors themselves; old files do not record them."""
+    now = content_hashes(vectors)
+    return [
+        Result(f"{name} vectors", recorded, now.get(name, "none"))
+        for name, recorded in model_file.vector_contents.items()
+    ]
+
+
+def _training_results(
+    model_file: ModelFile,
+    trained: TrainedCtr,
+    dataset: CtrDataset,
+    vectors: ItemVectors,
+    device: torch.device,
+) -> list[Result]:
+    weights = trained.module.state_dict()
+    results = [
+        Result(
+            "weights",
+            weights_digest(model_file.state_dict),
+            weights_digest(weights),
+            _weight_difference(model_file.state_dict, weights),
+        )
+    ]
+    if model_file.valid_scores:
+        scores = fingerprint_array(trained.valid_scores)
+        results.append(Result("scores of valid at selection", model_file.valid_scores, scores))
+    submissions: dict[str, np.ndarray] = {}
+    for name in ("valid", "test"):
+        split = dataset.splits[name]
+        recorded, repeated = (
+            pipeline.score(model, dataset, split, vectors, device)
+            for model in (model_file, trained)
+        )
+        results.append(
+            Result(
+                f"scores of {name}",
+                fingerprint_array(recorded),
+                fingerprint_array(repeated),
+                f"at most {np.abs(recorded - repeated).max(initial=0):.2g}",
+            )
+        )
+        submissions = {"recorded": recorded, "repeated": repeated}
+    assert dataset.test.row_id is not None
+    digests = [_submission_digest(dataset.test.row_id, each) for each in submissions.values()]
+    return [*results, Result("submission.csv and its zip", *digests)]
+
+
+def _weight_difference(
+    recorded: Mapping[str, torch.Tensor], repeated: Mapping[str, torch.Tensor]
+) -> str:
+    """Return how many tensors differ, and by how much."""
+    if {name: each.shape for name, each in recorded.items()} != {
+        name: each.shape for name, each in repeated.items()
+    }:
+        return "the tensors have other names or shapes"
+    pairs = [(recorded[name], each.detach().cpu()) for name, each in repeated.items()]
+    gaps = [_largest_gap(*pair) for pair in pairs if not torch.equal(*pair)]
+    return f"{len(gaps)} of {len(pairs)} tensors, by up to {max(gaps, default=0.0):.2g}"
+
+
+def _largest_gap(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float((first.double() - second.double()).abs().max())
+
+
+def _submission_digest(test_id: np.ndarray, probability: np.ndarray) -> str:
+    """Return the SHA-256 (hex) of the submission that these scores give."""
+    with tempfile.TemporaryDirectory() as folder:
+        csv, zipped = Path(folder) / "submission.csv", Path(folder) / "prediction.zip"
+        write_submission(submission_frame(test_id, probability), csv, zipped)
+        return hashlib.sha256(csv.read_bytes() + zipped.read_bytes()).hexdigest()
+
+
+def as_json(repetition: Repetition) -> dict[str, Any]:
+    """Return plain dicts, lists and scalars."""
+    results = [
+        {**dataclasses.asdict(result), "equal": result.is_equal} for result in repetition.results
+    ]
+    return {"equal": repetition.is_equal, "results": results, "notes": list(repetition.notes)}
