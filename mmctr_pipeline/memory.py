@@ -1,7 +1,10 @@
-"""Keeps freed memory in the process for the next step instead of returning it to the system."""
+"""Memory of the machine, and an allocator that keeps freed memory for the next step."""
 
 import ctypes
+import functools
+import os
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _MALLOC_OPTIONS = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 64 << 20}
@@ -22,3 +25,14 @@ def keep_freed_memory() -> bool:
         return False
     accepted = [mallopt(name, value) == 1 for name, value in _MALLOC_OPTIONS.items()]
     return all(accepted)
+
+
+@functools.cache
+def machine_memory() -> int:
+    """Return the bytes of memory of the machine, or of the container if that has fewer."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        return total
+    return min(total, int(limit)) if limit.isdigit() else total

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.discovery import DataLayout, ImageIndex
+from mmctr_pipeline.data.discovery import DataLayout
+from mmctr_pipeline.data.images import ImageIndex
+from mmctr_pipeline.data.tables import table_files
 from mmctr_pipeline.files.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -19,10 +21,11 @@ _THREADS = 8
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """Return the SHA-256 (hex) of the contents of the files, in the given order.
 
-    It ignores names, folders and times. Swapping two files changes it.
+    A folder of part files counts as one file. It ignores names, folders and times. Swapping two
+    files changes it.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
-        digests = list(threads.map(file_digest, paths))
+        digests = list(threads.map(_table_digest, paths))
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
@@ -34,8 +37,8 @@ def fingerprint_dataset(layout: DataLayout) -> str:
 def fingerprint_images(index: ImageIndex) -> str:
     """Return the SHA-256 (hex) of the names and contents of the images, sorted by name.
 
-    It ignores files whose names do not match the index's pattern. A file that cannot be opened (a
-    broken link) counts as unreadable, as it does in encoding, and is logged.
+    It covers the files that the index lists. One that cannot be opened (a broken link) counts as
+    unreadable, as it does in encoding, and is logged.
     """
     names = index.names()
     progress = Progress(logger, "fingerprint of the images", len(names), "files")
@@ -65,6 +68,13 @@ def file_digest(path: Path) -> bytes:
     """Return the SHA-256 of the contents of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
+
+
+def _table_digest(path: Path) -> bytes:
+    """Return the digest of a file, or of the digests of a folder's part files."""
+    if not path.is_dir():
+        return file_digest(path)
+    return hashlib.sha256(b"".join(map(file_digest, table_files(path)))).digest()
 
 
 def _digest_if_readable(path: Path) -> bytes | None:

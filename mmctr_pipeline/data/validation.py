@@ -1,4 +1,4 @@
-"""Checks of the parquet files: types, nulls, ranges, duplicates, unknown items."""
+"""Checks of the data files: types, nulls, ranges, duplicates, unknown items."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from mmctr_pipeline.data.ragged import list_offsets, lists_containing, numpy_view
 from mmctr_pipeline.data.schemas import Column
 
 _SHOWN_VALUES = 12
+
+
+class DataNotFoundError(FileNotFoundError):
+    """A part of the data set is missing or ambiguous; the message says where."""
 
 
 class DataError(ValueError):
@@ -34,6 +38,7 @@ class DataError(ValueError):
         self, file: Path, problem: str, fix: str, column: str | None = None, row: int | None = None
     ) -> None:
         self.file = file
+        self.problem = problem
         self.column = column
         self.row = row
         self.fix = fix
@@ -83,27 +88,10 @@ class Block:
         return self.error(entries[0], f"{problem} ({counted})", fix)
 
 
-def open_parquet(path: Path, columns: Iterable[Column]) -> pq.ParquetFile:
-    """Open a file, and check that it has rows and the columns with the right types.
-
-    Raises `DataError`. Does not look at values.
-    """
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            path, f"not a readable parquet file ({error})", "copy or download the file again"
-        ) from error
-    try:
-        _check_schema(path, file, columns)
-    except DataError:
-        file.close()
-        raise
-    return file
-
-
-def _check_schema(path: Path, file: pq.ParquetFile, columns: Iterable[Column]) -> None:
-    schema = file.schema_arrow
+def check_schema(
+    path: Path, schema: pa.Schema, columns: Iterable[Column], types: bool = True
+) -> None:
+    """Check that a table has each of the columns once, and their `types`; raises `DataError`."""
     for column in columns:
         count = schema.names.count(column.name)
         if count != 1:
@@ -114,9 +102,8 @@ def _check_schema(path: Path, file: pq.ParquetFile, columns: Iterable[Column]) -
                 "add or rename the column" if count == 0 else "keep one of them",
                 column.name,
             )
-        _check_type(path, column, schema.field(column.name).type)
-    if file.metadata.num_rows == 0:
-        raise DataError(path, "the file has no rows", "export it again, with its rows")
+        if types:
+            _check_type(path, column, schema.field(column.name).type)
 
 
 def is_list(data_type: pa.DataType) -> bool:
@@ -124,10 +111,29 @@ def is_list(data_type: pa.DataType) -> bool:
     return isinstance(data_type, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 
+def is_text(data_type: pa.DataType) -> bool:
+    """Return whether the type is a string type that the readers support."""
+    return data_type in (pa.string(), pa.large_string(), pa.string_view())
+
+
+def _is_id(data_type: pa.DataType) -> bool:
+    if pa.types.is_dictionary(data_type):
+        return is_text(data_type.value_type)
+    return pa.types.is_integer(data_type) or is_text(data_type)
+
+
+def _is_id_list(data_type: pa.DataType) -> bool:
+    return is_list(data_type) and (
+        pa.types.is_integer(data_type.value_type) or is_text(data_type.value_type)
+    )
+
+
 _KINDS: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
     "int": ("integers", pa.types.is_integer),
     "int_list": ("lists of integers", lambda t: is_list(t) and pa.types.is_integer(t.value_type)),
-    "text": ("strings", lambda t: t in (pa.string(), pa.large_string(), pa.string_view())),
+    "text": ("strings", is_text),
+    "id": ("integers or strings", _is_id),
+    "id_list": ("lists of integers or strings", _is_id_list),
 }
 
 
@@ -143,7 +149,7 @@ def _check_type(path: Path, column: Column, data_type: pa.DataType) -> None:
 
 def integers(array: pa.Array, block: Block) -> np.ndarray:
     """Return an integer column as `(N,) int64`, after checking nulls and the column's range."""
-    _check_nulls(array, block)
+    check_nulls(array, block)
     values = numpy_view(array)
     check_range(values, np.arange(len(values) + 1), block)
     return values.astype(np.int64, copy=False)
@@ -154,8 +160,14 @@ def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
 
     Checks that no value is missing. In a nullable column, a null list counts as empty.
     """
+    flat, offsets = list_elements(array, block)
+    return numpy_view(flat), offsets
+
+
+def list_elements(array: pa.Array, block: Block) -> tuple[pa.Array, np.ndarray]:
+    """Return a list column as values `(T,)` and offsets `(N + 1,) int64`, checked likewise."""
     if not block.column.nullable:
-        _check_nulls(array, block)
+        check_nulls(array, block)
     offsets = list_offsets(array)
     flat = array.flatten()
     if flat.null_count:
@@ -165,16 +177,29 @@ def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
             f"the list {shown(array[row].as_py())} has a missing value in it",
             "fill it in or drop the row",
         )
-    return numpy_view(flat), offsets
+    return flat, offsets
 
 
-def _check_nulls(array: pa.Array, block: Block) -> None:
+def check_nulls(array: pa.Array, block: Block) -> None:
+    """Check that no value of a column is missing."""
     if array.null_count:
         fix = "fill it in or drop the row"
         if is_list(array.type):
-            fix += "; write an empty history as an empty list"
+            fix += f"; write an empty history as {_empty_history(array)}"
         missing = _null_positions(array)
         raise block.first_error(missing, len(array), "the value is missing", fix)
+
+
+def _empty_history(array: pa.Array) -> str:
+    """Return how the other lists of the column would write an empty one."""
+    offsets, flat = list_offsets(array), array.flatten()
+    widths = np.unique(np.diff(offsets)[~array.is_null().to_numpy(zero_copy_only=False)])
+    if len(widths) != 1 or not widths[0]:
+        return "an empty list"
+    padding = pa.scalar(0 if pa.types.is_integer(flat.type) else "", flat.type)
+    if pc.any(pc.equal(flat, padding)).as_py():
+        return f"{widths[0]} padding values {padding.as_py()!r}, like the padding of the others"
+    return f"an empty list, or as {widths[0]} padding values if other lists are padded"
 
 
 def _null_positions(array: pa.Array) -> np.ndarray:
@@ -207,6 +232,8 @@ def _range_fix(column: Column, value: int) -> str:
         return "drop the row, or number from 1: 0 is the padding"
     if value > column.maximum and column.name.endswith("_level"):
         return f"bin the level into 0..{column.maximum}"
+    if value > column.maximum and column.kind in ("id", "id_list"):
+        return "write all user and item ids as strings"
     return "correct the value or drop the row; renumber ids that are too large, from 1 upwards"
 
 
@@ -222,34 +249,6 @@ def check_distinct(values: np.ndarray, block: Block) -> None:
             f"the value {values[row]} already occurs in row {block.first_row + first} "
             f"({len(repeated):,} repeated values in total)",
             "keep one row of each",
-        )
-
-
-def check_known(
-    values: np.ndarray, offsets: np.ndarray, known: np.ndarray, block: Block, source: Path
-) -> None:
-    """Check that each item id, except the padding 0, is known.
-
-    Parameters
-    ----------
-    values, offsets
-        Entry i of the block has the ids `values[offsets[i]:offsets[i + 1]]`.
-    known
-        The known ids, `(M,)`.
-    block
-        Where errors are located.
-    source
-        The file that lists the known ids.
-    """
-    unknown = ~np.isin(values, known)
-    unknown &= values != 0
-    if unknown.any():
-        wrong = np.flatnonzero(unknown)
-        raise block.first_error(
-            lists_containing(wrong, offsets),
-            len(offsets) - 1,
-            f"item {values[wrong[0]]} is not in {source.name}",
-            f"add the item to {source} (its title may be null), or remove it here",
         )
 
 

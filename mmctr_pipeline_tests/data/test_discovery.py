@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.data.discovery import DataNotFoundError, find_data
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.validation import DataNotFoundError
 from mmctr_pipeline_tests.data import small_data
 
 _SPLITS = ("train.parquet", "valid.parquet", "test.parquet")
@@ -93,20 +94,22 @@ def test_images_are_found_by_folder_and_name(
 ) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / folder, name)
-    images = find_data(root).images
+    layout = find_data(root)
+    images = layout.images
     assert images is not None
-    assert (images.pattern, images.n_files) == (pattern, 1)
+    assert f"{folder}/{pattern} (1 files)" in layout.description
     assert images.path(3) == root / folder / name
     assert images.match(np.array([2, 3, 30])).tolist() == [False, True, False]
 
 
-def test_the_most_frequent_name_pattern_wins_and_others_are_counted(tmp_path: Path) -> None:
+def test_names_of_all_patterns_are_listed_and_counted(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
-    _touch(root / "item_images", "1.jpg", "2.jpg", "image3.jpg", "cover.jpg", ".DS_Store")
+    _touch(root / "item_images", "1.jpg", "2.jpg", "image3.jpg", "notes.txt", ".DS_Store")
     layout = find_data(root)
     assert layout.images is not None
-    assert layout.images.names() == ["1.jpg", "2.jpg"]
-    assert "(2 files; 2 files of other names ignored)" in layout.description
+    assert layout.images.names() == ["1.jpg", "2.jpg", "image3.jpg"]
+    listed = "{item_id}.jpg, image{item_id}.jpg (3 files; 1 other files ignored)"
+    assert listed in layout.description
 
 
 def test_two_folders_of_images_are_ambiguous(tmp_path: Path) -> None:
@@ -131,7 +134,6 @@ def test_images_of_unknown_names_fail_only_when_matched(tmp_path: Path) -> None:
     _touch(root / "item_images", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     images = find_data(root).images
     assert images is not None
-    assert images.n_files == 0
     with pytest.raises(DataNotFoundError) as error:
         images.match(np.array([5, 6]))
     message = str(error.value)
@@ -156,3 +158,45 @@ def test_an_empty_folder_of_images(tmp_path: Path) -> None:
     assert images is not None
     with pytest.raises(DataNotFoundError, match="has 0 files"):
         images.match(np.array([5]))
+
+
+MIXED = {
+    1: ("1.JPG", "1.JPG"),
+    2: ("2.jpg", "2.jpg"),
+    3: ("image3.png", "image3.png"),
+    4: ("4.jpeg", "4.jpeg"),
+    5: ("00/5.webp", "00/5.webp"),
+    6: ("6.png 6.jpg 01/6.jpg", "6.jpg"),
+    7: ("image7.jpg 7.webp", "7.webp"),
+    8: ("8.JPG 8.jpg", "8.jpg"),
+    9: ("b/9.jpg a/9.jpg", "a/9.jpg"),
+    10: ("10.gif 10.txt", None),
+}
+
+
+def test_each_item_takes_whichever_name_exists(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+    folder = root / "item_images"
+    for names, _ in MIXED.values():
+        for name in names.split():
+            _touch((folder / name).parent, Path(name).name)
+    layout = find_data(root)
+    images = layout.images
+    assert images is not None
+    for item, (_, expected) in MIXED.items():
+        assert images.path(item) == (None if expected is None else folder / expected), item
+    found = images.match(np.array(list(MIXED)))
+    assert found.tolist() == [expected is not None for _, expected in MIXED.values()]
+    assert (images.n_unused, images.n_ignored) == (5, 2)
+    assert "5 second files of an item unused; 2 other files ignored" in layout.description
+
+
+def test_images_of_string_ids(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+    _touch(root / "item_images", "dQw4w9WgXcQ.jpg", "007.png", "image-x.jpg")
+    images = find_data(root).images
+    assert images is not None
+    ids = np.array(["007", "7", "dQw4w9WgXcQ", "dqw4w9wgxcq", "-x", "../item_images/007"])
+    assert images.match(ids).tolist() == [True, False, True, False, True, False]
+    assert images.path("../item_images/007") is None
+    assert images.path("/etc/passwd") is None

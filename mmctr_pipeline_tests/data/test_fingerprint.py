@@ -4,13 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.data.discovery import ImageIndex, find_data
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.fingerprint import (
     fingerprint_array,
     fingerprint_dataset,
     fingerprint_files,
     fingerprint_images,
 )
+from mmctr_pipeline.data.images import index_images
 from mmctr_pipeline_tests.data import small_data
 
 
@@ -54,29 +55,29 @@ def test_images_count_by_name_and_content(tmp_path: Path) -> None:
     def fingerprint(folder: str, **files: str) -> str:
         for name, text in files.items():
             _write(tmp_path / folder / f"{name.strip('_')}.jpg", text)
-        return fingerprint_images(ImageIndex(tmp_path / folder, "{item_id}.jpg", 0))
+        return fingerprint_images(index_images(tmp_path / folder))
 
     before = fingerprint("a", _1="x", _2="y")
     assert fingerprint("b", _2="y", _1="x") == before
     assert fingerprint("c", _1="y", _2="x") != before
     assert fingerprint("d", _1="x", _3="y") != before
-    assert fingerprint("a", cover="z") == before
+    (tmp_path / "a" / "notes.txt").write_text("z")
+    assert fingerprint("a") == before
     assert fingerprint("a", _3="") != before
 
 
 def test_a_broken_link_is_logged_and_counts(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    index = ImageIndex(tmp_path, "{item_id}.jpg", 2)
     _write(tmp_path / "1.jpg", "x")
-    before = fingerprint_images(index)
+    before = fingerprint_images(index_images(tmp_path))
     assert caplog.messages == []
     (tmp_path / "2.jpg").symlink_to(tmp_path / "nowhere")
-    assert fingerprint_images(index) != before
+    assert fingerprint_images(index_images(tmp_path)) != before
     assert caplog.messages == ["1 of 2 images cannot be opened"]
     # Opening a pipe would block for ever.
     os.mkfifo(tmp_path / "3.jpg")
-    fingerprint_images(index)
+    fingerprint_images(index_images(tmp_path))
     assert caplog.messages[-1] == "2 of 3 images cannot be opened"
 
 

@@ -9,7 +9,8 @@ import pytest
 from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
-from mmctr_pipeline.data.validation import DataError, open_parquet
+from mmctr_pipeline.data.tables import open_table
+from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline_tests.data import small_data
 
 
@@ -34,7 +35,7 @@ def _train(**changed: Any) -> dict[str, Any]:
         ("label", [1, 0, 2, 1], 2, "2 is not in 0..1"),
         ("label", [1, 0, None, 1], 2, "missing"),
         ("user_id", [1, 0, 2, 2], 1, "0 is not in 1.."),
-        ("user_id", [1, 2**31, 2, 2], 1, "2147483648 is not in"),
+        ("user_id", pa.array([1, 2**63, 2, 2], pa.uint64()), 1, "9223372036854775808 is not in"),
         ("item_id", [4, 5, 6, -7], 3, "-7 is not in 1.."),
         ("item_id", [4, 5, 6, 77], 3, "item 77 is not in item_feature.parquet"),
         ("likes_level", [11, 5, 6, 7], 0, "11 is not in 0..10"),
@@ -89,7 +90,7 @@ def test_rows_are_numbered_over_the_whole_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("history", "problem"),
     [
-        ([0, 3, -3], "-3 is not in 0..2147483647 (6 such values in rows 0 to 9)"),
+        ([0, 3, -3], "-3 is not in 0..9223372036854775807 (6 such values in rows 0 to 9)"),
         ([0, 3, 30], "item 30 is not in item_feature.parquet (6 such values in rows 0 to 9)"),
     ],
 )
@@ -122,7 +123,7 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path, nam
     ("column", "values", "found"),
     [
         ("label", [1.0, 0.0, 0.0, 1.0], "double"),
-        ("user_id", ["1", "1", "2", "2"], "string"),
+        ("user_id", [1.0, 1.0, 2.0, 2.0], "double"),
         ("item_id", [[4], [5], [6], [7]], "list"),
         ("item_seq", [1, 2, 3, 4], "int64"),
         ("item_seq", [[1.0], [2.0], [3.0], [4.0]], "list<element: double>"),
@@ -180,4 +181,25 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     path.write_text("user_id,item_id\n")
     with pytest.raises(DataError, match="not a readable parquet file"):
-        open_parquet(path, LABELLED_COLUMNS)
+        open_table(path, LABELLED_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("histories", "advice", "empty"),
+    [
+        ([[0, 1, 2], None, [3, 2, 1], [0, 0, 0]], "3 padding values 0", [0, 0, 0]),
+        ([[1, 2], None, [3, 2, 1], []], "as an empty list", []),
+        ([[1, 2, 4], None, [3, 2, 1], [1, 2, 3]], "as an empty list, or as 3 padding", []),
+    ],
+    ids=["padded", "ragged", "of_one_width"],
+)
+def test_the_advice_for_a_missing_history_passes_the_next_check(
+    tmp_path: Path, histories: list[Any], advice: str, empty: list[int]
+) -> None:
+    error = _fault(tmp_path / "null", train=_train(item_seq=histories))
+    assert (error.column, error.row) == ("item_seq", 1)
+    assert advice in error.fix
+    filled = pa.array([empty if each is None else each for each in histories])
+    root = small_data.write_data(tmp_path / "filled", train=_train(item_seq=filled))
+    dataset = build_dataset(find_data(root))
+    assert dataset.histories[dataset.train.history[1]].tolist() == []

@@ -13,7 +13,9 @@ import PIL
 import pyarrow as pa
 import torch
 
-from mmctr_pipeline.data.discovery import IMAGE_FOLDERS, DataNotFoundError, ImageIndex
+from mmctr_pipeline.data.ids import ids_to_arrow
+from mmctr_pipeline.data.images import IMAGE_FOLDERS, ImageIndex
+from mmctr_pipeline.data.validation import DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
@@ -28,11 +30,10 @@ from mmctr_pipeline.memory import keep_freed_memory
 logger = logging.getLogger(__name__)
 
 MISSING = "no file"
+LEADS_OUTSIDE = "a link out of the data folder"
 
 # About ten seconds of work on two cores to lose at most.
 SHARD_IMAGES = 256
-
-_PROBLEMS = pa.schema([("item_id", pa.int32()), ("path", pa.string()), ("reason", pa.string())])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +78,11 @@ def encode_images(
     given
         The vectors to return with `source: given`, aligned to the items.
     """
-    item_id = np.asarray(item_id, dtype=np.int32)
+    item_id = np.asarray(item_id)
     if config.source != "open_clip":
         is_given = config.source == "given"
         table = given_table(item_id, given, config.column) if is_given else _masked(item_id)
-        return ImageEncoding(table, _PROBLEMS.empty_table())
+        return ImageEncoding(table, _problems(item_id[:0], [], []))
     if images is None:
         raise DataNotFoundError(
             f"the data set has no folder of cover images (looked for {', '.join(IMAGE_FOLDERS)}). "
@@ -92,15 +93,14 @@ def encode_images(
     start = time.monotonic()
     # Raises an error if no item has an image.
     images.match(item_id)
-    paths = [images.path(int(item)) for item in item_id]
     encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
     logger.info(f"image encoder {encoder.info}")
-    digests, reasons = _digests(paths)
-    rows, files = list(digests), [(paths[row], digest) for row, digest in digests.items()]
+    digests, reasons = _digests(images, item_id)
+    rows, files = list(digests), list(digests.values())
     with quiet_pillow():
         result = store.get_or_encode(
             encoder.info.identity,
-            list(digests.values()),
+            [digest for _, digest in files],
             lambda positions: encoder.encode([files[at] for at in positions]),
             shard_size=SHARD_IMAGES,
             # A newer Pillow may read what an older one could not.
@@ -111,7 +111,7 @@ def encode_images(
     tally = dict(sorted(collections.Counter(reasons.values()).items()))
     n_missing = tally.get(MISSING, 0)
     n_unreadable = len(reasons) - n_missing
-    if n_missing + n_unreadable == len(paths):
+    if len(reasons) == len(item_id):
         raise ValueError(
             f"none of the {n_unreadable:,} images in {images.folder} can be read: {tally}. "
             "Fix: check the files, or use the preset text_only"
@@ -120,30 +120,38 @@ def encode_images(
         logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
     counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
     table = encoded_table(item_id, np.array(rows), result, encoder.info, config, counts, start)
-    problems = {
-        "item_id": item_id[sorted(reasons)],
-        "path": [str(paths[row]) for row in sorted(reasons)],
-        "reason": [reasons[row] for row in sorted(reasons)],
-    }
-    schema = _PROBLEMS.with_metadata({"mmctr.identity": table.identity})
-    return ImageEncoding(table, pa.table(problems, schema=schema))
+    bad = sorted(reasons)
+    tried = [images.path(item) or f"{images.folder}/{item}.jpg" for item in item_id[bad].tolist()]
+    problems = _problems(item_id[bad], list(map(str, tried)), [reasons[row] for row in bad])
+    problems = problems.replace_schema_metadata({"mmctr.identity": table.identity})
+    return ImageEncoding(table, problems)
 
 
-def _digests(paths: list[Path]) -> tuple[dict[int, bytes], dict[int, str]]:
-    """Return by position the SHA-256 of each readable file, and why the others are unreadable."""
+def _problems(item_id: np.ndarray, paths: list[str], reasons: list[str]) -> pa.Table:
+    columns = [ids_to_arrow(item_id), pa.array(paths, pa.string()), pa.array(reasons, pa.string())]
+    return pa.table(columns, names=["item_id", "path", "reason"])
 
-    def digest(path: Path) -> bytes | str:
+
+def _digests(
+    images: ImageIndex, item_id: np.ndarray
+) -> tuple[dict[int, tuple[Path, bytes]], dict[int, str]]:
+    """Return by position the path and SHA-256 of each readable image, and why others have none."""
+
+    def digest(item: int | str) -> tuple[Path, bytes] | str:
+        path = images.path(item)
+        if path is None:
+            return LEADS_OUTSIDE if images.leads_outside(item) else MISSING
         if not os.path.lexists(path):
             return MISSING
         try:
-            return hashlib.sha256(read_bytes(path)).digest()
+            return path, hashlib.sha256(read_bytes(path)).digest()
         except UnreadableImageError as error:
             return error.reason
 
-    progress = Progress(logger, "hashing the images", len(paths), "images")
-    digests: dict[int, bytes] = {}
+    progress = Progress(logger, "hashing the images", len(item_id), "images")
+    digests: dict[int, tuple[Path, bytes]] = {}
     reasons: dict[int, str] = {}
-    for position, found in enumerate(in_threads(digest, paths, 64 * n_cores())):
+    for position, found in enumerate(in_threads(digest, item_id.tolist(), 64 * n_cores())):
         if isinstance(found, str):
             reasons[position] = found
         else:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmctr_pipeline.data.discovery import DataNotFoundError, ImageIndex
+from mmctr_pipeline.data.images import ImageIndex, index_images
+from mmctr_pipeline.data.validation import DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import MISSING as NO_FILE
@@ -47,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> ImageEncoderConfig:
 def images(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     folder = tmp_path_factory.mktemp("item_images")
     write_broken_images(folder)
-    return ImageIndex(folder, "{item_id}.jpg", len(GOOD) + len(BROKEN))
+    return index_images(folder)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,7 @@ def encoding(config: ImageEncoderConfig, images: ImageIndex, vectors: Path) -> I
 def encode(
     item_id: Sequence[int], folder: Path, config: ImageEncoderConfig, store: VectorStore
 ) -> ImageEncoding:
-    index = ImageIndex(folder, "{item_id}.jpg", len(item_id))
-    return encode_images(np.array(item_id), index, config, "cpu", store)
+    return encode_images(np.array(item_id), index_images(folder), config, "cpu", store)
 
 
 def encoded_and_reused(encoding: ImageEncoding) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def test_every_item_has_a_vector_or_a_reason(encoding: ImageEncoding, images: Im
     rows = encoding.problems.to_pylist()
     assert {row["item_id"]: row["reason"] for row in rows} == expected
     assert [row["item_id"] for row in rows] == sorted(expected)
-    assert all(row["path"] == str(images.path(row["item_id"])) for row in rows)
+    assert all(row["path"] == f"{images.folder}/{row['item_id']}.jpg" for row in rows)
     contents = {hashlib.sha256(images.path(item).read_bytes()).digest() for item in GOOD}
     counts = table.provenance["counts"]
     assert counts["items"] == len(ITEM_ID)

@@ -12,7 +12,7 @@ from open_clip.modified_resnet import Bottleneck
 from PIL import Image
 from torch import nn
 
-from mmctr_pipeline.data.discovery import ImageIndex
+from mmctr_pipeline.data.images import ImageIndex, index_images
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import encode_images
 from mmctr_pipeline.encoders.image.towers import fast_tower, plain_tower
@@ -112,9 +112,9 @@ def make_sighted(visual: nn.Module, pixels: torch.Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    photos = ImageIndex(tmp_path_factory.mktemp("photos"), "{item_id}.jpg", len(PHOTOS))
+    photos = tmp_path_factory.mktemp("photos")
     for item in PHOTOS:
-        photo_like(item, (240, 180)).save(photos.path(item), quality=90)
+        photo_like(item, (240, 180)).save(photos / f"{item}.jpg", quality=90)
     torch.manual_seed(0)
     model = random_clip(RESNET)
     preprocess = open_clip.image_transform(96, is_train=False)
@@ -122,16 +122,16 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     pixels = torch.stack([preprocess(photo_like(seed, (128, 96))) for seed in others])
     make_sighted(model.visual, pixels)
     folder = save_clip(tmp_path_factory.mktemp("models") / "resnet", model, RESNET, {"size": 96})
-    return refer(photos, PHOTOS, f"local-dir:{folder}")
+    return refer(index_images(photos), PHOTOS, f"local-dir:{folder}")
 
 
 @pytest.fixture(scope="module")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    covers = ImageIndex(tmp_path_factory.mktemp("covers"), "{item_id}.jpg", 64)
+    covers = tmp_path_factory.mktemp("covers")
     for item in range(1, 65):
         cover = draw_cover(item % 6, item // 6 % 6, np.random.default_rng(item))
-        covers.path(item).write_bytes(cover)
-    return refer(covers, range(1, 65), locate_image_model("tiny-clip").architecture)
+        (covers / f"{item}.jpg").write_bytes(cover)
+    return refer(index_images(covers), range(1, 65), locate_image_model("tiny-clip").architecture)
 
 
 def test_folded_resnet_in_float32_equals_open_clip(resnet: Reference, tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Reads one parquet file; says which column and rows cannot be read."""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmctr_pipeline.data.parquet_footer import RowGroup, read_footer
+from mmctr_pipeline.data.validation import DataError
+from mmctr_pipeline.memory import machine_memory
+
+_CANNOT_READ = (pa.ArrowException, OSError, UnicodeDecodeError)
+_COPY = "copy or download the file again"
+_BYTES_PER_VALUE = 8
+
+
+class ParquetFile:
+    """An open parquet file with `path`, `n_rows` and `schema`.
+
+    Page checksums are verified where the file has them. Raises `DataError` if the file cannot be
+    opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = pq.ParquetFile(path, page_checksum_verification=True)
+            self.schema: pa.Schema = self._file.schema_arrow
+            self.n_rows: int = self._file.metadata.num_rows
+            # Names that are not UTF-8 fail only here.
+            list(self.schema.names)
+        except _CANNOT_READ as error:
+            raise self._unreadable(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def check_columns(self, columns: list[str]) -> None:
+        """Check that the columns are not encrypted and that their row groups fit into memory.
+
+        Raises `DataError`. A tiny file can claim, or expand to, any number of values.
+        """
+        limit = machine_memory() // 2
+        for group in self._groups:
+            for chunk in group.chunks:
+                if chunk.name not in columns:
+                    continue
+                if chunk.is_encrypted:
+                    fix = "write the file again with this column decrypted"
+                    raise DataError(self.path, "the column is encrypted", fix, chunk.name)
+                needed = max(chunk.n_bytes, chunk.n_values * _BYTES_PER_VALUE)
+                if needed > limit:
+                    raise DataError(
+                        self.path,
+                        f"a row group of {group.n_rows:,} rows has {chunk.n_values:,} values, "
+                        f"which take {needed / 1e9:,.0f} GB, more than half of this machine's "
+                        "memory",
+                        "check how the file was made; if it is right, write smaller row groups",
+                        chunk.name,
+                    )
+
+    def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield batches of at most `n_rows` rows; raises `DataError` where reading fails."""
+        self.check_columns(columns)
+        first_row = 0
+        if not self.n_rows:
+            return
+        try:
+            for batch in self._file.iter_batches(n_rows, columns=columns):
+                yield batch
+                first_row += len(batch)
+        except _CANNOT_READ as error:
+            raise self._damage(error, columns, first_row) from error
+        if first_row != self.n_rows:
+            problem = f"the file claims {self.n_rows:,} rows but has {first_row:,}"
+            raise DataError(self.path, problem, _COPY)
+
+    @functools.cached_property
+    def _groups(self) -> list[RowGroup]:
+        try:
+            return read_footer(self.path)
+        except (ValueError, OSError) as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DataError:
+        return DataError(self.path, f"not a readable parquet file ({error})", _COPY)
+
+    def _damage(self, error: Exception, columns: list[str], first_row: int) -> DataError:
+        """Return the error for what cannot be read from `first_row` on: which column and rows."""
+        end = 0
+        for number, group in enumerate(self._groups):
+            start, end = end, end + group.n_rows
+            if end <= first_row:
+                continue
+            for column in columns:
+                try:
+                    self._file.read_row_group(number, columns=[column])
+                except _CANNOT_READ as again:
+                    where = f"rows {start:,} to {end - 1:,} (row group {number}) cannot be read"
+                    return DataError(self.path, f"{where} ({again})", _fix(again), column)
+        return DataError(self.path, f"cannot be read from row {first_row:,} on ({error})", _COPY)
+
+
+def _fix(error: Exception) -> str:
+    if "support" in str(error).lower():
+        return "write the file again with a common codec and encoding, such as zstd"
+    return f"{_COPY}, or write it again from its source"

@@ -1,0 +1,181 @@
+"""Opens a table of the data set: a parquet file, a folder of parquet part files, or a CSV file."""
+
+import bisect
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import pyarrow as pa
+
+from mmctr_pipeline.data.csv_file import CsvFile
+from mmctr_pipeline.data.parquet_file import ParquetFile
+from mmctr_pipeline.data.schemas import Column
+from mmctr_pipeline.data.validation import DataError, check_schema
+from mmctr_pipeline.memory import machine_memory
+
+_READ_ROWS = 1024
+"""Rows of a batch where a table is read whole: few, as one of a small file can be huge."""
+
+_BYTES_PER_ROW = 24
+"""Least memory of a row while a table is in use."""
+
+
+class _Part(Protocol):
+    """A file that holds a table or a part of one; reading raises `DataError`."""
+
+    path: Path
+    n_rows: int
+    schema: pa.Schema
+
+    def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]: ...
+
+    def close(self) -> None: ...
+
+
+class TableFile:
+    """An open table; a context manager that closes its files.
+
+    Reading raises `DataError`. An error that leaves the context and names a row of the whole table
+    gets the part file and the row within it.
+    """
+
+    def __init__(self, path: Path, parts: Sequence[_Part]) -> None:
+        self.path = path
+        self._parts = parts
+        self._starts = list(itertools.accumulate((part.n_rows for part in parts), initial=0))
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self._starts[-1]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Names and types of all columns of the file."""
+        return self._parts[0].schema
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Return some columns of all rows, each as one chunk."""
+        batches: list[pa.RecordBatch] = []
+        n_rows = n_bytes = 0
+        for batch in self.iter_batches(_READ_ROWS, columns):
+            batches.append(batch)
+            n_rows, n_bytes = n_rows + len(batch), n_bytes + batch.nbytes
+            _check_memory(self.path, self.n_rows, n_bytes // n_rows)
+        try:
+            return pa.Table.from_batches(batches).select(columns).combine_chunks()
+        except pa.ArrowException as error:
+            raise DataError(self.path, f"too large to read ({error})", "make it smaller") from error
+
+    def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of all rows, in batches of at most `n_rows`; no batch spans files."""
+        for part in self._parts:
+            _check_types(part, self._parts[0], columns)
+            yield from part.iter_batches(n_rows, columns)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for part in self._parts:
+            part.close()
+        if not isinstance(error, DataError) or error.file != self.path or error.row is None:
+            return
+        if len(self._parts) > 1:
+            raise self._in_part(error, error.row) from error.__cause__
+
+    def _in_part(self, error: DataError, row: int) -> DataError:
+        number = bisect.bisect_right(self._starts, row) - 1
+        note = f"rows in this message count through all of {self.path.name}; this one is row {row}"
+        return DataError(
+            self._parts[number].path,
+            f"{error.problem} ({note})",
+            error.fix,
+            error.column,
+            row - self._starts[number],
+        )
+
+
+def open_table(path: Path, columns: Iterable[Column]) -> TableFile:
+    """Open a table, and check that it has rows and the columns with the right types.
+
+    `path` names a parquet file, a folder of part files (`train.parquet/part-00000.parquet`), or a
+    CSV file in FuxiCTR's form, whose lists are written `1^2^3`. Other columns are not touched.
+    Raises `DataError`. Does not look at values.
+    """
+    columns = list(columns)
+    with contextlib.ExitStack() as opened:
+        parts: list[_Part] = []
+        for file in table_files(path):
+            part: _Part = CsvFile(file, columns) if path.suffix == ".csv" else ParquetFile(file)
+            parts.append(part)
+            opened.callback(part.close)
+            check_schema(file, part.schema, columns)
+            _check_types(part, parts[0], [column.name for column in columns])
+        table = TableFile(path, parts)
+        if not table.n_rows:
+            raise DataError(path, "the file has no rows", "export it again, with its rows")
+        _check_memory(path, table.n_rows, _BYTES_PER_ROW)
+        for part in parts:
+            if isinstance(part, ParquetFile):
+                part.check_columns([column.name for column in columns])
+        opened.pop_all()
+    return table
+
+
+def table_files(path: Path) -> list[Path]:
+    """Return the files that make up a table: the file itself, or the parts of a folder by name.
+
+    Names that begin with `.` or `_` (checksums, `_SUCCESS`) are no parts. Raises `DataError` for a
+    folder without parts, or with anything else in it.
+    """
+    if not path.is_dir():
+        return [path]
+    parts = sorted(each for each in path.iterdir() if each.name[0] not in "._")
+    others = [each.name for each in parts if each.suffix != ".parquet" or each.is_dir()]
+    if others or not parts:
+        found = f"the folder also has {others[0]}" if others else "the folder is empty"
+        raise DataError(
+            path,
+            f"{found}; a folder under this name holds only part files named *.parquet",
+            f"move the rest away, or write one file: polars.scan_parquet('{path}')"
+            ".sink_parquet('one.parquet')",
+        )
+    return parts
+
+
+def _check_types(part: _Part, first: _Part, columns: list[str]) -> None:
+    """Check that a part has the columns in the same types as the first part."""
+    for column in columns:
+        if part.schema.names.count(column) != 1:
+            raise DataError(
+                part.path, "the column is missing or occurs twice", "write it once", column
+            )
+        found, expected = (each.schema.field(column).type for each in (part, first))
+        if found != expected:
+            raise DataError(
+                part.path,
+                f"the type is {found}, but {expected} in {first.path.name}",
+                "write all parts with the same types",
+                column,
+            )
+
+
+def _check_memory(path: Path, n_rows: int, n_bytes: int) -> None:
+    """Check that so many rows of so many bytes fit into half of the machine's memory."""
+    needed = n_rows * n_bytes
+    if needed > machine_memory() // 2:
+        raise DataError(
+            path,
+            f"{n_rows:,} rows of {n_bytes:,} bytes take {needed / 1e9:,.0f} GB, more than half of "
+            "this machine's memory",
+            "check how the file was made; if it is right, use a machine with more memory",
+        )

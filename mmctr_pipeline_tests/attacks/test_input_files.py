@@ -1,0 +1,318 @@
+"""Hostile tables: files that claim or expand to too much, and links out of the data folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mmctr_pipeline.data.build import build_dataset
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.validation import DataError, DataNotFoundError
+from mmctr_pipeline_tests.data import small_data
+from mmctr_pipeline_tests.data.parquet_footers import (
+    GROUP_ROWS,
+    I32,
+    I64,
+    N_BYTES,
+    N_ROWS,
+    N_VALUES,
+    ROW_GROUPS,
+    SCHEMA,
+    Struct,
+    chunks,
+    edit_footer,
+)
+
+
+def _fault(root: Path) -> DataError:
+    with pytest.raises(DataError) as error:
+        build_dataset(find_data(root))
+    assert error.value.fix
+    return error.value
+
+
+def _claiming(column: str, field: int, size: int) -> Callable[[Struct], None]:
+    """Return an edit of a footer: a column claims so many values or bytes in its row group."""
+
+    def claim(footer: Struct) -> None:
+        for chunk in chunks(footer, column):
+            chunk[field] = (I64, size)
+
+    return claim
+
+
+def _repeat_row_group(footer: Struct) -> None:
+    """Let 20,000 row groups share the pages of the first."""
+    element, groups = footer[ROW_GROUPS][1]
+    footer[ROW_GROUPS] = (9, (element, groups * 20_000))
+    footer[N_ROWS] = (I64, footer[N_ROWS][1] * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "field", "size"),
+    [
+        ("train", "item_seq", N_VALUES, 2**40),
+        ("train", "item_seq", N_BYTES, 2**44),
+        ("train", "user_id", N_VALUES, 2**40),
+        ("item_feature", "item_title", N_BYTES, 2**44),
+        ("item_feature", "item_tags", N_VALUES, 2**40),
+    ],
+)
+def test_a_column_that_claims_more_than_fits_is_refused(
+    tmp_path: Path, name: str, column: str, field: int, size: int
+) -> None:
+    root = small_data.write_data(tmp_path)
+    path = root / f"{name}.parquet"
+    edit_footer(path, _claiming(column, field, size))
+    error = _fault(root)
+    assert (error.file, error.column) == (path, column)
+    assert "more than half of this machine's memory" in str(error)
+
+
+def test_a_run_of_rows_that_expands_to_more_than_fits_is_refused(tmp_path: Path) -> None:
+    # Run-length encoding, and row groups that share pages.
+    root = small_data.write_data(tmp_path)
+    n_rows = 1_000_000
+    ones = np.ones(n_rows, np.int32)
+    columns = {**dict.fromkeys(small_data.train(), ones), "label": np.arange(n_rows) % 2}
+    columns["item_seq"] = pa.ListArray.from_arrays(np.zeros(n_rows + 1, np.int32), ones[:0])
+    path = small_data.write(root / "train.parquet", columns)
+    edit_footer(path, _repeat_row_group)
+    assert pq.read_metadata(path).num_rows == 20_000_000_000
+    assert path.stat().st_size < 20_000_000
+    error = _fault(root)
+    assert error.file == path
+    assert "20,000,000,000 rows of 24 bytes take 480 GB" in str(error)
+
+
+def test_a_row_group_that_claims_rows_it_lacks_is_refused(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+
+    def claim(footer: Struct) -> None:
+        footer[ROW_GROUPS][1][1][0][GROUP_ROWS] = (I64, 1_000_000)
+        footer[N_ROWS] = (I64, 1_000_000)
+
+    edit_footer(root / "train.parquet", claim)
+    error = _fault(root)
+    assert error.file == root / "train.parquet"
+
+
+def test_one_long_title_in_every_row_is_refused(tmp_path: Path) -> None:
+    # 600 GB of titles: the title is stored once, in the dictionary of the column.
+    n_items = 2_000_000
+    title = pa.DictionaryArray.from_arrays(np.zeros(n_items, np.int32), ["t" * 300_000])
+    levels = np.zeros(n_items, np.int8)
+    columns = {
+        "item_id": np.arange(1, n_items + 1),
+        "item_title": title,
+        "item_tags": pa.ListArray.from_arrays(np.zeros(n_items + 1, np.int32), levels[:0]),
+        "likes_level": levels,
+        "views_level": levels,
+    }
+    root = small_data.write_data(tmp_path)
+    path = root / "item_feature.parquet"
+    pq.write_table(pa.table(columns), path, store_schema=False, use_dictionary=["item_title"])
+    assert path.stat().st_size < 20_000_000
+    error = _fault(root)
+    assert error.file == path
+    assert "2,000,000 rows of 300," in str(error)
+
+
+def test_a_title_of_megabytes_is_refused(tmp_path: Path) -> None:
+    titles = small_data.item_feature()["item_title"]
+    titles[4] = "long " * 300_000
+    root = small_data.write_data(
+        tmp_path, item_feature={**small_data.item_feature(), "item_title": titles}
+    )
+    error = _fault(root)
+    assert (error.column, error.row) == ("item_title", 4)
+    assert "the title has 1,500,000 bytes, more than 1,048,576" in str(error)
+
+
+def _nest(footer: Struct) -> None:
+    """Declare a schema of 100,000 groups, each within the one before."""
+    elements = footer[SCHEMA][1][1]
+    group = {3: (I32, 1), 4: (8, b"g"), 5: (I32, 1)}
+    elements[1:1] = [group] * 100_000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["nested", "no_footer", "footer_length", "not_parquet", "pipe", "empty", "external"],
+)
+def test_malformed_files_are_refused(tmp_path: Path, damage: str) -> None:
+    root = small_data.write_data(tmp_path)
+    path = root / "train.parquet"
+    content = path.read_bytes()
+    match damage:
+        case "nested":
+            edit_footer(path, _nest)
+        case "no_footer":
+            path.write_bytes(content[:-8] + b"\0" * 8)
+        case "footer_length":
+            path.write_bytes(content[:-8] + (2**31).to_bytes(4, "little") + b"PAR1")
+        case "not_parquet":
+            path.write_bytes(b"PK\x03\x04" + content[4:-4] + b"PK\x05\x06")
+        case "empty":
+            path.write_bytes(b"")
+        case "pipe":
+            path.unlink()
+            os.mkfifo(path)
+            with pytest.raises(DataNotFoundError, match=r"train\.parquet not found"):
+                find_data(root)
+            return
+        case "external":
+            # A column whose pages are said to be in another file.
+            def point_elsewhere(footer: Struct) -> None:
+                for group in footer[ROW_GROUPS][1][1]:
+                    for chunk in group[1][1][1]:
+                        chunk[1] = (8, b"/etc/passwd")
+
+            edit_footer(path, point_elsewhere)
+            # The name is ignored: the pages are read from this file, which has them.
+            assert build_dataset(find_data(root)).train.item_id.tolist() == [4, 5, 6, 7]
+            return
+    error = _fault(root)
+    assert error.file == path
+    assert "not a readable parquet file" in str(error)
+
+
+@pytest.mark.slow
+def test_no_damage_of_a_byte_ends_the_process_or_passes_wrong_types(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+    path = root / "train.parquet"
+    pq.write_table(pa.table(small_data.train()), path, write_page_checksum=True)
+    content = path.read_bytes()
+    expected = build_dataset(find_data(root))
+    random = np.random.default_rng(0)
+    n_refused = 0
+    for position in random.integers(4, len(content) - 8, 400):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            found = build_dataset(find_data(root))
+        except DataError as error:
+            n_refused += error.file == path
+        else:
+            # A bit of the footer that does not matter, such as in a statistic.
+            assert found.train.item_id.tolist() == expected.train.item_id.tolist()
+            assert found.train.history.tolist() == expected.train.history.tolist()
+    assert n_refused > 100
+
+
+def _outside(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a data set, and a folder outside of it with the same files."""
+    return small_data.write_data(tmp_path / "data"), small_data.write_data(tmp_path / "outside")
+
+
+@pytest.mark.parametrize("make", ["absolute", "relative", "chain", "folder", "part"])
+def test_a_table_that_is_a_link_out_of_the_data_folder_is_refused(
+    tmp_path: Path, make: str
+) -> None:
+    root, outside = _outside(tmp_path)
+    path = root / "train.parquet"
+    path.unlink()
+    target = outside / "train.parquet"
+    match make:
+        case "absolute":
+            path.symlink_to(target)
+        case "relative":
+            path.symlink_to("../outside/train.parquet")
+        case "chain":
+            (root / "link").symlink_to(target)
+            path.symlink_to("link")
+        case "folder":
+            (root / "splits").symlink_to(outside)
+            for name in ("valid", "test", "item_feature"):
+                (outside / f"{name}.parquet").unlink()
+        case "part":
+            path.mkdir()
+            (path / "part-0.parquet").symlink_to(target)
+    with pytest.raises(DataError) as error:
+        find_data(root)
+    assert f"leads to {target}, outside the data folder {root}" in str(error.value)
+    assert "MMCTR_DATA_DIR" in error.value.fix
+
+
+def test_links_within_the_data_folder_are_followed(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path / "data")
+    (root / "v2").mkdir()
+    (root / "train.parquet").rename(root / "v2" / "train-2026.parquet")
+    (root / "train.parquet").symlink_to("v2/train-2026.parquet")
+    assert len(build_dataset(find_data(root)).train) == 4
+
+
+def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
+    small_data.write_data(tmp_path / "disk" / "data")
+    (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
+    layout = find_data(tmp_path / "data")
+    assert layout.train == tmp_path / "data" / "train.parquet"
+    # Also through a link above it.
+    (tmp_path / "mount").symlink_to(tmp_path / "disk")
+    assert find_data(tmp_path / "mount" / "data").train.is_file()
+
+
+def _covers(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def test_a_folder_of_images_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    root, outside = _outside(tmp_path)
+    _covers(outside / "covers", "1.jpg")
+    (root / "item_images").symlink_to(outside / "covers")
+    with pytest.raises(DataError, match="outside the data folder"):
+        find_data(root)
+    (root / "item_images").unlink()
+    _covers(root / "item_images", "2.jpg")
+    (root / "item_images" / "00").symlink_to(outside / "covers")
+    with pytest.raises(DataError, match=r"item_images/00.*outside the data folder"):
+        find_data(root)
+
+
+def test_covers_that_lead_outside_are_counted_and_never_opened(tmp_path: Path) -> None:
+    root, outside = _outside(tmp_path)
+    folder = _covers(root / "item_images", "1.jpg", "3.png")
+    secret = _covers(outside / "covers", "secret") / "secret"
+    for name in ("2.jpg", "3.jpg", "image4.png"):
+        (folder / name).symlink_to(secret)
+    (folder / "5.jpg").symlink_to("/nowhere/5.jpg")
+    (folder / "6.jpg").symlink_to("1.jpg")
+    layout = find_data(root)
+    images = layout.images
+    assert images is not None
+    assert [images.leads_outside(item) for item in range(1, 7)] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert [images.path(item) for item in (2, 4, 5)] == [None] * 3
+    # Another file of the item is used.
+    assert images.path(3) == folder / "3.png"
+    assert images.names() == ["1.jpg", "3.png", "6.jpg"]
+    assert "3 links out of the data folder refused" in layout.description
+    with pytest.raises(
+        DataNotFoundError, match=r"images of 2 items .* lead out of the data folder"
+    ):
+        images.match(np.array([2, 4, 99]))
+
+
+@pytest.mark.parametrize("item", ["../secret", "/etc/passwd", "a/../../secret", "secret\0"])
+def test_an_id_cannot_name_a_file_elsewhere(tmp_path: Path, item: str) -> None:
+    root = small_data.write_data(tmp_path / "data")
+    _covers(root / "item_images", "1.jpg")
+    _covers(tmp_path / "data", "secret.jpg")
+    images: Any = find_data(root).images
+    assert images.path(item) is None
+    assert not images.match(np.array([item, "1"]))[0]

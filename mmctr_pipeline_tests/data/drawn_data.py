@@ -1,0 +1,141 @@
+"""Hypothesis strategies for data sets: valid ones, and ones with a few faults."""
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import strategies as st
+
+Columns = dict[str, list[Any]]
+Types = dict[str, list[pa.DataType]]
+
+_LETTERS = st.characters(exclude_characters="\0^", exclude_categories=["Cs", "Nd"])
+_ID_KINDS = {
+    "dense": st.integers(1, 6),
+    "sparse": st.integers(1, 2**63 - 1),
+    "strings": st.text(_LETTERS, min_size=1, max_size=3),
+}
+_TAGS = st.none() | st.lists(st.integers(0, 30), max_size=3)
+_TITLES = st.none() | st.text(_LETTERS, max_size=4)
+_LEVELS = st.integers(0, 10)
+_INTEGERS = ["int64", "int32", "uint8", "int8", "uint64", "uint32"]
+_CHANGES = ["value", "value", "history", "repeat", "type", "drop", "empty"]
+# What stands in place of a value: one of these is wrong in every column.
+_WRONG = [None, -1, 0, 2, 11, 12_345, 2**31, 2**63, "", "unknown"]
+
+
+@st.composite
+def valid_files(draw: st.DrawFn) -> dict[str, Columns]:
+    """Draw the four files of a data set without faults."""
+    kind = draw(st.sampled_from(list(_ID_KINDS)))
+    items = draw(st.lists(_ID_KINDS[kind], min_size=1, max_size=5, unique=True))
+    user_ids = _ID_KINDS[draw(st.sampled_from(list(_ID_KINDS)))]
+    is_padded, width = draw(st.booleans()), draw(st.integers(0, 4))
+    padding = "" if kind == "strings" else 0
+
+    def rows(least: int) -> Columns:
+        n_rows = draw(st.integers(least, 6))
+
+        def column(values: st.SearchStrategy[Any], unique: bool = False) -> list[Any]:
+            return draw(st.lists(values, min_size=n_rows, max_size=n_rows, unique=unique))
+
+        histories = column(st.lists(st.sampled_from(items), max_size=width))
+        if is_padded:
+            histories = [[padding] * (width - len(each)) + each for each in histories]
+        return {
+            "user_id": column(user_ids),
+            "item_id": column(st.sampled_from(items)),
+            "item_seq": histories,
+            "likes_level": column(_LEVELS),
+            "views_level": column(_LEVELS),
+            "label": [0, 1, *column(st.integers(0, 1))[2:]],
+            "ID": column(st.integers(-(2**63), 2**63 - 1), unique=True),
+        }
+
+    def item_column(values: st.SearchStrategy[Any]) -> list[Any]:
+        return draw(st.lists(values, min_size=len(items), max_size=len(items)))
+
+    files = {
+        "item_feature": {
+            "item_id": items,
+            "item_title": item_column(_TITLES),
+            "item_tags": item_column(_TAGS),
+            "likes_level": item_column(_LEVELS),
+            "views_level": item_column(_LEVELS),
+        },
+        "train": rows(2),
+        "valid": rows(2),
+        "test": rows(1),
+    }
+    for name in ("train", "valid"):
+        del files[name]["ID"]
+    del files["test"]["label"]
+    return files
+
+
+@st.composite
+def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
+    """Draw the four files with no, one or two changes that may be faults."""
+    files = draw(valid_files())
+    types: dict[tuple[str, str], pa.DataType] = {}
+    for _ in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(list(files)))
+        column = draw(st.sampled_from(list(files[name])))
+        values = files[name][column]
+        row = draw(st.integers(0, len(values) - 1)) if values else 0
+        match draw(st.sampled_from(_CHANGES)):
+            case "value" if values:
+                wrong = draw(st.sampled_from(_WRONG))
+                is_list = any(isinstance(value, list) for value in values)
+                in_list = isinstance(values[row], list) and draw(st.booleans())
+                place = draw(st.integers(0, len(values[row]))) if in_list else 0
+                new = [*values[row][:place], wrong, *values[row][place:]] if in_list else wrong
+                values[row] = new if in_list or not is_list else None
+            case "history" if values and isinstance(values[row], list):
+                values[row] = draw(st.permutations(values[row] + values[row][-1:]))
+            case "repeat" if len(values) > 1:
+                values[row] = values[row - 1]
+            case "type":
+                types[name, column] = draw(st.sampled_from([pa.float64(), pa.string(), pa.bool_()]))
+            case "drop" if len(files[name]) > 1:
+                del files[name][column]
+            case "empty":
+                files[name] = {each: [] for each in files[name]}
+    return {
+        name: pa.table({c: draw(arrays(v, types.get((name, c)))) for c, v in columns.items()})
+        for name, columns in files.items()
+    }
+
+
+@st.composite
+def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = None) -> pa.Array:
+    """Draw an Arrow array of the values, in any type that holds them; mixed values become text."""
+    if changed is not None and not any(isinstance(value, list) for value in values):
+        values = [None if value is None else _converted(value, changed) for value in values]
+        return pa.array(values, changed)
+    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    if any(isinstance(each, str) for each in flat):
+        values = [_as_text(value) for value in values]
+        candidates = [draw(st.sampled_from([pa.string(), pa.large_string()]))]
+    else:
+        candidates = [pa.type_for_alias(draw(st.sampled_from(_INTEGERS))), pa.int64(), pa.uint64()]
+    is_list = any(isinstance(value, list) for value in values)
+    make = draw(st.sampled_from([pa.list_, pa.large_list])) if is_list else lambda each: each
+    for candidate in [*candidates, pa.float64()]:
+        try:
+            return pa.array(values, make(candidate))
+        except (pa.ArrowInvalid, OverflowError):
+            # A value does not fit into this type.
+            continue
+    raise AssertionError(f"no type holds {values}")
+
+
+def _converted(value: Any, data_type: pa.DataType) -> Any:
+    if data_type == pa.string():
+        return str(value)
+    return bool(value) if data_type == pa.bool_() else 0.5
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(each) for each in value]
+    return None if value is None else str(value)
