@@ -20,7 +20,6 @@ import numpy as np
 
 from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
 from benchmarks.samples import write_full_size
-from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.co_interactions import (
     CoInteractions,
     count_co_interactions,
@@ -28,6 +27,7 @@ from mmctr_pipeline.data.co_interactions import (
 )
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.pipeline import load_dataset
 
 
 def ours(dataset: CtrDataset, n_items: int) -> CoInteractions:
@@ -64,7 +64,7 @@ SIDES = {"ours": ours, "peer": peer}
 
 
 def _measured(side: str, data: Path) -> dict[str, Any]:
-    dataset = build_dataset(find_data(data))
+    dataset = load_dataset(find_data(data))
     n_items = int(dataset.items.item_id.max()) + 1
     start = time.perf_counter()
     counts = SIDES[side](dataset, n_items)

@@ -130,7 +130,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
     def side(chosen: Namespace) -> dict[str, float]:
         share_cores()  # before torch, as in every entry point of the pipeline
         from benchmarks.samples import read_sample
-        from mmctr_pipeline.training.ctr import train_ctr
+        from mmctr_pipeline.pipeline import train
         from mmctr_pipeline.training.device import resolve_device
 
         size, device = _size(chosen), resolve_device(chosen.device)
@@ -138,7 +138,7 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
         start = time.perf_counter()
         for seed in range(chosen.seeds):
             training = dataclasses.replace(_training(size, seed), precision=precision)
-            trained = train_ctr(dataset, vectors, size.model, training, device)
+            trained = train(dataset, vectors, size.model, training, device)
             save_scores(chosen, seed, trained.valid_scores)
         return {"seconds": time.perf_counter() - start}
 

@@ -45,10 +45,10 @@ from mmctr_pipeline.environment import share_cores
 from mmctr_pipeline.models.batch import ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureModelSettings, ModelConfig
+from mmctr_pipeline.pipeline import train
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.training.batches import feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import train_ctr
 from mmctr_pipeline.training.device import resolve_device
 
 logger = logging.getLogger(__name__)
@@ -165,7 +165,7 @@ def ours(precision: str) -> Callable[[Comparison, Namespace], dict[str, float]]:
         dataset, vectors = read_sample(chosen.data, chosen.rows)
         config, training = settings(comparison, chosen.batch_size)
         training = dataclasses.replace(training, precision=precision)
-        trained = train_ctr(dataset, vectors, config, training, device)
+        trained = train(dataset, vectors, config, training, device)
         return {
             # The first epoch warms up, as does the plain form's first step.
             "rows_per_second": trained.history.epochs[-1].rows_per_second,

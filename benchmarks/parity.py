@@ -75,14 +75,14 @@ def ours(precision: str) -> Callable[[Namespace], dict[str, float]]:
         share_cores()  # before torch, as in every entry point of the pipeline
         from benchmarks.samples import read_sample
         from mmctr_pipeline.models.config import ImprovedMmctrConfig
+        from mmctr_pipeline.pipeline import train
         from mmctr_pipeline.training.config import TrainingConfig
-        from mmctr_pipeline.training.ctr import train_ctr
         from mmctr_pipeline.training.device import resolve_device
 
         device = resolve_device(chosen.device)
         dataset, vectors = read_sample(chosen.data)
         start = time.perf_counter()
-        trained = train_ctr(
+        trained = train(
             dataset,
             vectors,
             ImprovedMmctrConfig(),

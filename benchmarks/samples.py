@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.items import read_given_vectors
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.pipeline import load_dataset
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 
@@ -52,7 +52,7 @@ def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDatas
     pipeline would map them to a smaller table.
     """
     layout = find_data(folder)
-    dataset = _with_ids_as_rows(build_dataset(layout))
+    dataset = _with_ids_as_rows(load_dataset(layout))
     train = dataset.train
     if n_train_rows is not None and n_train_rows < len(train):
         # A copy, so that the other rows do not stay in memory.

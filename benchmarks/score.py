@@ -38,8 +38,8 @@ def prepare(chosen: Namespace) -> dict[str, float]:
 
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
+    from mmctr_pipeline.pipeline import train
     from mmctr_pipeline.training.config import TrainingConfig
-    from mmctr_pipeline.training.ctr import train_ctr
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
@@ -47,7 +47,7 @@ def prepare(chosen: Namespace) -> dict[str, float]:
     assert dataset.valid.label is not None
     np.save(chosen.data / LABELS, dataset.valid.label)
     config = TrainingConfig(max_epochs=1)
-    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device)
+    trained = train(dataset, vectors, ImprovedMmctrConfig(), config, device)
     torch.save(trained.module.state_dict(), chosen.data / WEIGHTS)
     return {"valid_auc": trained.metrics["valid_auc"]}
 

@@ -106,8 +106,8 @@ def _train_ours(
     share_cores()  # before torch, like every entry point of the pipeline
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
+    from mmctr_pipeline.pipeline import train
     from mmctr_pipeline.training.config import TrainingConfig
-    from mmctr_pipeline.training.ctr import train_ctr
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)
@@ -116,7 +116,7 @@ def _train_ours(
     load_seconds = time.perf_counter() - start
     logger.info(f"{len(dataset.train):,} train rows loaded in {load_seconds:.1f} s")
     config = TrainingConfig(max_epochs=n_epochs, patience=n_epochs, precision=precision)
-    trained = train_ctr(dataset, vectors, ImprovedMmctrConfig(), config, device)
+    trained = train(dataset, vectors, ImprovedMmctrConfig(), config, device)
     epochs = trained.history.epochs
     return {
         "rows_per_second": trained.metrics["train_rows_per_second"],

@@ -1,6 +1,6 @@
 """The pipeline as plain functions, from a data folder to scores; also the public Python API.
 
-Dagster's assets, the comparisons and the benchmarks call these functions. Each takes settings and
+Dagster's assets and the comparisons call these functions. Each takes settings and
 values and returns values; only encoders (into `store`) and fusion (into `transforms`) write files.
 `docs/python_api.md` shows all of them in one short example.
 """

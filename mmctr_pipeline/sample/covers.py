@@ -1,4 +1,4 @@
-"""Draws cover images, which mostly show the style of an item and sometimes its category."""
+"""Draw cover images, which mostly show the style of an item and sometimes its category."""
 
 import io
 import logging

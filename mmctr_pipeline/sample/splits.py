@@ -1,4 +1,4 @@
-"""Writes the splits of the sample dataset chunk by chunk, and the truth behind their labels."""
+"""Write the splits of the sample dataset chunk by chunk, and the truth behind their labels."""
 
 import dataclasses
 import logging

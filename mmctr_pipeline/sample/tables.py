@@ -1,4 +1,4 @@
-"""Writes the parquet files of the sample dataset, row group by row group."""
+"""Write the parquet files of the sample dataset, row group by row group."""
 
 import logging
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Draws video titles, which mostly show the category of an item and sometimes its style."""
+"""Draw video titles, which mostly show the category of an item and sometimes its style."""
 
 import tomllib
 from pathlib import Path

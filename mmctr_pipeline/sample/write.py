@@ -1,4 +1,4 @@
-"""Writes a sample dataset to disk, in the layout of the MMCTR data set."""
+"""Write a sample dataset to disk, in the layout of the MMCTR data set."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Checks that must pass before anything is submitted; they guard every run, not only training's."""
+"""Refuse to submit a model below its AUC floor, or rows other than those of the test file."""
 
 import math
 

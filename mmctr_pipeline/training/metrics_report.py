@@ -10,7 +10,7 @@ from mmctr_pipeline import metrics
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 
-_WARM = ("rare", "middling", "popular")
+_WARM = ("rare", "medium", "popular")
 """Thirds of the rows whose target is not cold."""
 
 

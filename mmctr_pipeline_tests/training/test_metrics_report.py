@@ -69,7 +69,7 @@ def test_buckets_are_cold_rows_and_thirds_of_the_rest() -> None:
     assert set(dataset.valid.item_id[counts == 0].tolist()) == set(COLD_ITEMS)
     assert (cold.least, cold.most, cold.n_rows) == (0, 0, (counts == 0).sum())
 
-    assert [bucket.name for bucket in warm] == ["rare", "middling", "popular"]
+    assert [bucket.name for bucket in warm] == ["rare", "medium", "popular"]
     edge = 1
     for bucket in warm:
         assert edge <= bucket.least <= bucket.most

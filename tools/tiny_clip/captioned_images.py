@@ -1,4 +1,4 @@
-"""Reads covers, titles and captions of a sample dataset as tensors to train a CLIP on."""
+"""Read covers, titles and captions of a sample dataset as tensors to train a CLIP on."""
 
 import dataclasses
 from collections.abc import Callable

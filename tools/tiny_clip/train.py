@@ -1,4 +1,4 @@
-"""Trains and evaluates the tiny CLIP that ships with the package, on sample datasets on disk.
+"""Train and evaluate the tiny CLIP that ships with the package, on sample datasets on disk.
 
     mmctr sample train_sample --seed 1001 --scale 10
     mmctr sample test_sample --seed 2002
