@@ -1,8 +1,9 @@
+import errno
 from pathlib import Path
 
 import pytest
 
-from mmctr_pipeline.environment import EXECUTORS, Deployment, DeploymentError
+from mmctr_pipeline.environment import EXECUTORS, Deployment, DeploymentError, place_advice
 
 
 def test_without_variables_the_sample_dataset_is_used() -> None:
@@ -66,3 +67,34 @@ def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere", "file"):
         with pytest.raises(DeploymentError, match="is not a folder"):
             Deployment.from_environment({"MMCTR_DATA_DIR": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "expected"),
+    [
+        ("storage/models/x.pt", errno.ENOSPC, "free some space there, or set MMCTR_STORAGE_DIR"),
+        ("home/history/runs.db", errno.EROFS, "make it writable, or set DAGSTER_HOME"),
+        ("storage", errno.ENOTDIR, "move the file away that is in its place, or set MMCTR_STORAGE"),
+        ("storage/x", errno.EFBIG, "raise the limit of file sizes (ulimit -f), or set MMCTR_STOR"),
+        ("storage/x", errno.EIO, "check the disk, or set MMCTR_STORAGE_DIR"),
+        ("elsewhere/x", errno.EACCES, "make it writable, or name another place"),
+    ],
+)
+def test_the_advice_names_the_variable_that_chose_the_place(
+    place: str, number: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path / "storage"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    assert place_advice(tmp_path / place, number).startswith(f"Fix: {expected}")
+
+
+def test_the_advice_knows_the_default_folder_and_a_linked_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    default = "or set MMCTR_STORAGE_DIR (now unset) to another folder"
+    assert place_advice(Path("storage/x"), errno.ENOSPC).endswith(default)
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", "link")
+    assert "MMCTR_STORAGE_DIR (now link)" in place_advice(tmp_path / "disk" / "x", errno.ENOSPC)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.files.writable import require_writable
 from mmctr_pipeline.sample.config import SampleConfig
 
 
@@ -38,18 +39,18 @@ def compare(
     minutes, again
         As in `Runner`.
     """
+    storage = deployment.storage_dir
+    require_writable(storage, "MMCTR_STORAGE_DIR")
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.comparison.report import best_possible_auc, write_report
     from mmctr_pipeline.comparison.row_vectors import RowVectors
     from mmctr_pipeline.comparison.runner import Runner
     from mmctr_pipeline.comparison.user_split import selects_epoch
     from mmctr_pipeline.data.discovery import find_data
-    from mmctr_pipeline.files.writable import require_writable
     from mmctr_pipeline.sample.write import ensure_sample
     from mmctr_pipeline.training.device import resolve_device
 
-    device, storage = resolve_device(deployment.device), deployment.storage_dir
-    require_writable(storage, "MMCTR_STORAGE_DIR")
+    device = resolve_device(deployment.device)
     folder = data if isinstance(data, Path) else ensure_sample(data, storage / "sample")
     layout = find_data(folder)
     dataset = pipeline.load_dataset(layout)

@@ -2,6 +2,9 @@
 
 import click
 
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.files.writable import require_writable
+
 
 @click.command()
 @click.option(
@@ -10,13 +13,11 @@ import click
 @click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
 def prune(unused_days: int, dry_run: bool) -> None:
     """Drop stored vectors and checkpoints that are no longer used."""
-    from mmctr_pipeline.encoders.store.prune import prune as prune_vectors
-    from mmctr_pipeline.environment import Deployment
-    from mmctr_pipeline.files.writable import require_writable
-    from mmctr_pipeline.training.checkpoint import Checkpoints, abandoned
-
     storage = Deployment.from_environment().storage_dir
     require_writable(storage, "MMCTR_STORAGE_DIR")
+    from mmctr_pipeline.encoders.store.prune import prune as prune_vectors
+    from mmctr_pipeline.training.checkpoint import Checkpoints, abandoned
+
     drop = "would drop" if dry_run else "dropped"
 
     def counts(n_kept: int, kept_bytes: int, n_dropped: int, dropped_bytes: int) -> str:

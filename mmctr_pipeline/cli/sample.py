@@ -1,5 +1,6 @@
 """`mmctr sample`."""
 
+import shutil
 from pathlib import Path
 
 import click
@@ -25,6 +26,12 @@ def sample(folder: Path, seed: int, scale: float, no_images: bool) -> None:
     require_writable(folder)
     if any(folder.iterdir()):
         raise SettingsError(f"{folder} is not empty; name a new folder")
-    with naming_write_errors(folder):
-        generate_sample(config, folder)
+    try:
+        with naming_write_errors(folder):
+            generate_sample(config, folder)
+    except BaseException:
+        # It was empty: leave it so, and the same command can run again.
+        for path in folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
     print(f"MMCTR_DATA_DIR={folder.resolve()}")

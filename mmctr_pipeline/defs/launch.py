@@ -1,4 +1,4 @@
-"""Runs the whole pipeline in Dagster and prints its events as they are recorded."""
+"""Run the whole pipeline in Dagster and print its events as they are recorded."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ from mmctr_pipeline.defs.launches import Launch, launched, open_instance, report
 from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.defs.summary import summarise, table
 from mmctr_pipeline.environment import DeploymentError
-from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
 from mmctr_pipeline.files.writable import require_writable
 from mmctr_pipeline.presets.preset import preset_name
@@ -57,8 +57,7 @@ def _launch(
     instance: dg.DagsterInstance, config: dict[str, Any], storage: Path, stop: StopSignals
 ) -> int:
     config_path = storage / "run_config.yaml"
-    with atomic_write(config_path) as temporary:
-        temporary.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    write_text(config_path, yaml.safe_dump(config, sort_keys=False))
     click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
     for run_id in report_dead_launches(instance):
         click.echo(f"Run {run_id} was killed; it is now recorded as failed")
@@ -79,8 +78,7 @@ def _launch(
             )
         return 1
     summary = summarise(instance, result, storage)
-    with atomic_write(storage / "run_summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(storage / "run_summary.json", json.dumps(summary, indent=2) + "\n")
     click.echo(table(summary))
     return 0
 

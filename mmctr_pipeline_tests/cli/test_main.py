@@ -80,3 +80,4 @@ def test_ctrl_c_ends_a_command_with_status_130_and_one_line(tmp_path: Path) -> N
         lines = [line for line in process.stderr if line.strip()]
         assert lines == ["Stopped. The same command resumes what it can.\n"]
         assert process.wait(timeout=20) == 130
+    assert list((tmp_path / "data").iterdir()) == []

@@ -69,3 +69,4 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"error: cannot write {tmp_path}: File too large. Fix: ")
     assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
     )
     assert result.returncode == 1, result.stdout
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: cannot write {deployment.storage / 'models'}")
+    assert line.startswith(f"error: cannot write {deployment.storage}/")
     assert "File too large. Fix: raise the limit of file sizes (ulimit -f), or set " in line
     assert f"MMCTR_STORAGE_DIR (now {deployment.storage}) to another folder" in line
     assert "Traceback" not in result.stdout
