@@ -5,8 +5,6 @@ import functools
 from pathlib import Path
 from typing import Self
 
-import pyarrow.parquet as pq
-
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.files.atomic import atomic_folder
@@ -43,7 +41,7 @@ class TrainingInputs:
             with atomic_folder(folder) as temporary:
                 (temporary / "dataset").symlink_to(Path("..") / dataset.name)
                 for name, table in self._tables.items():
-                    pq.write_table(table.to_arrow(), temporary / f"table_{name}.parquet")
+                    table.write(temporary / f"table_{name}.parquet")
         return folder
 
     @classmethod

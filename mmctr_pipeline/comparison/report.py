@@ -1,6 +1,5 @@
-"""Writes a comparison as a Markdown table, as JSON and as a picture."""
+"""Write a comparison as a Markdown table, as JSON and as a picture."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmctr_pipeline.comparison.table import Leaderboard
-from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.atomic import atomic_write, write_text
+from mmctr_pipeline.files.markdown import escaped
+from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.sample.config import SamplePaths
 
@@ -30,17 +31,12 @@ def write_report(
     best_possible
         AUC that no model is expected to beat, or None if it is unknown.
     """
-    lines = [heading, "", *board.markdown()]
+    lines = [escaped(heading), "", *board.markdown()]
     if best_possible is not None:
         lines += ["", f"Best possible AUC on the same rows: {best_possible:.4f}."]
     content = {"heading": heading, "best_possible_auc": best_possible, **board.to_mapping()}
-    texts = {
-        "md": "\n".join([*lines, "", f"![AUC]({name}.png)", ""]),
-        "json": json.dumps(content, indent=2) + "\n",
-    }
-    for suffix, text in texts.items():
-        with atomic_write(folder / f"{name}.{suffix}") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_text(folder / f"{name}.md", "\n".join([*lines, "", f"![AUC]({name}.png)", ""]))
+    write_record(folder / f"{name}.json", content)
     with atomic_write(folder / f"{name}.png") as temporary:
         _draw(board, best_possible, temporary)
     return lines
@@ -60,7 +56,7 @@ def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
     if best_possible is not None:
         axes.axvline(best_possible, color="grey", linestyle="--", linewidth=1)
         axes.set_title(f"best possible {best_possible:.4f} (dashed)", fontsize="small")
-    axes.set_yticks(places, [row.name for row in rows])
+    axes.set_yticks(places, [row.name for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"AUC on {board.n_reporting_rows:,} valid rows, 95 % interval")
     axes.grid(axis="x", alpha=0.3)

@@ -5,12 +5,10 @@
 """
 
 import dataclasses
-import json
+import io
 import logging
-import os
 import resource
 import sys
-import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,9 +18,13 @@ import torch
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.user_split import split_valid
+from mmctr_pipeline.data.fingerprint import file_digest
 from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.records import read_record, write_record
 from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.processes import end_when_closed
 from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.metrics_report import metrics_report
@@ -82,30 +84,41 @@ class RowResult:
     ended_by: str
     history: dict[str, Any]
     evaluation: dict[str, Any]
+    scores_sha256: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """Return the result in a row's folder, or None if the row is not done."""
+        """Return the result in a row's folder, or None if the row is not done.
+
+        A damaged result is logged and counts as not done.
+        """
         path = folder / RESULT
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            result = cls(**read_record(path))
+            read_scores(folder, result.scores_sha256)
+        except (DamagedFileError, FileNotFoundError) as error:
+            logger.warning(f"{error}; the row runs again")
+            return None
+        return result
 
 
-def read_scores(folder: Path) -> np.ndarray:
-    """Return a row's probabilities of the reporting rows, `(N,) float32`, in their order."""
-    scores: np.ndarray = np.load(folder / SCORES)
+def read_scores(folder: Path, sha256: str = "") -> np.ndarray:
+    """Return a row's probabilities of the reporting rows, `(N,) float32`, in their order.
+
+    Raises `DamagedFileError` if the file has another digest than `sha256`, if that is given.
+    """
+    path = folder / SCORES
+    if sha256 and file_digest(path).hex() != sha256:
+        raise DamagedFileError(f"{path} is damaged: it is not the file that was written")
+    scores: np.ndarray = np.load(path)
     return scores
-
-
-def write_json(path: Path, content: RowJob | RowResult) -> None:
-    """Write a job or a result atomically."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(dataclasses.asdict(content), indent=2)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
 
 
 def run_row(folder: Path) -> None:
     """Do the job in `folder`: train, select the epoch on one part of the users, score the other."""
-    job = RowJob(**json.loads((folder / JOB).read_text(encoding="utf-8")))
+    job = RowJob(**read_record(folder / JOB))
     inputs = TrainingInputs.read(Path(job.inputs))
     dataset, vectors, device = inputs.dataset, inputs.vectors, torch.device(job.device)
     selecting, reporting = split_valid(dataset.valid)
@@ -121,8 +134,10 @@ def run_row(folder: Path) -> None:
     scores = pipeline.score(trained, dataset, reporting, vectors, device)
     evaluation = metrics_report(reporting, scores, dataset.train, dataset.histories)
     logger.info(f"AUC on the reporting users: {evaluation.auc.auc:.4f}")
+    saved = io.BytesIO()
+    np.save(saved, scores)
     with atomic_write(folder / SCORES) as temporary:
-        np.save(temporary, scores)
+        temporary.write_bytes(saved.getvalue())  # np.save does not say why a write failed
     history = trained.history
     result = RowResult(
         n_parameters=trained.n_parameters,
@@ -135,8 +150,9 @@ def run_row(folder: Path) -> None:
         ended_by=history.ended_by,
         history=history.to_mapping(),
         evaluation=evaluation.to_mapping(),
+        scores_sha256=file_digest(folder / SCORES).hex(),
     )
-    write_json(folder / RESULT, result)
+    write_record(folder / RESULT, dataclasses.asdict(result))
     checkpoints.remove()
 
 
@@ -151,17 +167,11 @@ def _peak_memory_mb() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
-def _end_with_parent() -> None:
-    """End at once when standard input closes, which happens when the parent dies."""
-    while os.read(0, 1):
-        pass
-    os._exit(1)
-
-
 def main(folder: Path) -> None:
     """Do the job unless it is done; a second process of the same row waits for the first."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The runner holds the other end of standard input.
+    end_when_closed(sys.stdin.fileno())
     with locked(folder / ".lock"):
         if RowResult.read(folder) is None:
             run_row(folder)

@@ -1,4 +1,4 @@
-"""Runs the rows of a comparison one after the other and keeps their results.
+"""Run the rows of a comparison one after the other and keep their results.
 
 A row's folder is named by a hash of everything that decides its numbers. A comparison that was
 killed resumes: finished rows are read, the one in progress continues from its checkpoint.
@@ -20,11 +20,12 @@ import torch
 from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.inputs import TrainingInputs
-from mmctr_pipeline.comparison.row import JOB, RowJob, RowResult, read_scores, write_json
+from mmctr_pipeline.comparison.row import JOB, RowJob, RowResult, read_scores
 from mmctr_pipeline.comparison.table import Leaderboard, Outcome, TableRow
 from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Runner:
     again
         Whether to train finished rows again.
     checkpoint_seconds
-        Least time between checkpoints, which are among those of other training runs.
+        Minimum seconds between checkpoints, which go to the storage folder's `checkpoints/`.
     """
 
     dataset: CtrDataset
@@ -89,7 +90,7 @@ class Runner:
         by_auc
             Order the table by AUC instead of by `entries`.
         pairs
-            Names of rows to compare beside the first row with each other one.
+            Extra pairs of rows to compare, by name. The first row is compared with every other one.
         """
         label = split_valid(self.dataset.valid)[1].label
         assert label is not None
@@ -128,7 +129,7 @@ class Runner:
             logger.info(f"{label}: done before, {folder}")
         else:
             logger.info(f"{label}: training, {folder}")
-            write_json(folder / JOB, job)
+            write_record(folder / JOB, dataclasses.asdict(job))
             if failure := _run_process(folder, label):
                 return dataclasses.replace(outcome, failure=failure)
         result, scores = RowResult.read(folder), read_scores(folder)

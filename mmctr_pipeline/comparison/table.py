@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
-from tabulate import tabulate
 
 from mmctr_pipeline import metrics
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import RowResult
 from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, mean_interval
+from mmctr_pipeline.files.markdown import escaped, table
 
 _ENDED_BY = {
     "max_epochs": "all epochs",
@@ -215,24 +215,20 @@ class Leaderboard:
     def markdown(self) -> list[str]:
         """Return the lines of a Markdown table, followed by pairs and reasons of failures."""
         cells = [
-            [column.cell(row) for column in COLUMNS]
+            [escaped(column.cell(row)) for column in COLUMNS]
             if row.measures
-            else [row.name, row.model, "failed"]
+            else [escaped(row.name), escaped(row.model), "failed"]
             for row in self.rows
         ]
-        table = tabulate(
-            cells,
-            headers=[column.name for column in COLUMNS],
-            tablefmt="pipe",
-            colalign=[column.align for column in COLUMNS],
-            disable_numparse=True,
-        )
+        lines = table(
+            [column.name for column in COLUMNS], cells, "".join(c.align[0] for c in COLUMNS)
+        ).splitlines()
         notes = [
             f"{names}: {paired}" + ("" if paired.p_value is None else f", p = {paired.p_value:.2g}")
             for names, paired in self.pairs.items()
         ]
         notes += [f"{name} failed: {reason}" for name, reason in self.failures.items()]
-        return [*table.splitlines(), *(line for note in notes for line in ("", note))]
+        return [*lines, *(line for note in notes for line in ("", escaped(note)))]
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""

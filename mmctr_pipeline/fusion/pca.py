@@ -44,7 +44,12 @@ class PcaTransform(Transform):
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> Self:
         arrays = {name: content[name].numpy() for name in _ARRAYS}
-        return cls(**content | arrays, dim=len(arrays["components"]))
+        transform = cls(**content | arrays, dim=len(arrays["components"]))
+        n_columns = transform.text_dim + transform.image_dim
+        shapes = [array.shape for array in arrays.values()]
+        if shapes != [(n_columns,), (transform.dim, n_columns), (transform.dim,)]:
+            raise ValueError(f"arrays of shapes {shapes} for {n_columns} columns")
+        return transform
 
     def _details(self) -> dict[str, Any]:
         return {
@@ -98,8 +103,8 @@ def principal_components(
     most = min(dim, n_items - 1, n_columns)
     if most < 1:
         raise ValueError(f"a PCA needs at least two items with a vector, there are {n_items}")
-    # In float64 throughout: with float32 sums, directions of nearly equal variance come out turned
-    # into each other (`benchmarks/fuse.py` measures it).
+    # In float64 throughout: with float32 sums, directions of nearly equal variance get mixed
+    # (`benchmarks/fuse.py` measures it).
     covariance = np.zeros((n_columns, n_columns))
     for rows in modalities.blocks():
         centred = _centred(modalities, rows, mean)
@@ -116,7 +121,8 @@ def principal_components(
     # Beyond the rank of the data, directions are rounding noise and differ between machines.
     noise = variance[0] * max(n_items, n_columns) * np.finfo(np.float64).eps
     k = max(1, int((variance > max(noise, rounding)).sum()))
-    components = np.ascontiguousarray(vectors[:, ::-1][:, :k].T)
+    # A copy, as NumPy calls a single reversed column contiguous, but torch refuses its stride.
+    components = np.array(vectors[:, ::-1][:, :k].T, order="C")
     largest = np.abs(components).argmax(axis=1)
     components *= np.sign(components[np.arange(k), largest])[:, np.newaxis]
     return mean, components, variance[:k] / whole

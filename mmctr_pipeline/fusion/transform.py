@@ -3,17 +3,19 @@
 import abc
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import torch
 
+from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.files.atomic import atomic_write
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.fields import require_fields
+from mmctr_pipeline.files.tensors import load_tensors, save_tensors
 from mmctr_pipeline.fusion.modalities import Modalities, require_same_items
 
 INPUTS = ("text_identity", "image_identity", "n_fitted_items")
@@ -84,7 +86,7 @@ class Transform(abc.ABC):
                 "neither": int((~text.present & ~image.present).sum()),
             },
         }
-        item_id = np.concatenate([[0], text.item_id]).astype(np.int32)
+        item_id = with_padding(text.item_id)
         return VectorTable(item_id, vectors, present, self.identity, self.summary() | measured)
 
     def summary(self) -> dict[str, Any]:
@@ -95,30 +97,37 @@ class Transform(abc.ABC):
         """Write to a `.pt` file, atomically."""
         content = {**self.MARKS, "identity": self.identity, **self._scalars(), **self._content()}
         with atomic_write(path) as temporary:
-            torch.save(content, temporary)
+            save_tensors(temporary, content)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a file written by `save`.
 
-        Raises `ValueError` if the file is damaged, of another method or format, or if its content
-        does not match its identity.
+        Raises `DamagedFileError` if the file is damaged, of another method or format, or if its
+        content does not match its identity.
         """
-        content = _read(path)
-        if not isinstance(content, dict) or any(
-            content.pop(name, None) != value for name, value in cls.MARKS.items()
-        ):
-            form = cls.MARKS["format"]
-            raise ValueError(f"{path} is no {cls.METHOD} transform of format {form}: {FIX}")
         try:
+            content = load_tensors(path)
+            if not isinstance(content, dict) or any(
+                content.pop(name, None) != value for name, value in cls.MARKS.items()
+            ):
+                form = cls.MARKS["format"]
+                raise DamagedFileError(
+                    f"{path} is not a transform of method {cls.METHOD} and of format {form}"
+                )
             identity = content.pop("identity")
             transform = cls._from_content(content)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} lacks a part ({error}): {FIX}") from error
-        if transform.identity != identity:
-            raise ValueError(
-                f"{path} is labelled {identity}, but its content is {transform.identity}: {FIX}"
-            )
+            require_fields(cls, vars(transform), path)
+            if transform.identity != identity:
+                raise DamagedFileError(
+                    f"{path} is labelled {identity}, but its content is {transform.identity}"
+                )
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}: {FIX}") from error
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise DamagedFileError(
+                f"{path} lacks a part or has a wrong one ({error}): {FIX}"
+            ) from error
         return transform
 
     def _modalities(self, text: VectorTable, image: VectorTable) -> Modalities:
@@ -170,17 +179,3 @@ def fitted_on(text: VectorTable, image: VectorTable) -> dict[str, Any]:
         "text_identity": text.identity,
         "image_identity": image.identity,
     }
-
-
-def _read(path: Path) -> Any:
-    # Read first, so that a missing or unreadable file raises its own OSError.
-    stored = io.BytesIO(path.read_bytes())
-    try:
-        return torch.load(stored, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:
-        # Damaged bytes raise almost anything, depending on where they are.
-        # Only the first line: torch goes on with advice to load without its safeguard.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path} is damaged ({reason}): {FIX}") from error

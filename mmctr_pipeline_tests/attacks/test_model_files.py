@@ -154,6 +154,7 @@ def crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
         ({"format_version": True}, "has model format True"),
         ({"format_version": torch.ones(2)}, "has model format tensor"),
         ({"format_version": 2, "library_versions": 5}, "has model format 2"),
+        ({"format_version": 2, "library_versions": {"mmctr_pipeline": torch.ones(2)}}, "unknown"),
         ({"state_dict": None}, "lacks state_dict"),
         ({"state_dict": 5}, "state_dict is of type int, expected dict"),
         ({"state_dict": [torch.zeros(2)]}, "state_dict is of type list, expected dict"),

@@ -1,10 +1,18 @@
-"""A row's process lives no longer than its parent."""
+"""A row: its process lives no longer than its parent; damaged results are not used."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from mmctr_pipeline.comparison.row import RESULT, SCORES, RowResult
+from mmctr_pipeline.data.fingerprint import file_digest
 from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.files.records import write_record
+from mmctr_pipeline_tests.files.flipped_bits import flips, some_bits
 
 
 def test_it_ends_with_its_parent_even_while_it_waits(tmp_path: Path) -> None:
@@ -15,3 +23,39 @@ def test_it_ends_with_its_parent_even_while_it_waits(tmp_path: Path) -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(timeout=900) == 1
+
+
+RESULT_OF_A_ROW = RowResult(
+    n_parameters=5,
+    selection_auc=0.7,
+    rows_per_second=1e3,
+    seconds=2.0,
+    peak_mb=3.0,
+    epochs=1.0,
+    best_epoch=1.0,
+    ended_by="patience",
+    history={"epochs": []},
+    evaluation={"auc": {"auc": 0.7123}},
+)
+
+
+@pytest.mark.parametrize("name", [RESULT, SCORES])
+def test_a_damaged_row_is_logged_and_runs_again(
+    name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert RowResult.read(tmp_path) is None
+    np.save(tmp_path / SCORES, np.linspace(0, 1, 9, dtype=np.float32))
+    digest = file_digest(tmp_path / SCORES).hex()
+    done = dataclasses.replace(RESULT_OF_A_ROW, scores_sha256=digest)
+    write_record(tmp_path / RESULT, dataclasses.asdict(done))
+    assert RowResult.read(tmp_path) == done
+    for _ in flips(tmp_path / name, some_bits(tmp_path / name, 30)):
+        caplog.clear()
+        if RowResult.read(tmp_path) is None:
+            assert f"{name} is damaged" in caplog.messages[0]
+            assert caplog.messages[0].endswith("the row runs again")
+        else:
+            assert name == RESULT
+            assert RowResult.read(tmp_path) == done
+    (tmp_path / SCORES).unlink()
+    assert RowResult.read(tmp_path) is None

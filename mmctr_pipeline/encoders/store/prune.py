@@ -67,9 +67,9 @@ def prune(
 ) -> list[PruneReport]:
     """Drop contents last used more than `unused_days` days ago, and merge small shards.
 
-    Of a content in several shards the one that a lookup would take is kept; vectors are unchanged
-    bit for bit. Folders that become empty are removed. Returns one report per encoder, by folder
-    name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is negative.
+    If several shards hold the same content, keep the copy that a lookup would return; vectors are
+    unchanged bit for bit. Folders that become empty are removed. Returns one report per encoder, by
+    folder name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is negative.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _select(
     has_vector = np.concatenate([shard.has_vector for shard in shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(shard.contents) for shard in shards])
     written = np.array([shard.path.stat().st_mtime for shard in shards])[shard_of]
-    # A lookup takes vectors first, from the first file. Of failures it may believe the latest only.
+    # A lookup prefers a vector, from the first file; among failures only the latest may count.
     order = np.lexsort((np.where(has_vector, shard_of, -written), ~has_vector))
     distinct, first = np.unique(contents[order], return_index=True)
     winners = order[first]
@@ -185,8 +185,7 @@ def _rewrite(folder: Path, shards: list[StoredShard], masks: list[np.ndarray]) -
         if len(pack) > 1 or not pack[0][1].all():
             written.add(_write_pack(folder, pack))
             stale |= {shard.path for shard, _ in pack}
-    # From the last name to the first: if this is interrupted, a lookup of a content in several
-    # files still takes the same one.
+    # In reverse order, so that an interrupted prune does not change which copy a lookup finds.
     for path in sorted(stale - written, reverse=True):
         path.unlink()
 

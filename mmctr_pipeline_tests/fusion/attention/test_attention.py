@@ -256,7 +256,7 @@ def test_a_changed_or_foreign_file_is_refused(
     with pytest.raises(ValueError, match="but its content is"):
         AttentionTransform.load(path)
     fit_pca(DATASET.text, DATASET.image, FusionConfig(dim=4)).save(path)
-    with pytest.raises(ValueError, match="no attention transform"):
+    with pytest.raises(ValueError, match="not a transform of method attention"):
         AttentionTransform.load(path)
     transform.save(path)
     content = torch.load(path, weights_only=True)
