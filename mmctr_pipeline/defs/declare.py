@@ -11,6 +11,7 @@ from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import asset_config
 from mmctr_pipeline.defs.executors import GPU_TAGS
+from mmctr_pipeline.presets.preset import ChecksConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
 OWNERS = ["team:mmctr"]
@@ -31,7 +32,7 @@ VECTOR_ASSET: dict[str, Any] = {
     "group_name": "encoding",
     "io_manager_key": "parquet_io",
     "metadata": columns(
-        item_id=("int32", "ascending and distinct"),
+        item_id=("int64 or string", "the id in item_feature; ascending and distinct"),
         vector=("fixed_size_list<float32>", "zeros if present is false"),
         present=("bool", "whether the item has this vector"),
     ),
@@ -135,3 +136,9 @@ def vector_metadata(table: VectorTable) -> dict[str, Any]:
         "configuration": dg.MetadataValue.json(table.provenance["config"]),
         "provenance": dg.MetadataValue.json(table.provenance),
     }
+
+
+def outlier_limit(table: VectorTable) -> float:
+    """Return the limit of `norm_outliers` that a table records; tables written before have none."""
+    limits = table.provenance["config"].get("checks", {})
+    return limits.get("max_outlier_vectors", ChecksConfig.max_outlier_vectors)

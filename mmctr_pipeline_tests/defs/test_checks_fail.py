@@ -44,6 +44,12 @@ def _with_nan(table: VectorTable) -> VectorTable:
     return dataclasses.replace(table, vectors=vectors)
 
 
+def _with_many_outliers(table: VectorTable) -> VectorTable:
+    vectors = table.vectors.copy()
+    vectors[::50] *= np.float32(1e6)
+    return dataclasses.replace(table, vectors=vectors)
+
+
 def _mostly_masked(table: VectorTable) -> VectorTable:
     present = np.zeros_like(table.present)
     present[:3] = table.present[:3]
@@ -119,8 +125,10 @@ def _ids_in_another_order(storage: Path) -> None:
 FAULTS: dict[str, Callable[[Path], None]] = {
     "text_embeddings.shape": _vectors("text_embeddings", _without_an_item),
     "text_embeddings.finite_norms": _vectors("text_embeddings", _with_nan),
+    "text_embeddings.norm_outliers": _vectors("text_embeddings", _with_many_outliers),
     "image_embeddings.shape": _vectors("image_embeddings", _without_an_item),
     "image_embeddings.finite_norms": _vectors("image_embeddings", _with_nan),
+    "image_embeddings.norm_outliers": _vectors("image_embeddings", _with_many_outliers),
     "image_embeddings.image_coverage": _vectors("image_embeddings", _mostly_masked),
     "fused_pca.shape": _vectors("fused_pca", _narrowed),
     "fused_pca.finite_norms": _vectors("fused_pca", _with_nan),

@@ -43,9 +43,9 @@ GRAPH = {
 }
 CHECKS = {
     "fused_pca": {"shape", "finite_norms", "explained_variance"},
-    "image_embeddings": {"shape", "finite_norms", "image_coverage"},
+    "image_embeddings": {"shape", "finite_norms", "norm_outliers", "image_coverage"},
     "submission_csv": {"submission_valid"},
-    "text_embeddings": {"shape", "finite_norms"},
+    "text_embeddings": {"shape", "finite_norms", "norm_outliers"},
     "train_dataset": {"id_ranges", "label_values", "target_in_history", "user_overlap"},
     "trained_model": {"auc_floor"},
 }

@@ -19,10 +19,9 @@ from mmctr_pipeline.reporting import checks
 )
 def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
     """Cover images as vectors; only those that the vector store lacks are encoded."""
-    import pyarrow.parquet as pq
-
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.files.atomic import atomic_write
+    from mmctr_pipeline.files.parquet import write_parquet
     from mmctr_pipeline.reporting.plots import norm_histogram
 
     layout = deployment.layout()
@@ -35,7 +34,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
     )
     problems_path = deployment.storage / "image_problems.parquet"
     with atomic_write(problems_path) as temporary:
-        pq.write_table(encoding.problems, temporary)
+        write_parquet(encoding.problems, temporary)
     # The artefact records the limits of its checks, so that later checks use the same.
     table = encoding.table.recording(config=config.resolved, dim=encoding.table.dim)
     counts = table.provenance["counts"]
@@ -44,6 +43,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
         "images": int(table.present.sum()),
         **{name: value for name, value in counts.items() if name != "reasons"},
         "why images have no vector": dg.MetadataValue.json(counts.get("reasons", {})),
+        "outlying vectors": dg.MetadataValue.json(table.provenance.get("outliers", [])),
         "problems": dg.MetadataValue.path(str(problems_path)),
         "encoder": table.identity,
         **declare.vector_metadata(table),
@@ -55,6 +55,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
     finite_norms="no NaN or infinity; exactly the items without an image have a zero vector",
+    norm_outliers="few vectors are far longer or shorter than the others",
     image_coverage="few items have no image or an unreadable one",
 )
 def image_embeddings_checks(
@@ -62,17 +63,19 @@ def image_embeddings_checks(
 ) -> list[checks.CheckOutcome]:
     """Check shape, values and coverage of the image vectors."""
 
-    item_id = read_items(deployment.layout()).item_id
+    item_id = read_items(deployment.layout()).ids
     # If nothing was decoded (given vectors, or none), only the mask shows which are missing.
     n_masked = int((~image_embeddings.present).sum())
-    n_unreadable = image_embeddings.provenance.get("counts", {}).get("unreadable", 0)
+    counts = image_embeddings.provenance.get("counts", {})
+    n_unreadable, n_outliers = counts.get("unreadable", 0), counts.get("outliers", 0)
     limits = image_embeddings.provenance["config"]["checks"]
     return [
         checks.vectors_shape(image_embeddings, item_id),
         checks.vectors_finite(image_embeddings),
+        checks.norm_outliers(image_embeddings, declare.outlier_limit(image_embeddings)),
         checks.image_coverage(
             n_items=len(item_id),
-            n_missing=n_masked - n_unreadable,
+            n_missing=n_masked - n_unreadable - n_outliers,
             n_unreadable=n_unreadable,
             max_missing=limits["max_missing_images"],
             max_unreadable=limits["max_unreadable_images"],

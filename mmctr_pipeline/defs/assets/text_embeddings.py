@@ -40,6 +40,10 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
     metadata = {
         "titles": int(table.present.sum()),
         **table.provenance["counts"],
+        "titles of unknown words": dg.MetadataValue.json(
+            table.provenance.get("unknown_titles", [])
+        ),
+        "outlying vectors": dg.MetadataValue.json(table.provenance["outliers"]),
         "encoder": table.identity,
         **declare.vector_metadata(table),
         **pictures,
@@ -50,14 +54,16 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
     finite_norms="no NaN or infinity; exactly the items without a title have a zero vector",
+    norm_outliers="few vectors are far longer or shorter than the others",
 )
 def text_embeddings_checks(
     deployment: DeploymentResource, text_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape and values of the title vectors."""
 
-    item_id = read_items(deployment.layout()).item_id
+    item_id = read_items(deployment.layout()).ids
     return [
         checks.vectors_shape(text_embeddings, item_id),
         checks.vectors_finite(text_embeddings),
+        checks.norm_outliers(text_embeddings, declare.outlier_limit(text_embeddings)),
     ]
