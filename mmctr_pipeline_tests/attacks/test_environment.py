@@ -26,10 +26,15 @@ def test_a_secret_is_in_no_artefact_log_or_database(
     assert holding == []
 
 
-def test_the_search_would_find_it(finished_run: FinishedRun) -> None:  # noqa: F811
-    # The value of MMCTR_PRESET is recorded on purpose: in the database, a log and the model.
-    preset = str(finished_run.deployment.folder / "preset.yaml").encode()
-    holding = {
-        path.suffix for path, content in _files(finished_run.deployment.folder) if preset in content
-    }
-    assert holding >= {".db", ".txt", ".pt"}
+@pytest.mark.parametrize(
+    ("recorded", "suffixes"),
+    [("preset.yaml", {".pt", ".md", ".txt"}), ("storage", {".db", ".json", ".txt"})],
+)
+def test_the_search_finds_values_that_are_recorded_on_purpose(
+    recorded: str,
+    suffixes: set[str],
+    finished_run: FinishedRun,  # noqa: F811
+) -> None:
+    folder = finished_run.deployment.folder
+    value = str(folder / recorded).encode()
+    assert {path.suffix for path, content in _files(folder) if value in content} >= suffixes
