@@ -13,7 +13,8 @@ disturbs it:
 
 Then every process of the run must end within seconds (others count as `left_behind`), every earlier
 artefact must be as it was or that of an undisturbed run (others count as `lost`), and the next run
-must end with the artefacts of an undisturbed run, byte for byte (others count as `differing`).
+must end with the artefacts of an undisturbed run, byte for byte (others count as `differing`):
+submission and transforms as files, tables and weights without the times and counts beside them.
 Finished points are kept in FOLDER, and the same command goes on after them. There is no peer.
 """
 

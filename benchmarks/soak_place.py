@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 
 RUN = [sys.executable, "-m", "mmctr_pipeline.defs.run"]
 PRESET = """
@@ -178,11 +179,35 @@ def artefacts(storage: Path) -> dict[str, Path]:
 
 
 def digests(storage: Path) -> dict[str, str]:
-    """Return a digest of each artefact's bytes."""
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for name, path in artefacts(storage).items()
-    }
+    """Return a digest of each artefact: of its values, without times and counts of the run."""
+    from mmctr_pipeline.files.errors import DamagedFileError
+
+    found = {}
+    for name, path in artefacts(storage).items():
+        try:
+            found[name] = _digest(path)
+        except DamagedFileError as error:
+            found[name] = str(error)
+    return found
+
+
+def _digest(path: Path) -> str:
+    from mmctr_pipeline.files.parquet import read_parquet
+    from mmctr_pipeline.registry.model_file import ModelFile
+
+    if path.suffix == ".parquet":
+        table = read_parquet(path).replace_schema_metadata(None).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return hashlib.sha256(sink.getvalue()).hexdigest()
+    if path.name != "best_model.pt":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    model = ModelFile.load(path)
+    digest = hashlib.sha256(f"{model.run_key} {model.valid_scores}".encode())
+    for name, tensor in model.state_dict.items():
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_results(path: Path) -> dict[int, dict[str, Any]]:
