@@ -1,4 +1,4 @@
-"""Reads a CSV file in FuxiCTR's form: a header, commas, and lists written as `1^2^3`."""
+"""Read a CSV file in FuxiCTR's form: a header, commas, and lists written as `1^2^3`."""
 
 import contextlib
 import re

@@ -1,4 +1,4 @@
-"""Finds the files of an MMCTR data set in a folder, flat or nested."""
+"""Find the files of an MMCTR data set in a folder, flat or nested."""
 
 import dataclasses
 import os

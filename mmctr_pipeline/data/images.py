@@ -1,4 +1,4 @@
-"""Finds the cover images of items: files named by the item's id, of any supported format."""
+"""Find the cover images of items: files named by the item's id, of any supported format."""
 
 import collections
 import dataclasses

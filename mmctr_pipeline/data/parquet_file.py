@@ -1,4 +1,4 @@
-"""Reads one parquet file; says which column and rows cannot be read."""
+"""Read one parquet file, saying which column and rows cannot be read."""
 
 import functools
 from collections.abc import Iterator

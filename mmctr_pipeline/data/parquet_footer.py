@@ -1,4 +1,4 @@
-"""Reads from a parquet footer which columns are encrypted, and the size of each column.
+"""Read from a parquet footer which columns are encrypted, and the size of each column.
 
 pyarrow ends the process when it is asked for the metadata of an encrypted column, so this reads the
 footer itself: a structure in Thrift's compact protocol, as defined in parquet.thrift.

@@ -1,4 +1,4 @@
-"""Opens a table of the data set: a parquet file, a folder of parquet part files, or a CSV file."""
+"""Open a table of the data set: a parquet file, a folder of parquet part files, or a CSV file."""
 
 import bisect
 import contextlib

@@ -6,6 +6,7 @@ import io
 import stat
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,18 @@ MAX_PIXELS = 89_478_485
 # Three bytes for each of these pixels; a valid file is not larger.
 MAX_BYTES = 3 * MAX_PIXELS
 
+# Larger pictures take up to 1 GB each. One thread decodes all of them, as the allocator may keep
+# what a thread has freed. A JPEG is scaled down while it is decoded.
+_LARGE_PIXELS = 16_000_000
+_LARGE = ThreadPoolExecutor(1, thread_name_prefix="large picture")
+
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if at least this many times the size that the
 # caller needs remains.
 OVERSAMPLING = 2
 
 _SYSTEM_REASONS = {
-    errno.ENOENT: "a link to nothing",
-    errno.ELOOP: "a link in a circle",
+    errno.ENOENT: "broken link",
+    errno.ELOOP: "circular link",
     errno.EACCES: "no permission to read",
     errno.EPERM: "no permission to read",
 }
@@ -73,7 +79,7 @@ def read_bytes(path: Path) -> bytes:
         if status.st_size == 0:
             raise UnreadableImageError(path, "empty file")
         if status.st_size > MAX_BYTES:
-            raise UnreadableImageError(path, "too large a file")
+            raise UnreadableImageError(path, "file too large")
         return path.read_bytes()
     except OSError as error:
         number = error.errno or 0
@@ -97,6 +103,21 @@ def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
     raises `UnreadableImageError` and nothing else; format and size are checked in the header
     before decoding. Thread-safe.
     """
+    if _is_large(content, path):
+        return _LARGE.submit(_decode, content, spec, path).result()
+    return _decode(content, spec, path)
+
+
+def _is_large(content: bytes, path: Path) -> bool:
+    """Return whether decoding the picture takes much memory."""
+    if picture_format(content) == "JPEG":
+        return False
+    with _naming_reason(content, path):
+        image = _opened(content, path)
+    return image.width * image.height > _LARGE_PIXELS
+
+
+def _decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
     picture, box, size = _upright(content, path, spec.resized)
     resized = spec.resized(*size)
     if resized[0] * resized[1] > MAX_PIXELS:

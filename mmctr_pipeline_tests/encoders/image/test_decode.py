@@ -130,13 +130,13 @@ def test_each_broken_file_has_its_reason(folder: Path, item: int) -> None:
 
 
 def test_files_that_cannot_be_opened_have_a_reason(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImageError, match="a link to nothing"):
+    with pytest.raises(UnreadableImageError, match="broken link"):
         read_bytes(folder / f"{MISSING[0]}.jpg")
     with pytest.raises(UnreadableImageError, match="cannot be read: ENOTDIR"):
         read_bytes(folder / "1.jpg" / "1.jpg")
     with (tmp_path / "1.jpg").open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    with pytest.raises(UnreadableImageError, match="too large a file"):
+    with pytest.raises(UnreadableImageError, match="file too large"):
         read_bytes(tmp_path / "1.jpg")
 
 

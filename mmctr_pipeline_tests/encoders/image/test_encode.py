@@ -280,3 +280,28 @@ def test_no_folder_no_match_and_no_readable_image_raise(
     (folder / "2.jpg").write_text("no image")
     with pytest.raises(ValueError, match=r"none of the 2 images .*'not an image': 1.*text_only"):
         encode([1, 2, 3], folder, config, store)
+
+
+def test_covers_of_mixed_names_and_string_ids_are_encoded(
+    config: ImageEncoderConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "item_images"
+    names = ["a/1.JPG", "image2.png", "3.jpeg", "x y.webp", "é.jpg"]
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        kind = {"png": "PNG", "webp": "WEBP"}.get(name.rpartition(".")[2], "JPEG")
+        (folder / name).write_bytes(encoded(picture(seed), kind))
+    (folder / "secret.jpg").symlink_to("/etc/passwd")
+    ids = np.array(["1", "2", "3", "lost", "secret", "x y", "é"])
+    result = encode_images(ids, index_images(folder), config, "cpu", VectorStore(tmp_path / "v"))
+    assert result.table.item_id.tolist() == ids.tolist()
+    assert result.table.present.tolist() == [True, True, True, False, False, True, True]
+    assert result.problems.to_pylist() == [
+        {"item_id": "lost", "path": f"{folder}/lost.jpg", "reason": NO_FILE},
+        {
+            "item_id": "secret",
+            "path": f"{folder}/secret.jpg",
+            "reason": "a link out of the data folder",
+        },
+    ]
+    assert result.table.provenance["counts"]["unreadable"] == 1

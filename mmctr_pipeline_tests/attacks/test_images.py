@@ -1,0 +1,150 @@
+"""Image bombs: small files that claim, or decode to, far more than a cover."""
+
+import contextlib
+import io
+import struct
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmctr_pipeline.encoders.image.decode import UnreadableImageError, decode, open_cover
+from mmctr_pipeline.encoders.image.pixels import PixelSpec
+from mmctr_pipeline_tests.encoders.image.broken_images import encoded, picture
+
+SPEC = PixelSpec((32, 32), "bicubic", "shortest", (0.5,) * 3, (0.5,) * 3)
+
+
+def _png(width: int, height: int, kind: int = 2, bits: int = 8, data: bytes = b"") -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checked = name + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def _jpeg(width: int, height: int) -> bytes:
+    """Return a small JPEG whose header claims another size."""
+    content = bytearray(encoded(picture(1), "JPEG"))
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(content)
+
+
+def _webp(width: int, height: int) -> bytes:
+    """Return a small lossless WebP whose header claims another size."""
+    content = bytearray(encoded(picture(2), "WEBP", lossless=True))
+    at = content.index(b"VP8L") + 9
+    bits = int.from_bytes(content[at : at + 4], "little") & ~(2**28 - 1)
+    content[at : at + 4] = (bits | (height - 1) << 14 | (width - 1)).to_bytes(4, "little")
+    return bytes(content)
+
+
+def _gif(width: int, height: int) -> bytes:
+    content = bytearray(encoded(picture(3), "GIF"))
+    content[6:10] = struct.pack("<HH", width, height)
+    return bytes(content)
+
+
+def _bmp(width: int, height: int) -> bytes:
+    content = bytearray(encoded(picture(4), "BMP"))
+    content[18:26] = struct.pack("<ii", width, height)
+    return bytes(content)
+
+
+def _tiff(width: int, height: int) -> bytes:
+    pixel = encoded(picture(5, (1, 1)), "TIFF")
+    image = Image.open(io.BytesIO(pixel))
+    assert image.size == (1, 1)
+    return pixel.replace(_entry(256, 1), _entry(256, width)).replace(
+        _entry(257, 1), _entry(257, height)
+    )
+
+
+def _entry(tag: int, value: int) -> bytes:
+    return struct.pack("<HHII", tag, 4, 1, value)
+
+
+BOMBS = {
+    "png_of_4_billion_pixels": (_png(65_535, 65_535), "too many pixels"),
+    "png_that_decodes_to_300_MB": (
+        encoded(Image.new("1", (10_000, 10_000)), "PNG"),
+        "too many pixels",
+    ),
+    "png_of_one_long_line": (_png(2**31 - 1, 1), "too many pixels"),
+    "png_of_no_width": (_png(0, 100), "damaged"),
+    "png_without_pixels": (_png(100, 100), "truncated damaged"),
+    "png_with_too_much_data": (_png(2, 2, data=bytes(50_000_000)), ""),
+    "jpeg_of_4_billion_pixels": (_jpeg(65_535, 65_535), "too many pixels"),
+    "jpeg_of_no_height": (_jpeg(100, 0), "damaged truncated"),
+    "jpeg_of_a_larger_size": (_jpeg(9_000, 9_000), ""),
+    "webp_of_268_million_pixels": (_webp(16_384, 16_384), "too many pixels"),
+    "webp_of_a_larger_size": (_webp(9_000, 9_000), "truncated damaged"),
+    "gif_of_4_billion_pixels": (_gif(65_535, 65_535), "too many pixels"),
+    "gif_of_no_width": (_gif(0, 0), ""),
+    "bmp_of_4_billion_pixels": (_bmp(65_536, 65_536), "too many pixels"),
+    "bmp_of_negative_size": (_bmp(-5, -5), "damaged too many pixels"),
+    "bmp_of_the_least_height": (_bmp(10, -(2**31)), "too many pixels damaged"),
+    "tiff_of_4_billion_pixels": (_tiff(65_535, 65_535), "too many pixels"),
+}
+"""Content and the reasons that may be given for it; with none, it may also be read."""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_with_its_reason(name: str, tmp_path: Path) -> None:
+    content, reasons = BOMBS[name]
+    assert len(content) < 200_000
+    path = tmp_path / "1.jpg"
+    path.write_bytes(content)
+    for read in (lambda: decode(content, SPEC, path), lambda: open_cover(path, within=32)):
+        if reasons:
+            with pytest.raises(UnreadableImageError) as error:
+                read()
+            assert error.value.reason in reasons
+            continue
+        with contextlib.suppress(UnreadableImageError):
+            read()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_only_the_first_picture_of_an_animation_is_decoded(kind: str) -> None:
+    frames = [picture(seed) for seed in range(40)]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    more = {"save_all": True, "append_images": frames[1:], "duration": 10}
+    animated = encoded(frames[0], kind, **more, **lossless)
+    found, single = (
+        decode(content, SPEC, Path("x")).astype(int)
+        for content in (animated, encoded(frames[0], kind, **lossless))
+    )
+    assert np.abs(found - single).mean() < 2
+    other = decode(encoded(frames[7], kind, **lossless), SPEC, Path("x")).astype(int)
+    assert np.abs(found - other).mean() > 5
+
+
+def _peak_mb(content: bytes, n_threads: int) -> float:
+    """Return by how much memory grows while as many threads decode a picture."""
+
+    def memory(name: str) -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition(f"{name}:")[2].split()[0])
+
+    before = memory("VmRSS")
+    # Sets the peak, VmHWM, to the memory in use now.
+    Path("/proc/self/clear_refs").write_text("5")
+    with ThreadPoolExecutor(n_threads) as threads:
+        list(threads.map(lambda _: decode(content, SPEC, Path("x")), range(n_threads)))
+    return (memory("VmHWM") - before) / 1024
+
+
+def test_large_pictures_are_decoded_one_at_a_time() -> None:
+    # 72 MB of pixels in a file of 72 kB; a catalogue of such files must not fill the memory.
+    content = _png(6_000, 4_000, data=bytes(4_000 * (3 * 6_000 + 1)))
+    assert len(content) < 100_000
+    one, many = _peak_mb(content, 1), _peak_mb(content, 5)
+    assert one > 60
+    assert many < 2 * one
