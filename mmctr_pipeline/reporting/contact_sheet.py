@@ -10,6 +10,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pyarrow as pa
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from mmctr_pipeline.data.dataset import ItemTable
@@ -115,7 +116,9 @@ def _draw(
             if not n_found:
                 draw.text((first_column, y + _GAP), "none", _FAINT, _font())
             for place in range(n_found):
-                caption = f"{neighbours.similarity[kind][number, place]:.3f}"
+                similarity = f"  {neighbours.similarity[kind][number, place]:.3f}"
+                n_letters = int(text_width / letter) - len(similarity)
+                caption = _drawable(str(found[place]))[:n_letters] + similarity
                 x = first_column + place * column
                 draw_item(x, y + _GAP, found[place].item(), caption, n_lines)
             y += row
@@ -124,10 +127,14 @@ def _draw(
 
 @functools.cache
 def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib's font is on every machine; glyphs that it lacks become boxes. Its letters are
+    return ImageFont.truetype(_font_path(bold), _FONT_SIZE)
+
+
+def _font_path(bold: bool = False) -> Path:
+    # matplotlib's font is on every machine; letters that it lacks become boxes. All letters are
     # equally wide, so that lines can be wrapped by counting them.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    return ImageFont.truetype(folder / f"DejaVuSansMono{'-Bold' * bold}.ttf", _FONT_SIZE)
+    return folder / f"DejaVuSansMono{'-Bold' * bold}.ttf"
 
 
 def _cover(images: ImageIndex, item_id: int | str, size: int) -> Image.Image | None:
@@ -151,10 +158,19 @@ def _titles(items: ItemTable, ids: np.ndarray) -> dict[int | str, str]:
 
 
 def _drawable(title: str) -> str:
+    """Return the title without control characters, and without emoji that the font lacks."""
     letters = " ".join(unicodedata.normalize("NFKC", title).split())
+    return " ".join("".join(filter(_is_drawable, letters)).split())
+
+
+def _is_drawable(letter: str) -> bool:
+    category = unicodedata.category(letter)
     # Characters that join or vary emoji would become boxes of their own.
-    return "".join(
-        each
-        for each in letters
-        if unicodedata.category(each) not in ("Cc", "Cf") and not "\ufe00" <= each <= "\ufe0f"
-    )
+    if category in ("Cc", "Cf") or "\ufe00" <= letter <= "\ufe0f":
+        return False
+    return category[0] != "S" or _glyphs().get_char_index(ord(letter)) != 0
+
+
+@functools.cache
+def _glyphs() -> FT2Font:
+    return FT2Font(_font_path())

@@ -268,8 +268,9 @@ def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
 
 
 def _with_colours(picture: Image.Image, n_colours: int) -> Image.Image:
-    # No dithering: PNG compresses noise badly.
-    return picture.quantize(n_colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    # Median cut would give most colours to the largest areas and blend rare ones. No dithering: PNG
+    # compresses noise badly.
+    return picture.quantize(n_colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
 def _encoded(picture: Image.Image) -> bytes:

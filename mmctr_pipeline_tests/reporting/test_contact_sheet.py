@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
 from mmctr_pipeline.data.images import index_images
-from mmctr_pipeline.reporting.contact_sheet import neighbour_sheet
+from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.reporting.contact_sheet import NeighbourSheet, neighbour_sheet
 from mmctr_pipeline.reporting.neighbours import find_neighbours
 from mmctr_pipeline_tests.reporting.item_tables import (
     IDS,
@@ -121,11 +123,36 @@ def test_items_with_string_ids_are_drawn() -> None:
     assert sheet != integers
 
 
-def test_awkward_titles_are_drawn() -> None:
-    titles = pa.array(AWKWARD * 5)
-    sheet = neighbour_sheet(item_table(titles), None, {"text": random_vectors(1)})
+@pytest.mark.parametrize("title", AWKWARD)
+def test_awkward_titles_are_drawn(title: str | None) -> None:
+    table = {"text": random_vectors(1)}
+    sheet = neighbour_sheet(item_table(pa.array([title] * N_ITEMS, pa.string())), None, table)
+    blank = neighbour_sheet(item_table(pa.array(["."] * N_ITEMS)), None, table)
     assert len(sheet.small) <= 50_000
-    assert count(sheet.full, (255, 255, 255)) > 1000
+    # More ink than a dot, and no more than three full lines for each of 96 items.
+    ink = [count(each.full, (32, 32, 32)) for each in (sheet, blank)]
+    assert ink[1] < ink[0] < 150_000
+
+
+def test_emoji_that_the_font_lacks_are_left_out() -> None:
+    table = {"text": random_vectors(1)}
+    plain = neighbour_sheet(item_table(pa.array(["cat © ☺"] * N_ITEMS)), None, table)
+    emoji = neighbour_sheet(item_table(pa.array(["cat 🐈 © ☺ 🇨🇳"] * N_ITEMS)), None, table)
+    without = neighbour_sheet(item_table(pa.array(["cat"] * N_ITEMS)), None, table)
+    assert emoji == plain != without
+
+
+def test_neighbours_are_named_by_id() -> None:
+    titles = pa.array(["title"] * 3)
+    tables = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 90], np.int32))}
+    other = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 91], np.int32))}
+
+    def drawn(tables: dict[str, VectorTable], seed: int) -> NeighbourSheet:
+        items = item_table(titles, tables["text"].item_id)
+        return neighbour_sheet(items, None, tables, n_queries=1, seed=seed)
+
+    # Each sheet has the item 90 or 91, as the query or as one of its two neighbours.
+    assert all(drawn(tables, seed) != drawn(other, seed) for seed in range(3))
 
 
 def test_titles_that_are_not_utf8_are_drawn() -> None:

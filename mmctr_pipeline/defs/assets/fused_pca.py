@@ -49,11 +49,11 @@ def fused_pca(
     )
     fused = fusion.vectors.recording(config=config.resolved, dim=fusion.vectors.dim)
     item_info_path = deployment.storage / FILE_NAMES[settings.method]
-    write_item_info(item_info_path, fused, items, layout.item_info)
+    item_info = write_item_info(item_info_path, fused, items, layout.item_info)
     for method, name in FILE_NAMES.items():
         if method != settings.method and (deployment.storage / name).is_file():
             logger.info(f"{deployment.storage / name} is from an earlier run with method {method}")
-    tables = {"image": image_embeddings, "text": text_embeddings, "fused": fused}
+    tables = {"cover": image_embeddings, "title": text_embeddings, "both": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = deployment.storage / "neighbours.png"
     with atomic_write(sheet_path) as temporary:
@@ -64,7 +64,9 @@ def fused_pca(
         "explained_variance": fused.provenance["explained_variance"],
         "transform": dg.MetadataValue.path(str(fusion.path)),
         "transform used again": fusion.reused,
+        "vectors left out as outliers": dg.MetadataValue.json(fused.provenance["outliers"]),
         "item_info": dg.MetadataValue.path(str(item_info_path)),
+        "items without a row in the data's item_info": item_info.n_without_source,
         "neighbours": dg.MetadataValue.path(str(sheet_path)),
         **declare.vector_metadata(fused),
         **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
