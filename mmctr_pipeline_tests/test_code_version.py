@@ -23,7 +23,10 @@ SHOP = {
 
 
 def version(
-    folder: Path, changes: Mapping[str, str] = MappingProxyType({}), module: str = "shop.orders"
+    folder: Path,
+    changes: Mapping[str, str] = MappingProxyType({}),
+    module: str = "shop.orders",
+    callers: tuple[str, ...] = (),
 ) -> str:
     """Return the version of `module` in the package SHOP, in which some files are changed."""
     source_dir = folder / str(len(list(folder.iterdir())))
@@ -31,7 +34,7 @@ def version(
         path = source_dir / "shop" / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
-    return code_version(module, source_dir)
+    return code_version(module, *callers, source_dir=source_dir)
 
 
 def test_version_is_16_hex_digits_and_depends_on_the_code_alone(tmp_path: Path) -> None:
@@ -76,6 +79,16 @@ def test_modules_that_import_each_other_have_a_version(tmp_path: Path) -> None:
     circle = {"rates": "import shop.orders\nVALUE = 1\n"}
     assert version(tmp_path, circle) != version(tmp_path)
     assert version(tmp_path, circle, "shop.prices") == version(tmp_path, circle)
+
+
+def test_of_callers_only_their_own_code_counts(tmp_path: Path) -> None:
+    def with_caller(changes: Mapping[str, str]) -> str:
+        return version(tmp_path, changes, "shop.rates", ("shop.unused",))
+
+    first = with_caller({})
+    assert first != version(tmp_path, module="shop.rates")
+    assert first != with_caller({"unused": SHOP["unused"] + "OTHER = 2\n"})
+    assert first == with_caller({"orders": SHOP["orders"] + "OTHER = 2\n"})
 
 
 def test_unknown_module_is_an_error(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mmctr_pipeline.presets.preset import ChecksConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
 OWNERS = ["team:mmctr"]
+_PIPELINE_MODULE = "mmctr_pipeline.pipeline"
 
 
 def columns(**described: tuple[str, str]) -> dict[str, Any]:
@@ -53,7 +54,8 @@ def asset(
     Parameters
     ----------
     decided_by
-        The module that decides the result; its source gives the code version.
+        The module that decides the result. The code version covers it with all that it imports,
+        the asset's own module, and `pipeline.py`.
     gpu
         Whether the asset uses a GPU if there is one.
     options
@@ -66,7 +68,7 @@ def asset(
         return dg.asset(
             owners=OWNERS,
             op_tags=GPU_TAGS if gpu else None,
-            code_version=code_version(decided_by),
+            code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
             **options,
         )(function)
 
