@@ -27,7 +27,7 @@ _QUICK = settings(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-_LONG = settings(_QUICK, max_examples=600)
+_LONG = settings(_QUICK, max_examples=250)
 
 
 def _write(root: Path, files: dict[str, pa.Table], row_group: int) -> None:
