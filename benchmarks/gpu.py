@@ -134,9 +134,9 @@ def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
     files = [
         path.relative_to(REPOSITORY).as_posix()
         for path in sorted((REPOSITORY / "mmctr_pipeline_tests").rglob("test_*.py"))
-        if "needs a CUDA device" in path.read_text()
+        if "@pytest.mark.cuda\n" in path.read_text()
     ]
-    pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-k", "cuda or gpu"]
+    pytest = ["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", "cuda"]
     tests = python(*pytest, "--continue-on-collection-errors", *files)
     is_missing = importlib.util.find_spec("pytest") is None
     write = f"from benchmarks.gpu import write_data; write_data({str(data)!r}, {rehearse})"

@@ -131,7 +131,7 @@ def test_transformer_and_tower_drop_in_training_only(
     assert torch.equal(model(batch), model(batch))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_gpu_pads_and_gives_the_same() -> None:
     model, batch = double_model(), double_batch(LENGTHS)
     parameters = list(model.parameters())

@@ -153,7 +153,7 @@ def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: floa
         )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_a_gpu_learns_the_same() -> None:
     training = TrainingConfig(max_epochs=10, batch_size=128)
     trained = train_ctr(*small_sample(), SMALL_MODEL, training, torch.device("cuda:0"))

@@ -158,10 +158,7 @@ def test_the_setting_has_no_effect_on_the_cpu() -> None:
     assert different(captured, plain) == []
 
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("optimizer", ["row_adamw", "adamw"])
 def test_captured_and_plain_steps_train_alike_on_cuda(
     optimizer: str, caplog: pytest.LogCaptureFixture
@@ -175,7 +172,7 @@ def test_captured_and_plain_steps_train_alike_on_cuda(
     assert WARNING not in caplog.text
 
 
-@needs_cuda
+@pytest.mark.cuda
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_every_preset_keeps_its_graph_on_cuda(
     entry: Entry, caplog: pytest.LogCaptureFixture

@@ -175,7 +175,7 @@ def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> No
         assert torch.equal(found_BD, encoder(target_BD, history_TD.float(), OFFSETS))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_the_encoder_gives_the_same_on_cuda() -> None:
     torch.manual_seed(5)
     encoder, target_BD, history_TD = an_encoder(), random_targets(), random_values(SPARE)
