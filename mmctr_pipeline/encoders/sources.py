@@ -100,8 +100,9 @@ def locate_text_model(model: str) -> LocatedTextModel:
         return _located_text(local.resolve().name, local.resolve(), "local folder")
     if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ModelNotFoundError(
-            f"text model {model!r}: {lack}. Fix: name the folder of a sentence-transformers model, "
-            f"a hub id, or {MINILM_NAMES[0]}, which is installed with the pipeline"
+            f"text model {model!r}: {lack}. Fix: name the complete folder of a "
+            "sentence-transformers model (copy it again if files are missing), a hub id, or "
+            f"{MINILM_NAMES[0]}, which is installed with the pipeline"
         )
     if model in MINILM_NAMES and (packaged := _packaged_minilm()) is not None:
         return packaged

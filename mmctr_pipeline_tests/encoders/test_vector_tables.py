@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.encoders.config import TextEncoderConfig
+from mmctr_pipeline.encoders.store.lookup import StoreResult
 from mmctr_pipeline.encoders.vector_tables import (
+    EncoderInfo,
+    encoded_table,
     given_table,
     mean_parity,
     parity_notes,
@@ -29,6 +33,18 @@ def test_given_vectors_are_joined_by_id(caplog: pytest.LogCaptureFixture) -> Non
     assert table.identity == "given:column"
     assert table.provenance["counts"] == {"items": 4, "given": 2, "missing": 2, "outliers": 0}
     assert caplog.messages == ["2 of 4 items have a vector in column txt_emb_BERT"]
+
+
+def test_a_wild_vector_of_an_encoder_is_masked() -> None:
+    vectors = np.ones((6, 3), np.float32)
+    vectors[4] = 1e9
+    result = StoreResult(vectors, {}, n_encoded=6, n_reused=0, notes=[])
+    encoder = EncoderInfo("kind", "name", "source", "0" * 64, "settings", "float32", "cpu")
+    ids, rows = np.arange(1, 8), np.array([0, 1, 2, 4, 5, 6])
+    table = encoded_table(ids, rows, result, encoder, TextEncoderConfig(), {}, 0.0)
+    assert table.present.tolist() == [True, True, True, False, True, False, True]
+    assert not table.vectors[5].any()
+    assert table.provenance["outliers"][0]["item_id"] == 6
 
 
 def test_missing_table_and_unmatched_items_raise() -> None:

@@ -64,7 +64,7 @@ def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -
 
 def _require_words(folder: Path, first: Any) -> None:
     """Raise `ModelFilesError` if the vocabulary is missing or much smaller than the weights'."""
-    tokenizer, transformer = first.tokenizer, getattr(first, "auto_model", None)
+    tokenizer = getattr(first, "tokenizer", None)
     names, fix = ", ".join(VOCABULARIES), "Fix: copy the model's whole folder again"
     if tokenizer is None:
         return
@@ -73,10 +73,11 @@ def _require_words(folder: Path, first: Any) -> None:
             f"{folder}: its tokeniser knows no word, not even {_COMMON_TEXTS[0]!r}: the vocabulary "
             f"({names}) is missing or damaged. {fix}"
         )
-    n_rows = transformer.get_input_embeddings().weight.shape[0] if transformer is not None else 0
-    if transformer is not None and len(tokenizer) < _LEAST_VOCABULARY * n_rows:
+    config = getattr(getattr(first, "auto_model", None), "config", None)
+    n_tokens = int(getattr(config, "vocab_size", None) or 0)
+    if n_tokens and len(tokenizer) < _LEAST_VOCABULARY * n_tokens:
         raise ModelFilesError(
-            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, the weights {n_rows:,}: the "
+            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, the weights {n_tokens:,}: the "
             f"vocabulary ({names}) is incomplete or of another model. {fix}"
         )
 

@@ -55,7 +55,7 @@ class SentenceModel:
 
     def unknown(self, texts: list[str]) -> np.ndarray:
         """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
-        return unknown_only(self._model.tokenizer, texts)
+        return unknown_only(getattr(self._model[0], "tokenizer", None), texts)
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`.

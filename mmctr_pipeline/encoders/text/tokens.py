@@ -13,8 +13,11 @@ _BLANK = "\u2581"
 def unknown_only(tokenizer: Any, texts: list[str]) -> np.ndarray:
     """Return which texts have no token except unknown ones, `(n,) bool`.
 
-    `tokenizer` is one of transformers or of tokenizers. Byte-level tokenisers know every text.
+    `tokenizer` is one of transformers or of tokenizers; byte-level ones know every text. Any other
+    kind is trusted to know every text too.
     """
+    if not hasattr(tokenizer, "encode_batch") and not hasattr(tokenizer, "unk_token_id"):
+        return np.zeros(len(texts), dtype=bool)
     # Most texts are settled by their first word, and many begin alike.
     firsts = [(text.split(maxsplit=1) or [text])[0] for text in texts]
     distinct = sorted(set(firsts))
