@@ -35,11 +35,11 @@ from mmctr_pipeline.fusion.pca import PcaTransform
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.training.checkpoint import Checkpoints
-from mmctr_pipeline_tests.files.flipped_bits import count_unnoticed, flips, some_bits
+from mmctr_pipeline_tests.files.flipped_bits import count_unnoticed, flips, plain, some_bits
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
-N_FLIPS = 250
+N_FLIPS = 150
 
 Artefact = tuple[Path, Callable[[], Any]]
 """A file, and how it is read."""
@@ -253,6 +253,13 @@ def test_artefacts_of_earlier_versions_are_read(tmp_path: Path) -> None:
         }
         pq.write_table(old.replace_schema_metadata(kept), path)
     assert np.array_equal(CtrDataset.read(tmp_path).train.item_id, whole.train.item_id)
+
+    path, read = shard(tmp_path)
+    stored, metadata = read(), pq.read_schema(path).metadata
+    del metadata[b"mmctr.crc32"]
+    rows = pq.read_table(path).replace_schema_metadata(metadata)
+    pq.write_table(rows, path, use_dictionary=False, write_page_checksum=True)
+    assert plain(read()) == plain(stored)
 
     content = {"format": "mmctr_pipeline.model", "format_version": 1, **vars(MODEL_FILE)}
     torch.save(content, tmp_path / "model.pt")

@@ -196,7 +196,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     csv, packed = tmp_path / "submission.csv", tmp_path / "prediction.zip"
     write_submission(submission_frame(np.array([1]), np.array([0.5])), csv, packed)
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("prediction.csv", bytes(2**26))
+        archive.writestr("prediction.csv", bytes(2**24))
     assert packed.stat().st_size < 10**6
     assert "is not the CSV beside it" in check_submission(csv, packed, np.array([1]))[0]
 

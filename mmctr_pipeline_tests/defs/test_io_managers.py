@@ -15,7 +15,10 @@ import pyarrow as pa
 import pytest
 
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.defs.io_managers import ParquetIOManager
+from mmctr_pipeline.defs.io_managers import ParquetIOManager, io_managers
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
+from mmctr_pipeline_tests.training.small_sample import small_sample
 
 COLUMNS = {"item_id": [1, 2], "title": ["a", None]}
 
@@ -120,3 +123,43 @@ def test_a_kill_while_writing_leaves_the_earlier_artefact(tmp_path: Path) -> Non
     # The next writer removes the leftovers of the killed one.
     manager.write(earlier, path)
     assert os.listdir(tmp_path) == ["text_embeddings.parquet"]
+
+
+def _vectors() -> VectorTable:
+    return VectorTable(np.array([1]), np.ones((1, 4), np.float32), np.ones(1, bool), "x")
+
+
+ASSETS: dict[str, tuple[str, Any, str]] = {
+    "text_embeddings": ("parquet_io", _vectors, "text_embeddings.parquet"),
+    "train_dataset": (
+        "dataset_io",
+        lambda: small_sample(60, 30, 20)[0],
+        "train_dataset/train.parquet",
+    ),
+    "trained_model": ("model_io", lambda: MODEL_FILE, "best_model.pt"),
+}
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut off", "removed"])
+@pytest.mark.parametrize("name", ASSETS)
+def test_a_damaged_artefact_is_named_with_the_command_that_makes_it_again(
+    name: str, damage: str, tmp_path: Path
+) -> None:
+    manager, make, file = ASSETS[name]
+    resources = io_managers(str(tmp_path))
+    resources[manager].write(make(), resources[manager]._path(dg.AssetKey(name)))
+    path = tmp_path / file
+    if damage == "removed":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content if damage == "flipped" else content[:-7])
+    context = dg.build_input_context(
+        asset_key=dg.AssetKey(name), dagster_type=dg.PythonObjectDagsterType(VectorTable)
+    )
+    with pytest.raises((DamagedFileError, FileNotFoundError)) as raised:
+        resources[manager].load_input(context)
+    assert Path(file).name in str(raised.value) or path.resolve().name in str(raised.value)
+    command = f"(dagster asset materialize --select {name} -m mmctr_pipeline.definitions)"
+    assert str(raised.value).endswith(command)

@@ -65,3 +65,8 @@ def test_heads_that_do_not_divide_the_projection_are_refused() -> None:
     features = dataclasses.replace(FEATURES, projection_dim=10)
     with pytest.raises(SettingsError, match=r"n_heads is 4; it must divide 10, .*projection_dim"):
         dataclasses.replace(WITH_HEADS["target_cross_attention"], features=features)
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_every_model_trains_on_vectors_of_one_dimension(name: str) -> None:
+    assert_trains_with(SMALL_MODELS[name], vector_dim=1)
