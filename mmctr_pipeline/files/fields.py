@@ -1,4 +1,4 @@
-"""Checks that what a file holds has the types that a dataclass declares."""
+"""Check that what a file holds has the types that a dataclass declares."""
 
 import dataclasses
 import types

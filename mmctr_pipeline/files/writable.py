@@ -1,4 +1,4 @@
-"""Tells before the work whether a folder can be written to."""
+"""Tell before the work whether a folder can be written to."""
 
 import errno
 import os
