@@ -47,7 +47,7 @@ def read_footer(path: Path) -> list[RowGroup]:
     try:
         groups = _Compact(content).struct()[_ROW_GROUPS]
         return [RowGroup(each[_N_ROWS], list(map(_chunk, each[_COLUMNS]))) for each in groups]
-    except (KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError) as error:
+    except (LookupError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the footer is malformed ({error!r})") from error
 
 

@@ -80,7 +80,8 @@ def input_stamp() -> str:
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    # Links to folders are not followed: they lead to files listed already, or out of the data.
+    for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = Path(parent) / name
