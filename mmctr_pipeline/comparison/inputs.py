@@ -8,6 +8,7 @@ from typing import Self
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.files.atomic import atomic_folder
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.training.checkpoint import run_key
 
 
@@ -46,7 +47,10 @@ class TrainingInputs:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read inputs written by `write`."""
+        """Read inputs written by `write`; raises `DamagedFileError`."""
         paths = {path.stem.removeprefix("table_"): path for path in folder.glob("table_*.parquet")}
-        tables = {name: VectorTable.read(path) for name, path in paths.items()}
-        return cls(CtrDataset.read(folder / "dataset"), ItemVectors(**tables))
+        try:
+            tables = {name: VectorTable.read(path) for name, path in paths.items()}
+            return cls(CtrDataset.read(folder / "dataset"), ItemVectors(**tables))
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}; remove {folder.parent}, it is written again") from error

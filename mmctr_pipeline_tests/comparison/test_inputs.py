@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
 
@@ -45,3 +47,15 @@ def test_other_contents_have_another_key() -> None:
     other_rows = dataclasses.replace(inputs.dataset, fingerprint="other rows")
     keys.add(dataclasses.replace(inputs, dataset=other_rows).key)
     assert len(keys) == 5
+
+
+@pytest.mark.parametrize("name", ["table_fused", "dataset/valid"])
+def test_damaged_inputs_are_named_with_the_folder_to_remove(name: str, tmp_path: Path) -> None:
+    folder = small_inputs().write(tmp_path)
+    path = folder / f"{name}.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    message = rf"{path.name} is damaged: .*; remove {tmp_path}, it is written again"
+    with pytest.raises(DamagedFileError, match=message):
+        TrainingInputs.read(folder)
