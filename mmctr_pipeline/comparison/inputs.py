@@ -53,4 +53,5 @@ class TrainingInputs:
             tables = {name: VectorTable.read(path) for name, path in paths.items()}
             return cls(CtrDataset.read(folder / "dataset"), ItemVectors(**tables))
         except DamagedFileError as error:
-            raise DamagedFileError(f"{error}; remove {folder.parent}, it is written again") from error
+            advice = f"remove {folder.parent}, it is written again"
+            raise DamagedFileError(f"{error}; {advice}") from error
