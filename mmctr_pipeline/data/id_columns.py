@@ -1,4 +1,4 @@
-"""Reads columns of user and item ids, integers or strings, and finds the rows of items."""
+"""Read columns of user and item ids, integers or strings, and find the rows of items."""
 
 from pathlib import Path
 
@@ -65,9 +65,11 @@ def listed_items(
     if pa.types.is_integer(flat.type):
         return numpy_view(flat), offsets
     ids = _strings(flat)
-    rows = items.look_up(ids)
-    is_unknown = (rows == 0) & (numpy_view(pc.binary_length(ids)) > 0)
-    require_known(is_unknown, ids, offsets, block, source)
+    lengths = pc.binary_length(ids)
+    rows, is_id = np.zeros(len(ids), np.int32), numpy_view(lengths) > 0
+    # Most values are padding, which is faster to leave out.
+    rows[is_id] = items.look_up(ids.filter(pc.greater(lengths, 0)))
+    require_known(is_id & (rows == 0), ids, offsets, block, source)
     return rows, offsets
 
 
