@@ -1,4 +1,4 @@
-"""Repeats a recorded training run from what its model file holds, and compares the results."""
+"""Repeat a recorded training run from what its model file holds, and compare the results."""
 
 import dataclasses
 import hashlib
@@ -149,7 +149,9 @@ def weights_digest(state_dict: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state_dict.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -161,6 +163,8 @@ def _changes(model_file: ModelFile, device: torch.device) -> list[str]:
     )
     if model_file.history.get("ended_by") == "max_minutes":
         notes.append("recorded with a limit of time, so the number of epochs may differ")
+    if device.type == "cuda":
+        notes.append("a GPU does not always add up in the same order: the last digits may differ")
     return notes
 
 

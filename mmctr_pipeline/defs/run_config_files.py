@@ -1,4 +1,4 @@
-"""Checks the files of `-c` of a `dagster` command when it loads the definitions.
+"""Check the files of `-c` of a `dagster` command when it loads the definitions.
 
 Dagster reads these files itself. Of a key that is set twice it keeps the last value, and it checks
 a value's bounds only when the asset starts, which may be hours later.

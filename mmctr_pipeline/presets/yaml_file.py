@@ -1,4 +1,4 @@
-"""Reads YAML files of settings: plain values, and no key twice.
+"""Read YAML files of settings: plain values, and no key twice.
 
 Errors name the file and the line. They show keys but never values: the path may be a mistake, and
 lead to a file whose content must not appear in a log.
@@ -16,7 +16,7 @@ from mmctr_pipeline.settings import SettingsError, shown_names
 
 PRESET_FORM = (
     "a preset is a YAML file with any of the sections encoders, fusion, model, training and "
-    "checks, which may begin with extends: NAME"
+    "checks, which may begin with extends: NAME and seed: NUMBER"
 )
 
 _MAX_BYTES = 100_000
@@ -54,8 +54,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise SettingsError(f"{path}: nested more than {_MAX_DEPTH} levels deep") from None
     if not isinstance(root, yaml.MappingNode):
-        kind = "list" if isinstance(root, yaml.SequenceNode) else "text"
-        found = "is empty" if root is None else f"holds a {kind} instead of sections"
+        kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
+        found = "is empty" if root is None else f"holds {kind} instead of sections"
         raise SettingsError(f"{path} {found}; {PRESET_FORM}")
     values: dict[str, Any] = _Values(path, loader).plain(root, 0)
     return values

@@ -143,7 +143,8 @@ def test_what_cannot_be_repeated_is_an_error_in_one_line(
     assert "the configuration of encoders and fusion in the model file is not usable" in line
     (deployment.storage / "best_model.pt").write_bytes(b"no model")
     line, _ = repeat(capsys, status=2)
-    assert "model.pt is damaged" in line
+    assert "/model.pt" in line
+    assert "damaged, not a file of tensors" in line
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path / "new"))
     line, _ = repeat(capsys, status=2)
     assert line.endswith("it has: none yet; materialise trained_model")
