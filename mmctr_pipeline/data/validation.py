@@ -196,10 +196,10 @@ def _empty_history(array: pa.Array) -> str:
     widths = np.unique(np.diff(offsets)[~array.is_null().to_numpy(zero_copy_only=False)])
     if len(widths) != 1 or not widths[0]:
         return "an empty list"
-    padding = pa.scalar(0 if pa.types.is_integer(flat.type) else "", flat.type)
-    if pc.any(pc.equal(flat, padding)).as_py():
-        return f"{widths[0]} padding values {padding.as_py()!r}, like the padding of the others"
-    return f"an empty list, or as {widths[0]} padding values if other lists are padded"
+    padding, name = (0, "zeros") if pa.types.is_integer(flat.type) else ("", "empty strings")
+    if pc.any(pc.equal(flat, pa.scalar(padding, flat.type))).as_py():
+        return f"{widths[0]} {name}, as the other lists are padded"
+    return f"an empty list, or as {widths[0]} {name} if other lists are padded"
 
 
 def _null_positions(array: pa.Array) -> np.ndarray:

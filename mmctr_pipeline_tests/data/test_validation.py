@@ -187,9 +187,9 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("histories", "advice", "empty"),
     [
-        ([[0, 1, 2], None, [3, 2, 1], [0, 0, 0]], "3 padding values 0", [0, 0, 0]),
+        ([[0, 1, 2], None, [3, 2, 1], [0, 0, 0]], "as 3 zeros, as the other", [0, 0, 0]),
         ([[1, 2], None, [3, 2, 1], []], "as an empty list", []),
-        ([[1, 2, 4], None, [3, 2, 1], [1, 2, 3]], "as an empty list, or as 3 padding", []),
+        ([[1, 2, 4], None, [3, 2, 1], [1, 2, 3]], "as an empty list, or as 3 zeros", []),
     ],
     ids=["padded", "ragged", "of_one_width"],
 )
