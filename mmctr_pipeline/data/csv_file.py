@@ -40,6 +40,12 @@ class CsvFile:
                 stripped = (value.strip(SEPARATOR.encode()) for value in values)
                 if value := next(filter(None, stripped), None):
                     first[name] = value
+        for column in columns:
+            value = first.get(column.name, b"")
+            if column.kind.endswith("list") and value[:1] + value[-1:] == b"[]":
+                problem = f"the first list is {value[:40].decode(errors='replace')!r}"
+                fix = f"write lists as 1{SEPARATOR}2{SEPARATOR}3, or the table as parquet"
+                raise DataError(path, problem, fix, column.name)
         # Lists that are all empty have the type of the other ids.
         first.setdefault("item_seq", first.get("item_id", b""))
         types = {column.name: _type(column, first.get(column.name, b"")) for column in columns}
@@ -97,8 +103,8 @@ class CsvFile:
                 f"the line has {wrong[0].actual_columns} values, but the header has "
                 f"{wrong[0].expected_columns}",
                 "separate the values with commas, and quote titles that have commas in them",
-                # The header is number 1.
-                row=wrong[0].number - 2,
+                # The header is number 1. Behind a quoted line break there is none.
+                row=None if wrong[0].number is None else wrong[0].number - 2,
             ) from error
 
     def _unreadable(self, error: Exception) -> DataError:

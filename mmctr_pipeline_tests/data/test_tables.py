@@ -260,24 +260,44 @@ def test_wrong_values_in_csv_are_named(
     assert problem in str(error)
 
 
+_HEADER = "user_id,item_id,item_seq,likes_level,views_level,label\n"
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         ("", "not a readable CSV file"),
-        ("user_id,item_id,item_seq,likes_level,views_level,label\n", "the file has no rows"),
+        (_HEADER, "the file has no rows"),
         ("user_id;item_id\n1;2\n", "the column is missing; the file has user_id;item_id"),
         ("user_id,user_id,label\n1,1,1\n", "the column occurs 2 times"),
         (
-            "user_id,item_id,item_seq,likes_level,views_level,label\n1,4,1^2,1,1,1\n1,4,1^2,1,1\n",
+            f"{_HEADER}1,4,1^2,1,1,1\n1,4,1^2,1,1\n",
             "row 1: the line has 5 values, but the header has 6",
         ),
+        (
+            f'{_HEADER}1,4,"1^2,1,1,1\n1,4,1^2,1,1,1\n',
+            "the line has 3 values, but the header has 6",
+        ),
+        ((_HEADER + "1,4,1^2,1,1,1\n").encode("utf-16"), "train.csv"),
+        (b"\x1f\x8b" + bytes(30), "not a readable CSV file"),
+        (f'{_HEADER}1,4,"[1, 2]",1,1,1\n', "column item_seq: the first list is '[1, 2]'"),
     ],
-    ids=["empty", "header_only", "semicolons", "column_twice", "short_line"],
+    ids=[
+        "empty",
+        "header_only",
+        "semicolons",
+        "column_twice",
+        "short_line",
+        "open_quote",
+        "utf16",
+        "gzip",
+        "python_lists",
+    ],
 )
-def test_malformed_csv_is_refused(tmp_path: Path, content: str, problem: str) -> None:
+def test_malformed_csv_is_refused(tmp_path: Path, content: str | bytes, problem: str) -> None:
     root = small_data.write_data(tmp_path)
     (root / "train.parquet").unlink()
-    (root / "train.csv").write_text(content)
+    (root / "train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     error = _fault(root)
     assert error.file == root / "train.csv"
     assert problem in str(error)
