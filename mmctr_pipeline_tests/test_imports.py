@@ -13,6 +13,8 @@ TORCH_ALONE = [
     "mmctr_pipeline.data.ragged",
     "mmctr_pipeline.data.vectors",
     "mmctr_pipeline.data.dataset",
+    "mmctr_pipeline.data.tables",
+    "mmctr_pipeline.data.images",
     "mmctr_pipeline.metrics",
     "mmctr_pipeline.encoders.store.vector_store",
     "mmctr_pipeline.encoders.store.prune",
