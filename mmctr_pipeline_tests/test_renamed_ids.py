@@ -13,10 +13,10 @@ import torch
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.data.items import read_given_vectors
 from mmctr_pipeline.data.model_rows import OtherIdsError
 from mmctr_pipeline.data.vectors import ItemVectors
-from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.vector_tables import given_table
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
 from mmctr_pipeline.fusion.item_info import write_item_info
 from mmctr_pipeline.models.config import ModelConfig
@@ -32,8 +32,6 @@ from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(max_epochs=1, batch_size=512, precision="float32")
-TEXT = TextEncoderConfig(source="given", column="txt_emb_BERT")
-IMAGE = ImageEncoderConfig(source="given", column="img_emb_CLIPRN50")
 PCA = FusionConfig(dim=16)
 ATTENTION = FusionConfig(
     method="attention", dim=8, attention=AttentionConfig(max_epochs=1, rows_per_epoch=200)
@@ -65,10 +63,11 @@ def run_pipeline(layout: DataLayout, folder: Path, fusion: FusionConfig, model: 
     written = folder / "dataset"
     written.mkdir()
     pipeline.load_dataset(layout).write(written)
-    dataset, store = CtrDataset.read(written), VectorStore(folder / "vectors")
-    text = pipeline.encode_titles(layout, dataset.items, TEXT, store, CPU).table
-    image = pipeline.encode_images(layout, dataset.items, IMAGE, store, CPU).table
-    both = (text, image)
+    dataset = CtrDataset.read(written)
+    both = [
+        given_table(dataset.items.ids, read_given_vectors(layout, column), column)
+        for column in ("txt_emb_BERT", "img_emb_CLIPRN50")
+    ]
     fused = pipeline.fuse(layout, dataset.items, *both, fusion, folder / "transforms", CPU).vectors
     vectors = ItemVectors(fused, *both)
     trained = pipeline.train(dataset, vectors, model, TRAINING, CPU)

@@ -1,4 +1,4 @@
-"""Splits the valid users in two: one part selects a model's epoch, the other measures it."""
+"""Split the valid users in two: one part selects a model's epoch, the other measures it."""
 
 import numpy as np
 
@@ -17,8 +17,8 @@ def selects_epoch(user_id: np.ndarray) -> np.ndarray:
     """Return which rows select the epoch, `(N,) bool`; the others report.
 
     All rows of a user are on the same side: the lowest bit of SplitMix64 (Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators", OOPSLA 2014) of the id. So the split depends
-    on neither the order nor the other rows.
+    "Fast splittable pseudorandom number generators", OOPSLA 2014) of `user_id`, which is the id, or
+    the row of an id that is mapped (`data.ids`). So the split does not depend on the order.
     """
     mixed = user_id.astype(np.uint64) + _INCREMENT
     for multiplier, shift in zip(_MULTIPLIERS, (30, 27), strict=True):

@@ -47,9 +47,9 @@ def item_features(
 ) -> ItemFeatures:
     """Return the features of all items on the CPU, by table row; rows without an item are zero.
 
-    Vectors are joined by the data's ids. Text and image vectors are included if the model reads them and at
-    least one item has one. Raises `TrainingDataError` if the model reads vectors that are not
-    given, and `ValueError` if a vector is not finite or no item has a fused vector.
+    Vectors are joined by the data's ids. Text and image vectors are included if the model reads
+    them and at least one item has one. Raises `TrainingDataError` if the model reads vectors that
+    are not given, and `ValueError` if a vector is not finite or no item has a fused vector.
     """
     tables = {name: vectors.modality(name) for name in model_config.modalities}
     missing = [name for name, table in tables.items() if table is None]
