@@ -15,7 +15,7 @@ from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 TRAINING = TrainingConfig(
-    max_epochs=4, patience=4, batch_size=128, learning_rate=5e-3, precision="float32"
+    max_epochs=3, patience=3, batch_size=100, learning_rate=5e-3, precision="float32"
 )
 CPU = torch.device("cpu")
 
@@ -43,12 +43,12 @@ def causes_of(trained: TrainedCtr) -> str:
 
 
 def test_a_good_auc_has_no_causes(caplog: pytest.LogCaptureFixture) -> None:
-    assert train(*small_sample()).likely_causes == ()
+    assert train(*small_sample(n_train=3500)).likely_causes == ()
     assert "chance" not in caplog.text
 
 
 def test_shuffled_train_labels(caplog: pytest.LogCaptureFixture) -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, train=shuffled(dataset.train)), vectors)
     assert "may be shuffled" in causes_of(trained)
     logged = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
@@ -56,8 +56,9 @@ def test_shuffled_train_labels(caplog: pytest.LogCaptureFixture) -> None:
     assert logged == [f"{start}{cause}" for cause in trained.likely_causes]
 
 
+@pytest.mark.slow
 def test_shuffled_valid_labels_of_a_model_that_learns() -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, valid=shuffled(dataset.valid)), vectors)
     assert trained.metrics["train_auc"] > 0.6
     causes = causes_of(trained)
@@ -66,7 +67,7 @@ def test_shuffled_valid_labels_of_a_model_that_learns() -> None:
 
 
 def test_labels_that_mean_the_opposite_in_valid() -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     assert dataset.valid.label is not None
     valid = relabelled(dataset.valid, 1 - dataset.valid.label)
     trained = train(dataclasses.replace(dataset, valid=valid), vectors)
@@ -76,7 +77,7 @@ def test_labels_that_mean_the_opposite_in_valid() -> None:
 
 
 def test_a_learning_rate_that_is_too_high() -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     training = dataclasses.replace(
         TRAINING, learning_rate=10.0, gradient_clip_norm=1e9, weight_decay=0.0
     )
@@ -91,9 +92,10 @@ def test_a_learning_rate_that_is_too_high() -> None:
     assert f"gradient norms up to {norm:.3g}" in causes
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_is_too_low() -> None:
     rates = {"learning_rate": 1e-9, "multimodal_learning_rate": 1e-9, "min_learning_rate": 0.0}
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     dataset = dataclasses.replace(dataset, valid=shuffled(dataset.valid))
     trained = train(dataset, vectors, dataclasses.replace(TRAINING, **rates))
     causes = causes_of(trained)
@@ -102,17 +104,17 @@ def test_a_learning_rate_that_is_too_low() -> None:
 
 
 def test_too_few_steps() -> None:
-    dataset, vectors = small_sample()
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     dataset = dataclasses.replace(
         dataset, train=shuffled(dataset.train), valid=shuffled(dataset.valid)
     )
-    training = dataclasses.replace(TRAINING, batch_size=2000, max_epochs=1)
+    training = dataclasses.replace(TRAINING, batch_size=1750, max_epochs=1)
     trained = train(dataset, vectors, training)
-    assert "took only 2 steps: lower training.batch_size (2,000)" in causes_of(trained)
+    assert "took only 2 steps: lower training.batch_size (1,750)" in causes_of(trained)
 
 
 def test_no_vectors_and_only_cold_items() -> None:
-    dataset, vectors = small_sample(n_items=60)
+    dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     is_known = dataset.histories.values <= 30
     lengths = np.add.reduceat(np.append(is_known, False), dataset.histories.offsets[:-1])
     lengths[np.diff(dataset.histories.offsets) == 0] = 0
