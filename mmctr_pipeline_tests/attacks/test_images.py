@@ -141,6 +141,7 @@ def _peak_mb(content: bytes, n_threads: int) -> float:
     return (memory("VmHWM") - before) / 1024
 
 
+@pytest.mark.slow
 def test_large_pictures_are_decoded_one_at_a_time() -> None:
     # 72 MB of pixels in a file of 72 kB; a catalogue of such files must not fill the memory.
     content = _png(6_000, 4_000, data=bytes(4_000 * (3 * 6_000 + 1)))

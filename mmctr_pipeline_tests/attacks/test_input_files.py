@@ -102,6 +102,7 @@ def test_a_row_group_that_claims_rows_it_lacks_is_refused(tmp_path: Path) -> Non
     assert error.file == root / "train.parquet"
 
 
+@pytest.mark.slow
 def test_one_long_title_in_every_row_is_refused(tmp_path: Path) -> None:
     # 600 GB of titles: the title is stored once, in the dictionary of the column.
     n_items = 2_000_000
