@@ -20,7 +20,7 @@ ABLATION: dict[str, tuple[Modality, ...]] = {
 """Rows of `mmctr ablation`, with the modalities that each withholds."""
 
 ABLATION_PAIRS = (("text only", "neither"), ("images only", "neither"))
-"""Compared in addition to the first row with each of the others."""
+"""Extra pairs of rows to compare. The first row is compared with every other one."""
 
 FUSIONS: dict[str, tuple[Literal["pca", "attention"], Projection | None]] = {
     "attention": ("attention", None),

@@ -1,4 +1,4 @@
-"""Builds the train dataset from the interaction files: checked, unpadded, each history once."""
+"""Build the train dataset from the interaction files: checked, unpadded, each history once."""
 
 import contextlib
 import dataclasses

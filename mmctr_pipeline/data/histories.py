@@ -1,4 +1,4 @@
-"""Reads the histories of interaction files: checked, unpadded, equal histories stored once."""
+"""Read the histories of interaction files: checked, unpadded, equal histories stored once."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Maps the data's user and item ids, integers with gaps of any size or strings, to table rows."""
+"""Map the data's user and item ids, integers with gaps of any size or strings, to table rows."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Expresses rows of a dataset in the table rows of a model that was trained on another one."""
+"""Express rows of a dataset in the table rows of a model that was trained on another one."""
 
 import dataclasses
 from collections.abc import Mapping

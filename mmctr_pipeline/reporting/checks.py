@@ -1,4 +1,4 @@
-"""Checks of artefacts: functions from an artefact and limits to a verdict with its numbers.
+"""Check artefacts against limits; each verdict carries the numbers behind it.
 
 Limits that users set are the fields of `ChecksConfig` (`presets/preset.py`), section `checks` of a
 preset; the others are the constants below.
@@ -18,7 +18,7 @@ from mmctr_pipeline.data.schemas import MAX_LEVEL
 from mmctr_pipeline.data.vectors import VectorTable
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
-"""Share of valid users in train up to which a split is by user, and from which by time."""
+"""Up to the first share of valid users in train, a split is by user; from the second, by time."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,7 +21,7 @@ _ROUNDING = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
-    """Validates, keeps the best weights, and ends the run by `config`.
+    """Validates, keeps the best weights, and ends the run as `config` says.
 
     A run ends after `max_epochs`, after `patience` epochs without better weights, or in time for a
     last validation within `max_minutes`. `evaluate` returns a module's metrics, among them

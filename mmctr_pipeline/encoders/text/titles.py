@@ -17,7 +17,7 @@ from mmctr_pipeline.data.validation import DataError
 
 FIELDS = ("title", "tags")
 
-# Except tabs and line ends, which are blanks. Tokenisers silently drop the others.
+# Except tabs and line ends, which are whitespace. Tokenisers silently drop the others.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -42,7 +42,7 @@ class ItemTexts:
 def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | None) -> ItemTexts:
     """Return the filled-in template of each item, in the order of `items`.
 
-    A null title counts as "". `{tags}` becomes the names of the item's tags, separated by blanks.
+    A null title counts as "". `{tags}` becomes the names of the item's tags, separated by spaces.
     Raises `TemplateError` for another field, or for `{tags}` without `tag_names`.
     """
     fields = template_fields(template)
