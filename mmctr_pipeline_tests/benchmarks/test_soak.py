@@ -34,12 +34,14 @@ def test_the_short_plan_has_six_points_of_every_kind() -> None:
 
 def test_lost_and_differing_artefacts_are_named() -> None:
     earlier = {"a.pt": "1", "b.pt": "1", "c.pt": "1", "models/1/model.pt": "1"}
-    undisturbed = {"a.pt": "2", "b.pt": "2", "c.pt": "2", "models/2/model.pt": "2"}
+    new = {"a.pt": "2", "b.pt": "2", "c.pt": "2", "models/2/model.pt": "2"}
+    undisturbed = {**earlier, **new}
     reference = Reference(earlier, undisturbed, 1.0, {}, [1])
     found = {"a.pt": "1", "b.pt": "2", "c.pt": "half", "models/3/model.pt": "2"}
     assert reference.lost(found) == ["c.pt", "models/1/model.pt"]
     assert reference.differing(found) == ["a.pt", "c.pt"]
     assert reference.differing({**undisturbed, "d.pt": "1"}) == ["d.pt"]
+    assert reference.lost({"a.pt": "1", "c.pt": "2"}) == ["b.pt", "models/1/model.pt"]
     assert reference.lost(earlier) == reference.lost({**earlier, "a.pt": "2"}) == []
 
 
