@@ -20,7 +20,7 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs import run
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset
 from mmctr_pipeline.defs.launches import report_dead_launches
-from mmctr_pipeline.registry.card import popularity_table
+from mmctr_pipeline.registry.card import epochs_table, popularity_table
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.submission.files import check_submission, read_submission
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
@@ -105,6 +105,11 @@ def test_metadata_shows_the_evaluation_and_the_paths(finished_run: FinishedRun) 
     assert str(shown["reliability"].value).startswith("![share of clicks by probability]")
     assert shown["valid_calibration_error"].value == model.evaluation["calibration"]["error"]
     assert "final fit" not in shown
+    best = next(e for e in model.history["epochs"] if e["epoch"] == model.history["best_epoch"])
+    for name in ("train_loss", "learning_rate", "gradient_norm", "largest_gradient_norm"):
+        assert shown[name].value == best[name]
+    assert shown["epochs"].value == epochs_table(model.history)
+    assert str(shown["gradients"].value).startswith("![gradient norm and learning rate by epoch]")
     paths = {name: values["path"].value for name, values in metadata.items()}
     assert paths == {
         "text_embeddings": str(storage / "text_embeddings.parquet"),
