@@ -52,7 +52,7 @@ def fused(text: VectorTable, image: VectorTable, config: FusionConfig, folder: P
     return fuse(text, image, lambda: histories, config, torch.device("cpu"), folder, "/data")
 
 
-@pytest.mark.parametrize("value", [1e6, 1e30, 3e37])
+@pytest.mark.parametrize("value", [1e6, 3e37])
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
 def test_a_fit_equals_one_without_those_vectors(
     tmp_path: Path, config: FusionConfig, value: float
