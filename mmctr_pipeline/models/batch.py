@@ -12,10 +12,10 @@ from mmctr_pipeline.settings import Settings, setting
 
 @dataclasses.dataclass(frozen=True)
 class FeatureSpec(Settings):
-    """Table sizes (ids start at 0, which is padding) and widths of the item vectors."""
+    """Table sizes (row 0 is the padding) and widths of the item vectors."""
 
-    n_users: int = setting(2, "rows of the user table: largest user id plus one", ge=1)
-    n_items: int = setting(2, "rows of the item table: largest item id plus one", ge=1)
+    n_users: int = setting(2, "rows of the user table: largest row of a user plus one", ge=1)
+    n_items: int = setting(2, "rows of the item table: largest row of an item plus one", ge=1)
     n_levels: int = setting(11, "values of likes_level and views_level", ge=1)
     vector_dim: int = setting(128, "dimensions of the fused item vectors", ge=1)
     n_tags: int = setting(1, "rows of the tag table: largest tag id plus one", ge=1)

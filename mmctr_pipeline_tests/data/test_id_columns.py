@@ -157,6 +157,16 @@ def test_faults_of_string_ids_are_located(
     assert problem in str(error)
 
 
+@pytest.mark.parametrize("column", ["item_id", "item_seq"])
+def test_an_id_is_not_taken_for_one_with_the_same_low_bits(tmp_path: Path, column: str) -> None:
+    files = _integer_files()
+    item = 2**32 + 5
+    files["train"][column][1] = item if column == "item_id" else [0, item, 2]
+    error = _fault(tmp_path, files)
+    assert (error.file.name, error.column, error.row) == ("train.parquet", column, 1)
+    assert f"item {item} is not in item_feature.parquet" in str(error)
+
+
 def test_ids_that_are_not_utf8_are_located(tmp_path: Path) -> None:
     files = _string_files()
     raw = [b"v1", b"v2", b"v\xff", *[b"v%d" % each for each in range(4, 10)]]
