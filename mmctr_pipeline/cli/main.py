@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # On the root logger: libraries that log there add a handler of their own if it has none.
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(handler)
-    logging.getLogger("mmctr_pipeline").setLevel(logging.INFO)
+    package = logging.getLogger("mmctr_pipeline")
+    level_before = package.level
+    package.setLevel(logging.INFO)
     try:
         return mmctr.main(arguments, prog_name="mmctr", standalone_mode=False) or 0
     except click.ClickException as error:
@@ -44,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
+        package.setLevel(level_before)
         logging.getLogger().removeHandler(handler)
 
 
