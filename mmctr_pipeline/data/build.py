@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from mmctr_pipeline.data.schemas import (
 from mmctr_pipeline.data.tables import TableFile, open_table
 from mmctr_pipeline.data.validation import Block, DataError, check_distinct, integers
 from mmctr_pipeline.files.progress import Progress
+from mmctr_pipeline.files.read_ahead import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -125,20 +125,6 @@ def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     distinct, _ = merge_histories(parts)
     logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
     return distinct
-
-
-def read_ahead(batches: Iterator[pa.RecordBatch]) -> Generator[pa.RecordBatch, None, None]:
-    """Yield the batches in order, each fetched in a thread while the previous one is in use.
-
-    An error while fetching is raised in place of that batch. Close the generator
-    (`contextlib.closing`) if it may not run to its end: closing waits for the batch in flight, so
-    that no thread reads from a file closed meanwhile.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        following = thread.submit(next, batches, None)
-        while (batch := following.result()) is not None:
-            following = thread.submit(next, batches, None)
-            yield batch
 
 
 def _check_kinds(file: TableFile, layout: DataLayout, items: ItemTable) -> None:

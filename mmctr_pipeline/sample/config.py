@@ -136,7 +136,7 @@ class SamplePaths:
         self.images = root / "item_images"
         self.truth = root / "sample_truth.parquet"
         self.item_truth = root / "sample_items.parquet"
-        self.summary = root / "sample_world.json"
+        self.summary = root / "sample_dataset.json"
 
     def split(self, name: str) -> Path:
         """Return the path of `train`, `valid` or `test`."""

@@ -38,7 +38,7 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
     tables.write_item_info(paths.item_info, catalogue, config)
     _write_item_truth(paths.item_truth, catalogue)
     summary: dict[str, Any] = {
-        "world_version": SAMPLE_VERSION,
+        "version": SAMPLE_VERSION,
         "config": config.to_mapping(),
         "n_items": len(catalogue),
         "n_cold_items": int(catalogue.cold.sum()),

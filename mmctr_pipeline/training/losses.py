@@ -61,10 +61,10 @@ def in_batch_negatives(batch: Batch, share: float) -> Batch:
 
     Each of these rows takes the target, with its levels, of a random row of the batch, clicked or
     not, and keeps its user and history. This suits negatives that were drawn at random from the
-    catalogue: these items were never shown, so another draw is just as valid. New draws in every step keep
-    the model from memorising the few given ones. Since clicked targets are drawn too, it cannot
-    memorise how often each item was clicked either. Rows are chosen by torch's random state,
-    without waiting for the device.
+    catalogue: these items were never shown, so another draw is just as valid. New draws in every
+    step keep the model from memorising the few given ones. Since clicked targets are drawn too, it
+    cannot memorise how often each item was clicked either. Rows are chosen by torch's random
+    state, without waiting for the device.
     """
     assert batch.label_B is not None
     draw_2B = torch.rand(2, len(batch), device=batch.label_B.device)

@@ -1,15 +1,13 @@
 import logging
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from mmctr_pipeline.data.build import build_dataset, read_ahead, read_train_histories
+from mmctr_pipeline.data.build import build_dataset, read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.items import read_items
@@ -165,52 +163,3 @@ def test_train_histories_come_from_train_rows_only(tmp_path: Path) -> None:
     small_data.write(layout.train, unknown)
     with pytest.raises(DataError, match="77"):
         read_train_histories(layout, read_items(layout))
-
-
-def test_read_ahead_keeps_the_order() -> None:
-    assert list(read_ahead(iter(range(1, 6)))) == [1, 2, 3, 4, 5]
-    assert list(read_ahead(iter(()))) == []
-
-
-def test_read_ahead_fetches_while_the_previous_batch_is_in_use() -> None:
-    second_is_fetched = threading.Event()
-
-    def batches() -> Iterator[str]:
-        yield "first"
-        second_is_fetched.set()
-        yield "second"
-
-    ahead = read_ahead(batches())
-    assert next(ahead) == "first"
-    assert second_is_fetched.wait(timeout=30)
-    assert next(ahead) == "second"
-
-
-def test_read_ahead_raises_an_error_in_place_of_its_batch() -> None:
-    def batches() -> Iterator[str]:
-        yield "first"
-        raise OSError("the disk is gone")
-
-    ahead = read_ahead(batches())
-    assert next(ahead) == "first"
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(ahead)
-
-
-def test_closing_read_ahead_waits_for_the_batch_in_flight() -> None:
-    is_in_flight, may_end = threading.Event(), threading.Event()
-    seen = []
-
-    def batches() -> Iterator[str]:
-        yield "first"
-        is_in_flight.set()
-        may_end.wait(timeout=30)
-        seen.append("second")
-        yield "second"
-
-    ahead = read_ahead(batches())
-    next(ahead)
-    is_in_flight.wait(timeout=30)
-    threading.Timer(0.05, may_end.set).start()
-    ahead.close()
-    assert seen == ["second"]

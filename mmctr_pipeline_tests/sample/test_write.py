@@ -57,9 +57,9 @@ def test_without_images_the_other_files_are_the_same_and_need_only_pyarrow(tmp_p
     expected = {
         name: digest
         for name, digest in _contents(tmp_path / "with").items()
-        if not name.startswith("item_images/") and name != "sample_world.json"
+        if not name.startswith("item_images/") and name != "sample_dataset.json"
     }
-    assert {**expected, "sample_world.json": found["sample_world.json"]} == found
+    assert {**expected, "sample_dataset.json": found["sample_dataset.json"]} == found
     assert with_images["n_images"] > 100
 
 
@@ -98,7 +98,7 @@ def test_a_complete_dataset_is_reused_and_an_incomplete_one_is_not(tmp_path: Pat
     marked = os.stat(folder / "item_seq.parquet").st_mtime_ns
     assert ensure_sample(TINY, tmp_path) == folder
     assert os.stat(folder / "item_seq.parquet").st_mtime_ns == marked
-    (folder / "sample_world.json").unlink()
+    (folder / "sample_dataset.json").unlink()
     (folder / "item_seq.parquet").write_bytes(b"half")
     leftover = tmp_path / f".{TINY.key}.making"
     leftover.mkdir()

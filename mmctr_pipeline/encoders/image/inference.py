@@ -1,14 +1,10 @@
 """Run image files through an open_clip image tower, decoding ahead of the forward passes."""
 
-import collections
 import functools
 import hashlib
 import itertools
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,13 +17,11 @@ from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
 from mmctr_pipeline.encoders.store.parquet_files import Notes
 from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
+from mmctr_pipeline.files.read_ahead import in_threads, n_cores
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 DECODER_VERSION = 1
 """Raise it when the same file would be decoded to other pixels; part of the identity."""
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 class ImageChangedError(RuntimeError):
@@ -102,27 +96,3 @@ class ImageEncoder:
     def _forward(self, pictures: Sequence[np.ndarray], tower: Tower) -> np.ndarray:
         pixels_BHWC = torch.from_numpy(np.stack(pictures)).to(self._device)
         return tower(normalised(pixels_BHWC, self._pixels)).cpu().numpy()
-
-
-def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
-    """Yield `work` of each input, in order, computed at most `ahead` of the caller.
-
-    Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
-    decoding.
-    """
-    waiting: collections.deque[Future[_Out]] = collections.deque()
-    pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
-    try:
-        for each in inputs:
-            waiting.append(pool.submit(work, each))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def n_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -69,7 +69,8 @@ def prune(
 
     If several shards hold the same content, keep the copy that a lookup would return; vectors are
     unchanged bit for bit. Folders that become empty are removed. Returns one report per encoder, by
-    folder name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is negative.
+    folder name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is
+    negative.
 
     Parameters
     ----------

@@ -1,0 +1,48 @@
+"""Read ahead in threads, in order: batches of one source, or many small files."""
+
+import collections
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
+    """Yield the batches in order, each fetched in a thread while the previous one is in use.
+
+    An error while fetching is raised in place of that batch. Close the generator
+    (`contextlib.closing`) if it may not run to its end: closing waits for the batch in flight, so
+    that no thread reads from a file closed meanwhile.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
+
+
+def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
+    """Yield `work` of each input, in order, computed at most `ahead` of the caller.
+
+    Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
+    decoding.
+    """
+    waiting: collections.deque[Future[_Out]] = collections.deque()
+    pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
+    try:
+        for each in inputs:
+            waiting.append(pool.submit(work, each))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
