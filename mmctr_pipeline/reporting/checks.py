@@ -36,10 +36,10 @@ class CheckOutcome:
 
 
 def _outcome(
-    name: str, problems: Sequence[str], if_none: str, numbers: Mapping[str, Any]
+    name: str, problems: Sequence[str], if_passed: str, numbers: Mapping[str, Any]
 ) -> CheckOutcome:
-    """Return a check that passes if there are no problems, with `if_none` as its explanation."""
-    return CheckOutcome(name, not problems, "; ".join(problems) or if_none, numbers)
+    """Return a check that passes if there are no problems, with `if_passed` as its explanation."""
+    return CheckOutcome(name, not problems, "; ".join(problems) or if_passed, numbers)
 
 
 def vectors_shape(
@@ -100,7 +100,7 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
     return _outcome("finite_norms", problems, "all vectors are finite, masked ones zero", numbers)
 
 
-def norm_outliers(table: VectorTable, most: float) -> CheckOutcome:
+def norm_outliers(table: VectorTable, max_share: float) -> CheckOutcome:
     """Check the share of vectors whose norm is far from those of the others (`data.outliers`).
 
     Counts those that were masked when the table was made, and those that it still has.
@@ -116,13 +116,13 @@ def norm_outliers(table: VectorTable, most: float) -> CheckOutcome:
             f"{n_outliers:,} of {n_vectors:,} vectors ({share:.2%}) have a norm far from the "
             f"median {found.median:.3g} and are masked: {described(named)}"
         )
-    if share > most:
+    if share > max_share:
         explanation += (
-            f" (limit {most:.2%}). Fix: correct the column or the encoder that they come from, or "
+            f" (limit {max_share:.2%}). Fix: correct the column or the encoder that they come from, or "
             "raise checks.max_outlier_vectors"
         )
-    numbers = {"outliers": n_outliers, "share": share, "limit": most}
-    return CheckOutcome("norm_outliers", share <= most, explanation, numbers)
+    numbers = {"outliers": n_outliers, "share": share, "limit": max_share}
+    return CheckOutcome("norm_outliers", share <= max_share, explanation, numbers)
 
 
 def image_coverage(
@@ -145,15 +145,15 @@ def image_coverage(
         problems.append(f"{unreadable:.1%} have an unreadable image (limit {max_unreadable:.1%})")
     covered = 1 - missing - unreadable
     numbers = {"missing": n_missing, "unreadable": n_unreadable, "share covered": covered}
-    if_none = f"{covered:.1%} of the items have an image"
-    return _outcome("image_coverage", problems, if_none, numbers)
+    if_passed = f"{covered:.1%} of the items have an image"
+    return _outcome("image_coverage", problems, if_passed, numbers)
 
 
-def explained_variance(share: float, least: float) -> CheckOutcome:
+def explained_variance(share: float, min_share: float) -> CheckOutcome:
     """Check the share of the variance that the fused vectors keep."""
-    passed = bool(np.isfinite(share)) and share >= least
-    explanation = f"{share:.1%} of the variance is kept {'>=' if passed else '<'} {least:.1%}"
-    numbers = {"explained variance": float(share), "least": least}
+    passed = bool(np.isfinite(share)) and share >= min_share
+    explanation = f"{share:.1%} of the variance is kept, at least {min_share:.1%} required"
+    numbers = {"explained variance": float(share), "required": min_share}
     return CheckOutcome("explained_variance", passed, explanation, numbers)
 
 
@@ -219,7 +219,7 @@ def user_overlap(dataset: CtrDataset) -> CheckOutcome:
     return CheckOutcome("user_overlap", not advice, explanation, numbers, severe=False)
 
 
-def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
+def target_in_history(dataset: CtrDataset, max_share: float) -> CheckOutcome:
     """Check how often a row's target is in the row's own history, which leaks the label."""
     shares = {}
     for name, split in dataset.splits.items():
@@ -227,8 +227,8 @@ def target_in_history(dataset: CtrDataset, most: float) -> CheckOutcome:
         shares[name] = own.count_with_target(split.item_id) / max(len(split), 1)
     # A leak in valid would inflate the very AUC that the floor relies on.
     worst = max(("train", "valid"), key=lambda name: shares[name])
-    passed = shares[worst] <= most
-    limit = "" if passed else f" (limit {most:.2%}): the history may reveal the label"
+    passed = shares[worst] <= max_share
+    limit = "" if passed else f" (limit {max_share:.2%}): the history may reveal the label"
     explanation = f"{shares[worst]:.2%} of the {worst} rows have their target in their history"
     numbers = {f"{name} share": share for name, share in shares.items()}
     return CheckOutcome("target_in_history", passed, explanation + limit, numbers)
@@ -269,5 +269,5 @@ def auc_floor(
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:
     """Report the problems found by reading the written submission back."""
     numbers = {"rows": n_rows, "problems": len(problems)}
-    if_none = f"{n_rows} rows in test order, all probabilities in [0, 1]"
-    return _outcome("submission_valid", problems, if_none, numbers)
+    if_passed = f"{n_rows} rows in test order, all probabilities in [0, 1]"
+    return _outcome("submission_valid", problems, if_passed, numbers)

@@ -110,15 +110,16 @@ def encode_images(
         )
     reasons |= {rows[position]: reason for position, reason in result.reasons.items()}
     tally = dict(sorted(collections.Counter(reasons.values()).items()))
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
     n_missing = tally.get(MISSING, 0)
     n_unreadable = len(reasons) - n_missing
     if len(reasons) == len(item_id):
         raise ValueError(
-            f"none of the {n_unreadable:,} images in {images.folder} can be read: {tally}. "
+            f"none of the {n_unreadable:,} images in {images.folder} can be read ({listed}). "
             "Fix: check the files, or use the preset text_only"
         )
     if reasons:
-        logger.warning(f"{len(reasons):,} items without an image vector: {tally}")
+        logger.warning(f"{len(reasons):,} items without an image vector: {listed}")
     counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
     table = encoded_table(item_id, np.array(rows), result, encoder.info, config, counts, start)
     bad = sorted(reasons)
