@@ -1,0 +1,61 @@
+"""The table of faults in docs/reliability.md names only tests that exist."""
+
+import ast
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+TABLE = TESTS.parent / "docs" / "reliability.md"
+TEST = re.compile(r"([\w/.-]+\.py)?::(test_\w+)")
+"""A test; without a file it is in that of the test before it."""
+
+
+def faults() -> list[tuple[int, str, str]]:
+    """Return line number, fault and last column of each row of the table."""
+    rows = []
+    for number, line in enumerate(TABLE.read_text(encoding="utf-8").splitlines(), start=1):
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+        if line.startswith("|") and "::" in cells[-1]:
+            rows.append((number, cells[0], cells[-1]))
+    return rows
+
+
+@functools.cache
+def functions_of(path: Path) -> set[str]:
+    """Return the names of the functions and methods of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+def problems() -> Iterator[str]:
+    """Yield what is wrong with each row."""
+    for number, fault, tests in faults():
+        named = TEST.findall(tests)
+        if tests.count("::") != len(named):
+            yield f"line {number} ({fault}): not path::test_name: {tests}"
+        path = ""
+        for own_path, name in named:
+            path = own_path or path
+            file = TESTS / path.removeprefix("mmctr_pipeline_tests/")
+            if not file.is_file():
+                yield f"line {number} ({fault}): no test file {path!r}"
+            elif name not in functions_of(file):
+                yield f"line {number} ({fault}): {path} has no {name}"
+
+
+def test_every_fault_names_tests_that_exist() -> None:
+    assert list(problems()) == []
+
+
+def test_the_table_has_at_least_120_distinct_faults() -> None:
+    named = [fault for _, fault, _ in faults()]
+    assert len(set(named)) == len(named), "a fault stands in two rows"
+    assert len(named) >= 120
+
+
+def test_every_row_of_a_table_of_faults_is_read() -> None:
+    text = TABLE.read_text(encoding="utf-8")
+    assert text.count("::test_") == sum(tests.count("::") for _, _, tests in faults())
