@@ -237,6 +237,23 @@ def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
     assert ModelFile.load(model).training_config["max_epochs"] == 2
 
 
+def test_a_database_that_cannot_grow_is_named(tmp_path: Path, small_sample: Path) -> None:
+    deployment = Deployment(small_sample, tmp_path)
+    result = subprocess.run(
+        RUN_COMMAND,
+        env=deployment.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert result.returncode == 2
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: Dagster cannot use its database in {deployment.home}: ")
+    assert line.endswith("Fix: free some space there, or set DAGSTER_HOME to another folder")
+    assert "Traceback" not in result.stdout
+
+
 ENDLESS = PRESET.replace("max_epochs: 2, patience: 2", "max_epochs: 500, patience: 500")
 
 
