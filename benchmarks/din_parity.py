@@ -91,7 +91,7 @@ def fuxictr(chosen: Namespace) -> dict[str, float]:
     from benchmarks.samples import read_sample
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.din import Din
-    from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+    from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     size, device = _size(chosen), resolve_device(chosen.device)

@@ -35,7 +35,7 @@ def ours(folder: Path) -> Encode:
     from mmctr_pipeline.encoders.clip import load_clip
     from mmctr_pipeline.encoders.config import ImageEncoderConfig
     from mmctr_pipeline.encoders.image.inference import ImageEncoder
-    from mmctr_pipeline.encoders.sources import locate_image_model
+    from mmctr_pipeline.encoders.locate import locate_image_model
 
     clip = load_clip(locate_image_model(f"local-dir:{folder / 'model'}"), "cpu")
     encoder = ImageEncoder(clip, ImageEncoderConfig(), "cpu")

@@ -29,7 +29,7 @@ def ours() -> Encode:
     """Encode like the pipeline, without the vector store."""
     import torch
 
-    from mmctr_pipeline.encoders.sources import locate_text_model
+    from mmctr_pipeline.encoders.locate import locate_text_model
     from mmctr_pipeline.encoders.text.models import SentenceModel
     from mmctr_pipeline.precision import dtype_for
 
@@ -121,7 +121,7 @@ def _library(dtype: str) -> "SentenceTransformer":  # noqa: F821
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from mmctr_pipeline.encoders.sources import locate_text_model
+    from mmctr_pipeline.encoders.locate import locate_text_model
 
     return SentenceTransformer(
         str(locate_text_model("all-MiniLM-L6-v2").folder),
@@ -151,7 +151,7 @@ def _operations(titles: list[str]) -> float:
     """Return the floating-point operations of all products, without padding."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from mmctr_pipeline.encoders.sources import locate_text_model
+    from mmctr_pipeline.encoders.locate import locate_text_model
 
     folder = str(locate_text_model("all-MiniLM-L6-v2").folder)
     config = AutoConfig.from_pretrained(folder)

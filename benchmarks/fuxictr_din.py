@@ -52,7 +52,7 @@ from mmctr_pipeline.pipeline import load_dataset
 from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import ensure_sample
-from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.batch_source import item_features
 from mmctr_pipeline.training.device import resolve_device
 
 BATCH_SIZE, HISTORY_LENGTH = 4096, 20

@@ -47,7 +47,7 @@ from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureModelSettings, ModelConfig
 from mmctr_pipeline.pipeline import train
 from mmctr_pipeline.presets.preset import load_preset
-from mmctr_pipeline.training.batches import feature_spec, item_features
+from mmctr_pipeline.training.batch_source import feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import resolve_device
 

@@ -43,7 +43,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     from mmctr_pipeline.metrics import auc
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import feature_spec
+    from mmctr_pipeline.training.batch_source import feature_spec
     from mmctr_pipeline.training.device import resolve_device, seeded
 
     device = resolve_device(chosen.device)

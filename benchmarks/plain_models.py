@@ -21,7 +21,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.layers.item_vectors import VectorProjection
+from mmctr_pipeline.models.layers.vector_inputs import VectorProjection
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import smoothed_binary_cross_entropy
 

@@ -19,7 +19,7 @@ from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.training.batches import feature_spec
+from mmctr_pipeline.training.batch_source import feature_spec
 
 HISTORY_LENGTH = 100
 BATCH_SIZE = 2048

@@ -60,7 +60,7 @@ def ours(chosen: Namespace) -> dict[str, float]:
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.catalogue import build_model
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+    from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
     from mmctr_pipeline.training.config import TrainingConfig
     from mmctr_pipeline.training.device import resolve_device
     from mmctr_pipeline.training.score import score

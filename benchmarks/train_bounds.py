@@ -48,7 +48,7 @@ def dense_update(chosen: Namespace) -> dict[str, float]:
 
     from benchmarks.samples import read_sample
     from mmctr_pipeline.models.config import ImprovedMmctrConfig
-    from mmctr_pipeline.training.batches import feature_spec
+    from mmctr_pipeline.training.batch_source import feature_spec
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(chosen.device)

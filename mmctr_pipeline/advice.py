@@ -10,7 +10,7 @@ ERRORS = {
     "encoders.activation": ["ActivationError"],
     "encoders.image.inference": ["ImageChangedError"],
     "encoders.model_files": ["ModelFilesError"],
-    "encoders.sources": ["ModelNotFoundError"],
+    "encoders.locate": ["ModelNotFoundError"],
     "encoders.text.titles": ["TemplateError"],
     "environment": ["DeploymentError"],
     "files.errors": ["DamagedFileError", "WriteError"],
@@ -19,7 +19,7 @@ ERRORS = {
     "settings": ["InvalidValueError", "SettingsError"],
     "submission.files": ["SubmissionError"],
     "submission.gate": ["BelowAucFloorError"],
-    "training.batches": ["TrainingDataError"],
+    "training.batch_source": ["TrainingDataError"],
     "training.step": ["TrainingDivergedError"],
 }
 """Names of the classes by module. Subclasses are named too."""

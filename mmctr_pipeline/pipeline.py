@@ -28,7 +28,7 @@ from mmctr_pipeline.registry.model_file import (
     require_identity,
     saved_id_maps,
 )
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr

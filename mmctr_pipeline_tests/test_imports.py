@@ -20,7 +20,7 @@ TORCH_ALONE = [
     "mmctr_pipeline.encoders.store.prune",
     "mmctr_pipeline.models.improved_mmctr",
     "mmctr_pipeline.models.catalogue",
-    "mmctr_pipeline.training.batches",
+    "mmctr_pipeline.training.batch_source",
     "mmctr_pipeline.training.ctr",
     "mmctr_pipeline.training.score",
     "mmctr_pipeline.sample.write",

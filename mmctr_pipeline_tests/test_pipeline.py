@@ -14,7 +14,7 @@ from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError
-from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.batch_source import item_features
 from mmctr_pipeline.training.ctr import TrainedCtr
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL

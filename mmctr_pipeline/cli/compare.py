@@ -42,7 +42,7 @@ def compare(
     storage = deployment.storage_dir
     require_writable(storage, "MMCTR_STORAGE_DIR")
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.comparison.report import best_possible_auc, write_report
+    from mmctr_pipeline.comparison.output import best_possible_auc, write_report
     from mmctr_pipeline.comparison.row_vectors import RowVectors
     from mmctr_pipeline.comparison.runner import Runner
     from mmctr_pipeline.comparison.user_split import selects_epoch

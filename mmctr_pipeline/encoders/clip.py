@@ -16,8 +16,8 @@ from open_clip.factory import _find_checkpoint_in_dir
 from safetensors.torch import save_file
 
 from mmctr_pipeline.encoders.image.pixels import PixelSpec
+from mmctr_pipeline.encoders.locate import LocatedImageModel
 from mmctr_pipeline.encoders.model_files import ModelFilesError, is_torchscript, require_weights
-from mmctr_pipeline.encoders.sources import LocatedImageModel
 from mmctr_pipeline.encoders.torchscript import read_tensors
 
 # The tokens of this text tell tokenisers apart.

@@ -9,7 +9,7 @@ from torch import nn
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, ItemFeatures
-from mmctr_pipeline.models.layers.item_vectors import VectorProjection
+from mmctr_pipeline.models.layers.vector_inputs import VectorProjection
 
 
 class CtrModel(nn.Module, abc.ABC):

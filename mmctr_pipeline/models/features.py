@@ -16,7 +16,7 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, DistinctItems, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings, kinds_switched_on
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
-from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
+from mmctr_pipeline.models.layers.vector_inputs import VectorProjection, VectorScaling
 
 
 @dataclasses.dataclass(frozen=True)

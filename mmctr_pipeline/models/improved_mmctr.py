@@ -13,7 +13,7 @@ from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
-from mmctr_pipeline.models.layers.item_vectors import VectorScaling
+from mmctr_pipeline.models.layers.vector_inputs import VectorScaling
 
 
 class ImprovedMmctr(CtrModel):

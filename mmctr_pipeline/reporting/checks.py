@@ -118,8 +118,8 @@ def norm_outliers(table: VectorTable, max_share: float) -> CheckOutcome:
         )
     if share > max_share:
         explanation += (
-            f" (limit {max_share:.2%}). Fix: correct the column or the encoder that they come from, or "
-            "raise checks.max_outlier_vectors"
+            f" (limit {max_share:.2%}). Fix: correct the column or the encoder that they come "
+            "from, or raise checks.max_outlier_vectors"
         )
     numbers = {"outliers": n_outliers, "share": share, "limit": max_share}
     return CheckOutcome("norm_outliers", share <= max_share, explanation, numbers)

@@ -15,7 +15,7 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
-from mmctr_pipeline.training.batches import (
+from mmctr_pipeline.training.batch_source import (
     BatchSource,
     TrainingDataError,
     feature_spec,

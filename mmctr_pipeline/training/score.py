@@ -7,7 +7,7 @@ from torch import nn
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.precision import dtype_for
-from mmctr_pipeline.training.batches import BatchSource
+from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline.training.step import autocast
 
 SCORING_BATCH_SIZE = 4096

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
-from mmctr_pipeline.comparison.report import write_report
+from mmctr_pipeline.comparison.output import write_report
 from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard, Outcome
 from mmctr_pipeline.files.markdown import escaped, table
 from mmctr_pipeline.registry.card import model_card

@@ -17,7 +17,7 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import FeatureConfig, ModelConfig
-from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 CPU = torch.device("cpu")

@@ -24,7 +24,7 @@ from mmctr_pipeline.comparison.entries import preset_entries
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.models.config import DinConfig
-from mmctr_pipeline.training.batches import item_features
+from mmctr_pipeline.training.batch_source import item_features
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
 REPOSITORY = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_sample import small_sample
 

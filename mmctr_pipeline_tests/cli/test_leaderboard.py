@@ -18,28 +18,26 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     given = tmp_path / "given.yaml"
     given.write_text("extends: improved_mmctr_given\nfusion: {dim: 16}\n")
     monkeypatch.setenv("MMCTR_PRESET", str(given))
-    short = "training: {max_epochs: 1, batch_size: 256, learning_rate: LR}\n"
-    paths = [tmp_path / f"{name}.yaml" for name in ("short", "diverging")]
-    for path, rate in zip(paths, ("1.0e-3", "1.0e+30"), strict=True):
-        path.write_text("extends: sample\n" + short.replace("LR", rate))
+    paths = [tmp_path / f"{name}.yaml" for name in ("short", "featureless")]
+    paths[0].write_text("extends: sample\ntraining: {max_epochs: 1, batch_size: 256}\n")
+    off = "{item_id: false, item_tags: false, item_levels: false, fused_vectors: false}"
+    paths[1].write_text(f"extends: din\nmodel: {{features: {off}}}\n")
     assert main(["leaderboard", *map(str, paths), *SIZES, "--name", "two"]) == 1
     out, err = capsys.readouterr()
-    assert "diverging (seed 42): TrainingDivergedError" in err.replace(
-        "mmctr_pipeline.training.step.", ""
-    )
+    assert "ValueError: no item feature is configured" in err
     line = json.loads(out.strip().splitlines()[-1])
     first, second = line["rows"]
-    assert (first["row"], second["row"]) == ("short", "diverging")
+    assert (first["row"], second["row"]) == ("short", "featureless")
     assert 0.5 < line["best_possible_auc"] < 1
     assert first["ended_by"] == ["max_epochs"]
-    assert "TrainingDivergedError" in second["failure"]
+    assert "no item feature is configured" in second["failure"]
     # Half of the users, not of the rows.
     assert 400 < line["n_reporting_rows"] < 600
     saved = json.loads((tmp_path / "leaderboard" / "two.json").read_text())
     assert saved["rows"] == line["rows"]
     table = (tmp_path / "leaderboard" / "two.md").read_text()
     assert f"{first['auc']:.4f} [{first['low']:.4f}, {first['high']:.4f}]" in table
-    assert f"diverging failed: {second['failure']}" in table
+    assert f"featureless failed: {second['failure']}" in table
     assert f"Best possible AUC on the same rows: {line['best_possible_auc']:.4f}." in table
     assert (tmp_path / "leaderboard" / "two.png").read_bytes().startswith(b"\x89PNG")
     scores = np.load(tmp_path / "leaderboard" / first["keys"][0] / "scores.npy")

@@ -14,7 +14,7 @@ from mmctr_pipeline.data.items import read_given_vectors, read_items
 from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.config import ImprovedMmctrConfig
-from mmctr_pipeline.training.batches import feature_spec, item_features
+from mmctr_pipeline.training.batch_source import feature_spec, item_features
 from mmctr_pipeline_tests.data import small_data
 
 Columns = dict[str, Any]

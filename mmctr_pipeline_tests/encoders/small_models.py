@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoTokenizer, BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
-from mmctr_pipeline.encoders.sources import locate_text_model
+from mmctr_pipeline.encoders.locate import locate_text_model
 
 CLIP_DIM = 24
 _CLIP = {

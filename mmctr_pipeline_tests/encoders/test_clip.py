@@ -7,7 +7,7 @@ import torch
 
 from mmctr_pipeline.encoders.clip import LoadedClip, load_clip
 from mmctr_pipeline.encoders.image.pixels import PixelSpec
-from mmctr_pipeline.encoders.sources import locate_image_model
+from mmctr_pipeline.encoders.locate import locate_image_model
 from mmctr_pipeline_tests.encoders.small_models import write_clip
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from mmctr_pipeline.encoders.activation import ActivationError
 from mmctr_pipeline.encoders.clip import load_clip
+from mmctr_pipeline.encoders.locate import ModelNotFoundError, locate_image_model
 from mmctr_pipeline.encoders.model_files import ModelFilesError
-from mmctr_pipeline.encoders.sources import ModelNotFoundError, locate_image_model
 from mmctr_pipeline_tests.encoders.small_models import write_clip
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n"

@@ -9,7 +9,7 @@ from mmctr_pipeline.models.batch import Batch, ItemFeatures
 from mmctr_pipeline.models.din import Din
 from mmctr_pipeline.models.din_semantic_ids import DinSemanticIds
 from mmctr_pipeline.models.features import FeatureEmbedding
-from mmctr_pipeline.models.layers.item_vectors import VectorProjection
+from mmctr_pipeline.models.layers.vector_inputs import VectorProjection
 from mmctr_pipeline_tests.models.zoo import random_train_rows
 
 

@@ -9,7 +9,7 @@ import torch
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.metrics import auc
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, TrainingDataError, train_ctr
 from mmctr_pipeline.training.score import score

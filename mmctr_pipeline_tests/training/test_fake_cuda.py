@@ -17,7 +17,7 @@ from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.averaging import WeightAverage
-from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import ctr_loss
 from mmctr_pipeline.training.optimizers.build import Optimizers

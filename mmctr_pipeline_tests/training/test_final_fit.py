@@ -10,7 +10,7 @@ import torch
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.config import DinConfig
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import CtrTrainer, TrainedCtr, train_ctr
 from mmctr_pipeline.training.score import score

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.models.batch import Batch
-from mmctr_pipeline.training.batches import BatchSource, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import (
     PAIRS_PER_ROW,

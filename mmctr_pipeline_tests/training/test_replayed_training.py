@@ -10,8 +10,8 @@ from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.layers import dropout
 from mmctr_pipeline.models.layers.embedding import padded_distinct_rows
-from mmctr_pipeline.training import batches
-from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+from mmctr_pipeline.training import batch_source
+from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.cuda_graph import GraphedStep
@@ -39,7 +39,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_cuda(monkeypatch)
     monkeypatch.setattr(row_adamw, "distinct_rows", padded_distinct_rows)
     monkeypatch.setattr(dropout.Dropout, "forward", torch.nn.Dropout.forward)
-    monkeypatch.setattr(batches, "_LEAST_SPARE_STEP", 1024)  # one shape for all batches
+    monkeypatch.setattr(batch_source, "_LEAST_SPARE_STEP", 1024)  # one shape for all batches
 
 
 def weights_after_two_epochs(

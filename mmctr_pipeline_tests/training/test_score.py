@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
-from mmctr_pipeline.training.batches import BatchSource, feature_spec, item_features
+from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 

@@ -21,7 +21,7 @@ from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pillow, read_bytes
 from mmctr_pipeline.encoders.image.inference import ImageEncoder
-from mmctr_pipeline.encoders.sources import locate_image_model
+from mmctr_pipeline.encoders.locate import locate_image_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.vector_tables import encoded_table, given_table
 from mmctr_pipeline.files.progress import Progress

@@ -15,7 +15,7 @@ import torch
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text.models import ClipTextModel, SentenceModel, TextModel
 from mmctr_pipeline.encoders.text.titles import item_texts, read_tag_names

@@ -10,6 +10,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
+from mmctr_pipeline.encoders.locate import LocatedTextModel
 from mmctr_pipeline.encoders.model_files import (
     VOCABULARIES,
     ModelFilesError,
@@ -17,7 +18,6 @@ from mmctr_pipeline.encoders.model_files import (
     shortened,
     text_modules,
 )
-from mmctr_pipeline.encoders.sources import LocatedTextModel
 from mmctr_pipeline.encoders.text.tokens import unknown_only
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmctr_pipeline.encoders.sources import LocatedTextModel
+from mmctr_pipeline.encoders.locate import LocatedTextModel
 from mmctr_pipeline.encoders.text.bert import CompactBert
 from mmctr_pipeline.encoders.text.loading import load_sentence_model
 from mmctr_pipeline.encoders.text.tokens import unknown_only

@@ -16,7 +16,7 @@ from mmctr_pipeline.data.images import ImageIndex, index_images
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.encode import encode_images
 from mmctr_pipeline.encoders.image.towers import fast_tower, plain_tower
-from mmctr_pipeline.encoders.sources import locate_image_model
+from mmctr_pipeline.encoders.locate import locate_image_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.sample.covers import draw_cover
 from mmctr_pipeline_tests.encoders.small_models import random_clip, save_clip

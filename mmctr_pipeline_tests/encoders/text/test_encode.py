@@ -11,7 +11,7 @@ from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.encoders.sources import (
+from mmctr_pipeline.encoders.locate import (
     ModelNotFoundError,
     locate_image_model,
     locate_text_model,

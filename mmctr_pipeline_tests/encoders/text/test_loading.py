@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling
 
+from mmctr_pipeline.encoders.locate import ModelNotFoundError, locate_text_model
 from mmctr_pipeline.encoders.model_files import ModelFilesError
-from mmctr_pipeline.encoders.sources import ModelNotFoundError, locate_text_model
 from mmctr_pipeline.encoders.text.models import SentenceModel
 from mmctr_pipeline_tests.encoders.small_models import TEXT_WIDTH, write_sentence_model
 

@@ -10,7 +10,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, S
 from tokenizers import Tokenizer
 
 from mmctr_pipeline.encoders.clip import LoadedClip, load_clip
-from mmctr_pipeline.encoders.sources import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
 from mmctr_pipeline.encoders.text.models import (
     ClipTextModel,
     SentenceModel,

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmctr_pipeline.encoders.config import TextEncoderConfig
-from mmctr_pipeline.encoders.sources import locate_text_model
+from mmctr_pipeline.encoders.locate import locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text.encode import encode_titles
 from mmctr_pipeline.encoders.text.tokens import unknown_only

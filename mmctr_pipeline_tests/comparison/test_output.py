@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mmctr_pipeline.comparison.report import best_possible_auc
+from mmctr_pipeline.comparison.output import best_possible_auc
 from mmctr_pipeline.sample.config import SamplePaths
 
 

@@ -11,7 +11,7 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.config import DinConfig, FeatureConfig
-from mmctr_pipeline.training.batches import (
+from mmctr_pipeline.training.batch_source import (
     MAX_TAGS,
     BatchSource,
     TrainingDataError,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmctr_pipeline.encoders.sources import (
+from mmctr_pipeline.encoders.locate import (
     MINILM_SHA256,
     LocatedTextModel,
     ModelNotFoundError,
@@ -34,7 +34,7 @@ def copied(packaged: LocatedTextModel, tmp_path_factory: pytest.TempPathFactory)
 def located_in_subprocess(model: str, cache: Path) -> str:
     """Locate a model in a separate process with the hub cache `cache` and no network."""
     code = (
-        "import sys; from mmctr_pipeline.encoders.sources import *\n"
+        "import sys; from mmctr_pipeline.encoders.locate import *\n"
         "try:\n  found = locate_text_model(sys.argv[1]); print(found.source, found.name)\n"
         "except ModelNotFoundError as error: print(error)"
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmctr_pipeline.models.layers.item_vectors import VectorProjection, VectorScaling
+from mmctr_pipeline.models.layers.vector_inputs import VectorProjection, VectorScaling
 
 DIM = 6
 
