@@ -40,7 +40,7 @@ ATTENTION = FusionConfig(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the pipeline makes of a data set, up to its submission."""
+    """The artefacts of a data set, up to its submission."""
 
     layout: DataLayout
     dataset: CtrDataset

@@ -51,7 +51,7 @@ class Result:
 
     @property
     def is_equal(self) -> bool:
-        """Whether both are the same."""
+        """True if both are the same."""
         return self.recorded == self.repeated
 
 
@@ -64,7 +64,7 @@ class Repetition:
 
     @property
     def is_equal(self) -> bool:
-        """Whether every result is the same."""
+        """True if every result is the same."""
         return all(result.is_equal for result in self.results)
 
 

@@ -50,12 +50,12 @@ class ImageIndex:
 
     @property
     def is_numbered(self) -> bool:
-        """Whether a file is named by a number."""
+        """True if a file is named by a number."""
         return any(map(_NUMBERED.fullmatch, (*self.files, *self.outside)))
 
     @property
     def has_images(self) -> bool:
-        """Whether a file is an image by its extension."""
+        """True if a file is an image by its extension."""
         return bool(self.files or self.outside)
 
     def path(self, item_id: int | str) -> Path | None:

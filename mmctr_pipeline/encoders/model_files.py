@@ -162,7 +162,7 @@ def _lacks(path: Path, what: str, kind: str) -> str:
 
 
 def _text_instead(path: Path) -> str | None:
-    """Return what stands in a file in place of its content, as after an incomplete download."""
+    """Return what a file holds instead of its content, as after an incomplete download."""
     with path.open("rb") as file:
         head = file.read(256)
     if not head:

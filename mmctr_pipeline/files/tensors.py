@@ -23,7 +23,7 @@ _UNREADABLE = (
     *(PickleError, zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError),
     *(TypeError, AttributeError, AssertionError, ImportError, OverflowError),
 )
-"""What `torch.load` raises for a file that is damaged, foreign or malicious."""
+"""Errors of `torch.load` for a file that is damaged, foreign or malicious."""
 
 
 def save_tensors(path: Path, content: Any) -> None:

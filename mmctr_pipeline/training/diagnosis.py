@@ -53,7 +53,7 @@ class Evidence:
 
     @property
     def fits_train_rows(self) -> bool:
-        """Whether the AUC on train rows is better than chance."""
+        """True if the AUC on train rows is better than chance."""
         return self.train_auc.low > 0.5
 
     @property

@@ -19,7 +19,7 @@ _TITLES = st.none() | st.text(_LETTERS, max_size=4)
 _LEVELS = st.integers(0, 10)
 _INTEGERS = ["int64", "int32", "uint8", "int8", "uint64", "uint32"]
 _CHANGES = ["value", "value", "history", "repeat", "type", "drop", "empty"]
-# What stands in place of a value: one of these is wrong in every column.
+# Replacements of a value: one of these is wrong in every column.
 _WRONG = [None, -1, 0, 2, 11, 12_345, 2**31, 2**63, "", "unknown"]
 
 

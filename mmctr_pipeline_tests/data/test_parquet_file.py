@@ -1,0 +1,246 @@
+"""Legacy lists, damage and encryption in parquet files: read rightly, or refused by name."""
+
+import base64
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
+import pytest
+
+from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
+from mmctr_pipeline.data.tables import open_table
+from mmctr_pipeline_tests.data import small_data
+from mmctr_pipeline_tests.data.parquet_footers import (
+    I32,
+    I64,
+    N_ROWS,
+    Struct,
+    chunks,
+    edit_footer,
+    without_list_group,
+)
+from mmctr_pipeline_tests.data.read_folders import (
+    assert_equal,
+    fault_of,
+    many_rows,
+    read_folder,
+)
+
+
+@pytest.mark.parametrize("n_rows", [2, 600])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"row_group_size": 100}, {"data_page_size": 64, "use_dictionary": False}],
+    ids=["plain", "row_groups", "small_pages"],
+)
+@pytest.mark.parametrize("is_padded", [True, False], ids=["padded", "ragged"])
+def test_a_repeated_column_without_a_list_group_is_read(
+    tmp_path: Path, n_rows: int, options: dict[str, Any], is_padded: bool
+) -> None:
+    columns = many_rows(n_rows)
+    if not is_padded:
+        lists = [[item for item in each if item] for each in columns["item_seq"]]
+        columns["item_seq"] = pa.array(lists, pa.list_(pa.int64()))
+    expected = read_folder(small_data.write_data(tmp_path / "list", train=columns))
+    root = small_data.write_data(tmp_path / "repeated")
+    path = without_list_group(root / "train.parquet", pa.table(columns), "item_seq", **options)
+    assert "repeated int64 field_id=-1 item_seq" in str(pq.ParquetFile(path).schema)
+    assert_equal(read_folder(root), expected)
+
+
+def test_a_file_that_claims_more_rows_than_it_has_is_refused(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+
+    def claim(footer: Struct) -> None:
+        footer[N_ROWS] = (I64, 2**20)
+
+    edit_footer(root / "train.parquet", claim)
+    error = fault_of(root)
+    assert error.file == root / "train.parquet"
+    assert "claims 1,048,576 rows but has 4" in str(error)
+
+
+def _damage(path: Path, column: str, row_group: int = 0) -> None:
+    """Change a few bytes within the pages of a column."""
+    chunk = pq.read_metadata(path).row_group(row_group)
+    found = [chunk.column(i) for i in range(chunk.num_columns)]
+    at = next(each for each in found if each.path_in_schema.split(".")[0] == column)
+    content = bytearray(path.read_bytes())
+    middle = at.data_page_offset + at.total_compressed_size // 2
+    for position in range(middle, middle + 4):
+        content[position] ^= 0xFF
+    path.write_bytes(content)
+
+
+_CHECKED = {"write_page_checksum": True, "row_group_size": 200, "use_dictionary": False}
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id", "item_seq", "likes_level", "label"])
+def test_a_damaged_page_is_named_by_file_column_and_rows(tmp_path: Path, column: str) -> None:
+    root = small_data.write_data(tmp_path)
+    pq.write_table(pa.table(many_rows()), root / "train.parquet", **_CHECKED)
+    _damage(root / "train.parquet", column, row_group=1)
+    error = fault_of(root)
+    assert (error.file, error.column) == (root / "train.parquet", column)
+    assert "rows 200 to 399 (row group 1) cannot be read" in str(error)
+    assert "CRC" in str(error)
+    assert "copy or download the file again" in error.fix
+
+
+def test_damage_in_a_part_file_is_named(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+    (root / "train.parquet").unlink()
+    for number in range(2):
+        path = root / "train.parquet" / f"part-{number}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(pa.table(many_rows()), path, **_CHECKED)
+    _damage(path, "item_seq", row_group=2)
+    error = fault_of(root)
+    assert (error.file, error.column) == (path, "item_seq")
+    assert "rows 400 to 599" in str(error)
+
+
+def test_a_damaged_item_table_is_named(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+    path = root / "item_feature.parquet"
+    pq.write_table(pa.table(small_data.item_feature()), path, **_CHECKED)
+    _damage(path, "item_title")
+    error = fault_of(root)
+    assert (error.file, error.column) == (path, "item_title")
+
+
+def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path, train=many_rows())
+    path = root / "train.parquet"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    error = fault_of(root)
+    assert error.file == path
+    assert "not a readable parquet file" in str(error)
+
+
+def test_a_hole_in_the_middle_is_named(tmp_path: Path) -> None:
+    # As left by an interrupted download that had reserved the space: no checksums, zeros inside.
+    root = small_data.write_data(tmp_path, train=many_rows(5_000))
+    path = root / "train.parquet"
+    content = bytearray(path.read_bytes())
+    content[1_000:6_000] = bytes(5_000)
+    path.write_bytes(content)
+    error = fault_of(root)
+    assert error.file == path
+    assert error.column is not None
+    assert "rows 0 to 4,999 (row group 0) cannot be read" in str(error)
+
+
+def test_an_unsupported_codec_is_named(tmp_path: Path) -> None:
+    root = small_data.write_data(tmp_path)
+
+    def compress_with_lzo(footer: Struct) -> None:
+        for chunk in chunks(footer, "views_level"):
+            chunk[4] = (I32, 3)
+
+    edit_footer(root / "train.parquet", compress_with_lzo)
+    error = fault_of(root)
+    assert (error.file, error.column) == (root / "train.parquet", "views_level")
+    assert "common codec" in error.fix
+
+
+@pytest.mark.parametrize("make", ["damaged", "lzo", "nested", "twice", "dotted"])
+def test_a_column_that_is_not_needed_does_not_matter(tmp_path: Path, make: str) -> None:
+    columns: dict[str, Any] = {**small_data.train(), "other": [1, 2, 3, 4]}
+    if make == "nested":
+        columns["other"] = [{"item_seq": [[1]], "label": {"x": 1.5}}] * 4
+    if make == "dotted":
+        columns["item_seq.list.element"] = columns.pop("other")
+    table = pa.table(columns)
+    if make == "twice":
+        table = table.append_column("other", table["label"])
+    root = small_data.write_data(tmp_path / "data")
+    path = root / "train.parquet"
+    pq.write_table(table, path, write_page_checksum=True, use_dictionary=False)
+    if make == "damaged":
+        _damage(path, "other")
+        with pytest.raises(OSError, match="CRC"):
+            pq.ParquetFile(path, page_checksum_verification=True).read()
+    if make == "lzo":
+
+        def compress_with_lzo(footer: Struct) -> None:
+            for chunk in chunks(footer, "other"):
+                chunk[4] = (I32, 3)
+
+        edit_footer(path, compress_with_lzo)
+    assert_equal(read_folder(root), read_folder(small_data.write_data(tmp_path / "plain")))
+
+
+_READ = """
+import sys
+from pathlib import Path
+from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
+from mmctr_pipeline.data.tables import open_table
+from mmctr_pipeline.data.validation import DataError
+try:
+    with open_table(Path(sys.argv[1]), LABELLED_COLUMNS) as file:
+        print(len(file.read(["label", "item_seq"])))
+except DataError as error:
+    print(error)
+"""
+
+
+class _Kms(pe.KmsClient):
+    """Keeps no secrets: a wrapped key is the key in base64."""
+
+    def __init__(self, _config: pe.KmsConnectionConfig) -> None:
+        pe.KmsClient.__init__(self)
+
+    def wrap_key(self, key_bytes: bytes, _master_key: str) -> bytes:
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key: bytes, _master_key: str) -> bytes:
+        return base64.b64decode(wrapped_key)
+
+
+def _write_encrypted(path: Path, table: pa.Table, column: str, is_footer_plain: bool) -> None:
+    name = f"{column}.list.element" if column == "item_seq" else column
+    config = pe.EncryptionConfiguration(
+        footer_key="f", column_keys={"k": [name]}, plaintext_footer=is_footer_plain
+    )
+    factory = pe.CryptoFactory(_Kms)
+    properties = factory.file_encryption_properties(pe.KmsConnectionConfig(), config)
+    with pq.ParquetWriter(path, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("column", "is_footer_plain", "expected"),
+    [
+        ("other", True, "4"),
+        ("label", True, "column label: the column is encrypted"),
+        ("item_seq", True, "column item_seq: the column is encrypted"),
+        ("other", False, "not a readable parquet file"),
+    ],
+    ids=["not_needed", "label", "history", "whole_footer"],
+)
+def test_encrypted_columns(
+    tmp_path: Path, column: str, is_footer_plain: bool, expected: str
+) -> None:
+    path = tmp_path / "train.parquet"
+    table = pa.table({**small_data.train(), "other": [1, 2, 3, 4]})
+    _write_encrypted(path, table, column, is_footer_plain)
+    # In a process of its own, as pyarrow can end the process.
+    command = [sys.executable, "-c", _READ, str(path)]
+    reading = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert reading.returncode == 0, reading.stderr
+    assert expected in reading.stdout
+
+
+def test_reading_verifies_checksums_only_of_files_that_have_them(tmp_path: Path) -> None:
+    table = pa.table(small_data.train())
+    for has_checksums in (True, False):
+        path = tmp_path / f"{has_checksums}.parquet"
+        pq.write_table(table, path, write_page_checksum=has_checksums)
+        with open_table(path, LABELLED_COLUMNS) as file:
+            assert file.read(["label"]).column("label").to_pylist() == [1, 0, 0, 1]
+            assert (file.n_rows, file.schema.names) == (4, table.schema.names)
