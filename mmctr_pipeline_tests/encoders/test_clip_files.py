@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.locate import ModelNotFoundError, locate_image_model
 from mmctr_pipeline.encoders.model_files import ModelFilesError
 from mmctr_pipeline_tests.encoders.small_models import write_clip
+from mmctr_pipeline_tests.encoders.unusable_files import POINTER, Payload
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 99\n"
 WEIGHTS = "open_clip_model.safetensors"
 NAME, QUICK = "smallest-clip", "smallest-clip-quickgelu"
 CONFIG: dict[str, Any] = {
@@ -30,16 +29,6 @@ CONFIG: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1},
 }
 PIXELS = torch.linspace(-1, 1, 2 * 3 * 32 * 32).view(2, 3, 32, 32)
-
-
-class Payload:
-    """Leaves a mark if it is ever unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """An incomplete or damaged text model is refused by file name; a complete one never is."""
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -19,21 +18,11 @@ from mmctr_pipeline.encoders.locate import ModelNotFoundError, locate_text_model
 from mmctr_pipeline.encoders.model_files import ModelFilesError
 from mmctr_pipeline.encoders.text.models import SentenceModel
 from mmctr_pipeline_tests.encoders.small_models import TEXT_WIDTH, write_sentence_model
+from mmctr_pipeline_tests.encoders.unusable_files import POINTER, Payload
 
-POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90868376\n"
 PAGE = b"\n<!DOCTYPE html><html><body>Sign in</body></html>"
 TEXTS = ["A cat", "two dogs and a bird", "soup"]
 LAYER = "encoder.layer.1.attention.self.query.weight"
-
-
-class Payload:
-    """Leaves a mark if it is ever unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
 
 
 @pytest.fixture(scope="module")
