@@ -142,6 +142,7 @@ def with_new_item_and_user(dataset: CtrDataset, item: int, user: int) -> CtrData
     items = dataset.items
     more = dataclasses.replace(
         items,
+        ids=np.append(items.ids, item),
         item_id=np.append(items.item_id, np.int32(item)),
         likes_level=np.append(items.likes_level, np.int8(0)),
         views_level=np.append(items.views_level, np.int8(0)),
