@@ -194,7 +194,7 @@ def build_din(items: ItemFeatures, seed: int, folder: Path) -> Any:
 def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -> np.ndarray:
     """Train the model and return its probabilities of the reporting rows, `(N,) float32`."""
     dataset = inputs.dataset
-    selecting, reporting = split_valid(dataset.valid)
+    selecting, reporting = split_valid(dataset)
     histories = padded_histories(dataset)
     with tempfile.TemporaryDirectory() as scratch:
         items = item_features(dataset.items, inputs.vectors, DinConfig())
@@ -235,7 +235,7 @@ def compare(table: Path, inputs: TrainingInputs, peer: list[np.ndarray]) -> list
 
 
 def _reporting_label(inputs: TrainingInputs) -> np.ndarray:
-    label = split_valid(inputs.dataset.valid)[1].label
+    label = split_valid(inputs.dataset)[1].label
     assert label is not None
     return label
 

@@ -121,7 +121,7 @@ def run_row(folder: Path) -> None:
     job = RowJob(**read_record(folder / JOB))
     inputs = TrainingInputs.read(Path(job.inputs))
     dataset, vectors, device = inputs.dataset, inputs.vectors, torch.device(job.device)
-    selecting, reporting = split_valid(dataset.valid)
+    selecting, reporting = split_valid(dataset)
     checkpoints = job.checkpoints(folder.parents[1])
     trained = pipeline.train(
         dataclasses.replace(dataset, valid=selecting),

@@ -92,7 +92,7 @@ class Runner:
         pairs
             Extra pairs of rows to compare, by name. The first row is compared with every other one.
         """
-        label = split_valid(self.dataset.valid)[1].label
+        label = split_valid(self.dataset)[1].label
         assert label is not None
         runs = [entry.run(number, self.minutes) for number in range(n_seeds) for entry in entries]
         inputs: dict[Hashable, Path] = {}

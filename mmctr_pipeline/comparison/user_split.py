@@ -1,8 +1,10 @@
 """Split the valid users in two: one part selects a model's epoch, the other measures it."""
 
+import hashlib
+
 import numpy as np
 
-from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.metrics import MetricError, auc
 
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -17,24 +19,34 @@ def selects_epoch(user_id: np.ndarray) -> np.ndarray:
     """Return which rows select the epoch, `(N,) bool`; the others report.
 
     All rows of a user are on the same side: the lowest bit of SplitMix64 (Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators", OOPSLA 2014) of `user_id`, which is the id, or
-    the row of an id that is mapped (`data.ids`). So the split does not depend on the order.
+    "Fast splittable pseudorandom number generators", OOPSLA 2014) of the data's id, `(N,)` integers
+    or strings. So the split depends on neither the order nor the other rows.
     """
-    mixed = user_id.astype(np.uint64) + _INCREMENT
+    mixed = _numbers(user_id) + _INCREMENT
     for multiplier, shift in zip(_MULTIPLIERS, (30, 27), strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * multiplier
     mixed ^= mixed >> np.uint64(31)
     return (mixed & np.uint64(1)).astype(bool)
 
 
-def split_valid(valid: Split) -> tuple[Split, Split]:
+def _numbers(ids: np.ndarray) -> np.ndarray:
+    """Return a number for each id, `(N,) uint64`: integers as they are, strings hashed."""
+    if ids.dtype.kind != "U":
+        return ids.astype(np.uint64)
+    distinct, place_N = np.unique(ids, return_inverse=True)
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in distinct.tolist()]
+    return np.frombuffer(b"".join(digests), "<u8")[place_N]
+
+
+def split_valid(dataset: CtrDataset) -> tuple[Split, Split]:
     """Return the selecting and the reporting rows of the valid split, both in order.
 
     Raises `UserSplitError` if valid has no labels, or if either part lacks a class.
     """
+    valid, users = dataset.valid, dataset.users
     if valid.label is None:
         raise UserSplitError("valid has no labels; a comparison needs them")
-    selects = selects_epoch(valid.user_id)
+    selects = selects_epoch(users.ids_at(valid.user_id) if users else valid.user_id)
     for name, rows in (("select", selects), ("report", ~selects)):
         try:
             auc(valid.label[rows], np.zeros(int(rows.sum())))

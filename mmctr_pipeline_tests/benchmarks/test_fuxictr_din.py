@@ -76,7 +76,7 @@ def test_our_din_has_the_same_settings() -> None:
 
 
 def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) -> None:
-    label = split_valid(inputs.dataset.valid)[1].label
+    label = split_valid(inputs.dataset)[1].label
     assert label is not None
     generator = np.random.default_rng(0)
     peer = [generator.random(len(label)).astype(np.float32)]
@@ -111,7 +111,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
-    label = split_valid(inputs.dataset.valid)[1].label
+    label = split_valid(inputs.dataset)[1].label
     assert label is not None
     scores = np.random.default_rng(0).random(len(label)).astype(np.float32)
     folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
@@ -153,7 +153,7 @@ def test_it_is_the_baseline_and_learns(
 
     with caplog.at_level(logging.INFO):
         scores = train_din(inputs, seed=1, max_epochs=3)
-    label = split_valid(inputs.dataset.valid)[1].label
+    label = split_valid(inputs.dataset)[1].label
     assert label is not None
     assert scores.shape == label.shape
     assert "Epoch=3" in caplog.text
