@@ -248,15 +248,13 @@ def test_parity_with_float32_is_recorded_and_stored(
 
 def test_given_and_none_need_no_images(tmp_path: Path) -> None:
     store = VectorStore(tmp_path)
-    config = ImageEncoderConfig(source="none")
-    none = encode_images(ITEM_ID, None, config, "cpu", store)
+    none = encode_images(ITEM_ID, None, ImageEncoderConfig(source="none"), "cpu", store)
     assert none.table.identity == "none"
     assert none.table.vectors.shape == (len(ITEM_ID), 1)
     assert not none.table.present.any()
     assert none.problems.num_rows == 0
-
     ones = np.ones((len(ITEM_ID), 3), np.float32)
-    given = VectorTable(ITEM_ID, ones, np.ones(len(ITEM_ID), bool), "given:c")
+    given = VectorTable(ITEM_ID, ones, ones[:, 0] > 0, "given:c")
     config = ImageEncoderConfig(source="given", column="c")
     result = encode_images(ITEM_ID, None, config, "cpu", store, given)
     assert result.table.identity == "given:c"
@@ -272,8 +270,7 @@ def test_no_folder_no_match_and_no_readable_image_raise(
         encode_images(ITEM_ID, None, config, "cpu", store)
     with pytest.raises(DataNotFoundError, match=r"looked for names such as 91\.jpg"):
         encode_images(np.array([91, 92]), images, config, "cpu", store)
-    folder = tmp_path / "broken"
-    folder.mkdir()
+    (folder := tmp_path / "broken").mkdir()
     (folder / "1.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of the 1 images .*\(1 empty file"):
         encode([1, 3], folder, config, store)
@@ -286,8 +283,7 @@ def test_covers_of_mixed_names_and_string_ids_are_encoded(
     config: ImageEncoderConfig, tmp_path: Path
 ) -> None:
     folder = tmp_path / "item_images"
-    names = ["a/1.JPG", "image2.png", "3.jpeg", "x y.webp", "é.jpg"]
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(["a/1.JPG", "image2.png", "3.jpeg", "x y.webp", "é.jpg"]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         kind = {"png": "PNG", "webp": "WEBP"}.get(name.rpartition(".")[2], "JPEG")
         (folder / name).write_bytes(encoded(picture(seed), kind))
@@ -296,12 +292,9 @@ def test_covers_of_mixed_names_and_string_ids_are_encoded(
     result = encode_images(ids, index_images(folder), config, "cpu", VectorStore(tmp_path / "v"))
     assert result.table.item_id.tolist() == ids.tolist()
     assert result.table.present.tolist() == [True, True, True, False, False, True, True]
+    problems = {"lost": NO_FILE, "secret": "a link out of the data folder"}
     assert result.problems.to_pylist() == [
-        {"item_id": "lost", "path": f"{folder}/lost.jpg", "reason": NO_FILE},
-        {
-            "item_id": "secret",
-            "path": f"{folder}/secret.jpg",
-            "reason": "a link out of the data folder",
-        },
+        {"item_id": item, "path": f"{folder}/{item}.jpg", "reason": reason}
+        for item, reason in problems.items()
     ]
     assert result.table.provenance["counts"]["unreadable"] == 1
