@@ -1,3 +1,5 @@
+"""The deployment follows from environment variables; bad ones are named."""
+
 import errno
 from pathlib import Path
 

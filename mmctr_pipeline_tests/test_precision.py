@@ -1,3 +1,5 @@
+"""The number format follows from the setting and the hardware."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Settings are checked by type, bounds and choices, and read from plain values."""
+
 import dataclasses
 from typing import Any, Literal
 

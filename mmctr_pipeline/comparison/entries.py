@@ -58,7 +58,7 @@ class Entry:
     projection: Projection | None = None
     seed_fusion: bool = False
 
-    def run(self, number: int, minutes: float) -> Self:
+    def with_seed(self, number: int, minutes: float) -> Self:
         """Return this row with its `number`-th seed, counted from 0, and a limit of time.
 
         The limit holds for training and validation; 0 is none.

@@ -61,7 +61,7 @@ class RowJob:
 
     def checkpoints(self, storage: Path) -> Checkpoints:
         """Return the checkpoints of this row in the deployment's storage folder."""
-        return Checkpoints(Checkpoints.of_run(storage, self.key).folder, self.checkpoint_seconds)
+        return Checkpoints(Checkpoints.for_run(storage, self.key).folder, self.checkpoint_seconds)
 
 
 @dataclasses.dataclass(frozen=True)

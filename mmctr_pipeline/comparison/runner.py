@@ -94,7 +94,8 @@ class Runner:
         """
         label = split_valid(self.dataset)[1].label
         assert label is not None
-        runs = [entry.run(number, self.minutes) for number in range(n_seeds) for entry in entries]
+        numbers = range(n_seeds)
+        runs = [entry.with_seed(n, self.minutes) for n in numbers for entry in entries]
         inputs: dict[Hashable, Path] = {}
         for run in runs:
             if run.vector_settings not in inputs:

@@ -159,7 +159,7 @@ class ModelIOManager(StorageIOManager):
         from mmctr_pipeline.training.checkpoint import Checkpoints
 
         write_version(path.parent, obj)
-        Checkpoints.of_run(path.parent, obj.run_key).remove()
+        Checkpoints.for_run(path.parent, obj.run_key).remove()
 
     def read(self, path: Path, kind: Any) -> Any:
         """Read the latest model."""

@@ -58,7 +58,7 @@ class Checkpoints:
     every_seconds: float = 30.0
 
     @classmethod
-    def of_run(cls, storage: Path, run_key: str) -> Self:
+    def for_run(cls, storage: Path, run_key: str) -> Self:
         """Return the checkpoints of the run with this key (see `run_key`) in a storage folder."""
         return cls(storage / "checkpoints" / run_key)
 

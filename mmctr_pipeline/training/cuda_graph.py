@@ -104,7 +104,7 @@ class GraphedStep(Generic[BatchT]):
             torch.cuda.synchronize()
             # Some releases of torch leave their own stream current if the capture fails.
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
-                self._loss = self._step.gradients_of(self._static)
+                self._loss = self._step.gradients_or_raise(self._static)
                 self._step.update()
         except Exception as error:
             # After a failed capture the generator would refuse to draw random numbers.

@@ -84,7 +84,7 @@ class TrainStep(Generic[BatchT]):
         """Set the gradients of `batch` on the parameters; return its mean loss."""
         while True:
             try:
-                return self.gradients_of(batch)
+                return self.gradients_or_raise(batch)
             except RuntimeError as error:
                 too_small = len(batch) < 2 * self.n_parts * _FEWEST_ROWS
                 if not is_out_of_memory(error) or self.split is None or too_small:
@@ -126,7 +126,7 @@ class TrainStep(Generic[BatchT]):
         """Restore what `state_dict` returned."""
         self.n_parts = state["n_parts"]
 
-    def gradients_of(self, batch: BatchT) -> torch.Tensor:
+    def gradients_or_raise(self, batch: BatchT) -> torch.Tensor:
         """Do the same as `gradients`, but raise if memory runs out."""
         self.optimizers.zero_grad()
         n_rows, parts = len(batch), [batch]

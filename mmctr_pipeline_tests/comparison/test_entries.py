@@ -60,11 +60,11 @@ def test_two_rows_of_the_same_name_are_refused(tmp_path: Path) -> None:
 def test_a_run_has_its_own_seed_the_shorter_limit_and_no_final_fit() -> None:
     training = TrainingConfig(seed=5, final_fit=True, max_minutes=3.0)
     entry = Entry("row", Preset(training=training))
-    run = entry.run(2, minutes=20.0)
+    run = entry.with_seed(2, minutes=20.0)
     assert run.preset.training == dataclasses.replace(training, seed=7, final_fit=False)
     assert run.preset.fusion == entry.preset.fusion
-    assert entry.run(0, minutes=2.0).preset.training.max_minutes == 2
-    assert entry.run(0, minutes=0.0).preset.training.max_minutes == 3
+    assert entry.with_seed(0, minutes=2.0).preset.training.max_minutes == 2
+    assert entry.with_seed(0, minutes=0.0).preset.training.max_minutes == 3
 
 
 def test_the_ablation_withholds_one_modality_the_other_and_both() -> None:
@@ -86,7 +86,7 @@ def test_fusions_share_the_seed_of_training() -> None:
     # The first row is compared with each of the others.
     assert [e.name for e in entries] == ["attention", "random", "random standardised", "pca"]
     for number in (0, 1):
-        runs = [entry.run(number, minutes=0.0) for entry in entries]
+        runs = [entry.with_seed(number, minutes=0.0) for entry in entries]
         assert {run.preset.training.seed for run in runs} == {number + 1}
         attention = runs[0].preset.fusion
         assert (attention.method, attention.attention.seed) == ("attention", number + 1)
@@ -94,4 +94,4 @@ def test_fusions_share_the_seed_of_training() -> None:
         assert [run.projection for run in runs] == [None, "raw", "standardised", None]
         assert len({run.vector_settings for run in runs}) == 4
     random = entries[1]
-    assert random.run(0, 0.0).vector_settings != random.run(1, 0.0).vector_settings
+    assert random.with_seed(0, 0.0).vector_settings != random.with_seed(1, 0.0).vector_settings

@@ -89,7 +89,7 @@ def test_each_fusion_of_the_list_gives_other_vectors_with_each_seed(
     fusion = dataclasses.replace(GIVEN.fusion, dim=8, attention=attention)
     entries = fusion_entries(dataclasses.replace(GIVEN, fusion=fusion))
     first, second = (
-        [row_vectors(entry.run(number, 0.0)).fused for entry in entries] for number in (0, 1)
+        [row_vectors(entry.with_seed(number, 0.0)).fused for entry in entries] for number in (0, 1)
     )
     identities = [table.identity.split(":")[0] for table in first]
     assert identities == ["attention8", "random8-1", "random8-1", "pca8-raw"]

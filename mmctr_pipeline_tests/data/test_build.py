@@ -1,3 +1,5 @@
+"""The train dataset holds the rows of its files, each history once; faults are named."""
+
 import logging
 import subprocess
 import sys

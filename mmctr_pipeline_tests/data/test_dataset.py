@@ -1,3 +1,5 @@
+"""A dataset read from disk equals the one that was written."""
+
 import dataclasses
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Data files and covers are found in every known layout; what is missing is named."""
+
 from pathlib import Path
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Fingerprints follow the contents of files, whatever their paths."""
+
 import os
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Histories lose their padding and are stored once; irregular padding is refused."""
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The item table and given vectors are read by id; faults are named."""
+
 from pathlib import Path
 from typing import Any
 

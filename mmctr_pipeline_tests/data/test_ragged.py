@@ -1,3 +1,5 @@
+"""Ragged lists equal lists of lists."""
+
 import numpy as np
 import pyarrow as pa
 import pytest

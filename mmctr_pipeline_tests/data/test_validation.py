@@ -1,3 +1,5 @@
+"""Invalid values are refused by file, column, row and fix."""
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

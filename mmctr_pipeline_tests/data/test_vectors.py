@@ -1,3 +1,5 @@
+"""Vector tables are joined by id, never by position."""
+
 import dataclasses
 from pathlib import Path
 from typing import Any

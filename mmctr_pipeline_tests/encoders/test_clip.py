@@ -1,3 +1,5 @@
+"""CLIP models are loaded from every known form."""
+
 import dataclasses
 import json
 from pathlib import Path

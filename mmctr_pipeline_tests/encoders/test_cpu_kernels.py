@@ -1,3 +1,5 @@
+"""CPU kernels fall back to documented operators where the fast one is missing."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""Models are found in the package, in folders and in the hub's cache, or named with a fix."""
+
 import hashlib
 import json
 import os

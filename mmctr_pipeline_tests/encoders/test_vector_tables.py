@@ -1,3 +1,5 @@
+"""Vectors of encoders and given columns become tables with their provenance."""
+
 import logging
 
 import numpy as np

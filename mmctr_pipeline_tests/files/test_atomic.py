@@ -1,3 +1,5 @@
+"""Readers find the previous artefact or the new one, also after a kill."""
+
 import os
 import signal
 import subprocess

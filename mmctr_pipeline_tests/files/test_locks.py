@@ -1,3 +1,5 @@
+"""Locks exclude other processes and end with their holder."""
+
 import threading
 import time
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Users of the sample dataset click by taste, with a known probability."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Items of the sample dataset have a category, a style and a popularity."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Sample datasets scale by one number; impossible sizes are refused."""
+
 import pytest
 
 from mmctr_pipeline.sample.config import FULL_SCALE, SampleConfig

@@ -1,3 +1,5 @@
+"""Covers show style and category, and depend on the seed alone."""
+
 import io
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""Given vectors are noisy views of the items' tastes."""
+
 from typing import Literal
 
 import numpy as np

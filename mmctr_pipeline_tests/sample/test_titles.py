@@ -1,3 +1,5 @@
+"""Titles show category and style, and read like video titles."""
+
 import collections
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The training of the tiny CLIP runs and learns."""
+
 import io
 import json
 import logging

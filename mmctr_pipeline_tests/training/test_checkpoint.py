@@ -113,7 +113,7 @@ def test_runs_that_differ_in_anything_decisive_have_their_own_folders(tmp_path: 
     changes = ({"data": "abd"}, {"config": {"seed": 2, "patience": 2}}, {"vectors": ["y", "x"]})
     keys = {key, *(run_key(**{**known, **change}) for change in changes)}
     assert len(keys) == 4
-    folders = {Checkpoints.of_run(tmp_path, each).folder for each in keys}
+    folders = {Checkpoints.for_run(tmp_path, each).folder for each in keys}
     assert {folder.parent for folder in folders} == {tmp_path / "checkpoints"}
     assert len(folders) == 4
 

@@ -60,7 +60,7 @@ class CountingStep:
         self.batch = batch
         return batch.number.float().mean() + 1
 
-    def gradients_of(self, batch: Numbered) -> torch.Tensor:
+    def gradients_or_raise(self, batch: Numbered) -> torch.Tensor:
         self.captured.append(batch.size)
         self.batch = batch
         return batch.number.float().mean() + 1
@@ -119,7 +119,7 @@ def test_steps_in_parts_are_not_captured() -> None:
 
 
 class WithoutMemory(CountingStep):
-    def gradients_of(self, batch: Numbered) -> torch.Tensor:
+    def gradients_or_raise(self, batch: Numbered) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
 
@@ -151,8 +151,8 @@ class WithCounterOfTheHost(CountingStep):
 
 
 class WithLossOfTheHost(CountingStep):
-    def gradients_of(self, batch: Numbered) -> torch.Tensor:
-        return super().gradients_of(batch) + len(self.plain)
+    def gradients_or_raise(self, batch: Numbered) -> torch.Tensor:
+        return super().gradients_or_raise(batch) + len(self.plain)
 
 
 def stop_halfway(graph: RecordedGraph) -> None:

@@ -62,7 +62,7 @@ def trained_model(
         config.model_settings(),
         training,
         device,
-        Checkpoints.of_run(deployment.storage, key),
+        Checkpoints.for_run(deployment.storage, key),
     )
     model = ModelFile.from_trained(
         trained,

@@ -1,3 +1,5 @@
+"""Covers are decoded as open_clip does, or refused with a reason."""
+
 import dataclasses
 import io
 import os

@@ -1,3 +1,5 @@
+"""Image sizes are read from the header, before anything is decoded."""
+
 import pytest
 
 from mmctr_pipeline.encoders.image.formats import picture_format

@@ -1,3 +1,5 @@
+"""Resizing and normalising equal open_clip's."""
+
 import itertools
 from pathlib import Path
 from typing import Any

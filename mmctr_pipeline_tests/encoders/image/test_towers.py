@@ -1,3 +1,5 @@
+"""Image towers compute the same as open_clip's."""
+
 import copy
 import dataclasses
 from collections.abc import Sequence

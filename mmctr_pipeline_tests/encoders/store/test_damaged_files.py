@@ -1,3 +1,5 @@
+"""Damaged files of the vector store are noticed, and cost no run."""
+
 import os
 import shutil
 from pathlib import Path

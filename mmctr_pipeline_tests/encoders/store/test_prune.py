@@ -1,3 +1,5 @@
+"""Pruning deletes what no run has used, and changes no look-up."""
+
 import datetime
 import os
 import threading

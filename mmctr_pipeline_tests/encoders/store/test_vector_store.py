@@ -1,3 +1,5 @@
+"""The vector store encodes each content once and returns equal vectors."""
+
 import logging
 import signal
 import threading

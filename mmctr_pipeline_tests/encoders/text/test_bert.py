@@ -1,3 +1,5 @@
+"""The fast BERT computes the same as transformers' own."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""Every item gets the vector of its title, or is masked."""
+
 import dataclasses
 import logging
 from collections.abc import Sequence

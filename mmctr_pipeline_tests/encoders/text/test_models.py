@@ -1,3 +1,5 @@
+"""Text models give the vectors of the libraries they come from."""
+
 from pathlib import Path
 from typing import Any
 

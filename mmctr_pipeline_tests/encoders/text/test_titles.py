@@ -1,3 +1,5 @@
+"""Text templates are filled in from titles and tags; bad ones are refused."""
+
 from pathlib import Path
 
 import pyarrow as pa
