@@ -12,9 +12,11 @@ _N_TEST_ROWS = 1_000
 
 
 @click.command()
-@click.option("--train-rows", default=20_000)
-@click.option("--valid-rows", default=50_000, help="About half of them report.")
-@click.option("--seeds", type=click.IntRange(2, 10), default=5)
+@click.option("--train-rows", default=20_000, help="Train rows of the sample dataset.")
+@click.option("--valid-rows", default=50_000, help="Valid rows; about half of them report.")
+@click.option(
+    "--seeds", type=click.IntRange(2, 10), default=5, help="Times each row is trained, by seed."
+)
 @click.option("--seed", default=11, help="Seed of the sample dataset.")
 def fusions(train_rows: int, valid_rows: int, seeds: int, seed: int) -> int:
     """Compare a model with the vectors of each fusion, paired by seed of training."""

@@ -43,7 +43,9 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     callback=_finite,
     help="Limit for training and validation of a row; 0 is none.",
 )
-@click.option("--seeds", type=click.IntRange(1, 10), default=1)
+@click.option(
+    "--seeds", type=click.IntRange(1, 10), default=1, help="Times each row is trained, by seed."
+)
 @click.option("--again", is_flag=True, help="Train finished rows again.")
 @click.option(
     "--name", default="leaderboard", callback=_file_stem, help="Name of the table's files."
@@ -54,14 +56,14 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     help="Size of the sample dataset, used if MMCTR_DATA_DIR is not set. "
     "[default: 7.5, 300,000 train rows]",
 )
-@click.option("--train-rows", "n_train_rows", type=int, help="Of the sample dataset.")
+@click.option("--train-rows", "n_train_rows", type=int, help="Train rows of the sample dataset.")
 @click.option(
     "--valid-rows",
     "n_valid_rows",
     type=int,
-    help="Of the sample dataset; about half of them report. [default: 40,000]",
+    help="Valid rows of the sample dataset; about half of them report. [default: 40,000]",
 )
-@click.option("--seed", type=int, help="Of the sample dataset. [default: 7]")
+@click.option("--seed", type=int, help="Seed of the sample dataset. [default: 7]")
 def leaderboard(
     presets: tuple[str, ...],
     vary: str,

@@ -11,7 +11,7 @@ from mmctr_pipeline.settings import SettingsError
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--seed", default=7)
+@click.option("--seed", default=7, help="Seed of the dataset.")
 @click.option(
     "--scale", default=1.0, help="Size: 1 is the default size, 90 that of MicroLens_1M_x1."
 )

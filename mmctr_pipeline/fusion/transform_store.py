@@ -43,8 +43,8 @@ class TransformStore:
         record = self._record_path(made_by)
         if not record.is_file():
             logger.info(
-                f"{self.folder} has no {kind.METHOD} transform for these settings, encoders and "
-                f"data ({made_by['data']})"
+                f"fitting a new {kind.METHOD} transform: {self.folder} has none for these "
+                f"settings, encoders and data ({made_by['data']})"
             )
             return None
         try:
