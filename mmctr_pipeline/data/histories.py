@@ -104,9 +104,16 @@ class PaddingCheck:
         block: Block,
         strings: IdMap | None = None,
     ) -> None:
-        """Check one block, whose entry i has the values `values[offsets[i]:offsets[i + 1]]`.
+        """Check one block; raises `DataError`.
 
-        If the values are rows of string ids, `strings` names them in messages.
+        Parameters
+        ----------
+        values, offsets
+            Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
+        block
+            Where errors are located.
+        strings
+            If the values are rows of string ids, the map that names them in messages.
         """
         is_zero, widths = values == 0, np.diff(offsets)
         _check_side(values, is_zero, offsets, block, strings)

@@ -46,7 +46,17 @@ def to_numpy(ids: Ids) -> np.ndarray:
 
 
 def item_rows(array: pa.Array, block: Block, items: IdMap, source: Path) -> np.ndarray:
-    """Return the rows of a column of item ids, `(N,) int32`; all must be in the file `source`."""
+    """Return the rows of a column of item ids, `(N,) int32`; raises `DataError` for unknown ids.
+
+    Parameters
+    ----------
+    array, block
+        The column, and where errors are located.
+    items
+        The rows of the known items.
+    source
+        The file that lists them.
+    """
     ids = read_ids(array, block)
     rows = items.look_up(ids)
     require_known(rows == 0, ids, np.arange(len(ids) + 1), block, source)
@@ -59,7 +69,16 @@ def listed_items(
     """Return lists of item ids as values `(T,)` and offsets `(N + 1,)`.
 
     The values are the ids, of any integer type and unchecked, or the rows of strings, which must
-    all be in the file `source`; the padding, 0 or an empty string, is 0.
+    all be known; the padding, 0 or an empty string, is 0. Raises `DataError`.
+
+    Parameters
+    ----------
+    array, block
+        The column of lists, and where errors are located.
+    items
+        The rows of the known items.
+    source
+        The file that lists them.
     """
     flat, offsets = list_elements(array, block)
     if pa.types.is_integer(flat.type):

@@ -91,7 +91,17 @@ class Block:
 def check_schema(
     path: Path, schema: pa.Schema, columns: Iterable[Column], types: bool = True
 ) -> None:
-    """Check that a table has each of the columns once, and their `types`; raises `DataError`."""
+    """Check that a table has each of the columns once, with the right type; raises `DataError`.
+
+    Parameters
+    ----------
+    path, schema
+        The file, for messages, and its schema.
+    columns
+        The columns that it must have.
+    types
+        Whether to check the types too.
+    """
     for column in columns:
         count = schema.names.count(column.name)
         if count != 1:

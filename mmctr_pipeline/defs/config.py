@@ -153,8 +153,16 @@ def config_class(
 def require_valid(settings: Settings, values: Mapping[str, Any], where: str, section: str) -> None:
     """Raise `SettingsError` unless `values` are valid changes of `settings`.
 
-    They are checked together, since some settings limit each other. `where` and `section` are for
-    the message, as in `Settings.from_mapping`.
+    They are checked together, since some settings limit each other.
+
+    Parameters
+    ----------
+    settings
+        The settings that they change.
+    values
+        New values by name.
+    where, section
+        For the message, as in `Settings.from_mapping`.
     """
     merged = settings.to_mapping()
     for name, value in values.items():

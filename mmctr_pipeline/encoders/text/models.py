@@ -94,6 +94,17 @@ class ClipTextModel:
     read at the end-of-text token), as what follows that token cannot affect the vector.
 
     `dim` is the width of the vectors, `longest` the limit in tokens.
+
+    Parameters
+    ----------
+    model
+        The text tower, in float32.
+    tokenize
+        open_clip's tokeniser of the model.
+    device
+        Where to encode.
+    dtype
+        Number format of the matrix products.
     """
 
     def __init__(

@@ -39,8 +39,15 @@ class ContrastBatch:
 class ContrastObjective(nn.Module):
     """The fusion with the parts that only its training needs: heads, decoder, item table.
 
-    `items_ND` holds the standardised vectors of all items, `present_NM` the mask of modalities.
-    Neither belongs to the module's state.
+    Parameters
+    ----------
+    fusion
+        The fusion to learn.
+    items_ND, present_NM
+        Standardised vectors of all items, and the mask of their modalities. Neither belongs to the
+        module's state.
+    config
+        Weights and temperature of the losses.
     """
 
     def __init__(

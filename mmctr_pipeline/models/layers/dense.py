@@ -101,7 +101,17 @@ def activation(name: Activation, dim: int) -> nn.Module:
 def hidden_layers(
     in_dim: int, dims: Sequence[int], dropout: float, *, norm: bool = False
 ) -> list[nn.Module]:
-    """Return Linear, BatchNorm (with `norm`), ReLU and Dropout for each of the widths `dims`."""
+    """Return Linear, BatchNorm, ReLU and Dropout for each width.
+
+    Parameters
+    ----------
+    in_dim, dims
+        Width of the input, and of each layer.
+    dropout
+        Share of dropped units.
+    norm
+        Whether each layer has BatchNorm.
+    """
     layers: list[nn.Module] = []
     for n_in, n_out in itertools.pairwise((in_dim, *dims)):
         layers.append(nn.Linear(n_in, n_out))

@@ -69,7 +69,18 @@ class TargetQueryLayer(nn.Module):
 
     A decoder layer (Vaswani et al. 2017, arXiv 1706.03762) for one query, without self-attention,
     with RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) before each part. The history h is
-    already normalised. The parameters are those of `TargetQueryEncoder`.
+    already normalised.
+
+    Parameters
+    ----------
+    dim
+        Width of the input and of the output.
+    n_heads
+        Number of attention heads; must divide `dim`.
+    feed_forward_dim
+        Width of the hidden layer of the feed-forward part.
+    dropout
+        Share of dropped units.
     """
 
     def __init__(self, dim: int, n_heads: int, feed_forward_dim: int, dropout: float) -> None:

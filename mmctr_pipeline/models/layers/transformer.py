@@ -110,7 +110,16 @@ class TransformerEncoder(nn.Module):
 class TransformerLayer(nn.Module):
     """Self-attention and feed-forward, each followed by dropout, residual and LayerNorm.
 
-    The parameters are those of `TransformerEncoder`.
+    Parameters
+    ----------
+    dim
+        Width of the input and of the output.
+    n_heads
+        Number of attention heads; must divide `dim`.
+    feed_forward_dim
+        Width of the hidden layer of the feed-forward part.
+    dropout
+        Share of dropped units.
     """
 
     def __init__(self, dim: int, n_heads: int, feed_forward_dim: int, dropout: float) -> None:
