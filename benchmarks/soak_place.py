@@ -89,6 +89,7 @@ class Place:
         (self.folder / "preset.yaml").write_text(PRESET, encoding="utf-8")
         for data, seed in (("earlier_data", 7), ("data", 8)):
             generate_sample(SampleConfig.scaled(scale, seed=seed), self.folder / data)
+        print("two undisturbed runs first, to compare with", file=sys.stderr, flush=True)
         failure = self.finish("earlier_data")
         earlier = digests(self.storage)
         shutil.copytree(self.folder / "work", self.folder / "earlier", symlinks=True)
