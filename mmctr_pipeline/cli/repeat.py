@@ -7,16 +7,18 @@ import click
 
 @click.command()
 @click.argument("version", required=False)
-@click.option("--fresh", is_flag=True, help="Encode again, into a temporary vector store.")
+@click.option(
+    "--fresh", is_flag=True, help="Encode all titles and covers again instead of using stored ones."
+)
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: as recorded]"
 )
 def repeat(version: str | None, fresh: bool, threads: int | None) -> int:
     """Repeat the run of VERSION and compare the results byte by byte.
 
-    VERSION is a name in storage/models or a path; the latest version if left out. The data must be
-    those of that run. The exit status is 0 if everything is equal, 1 if something differs, and 2 if
-    the run cannot be repeated.
+    VERSION is a name in storage/models or a path. If it is omitted, the latest version is repeated.
+    The data must be the same as in that run. The exit status is 0 if everything is equal, 1 if
+    something differs, and 2 if the run cannot be repeated.
     """
     from tabulate import tabulate
 
@@ -37,9 +39,10 @@ def repeat(version: str | None, fresh: bool, threads: int | None) -> int:
     rows = [
         (
             result.name,
+            # Names of encoders end in what tells them apart: the hash of their weights.
             result.recorded[-24:],
             result.repeated[-24:],
-            "equal" if result.is_equal else f"differs {result.difference}",
+            "equal" if result.is_equal else ": ".join(filter(None, ["differs", result.difference])),
         )
         for result in repetition.results
     ]

@@ -256,7 +256,7 @@ def _training_results(
                 f"scores of {name}",
                 fingerprint_array(recorded),
                 fingerprint_array(repeated),
-                f"at most {np.abs(recorded - repeated).max(initial=0):.2g}",
+                f"by at most {np.abs(recorded - repeated).max(initial=0):.2g}",
             )
         )
         submissions = {"recorded": recorded, "repeated": repeated}

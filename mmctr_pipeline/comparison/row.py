@@ -31,7 +31,7 @@ from mmctr_pipeline.training.metrics_report import metrics_report
 
 logger = logging.getLogger(__name__)
 
-JOB, RESULT, SCORES = "job.json", "result.json", "scores.npy"
+JOB, RESULT_FILE, SCORES_FILE = "job.json", "result.json", "scores.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class RowResult:
 
         A damaged result is logged and counts as not done.
         """
-        path = folder / RESULT
+        path = folder / RESULT_FILE
         if not path.is_file():
             return None
         try:
@@ -109,7 +109,7 @@ def read_scores(folder: Path, sha256: str = "") -> np.ndarray:
 
     Raises `DamagedFileError` if the file has another digest than `sha256`, if that is given.
     """
-    path = folder / SCORES
+    path = folder / SCORES_FILE
     if sha256 and file_digest(path).hex() != sha256:
         raise DamagedFileError(f"{path} is damaged: it is not the file that was written")
     scores: np.ndarray = np.load(path)
@@ -136,7 +136,7 @@ def run_row(folder: Path) -> None:
     logger.info(f"AUC on the reporting users: {evaluation.auc.auc:.4f}")
     saved = io.BytesIO()
     np.save(saved, scores)
-    with atomic_write(folder / SCORES) as temporary:
+    with atomic_write(folder / SCORES_FILE) as temporary:
         temporary.write_bytes(saved.getvalue())  # np.save does not say why a write failed
     history = trained.history
     result = RowResult(
@@ -150,9 +150,9 @@ def run_row(folder: Path) -> None:
         ended_by=history.ended_by,
         history=history.to_mapping(),
         evaluation=evaluation.to_mapping(),
-        scores_sha256=file_digest(folder / SCORES).hex(),
+        scores_sha256=file_digest(folder / SCORES_FILE).hex(),
     )
-    write_record(folder / RESULT, dataclasses.asdict(result))
+    write_record(folder / RESULT_FILE, dataclasses.asdict(result))
     checkpoints.remove()
 
 

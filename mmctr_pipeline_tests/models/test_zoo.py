@@ -46,12 +46,14 @@ def permuted(batch: Batch, order_B: torch.Tensor) -> Batch:
 
 
 @every_model
-def test_a_batch_of_empty_histories_gives_finite_logits(name: str) -> None:
+def test_empty_histories_give_finite_logits_and_gradients(name: str) -> None:
     torch.manual_seed(5)
     batch = random_batch(12, random_items(), lengths=[0] * 12)
     assert logits_of(name, batch).isfinite().all()
-    spare = dataclasses.replace(batch, history_T=torch.zeros(64, dtype=torch.int64))
-    torch.testing.assert_close(logits_of(name, spare), logits_of(name, batch), atol=1e-5, rtol=0)
+    padded_batch = dataclasses.replace(batch, history_T=torch.zeros(64, dtype=torch.int64))
+    torch.testing.assert_close(
+        logits_of(name, padded_batch), logits_of(name, batch), atol=1e-5, rtol=0
+    )
     model = small_model(name, batch.items).train()
     model(batch).sum().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -79,22 +81,24 @@ def test_splitting_a_batch_changes_no_logit(name: str, n_parts: int) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("n_spare", [1, 64])
-def test_padding_a_batch_changes_no_logit(name: str, n_spare: int) -> None:
+@pytest.mark.parametrize("n_padding", [1, 64])
+def test_padding_a_batch_changes_no_logit(name: str, n_padding: int) -> None:
     batch = a_batch()
-    padded = torch.nn.functional.pad(batch.history_T, (0, n_spare))
-    spare = dataclasses.replace(batch, history_T=padded)
-    torch.testing.assert_close(logits_of(name, spare), logits_of(name, batch), atol=1e-5, rtol=0)
+    padded_history_T = torch.nn.functional.pad(batch.history_T, (0, n_padding))
+    padded_batch = dataclasses.replace(batch, history_T=padded_history_T)
+    torch.testing.assert_close(
+        logits_of(name, padded_batch), logits_of(name, batch), atol=1e-5, rtol=0
+    )
 
 
 @every_model
-def test_spare_positions_of_a_training_batch_change_no_gradient(name: str) -> None:
+def test_padding_a_batch_changes_no_gradient(name: str) -> None:
     batch = a_batch()
-    padded = torch.nn.functional.pad(batch.history_T, (0, 20))
+    padded_history_T = torch.nn.functional.pad(batch.history_T, (0, 20))
     found = []
-    for each in (batch, dataclasses.replace(batch, history_T=padded)):
+    for each in (batch, dataclasses.replace(batch, history_T=padded_history_T)):
         model = small_model(name, batch.items).double()
-        # Evaluation mode, since random draws in training depend on the number of positions.
+        # The model is in evaluation mode: in training, random draws depend on the padding.
         model(_in_double(each)).square().sum().backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     for parameter, gradient in found[0].items():
@@ -116,8 +120,8 @@ def test_every_history_item_and_the_target_matter(name: str) -> None:
     assert (logits_of(name, other) - logits_B).abs().max() > 1e-6
 
 
-TARGETS, WATCHED = slice(1, 15), slice(15, 29)
-"""Ids in the train rows, different ones for targets and for histories."""
+TARGET_ITEMS, HISTORY_ITEMS = slice(1, 15), slice(15, 29)
+"""Item ids that occur in the train rows; those of targets and histories differ."""
 
 COLUMNS = {"user": "user_id_B", "likes level": "likes_level_B", "views level": "views_level_B"}
 TABLES = {
@@ -131,7 +135,7 @@ TABLES = {
 EVERYTHING = {("row", feature) for feature in COLUMNS} | {
     (place, feature) for place in ("target", "history") for feature in ("id", *TABLES)
 }
-READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
+FEATURES_READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
     "improved_mmctr": {("target", "id"), ("target", "fused"), ("history", "id")}
     | {(place, feature) for place, feature in EVERYTHING if place == "row"},
     "similarity_attention, similarities alone": EVERYTHING
@@ -148,40 +152,42 @@ def test_exactly_the_features_that_a_model_reads_matter(name: str) -> None:
     batch = dataclasses.replace(
         random_batch(32, items, lengths=[3] * 32),
         user_id_B=torch.randint(1, 20, (32,)),
-        item_id_B=torch.randint(TARGETS.start, TARGETS.stop, (32,)),
-        history_T=torch.randint(WATCHED.start, WATCHED.stop, (96,)),
+        item_id_B=torch.randint(TARGET_ITEMS.start, TARGET_ITEMS.stop, (32,)),
+        history_T=torch.randint(HISTORY_ITEMS.start, HISTORY_ITEMS.stop, (96,)),
     )
     model = small_model(name, items)
     logits_B = model(batch)
-    matter = {
+    features_that_matter = {
         (place, feature)
         for place, feature in EVERYTHING
         if (model(changed(batch, place, feature)) - logits_B).abs().max() > 1e-6
     }
-    assert matter == READ[name]
+    assert features_that_matter == FEATURES_READ[name]
 
 
 def changed(batch: Batch, place: str, feature: str) -> Batch:
-    """Return the batch with other values of one feature of all rows, targets or histories."""
+    """Return the batch with other values of one feature of its rows, targets or history items."""
     if place == "row":
         values_B = getattr(batch, COLUMNS[feature])
         return dataclasses.replace(batch, **{COLUMNS[feature]: values_B % 10 + 1})
-    rows = TARGETS if place == "target" else WATCHED
+    item_ids = TARGET_ITEMS if place == "target" else HISTORY_ITEMS
     if feature == "id":
-        return renamed(batch, rows)
+        return renumbered(batch, item_ids)
     table = getattr(batch.items, TABLES[feature]).clone()
     # Vectors get another direction and length; missing ones stay zero.
-    table[rows] = table[rows].flip(1) * 2 if table.is_floating_point() else table[rows] % 8 + 1
+    table[item_ids] = (
+        table[item_ids].flip(1) * 2 if table.is_floating_point() else table[item_ids] % 8 + 1
+    )
     return dataclasses.replace(
         batch, items=dataclasses.replace(batch.items, **{TABLES[feature]: table})
     )
 
 
-def renamed(batch: Batch, rows: slice) -> Batch:
-    """Return the batch with other ids for the items `rows`, whose features stay the same."""
+def renumbered(batch: Batch, item_ids: slice) -> Batch:
+    """Return the batch with some items renumbered; their features stay the same."""
     items = batch.items
     new_I = torch.arange(len(items.present_I))
-    new_I[rows] = new_I[rows].roll(-1)
+    new_I[item_ids] = new_I[item_ids].roll(-1)
     tables = {
         field.name: torch.empty_like(table).index_copy_(0, new_I, table)
         for field in dataclasses.fields(items)
