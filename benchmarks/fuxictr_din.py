@@ -39,9 +39,9 @@ from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.row import read_scores
 from mmctr_pipeline.comparison.row_vectors import RowVectors
 from mmctr_pipeline.comparison.statistics import auc_difference
-from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.user_split import split_valid
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.memory import keep_freed_memory

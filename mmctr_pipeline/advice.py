@@ -4,8 +4,8 @@ import sys
 
 ERRORS = {
     "comparison.repeat": ["RepeatError"],
-    "comparison.user_split": ["UserSplitError"],
     "data.model_rows": ["OtherIdsError"],
+    "data.user_split": ["UserSplitError"],
     "data.validation": ["DataError", "DataNotFoundError"],
     "encoders.activation": ["ActivationError"],
     "encoders.image.inference": ["ImageChangedError"],

@@ -45,8 +45,8 @@ def compare(
     from mmctr_pipeline.comparison.output import best_possible_auc, write_report
     from mmctr_pipeline.comparison.row_vectors import RowVectors
     from mmctr_pipeline.comparison.runner import Runner
-    from mmctr_pipeline.comparison.user_split import selects_epoch
     from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.data.user_split import selecting_rows
     from mmctr_pipeline.sample.write import ensure_sample
     from mmctr_pipeline.training.device import resolve_device
 
@@ -63,7 +63,7 @@ def compare(
         f"{board.n_reporting_rows:,} valid rows of users that selected no epoch; each row's own "
         f"epochs{limit}, on {device}"
     )
-    best = best_possible_auc(layout.root, ~selects_epoch(dataset.valid.user_id))
+    best = best_possible_auc(layout.root, ~selecting_rows(dataset))
     lines = write_report(board, runner.folder, name, heading, best)
     print("\n".join(["", *lines, "", f"written to {runner.folder / name}.md"]))
     line = {"name": name, "data": str(layout.root), "best_possible_auc": best}

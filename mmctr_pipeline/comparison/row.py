@@ -17,8 +17,8 @@ import torch
 
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.comparison.inputs import TrainingInputs
-from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.fingerprint import file_digest
+from mmctr_pipeline.data.user_split import split_valid
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked

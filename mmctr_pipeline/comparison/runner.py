@@ -22,8 +22,8 @@ from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.row import JOB, RowJob, RowResult, read_scores
 from mmctr_pipeline.comparison.table import Leaderboard, Outcome, TableRow
-from mmctr_pipeline.comparison.user_split import split_valid
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.user_split import split_valid
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.precision import dtype_for, dtype_name

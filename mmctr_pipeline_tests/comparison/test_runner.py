@@ -19,7 +19,7 @@ from mmctr_pipeline import metrics
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import run_row
 from mmctr_pipeline.comparison.table import Leaderboard
-from mmctr_pipeline.comparison.user_split import selects_epoch
+from mmctr_pipeline.data.user_split import selects_epoch
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.presets.preset import Preset

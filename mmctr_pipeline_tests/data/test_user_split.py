@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmctr_pipeline.comparison.user_split import (
+from mmctr_pipeline.data.ids import IdMap
+from mmctr_pipeline.data.user_split import (
     UserSplitError,
     selects_epoch,
     split_valid,
 )
-from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 MASK = 2**64 - 1

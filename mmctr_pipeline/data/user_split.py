@@ -1,11 +1,10 @@
-"""Split the valid users in two: one part selects a model's epoch, the other measures it."""
+"""Split the valid users in two: one part selects or fits, the other part measures."""
 
 import hashlib
 
 import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset, Split
-from mmctr_pipeline.metrics import MetricError, auc
 
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
@@ -38,20 +37,26 @@ def _numbers(ids: np.ndarray) -> np.ndarray:
     return np.frombuffer(b"".join(digests), "<u8")[place_N]
 
 
+def selecting_rows(dataset: CtrDataset) -> np.ndarray:
+    """Return which valid rows belong to users who select, `(N,) bool`, by the data's ids."""
+    user_id, users = dataset.valid.user_id, dataset.users
+    return selects_epoch(users.ids_at(user_id) if users else user_id)
+
+
 def split_valid(dataset: CtrDataset) -> tuple[Split, Split]:
     """Return the selecting and the reporting rows of the valid split, both in order.
 
     Raises `UserSplitError` if valid has no labels, or if either part lacks a class.
     """
-    valid, users = dataset.valid, dataset.users
+    valid = dataset.valid
     if valid.label is None:
         raise UserSplitError("valid has no labels; a comparison needs them")
-    selects = selects_epoch(users.ids_at(valid.user_id) if users else valid.user_id)
+    selects = selecting_rows(dataset)
     for name, rows in (("select", selects), ("report", ~selects)):
-        try:
-            auc(valid.label[rows], np.zeros(int(rows.sum())))
-        except MetricError as error:
+        n_rows, n_clicks = int(rows.sum()), int((valid.label[rows] == 1).sum())
+        if n_clicks in (0, n_rows):
             raise UserSplitError(
-                f"the valid users that {name} give no AUC ({error}); valid.parquet needs more users"
-            ) from error
+                f"the valid users that {name} give no AUC ({n_clicks} of their {n_rows} rows have "
+                "a click, and an AUC needs both classes); valid.parquet needs more users"
+            )
     return valid.take(selects), valid.take(~selects)
