@@ -12,8 +12,12 @@ from numpy.typing import ArrayLike
 
 # 97.5 % quantile of the normal distribution: half the width of a 95 % interval.
 _NORMAL_975 = 1.959963984540054
+# 95 % quantile: a one-sided 95 % interval ends that many standard errors away.
+_NORMAL_95 = 1.6448536269514722
 # Largest standard deviation of values in [0, 1].
 _LARGEST_STANDARD_ERROR = 0.5
+# Times that labels are drawn for `Calibration.limit`.
+_REDRAWN = 400
 
 
 class MetricError(ValueError):
@@ -45,6 +49,11 @@ class AucComparison:
     standard_error: float
     p_value: float
 
+    @property
+    def one_sided_low(self) -> float:
+        """Lower end of the one-sided 95 % interval of the difference."""
+        return self.difference - _NORMAL_95 * self.standard_error
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupedAuc:
@@ -69,9 +78,14 @@ class CalibrationBin:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Expected calibration error, and the bins it is computed from."""
+    """Expected calibration error, and the bins it is computed from.
+
+    `limit` is the 95th percentile of the error of labels drawn from the probabilities themselves:
+    a calibrated model exceeds it by chance in one case of twenty.
+    """
 
     error: float
+    limit: float
     bins: tuple[CalibrationBin, ...]
 
 
@@ -181,11 +195,18 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     _, bin_N = np.unique(equal_mass_bins(probabilities_N, n_bins), return_inverse=True)
     n_rows_K = np.bincount(bin_N)
-    mean_K = np.bincount(bin_N, probabilities_N) / n_rows_K
+    clicks_K = np.bincount(bin_N, probabilities_N)  # expected
+
+    def error(positive_N: np.ndarray) -> float:
+        return float(np.abs(np.bincount(bin_N, positive_N) - clicks_K).sum() / len(bin_N))
+
+    generator = np.random.default_rng(0)
+    drawn = [error(generator.random(len(bin_N)) < probabilities_N) for _ in range(_REDRAWN)]
     share_K = np.bincount(bin_N, positive_N) / n_rows_K
-    columns = (mean_K.tolist(), share_K.tolist(), n_rows_K.tolist())
+    columns = ((clicks_K / n_rows_K).tolist(), share_K.tolist(), n_rows_K.tolist())
     return Calibration(
-        error=float(np.average(np.abs(mean_K - share_K), weights=n_rows_K)),
+        error=error(positive_N),
+        limit=float(np.quantile(drawn, 0.95)),
         bins=tuple(CalibrationBin(*row) for row in zip(*columns, strict=True)),
     )
 

@@ -49,13 +49,16 @@ class ClickCounts:
         """Return the rows of each id, `(N,) int64`; ids that were not counted have none."""
         return _at(self.n_rows_I, ids)
 
+    def n_clicks(self, ids: np.ndarray) -> np.ndarray:
+        """Return the clicks of each id, `(N,) int64`; ids that were not counted have none."""
+        return _at(self.n_clicks_I, ids)
+
     def logits(self, ids: np.ndarray, smoothing: float) -> np.ndarray:
         """Return the logit of each id's smoothed click rate less that of the mean, `(N,) float64`.
 
         It is 0 for ids that were not counted.
         """
-        n_clicks_N, n_rows_N = _at(self.n_clicks_I, ids), _at(self.n_rows_I, ids)
-        return rate_logits(n_clicks_N, n_rows_N, self.mean, smoothing)
+        return rate_logits(self.n_clicks(ids), self.n_rows(ids), self.mean, smoothing)
 
 
 def rate_logits(

@@ -1,0 +1,147 @@
+"""Trivial baselines: popularity, smoothed click rates, mean title cosine to the history.
+
+They are fitted on train rows alone and need no training. A model that does not beat the best of
+them has learned nothing that counting would not tell.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mmctr_pipeline import metrics
+from mmctr_pipeline.data.click_rates import ITEM_SMOOTHING, USER_SMOOTHING, ClickCounts
+from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.data.vectors import VectorTable
+
+NAMES = {"popularity": "popularity", "rates": "click rates", "cosine": "title cosine"}
+"""Key and readable name of each baseline."""
+
+_ROWS_PER_BLOCK = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineScores:
+    """Scores of N rows by each baseline, `(N,) float64`, and why the others are undefined.
+
+    Both are by key of `NAMES`. Scores are higher for rows more likely to be clicked; they are no
+    probabilities.
+    """
+
+    scores: dict[str, np.ndarray]
+    absent: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineDifference:
+    """AUC of a baseline, and the model's AUC minus it on the same rows (DeLong's paired test).
+
+    `low` is the one-sided 95 % lower end of the difference.
+    """
+
+    auc: float
+    difference: float
+    low: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Baselines:
+    """A model compared with each baseline; `absent` says why others are undefined.
+
+    Both are by key of `NAMES`, and empty if no comparison was made.
+    """
+
+    compared: dict[str, BaselineDifference] = dataclasses.field(default_factory=dict)
+    absent: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The AUC of each baseline as `baseline_<key>_auc`."""
+        return {f"baseline_{key}_auc": each.auc for key, each in self.compared.items()}
+
+    def to_mapping(self) -> dict[str, dict[str, float]]:
+        """Return `compared` as plain values."""
+        return {key: dataclasses.asdict(each) for key, each in self.compared.items()}
+
+
+def baseline_scores(dataset: CtrDataset, split: Split, text: VectorTable | None) -> BaselineScores:
+    """Score the rows of `split` by each baseline.
+
+    - `popularity`: the clicks of the item in train.
+    - `rates`: the logits of the item's and the user's click rates in train, smoothed by
+      `ITEM_SMOOTHING` and `USER_SMOOTHING` rows, added up.
+    - `cosine`: the mean cosine of the titles of target and history items. Rows without such a pair
+      take the mean of the others.
+
+    Parameters
+    ----------
+    dataset
+        Train rows, histories and items.
+    split
+        N rows of this dataset.
+    text
+        Title vectors, or None.
+    """
+    scores: dict[str, np.ndarray] = {}
+    absent: dict[str, str] = {}
+    train = dataset.train
+    try:
+        items = ClickCounts.count(train.item_id, train.label)
+        users = ClickCounts.count(train.user_id, train.label)
+    except ValueError as error:
+        absent |= dict.fromkeys(("popularity", "rates"), str(error))
+    else:
+        scores["popularity"] = items.n_clicks(split.item_id).astype(np.float64)
+        item_N = items.logits(split.item_id, ITEM_SMOOTHING)
+        scores["rates"] = item_N + users.logits(split.user_id, USER_SMOOTHING)
+    cosine_N = _mean_cosines(dataset, split, text) if text is not None else np.zeros(0)
+    is_defined_N = np.isfinite(cosine_N)
+    if is_defined_N.any():
+        scores["cosine"] = np.where(is_defined_N, cosine_N, cosine_N[is_defined_N].mean())
+    else:
+        absent["cosine"] = "no row has title vectors of both its target and an item of its history"
+    return BaselineScores(scores, absent)
+
+
+def compare_with_baselines(
+    label: np.ndarray, scores: np.ndarray, baselines: BaselineScores
+) -> Baselines:
+    """Compare a model's scores `(N,)` with those of the baselines; `label` is `(N,)` of 0 and 1."""
+    absent, compared = dict(baselines.absent), {}
+    for key, each in baselines.scores.items():
+        try:
+            paired = metrics.compare_auc(label, scores, each)
+        except metrics.MetricError as error:
+            absent[key] = str(error)
+            continue
+        compared[key] = BaselineDifference(
+            auc=metrics.auc(label, each), difference=paired.difference, low=paired.one_sided_low
+        )
+    return Baselines(compared, absent)
+
+
+def _mean_cosines(dataset: CtrDataset, split: Split, text: VectorTable) -> np.ndarray:
+    """Return each row's mean title cosine, `(N,) float64`, NaN for rows without a pair."""
+    items, histories = dataset.items, dataset.histories
+    aligned = text.aligned_to(items.ids)
+    squares_M = np.einsum("md,md->m", aligned.vectors, aligned.vectors, dtype=np.float64)
+    norm_M = np.sqrt(squares_M)
+    has_title = aligned.present & (norm_M > 0)
+    row_M = items.item_id[has_title]
+    ids = (items.item_id, split.item_id, histories.values)
+    n_items = 1 + max(int(each.max(initial=0)) for each in ids)
+    unit_ID = np.zeros((n_items, text.dim), np.float32)
+    unit_ID[row_M] = aligned.vectors[has_title] / norm_M[has_title, None]
+    is_titled_I = np.zeros(n_items, bool)
+    is_titled_I[row_M] = True
+    cosine_N = np.full(len(split), np.nan)
+    for start in range(0, len(split), _ROWS_PER_BLOCK):
+        block = slice(start, start + _ROWS_PER_BLOCK)
+        target_B, lists = split.item_id[block], histories.take(split.history[block])
+        row_T = np.repeat(np.arange(len(target_B)), lists.lengths)
+        target_T, item_T = target_B[row_T], lists.values
+        is_pair_T = is_titled_I[target_T] & is_titled_I[item_T]
+        cosine_T = np.einsum("td,td->t", unit_ID[target_T], unit_ID[item_T])
+        n_pairs_B = np.bincount(row_T, is_pair_T, minlength=len(target_B))
+        sum_B = np.bincount(row_T, cosine_T, minlength=len(target_B))
+        np.divide(sum_B, n_pairs_B, out=cosine_N[block], where=n_pairs_B > 0)
+    return cosine_N
