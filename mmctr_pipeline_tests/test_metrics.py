@@ -258,6 +258,17 @@ def test_calibration_ignores_the_order_of_equal_probabilities() -> None:
     assert calibration([1, 1], [0.25, 0.25]).error == 0.75
 
 
+def test_the_limit_is_the_95th_percentile_of_errors_of_drawn_labels() -> None:
+    generator = np.random.default_rng(5)
+    probabilities = generator.random(900) ** 2
+    errors = [
+        calibration(generator.random(900) < probabilities, probabilities).error for _ in range(300)
+    ]
+    limit = calibration(np.ones(900), probabilities).limit
+    assert limit == pytest.approx(np.quantile(errors, 0.95), rel=0.05)
+    assert 0.02 < np.mean(np.array(errors) > limit) < 0.08
+
+
 def test_calibration_refuses_invalid_probabilities() -> None:
     with pytest.raises(MetricError, match=r"row 0: -0\.1 is not a probability"):
         calibration([0, 1], [-0.1, 0.5])

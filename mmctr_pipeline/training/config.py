@@ -57,6 +57,12 @@ class TrainingConfig(Settings):
         ge=0,
         le=1,
     )
+    calibration: Literal["none", "monotone"] = setting(
+        "none",
+        "monotone: after training, fit a monotone map of the logits on half of the valid users, "
+        "which makes probabilities match shares of clicks and keeps the order of rows; log-loss "
+        "and calibration error are then measured on the other half",
+    )
     optimizer: Literal["row_adamw", "adamw", "adam"] = setting(
         "row_adamw",
         "row_adamw (AdamW that touches only the table rows of the batch and catches up on missed "

@@ -33,6 +33,7 @@ class PopularityBucket:
 class MetricsReport:
     """Metrics of scores on labelled rows.
 
+    `log_loss` and `calibration` may leave out rows on which the scores were calibrated.
     `by_user` is the AUC within the rows of each user. `by_popularity` begins with the cold items,
     which occur in no train row. The other rows are split into thirds by how often their target
     occurs in train rows, as a target or in a history. Targets with equal popularity share a bucket,
@@ -45,13 +46,37 @@ class MetricsReport:
     calibration: metrics.Calibration
     by_popularity: tuple[PopularityBucket, ...]
 
+    def headline(self) -> dict[str, float]:
+        """Return the main metrics by name (`TrainedCtr.metrics`), without undefined ones."""
+        auc, cold = self.auc, self.by_popularity[0].auc
+        optional = {
+            "valid_auc_by_user": self.by_user.auc,
+            "valid_auc_cold": cold.auc if cold else None,
+        }
+        return {
+            "valid_auc": auc.auc,
+            "valid_auc_low": auc.low,
+            "valid_auc_high": auc.high,
+            "valid_auc_standard_error": auc.standard_error,
+            "valid_log_loss": self.log_loss,
+            "valid_calibration_error": self.calibration.error,
+            "valid_calibration_error_limit": self.calibration.limit,
+            "n_valid_positive": float(auc.n_positive),
+            "n_valid_negative": float(auc.n_negative),
+            **{name: value for name, value in optional.items() if value is not None},
+        }
+
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
 
 def metrics_report(
-    split: Split, scores: np.ndarray, train: Split, histories: Ragged
+    split: Split,
+    scores: np.ndarray,
+    train: Split,
+    histories: Ragged,
+    calibration_rows: np.ndarray | None = None,
 ) -> MetricsReport:
     """Measure predicted probabilities; calibration uses 15 bins with equally many rows.
 
@@ -68,15 +93,19 @@ def metrics_report(
         The rows that the model was trained on.
     histories
         The histories of both splits.
+    calibration_rows
+        Mask `(N,) bool` of the rows for log-loss and calibration; all by default.
     """
     if split.label is None:
         raise metrics.MetricError("the split has no labels to compare the scores with")
     times = _times_in_train(split.item_id, train, histories)
+    rows = slice(None) if calibration_rows is None else calibration_rows
+    probabilities = (split.label[rows], scores[rows])
     return MetricsReport(
         auc=metrics.auc_interval(split.label, scores),
-        log_loss=metrics.log_loss(split.label, scores),
+        log_loss=metrics.log_loss(*probabilities),
         by_user=metrics.grouped_auc(split.label, scores, split.user_id),
-        calibration=metrics.calibration(split.label, scores),
+        calibration=metrics.calibration(*probabilities),
         by_popularity=_by_popularity(split.label, scores, times),
     )
 

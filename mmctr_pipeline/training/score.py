@@ -1,9 +1,12 @@
-"""Scoring: a click probability for every row of a split, in order."""
+"""Scoring: a click probability or logit for every row of a split, in order."""
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
+from mmctr_pipeline.calibration import CalibrationMap
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.precision import dtype_for
@@ -19,6 +22,7 @@ def score(
     source: BatchSource,
     precision: str = "float32",
     batch_size: int = SCORING_BATCH_SIZE,
+    calibration: CalibrationMap | None = None,
 ) -> np.ndarray:
     """Return click probabilities, `(N,) float32`, in the order of the split.
 
@@ -35,10 +39,32 @@ def score(
         Number format of matrix products, as in `TrainingConfig`.
     batch_size
         Rows per batch.
+    calibration
+        Map that the logits pass first, if any.
     """
+
+    def probabilities(logits_B: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(calibration(logits_B) if calibration else logits_B)
+
+    return _outputs(module, source, precision, batch_size, probabilities)
+
+
+def score_logits(module: nn.Module, source: BatchSource, precision: str = "float32") -> np.ndarray:
+    """Return logits, `(N,) float32`, before any calibration; arguments as in `score`."""
+    return _outputs(module, source, precision, SCORING_BATCH_SIZE, lambda logits_B: logits_B)
+
+
+def _outputs(
+    module: nn.Module,
+    source: BatchSource,
+    precision: str,
+    batch_size: int,
+    transform: Callable[[torch.Tensor], torch.Tensor],
+) -> np.ndarray:
+    """Return transformed logits, `(N,) float32`, in the order of the split."""
     keep_freed_memory()
     share = isinstance(module, CtrModel) and module.shares_histories
-    probabilities_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
+    outputs_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
     was_training = module.training
     module.eval()
     try:
@@ -47,8 +73,8 @@ def score(
             start = 0
             for batch in source.in_order(batch_size, share):
                 stop = start + len(batch)
-                probabilities_N[start:stop] = torch.sigmoid(module(batch).float())
+                outputs_N[start:stop] = transform(module(batch).float())
                 start = stop
     finally:
         module.train(was_training)
-    return probabilities_N.cpu().numpy()
+    return outputs_N.cpu().numpy()

@@ -1,0 +1,90 @@
+"""Score the valid rows; calibrate on half of their users and measure on the other half."""
+
+import dataclasses
+import logging
+
+import numpy as np
+from torch import nn
+
+from mmctr_pipeline import metrics
+from mmctr_pipeline.calibration import CalibrationMap, fit_calibration
+from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.user_split import selecting_rows
+from mmctr_pipeline.training.batch_source import BatchSource, TrainingDataError
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.score import score, score_logits
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidScores:
+    """Probabilities of the valid rows, `(N,) float32`, and the map that calibrated them.
+
+    `measured` masks the rows `(N,) bool` on which log-loss and calibration error are measured: not
+    those that the map was fitted on, if there are others; None for all rows. `uncalibrated` holds
+    both metrics of the same rows without the map.
+    """
+
+    probabilities: np.ndarray
+    calibration: CalibrationMap | None = None
+    measured: np.ndarray | None = None
+    uncalibrated: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def fitting_rows(dataset: CtrDataset) -> np.ndarray:
+    """Return which valid rows a calibration map is fitted on, `(N,) bool`: half of the users.
+
+    The half is the one that selects epochs in comparisons, where valid has no other users. Raises
+    `TrainingDataError` if these rows lack a class.
+    """
+    label, fits = dataset.valid.label, selecting_rows(dataset)
+    n_rows, n_clicks = int(fits.sum()), int((label[fits] == 1).sum()) if label is not None else 0
+    if n_clicks in (0, n_rows):
+        raise TrainingDataError(
+            f"the half of the valid users that calibration is fitted on has {n_rows} rows, "
+            f"{n_clicks} with a click, but both classes are needed: give valid.parquet more users, "
+            "or set training.calibration to none"
+        )
+    return fits
+
+
+def score_valid(
+    module: nn.Module, valid: BatchSource, dataset: CtrDataset, config: TrainingConfig
+) -> ValidScores:
+    """Score the valid rows; with `config.calibration`, fit a map first and let them pass it.
+
+    Parameters
+    ----------
+    module
+        The trained model.
+    valid
+        Source of the valid rows.
+    dataset
+        Their users and labels.
+    config
+        Calibration and number format.
+    """
+    if config.calibration == "none":
+        return ValidScores(score(module, valid, config.precision))
+    label, fits = dataset.valid.label, fitting_rows(dataset)
+    assert label is not None
+    logits = score_logits(module, valid, config.precision)
+    calibration = fit_calibration(logits[fits], label[fits])
+    probabilities = score(module, valid, config.precision, calibration=calibration)
+    measured = None if fits.all() else ~fits
+    rows = slice(None) if measured is None else measured
+    before = np.exp(-np.logaddexp(0, -logits[rows].astype(np.float64)))
+    error_before = metrics.calibration(label[rows], before).error
+    uncalibrated = {
+        "valid_log_loss_uncalibrated": metrics.log_loss(label[rows], before),
+        "valid_calibration_error_uncalibrated": error_before,
+    }
+    after = metrics.calibration(label[rows], probabilities[rows])
+    logger.info(
+        f"calibration: {len(calibration.slopes)} segments fitted on {calibration.n_rows:,} valid "
+        f"rows; on {'the same' if measured is None else f'the {len(before):,} other'} rows the "
+        f"error is {after.error:.4f} instead of {error_before:.4f} (by chance up to "
+        f"{after.limit:.4f})"
+    )
+    return ValidScores(probabilities, calibration, measured, uncalibrated)

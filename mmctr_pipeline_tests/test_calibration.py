@@ -1,0 +1,144 @@
+"""The calibration map: a general optimiser as reference, monotony, no more segments than needed."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+
+from mmctr_pipeline.calibration import (
+    CalibrationError,
+    CalibrationMap,
+    fit_calibration,
+    saved_map,
+)
+from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.metrics import auc, calibration
+
+BENT = CalibrationMap(knots=(-1.0, 2.0), slopes=(0.5, 2.0, 0.1), intercept=0.3, n_rows=7)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def drawn_rows(n_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and labels whose true logits have a bend."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(-1, 2, n_rows)
+    true = np.where(logits < -1, 0.2 * logits - 0.8, 1.3 * logits + 0.3)
+    return logits, (generator.random(n_rows) < sigmoid(true)).astype(np.int8)
+
+
+def apply(fitted: CalibrationMap, logits: np.ndarray) -> np.ndarray:
+    return fitted(torch.from_numpy(logits)).numpy()
+
+
+def plain_map(fitted: CalibrationMap, logit: float) -> float:
+    """Walk from logit 0 of the first segment's line, segment by segment."""
+    edges = [*fitted.knots, math.inf]
+    value = fitted.intercept + fitted.slopes[0] * min(logit, edges[0])
+    for low, high, slope in zip(edges, edges[1:], fitted.slopes[1:], strict=False):
+        value += slope * max(0.0, min(logit, high) - low)
+    return value
+
+
+def test_the_map_is_continuous_and_piecewise_linear() -> None:
+    logits = np.linspace(-5, 5, 101)
+    expected = [plain_map(BENT, float(logit)) for logit in logits]
+    np.testing.assert_allclose(apply(BENT, logits), expected, atol=1e-12)
+    assert apply(BENT, np.array([-1.0])) == pytest.approx(0.3 - 0.5)
+
+
+@pytest.mark.parametrize("n_rows", [60, 400, 5_000])
+def test_the_fit_has_the_lowest_penalised_loss(n_rows: int) -> None:
+    logits, label = drawn_rows(n_rows)
+    fitted = fit_calibration(logits, label)
+
+    def loss(parameters: np.ndarray) -> float:
+        slopes = np.exp(parameters[1:])
+        trial = dataclasses.replace(
+            fitted, intercept=float(parameters[0]), slopes=tuple(slopes.tolist())
+        )
+        margins = apply(trial, logits) * (1 - 2 * label)
+        return float(
+            np.logaddexp(0, margins).sum() + (np.diff(parameters[1:], prepend=0) ** 2).sum() / 2
+        )
+
+    found = np.array([fitted.intercept, *np.log(fitted.slopes)])
+    best = scipy.optimize.minimize(loss, np.zeros_like(found), method="Nelder-Mead", tol=1e-9)
+    best = scipy.optimize.minimize(loss, best.x, tol=1e-9)
+    assert loss(found) == pytest.approx(best.fun, abs=1e-4)
+
+
+def test_more_rows_justify_more_segments() -> None:
+    assert [len(fit_calibration(*drawn_rows(n)).slopes) for n in (100, 10_000)] == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_map_is_strictly_monotone_and_keeps_the_auc(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    logits = generator.standard_cauchy(2_000) * 3
+    label = (generator.random(2_000) < sigmoid(np.sin(logits) - seed)).astype(np.int8)
+    fitted = fit_calibration(logits, label)
+    calibrated = apply(fitted, np.sort(logits))
+    assert (np.diff(calibrated) > 0).all()
+    assert auc(label, apply(fitted, logits)) == pytest.approx(auc(label, logits), abs=1e-12)
+
+
+def test_other_rows_are_calibrated_as_well_as_by_chance() -> None:
+    fitted = fit_calibration(*drawn_rows(8_000))
+    logits, label = drawn_rows(8_000, seed=1)
+    before, after = (calibration(label, sigmoid(each)) for each in (logits, apply(fitted, logits)))
+    assert before.error > 0.05
+    assert after.error < after.limit
+
+
+def test_the_rows_of_the_fit_have_as_many_clicks_as_predicted() -> None:
+    logits, label = drawn_rows(3_000)
+    fitted = fit_calibration(logits, label)
+    assert sigmoid(apply(fitted, logits)).mean() == pytest.approx(label.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros(40), np.repeat([-30.0, 30.0], 20), np.repeat([30.0, -30.0], 20)]
+)
+def test_equal_separated_and_inverted_logits_still_give_a_map(logits: np.ndarray) -> None:
+    fitted = fit_calibration(logits, np.repeat([0, 1], 20))
+    assert np.isfinite(apply(fitted, logits)).all()
+    assert len(fitted.slopes) == 1
+
+
+def test_rows_that_allow_no_fit_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="0 of 3 rows have a click"):
+        fit_calibration(np.arange(3.0), np.zeros(3))
+    with pytest.raises(CalibrationError, match="1 logits are not finite"):
+        fit_calibration(np.array([0, np.nan]), np.array([0, 1]))
+
+
+def test_a_map_survives_saving() -> None:
+    fitted = fit_calibration(*drawn_rows(10_000))
+    assert saved_map(fitted.to_mapping()) == fitted
+    assert saved_map(None) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"slopes": [0.5, -2.0, 0.1]},
+        {"slopes": [0.5, 2.0]},
+        {"slopes": [0.5, math.nan, 0.1]},
+        {"knots": [2.0, -1.0]},
+        {"knots": [2.0, 2.0]},
+        {"intercept": "high"},
+        {"intercept": math.inf},
+        {"knots": None},
+    ],
+)
+def test_damaged_maps_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(DamagedFileError, match="calibration is damaged"):
+        saved_map({**BENT.to_mapping(), **change})
+    with pytest.raises(DamagedFileError, match="'n_rows'"):
+        saved_map({name: each for name, each in BENT.to_mapping().items() if name != "n_rows"})
