@@ -1,4 +1,4 @@
-"""The errors that are shown without a traceback exist, and are found once they are imported."""
+"""`advice` lists every error that is shown without a traceback, and imports nothing slow."""
 
 import ast
 import subprocess
@@ -9,7 +9,7 @@ from mmctr_pipeline import advice
 
 PACKAGE = Path(__file__).parents[1] / "mmctr_pipeline"
 WITHOUT_ADVICE = {"MetricError", "UnreadableImageError"}
-"""Errors that the code itself handles, or that only its faults can cause."""
+"""Errors that the package handles itself, or that only a bug can raise."""
 
 
 def test_every_error_of_the_package_is_listed_in_its_module() -> None:
@@ -28,7 +28,7 @@ def test_every_error_of_the_package_is_listed_in_its_module() -> None:
     assert found == advice.ERRORS
 
 
-def test_nothing_slow_is_imported_for_it() -> None:
+def test_errors_with_advice_are_those_of_imported_modules_and_import_no_others() -> None:
     code = (
         "import sys; from mmctr_pipeline import advice, settings; "
         "assert settings.SettingsError in advice.errors_with_advice(); "

@@ -42,7 +42,7 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 N_FLIPS = 150
 
 Artefact = tuple[Path, Callable[[], Any]]
-"""A file, and how it is read."""
+"""A file, and a function that reads it."""
 
 
 def vectors() -> VectorTable:
@@ -63,7 +63,7 @@ def vector_table(folder: Path) -> Artefact:
 
 
 def frame(kind: type) -> Callable[[Path], Artefact]:
-    def written(folder: Path) -> Artefact:
+    def write(folder: Path) -> Artefact:
         columns = {"item_id": [1, 2, 3], "title": ["a", None, "b"], "x": [0.5, 1.5, 2.5]}
         manager, path = ParquetIOManager(storage_dir=str(folder)), folder / "frame.parquet"
         manager.write(pa.table(columns) if kind is pa.Table else kind(columns), path)
@@ -77,7 +77,7 @@ def frame(kind: type) -> Callable[[Path], Artefact]:
 
         return path, lambda: repr(read())
 
-    return written
+    return write
 
 
 def dataset() -> CtrDataset:
@@ -87,14 +87,15 @@ def dataset() -> CtrDataset:
 
 
 def dataset_file(name: str) -> Callable[[Path], Artefact]:
-    def written(folder: Path) -> Artefact:
+    def write(folder: Path) -> Artefact:
         dataset().write(folder)
         return folder / f"{name}.parquet", lambda: CtrDataset.read(folder)
 
-    return written
+    return write
 
 
 CONTENTS = np.frombuffer(bytes(range(96)), KEY)
+"""Hashes of three titles."""
 
 
 def shard(folder: Path) -> Artefact:
@@ -104,8 +105,10 @@ def shard(folder: Path) -> Artefact:
 
     def read() -> Any:
         with open_shard(path) as stored:
-            about = stored.identity, stored.reader, stored.notes, stored.contents.tobytes()
-            return [*about, stored.reasons.tolist(), stored.read_vectors()]
+            return [
+                *(stored.identity, stored.reader, stored.notes, stored.contents.tobytes()),
+                *(stored.reasons.tolist(), stored.read_vectors()),
+            ]
 
     return path, read
 
@@ -113,7 +116,7 @@ def shard(folder: Path) -> Artefact:
 def last_used(folder: Path) -> Artefact:
     days = np.array(["2026-01-01", "2026-01-02", "2026-01-03"], "datetime64[D]")
     write_last_used(folder, CONTENTS, days)
-    return folder / "last_used.parquet", lambda: [str(each) for each in read_last_used(folder)]
+    return folder / "last_used.parquet", lambda: [str(part) for part in read_last_used(folder)]
 
 
 def model(folder: Path) -> Artefact:
@@ -141,6 +144,7 @@ FITTED: dict[str, Any] = {
     "image_identity": "none",
     "n_fitted_items": 9,
 }
+ARRAYS = ("mean", "components", "explained_variance_ratio")
 
 
 def pca(folder: Path) -> Artefact:
@@ -148,9 +152,6 @@ def pca(folder: Path) -> Artefact:
     arrays = np.arange(3.0), np.eye(2, 3), np.array([0.6, 0.3])
     PcaTransform(**FITTED, **dict(zip(ARRAYS, arrays, strict=True)), input="raw").save(path)
     return path, lambda: PcaTransform.load(path)
-
-
-ARRAYS = ("mean", "components", "explained_variance_ratio")
 
 
 def attention(folder: Path) -> Artefact:
@@ -186,16 +187,16 @@ ARTEFACTS: dict[str, Callable[[Path], Artefact]] = {
 
 
 @pytest.mark.parametrize("kind", ARTEFACTS)
-def test_flipped_bits(kind: str, tmp_path: Path) -> None:
+def test_flipped_bits_are_noticed_or_change_nothing(kind: str, tmp_path: Path) -> None:
     path, read = ARTEFACTS[kind](tmp_path)
     n_unnoticed = count_unnoticed(path, read, some_bits(path, N_FLIPS))
-    # Those in the name of the checksum's entry.
+    # Flips in the name of the checksum's entry go unnoticed, as the file then has no checksum.
     assert n_unnoticed <= N_FLIPS * 0.1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ARTEFACTS)
-def test_more_flipped_bits(kind: str, tmp_path: Path) -> None:
+def test_many_flipped_bits_are_noticed_or_change_nothing(kind: str, tmp_path: Path) -> None:
     path, read = ARTEFACTS[kind](tmp_path)
     count_unnoticed(path, read, some_bits(path, 1_500, seed=1))
 
@@ -204,9 +205,10 @@ def test_more_flipped_bits(kind: str, tmp_path: Path) -> None:
 def test_a_member_of_an_older_dataset_is_noticed(member: str, tmp_path: Path) -> None:
     older = small_sample(n_train=60, n_valid=30, n_users=40, n_items=21, seed=1)[0]
     users = IdMap(np.arange(1, 41) * 10**10, is_identity=False)
-    for name, each in (("old", dataclasses.replace(older, users=users)), ("new", dataset())):
+    datasets = {"old": dataclasses.replace(older, users=users), "new": dataset()}
+    for name, written in datasets.items():
         (tmp_path / name).mkdir()
-        each.write(tmp_path / name)
+        written.write(tmp_path / name)
     (tmp_path / "old" / f"{member}.parquet").replace(tmp_path / "new" / f"{member}.parquet")
     with pytest.raises(DamagedFileError, match=rf"{member}\.parquet is not the file"):
         CtrDataset.read(tmp_path / "new")
@@ -220,7 +222,7 @@ def test_a_missing_member_of_a_dataset_is_noticed(member: str, tmp_path: Path) -
         CtrDataset.read(tmp_path)
 
 
-def test_a_damaged_checkpoint_counts_as_none_and_says_so(
+def test_a_damaged_checkpoint_is_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = checkpoint(tmp_path)
@@ -234,7 +236,7 @@ def test_a_damaged_checkpoint_counts_as_none_and_says_so(
 
 
 def test_artefacts_of_earlier_versions_are_read(tmp_path: Path) -> None:
-    """Files without checksums, as versions before wrote them."""
+    """Earlier versions wrote files without checksums."""
     table, whole = vectors(), dataset()
     pq.write_table(table.to_arrow(), tmp_path / "vectors.parquet")
     found = VectorTable.read(tmp_path / "vectors.parquet")

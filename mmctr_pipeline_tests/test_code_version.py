@@ -56,7 +56,7 @@ def test_version_is_16_hex_digits_and_depends_on_the_code_alone(tmp_path: Path) 
     ],
 )
 def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: str) -> None:
-    """Also imports of imports, imports inside functions, relative ones, and parent packages."""
+    """Indirect imports count too, and imports in functions, relative ones and parent packages."""
     assert version(tmp_path, {file: content}) != version(tmp_path)
 
 
@@ -81,7 +81,7 @@ def test_modules_that_import_each_other_have_a_version(tmp_path: Path) -> None:
     assert version(tmp_path, circle, "shop.prices") == version(tmp_path, circle)
 
 
-def test_of_callers_only_their_own_code_counts(tmp_path: Path) -> None:
+def test_a_caller_counts_without_the_modules_that_it_imports(tmp_path: Path) -> None:
     def with_caller(changes: Mapping[str, str]) -> str:
         return version(tmp_path, changes, "shop.rates", ("shop.unused",))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-# Does as if the packages were installed.
+# `--old-file` keeps make from installing the packages.
 MAKE = ["make", "--old-file=.venv/.installed-dev", "EXTRAS=dev"]
 
 
@@ -23,7 +23,7 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def _variables(**variables: str) -> dict[str, str]:
+def _environment(**variables: str) -> dict[str, str]:
     names = ("DAGSTER_HOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
     return {n: value for n, value in os.environ.items() if n not in names} | variables
 
@@ -31,7 +31,7 @@ def _variables(**variables: str) -> dict[str, str]:
 def test_install_links_the_instance_file_within_the_checkout(checkout: Path) -> None:
     before = set(checkout.parent.rglob("*"))
     for _ in range(2):
-        subprocess.run([*MAKE, "install"], cwd=checkout, env=_variables(), check=True)
+        subprocess.run([*MAKE, "install"], cwd=checkout, env=_environment(), check=True)
     link = checkout / ".dagster" / "dagster.yaml"
     assert link.readlink() == checkout / "dagster.yaml"
     assert set(checkout.parent.rglob("*")) - before == {link, link.parent}
@@ -43,7 +43,7 @@ def test_a_dagster_home_with_spaces_may_be_used_by_two_at_once(
 ) -> None:
     home = tmp_path / "the home" / "of dagster"
     processes = [
-        subprocess.Popen([*MAKE, "install"], cwd=checkout, env=_variables(DAGSTER_HOME=str(home)))
+        subprocess.Popen([*MAKE, "install"], cwd=checkout, env=_environment(DAGSTER_HOME=str(home)))
         for _ in range(6)
     ]
     assert [process.wait() for process in processes] == [0] * 6
@@ -54,7 +54,7 @@ def test_a_dagster_home_with_spaces_may_be_used_by_two_at_once(
 
 def test_the_users_own_instance_file_stays(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    environment = _variables(DAGSTER_HOME=str(tmp_path))
+    environment = _environment(DAGSTER_HOME=str(tmp_path))
     subprocess.run([*MAKE, "install"], cwd=checkout, env=environment, check=True)
     assert (tmp_path / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
 
@@ -65,7 +65,7 @@ def test_an_unusable_dagster_home_is_named(home: str, checkout: Path, tmp_path: 
     result = subprocess.run(
         [*MAKE, "install"],
         cwd=checkout,
-        env=_variables(DAGSTER_HOME=str(tmp_path / home)),
+        env=_environment(DAGSTER_HOME=str(tmp_path / home)),
         capture_output=True,
         text=True,
     )

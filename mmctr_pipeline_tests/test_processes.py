@@ -1,4 +1,4 @@
-"""Processes that end with their parent."""
+"""A process ends when its parent does."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def test_a_process_lives_while_its_pipe_is_open_and_ends_when_it_closes() -> Non
         assert process.wait(timeout=10) == 1
 
 
-def test_it_ends_when_the_parent_is_killed() -> None:
+def test_a_process_ends_when_its_parent_is_killed() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))

@@ -1,4 +1,4 @@
-"""Ids with gaps and string ids: the same model and submission as with numbers from 1 on."""
+"""Ids with gaps and string ids give the same model and submission as ids 1, 2, 3, ..."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ from mmctr_pipeline.sample.write import generate_sample
 from mmctr_pipeline.submission.files import submission_frame, write_submission
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr
-from mmctr_pipeline_tests.data.renamed import Rename, as_they_are, renamed, sparse, strings
+from mmctr_pipeline_tests.data.renamed import Rename, renamed, sparse, strings, unchanged
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL
 
@@ -64,12 +64,13 @@ def run_pipeline(layout: DataLayout, folder: Path, fusion: FusionConfig, model: 
     written.mkdir()
     pipeline.load_dataset(layout).write(written)
     dataset = CtrDataset.read(written)
-    both = [
+    text, image = (
         given_table(dataset.items.ids, read_given_vectors(layout, column), column)
         for column in ("txt_emb_BERT", "img_emb_CLIPRN50")
-    ]
-    fused = pipeline.fuse(layout, dataset.items, *both, fusion, folder / "transforms", CPU).vectors
-    vectors = ItemVectors(fused, *both)
+    )
+    transforms = folder / "transforms"
+    fused = pipeline.fuse(layout, dataset.items, text, image, fusion, transforms, CPU).vectors
+    vectors = ItemVectors(fused, text, image)
     trained = pipeline.train(dataset, vectors, model, TRAINING, CPU)
     small_model_file(trained, ItemVectors(fused)).save(folder / "model.pt")
     file = ModelFile.load(folder / "model.pt")
@@ -92,7 +93,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def dense(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("dense")
-    layout = renamed(data, folder / "data", as_they_are, as_they_are)
+    layout = renamed(data, folder / "data", unchanged, unchanged)
     return run_pipeline(layout, folder / "run", PCA, SMALL_MODEL)
 
 
@@ -106,8 +107,8 @@ def other(
 
 
 def same_weights(one: TrainedCtr, other: TrainedCtr) -> bool:
-    mine, theirs = one.module.state_dict(), other.module.state_dict()
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[k], theirs[k]) for k in mine)
+    a, b = one.module.state_dict(), other.module.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_weights_and_submission_are_the_same(dense: Run, other: tuple[Run, Rename]) -> None:
@@ -118,7 +119,7 @@ def test_weights_and_submission_are_the_same(dense: Run, other: tuple[Run, Renam
     assert run.submission == dense.submission
 
 
-def test_the_ids_of_the_data_are_kept_as_they_were(dense: Run, other: tuple[Run, Rename]) -> None:
+def test_results_have_the_ids_of_the_data(dense: Run, other: tuple[Run, Rename]) -> None:
     run, rename = other
     ids = rename(dense.dataset.items.ids).to_pylist()
     assert run.dataset.items.ids.tolist() == ids
@@ -136,13 +137,13 @@ def test_the_fusion_learned_from_histories_is_the_same(
     dense: Run, other: tuple[Run, Rename], tmp_path: Path
 ) -> None:
     fused = []
-    for number, each in enumerate((dense, other[0])):
-        text, image = each.vectors.text, each.vectors.image
+    for name, run in (("dense", dense), ("other", other[0])):
+        text, image = run.vectors.text, run.vectors.image
         assert text is not None
         assert image is not None
-        place = tmp_path / str(number)
-        made = pipeline.fuse(each.layout, each.dataset.items, text, image, ATTENTION, place, CPU)
-        fused.append(made.vectors.vectors)
+        folder = tmp_path / name
+        fusion = pipeline.fuse(run.layout, run.dataset.items, text, image, ATTENTION, folder, CPU)
+        fused.append(fusion.vectors.vectors)
     np.testing.assert_array_equal(fused[0], fused[1])
 
 
@@ -160,7 +161,7 @@ def test_a_model_keeps_its_rows_when_the_data_gain_ids(
     later = run.scores(dataclasses.replace(run, dataset=dataset))
     assert len(later) == len(run.dataset.test) + 1
     np.testing.assert_allclose(later[:-1], run.scores(run), rtol=0, atol=1e-6)
-    # The new row has no known user or item, but it does not share those of others.
+    # The new row's user and item are unknown to the model, which must not read those of others.
     assert later[-1] not in later[:-1]
 
 

@@ -1,4 +1,4 @@
-"""Every random number of the package follows from a seed that its code was given."""
+"""Every random number generator of the package is seeded explicitly."""
 
 import ast
 from pathlib import Path
@@ -10,27 +10,25 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init_
 KINDS = ("default_rng", "Generator", "PCG64", "SFC64", "SeedSequence")
 SEEDED = {f"np.random.{kind}" for kind in KINDS}
 SET_BY_THE_LOOP = {"torch.default_generator.manual_seed", "torch.cuda.manual_seed"}
+"""The training loop seeds torch's global generators, as dropout draws from them."""
 
 
 def unseeded(source: str) -> list[str]:
-    """Return the calls that draw from, or seed, a generator whose seed nobody gave."""
+    """Return imports of `random`, and calls that use or seed a global or unseeded generator."""
     found = []
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [node.module] if isinstance(node, ast.ImportFrom) else node.names
-            modules = [
-                name if isinstance(name, str) else getattr(name, "name", "") for name in names
-            ]
-            found += [module for module in modules if module == "random"]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name == "random"]
+        if isinstance(node, ast.ImportFrom) and node.module == "random":
+            found.append(node.module)
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         is_numpy = name.startswith(("np.random.", "numpy.random.")) and "(" not in name
         if is_numpy and not (name in SEEDED and node.args):
             found.append(ast.unparse(node))
-        is_given = name == "torch.Generator().manual_seed" and node.args
-        if name.endswith("manual_seed") and name not in SET_BY_THE_LOOP and not is_given:
+        is_own_generator = name == "torch.Generator().manual_seed" and node.args
+        if name.endswith("manual_seed") and name not in SET_BY_THE_LOOP and not is_own_generator:
             found.append(ast.unparse(node))
         if name in ("torch.seed", "torch.initial_seed"):
             found.append(ast.unparse(node))
@@ -58,5 +56,5 @@ def test_no_module_draws_without_a_seed() -> None:
         "torch.seed()",
     ],
 )
-def test_planted_calls_are_found(source: str) -> None:
+def test_unseeded_code_is_found(source: str) -> None:
     assert unseeded(source)

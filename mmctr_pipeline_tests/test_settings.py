@@ -29,15 +29,15 @@ def test_defaults_hold() -> None:
 
 
 def test_values_are_converted_to_their_type() -> None:
-    made = Outer.from_mapping({"widths": [8, 4], "inner": {"rate": 0}, "limit": 5})
-    assert made.widths == (8, 4)
-    assert made.limit == 5
-    assert isinstance(made.inner.rate, float)
+    settings = Outer.from_mapping({"widths": [8, 4], "inner": {"rate": 0}, "limit": 5})
+    assert settings.widths == (8, 4)
+    assert settings.limit == 5
+    assert isinstance(settings.inner.rate, float)
 
 
 def test_round_trip_through_plain_values() -> None:
-    made = Outer(count=7, widths=(1,), inner=Inner(0.25))
-    plain = made.to_mapping()
+    settings = Outer(count=7, widths=(1,), inner=Inner(0.25))
+    plain = settings.to_mapping()
     assert plain == {
         "count": 7,
         "widths": [1],
@@ -46,7 +46,7 @@ def test_round_trip_through_plain_values() -> None:
         "limit": None,
         "inner": {"rate": 0.25, "name": "inner"},
     }
-    assert Outer.from_mapping(plain) == made
+    assert Outer.from_mapping(plain) == settings
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,7 @@ def test_a_secret_is_in_no_artefact_log_or_database(
 ) -> None:
     folder, secret = finished_run.deployment.folder, SECRETS[name]
     assert secret not in finished_run.log
-    holding = [str(path) for path, content in _files(folder) if secret.encode() in content]
-    assert holding == []
+    assert [str(path) for path, content in _files(folder) if secret.encode() in content] == []
 
 
 @pytest.mark.parametrize(

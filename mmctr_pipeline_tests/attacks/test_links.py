@@ -12,20 +12,20 @@ from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline_tests.data import small_data
 
 
-def _outside(tmp_path: Path) -> tuple[Path, Path]:
-    """Return a data set, and a folder outside of it with the same files."""
+def _inside_and_outside(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a data folder, and a folder outside it with the same files."""
     return small_data.write_data(tmp_path / "data"), small_data.write_data(tmp_path / "outside")
 
 
-@pytest.mark.parametrize("make", ["absolute", "relative", "chain", "folder", "part"])
+@pytest.mark.parametrize("link", ["absolute", "relative", "chain", "folder", "part"])
 def test_a_table_that_is_a_link_out_of_the_data_folder_is_refused(
-    tmp_path: Path, make: str
+    tmp_path: Path, link: str
 ) -> None:
-    root, outside = _outside(tmp_path)
+    root, outside = _inside_and_outside(tmp_path)
     path = root / "train.parquet"
     path.unlink()
     target = outside / "train.parquet"
-    match make:
+    match link:
         case "absolute":
             path.symlink_to(target)
         case "relative":
@@ -64,7 +64,7 @@ def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     assert find_data(tmp_path / "mount" / "data").train.is_file()
 
 
-def _covers(folder: Path, *names: str) -> Path:
+def _write_covers(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_bytes(b"x")
@@ -72,22 +72,22 @@ def _covers(folder: Path, *names: str) -> Path:
 
 
 def test_a_folder_of_images_that_leads_outside_is_refused(tmp_path: Path) -> None:
-    root, outside = _outside(tmp_path)
-    _covers(outside / "covers", "1.jpg")
+    root, outside = _inside_and_outside(tmp_path)
+    _write_covers(outside / "covers", "1.jpg")
     (root / "item_images").symlink_to(outside / "covers")
     with pytest.raises(DataError, match="outside the data folder"):
         find_data(root)
     (root / "item_images").unlink()
-    _covers(root / "item_images", "2.jpg")
+    _write_covers(root / "item_images", "2.jpg")
     (root / "item_images" / "00").symlink_to(outside / "covers")
     with pytest.raises(DataError, match=r"item_images/00.*outside the data folder"):
         find_data(root)
 
 
 def test_covers_that_lead_outside_are_counted_and_never_opened(tmp_path: Path) -> None:
-    root, outside = _outside(tmp_path)
-    folder = _covers(root / "item_images", "1.jpg", "3.png")
-    secret = _covers(outside / "covers", "secret") / "secret"
+    root, outside = _inside_and_outside(tmp_path)
+    folder = _write_covers(root / "item_images", "1.jpg", "3.png")
+    secret = _write_covers(outside / "covers", "secret") / "secret"
     for name in ("2.jpg", "3.jpg", "image4.png"):
         (folder / name).symlink_to(secret)
     (folder / "5.jpg").symlink_to("/nowhere/5.jpg")
@@ -117,8 +117,8 @@ def test_covers_that_lead_outside_are_counted_and_never_opened(tmp_path: Path) -
 @pytest.mark.parametrize("item", ["../secret", "/etc/passwd", "a/../../secret", "secret\0"])
 def test_an_id_cannot_name_a_file_elsewhere(tmp_path: Path, item: str) -> None:
     root = small_data.write_data(tmp_path / "data")
-    _covers(root / "item_images", "1.jpg")
-    _covers(tmp_path / "data", "secret.jpg")
+    _write_covers(root / "item_images", "1.jpg")
+    _write_covers(tmp_path / "data", "secret.jpg")
     images: Any = find_data(root).images
     assert images.path(item) is None
     assert not images.match(np.array([item, "1"]))[0]

@@ -1,4 +1,4 @@
-"""Malicious and crafted `.pt` files: no code runs, no memory is taken, and the file is named."""
+"""Malicious `.pt` files run no code and allocate no memory, and errors name the file."""
 
 import dataclasses
 import os
@@ -26,7 +26,7 @@ from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL
 
 
 class Planted:
-    """Creates a file when it is unpickled by a loader that runs code."""
+    """Creates the file `marker` when a loader that runs code unpickles it."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -38,31 +38,37 @@ class Planted:
 CONTENT = {"format": "mmctr_pipeline.model", "format_version": 1, **vars(MODEL_FILE)}
 
 
-def as_zip(path: Path, planted: Planted) -> None:
+def write_zip(path: Path, planted: Planted) -> None:
     torch.save({**CONTENT, "run_key": planted}, path)
 
 
-def as_sealed_zip(path: Path, planted: Planted) -> None:
-    """With a right checksum: anyone can compute it."""
+def write_sealed_zip(path: Path, planted: Planted) -> None:
+    """Write a file with a valid checksum, which anyone can compute."""
     save_tensors(path, {**CONTENT, "run_key": planted})
 
 
-def as_legacy(path: Path, planted: Planted) -> None:
+def write_legacy(path: Path, planted: Planted) -> None:
     torch.save({**CONTENT, "x": planted}, path, _use_new_zipfile_serialization=False)
 
 
-def as_raw_pickle(path: Path, planted: Planted) -> None:
+def write_raw_pickle(path: Path, planted: Planted) -> None:
     path.write_bytes(pickle.dumps({"format": "mmctr_pipeline.model", "x": planted}))
 
 
-def as_zip_with_a_second_pickle(path: Path, planted: Planted) -> None:
+def write_zip_with_a_second_pickle(path: Path, planted: Planted) -> None:
     torch.save(CONTENT, path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/constants.pkl", pickle.dumps(planted))
         archive.writestr("../../outside.pkl", pickle.dumps(planted))
 
 
-FORMS = [as_zip, as_sealed_zip, as_legacy, as_raw_pickle, as_zip_with_a_second_pickle]
+FORMS = [
+    write_zip,
+    write_sealed_zip,
+    write_legacy,
+    write_raw_pickle,
+    write_zip_with_a_second_pickle,
+]
 READERS: dict[str, Callable[[Path], Any]] = {
     "model": ModelFile.load,
     "pca transform": PcaTransform.load,
@@ -95,12 +101,12 @@ def test_no_code_of_a_checkpoint_runs(
 
 def test_the_planted_code_would_run(tmp_path: Path) -> None:
     """The forms above are real: a loader that runs code creates the marker."""
-    for form in (as_zip, as_sealed_zip, as_legacy):
+    for form in (write_zip, write_sealed_zip, write_legacy):
         marker = tmp_path / form.__name__
         form(tmp_path / "planted.pt", Planted(marker))
         torch.load(tmp_path / "planted.pt", weights_only=False)
         assert marker.exists()
-    as_raw_pickle(tmp_path / "planted.pt", Planted(tmp_path / "raw"))
+    write_raw_pickle(tmp_path / "planted.pt", Planted(tmp_path / "raw"))
     pickle.loads((tmp_path / "planted.pt").read_bytes())
     assert (tmp_path / "raw").exists()
 
@@ -133,7 +139,7 @@ def built_model_file() -> ModelFile:
     )
 
 
-def crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
+def write_crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
     """Write a model file with changed entries; None removes one."""
     content = {"format": "mmctr_pipeline.model", "format_version": 1, **vars(model_file), **changes}
     save_tensors(path, {name: value for name, value in content.items() if value is not None})
@@ -174,13 +180,13 @@ def crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
 def test_a_crafted_field_is_named(
     model_file: ModelFile, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    path = crafted(model_file, tmp_path / "model.pt", **changes)
+    path = write_crafted(model_file, tmp_path / "model.pt", **changes)
     with pytest.raises(DamagedFileError, match=rf"model\.pt.*{message}"):
         ModelFile.load(path)
 
 
 def test_fields_of_later_versions_are_ignored(model_file: ModelFile, tmp_path: Path) -> None:
-    path = crafted(model_file, tmp_path / "model.pt", from_a_later_version={"x": 1})
+    path = write_crafted(model_file, tmp_path / "model.pt", from_a_later_version={"x": 1})
     module = build_module(ModelFile.load(path))
     assert module.state_dict().keys() == model_file.state_dict.keys()
 
@@ -201,7 +207,7 @@ def test_huge_sizes_are_refused_before_memory_is_taken(
     model_file: ModelFile, tmp_path: Path, spec: dict[str, int]
 ) -> None:
     huge = {**model_file.spec, **spec}
-    loaded = ModelFile.load(crafted(model_file, tmp_path / "model.pt", spec=huge))
+    loaded = ModelFile.load(write_crafted(model_file, tmp_path / "model.pt", spec=huge))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(DamagedFileError, match=r"the sizes in the file (need|are)"):
         build_module(loaded)
@@ -217,7 +223,7 @@ def test_huge_layers_are_refused_before_memory_is_taken(
     model_file: ModelFile, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     huge = {**model_file.model_config, **config}
-    loaded = ModelFile.load(crafted(model_file, tmp_path / "model.pt", model_config=huge))
+    loaded = ModelFile.load(write_crafted(model_file, tmp_path / "model.pt", model_config=huge))
     with pytest.raises((DamagedFileError, SettingsError)):
         build_module(loaded)
 
@@ -227,8 +233,8 @@ def test_huge_layers_are_refused_before_memory_is_taken(
     [
         ("spec", {"n_users": "many"}),
         ("spec", {"n_users": -1}),
-        ("spec", {"n_gods": 1}),
-        ("model_config", {"name": "deep_thought"}),
+        ("spec", {"n_unknown": 1}),
+        ("model_config", {"name": "no_such_model"}),
         ("model_config", {"dropout": 7}),
         ("model_config", {"hidden_dims": "abc"}),
         ("model_config", {"os.system": "true"}),
@@ -239,12 +245,13 @@ def test_crafted_settings_are_named(
     model_file: ModelFile, tmp_path: Path, section: str, changes: dict[str, Any]
 ) -> None:
     values = {**getattr(model_file, section), **changes}
-    loaded = ModelFile.load(crafted(model_file, tmp_path / "model.pt", **{section: values}))
+    loaded = ModelFile.load(write_crafted(model_file, tmp_path / "model.pt", **{section: values}))
     with pytest.raises(SettingsError, match=f"saved {section}"):
         build_module(loaded)
 
 
-def first(weights: dict[str, torch.Tensor]) -> str:
+def first_matrix(weights: dict[str, torch.Tensor]) -> str:
+    """Return the name of the first weight with two dimensions."""
     return next(name for name, tensor in weights.items() if tensor.ndim == 2)
 
 
@@ -266,16 +273,16 @@ def test_crafted_weights_are_refused(
     change: Callable[[torch.Tensor], torch.Tensor],
     message: str,
 ) -> None:
-    name = first(model_file.state_dict)
+    name = first_matrix(model_file.state_dict)
     weights = {**model_file.state_dict, name: change(model_file.state_dict[name])}
-    path = crafted(model_file, tmp_path / "model.pt", state_dict=weights)
+    path = write_crafted(model_file, tmp_path / "model.pt", state_dict=weights)
     with pytest.raises(DamagedFileError, match=message):
         build_module(ModelFile.load(path))
 
 
-def test_a_missing_and_a_further_weight_are_refused(model_file: ModelFile, tmp_path: Path) -> None:
+def test_missing_and_unknown_weights_are_refused(model_file: ModelFile, tmp_path: Path) -> None:
     weights = dict(model_file.state_dict)
-    weights["from.elsewhere"] = weights.pop(first(weights))
-    path = crafted(model_file, tmp_path / "model.pt", state_dict=weights)
+    weights["unknown.weight"] = weights.pop(first_matrix(weights))
+    path = write_crafted(model_file, tmp_path / "model.pt", state_dict=weights)
     with pytest.raises(DamagedFileError, match="do not fit the saved configuration"):
         build_module(ModelFile.load(path))

@@ -67,6 +67,7 @@ def tags(rendered_html: str) -> set[str]:
 
 
 def printable(text: str) -> str:
+    """Return text without control characters and with single spaces, as a browser shows it."""
     return " ".join(re.sub("[\x00-\x08\x0e-\x1b\x7f\u202a-\u202e]", "", text).split())
 
 
@@ -95,7 +96,7 @@ def test_cells_stay_in_their_column(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["http://evil.example/x", "www.evil.example", "me@evil.example"])
 def test_bare_addresses_do_not_become_links(text: str) -> None:
-    """GitHub's Markdown links them; it needs the characters that are escaped here."""
+    """GitHub's Markdown links addresses unless some of their characters are escaped."""
     assert not re.search(r"\w://|www\.|\w@", escaped(text))
     assert shown(rendered(escaped(text))) == text
 
@@ -119,7 +120,7 @@ ALLOWED = {"h1", "h2", "p", "strong", "table", "thead", "tbody", "tr", "th", "td
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_the_model_card(name: str, tmp_path: Path) -> None:
+def test_a_model_card_shows_hostile_names_as_text(name: str, tmp_path: Path) -> None:
     text = HOSTILE[name]
     model_file = dataclasses.replace(
         MODEL_FILE,
@@ -143,7 +144,7 @@ def test_the_model_card(name: str, tmp_path: Path) -> None:
     "name", ["script", "link", "second line", "cells", "formula", "controls", "numbered"]
 )
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_the_tables_of_comparisons(name: str, tmp_path: Path) -> None:
+def test_a_comparison_shows_hostile_names_as_text(name: str, tmp_path: Path) -> None:
     text = HOSTILE[name]
     failed = row(f"{text} failed", Outcome(1, "key", "inputs", failure=text))
     rows = [row(text, outcome(1, draw_scores(2.0, 1))), row("b", outcome(1, draw_scores(1.0, 2)))]
@@ -153,14 +154,14 @@ def test_the_tables_of_comparisons(name: str, tmp_path: Path) -> None:
     assert tags(found) == ALLOWED - {"h1", "h2", "strong"}
     assert found.count("<td") == 3 * len(COLUMNS)
     assert shown(found).startswith(printable(f"{text}: 600 rows"))
-    # The picture, in whose texts matplotlib would read formulas.
+    # Matplotlib would fail on a name that it reads as a formula.
     assert (tmp_path / "table.png").stat().st_size > 1000
 
 
-def zip_with(path: Path, names: list[str], content: bytes = b"ID,Task1&2\n1,0.5\n") -> None:
+def write_zip(path: Path, names: list[str]) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            archive.writestr(name, content)
+            archive.writestr(name, b"ID,Task1&2\n1,0.5\n")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_a_zip_with_other_names_is_reported_and_nothing_is_unpacked(
     folder.mkdir(parents=True)
     csv, packed = folder / "submission.csv", folder / "prediction.zip"
     write_submission(submission_frame(np.array([1]), np.array([0.5])), csv, packed)
-    zip_with(packed, names)
+    write_zip(packed, names)
     problems = check_submission(csv, packed, np.array([1]))
     assert "must hold only prediction.csv" in problems[0]
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
@@ -202,13 +203,15 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-@pytest.mark.parametrize("at", [0, 20, 40, 60, -60, -30, -5])
-def test_a_damaged_zip_is_a_problem_not_an_error(method: int, at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", [0, 20, 40, 60, -60, -30, -5])
+def test_a_damaged_zip_is_reported_and_raises_nothing(
+    method: int, position: int, tmp_path: Path
+) -> None:
     csv, packed = tmp_path / "submission.csv", tmp_path / "prediction.zip"
     write_submission(submission_frame(np.array([1]), np.array([0.5])), csv, packed)
     with zipfile.ZipFile(packed, "w", method) as archive:
         archive.writestr("prediction.csv", csv.read_bytes())
     content = bytearray(packed.read_bytes())
-    content[at] ^= 0xFF
+    content[position] ^= 0xFF
     packed.write_bytes(content)
     assert len(check_submission(csv, packed, np.array([1]))) <= 1

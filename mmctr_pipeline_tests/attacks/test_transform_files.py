@@ -40,7 +40,7 @@ def fitted_transform() -> PcaTransform:
         {"input": 5},
         {"format": torch.ones(2)},
         {"identity": None},
-        {"more": 1},
+        {"unknown_field": 1},
     ],
     ids=str,
 )

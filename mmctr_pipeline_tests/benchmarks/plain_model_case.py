@@ -1,4 +1,4 @@
-"""One of our models and its plain padded form with the same weights, and both forms' batches."""
+"""Compares one of our models with its plain, padded form on the same weights and rows."""
 
 import dataclasses
 from collections.abc import Callable
@@ -47,8 +47,8 @@ def sample_dataset() -> tuple[CtrDataset, ItemVectors]:
     return dataclasses.replace(dataset, items=items), vectors
 
 
-def pair_of(comparison: Comparison, config: ModelConfig) -> Pair:
-    """Return both forms in evaluation mode, with no weight or statistic at its initial value."""
+def build_pair(comparison: Comparison, config: ModelConfig) -> Pair:
+    """Return both forms in evaluation mode, with random weights and statistics."""
     dataset, vectors = sample_dataset()
     items = item_features(dataset.items, vectors, config)
     torch.manual_seed(1)
@@ -104,13 +104,13 @@ def assert_same_model(pair: Pair) -> None:
     ours, plain = pair.ours.train().double(), pair.plain.train().double()
     for model, batch in ((ours, pair.batch), (plain, pair.rows)):
         logits_B = model(batch)
-        toward_B = torch.linspace(-1, 1, len(logits_B), dtype=torch.float64)
-        (logits_B * toward_B).mean().backward()
-    for mine, theirs in zip(plain.parameters(), ours.parameters(), strict=True):
-        assert mine.grad is not None
-        assert theirs.grad is not None
-        largest = max(float(theirs.grad.abs().max()), 1e-3)
-        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-9 * largest, rtol=0)
+        weight_B = torch.linspace(-1, 1, len(logits_B), dtype=torch.float64)
+        (logits_B * weight_B).mean().backward()
+    for p_plain, p_ours in zip(plain.parameters(), ours.parameters(), strict=True):
+        assert p_plain.grad is not None
+        assert p_ours.grad is not None
+        largest = max(float(p_ours.grad.abs().max()), 1e-3)
+        torch.testing.assert_close(p_plain.grad, p_ours.grad, atol=1e-9 * largest, rtol=0)
 
 
 def dropout_rates(module: torch.nn.Module) -> list[float]:
@@ -118,8 +118,8 @@ def dropout_rates(module: torch.nn.Module) -> list[float]:
     return [m.p for m in module.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
 
 
-def counted(run: Callable[[], Any]) -> float:
-    """Return the operations of matrix products forward and backward, as torch counts them."""
+def count_operations(run: Callable[[], Any]) -> float:
+    """Return torch's count of the operations in matrix products, forward and backward."""
     with FlopCounterMode(display=False) as counter:
         run().sum().backward()
     return counter.get_total_flops()

@@ -21,9 +21,9 @@ from mmctr_pipeline_tests.benchmarks.plain_model_case import (
     FEATURES,
     WIDTH,
     assert_same_model,
-    counted,
+    build_pair,
+    count_operations,
     dropout_rates,
-    pair_of,
     sample_dataset,
 )
 
@@ -45,18 +45,18 @@ def fuxictr() -> None:
 
 
 def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
-    assert_same_model(pair_of(DIN, SMALL))
+    assert_same_model(build_pair(DIN, SMALL))
 
 
-def test_it_has_dropout_where_ours_has() -> None:
+def test_the_plain_form_has_dropout_where_ours_has() -> None:
     config = dataclasses.replace(SMALL, attention_dropout=0.1, dropout=0.25)
-    plain = pair_of(DIN, config).plain
+    plain = build_pair(DIN, config).plain
     assert dropout_rates(plain.get_submodule("attention")) == [0.1, 0.1]
     assert dropout_rates(plain.get_submodule("tower")) == [0.25, 0.25]
 
 
-def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
-    pair = pair_of(DIN, SMALL)
+def test_each_use_of_a_weight_counts_six_operations() -> None:
+    pair = build_pair(DIN, SMALL)
     item_dim = 8 + 8 + 12
     per_position = 2 * item_dim * 16 + 16 * 8 + 8 + item_dim
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
@@ -65,22 +65,23 @@ def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
     assert DIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
 
 
-def test_counting_the_plain_forms_operations_includes_padding_and_changes_no_weight() -> None:
-    pair = pair_of(DIN, SMALL)
+def test_the_plain_forms_operations_include_padding_and_counting_changes_no_weight() -> None:
+    pair = build_pair(DIN, SMALL)
     training = PaddedTraining(pair.plain, settings(DIN)[1], CPU)
     before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
     found = training.operations_per_row(pair.rows)
-    assert found == counted(lambda: pair.plain(pair.rows)) / len(pair.rows["label"])
+    assert found == count_operations(lambda: pair.plain(pair.rows)) / len(pair.rows["label"])
     item_dim = 8 + 8 + 12
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
     attention = 4 * item_dim * 16 + 16 * 8 + 8
-    # The vectors' matrix, 12 by 12, at every place needs the forward pass and its gradient.
+    # The vectors' 12 by 12 matrix counts four operations at every position: its input, the
+    # item's vector, needs no gradient.
     assert found == 6 * (tower + WIDTH * attention) + 4 * (WIDTH + 1) * 12**2
     assert all(map(torch.equal, before, pair.plain.parameters()))
 
 
 def test_steps_train_every_parameter_and_continue_after_an_epoch() -> None:
-    pair, (dataset, _) = pair_of(DIN, SMALL), sample_dataset()
+    pair, (dataset, _) = build_pair(DIN, SMALL), sample_dataset()
     config = dataclasses.replace(settings(DIN)[1], learning_rate=1e-3)
     training = PaddedTraining(pair.plain, config, CPU)
     # Tables and network each have their own L2.
@@ -101,7 +102,7 @@ def test_steps_train_every_parameter_and_continue_after_an_epoch() -> None:
 def test_the_benchmark_ends_with_rates_ratios_and_shares(
     small_sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def in_this_process(
+    def run_sides_in_this_process(
         module: str, sides: list[str], rounds: int, arguments: list[str], settings: object
     ) -> dict[str, list[dict[str, float]]]:
         assert (module, rounds, settings) == (
@@ -117,7 +118,7 @@ def test_the_benchmark_ends_with_rates_ratios_and_shares(
         return results
 
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
-    monkeypatch.setattr(model_speed, "alternate", in_this_process)
+    monkeypatch.setattr(model_speed, "alternate", run_sides_in_this_process)
     monkeypatch.setattr(model_speed, "read_sample", functools.cache(model_speed.read_sample))
     # Measuring would take longer than the rest of the test.
     monkeypatch.setattr(model_speed, "product_rate", lambda precision, device: 1e14)

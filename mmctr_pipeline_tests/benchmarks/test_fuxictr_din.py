@@ -22,10 +22,11 @@ from benchmarks.fuxictr_din import (
 from mmctr_pipeline import metrics
 from mmctr_pipeline.comparison.entries import preset_entries
 from mmctr_pipeline.comparison.inputs import TrainingInputs
-from mmctr_pipeline.comparison.user_split import split_valid
+from mmctr_pipeline.data.user_split import split_valid
 from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.training.batch_source import item_features
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
+from mmctr_pipeline_tests.hidden_packages import hide_packages
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -35,7 +36,7 @@ def inputs() -> TrainingInputs:
     return small_inputs()
 
 
-def test_batches_end_with_the_newest_of_the_history_and_the_target(
+def test_a_row_of_a_batch_is_the_newest_twenty_items_of_the_history_and_the_target(
     inputs: TrainingInputs,
 ) -> None:
     dataset = inputs.dataset
@@ -62,9 +63,8 @@ def test_our_din_has_the_same_settings() -> None:
     assert features["embedding_dim"] == features["level_embedding_dim"]
     assert features["embedding_dim"] == fuxictr_din.EMBEDDING_DIM
     assert (training.batch_size, training.seed) == (fuxictr_din.BATCH_SIZE, fuxictr_din.FIRST_SEED)
-    assert (training.max_epochs, training.patience) == (
-        *(fuxictr_din.MAX_EPOCHS, fuxictr_din.PATIENCE),
-    )
+    assert training.max_epochs == fuxictr_din.MAX_EPOCHS
+    assert training.patience == fuxictr_din.PATIENCE
     assert training.learning_rate == fuxictr_din.LEARNING_RATE
     assert training.embedding_weight_decay == fuxictr_din.EMBEDDING_L2
     assert (training.optimizer, training.weight_decay) == ("adam", 0.0)
@@ -85,7 +85,8 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
         scores = (generator.random(len(label)) + strength * label).astype(np.float32)
         (tmp_path / f"key-{name}").mkdir()
         np.save(tmp_path / f"key-{name}" / "scores.npy", scores)
-        row = {"row": name, "keys": [f"key-{name}", "more"], "inputs": [inputs.key, inputs.key]}
+        keys = [f"key-{name}", "key-of-a-second-seed"]
+        row = {"row": name, "keys": keys, "inputs": [inputs.key, inputs.key]}
         rows.append((row, scores))
     failed = {"row": "failed", "failure": "diverged", "keys": ["none"], "inputs": [inputs.key]}
     board = {"rows": [row for row, _ in rows] + [failed]}
@@ -95,9 +96,9 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
     for row, (_, scores) in zip(compared, rows, strict=True):
         expected = metrics.compare_auc(label, scores, peer[0])
         assert (row["difference"], row["low"]) == (expected.difference, expected.low)
-        assert row["seeds"] == 1  # the peer has no more
+        assert row["seeds"] == 1  # the peer has only one
         assert row["auc"] == pytest.approx(metrics.auc(label, scores))
-    rows[1][0]["inputs"][1] = "others"
+    rows[1][0]["inputs"][1] = "other inputs"
     (tmp_path / "table.json").write_text(json.dumps(board))
     with pytest.raises(SystemExit, match="other data or vectors"):
         compare(tmp_path / "table.json", inputs, peer)
@@ -117,7 +118,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
     folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
     folder.mkdir(parents=True)
     np.save(folder / "scores-42-epochs-1.npy", scores)
-    # Of more epochs than asked for, so not reused.
+    # Trained for more epochs than asked for, so not reused.
     np.save(folder / "scores-43-epochs-12.npy", scores)
     monkeypatch.setattr(fuxictr_din, "_inputs", lambda data: (inputs, tmp_path))
     monkeypatch.setattr(sys, "argv", ["fuxictr_din", "--kept", "--seeds=2", "--epochs=1"])
@@ -131,7 +132,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
 
 
 @pytest.mark.bench
-def test_it_is_the_baseline_and_learns(
+def test_the_peer_has_the_baselines_parameters_and_learns(
     inputs: TrainingInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
@@ -161,13 +162,13 @@ def test_it_is_the_baseline_and_learns(
 
 
 def test_without_the_package_the_error_names_what_to_install() -> None:
-    code = (
-        "import importlib.util, sys; found = importlib.util.find_spec; "
-        "importlib.util.find_spec = lambda name: None if name == 'fuxictr' else found(name); "
-        "sys.argv = ['fuxictr_din']; import benchmarks.fuxictr_din as b; b.main()"
-    )
+    start = "sys.argv = ['fuxictr_din']; from benchmarks.fuxictr_din import main; main()"
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, timeout=900
+        [sys.executable, "-c", hide_packages("fuxictr") + start],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        timeout=900,
     )
     assert result.returncode == 1
     assert result.stderr.strip().endswith("make install EXTRAS=dev,bench")

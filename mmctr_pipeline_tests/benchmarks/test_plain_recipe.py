@@ -34,7 +34,7 @@ def test_histories_are_left_padded_and_keep_the_newest_hundred_items() -> None:
     assert table[2].tolist() == list(range(4, 104))
 
 
-def test_it_has_our_logits_with_our_weights() -> None:
+def test_the_plain_form_has_our_logits_with_our_weights() -> None:
     dataset, vectors = small_sample()
     items = item_features(dataset.items, vectors, ImprovedMmctrConfig())
     torch.manual_seed(1)
@@ -57,7 +57,7 @@ def test_it_has_our_logits_with_our_weights() -> None:
     batches = loader(rows, False, CPU)
     assert batches.batch_size == 2048
     plain_N = plain_scores(plain, batches, CPU)
-    # As logits, since the ends of the sigmoid would hide differences.
+    # Compare logits: near 0 and 1, probabilities would hide differences.
     logits_N, plain_logits_N = (
         torch.logit(torch.from_numpy(p)) for p in (probabilities_N, plain_N)
     )
@@ -67,13 +67,13 @@ def test_it_has_our_logits_with_our_weights() -> None:
     assert n_plain == n_ours
 
 
-def test_it_has_the_recipes_parameter_count_at_full_size() -> None:
+def test_the_plain_form_has_the_recipes_parameter_count_at_full_size() -> None:
     with torch.device("meta"):
         model = PlainRecipe(1_000_001, 91_718, torch.empty(91_718, 128))
     assert sum(p.numel() for p in model.parameters()) == 70_802_562
 
 
-def test_a_few_steps_train_every_parameter_and_rank_the_train_rows_better(
+def test_three_epochs_train_every_parameter_and_raise_the_auc_of_the_train_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(benchmarks.plain_recipe, "BATCH_SIZE", 512)

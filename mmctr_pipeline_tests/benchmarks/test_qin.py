@@ -10,8 +10,8 @@ from mmctr_pipeline.models.config import QinConfig
 from mmctr_pipeline_tests.benchmarks.plain_model_case import (
     FEATURES,
     assert_same_model,
+    build_pair,
     dropout_rates,
-    pair_of,
 )
 
 pytestmark = pytest.mark.bench
@@ -25,17 +25,17 @@ def fuxictr() -> None:
 
 
 def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
-    assert_same_model(pair_of(QIN, SMALL))
+    assert_same_model(build_pair(QIN, SMALL))
 
 
-def test_it_has_dropout_where_ours_has() -> None:
-    plain = pair_of(QIN, dataclasses.replace(SMALL, dropout=0.25)).plain
+def test_the_plain_form_has_dropout_where_ours_has() -> None:
+    plain = build_pair(QIN, dataclasses.replace(SMALL, dropout=0.25)).plain
     # One after each of the two quadratic layers.
     assert dropout_rates(plain) == [0.25, 0.25]
 
 
-def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
-    pair = pair_of(QIN, SMALL)
+def test_each_use_of_a_weight_counts_six_operations() -> None:
+    pair = build_pair(QIN, SMALL)
     item_dim = 8 + 8 + 12
     dim = 2 * 4 + 2 * item_dim
     per_row = 4 * item_dim * 2 * item_dim + 2 * dim**2 + dim
@@ -48,6 +48,6 @@ def test_settings_are_the_presets_and_row_dropout_is_refused() -> None:
     assert isinstance(config, QinConfig)
     assert (config.row_dropout, config.features.max_history) == (0.0, 64)
     assert (training.batch_size, training.optimizer) == (8192, "adam")
-    pair = pair_of(QIN, SMALL)
+    pair = build_pair(QIN, SMALL)
     with pytest.raises(ValueError, match="row_dropout"):
         PlainQin(dataclasses.replace(SMALL, row_dropout=0.1), pair.ours, pair.batch.items)

@@ -1,4 +1,4 @@
-"""Sample datasets of the benchmarks keep the tables of the full size with few rows."""
+"""The benchmarks' sample datasets have full-size embedding tables but few rows."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 
 
-def test_user_ids_are_rows_however_few_users_have_rows(tmp_path: Path) -> None:
+def test_user_ids_stay_unmapped_so_that_tables_have_a_row_for_every_user(tmp_path: Path) -> None:
     sizes = {"n_train_rows": 400, "n_valid_rows": 40, "n_test_rows": 40}
     generate_sample(SampleConfig(n_items=150, n_users=5_000, images=False, **sizes), tmp_path)
     mapped = build_dataset(find_data(tmp_path))

@@ -1,4 +1,4 @@
-"""The ablation of our model: each file is the preset with something switched off."""
+"""The ablation of our model: each file is its preset with something switched off or added."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from mmctr_pipeline.comparison.entries import preset_entries
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
 FILES = sorted(FOLDER.glob("without_*.yaml"))
-TRIED = sorted(FOLDER.glob("with_*.yaml"))
+ADDITIONS = sorted(FOLDER.glob("with_*.yaml"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
@@ -25,13 +25,15 @@ def test_each_file_differs_from_the_preset_only_in_settings_that_are_off(
     assert not any(changed.values())
 
 
-@pytest.mark.parametrize("file", TRIED, ids=[file.stem for file in TRIED])
+@pytest.mark.parametrize("file", ADDITIONS, ids=[file.stem for file in ADDITIONS])
 def test_each_addition_differs_from_the_preset(file: Path) -> None:
-    ours, tried = preset_entries(["similarity_attention", str(file)])
-    assert (tried.preset.model, tried.preset.training) != (ours.preset.model, ours.preset.training)
+    ours, added = (entry.preset for entry in preset_entries(["similarity_attention", str(file)]))
+    assert (added.model, added.training) != (ours.model, ours.training)
 
 
-def test_each_part_that_is_on_has_a_file_that_switches_off_only_that() -> None:
+def test_each_part_that_the_preset_switches_on_has_a_file_that_switches_off_only_that_part() -> (
+    None
+):
     ours = preset_entries(["similarity_attention"])[0]
     settings = ours.preset.model.to_mapping()
     parts = {name for name, value in settings.items() if value is True}
@@ -62,8 +64,8 @@ def test_din_has_our_features_and_our_training(name: str) -> None:
     ours, din = preset_entries(["similarity_attention", str(FOLDER / f"{name}.yaml")])
     assert din.preset.model.name == "din"
     assert din.preset.training == ours.preset.training
-    # Ours has titles and ids in its similarities instead of its features; DIN has the published
-    # learned matrix.
+    # Our model reads titles and ids through similarities, DIN as features. DIN also has the
+    # published learned matrix behind its vectors.
     added: dict[str, Any] = {"text_vectors": True, "item_id": True, "vector_projection": True}
     if name == "din_same_features":
         added["projection_dim"] = 0

@@ -1,4 +1,4 @@
-"""The fault harness: its plan, what it counts as a fault, and two real points."""
+"""The soak test's plan, the faults that it finds, and two of its points on real runs."""
 
 import collections
 import json
@@ -46,7 +46,7 @@ def test_lost_and_differing_artefacts_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_two_points_find_nothing_and_are_kept(tmp_path: Path) -> None:
+def test_two_points_find_no_fault_and_a_second_soak_does_not_repeat_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.soak", "--points", "2", "--folder", str(tmp_path)]
     for _ in range(2):
         result = subprocess.run(
@@ -57,5 +57,5 @@ def test_two_points_find_nothing_and_are_kept(tmp_path: Path) -> None:
         assert (line["name"], line["points"]) == ("soak", 2)
         assert (line["lost"], line["differing"], line["left_behind"]) == (0, 0, 0)
         assert line["kinds"] == {"kill": 1, "term": 1}
-    # The second time, nothing was left to do.
+    # The second soak found every point done, so it ran and logged nothing.
     assert result.stderr == ""

@@ -12,8 +12,8 @@ from mmctr_pipeline.models.config import TransformerDcnConfig
 from mmctr_pipeline_tests.benchmarks.plain_model_case import (
     FEATURES,
     assert_same_model,
+    build_pair,
     dropout_rates,
-    pair_of,
 )
 
 pytestmark = pytest.mark.bench
@@ -33,13 +33,13 @@ SMALL = TransformerDcnConfig(
 
 def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
-    assert_same_model(pair_of(TRANSFORMER_DCN, SMALL))
+    assert_same_model(build_pair(TRANSFORMER_DCN, SMALL))
 
 
-def test_it_has_dropout_where_ours_has() -> None:
+def test_the_plain_form_has_dropout_where_ours_has() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     config = dataclasses.replace(SMALL, transformer_dropout=0.5, dropout=0.25)
-    plain = pair_of(TRANSFORMER_DCN, config).plain
+    plain = build_pair(TRANSFORMER_DCN, config).plain
     # In each layer: attention, hidden units, feed-forward output; and the attention weights.
     assert dropout_rates(plain.get_submodule("encoder")) == [0.5] * 6
     attentions = [m for m in plain.modules() if isinstance(m, torch.nn.MultiheadAttention)]
@@ -48,9 +48,9 @@ def test_it_has_dropout_where_ours_has() -> None:
     assert dropout_rates(plain.get_submodule("head")) == []
 
 
-def test_operations_are_six_per_weight_that_rows_and_positions_need() -> None:
+def test_each_use_of_a_weight_counts_six_operations() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
-    ours = pair_of(TRANSFORMER_DCN, SMALL).ours
+    ours = build_pair(TRANSFORMER_DCN, SMALL).ours
     item_dim = 8 + 8 + 12
     pair_dim = 2 * item_dim
     always = pair_dim + item_dim + 2 * 4

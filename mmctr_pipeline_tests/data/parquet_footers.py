@@ -1,7 +1,7 @@
 """Rewrites the footer of a parquet file, to make files that pyarrow itself would not write.
 
-The footer is a structure in Thrift's compact protocol. Here a structure is a dictionary from field
-number to (type, value), and a list is (type of its elements, elements).
+The footer is encoded in Thrift's compact protocol. A decoded struct is a dictionary from field
+number to (type, value), a decoded list is (type of its elements, elements).
 """
 
 from collections.abc import Callable
@@ -13,31 +13,58 @@ import pyarrow.parquet as pq
 
 Struct = dict[int, tuple[int, Any]]
 
-I32, I64, BINARY, LIST, STRUCT = 5, 6, 8, 9, 12
-REPEATED = 2
+# Types of Thrift's compact protocol.
+TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, STRUCT = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+    12,
+)
 
 # Fields of FileMetaData, SchemaElement, RowGroup, ColumnChunk and ColumnMetaData.
 SCHEMA, N_ROWS, ROW_GROUPS, KEY_VALUES = 2, 3, 4, 5
 REPETITION, NAME = 3, 4
 COLUMNS, GROUP_ROWS = 1, 3
-METADATA, PATH, N_VALUES, N_BYTES = 3, 3, 5, 6
+FILE_PATH, METADATA = 1, 3
+PATH, CODEC, N_VALUES, N_BYTES = 3, 4, 5, 6
+
+# Values of the enumerations FieldRepetitionType and CompressionCodec.
+REPEATED, LZO = 2, 3
 
 
 def edit_footer(path: Path, change: Callable[[Struct], None]) -> None:
     """Apply `change` to the footer of a file, in place."""
     content = path.read_bytes()
     length = int.from_bytes(content[-8:-4], "little")
-    footer, _ = _read(STRUCT, content, len(content) - 8 - length)
+    footer, _ = _decode(STRUCT, content, len(content) - 8 - length)
     change(footer)
-    written = _written(STRUCT, footer)
-    end = len(written).to_bytes(4, "little") + b"PAR1"
-    path.write_bytes(content[: len(content) - 8 - length] + written + end)
+    encoded = _encode(STRUCT, footer)
+    end = len(encoded).to_bytes(4, "little") + b"PAR1"
+    path.write_bytes(content[: len(content) - 8 - length] + encoded + end)
 
 
-def without_list_group(path: Path, table: pa.Table, column: str, **options: Any) -> Path:
+def claim_lzo(path: Path, column: str) -> None:
+    """Declare LZO, which pyarrow does not support, as the codec of a column."""
+
+    def change(footer: Struct) -> None:
+        for chunk in chunks(footer, column):
+            chunk[CODEC] = (I32, LZO)
+
+    edit_footer(path, change)
+
+
+def write_without_list_group(path: Path, table: pa.Table, column: str, **options: Any) -> Path:
     """Write a table whose list column is a repeated field without a group, as the format allows.
 
-    A required list of required values has the same levels, so that only the schema differs.
+    Pyarrow writes a required list of required values, which has the same pages; only the schema is
+    changed afterwards.
     """
     value_type = table.schema.field(column).type.value_type
     lists = pa.list_(pa.field("element", value_type, nullable=False))
@@ -49,10 +76,11 @@ def without_list_group(path: Path, table: pa.Table, column: str, **options: Any)
 
     def flatten(footer: Struct) -> None:
         elements = footer[SCHEMA][1][1]
-        at = next(i for i, each in enumerate(elements) if each[NAME][1] == column.encode())
-        leaf = elements[at + 2]
+        names = [element[NAME][1] for element in elements]
+        group = names.index(column.encode())
+        leaf = elements[group + 2]
         leaf[REPETITION], leaf[NAME] = (I32, REPEATED), (BINARY, column.encode())
-        elements[at : at + 3] = [leaf]
+        elements[group : group + 3] = [leaf]
         for chunk in chunks(footer, column):
             chunk[PATH] = (LIST, (BINARY, [column.encode()]))
 
@@ -67,81 +95,96 @@ def chunks(footer: Struct, column: str) -> list[Struct]:
     return [each for each in found if each[PATH][1][1][0] == column.encode()]
 
 
-def _read(kind: int, content: bytes, at: int) -> tuple[Any, int]:
+def _decode(kind: int, content: bytes, position: int) -> tuple[Any, int]:
     """Return the value at a position, and the position after it."""
-    if kind in (1, 2, 3):
-        return content[at], at + 1
-    if kind in (4, 5, 6):
-        value, at = _read_varint(content, at)
-        return (value >> 1) ^ -(value & 1), at
-    if kind == 7:
-        return content[at : at + 8], at + 8
+    if kind in (TRUE, FALSE, BYTE):
+        return content[position], position + 1
+    if kind in (I16, I32, I64):
+        zigzag, position = _decode_varint(content, position)
+        return (zigzag >> 1) ^ -(zigzag & 1), position
+    if kind == DOUBLE:
+        return content[position : position + 8], position + 8
     if kind == BINARY:
-        length, at = _read_varint(content, at)
-        return content[at : at + length], at + length
-    if kind in (LIST, 10):
-        element, length, at = content[at] & 15, content[at] >> 4, at + 1
-        if length == 15:
-            length, at = _read_varint(content, at)
-        values = []
-        for _ in range(length):
-            value, at = _read(element, content, at)
-            values.append(value)
-        return (element, values), at
+        length, position = _decode_varint(content, position)
+        return content[position : position + length], position + length
+    if kind in (LIST, SET):
+        return _decode_list(content, position)
     assert kind == STRUCT, kind
+    return _decode_struct(content, position)
+
+
+def _decode_list(content: bytes, position: int) -> tuple[tuple[int, list[Any]], int]:
+    element_kind, length = content[position] & 15, content[position] >> 4
+    position += 1
+    if length == 15:  # a longer list has its length in the next bytes
+        length, position = _decode_varint(content, position)
+    values = []
+    for _ in range(length):
+        value, position = _decode(element_kind, content, position)
+        values.append(value)
+    return (element_kind, values), position
+
+
+def _decode_struct(content: bytes, position: int) -> tuple[Struct, int]:
     struct: Struct = {}
     number = 0
-    while header := content[at]:
-        step, field, at = header >> 4, header & 15, at + 1
-        if not step:
-            value, at = _read(I32, content, at)
-            number = value
-        number += step
-        if field in (1, 2):
-            struct[number] = (field, None)
+    while header := content[position]:
+        step, kind = header >> 4, header & 15
+        position += 1
+        if step:
+            number += step
         else:
-            value, at = _read(field, content, at)
-            struct[number] = (field, value)
-    return struct, at + 1
+            number, position = _decode(I32, content, position)
+        if kind in (TRUE, FALSE):
+            struct[number] = (kind, None)
+        else:
+            value, position = _decode(kind, content, position)
+            struct[number] = (kind, value)
+    return struct, position + 1
 
 
-def _written(kind: int, value: Any) -> bytes:
-    if kind in (1, 2, 3):
+def _encode(kind: int, value: Any) -> bytes:
+    if kind in (TRUE, FALSE, BYTE):
         return bytes([value])
-    if kind in (4, 5, 6):
-        return _varint(value << 1 if value >= 0 else ~(value << 1))
-    if kind == 7:
+    if kind in (I16, I32, I64):
+        return _encode_varint(value << 1 if value >= 0 else ~(value << 1))
+    if kind == DOUBLE:
         return bytes(value)
     if kind == BINARY:
-        return _varint(len(value)) + value
-    if kind in (LIST, 10):
-        element, values = value
-        size = bytes([len(values) << 4 | element]) if len(values) < 15 else bytes([240 | element])
-        size += _varint(len(values)) if len(values) >= 15 else b""
-        # An element that occurs many times is written once and copied.
-        known = {id(each): each for each in values}
-        content = {key: _written(element, each) for key, each in known.items()}
-        return size + b"".join(content[id(each)] for each in values)
-    written, last = b"", 0
+        return _encode_varint(len(value)) + value
+    if kind in (LIST, SET):
+        return _encode_list(*value)
+    encoded, previous = b"", 0
     for number in sorted(value):
-        field, content = value[number]
-        written += bytes([(number - last) << 4 | field])
-        written += b"" if content is None else _written(field, content)
-        last = number
-    return written + b"\0"
+        field_kind, content = value[number]
+        encoded += bytes([(number - previous) << 4 | field_kind])
+        encoded += b"" if content is None else _encode(field_kind, content)
+        previous = number
+    return encoded + b"\0"
 
 
-def _read_varint(content: bytes, at: int) -> tuple[int, int]:
+def _encode_list(element_kind: int, values: list[Any]) -> bytes:
+    if len(values) < 15:
+        header = bytes([len(values) << 4 | element_kind])
+    else:
+        header = bytes([15 << 4 | element_kind]) + _encode_varint(len(values))
+    # An object that occurs many times is encoded once.
+    distinct = {id(value): value for value in values}
+    encoded = {key: _encode(element_kind, value) for key, value in distinct.items()}
+    return header + b"".join(encoded[id(value)] for value in values)
+
+
+def _decode_varint(content: bytes, position: int) -> tuple[int, int]:
     value = shift = 0
-    while content[at] & 128:
-        value |= (content[at] & 127) << shift
-        shift, at = shift + 7, at + 1
-    return value | content[at] << shift, at + 1
+    while content[position] & 128:
+        value |= (content[position] & 127) << shift
+        shift, position = shift + 7, position + 1
+    return value | content[position] << shift, position + 1
 
 
-def _varint(value: int) -> bytes:
-    written = bytearray()
+def _encode_varint(value: int) -> bytes:
+    encoded = bytearray()
     while value > 127:
-        written.append(value & 127 | 128)
+        encoded.append(value & 127 | 128)
         value >>= 7
-    return bytes([*written, value])
+    return bytes([*encoded, value])

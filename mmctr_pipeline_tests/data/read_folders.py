@@ -1,4 +1,4 @@
-"""Reading a folder of tables in tests: the dataset, the fault, and equality of two datasets."""
+"""Helpers that read a folder of tables: the dataset, the expected error, equal datasets."""
 
 import itertools
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_folder(root: Path) -> CtrDataset:
     return build_dataset(find_data(root))
 
 
-def fault_of(root: Path) -> DataError:
+def expect_data_error(root: Path) -> DataError:
     """Return the error that reading a folder raises."""
     with pytest.raises(DataError) as error:
         read_folder(root)

@@ -14,22 +14,23 @@ from mmctr_pipeline.data.ragged import list_offsets, numpy_view
 FILES = ("train", "valid", "test", "item_feature", "item_info")
 
 Rename = Callable[[np.ndarray], pa.Array]
-"""Turns ids `(N,)` that count from 1 into other ids; 0, the padding, into the other padding."""
+"""Turns ids `(N,)` that count from 1 into other ids, and the padding 0 into their padding."""
 
 
-def as_they_are(rank: np.ndarray) -> pa.Array:
+def unchanged(rank: np.ndarray) -> pa.Array:
     return pa.array(rank)
 
 
 def sparse(rank: np.ndarray) -> pa.Array:
     """Integers with gaps, up to nearly the largest that int64 holds."""
-    far = 2**62 + rank * 1_000_003
-    return pa.array(np.where(rank == 0, 0, np.where(rank % 3 == 1, far, far + rank)))
+    large = 2**62 + rank * 1_000_003
+    # Every third gap is smaller than the others.
+    return pa.array(np.where(rank == 0, 0, np.where(rank % 3 == 1, large, large + rank)))
 
 
 def strings(rank: np.ndarray) -> pa.Array:
     """Strings that are not stripped and not ASCII, ordered like the numbers."""
-    return pa.array(["" if each == 0 else f" é{each:09d} " for each in rank.tolist()])
+    return pa.array(["" if number == 0 else f" é{number:09d} " for number in rank.tolist()])
 
 
 def renamed(source: Path, target: Path, users: Rename, items: Rename) -> DataLayout:

@@ -9,7 +9,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 TABLE = TESTS.parent / "docs" / "reliability.md"
 TEST = re.compile(r"([\w/.-]+\.py)?::(test_\w+)")
-"""A test; without a file it is in that of the test before it."""
+"""A file and a test; the file may be omitted if it is the same as that of the test before."""
 
 
 def faults() -> list[tuple[int, str, str]]:
@@ -23,7 +23,7 @@ def faults() -> list[tuple[int, str, str]]:
 
 
 @functools.cache
-def functions_of(path: Path) -> set[str]:
+def function_names(path: Path) -> set[str]:
     """Return the names of the functions and methods of a module."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -42,7 +42,7 @@ def problems() -> Iterator[str]:
             file = TESTS / path
             if not file.is_file():
                 yield f"line {number} ({fault}): no test file {path!r}"
-            elif name not in functions_of(file):
+            elif name not in function_names(file):
                 yield f"line {number} ({fault}): {path} has no {name}"
 
 
@@ -56,6 +56,6 @@ def test_the_table_has_at_least_120_distinct_faults() -> None:
     assert len(named) >= 120
 
 
-def test_every_row_of_a_table_of_faults_is_read() -> None:
+def test_every_test_in_the_tables_was_checked() -> None:
     text = TABLE.read_text(encoding="utf-8")
     assert text.count("::test_") == sum(tests.count("::") for _, _, tests in faults())
