@@ -8,6 +8,7 @@ import click
 
 from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
+from mmctr_pipeline.cli.convert import convert
 from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.prune import prune
@@ -18,10 +19,10 @@ from mmctr_pipeline.environment import share_cores
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate sample datasets, compare models, repeat runs, and tidy up the storage folder."""
+    """Generate or convert datasets, compare models, repeat runs, and tidy up the storage folder."""
 
 
-for command in (sample, ablation, fusions, leaderboard, repeat, prune):
+for command in (sample, convert, ablation, fusions, leaderboard, repeat, prune):
     mmctr.add_command(command)
 
 

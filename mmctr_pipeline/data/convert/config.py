@@ -1,0 +1,45 @@
+"""Settings of the conversion of public data sets."""
+
+import dataclasses
+
+from mmctr_pipeline.settings import MAX_SEED, Settings, setting
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig(Settings):
+    """Which users and rows become train, valid and test."""
+
+    seed: int = setting(7, "seed of everything that is drawn", ge=0, le=MAX_SEED)
+    min_history: int = setting(
+        1, "rows with fewer items in their history are left out", ge=0, le=10_000
+    )
+    max_history: int = setting(100, "longest history; only the newest items stay", ge=1, le=10_000)
+    max_users: int | None = setting(None, "draw this many users; without it, take all", ge=1)
+    held_out: float = setting(
+        0.1,
+        "share of each user's rows in valid, and again in test; at least one each",
+        ge=0,
+        le=0.4,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MovieLensConfig(ConvertConfig):
+    """Explicit ratings: label 1 or 0."""
+
+    threshold: float = setting(
+        4.0, "ratings from this one on have label 1, lower ones 0", gt=0.5, le=5
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MicroLensConfig(ConvertConfig):
+    """Implicit feedback: each interaction has label 1, drawn items have label 0."""
+
+    negatives: int = setting(1, "items drawn for each interaction, with label 0", ge=1, le=100)
+    popularity: float = setting(
+        0.75,
+        "an item is drawn in proportion to its interactions to this power; 0 draws all alike",
+        ge=0,
+        le=2,
+    )

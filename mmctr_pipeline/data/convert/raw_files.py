@@ -1,0 +1,166 @@
+"""Find and read the text files of public data sets; errors name file, column and row."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from mmctr_pipeline.data.schemas import MAX_ID
+from mmctr_pipeline.data.validation import DataError, DataNotFoundError
+
+
+@dataclasses.dataclass(frozen=True)
+class RawData:
+    """Interactions and items of a public data set, with their own ids.
+
+    Parameters
+    ----------
+    interactions
+        Columns `user_id`, `item_id`, `time` (int64) and `liked` (bool).
+    items
+        Columns `item_id`, `item_title`, `item_tags`, `likes_level` and `views_level`.
+    tag_names
+        Names of tag 1, 2, and so on.
+    timed
+        Whether times of different users can be compared.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    tag_names: Sequence[str]
+    timed: bool = True
+
+
+def find_file(folder: Path, *patterns: str) -> Path:
+    """Return the file that `find_optional` finds; raise `DataNotFoundError` if there is none."""
+    path = find_optional(folder, *patterns)
+    if path is None:
+        raise DataNotFoundError(
+            f"neither {folder} nor a folder in it has {' or '.join(patterns)}. Fix: unpack the "
+            "download there, or name the folder that has the file"
+        )
+    return path
+
+
+def find_optional(folder: Path, *patterns: str) -> Path | None:
+    """Return the file or folder of the first pattern that matches in `folder` or one folder below.
+
+    Raises `DataNotFoundError` if two match the same pattern. Patterns are names with wildcards.
+    """
+    if not folder.is_dir():
+        raise DataNotFoundError(f"{folder} is not a folder. Fix: name the folder of the raw files")
+    for pattern in patterns:
+        paths = sorted([*folder.glob(pattern), *folder.glob(f"[!._]*/{pattern}")])
+        if len(paths) > 1:
+            raise DataNotFoundError(
+                f"found {pattern} twice: {paths[0]} and {paths[1]}. Fix: name the folder of one "
+                "download, or move the other away"
+            )
+        if paths:
+            return paths[0]
+    return None
+
+
+def read_text(path: Path) -> str:
+    """Return a text file; UTF-8, or latin-1 if it is no UTF-8, as in MovieLens-1M."""
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Read lines of values separated by `::`, without a header, as strings."""
+    lines = pl.Series(read_text(path).replace("\r\n", "\n").rstrip("\n").split("\n"))
+    values = lines.str.split("::")
+    wrong = (values.list.len() != len(columns)).arg_true()
+    if len(wrong):
+        row = wrong[0]
+        raise DataError(
+            path,
+            f"the line {lines[row][:80]!r} has {len(values[row])} values, but {len(columns)} are "
+            f"expected: {'::'.join(columns)}",
+            "download the file again, or correct the line",
+            row=row,
+        )
+    return pl.DataFrame({name: values.list.get(at) for at, name in enumerate(columns)})
+
+
+def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
+    """Read columns of a CSV file with a header as strings."""
+    try:
+        frame = pl.read_csv(path, infer_schema=False)
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(path, f"not a readable CSV file ({reason})", "download it again") from error
+    for name in columns:
+        if name not in frame.columns:
+            raise DataError(
+                path,
+                f"the column is missing; the file has {', '.join(frame.columns)}",
+                f"the header must be {','.join(columns)}; download the file again or rename the "
+                "column",
+                name,
+            )
+    return frame.select(columns)
+
+
+def integers(frame: pl.DataFrame, column: str, path: Path, minimum: int = 1) -> pl.Series:
+    """Return a column of strings as int64; raise `DataError` for other values.
+
+    Parameters
+    ----------
+    frame
+        Strings.
+    column
+        Name of the column.
+    path
+        The file, for messages.
+    minimum
+        Smallest valid value; ids begin at 1.
+    """
+    texts = frame[column]
+    numbers = texts.str.strip_chars().cast(pl.Int64, strict=False)
+    fix = f"an integer from {minimum} to {MAX_ID} is expected; correct or remove the row"
+    _refuse(texts, numbers.is_null() | (numbers < minimum), path, fix)
+    return numbers
+
+
+def ratings(frame: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """Return a column of strings as ratings from 0.5 to 5, float64; raise `DataError` otherwise."""
+    texts = frame[column]
+    numbers = texts.str.strip_chars().cast(pl.Float64, strict=False)
+    fix = "a rating from 0.5 to 5 is expected; correct or remove the row"
+    _refuse(texts, numbers.is_null() | ~numbers.is_between(0.5, 5), path, fix)
+    return numbers
+
+
+def refuse_duplicates(ids: pl.Series, path: Path) -> None:
+    """Raise `DataError` for the first row whose id occurred before."""
+    repeated = (~ids.is_first_distinct()).arg_true()
+    if len(repeated):
+        raise DataError(
+            path, f"{ids[repeated[0]]} occurs twice", "keep one row", ids.name, repeated[0]
+        )
+
+
+def tag_columns(names: pl.Series) -> tuple[pl.Series, list[str]]:
+    """Return lists of names as lists of tags from 1, and the names in the order of their tags."""
+    known = sorted(names.explode().drop_nulls().unique().to_list())
+    # Of no names at all, `replace_strict` keeps the type of strings.
+    tags = names.list.eval(
+        pl.element().replace_strict(known, range(1, len(known) + 1), return_dtype=pl.Int64)
+    )
+    return tags.cast(pl.List(pl.Int64)), known
+
+
+def _refuse(texts: pl.Series, wrong: pl.Series, path: Path, fix: str) -> None:
+    """Raise `DataError` for the first wrong value, with the number of values like it."""
+    rows = wrong.arg_true()
+    if len(rows):
+        value = texts[rows[0]]
+        shown = "missing" if value is None else f"{value[:80]!r}"
+        counted = f" ({len(rows):,} such values)" if len(rows) > 1 else ""
+        raise DataError(path, f"the value is {shown}{counted}", fix, texts.name, rows[0])
