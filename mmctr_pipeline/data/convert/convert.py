@@ -76,12 +76,18 @@ def convert_microlens(
 
 def _images(folder: Path, given: Path | None, names: Sequence[str]) -> ImageIndex | None:
     """Return the images of the given folder, or else of the first of these names in `folder`."""
-    if given is None:
-        found = find_optional(folder, *names)
-        return None if found is None else index_images(found)
-    if not given.is_dir():
-        raise DataNotFoundError(f"{given} is not a folder. Fix: name the folder of the images")
-    return index_images(given)
+    if given is not None:
+        if not given.is_dir():
+            raise DataNotFoundError(f"{given} is not a folder. Fix: name the folder of the images")
+        return index_images(given)
+    found = find_optional(folder, *names)
+    if found is not None and found.is_dir() and (images := index_images(found)).is_numbered:
+        return images
+    logger.info(
+        f"no images: {folder} has no folder {' or '.join(names)} with images named by item. Choose "
+        "a preset without covers, or unpack the images there and convert again"
+    )
+    return None
 
 
 def _write(
@@ -94,9 +100,7 @@ def _write(
 ) -> None:
     with replaced_folder(output) as folder:
         counts = write_tables(folder, rows, raw)
-        if images is None:
-            logger.info("no folder of images: choose a preset without covers")
-        else:
+        if images is not None:
             counts["images"] = add_images(images, raw.items["item_id"].to_numpy(), folder)
         facts = {
             "source": str(source.resolve()),

@@ -1,6 +1,8 @@
 """Find and read the text files of public data sets; errors name file, column and row."""
 
+import csv
 import dataclasses
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import polars as pl
 
 from mmctr_pipeline.data.schemas import MAX_ID
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +67,24 @@ def find_optional(folder: Path, *patterns: str) -> Path | None:
 
 
 def read_text(path: Path) -> str:
-    """Return a text file; UTF-8, or latin-1 if it is no UTF-8, as in MovieLens-1M."""
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+    """Return a text file in UTF-8; invalid bytes are replaced by U+FFFD and counted in the log."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if n_replaced := text.count("\ufffd"):
+        logger.info(f"{path.name}: {n_replaced:,} characters are not valid UTF-8")
+    return text
 
 
 def read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
-    """Read lines of values separated by `::`, without a header, as strings."""
-    lines = pl.Series(read_text(path).replace("\r\n", "\n").rstrip("\n").split("\n"))
+    """Read lines of values separated by `::`, without a header, as strings.
+
+    The file is in UTF-8, or else in latin-1, as those of MovieLens-1M are.
+    """
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    lines = pl.Series(text.replace("\r\n", "\n").rstrip("\n").split("\n"))
     values = lines.str.split("::")
     wrong = (values.list.len() != len(columns)).arg_true()
     if len(wrong):
@@ -94,7 +105,12 @@ def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
         frame = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(path, f"not a readable CSV file ({reason})", "download it again") from error
+        raise DataError(
+            path,
+            f"not a readable CSV file ({reason})",
+            "download the file again, or correct the row",
+            row=_unreadable_row(path),
+        ) from error
     for name in columns:
         if name not in frame.columns:
             raise DataError(
@@ -104,6 +120,8 @@ def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
                 "column",
                 name,
             )
+    if not len(frame):
+        raise DataError(path, "the file has no rows", "download it again")
     return frame.select(columns)
 
 
@@ -149,11 +167,23 @@ def refuse_duplicates(ids: pl.Series, path: Path) -> None:
 def tag_columns(names: pl.Series) -> tuple[pl.Series, list[str]]:
     """Return lists of names as lists of tags from 1, and the names in the order of their tags."""
     known = sorted(names.explode().drop_nulls().unique().to_list())
-    # Of no names at all, `replace_strict` keeps the type of strings.
     tags = names.list.eval(
         pl.element().replace_strict(known, range(1, len(known) + 1), return_dtype=pl.Int64)
     )
+    # Without any name, `replace_strict` keeps the type of strings.
     return tags.cast(pl.List(pl.Int64)), known
+
+
+def _unreadable_row(path: Path) -> int | None:
+    """Return the first row that is no UTF-8 or has more values than the header, if there is one."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        n_columns = len(next(rows, []))
+        for row, values in enumerate(rows):
+            is_text = not any("\udc80" <= letter <= "\udcff" for letter in "".join(values))
+            if len(values) > n_columns or not is_text:
+                return row
+    return None
 
 
 def _refuse(texts: pl.Series, wrong: pl.Series, path: Path, fix: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 from mmctr_pipeline.data.convert.config import MovieLensConfig
 from mmctr_pipeline.data.convert.convert import convert_movielens
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
+from mmctr_pipeline.encoders.text.titles import read_tag_names
 from mmctr_pipeline_tests.data.convert.downloads import (
     GENRES,
     Rating,
@@ -99,8 +100,8 @@ def test_titles_are_read_in_latin_1_and_genres_become_tags(tmp_path: Path) -> No
     assert items["item_tags"].to_list()[:3] == [[], [1, 2], [1, 2, 3]]
     assert items["item_id"].to_list()[:3] == [1, 4, 7]
     assert set(items["likes_level"]) == {0}
-    names = pl.read_csv(tmp_path / "data" / "tag_names.csv")
-    assert names.rows() == list(enumerate(GENRES, 1))
+    names = read_tag_names(tmp_path / "data" / "tag_names.csv")
+    assert names == dict(enumerate(GENRES, 1))
 
 
 def test_settings_change_labels_histories_and_users(tmp_path: Path) -> None:
@@ -139,11 +140,31 @@ def test_errors_name_file_column_row_and_fix(
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (b"1,4,5,9,7", r"ratings\.csv, row 2: not a readable CSV file"),
+        (b"1,\xe9,5,9", r"ratings\.csv, row 2: not a readable CSV file"),
+        (b"1,4,5", r"column timestamp, row 2: the value is missing\. Fix: "),
+    ],
+)
+def test_a_damaged_row_of_a_csv_file_is_named(row: bytes, message: str, tmp_path: Path) -> None:
+    raw = write_movielens_latest(tmp_path / "ml", drawn_ratings())
+    lines = (raw / "ratings.csv").read_bytes().splitlines()
+    lines[3] = row
+    (raw / "ratings.csv").write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=message):
+        _converted(raw)
+
+
 def test_a_missing_column_or_file_is_named(tmp_path: Path) -> None:
     raw = write_movielens_latest(tmp_path / "ml", drawn_ratings())
     text = (raw / "ratings.csv").read_text()
     (raw / "ratings.csv").write_text(text.replace("rating", "stars", 1))
     with pytest.raises(DataError, match=r"ratings\.csv, column rating: the column is missing"):
+        _converted(raw)
+    (raw / "ratings.csv").write_text("userId,movieId,rating,timestamp\n")
+    with pytest.raises(DataError, match=r"ratings\.csv: the file has no rows\. Fix: download"):
         _converted(raw)
     (raw / "ratings.csv").unlink()
     with pytest.raises(DataNotFoundError, match=r"has ratings\.dat or ratings\.csv\. Fix: unpack"):

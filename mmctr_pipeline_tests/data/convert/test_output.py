@@ -60,7 +60,7 @@ def test_an_error_leaves_the_earlier_conversion(raw: Path, tmp_path: Path) -> No
     output = tmp_path / "data"
     convert_movielens(raw, output, MovieLensConfig())
     before = (output / "train.parquet").read_bytes()
-    posters = write_images(tmp_path / "other", ["logo.png"])
+    posters = write_images(tmp_path / "other", ["5.png"])
     with pytest.raises(DataNotFoundError, match="none of 40 items has an image"):
         convert_movielens(raw, output, MovieLensConfig(max_users=4), posters)
     (raw / "ratings.dat").write_text("1::2\n")
