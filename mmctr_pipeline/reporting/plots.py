@@ -72,17 +72,18 @@ def gradient_curve(history: Mapping[str, Any]) -> bytes:
 def reliability(calibration: Mapping[str, Any]) -> bytes:
     """Plot the share of clicks by predicted probability, bin by bin, with 95 % intervals.
 
-    `calibration` is that of a metrics report as plain values (`MetricsReport.to_mapping`). A
-    calibrated model has its points on the diagonal.
+    `calibration` is that of a metrics report as plain values (`MetricsReport.to_mapping`); in old
+    files it has no limit. A calibrated model has its points on the diagonal.
     """
     bins = calibration["bins"]
     predicted, share, n_rows = (
         np.array([each[name] for each in bins], dtype=np.float64)
         for name in ("mean_probability", "share_positive", "n_rows")
     )
+    limit = f" (by chance up to {calibration['limit']:.4f})" if "limit" in calibration else ""
     title = (
-        f"expected calibration error {calibration['error']:.4f} over {len(bins)} bins of at least "
-        f"{int(n_rows.min()):,} rows"
+        f"expected calibration error {calibration['error']:.4f}{limit}, {len(bins)} bins of at "
+        f"least {int(n_rows.min()):,} rows"
     )
     figure, axes = _plot("predicted probability", "share of clicks", _SQUARE_HEIGHT, title)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
