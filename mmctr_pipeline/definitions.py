@@ -6,7 +6,7 @@ import warnings
 import dagster as dg
 
 from mmctr_pipeline.defs import assets, jobs
-from mmctr_pipeline.defs.config import current_deployment
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset
 from mmctr_pipeline.defs.executors import end_steps_with_run, executor, set_root_log_handler
 from mmctr_pipeline.defs.io_managers import io_managers
 from mmctr_pipeline.defs.resources import DeploymentResource
@@ -33,7 +33,7 @@ defs = dg.Definitions(
         "deployment": DeploymentResource.from_environment(current_deployment()),
         **io_managers(str(current_deployment().storage_dir)),
     },
-    executor=executor(current_deployment().executor),
+    executor=executor(current_deployment().executor, deployment_preset().encoders),
 )
 
 

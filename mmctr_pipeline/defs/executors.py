@@ -2,13 +2,13 @@
 
 import logging
 import multiprocessing
-import multiprocessing.forkserver
 import multiprocessing.util
 import os
-import signal
 
 import dagster as dg
 
+from mmctr_pipeline.defs.forkserver import preloaded_modules
+from mmctr_pipeline.encoders.config import EncodersConfig
 from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.processes import end_when_closed
 
@@ -21,18 +21,6 @@ GPU_TAGS = {
     },
 }
 """Op tags of the assets that use a GPU."""
-
-PRELOADED = [
-    "dagster._core.executor.multiprocess",
-    "mmctr_pipeline.definitions",
-    "dagster._core.storage.sqlite_storage",
-    "mmctr_pipeline.pipeline",
-]
-"""Modules imported once for all steps. The first must come first for Dagster, the third opens the
-run history in each step, and the fourth imports torch.
-
-None of them may touch CUDA: a child of a process that did cannot use the GPU.
-"""
 
 
 def set_root_log_handler() -> None:
@@ -66,24 +54,15 @@ def _end_with_parent() -> None:
         os.setpgid(0, 0)
 
 
-def start_forkserver() -> None:
-    """Start the process that the steps are forked from; it ignores Ctrl-C, also while importing."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        multiprocessing.forkserver.set_forkserver_preload(PRELOADED)
-        multiprocessing.forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, handler)
-
-
 _ONE_GPU_STEP = {"tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}]}
 
 
-def executor(name: str) -> dg.ExecutorDefinition:
+def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
     """Return the executor named `multiprocess`, `in_process` or `k8s`.
 
-    `multiprocess` runs each step in its own process, one GPU step at a time in a run. Raises
-    `DeploymentError` for `k8s` without the dagster-k8s package.
+    `multiprocess` runs each step in its own process, one GPU step at a time in a run; their
+    forkserver imports the libraries of `encoders`. Raises `DeploymentError` for `k8s` without the
+    dagster-k8s package.
     """
     if name == "in_process":
         return dg.in_process_executor
@@ -96,7 +75,7 @@ def executor(name: str) -> dg.ExecutorDefinition:
             ) from error
         return k8s_job_executor.configured(_ONE_GPU_STEP, name="k8s_gpu")
     # A forkserver imports the slow modules once and, unlike fork, copies no threads.
-    start_method = {"forkserver": {"preload_modules": PRELOADED}}
+    start_method = {"forkserver": {"preload_modules": preloaded_modules(encoders)}}
     return dg.multiprocess_executor.configured(
         {**_ONE_GPU_STEP, "start_method": start_method}, name="multiprocess_gpu"
     )

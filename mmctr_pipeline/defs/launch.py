@@ -17,7 +17,6 @@ import yaml
 
 from mmctr_pipeline import advice
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
-from mmctr_pipeline.defs.executors import start_forkserver
 from mmctr_pipeline.defs.launches import Launch, launched, open_instance, report_dead_launches
 from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.defs.summary import summarise, table
@@ -91,8 +90,6 @@ def _stop(launch: Launch) -> None:
 
 def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.JobExecutionResult:
     """Execute the job and print its events as they are recorded."""
-    if current_deployment().executor == "multiprocess":
-        start_forkserver()
     job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
     # Events are printed instead of Dagster's own console log.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

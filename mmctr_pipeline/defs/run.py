@@ -5,7 +5,11 @@ import sys
 
 import click
 
+from mmctr_pipeline.defs.forkserver import start_forkserver
 from mmctr_pipeline.defs.stop_signals import StopSignals
+from mmctr_pipeline.environment import Deployment, DeploymentError
+from mmctr_pipeline.presets.preset import load_preset, preset_name
+from mmctr_pipeline.settings import SettingsError
 
 
 def main() -> int:
@@ -17,10 +21,17 @@ def main() -> int:
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     with StopSignals() as stop:
         try:
+            deployment = Deployment.from_environment()
+            preset = load_preset(preset_name(deployment))
+            if deployment.executor == "multiprocess":
+                start_forkserver(preset.encoders)  # imports while this process does
             # Imported here, as it is slow and a signal may come meanwhile.
             from mmctr_pipeline.defs.launch import launch_pipeline
 
             status = launch_pipeline(stop)
+        except (SettingsError, DeploymentError) as error:
+            click.echo(f"error: {error}")
+            status = 2
         except KeyboardInterrupt:
             status = stop.exit_status
     if stop.received:

@@ -1,0 +1,35 @@
+"""The process that the steps of a run are forked from; it imports the slow modules once for all."""
+
+import multiprocessing.forkserver
+import signal
+
+from mmctr_pipeline.encoders.config import EncodersConfig
+
+
+def preloaded_modules(encoders: EncodersConfig) -> list[str]:
+    """Return the modules that the forkserver imports, in this order.
+
+    None of them may touch CUDA: a child of a process that did cannot use the GPU.
+    """
+    modules = [
+        "mmctr_pipeline.defs.orphan_watch",
+        "dagster._core.executor.multiprocess",
+        "mmctr_pipeline.definitions",
+        "dagster._core.storage.sqlite_storage",  # opens the run history in each step
+        "mmctr_pipeline.pipeline",  # imports torch
+    ]
+    if encoders.text.source != "given":
+        modules.append("mmctr_pipeline.encoders.text.encode")
+    if encoders.image.source == "open_clip":
+        modules.append("mmctr_pipeline.encoders.image.encode")
+    return modules
+
+
+def start_forkserver(encoders: EncodersConfig) -> None:
+    """Start the forkserver, and return while it imports; it ignores Ctrl-C."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        multiprocessing.forkserver.set_forkserver_preload(preloaded_modules(encoders))
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, handler)

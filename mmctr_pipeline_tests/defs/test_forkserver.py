@@ -1,0 +1,70 @@
+"""The forkserver: which modules it imports, that they leave CUDA alone, and that it never outlives
+its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from mmctr_pipeline.defs.forkserver import preloaded_modules
+from mmctr_pipeline.encoders.config import EncodersConfig
+
+TEXT, IMAGE = "mmctr_pipeline.encoders.text.encode", "mmctr_pipeline.encoders.image.encode"
+
+# Imports for ever, as far as its parent can tell.
+FORKSERVER = """
+import os
+import mmctr_pipeline.defs.orphan_watch
+print(os.getpid(), flush=True)
+while True:
+    pass
+"""
+PARENT = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {FORKSERVER!r}])
+time.sleep(60)
+"""
+
+CUDA_IS_UNTOUCHED = """
+import importlib, sys
+import torch
+
+def touched(*arguments, **options):
+    raise AssertionError("CUDA was touched")
+
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = touched
+torch._C._cuda_getDeviceCount = touched
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_libraries_of_encoders_are_imported_where_they_are_used() -> None:
+    assert {TEXT, IMAGE} <= set(preloaded_modules(EncodersConfig()))
+    given = EncodersConfig.from_mapping(
+        {"text": {"source": "given", "column": "t"}, "image": {"source": "none"}}
+    )
+    assert not {TEXT, IMAGE} & set(preloaded_modules(given))
+
+
+@pytest.mark.slow
+def test_no_module_touches_cuda_while_it_is_imported() -> None:
+    # The watch would replace this process' alarm.
+    modules = preloaded_modules(EncodersConfig())[1:]
+    command = [sys.executable, "-c", CUDA_IS_UNTOUCHED, *modules]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_forkserver_ends_with_its_parent_while_it_imports() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        os.kill(parent.pid, signal.SIGKILL)
+        _, alive = psutil.wait_procs([child], timeout=30)
+        for process in alive:
+            process.kill()
+        assert not alive
