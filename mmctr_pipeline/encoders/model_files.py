@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmctr_pipeline.files.tensors import blocked_name
 from mmctr_pipeline.settings import SettingsError
 
 VOCABULARIES = (
@@ -30,7 +31,6 @@ VOCABULARIES = (
 
 _LFS_POINTER = b"version https://git-lfs"
 _WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head|body)", re.IGNORECASE)
-_BLOCKED_GLOBAL = re.compile(r"GLOBAL (\S+)")
 
 # By the kind of a sentence-transformers module: has it a configuration, weights, a vocabulary?
 _MODULES = {
@@ -191,8 +191,8 @@ def _pickle_fault(path: Path) -> str | None:
         is_zip = zipfile.is_zipfile(path)
         content = torch.load(path, map_location="meta", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as error:
-        blocked = _BLOCKED_GLOBAL.search(str(error))
-        found = f"{blocked[1]} besides tensors" if blocked else "other than plain tensors"
+        name = blocked_name(error)
+        found = f"{name} besides tensors" if name else "other than plain tensors"
         return (
             f"holds {found}, and reading that would run code from the file. Fix: use the model's "
             ".safetensors file; or, if you trust the file, save only its tensors once (torch.save "

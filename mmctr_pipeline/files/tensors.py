@@ -7,10 +7,11 @@ So the checksum of the whole file (`checksum`) is added as the archive's comment
 import errno
 import io
 import os
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from pickle import PickleError
+from pickle import PickleError, UnpicklingError
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ _UNREADABLE = (
     *(TypeError, AttributeError, AssertionError, ImportError, OverflowError),
 )
 """Errors of `torch.load` for a file that is damaged, foreign or malicious."""
+
+_BLOCKED_NAME = re.compile(r"GLOBAL (\S+)")
 
 
 def save_tensors(path: Path, content: Any) -> None:
@@ -65,12 +68,25 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
             # No permission or too many open files say nothing about this file.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EIO):
                 raise
-            # Only the first line: torch goes on with advice to load without its safeguard.
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise DamagedFileError(
                 f"{path} ({path.stat().st_size:,} bytes) cannot be read: it is damaged, not a file "
-                f"of tensors, or holds objects other than tensors and plain values ({reason})"
+                "of tensors, or holds objects other than tensors and plain values "
+                f"({_reason(error)})"
             ) from error
+
+
+def blocked_name(error: UnpicklingError) -> str | None:
+    """Return the name of the function or class that `torch.load` refused to import, if known."""
+    found = _BLOCKED_NAME.search(str(error))
+    return found[1] if found else None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnpicklingError):
+        # Not torch's own text, which advises to load without its safeguard.
+        name = blocked_name(error)
+        return f"it names {name}" if name else "its pickle is damaged"
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _check_archive(file: io.BufferedReader, path: Path, is_sealed: bool) -> None:

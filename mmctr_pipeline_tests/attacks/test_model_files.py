@@ -82,10 +82,18 @@ READERS: dict[str, Callable[[Path], Any]] = {
 def test_no_code_runs(form: Callable[[Path, Planted], None], reader: str, tmp_path: Path) -> None:
     path, marker = tmp_path / "planted.pt", tmp_path / "ran"
     form(path, Planted(marker))
-    with pytest.raises(DamagedFileError, match=r"planted\.pt"):
+    with pytest.raises(DamagedFileError, match=r"planted\.pt") as caught:
         READERS[reader](path)
+    # torch's own message advises to load without its safeguard.
+    assert "weights_only" not in str(caught.value)
     assert not marker.exists()
     assert sorted(os.listdir(tmp_path)) == ["planted.pt"]
+
+
+def test_the_function_that_would_run_is_named(tmp_path: Path) -> None:
+    write_sealed_zip(tmp_path / "planted.pt", Planted(tmp_path / "ran"))
+    with pytest.raises(DamagedFileError, match=r"plain values \(it names posix\.system\)"):
+        load_tensors(tmp_path / "planted.pt")
 
 
 @pytest.mark.parametrize("form", FORMS)
