@@ -14,6 +14,7 @@ import click
 import dagster as dg
 import sqlalchemy.exc
 import yaml
+from dagster._utils.error import SerializableErrorInfo
 
 from mmctr_pipeline import advice
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
@@ -33,6 +34,9 @@ _SHOWN_EVENTS = {
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
 _POLL_SECONDS = 0.25
+
+_PLAIN_ERRORS = {*advice.NAMES, "DagsterAssetCheckFailedError"}
+"""Errors that are shown without a traceback. A failed check has shown its reason before."""
 
 
 def launch_pipeline(stop: StopSignals) -> int:
@@ -136,17 +140,17 @@ def _print_event(entry: dg.EventLogEntry) -> None:
         text, data = event.message or "", cast("Any", event.event_specific_data)
         # The failure of a run repeats the error of its first failed step.
         if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
-            text += f"\n{_error_text(data.error)}"
+            text += f"\n{error_text(data.error)}"
     time = datetime.datetime.fromtimestamp(entry.timestamp)
     click.echo(f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}")
 
 
-def _error_text(error: Any) -> str:
+def error_text(error: SerializableErrorInfo) -> str:
     """Return the message of an error that the user can correct, or the whole traceback."""
-    cause = error
+    cause: SerializableErrorInfo | None = error
     while cause is not None:
-        if cause.cls_name in advice.NAMES:
+        if cause.cls_name in _PLAIN_ERRORS:
             # Without the class: "module.Class: message".
             return re.sub(r"^[\w.]+: ", "error: ", cause.message.strip())
         cause = cause.cause
-    return str(error.to_string())
+    return error.to_string()

@@ -1,0 +1,62 @@
+"""Errors of a run are printed as one line if the user can correct them."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from mmctr_pipeline.data.validation import DataError
+from mmctr_pipeline.defs.launch import error_text
+
+
+@dg.asset
+def vectors() -> None:
+    """An asset that its check refuses."""
+
+
+@dg.asset_check(asset=vectors, blocking=True)
+def norms() -> dg.AssetCheckResult:
+    """Fail."""
+    return dg.AssetCheckResult(passed=False)
+
+
+@dg.asset
+def dataset() -> None:
+    """Fail with a fault of the data."""
+    raise DataError(Path("train.parquet"), "all labels are 0", "check the export", "label")
+
+
+@dg.asset
+def broken() -> None:
+    """Fail with a fault of the code."""
+    raise AssertionError("not the user's fault")
+
+
+def shown(*definitions: Any) -> str:
+    """Return what is printed for the first failed step."""
+    result = dg.materialize(list(definitions), raise_on_error=False)
+    failure = result.filter_events(lambda event: event.is_step_failure)[0]
+    return error_text(failure.step_failure_data.error)
+
+
+@pytest.mark.parametrize(
+    ("definitions", "expected"),
+    [
+        (
+            [vectors, norms],
+            "error: 1 blocking asset check failed with ERROR severity:\nvectors: norms",
+        ),
+        ([dataset], "error: train.parquet, column label: all labels are 0. Fix: check the export"),
+    ],
+)
+def test_errors_that_the_user_can_correct_are_shown_without_traceback(
+    definitions: list[Any], expected: str
+) -> None:
+    assert shown(*definitions) == expected
+
+
+def test_other_errors_are_shown_with_their_traceback() -> None:
+    text = shown(broken)
+    assert "not the user's fault" in text
+    assert "Stack Trace" in text
