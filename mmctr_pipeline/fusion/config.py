@@ -54,17 +54,24 @@ class AttentionConfig(Settings):
 class FusionConfig(Settings):
     """How text and image vectors become one fused vector per item."""
 
-    method: Literal["pca", "attention"] = setting(
+    method: Literal["pca", "pca_each", "attention"] = setting(
         "pca",
-        "pca: principal components of the concatenation; attention: learned projections, weighted "
-        "by attention",
+        "pca: principal components of the concatenation; pca_each: those of each modality, scaled "
+        "to the same total variance and concatenated; attention: learned projections, weighted by "
+        "attention",
     )
     dim: int = setting(
         128, "dimensions of the fused vector; fewer if the data allow fewer", ge=1, le=8_192
     )
-    input: Literal["raw", "unit"] = setting(
+    input: Literal["raw", "unit", "standardised"] = setting(
         "raw",
-        "pca only. raw: concatenate the vectors (recipe A); unit: scale each to length 1 first",
+        "not for attention. raw: the vectors as they are (recipe A); unit: each scaled to length "
+        "1; standardised: each column scaled to the same variance, 1 in total for each modality",
+    )
+    rotate: bool = setting(
+        False,
+        "not for attention, which always does. Turn the components at random, so that a model that "
+        "standardises each dimension does not raise the least component to the level of the first",
     )
     refit: bool = setting(
         False, "fit again even if a transform for these settings, encoders and data is stored"

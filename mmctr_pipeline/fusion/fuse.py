@@ -14,13 +14,15 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention.fit import fit_attention
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform
 from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.fusion.pca import PcaTransform, fit_pca
+from mmctr_pipeline.fusion.pca import PcaEachTransform, PcaTransform, fit_pca
 from mmctr_pipeline.fusion.transform import Transform
 from mmctr_pipeline.fusion.transform_store import TransformStore
 
 logger = logging.getLogger(__name__)
 
-TRANSFORMS: dict[str, type[Transform]] = {"pca": PcaTransform, "attention": AttentionTransform}
+TRANSFORMS: dict[str, type[Transform]] = {
+    kind.METHOD: kind for kind in (PcaTransform, PcaEachTransform, AttentionTransform)
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,10 +74,15 @@ def fuse(
     item_row
         How the histories name each item of `text`, as in `fit_attention`.
     """
-    settings, own = config.to_mapping(), {"pca": "input", "attention": "attention"}[config.method]
+    own = "attention" if config.method == "attention" else "input"
+    names = ["method", "dim", own]
+    if config.rotate and config.method != "attention":
+        # Named only where it is on: transforms of earlier versions keep their records.
+        names.append("rotate")
+    settings = config.to_mapping()
     made_by = {
         # Settings of the other method change nothing.
-        "settings": {name: settings[name] for name in ("method", "dim", own)},
+        "settings": {name: settings[name] for name in names},
         "text_identity": text.identity,
         "image_identity": image.identity,
         "data": data,

@@ -16,6 +16,7 @@ from mmctr_pipeline.files.parquet import write_parquet
 
 FILE_NAMES = {
     "pca": "item_info_fused_multimodal.parquet",
+    "pca_each": "item_info_fused_multimodal.parquet",
     "attention": "custom_item_embeddings.parquet",
 }
 """File name by fusion method, as its recipe expects it."""

@@ -74,6 +74,12 @@ class Modalities:
             part[has] = self.vectors(name, rows[has])
         return matrix, np.repeat(self.present[rows], self.dims, axis=1)
 
+    def sums_of_squares(self, matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the sums of squares of `(B, D)` by modality, `(M,)`, where it is present."""
+        parts = np.split(matrix, np.cumsum(self.dims)[:-1], axis=1)
+        squares = np.stack([np.einsum("bd,bd->b", part, part) for part in parts], axis=1)
+        return (squares * self.present[rows]).sum(axis=0)
+
 
 def row_blocks(mask: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the rows where `mask` holds, in blocks whose float64 copy stays near 90 MB.

@@ -26,6 +26,18 @@ FIX = "remove it, or run once with fusion.refit: true to fit it again"
 
 
 @dataclasses.dataclass(frozen=True)
+class FusedBlock:
+    """Fused vectors `(B, K)`, the inputs of the fusion and those restored from `fused`, `(B, D)`.
+
+    Inputs are centred, and scaled as the method says.
+    """
+
+    fused: np.ndarray
+    inputs: np.ndarray
+    restored: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Transform(abc.ABC):
     """A fitted fusion of text and image vectors into vectors of `dim` dimensions.
 
@@ -59,9 +71,11 @@ class Transform(abc.ABC):
     def transform(self, text: VectorTable, image: VectorTable) -> VectorTable:
         """Return the fused vectors of the padding item 0 and of all items, float32.
 
-        Item 0 and items without any modality get zeros, with `present` False. The
-        `explained_variance` of the provenance is measured on these items, which may differ from
-        those the transform was fitted on.
+        Item 0 and items without any modality get zeros, with `present` False. The provenance has
+        `explained_variance`, the share of the variance of the inputs that the fused vectors
+        restore, and `explained_variance_of`, the same by modality. Both are measured on these
+        items, which may differ from those the transform was fitted on, and leave out what an item
+        lacks.
 
         Raises `ValueError` if the tables have different items, come from another encoder than
         those of the fit, or hold a number that is not finite.
@@ -70,14 +84,22 @@ class Transform(abc.ABC):
         modalities = self._modalities(text, image)
         vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
         present = np.zeros(len(vectors), dtype=bool)
-        part = whole = 0.0
+        # Sums of squares of each modality: what the fused vectors do not restore, and all there is.
+        lost, whole = np.zeros((2, len(modalities.dims)))
         for rows in modalities.blocks():
-            vectors[1 + rows], part_of_block, whole_of_block = self._fuse(modalities, rows)
+            block = self._fuse(modalities, rows)
+            vectors[1 + rows] = block.fused
             present[1 + rows] = True
-            part += part_of_block
-            whole += whole_of_block
+            lost += modalities.sums_of_squares(block.restored - block.inputs, rows)
+            whole += modalities.sums_of_squares(block.inputs, rows)
+        shares = 1 - lost / np.where(whole > 0, whole, 1)
         measured = {
-            "explained_variance": self._explained(part / whole) if whole else 0.0,
+            "explained_variance": float(1 - lost.sum() / whole.sum()) if whole.any() else 0.0,
+            "explained_variance_of": {
+                name: float(share)
+                for name, share, varies in zip(modalities.tables, shares, whole > 0, strict=True)
+                if varies
+            },
             "counts": {
                 "items": len(text.item_id),
                 "both": int((text.present & image.present).sum()),
@@ -145,10 +167,6 @@ class Transform(abc.ABC):
     def _scalars(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.SCALARS}
 
-    def _explained(self, part: float) -> float:
-        """Return the explained variance, given the sums of `_fuse` as a ratio."""
-        return part
-
     @classmethod
     def _from_content(cls, content: dict[str, Any]) -> Self:
         """Build the transform from the entries of a file, without marks and identity."""
@@ -167,8 +185,8 @@ class Transform(abc.ABC):
         """Return the entries of the summary besides `SCALARS`."""
 
     @abc.abstractmethod
-    def _fuse(self, modalities: Modalities, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
-        """Return fused vectors `(B, K)` of `rows` and two sums of squares for `_explained`."""
+    def _fuse(self, modalities: Modalities, rows: np.ndarray) -> "FusedBlock":
+        """Return the fused vectors of `rows`, and what they were made from."""
 
 
 def fitted_on(text: VectorTable, image: VectorTable) -> dict[str, Any]:

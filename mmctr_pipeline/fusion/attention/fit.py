@@ -12,9 +12,9 @@ from mmctr_pipeline.fusion.attention.contrast import ContrastObjective
 from mmctr_pipeline.fusion.attention.network import AttentionFusion
 from mmctr_pipeline.fusion.attention.sampling import ContrastSampler
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform
+from mmctr_pipeline.fusion.components import joint_components, rotation
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
 from mmctr_pipeline.fusion.modalities import Modalities, modalities_in_use, row_blocks
-from mmctr_pipeline.fusion.pca import principal_components
 from mmctr_pipeline.fusion.transform import fitted_on
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
@@ -177,10 +177,8 @@ def _starting_point(
         scales.append(scale)
         vectors = ((vectors - mean) / scale).astype(np.float32)
         standardised[name] = VectorTable(table.item_id[rows], vectors, present, table.identity)
-    _, components, _ = principal_components(Modalities(standardised), config.dim)
-    generator = np.random.default_rng([config.attention.seed, 1])
-    rotation, upper = np.linalg.qr(generator.standard_normal((len(components), len(components))))
-    rotated = (rotation * np.sign(np.diag(upper))).T @ components
+    components = joint_components(Modalities(standardised), config.dim).components
+    rotated = rotation(len(components), [config.attention.seed, 1]) @ components
     return (
         rotated.astype(np.float32),
         np.concatenate(means).astype(np.float32),

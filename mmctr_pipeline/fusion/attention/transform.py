@@ -11,7 +11,7 @@ import torch
 from mmctr_pipeline.files.tensors import allocation_limit
 from mmctr_pipeline.fusion.attention.network import AttentionFusion
 from mmctr_pipeline.fusion.modalities import Modalities
-from mmctr_pipeline.fusion.transform import INPUTS, Transform
+from mmctr_pipeline.fusion.transform import INPUTS, FusedBlock, Transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,14 +70,11 @@ class AttentionTransform(Transform):
         return fusion.eval().double()
 
     @torch.no_grad()
-    def _fuse(self, modalities: Modalities, rows: np.ndarray) -> tuple[np.ndarray, float, float]:
-        fusion, decoder_DK = self._network, self.decoder.double()
+    def _fuse(self, modalities: Modalities, rows: np.ndarray) -> FusedBlock:
+        fusion = self._network
         vectors_BD, _ = modalities.concatenated(rows)
         present_BM = torch.from_numpy(modalities.present[rows])
         items_BD = fusion.standardised(torch.from_numpy(vectors_BD), present_BM)
         fused_BK, _ = fusion.fused(fusion.projected(items_BD), present_BM)
-        error_BD = (fused_BK @ decoder_DK.T - items_BD) * fusion.columns_present(present_BM)
-        return fused_BK.numpy(), float(error_BD.square().sum()), float(items_BD.square().sum())
-
-    def _explained(self, part: float) -> float:
-        return 1 - part
+        restored_BD = fused_BK @ self.decoder.double().T
+        return FusedBlock(fused_BK.numpy(), items_BD.numpy(), restored_BD.numpy())
