@@ -18,8 +18,9 @@ import pyarrow as pa
 RUN = [sys.executable, "-m", "mmctr_pipeline.defs.run"]
 PRESET = """
 extends: sample
+encoders: {text: {source: open_clip, model: tiny-clip}}
 training: {max_epochs: 2, patience: 2, batch_size: 256}
-checks: {auc_floor: 0.0, max_unreadable_images: 0.2}
+checks: {beat_baselines: false, max_unreadable_images: 0.2}
 """
 END_SECONDS = 15.0
 """Time in which all processes of a disturbed run must end."""
@@ -59,9 +60,13 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A folder with two datasets, the results of an earlier run, and the run in progress."""
+    """A folder with two datasets, the results of an earlier run, and the run in progress.
+
+    `executor` is that of the runs that nothing disturbs.
+    """
 
     folder: Path
+    executor: str
 
     @property
     def storage(self) -> Path:
@@ -109,9 +114,25 @@ class Place:
         self._log.write_text("", encoding="utf-8")
 
     def start(
-        self, command: list[str], data: str = "data", before: Callable[[], None] | None = None
+        self,
+        command: list[str],
+        data: str = "data",
+        executor: str | None = None,
+        before: Callable[[], None] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a command on a dataset; `before` is called in its process."""
+        """Start a command.
+
+        Parameters
+        ----------
+        command
+            The command.
+        data
+            Name of the dataset.
+        executor
+            Executor of its run, by default that of the undisturbed runs.
+        before
+            Is called in the new process.
+        """
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("MMCTR_")}
         variables = {
             "DAGSTER_HOME": str(self._home),
@@ -119,6 +140,7 @@ class Place:
             "MMCTR_STORAGE_DIR": str(self.storage),
             "MMCTR_PRESET": str(self.folder / "preset.yaml"),
             "MMCTR_DEVICE": "cpu",
+            "MMCTR_EXECUTOR": executor or self.executor,
             # With more threads, the last digit of a sum may vary.
             "OMP_NUM_THREADS": "1",
         }

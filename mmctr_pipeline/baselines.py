@@ -19,6 +19,11 @@ NAMES = {"popularity": "popularity", "rates": "click rates", "cosine": "title co
 _ROWS_PER_BLOCK = 512
 
 
+def metric_name(key: str) -> str:
+    """Return the name of a baseline's AUC among a model's metrics."""
+    return f"baseline_{key}_auc"
+
+
 @dataclasses.dataclass(frozen=True)
 class BaselineScores:
     """Scores of N rows by each baseline, `(N,) float64`, and why the others are undefined.
@@ -55,8 +60,12 @@ class Baselines:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The AUC of each baseline as `baseline_<key>_auc`."""
-        return {f"baseline_{key}_auc": each.auc for key, each in self.compared.items()}
+        """The AUC of each baseline by `metric_name`."""
+        return {metric_name(key): each.auc for key, each in self.compared.items()}
+
+    def __str__(self) -> str:
+        areas = [f"{NAMES[key]} {each.auc:.4f}" for key, each in self.compared.items()]
+        return ", ".join(areas + [f"no {NAMES[key]} ({why})" for key, why in self.absent.items()])
 
     def to_mapping(self) -> dict[str, dict[str, float]]:
         """Return `compared` as plain values."""

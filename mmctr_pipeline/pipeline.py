@@ -5,6 +5,7 @@ values and returns values; only encoders (into `store`) and fusion (into `transf
 `docs/python_api.md` shows all of them in one short example.
 """
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mmctr_pipeline.baselines import baseline_scores, compare_with_baselines
+from mmctr_pipeline.calibration import saved_map
 from mmctr_pipeline.data.build import build_dataset, read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
@@ -24,6 +27,7 @@ from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.config import ModelConfig, model_config_from
 from mmctr_pipeline.registry.model_file import (
     ModelFile,
+    ModelFileError,
     build_module,
     require_identity,
     saved_id_maps,
@@ -208,9 +212,11 @@ def score(
     """Return the click probability of each row of `split`, `(N,) float32`, in its order.
 
     Users and items keep the rows that they have in the model's tables, even if the dataset gives
-    their ids other rows. Raises `ModelFileError` if a model file was trained on other vectors,
-    `TrainingDataError` if `vectors` lacks a modality that the model reads, `OtherIdsError` if the
-    model was trained on integer ids and the dataset has strings, or the other way round.
+    their ids other rows. A model's calibration map is applied.
+
+    Raises `ModelFileError` if a model file was trained on other vectors, `TrainingDataError` if
+    `vectors` lacks a modality that the model reads, `OtherIdsError` if the model was trained on
+    integer ids and the dataset has strings, or the other way round.
 
     Parameters
     ----------
@@ -232,11 +238,43 @@ def score(
         # Files written before this setting existed were trained in float32.
         precision = model.training_config.get("precision", "float32")
         spec, id_maps = FeatureSpec.from_mapping(model.spec, "saved spec"), saved_id_maps(model)
+        calibration = saved_map(model.calibration)
     else:
         module, config = model.module, model.model_config
         precision = model.training_config.precision
-        spec, id_maps = model.spec, model.id_maps
+        spec, id_maps, calibration = model.spec, model.id_maps, model.calibration
     items, histories, rows = in_model_rows(dataset, split, id_maps, spec.n_items, spec.n_users)
     features = item_features(items, vectors, config).to(device)
     source = BatchSource(rows, histories, features, device, config.max_history)
-    return score_rows(module, source, precision)
+    return score_rows(module, source, precision, calibration=calibration)
+
+
+def with_baselines(
+    model: ModelFile, dataset: CtrDataset, vectors: ItemVectors, device: torch.device
+) -> ModelFile:
+    """Return a model file of an earlier version with the baselines that it lacks.
+
+    Scores the valid rows, so it needs the dataset and the vectors that the model was trained on.
+    Raises `ModelFileError` if they are others, and after a final fit.
+    """
+    problem = ""
+    if model.final_fit is not None:
+        problem = "its weights were trained on the valid rows too, which validate nothing any more"
+    elif model.data_fingerprint != dataset.fingerprint:
+        problem = "train_dataset has changed since"
+    if problem:
+        raise ModelFileError(
+            "the model was saved without trivial baselines to compare it with, and they cannot be "
+            f"added: {problem}; materialise trained_model again"
+        )
+    logger.info("the model was saved without trivial baselines: scoring the valid rows again")
+    assert dataset.valid.label is not None
+    scores = score(model, dataset, dataset.valid, vectors, device)
+    trivial = baseline_scores(dataset, dataset.valid, vectors.text)
+    found = compare_with_baselines(dataset.valid.label, scores, trivial)
+    return dataclasses.replace(
+        model,
+        metrics={**model.metrics, **found.metrics},
+        baselines=found.to_mapping(),
+        absent_baselines=found.absent,
+    )

@@ -26,6 +26,8 @@ class Section:
     only: tuple[str, ...] | None = None
 
 
+_AUC_GATE = ("auc_floor", "beat_baselines")
+
 ASSET_SECTIONS: dict[str, dict[str, Section]] = {
     "text_embeddings": {
         "encoder": Section("encoders.text"),
@@ -45,10 +47,13 @@ ASSET_SECTIONS: dict[str, dict[str, Section]] = {
     "trained_model": {
         "model": Section("model"),
         "training": Section("training"),
-        "checks": Section("checks", ("auc_floor",)),
     },
+    # Not with trained_model: a change of the floor needs no new training.
+    "trained_model_checks": {"checks": Section("checks", _AUC_GATE)},
+    "submission_csv": {"checks": Section("checks", _AUC_GATE)},
 }
-"""For each configurable asset: its config fields, and the preset section of each."""
+"""For each configurable asset or group of checks: its config fields, and the preset section of
+each."""
 
 
 class AssetConfig(dg.Config):

@@ -80,6 +80,8 @@ def checks(
 ) -> Callable[[Checks], dg.AssetChecksDefinition]:
     """Declare a function `<asset>_checks`, which returns outcomes, as the checks of an asset.
 
+    A parameter `config` receives the checks' own configuration.
+
     Parameters
     ----------
     also_reads
@@ -92,6 +94,8 @@ def checks(
 
     def declare(function: Checks) -> dg.AssetChecksDefinition:
         name = function.__name__.removesuffix("_checks")
+        if "config" in function.__annotations__:
+            function.__annotations__["config"] = asset_config(function.__name__)
 
         @functools.wraps(function)
         def evaluate(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from mmctr_pipeline.baselines import NAMES, metric_name
 from mmctr_pipeline.defs.config import current_deployment
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.presets.preset import preset_name
@@ -28,7 +29,8 @@ def summarise(
     dataset = CtrDataset.read(storage / "train_dataset")
     deployment = current_deployment()
     data_root = DeploymentResource.from_environment(deployment).data_root()
-    metrics = ("valid_auc", "valid_auc_low", "valid_auc_high", "valid_log_loss")
+    metrics = ["valid_auc", "valid_auc_low", "valid_auc_high", "valid_log_loss"]
+    metrics += [metric_name(key) for key in NAMES if key in model.baselines]
     return {
         "preset": preset_name(deployment),
         "run_id": result.run_id,
@@ -64,6 +66,11 @@ def table(summary: dict[str, Any]) -> str:
         "train rows": f"{summary['n_train_rows']:,}",
         "valid AUC": f"{summary['valid_auc']:.4f}  (95 % interval "
         f"{summary['valid_auc_low']:.4f} to {summary['valid_auc_high']:.4f})",
+        "trivial baselines": ", ".join(
+            f"{name} {summary[metric_name(key)]:.4f}"
+            for key, name in NAMES.items()
+            if metric_name(key) in summary
+        ),
         "best possible AUC": f"{best:.4f}" if best is not None else "not known for real data",
         "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
         + (f" ({', '.join(failed)})" if failed else ""),

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmctr_pipeline.baselines import NAMES
 from mmctr_pipeline.files.markdown import escaped, table
+from mmctr_pipeline.registry.auc_gate import recorded_baselines
 from mmctr_pipeline.registry.model_file import ModelFile
 
 
@@ -17,10 +19,11 @@ def model_card(model_file: ModelFile, version: str) -> str:
         "It gives each row of user, item, history, likes and views level a click probability.",
         "## Quality",
         f"Validation AUC **{metrics['valid_auc']:.4f}**, 95 % interval "
-        f"{metrics['valid_auc_low']:.4f} to {metrics['valid_auc_high']:.4f} (DeLong); "
-        f"nothing is submitted below {model_file.auc_floor:g}. The epoch was selected on the same "
-        "valid rows.",
+        f"{metrics['valid_auc_low']:.4f} to {metrics['valid_auc_high']:.4f} (DeLong). The epoch "
+        "was selected on the same valid rows.",
+        *_baselines(model_file),
         *_final_fit(model_file),
+        *_calibration(model_file),
         *(f"Likely cause of an AUC at chance: {_cell(each)}." for each in model_file.likely_causes),
         _pairs("metric", "value", metrics),
         *_details(model_file.evaluation),
@@ -71,6 +74,18 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
     return table(heads, rows, "lrrrrl")
 
 
+def _baselines(model_file: ModelFile) -> list[str]:
+    """Return a table of the trivial baselines and why others are undefined."""
+    rows = [
+        [NAMES.get(key, key), f"{each.auc:.4f}", f"{each.difference:+.4f}", f"{each.low:+.4f}"]
+        for key, each in recorded_baselines(model_file).items()
+    ]
+    heads = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower end"]
+    absent = model_file.absent_baselines.items()
+    lines = [f"Undefined baseline: {NAMES.get(key, key)} ({_cell(why)})." for key, why in absent]
+    return [*([table(heads, rows, "lrrr")] if rows else []), *lines]
+
+
 def _final_fit(model_file: ModelFile) -> list[str]:
     final = model_file.final_fit
     if final is None:
@@ -83,11 +98,28 @@ def _final_fit(model_file: ModelFile) -> list[str]:
     ]
 
 
+def _calibration(model_file: ModelFile) -> list[str]:
+    """Return how probabilities were calibrated; nothing if they were not."""
+    if model_file.calibration is None:
+        return []
+    n_segments, n_rows = len(model_file.calibration["slopes"]), model_file.calibration["n_rows"]
+    kept = " The map is that of the selection run." if model_file.final_fit else ""
+    return [
+        f"Probabilities are calibrated: logits pass a monotone map of {n_segments} linear "
+        f"segment{'s' if n_segments > 1 else ''}, fitted on {n_rows:,} valid rows of half of the "
+        "users. Log-loss and calibration error are those of the other half; metrics named "
+        f"uncalibrated are without the map.{kept}"
+    ]
+
+
 def _details(evaluation: Mapping[str, Any]) -> list[str]:
     """Return further measurements by paragraph; files of early pipelines have none."""
     if not evaluation:
         return []
     by_user, calibration = evaluation["by_user"], evaluation["calibration"]
+    limit = ""
+    if "limit" in calibration:
+        limit = f" (of a calibrated model by chance up to {calibration['limit']:.4f})"
     within = "none, as no user has rows of both classes"
     if by_user["auc"] is not None:
         within = (
@@ -96,7 +128,8 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
         )
     return [
         f"AUC within the rows of a user: {within}. Expected calibration error: "
-        f"{calibration['error']:.4f}, over {len(calibration['bins'])} bins of equally many rows.",
+        f"{calibration['error']:.4f}{limit}, over {len(calibration['bins'])} bins of equally many "
+        "rows.",
         "AUC by how often the target occurs in train rows, as a target or in a history:",
         popularity_table(evaluation),
     ]

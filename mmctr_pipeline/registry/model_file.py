@@ -36,17 +36,19 @@ class ModelFile:
     """A trained model as stored on disk; every value is a tensor, a scalar, a dict or a list.
 
     `metrics` holds the validation AUC with its interval (see `TrainedCtr`), `evaluation` the other
-    measurements on the valid rows (`MetricsReport.to_mapping`; empty in old files), `history` one
-    record per epoch. With `final_fit` (`FinalFit`), the weights were trained on the valid rows too;
-    all three then describe the selection run, and scoring valid rows with these weights validates
-    nothing. `vector_identity` names the fused vectors that the model was trained on,
-    `encoder_identities` the encoders of the text and image vectors behind them,
-    `transform_identity` the fitted fusion. Below the validation AUC `auc_floor` nothing may be
-    submitted. `n_parameters` counts the trained weights without buffers. `resolved_config` is the
-    whole configuration of the run by section, `run_key` a hash of everything that decides the
-    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids
-    behind the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an
-    id is its own row.
+    measurements on the valid rows (`MetricsReport.to_mapping`), `baselines` a `BaselineDifference`
+    by name, `absent_baselines` why others are undefined (all three are empty in old files), and
+    `history` one record per epoch. With `final_fit` (`FinalFit`), the weights were trained on the
+    valid rows too; all these then describe the selection run, and scoring valid rows with these
+    weights validates nothing. `vector_identity` names the fused vectors that the model was trained
+    on, `encoder_identities` the encoders of the text and image vectors behind them,
+    `transform_identity` the fitted fusion. `data_name` is that of a known data set, or empty.
+    `n_parameters` counts the trained weights without buffers. `resolved_config` is the whole
+    configuration of the run by section, `run_key` a hash of everything that decides the result
+    (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids behind
+    the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an id is
+    its own row. `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), None in
+    files of uncalibrated models.
 
     For repeating the run (empty in old files): `conditions` (`registry.conditions`),
     `vector_contents` the content hash of each vector table, `valid_scores` that of the scores of
@@ -64,7 +66,6 @@ class ModelFile:
     vector_identity: str
     encoder_identities: dict[str, str]
     transform_identity: str
-    auc_floor: float
     resolved_config: dict[str, Any]
     run_key: str
     library_versions: dict[str, str]
@@ -76,7 +77,11 @@ class ModelFile:
     vector_contents: dict[str, str] = dataclasses.field(default_factory=dict)
     valid_scores: str = ""
     likely_causes: list[str] = dataclasses.field(default_factory=list)
+    data_name: str = ""
+    baselines: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    absent_baselines: dict[str, str] = dataclasses.field(default_factory=dict)
     id_maps: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
+    calibration: dict[str, Any] | None = None
 
     @classmethod
     def from_trained(
@@ -85,10 +90,10 @@ class ModelFile:
         vectors: ItemVectors,
         *,
         data_fingerprint: str,
-        auc_floor: float,
         resolved_config: Mapping[str, Any],
         run_key: str,
         preset: str | None = None,
+        data_name: str = "",
     ) -> Self:
         """Combine the result of training with the identities of its inputs.
 
@@ -100,14 +105,14 @@ class ModelFile:
             The vectors it was trained on.
         data_fingerprint
             Content hash of the dataset it was trained on.
-        auc_floor
-            Validation AUC below which nothing may be submitted.
         resolved_config
             The whole configuration of the run by section.
         run_key
             Hash of everything that decides the result.
         preset
             Name or path of the preset.
+        data_name
+            Name of the data set, if it is known.
         """
         identities = _identities(vectors)
         return cls(
@@ -124,12 +129,14 @@ class ModelFile:
             vector_identity=vectors.fused.identity,
             encoder_identities={n: i for n, i in identities.items() if n != "fused"},
             transform_identity=vectors.fused.identity,
-            auc_floor=auc_floor,
             resolved_config=dict(resolved_config),
             run_key=run_key,
             library_versions=library_versions(),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             preset=preset,
+            data_name=data_name,
+            baselines=trained.baselines.to_mapping(),
+            absent_baselines=dict(trained.baselines.absent),
             evaluation=trained.evaluation.to_mapping(),
             final_fit=dataclasses.asdict(trained.final_fit) if trained.final_fit else None,
             conditions=run_conditions(
@@ -139,6 +146,7 @@ class ModelFile:
             valid_scores=fingerprint_array(trained.valid_scores),
             likely_causes=list(trained.likely_causes),
             id_maps={name: _tensors(id_map.ids) for name, id_map in trained.id_maps.items()},
+            calibration=trained.calibration.to_mapping() if trained.calibration else None,
         )
 
     @property

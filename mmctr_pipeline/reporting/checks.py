@@ -16,9 +16,15 @@ from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.outliers import described, find_outliers, named_outliers
 from mmctr_pipeline.data.schemas import MAX_LEVEL
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.registry.auc_gate import AucVerdict
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
 """Up to the first share of valid users in train, a split is by user; from the second, by time."""
+
+MAX_VARIANCE_GAP = 0.2
+"""Covers drown titles that keep a share of variance lower by more than this, or vice versa."""
+
+_CONTENTS = {"text": "titles", "image": "covers"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,12 +155,42 @@ def image_coverage(
     return _outcome("image_coverage", problems, if_passed, numbers)
 
 
-def explained_variance(share: float, min_share: float) -> CheckOutcome:
-    """Check the share of the variance that the fused vectors keep."""
-    passed = bool(np.isfinite(share)) and share >= min_share
+def explained_variance(
+    share: float, min_share: float, share_of: Mapping[str, float] | None = None
+) -> CheckOutcome:
+    """Check the share of the variance that the fused vectors keep, in total and by modality.
+
+    A total below `min_share` is severe. If one modality keeps over `MAX_VARIANCE_GAP` less than
+    another, the check warns: the total hides it, as it follows the modality with the longer
+    vectors.
+
+    Parameters
+    ----------
+    share
+        Of all variance.
+    min_share
+        Limit of `share`.
+    share_of
+        By modality.
+    """
+    share_of = {_CONTENTS[name]: value for name, value in (share_of or {}).items()}
+    severe = not (np.isfinite(share) and share >= min_share)
     explanation = f"{share:.1%} of the variance is kept, at least {min_share:.1%} required"
+    if share_of:
+        each = (f"{value:.1%} of that of {content}" for content, value in share_of.items())
+        explanation += f": {' and '.join(each)}"
+    is_drowned = bool(share_of) and (
+        max(share_of.values()) - min(share_of.values()) > MAX_VARIANCE_GAP
+    )
+    if is_drowned:
+        explanation += (
+            f". The {min(share_of, key=share_of.__getitem__)} hardly affect the fused vectors. "
+            "Fix: set fusion.method to pca_each, which reduces titles and covers separately"
+        )
     numbers = {"explained variance": float(share), "required": min_share}
-    return CheckOutcome("explained_variance", passed, explanation, numbers)
+    numbers |= {f"explained variance of {content}": value for content, value in share_of.items()}
+    passed = not (severe or is_drowned)
+    return CheckOutcome("explained_variance", passed, explanation, numbers, severe or passed)
 
 
 def id_ranges(dataset: CtrDataset) -> CheckOutcome:
@@ -234,36 +270,9 @@ def target_in_history(dataset: CtrDataset, max_share: float) -> CheckOutcome:
     return CheckOutcome("target_in_history", passed, explanation + limit, numbers)
 
 
-def auc_floor(
-    auc: float,
-    low: float,
-    high: float,
-    floor: float,
-    measured_on: str = "",
-    likely_causes: Sequence[str] = (),
-) -> CheckOutcome:
-    """Check the validation AUC against the floor below which nothing is submitted.
-
-    Parameters
-    ----------
-    auc, low, high
-        The AUC and its 95 % interval.
-    floor
-        The least AUC.
-    measured_on
-        The model that has this AUC, if it is not the one that is submitted.
-    likely_causes
-        Sentences that say why an AUC at chance may be so low.
-    """
-    passed = bool(np.isfinite(auc)) and auc >= floor
-    explanation = (
-        f"valid AUC {auc:.4f} [{low:.4f}, {high:.4f}] {'reaches' if passed else 'is below'} "
-        f"the floor {floor:.4f}" + (f" ({measured_on})" if measured_on else "")
-    )
-    if likely_causes:
-        explanation += f". It is no better than chance. Likely: {'; '.join(likely_causes)}"
-    numbers = {"valid AUC": auc, "low": low, "high": high, "floor": floor}
-    return CheckOutcome("auc_floor", passed, explanation, numbers)
+def auc_floor(verdict: AucVerdict) -> CheckOutcome:
+    """Report whether the validation AUC is good enough for a submission."""
+    return CheckOutcome("auc_floor", verdict.passed, verdict.explanation, verdict.numbers)
 
 
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:

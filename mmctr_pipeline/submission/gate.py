@@ -1,43 +1,23 @@
-"""Refuse to submit a model below its AUC floor, or rows other than those of the test file."""
-
-import math
+"""Refuse to submit a model that fails the AUC gate, or rows other than those of the test file."""
 
 import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.registry.auc_gate import AucVerdict
 from mmctr_pipeline.submission.files import SubmissionError
-
-REQUIRED_METRICS = ("valid_auc", "valid_auc_low", "valid_auc_high")
 
 
 class BelowAucFloorError(SubmissionError):
     """The model is not good enough to be submitted, or does not record how good it is."""
 
 
-def require_auc_floor(model_file: ModelFile) -> None:
-    """Raise `BelowAucFloorError` unless the recorded validation AUC reaches the recorded floor.
+def require_auc(verdict: AucVerdict) -> None:
+    """Raise `BelowAucFloorError` unless the model passed the gate.
 
     The asset check stops only the run that trained the model.
     """
-    absent = [
-        name
-        for name in REQUIRED_METRICS
-        if not math.isfinite(model_file.metrics.get(name, math.nan))
-    ]
-    if absent:
-        raise BelowAucFloorError(
-            f"the model file records no usable {', '.join(absent)}; models of unknown quality are "
-            "not submitted: materialise trained_model again"
-        )
-    auc, floor = model_file.metrics["valid_auc"], model_file.auc_floor
-    # Not `auc < floor`: a floor that is NaN must fail too.
-    if not auc >= floor:
-        raise BelowAucFloorError(
-            f"the model's validation AUC {auc:.4f} is below its floor {floor:.4f} "
-            "(checks.auc_floor of the preset it was trained with): train a better one, or lower "
-            "the floor and materialise trained_model again"
-        )
+    if not verdict.passed:
+        raise BelowAucFloorError(verdict.explanation)
 
 
 def require_test_ids(dataset: CtrDataset, test_id: np.ndarray) -> None:

@@ -50,6 +50,12 @@ class TrainingConfig(Settings):
         ge=0,
         le=1,
     )
+    joint_weight: float = setting(
+        0.0,
+        "weight of JRC's contrast of rows with equal labels, taken off the cross-entropy",
+        ge=0,
+        le=1,
+    )
     in_batch_negatives: float = setting(
         0.0,
         "share of the rows without a click that get the target of another row in each step; for "
@@ -111,6 +117,12 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.pairwise_weight + self.joint_weight > 1:
+            raise self.invalid(
+                "joint_weight",
+                f"is {self.joint_weight}; with pairwise_weight ({self.pairwise_weight}) it must be "
+                "at most 1, as the rest is the weight of the cross-entropy",
+            )
         if self.optimizer == "adam":  # adds the decay to the gradient instead
             return
         for rate, decay in (

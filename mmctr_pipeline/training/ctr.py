@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from mmctr_pipeline import metrics
+from mmctr_pipeline.baselines import Baselines, baseline_scores, compare_with_baselines
+from mmctr_pipeline.calibration import CalibrationMap
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.vectors import ItemVectors
@@ -21,12 +23,13 @@ from mmctr_pipeline.training.batch_source import (
     feature_spec,
     item_features,
 )
+from mmctr_pipeline.training.calibrate import fitting_rows, score_valid
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.diagnosis import Evidence, likely_causes
 from mmctr_pipeline.training.loop import TrainBatches, fit
-from mmctr_pipeline.training.losses import ctr_loss
+from mmctr_pipeline.training.losses import ctr_loss, redrawn_logits
 from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
@@ -57,13 +60,19 @@ class TrainedCtr:
 
     `module` is in evaluation mode, on the device it was trained on. `metrics` are floats:
     `valid_auc`, `valid_auc_low`, `valid_auc_high`, `valid_auc_standard_error`, `valid_log_loss`,
-    `valid_calibration_error`, `n_valid_positive`, `n_valid_negative`, `train_auc` (on a sample of
-    train rows), `best_epoch`, `train_rows_per_second` (median over epochs) and, if they are
-    defined, `valid_auc_by_user` and `valid_auc_cold`. `valid_scores` are the probabilities of the
-    valid rows in order, `(N,) float32`.
+    `valid_calibration_error` with its `_limit` (`metrics.Calibration`), `n_valid_positive`,
+    `n_valid_negative`, `train_auc` (on a sample of train rows), `best_epoch`,
+    `train_rows_per_second` (median over epochs) and, if they are defined, `valid_auc_by_user`,
+    `valid_auc_cold` and the AUC of each trivial baseline. `baselines` compares the model with
+    them. `valid_scores` are the probabilities of the valid rows in order, `(N,)
+    float32`.
 
-    After a final fit, `module` was also trained on the valid rows. Metrics, evaluation, history and
-    scores then describe the module of the selection run.
+    `calibration` is the map that logits pass before they become probabilities, if
+    `training.calibration` asks for one. Log-loss and calibration error are then those of the valid
+    users it was not fitted on, and metrics named `_uncalibrated` show both without it.
+
+    After a final fit, `module` was also trained on the valid rows. Metrics, evaluation, history,
+    scores and calibration then are those of the selection run.
 
     `likely_causes` are sentences (`training.diagnosis`), if the AUC is no better than chance.
     `id_maps` are those of the dataset: which rows of the model's tables belong to which ids.
@@ -77,8 +86,10 @@ class TrainedCtr:
     evaluation: MetricsReport
     history: TrainingHistory
     valid_scores: np.ndarray
+    baselines: Baselines = dataclasses.field(default_factory=Baselines)
     likely_causes: tuple[str, ...] = ()
     final_fit: FinalFit | None = None
+    calibration: CalibrationMap | None = None
     id_maps: dict[str, IdMap] = dataclasses.field(default_factory=dict)
 
     @property
@@ -120,6 +131,8 @@ def train_ctr(
     """
     train_labels = _labels_of_both_classes(dataset.train, "train")
     valid_labels = _labels_of_both_classes(dataset.valid, "valid")
+    if training_config.calibration != "none":
+        fitting_rows(dataset)  # raises now rather than after training
     items = item_features(dataset.items, vectors, model_config).to(device)
     logger.info(
         f"{len(dataset.train):,} train and {len(dataset.valid):,} valid rows, "
@@ -145,13 +158,17 @@ def train_ctr(
     sample = _sample_of_both_classes(train_labels, training_config.seed)
     train_sample = trainer.source(dataset.train.take(sample))
     train_scores = score(module, train_sample, training_config.precision)
-    valid_scores = score(module, valid, training_config.precision)
-    report = metrics_report(dataset.valid, valid_scores, dataset.train, dataset.histories)
+    scores = score_valid(module, valid, dataset, training_config)
+    valid_scores, train_histories = scores.probabilities, (dataset.train, dataset.histories)
+    report = metrics_report(dataset.valid, valid_scores, *train_histories, scores.measured)
     auc = report.auc
     logger.info(
         f"{stopping.label(history.best_epoch)} is the best: valid AUC {auc.auc:.4f} "
         f"[{auc.low:.4f}, {auc.high:.4f}]"
     )
+    trivial = baseline_scores(dataset, dataset.valid, vectors.text)
+    baselines = compare_with_baselines(valid_labels, valid_scores, trivial)
+    logger.info(f"trivial baselines on the same rows: {baselines}")
     train_label = train_labels[sample]
     scored = (report, valid_scores, train_label, train_scores, len(train_labels))
     causes = likely_causes(Evidence(*scored, items, history, model_config, training_config))
@@ -163,12 +180,21 @@ def train_ctr(
         spec=spec,
         model_config=model_config,
         training_config=training_config,
-        metrics=_headline(report, metrics.auc(train_label, train_scores), history),
+        metrics={
+            **report.headline(),
+            **scores.uncalibrated,
+            **baselines.metrics,
+            "train_auc": metrics.auc(train_label, train_scores),
+            "best_epoch": float(history.best_epoch),
+            "train_rows_per_second": float(np.median([e.rows_per_second for e in history.epochs])),
+        },
         evaluation=report,
         history=history,
         valid_scores=valid_scores,
+        baselines=baselines,
         likely_causes=causes,
         final_fit=final_fit,
+        calibration=scores.calibration,
         id_maps=dataset.id_maps,
     )
 
@@ -206,6 +232,8 @@ class CtrTrainer:
                     f"each step gives {config.in_batch_negatives:.0%} of the rows without a click "
                     "the target of another row (training.in_batch_negatives)"
                 )
+            share = config.in_batch_negatives
+            redrawn_I = redrawn_logits(rows, share, self.spec.n_items).to(self.device)
             history = fit(
                 module,
                 module.parameter_groups(),
@@ -214,7 +242,7 @@ class CtrTrainer:
                     epoch=lambda epoch: source.shuffled(config.batch_size, config.seed, epoch),
                     split=Batch.split,
                 ),
-                lambda module, batch: ctr_loss(module, batch, config),
+                lambda module, batch: ctr_loss(module, batch, config, redrawn_I),
                 stopping,
                 config,
                 checkpoints,
@@ -239,6 +267,8 @@ class CtrTrainer:
             f"final fit: {len(rows):,} train and valid rows, {selection.best_epoch:g} epochs, "
             "no validation"
         )
+        if self.training_config.calibration != "none":
+            logger.info("final fit: the calibration map stays that of the selection run")
         if checkpoints:
             # If a time limit ended selection, a repeated selection may choose another epoch.
             folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
@@ -251,31 +281,6 @@ class CtrTrainer:
 
 def _n_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _headline(
-    report: MetricsReport, train_auc: float, history: TrainingHistory
-) -> dict[str, float]:
-    """Return `TrainedCtr.metrics`."""
-    auc, cold = report.auc, report.by_popularity[0].auc
-    optional = {
-        "valid_auc_by_user": report.by_user.auc,
-        "valid_auc_cold": cold.auc if cold else None,
-    }
-    return {
-        "valid_auc": auc.auc,
-        "valid_auc_low": auc.low,
-        "valid_auc_high": auc.high,
-        "valid_auc_standard_error": auc.standard_error,
-        "valid_log_loss": report.log_loss,
-        "valid_calibration_error": report.calibration.error,
-        "n_valid_positive": float(auc.n_positive),
-        "n_valid_negative": float(auc.n_negative),
-        "train_auc": train_auc,
-        "best_epoch": float(history.best_epoch),
-        "train_rows_per_second": float(np.median([e.rows_per_second for e in history.epochs])),
-        **{name: value for name, value in optional.items() if value is not None},
-    }
 
 
 def _labels_of_both_classes(split: Split, name: str) -> np.ndarray:

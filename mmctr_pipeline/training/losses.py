@@ -1,10 +1,12 @@
-"""Losses of CTR models: smoothed cross-entropy, pairwise loss, in-batch negatives."""
+"""Losses of CTR models: smoothed cross-entropy, pairwise and joint loss, in-batch negatives."""
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.training.config import TrainingConfig
 
@@ -12,19 +14,48 @@ PAIRS_PER_ROW = 16
 """Other rows of the batch that the pairwise loss compares each row with."""
 
 
-def ctr_loss(module: nn.Module, batch: Batch, config: TrainingConfig) -> torch.Tensor:
+SMOOTHING = 5.0
+"""Rows by which the counts of an item's rows without a click are smoothed."""
+
+
+def ctr_loss(
+    module: nn.Module,
+    batch: Batch,
+    config: TrainingConfig,
+    redrawn_I: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the configured loss of a model on a labelled batch, a scalar in nats.
 
-    It is (1 - w) * cross-entropy + w * pairwise loss, where w is `config.pairwise_weight`.
+    It is (1 - w - v) * cross-entropy + w * pairwise loss + v * contrast of the joint objective,
+    where w is `config.pairwise_weight` and v is `config.joint_weight`.
+
+    Parameters
+    ----------
+    module
+        Model to train.
+    batch
+        Labelled rows.
+    config
+        Weights of the losses and the share of in-batch negatives.
+    redrawn_I
+        `redrawn_logits` of each item, `(I,) float32`; needed for in-batch negatives.
     """
     if config.in_batch_negatives > 0:
         batch = in_batch_negatives(batch, config.in_batch_negatives)
     assert batch.label_B is not None
-    logits_B, weight = module(batch).float(), config.pairwise_weight
-    pointwise = smoothed_binary_cross_entropy(logits_B, batch.label_B, config.label_smoothing)
-    if weight == 0:
-        return pointwise
-    return (1 - weight) * pointwise + weight * pairwise_loss(logits_B, batch.label_B)
+    logits_B = module(batch).float()
+    if config.in_batch_negatives > 0:
+        assert redrawn_I is not None
+        logits_B = logits_B - redrawn_I[batch.item_id_B]
+    pairwise, joint = config.pairwise_weight, config.joint_weight
+    loss = smoothed_binary_cross_entropy(logits_B, batch.label_B, config.label_smoothing)
+    if pairwise or joint:
+        loss = (1 - pairwise - joint) * loss
+    if pairwise:
+        loss = loss + pairwise * pairwise_loss(logits_B, batch.label_B)
+    if joint:
+        loss = loss + joint * contrastive_loss(logits_B, batch.label_B)
+    return loss
 
 
 def smoothed_binary_cross_entropy(
@@ -54,6 +85,46 @@ def pairwise_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor
         total = total + (losses_B * order_B.abs()).sum()
         n_pairs = n_pairs + order_B.abs().sum()
     return total / n_pairs.clamp_min(1)
+
+
+def contrastive_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
+    """Return the listwise part of JRC (arXiv 2208.06164), which contrasts rows of equal label.
+
+    It is the mean over rows of `-log softmax(f_y)` at the row, over all rows of the batch, where y
+    is the row's label. The paper's models have two logits f_1 and f_0, whose difference gives the
+    probability, and contrast the rows of a session. Ours have one logit s, so f_1 = s / 2 and
+    f_0 = -s / 2, and shuffled batches hold no sessions. Takes `(B,) float32`, returns a scalar.
+    """
+    half_B = logits_B / 2
+    clicked_B = half_B.log_softmax(0)
+    other_B = (-half_B).log_softmax(0)
+    return -torch.where(label_B == 1, clicked_B, other_B).mean()
+
+
+def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:
+    """Return by how much in-batch negatives lower the logit of each item, `(I,) float32`.
+
+    Without a click, an item i has a share n_i of the given train rows, but a share q_i of the drawn
+    targets, those of all train rows. So with a share s of new targets, the odds of a click on i are
+    lower by the factor `s * q_i / n_i + 1 - s`, whose logarithm this is. Subtracting it from the
+    logits in training, and not in scoring, gives scores the odds of the given rows. n_i / q_i is
+    smoothed towards 1 by 5 rows.
+
+    Parameters
+    ----------
+    train
+        Labelled train rows.
+    share
+        `in_batch_negatives`.
+    n_items
+        Rows of the item table.
+    """
+    assert train.label is not None
+    rows_I = np.bincount(train.item_id, minlength=n_items)
+    negatives_I = np.bincount(train.item_id, train.label == 0, minlength=n_items)
+    expected_I = rows_I * (negatives_I.sum() / max(rows_I.sum(), 1))
+    ratio_I = (negatives_I + SMOOTHING) / (expected_I + SMOOTHING)
+    return torch.from_numpy(np.log(share / ratio_I + 1 - share).astype(np.float32))
 
 
 def in_batch_negatives(batch: Batch, share: float) -> Batch:

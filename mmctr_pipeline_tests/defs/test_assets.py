@@ -1,5 +1,6 @@
 """Single assets on the artefacts of an earlier run: overrides, the AUC floor, missing inputs."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,19 @@ import dagster as dg
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.submission.gate import BelowAucFloorError
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
-from mmctr_pipeline_tests.defs.running import Deployment, in_process, passed_checks
+from mmctr_pipeline_tests.defs.running import Deployment, in_process
+
+ANY_AUC = {"checks": {"auc_floor": 0.5, "beat_baselines": False}}
+TOO_HIGH = {"checks": {"auc_floor": 0.9999, "beat_baselines": False}}
 
 
-def _execute(deployment: Deployment, *assets: str, **config: Any) -> dg.ExecuteInProcessResult:
-    """Materialise assets in this process; `config` is that of `trained_model`."""
+def _execute(deployment: Deployment, *assets: str, **configs: Any) -> dg.ExecuteInProcessResult:
+    """Materialise assets in this process; `configs` are those of assets and checks, by name."""
     job = in_process(deployment.data, deployment.storage, dg.AssetSelection.assets(*assets))
-    run_config = {"ops": {"trained_model": {"config": config}}} if config else {}
+    run_config = {"ops": {name: {"config": config} for name, config in configs.items()}}
     return job.execute_in_process(run_config=run_config, raise_on_error=False)
 
 
@@ -38,9 +43,12 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
 
     before = vector_times()
     training = {"max_epochs": 1, "seed": 5, "final_fit": True}
-    checks = {"auc_floor": 0.5}
     result = _execute(
-        deployment, "trained_model", "submission_csv", training=training, checks=checks
+        deployment,
+        *("trained_model", "submission_csv"),
+        trained_model={"training": training},
+        trained_model_checks=ANY_AUC,
+        submission_csv=ANY_AUC,
     )
     assert result.success
     model = ModelFile.load(deployment.storage / "best_model.pt")
@@ -66,20 +74,60 @@ def test_below_the_floor_nothing_is_submitted_even_by_a_run_of_its_own(
 
     together = _execute(
         deployment,
-        "trained_model",
-        "submission_csv",
-        training={"max_epochs": 1},
-        checks={"auc_floor": 0.9999},
+        *("trained_model", "submission_csv"),
+        trained_model={"training": {"max_epochs": 1}},
+        trained_model_checks=TOO_HIGH,
+        submission_csv=TOO_HIGH,
     )
     assert not together.success
-    assert passed_checks(together.get_asset_check_evaluations()) == {
-        "trained_model.auc_floor": False
-    }
+    (check,) = together.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("auc_floor", False)
 
-    alone = _execute(deployment, "submission_csv")
+    alone = _execute(deployment, "submission_csv", submission_csv=TOO_HIGH)
     assert not alone.success
-    assert BelowAucFloorError.__name__ in _error(alone)
+    assert f"{BelowAucFloorError.__name__}: {check.description}" in _error(alone)
     assert submission.read_bytes() == marked
+
+    # Another floor needs no training.
+    version = (deployment.storage / "best_model.pt").resolve()
+    assert _execute(deployment, "submission_csv", submission_csv=ANY_AUC).success
+    assert submission.read_bytes() != marked
+    assert (deployment.storage / "best_model.pt").resolve() == version
+
+
+def test_a_model_of_an_earlier_version_is_compared_with_the_baselines(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = finished_run.copy(tmp_path)
+    model = ModelFile.load(deployment.storage / "best_model.pt")
+    old = dataclasses.replace(model, baselines={}, metrics=_without_baselines(model.metrics))
+    config = {"checks": {"beat_baselines": True}}
+
+    def verdict(model: ModelFile) -> tuple[bool, str]:
+        write_version(deployment.storage, model)
+        job = in_process(
+            deployment.data,
+            deployment.storage,
+            dg.AssetSelection.checks_for_assets("trained_model"),
+        )
+        run_config = {"ops": {"trained_model_checks": {"config": config}}}
+        result = job.execute_in_process(run_config, raise_on_error=False)
+        (check,) = result.get_asset_check_evaluations()
+        return check.passed, str(check.description)
+
+    assert set(model.baselines) == {"popularity", "rates", "cosine"}
+    assert verdict(old) == verdict(model)
+    other = dataclasses.replace(old, data_fingerprint="other data")
+    assert verdict(other)[0] is False
+    assert "train_dataset has changed since; materialise trained_model again" in verdict(other)[1]
+    final = dataclasses.replace(old, final_fit={"n_rows": 1})
+    assert "trained on the valid rows too" in verdict(final)[1]
+    (deployment.storage / "fused_pca.parquet").unlink()
+    assert "fused_pca.parquet is missing: materialise fused_pca" in verdict(old)[1]
+
+
+def _without_baselines(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith("baseline_")}
 
 
 def test_a_missing_artefact_is_reported_with_the_asset_to_materialise(

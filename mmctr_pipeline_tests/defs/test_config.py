@@ -92,10 +92,18 @@ def test_run_config_of_a_preset_is_accepted_by_every_asset(name: str) -> None:
 
 
 def test_preset_gives_the_defaults() -> None:
-    config = asset_config("trained_model", load_preset("improved_mmctr"))()
-    assert config.training.batch_size == 2048
-    assert config.checks.auc_floor == load_preset("improved_mmctr").checks.auc_floor
-    assert not hasattr(config.checks, "max_missing_images")
+    preset = load_preset("improved_mmctr")
+    assert asset_config("trained_model", preset)().training.batch_size == 2048
+    checks = dataclasses.replace(preset.checks, auc_floor=0.625, beat_baselines=False)
+    with_floor = dataclasses.replace(preset, checks=checks)
+    for name in ("trained_model_checks", "submission_csv"):
+        config = asset_config(name, with_floor)()
+        assert (config.checks.auc_floor, config.checks.beat_baselines) == (0.625, False)
+        assert not hasattr(config.checks, "max_missing_images")
+
+
+def test_the_floor_is_no_part_of_the_training() -> None:
+    assert "checks" not in asset_config("trained_model")().resolved
 
 
 def test_unknown_names_fail_before_anything_runs() -> None:

@@ -1,4 +1,4 @@
-"""Presets: shipped ones, files that extend them, and errors."""
+"""Shipped presets load, files extend them, and errors name the file."""
 
 import dataclasses
 from pathlib import Path
@@ -24,7 +24,8 @@ def test_the_basic_presets_are_shipped() -> None:
 def test_every_shipped_preset_loads(name: str) -> None:
     preset = load_preset(name)
     assert isinstance(preset, Preset)
-    assert preset.checks.auc_floor > 0.5
+    # The data decide how high an AUC is good: no floor is inherited.
+    assert (preset.checks.auc_floor, preset.checks.beat_baselines) == (None, True)
 
 
 def test_improved_mmctr_is_recipe_a() -> None:
@@ -173,22 +174,22 @@ def seeds_in(settings: Settings, path: str = "") -> dict[str, int]:
 
 @pytest.mark.parametrize("name", shipped_presets())
 def test_one_seed_sets_every_seed_of_a_preset(name: str, tmp_path: Path) -> None:
-    preset, base = load_preset(_write(tmp_path / "mine.yaml", f"extends: {name}\nseed: 7\n")), name
+    base = load_preset(name)
+    preset = load_preset(_write(tmp_path / "mine.yaml", f"extends: {name}\nseed: 7\n"))
     seeds = seeds_in(preset)
     assert {"training.seed", "fusion.attention.seed"} <= set(seeds)
     assert ("model.code_seed" in seeds) == (name == "din_semantic_ids")
     assert set(seeds.values()) == {7}
     # Nothing else changes.
-    fusion = dataclasses.replace(preset.fusion, attention=load_preset(base).fusion.attention)
-    training = dataclasses.replace(preset.training, seed=load_preset(base).training.seed)
+    fusion = dataclasses.replace(preset.fusion, attention=base.fusion.attention)
+    training = dataclasses.replace(preset.training, seed=base.training.seed)
     model = preset.model
     if "model.code_seed" in seeds:
-        model = dataclasses.replace(model, code_seed=load_preset(base).model.code_seed)
-    changed = dataclasses.replace(preset, fusion=fusion, training=training, model=model)
-    assert changed == load_preset(base)
+        model = dataclasses.replace(model, code_seed=base.model.code_seed)
+    assert dataclasses.replace(preset, fusion=fusion, training=training, model=model) == base
 
 
-def test_a_files_own_seeds_and_later_files_have_the_last_word(tmp_path: Path) -> None:
+def test_a_single_seed_overrides_the_common_one_and_a_file_those_it_extends(tmp_path: Path) -> None:
     _write(
         tmp_path / "base.yaml",
         "extends: din\nseed: 7\nmodel: {name: din_semantic_ids}\ntraining: {seed: 8}\n",

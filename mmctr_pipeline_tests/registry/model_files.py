@@ -36,12 +36,16 @@ MODEL_FILE = ModelFile(
     vector_identity="vectors-1",
     encoder_identities={"text": "text-1", "image": "image-1"},
     transform_identity="transform-1",
-    auc_floor=0.7,
     resolved_config={"training": {"seed": 42}, "model": {"hidden_dims": [512, 256]}},
     run_key="0123abcd",
     library_versions={"python": "3.11", "torch": "2.9"},
     created_at="2026-01-02T03:04:05+00:00",
     preset="sample",
+    baselines={
+        "popularity": {"auc": 0.55, "difference": 0.26234, "low": 0.25},
+        "rates": {"auc": 0.78, "difference": 0.03234, "low": 0.02},
+    },
+    absent_baselines={"cosine": "no titles"},
 )
 
 
@@ -51,7 +55,6 @@ def small_model_file(trained: TrainedCtr, vectors: ItemVectors) -> ModelFile:
         trained,
         vectors,
         data_fingerprint="fingerprint-1",
-        auc_floor=0.5,
         resolved_config={"model": SMALL_MODEL.to_mapping(), "training": {"seed": 42}},
         run_key="0123abcd",
         preset="sample",

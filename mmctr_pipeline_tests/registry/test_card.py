@@ -1,4 +1,4 @@
-"""The model card: quality, popularity and final fit."""
+"""The model card shows quality, quality by popularity, epochs and the final fit."""
 
 import dataclasses
 from typing import Any
@@ -84,3 +84,17 @@ def test_the_card_says_why_an_auc_may_be_at_chance() -> None:
     causes = ["the order is reversed (1 - AUC is 0.8123)"]
     card = model_card(dataclasses.replace(MODEL_FILE, likely_causes=causes), "7")
     assert "Likely cause of an AUC at chance: the order is reversed (1 - AUC is 0.8123)." in card
+
+
+def test_the_card_says_how_probabilities_are_calibrated() -> None:
+    fitted = {"knots": [0.5], "slopes": [0.4, 1.2], "intercept": 0.1, "n_rows": 4_321}
+    limited = {**EVALUATION, "calibration": {"error": 0.0123, "limit": 0.0145, "bins": [{}] * 15}}
+    file = dataclasses.replace(MODEL_FILE, evaluation=limited, calibration=fitted)
+    card = model_card(file, "7")
+    assert "a monotone map of 2 linear segments, fitted on 4,321 valid rows" in card
+    assert "error: 0.0123 (of a calibrated model by chance up to 0.0145), over 15 bins" in card
+    assert "The map is that of the selection run" not in card
+    final_fit = {"n_epochs": 1.0, "n_rows": 9, "train_loss": 0.1, "seconds": 1.0}
+    card = model_card(dataclasses.replace(file, final_fit=final_fit), "7")
+    assert "The map is that of the selection run" in card
+    assert "calibrated" not in model_card(MODEL_FILE, "7")

@@ -1,4 +1,4 @@
-"""Conditions of a run: recorded with the model, and compared in sentences."""
+"""A model file records the conditions of its run, and each later change is one sentence."""
 
 from pathlib import Path
 

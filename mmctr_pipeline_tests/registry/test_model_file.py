@@ -1,4 +1,4 @@
-"""Saved models: equal after a round trip; damaged, foreign and mismatched files are refused."""
+"""Saved models are read back unchanged; damaged, foreign and mismatched files are refused."""
 
 import dataclasses
 import os
@@ -202,6 +202,6 @@ def test_weights_of_another_size_are_refused(model_file: ModelFile) -> None:
     resized = dataclasses.replace(model_file, spec={**model_file.spec, "n_users": 9})
     with pytest.raises(ModelFileError, match="weights do not fit the saved configuration"):
         build_module(resized)
-    unknown = dataclasses.replace(model_file, model_config={"name": "deep_thought"})
-    with pytest.raises(SettingsError, match="saved model_config: unknown model 'deep_thought'"):
+    unknown = dataclasses.replace(model_file, model_config={"name": "no_such_model"})
+    with pytest.raises(SettingsError, match="saved model_config: unknown model 'no_such_model'"):
         build_module(unknown)

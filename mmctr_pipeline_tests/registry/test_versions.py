@@ -1,4 +1,4 @@
-"""Versions on disk: complete folders, an atomic link to the latest, no harm by dead writers."""
+"""Versions are complete folders with an atomic link to the latest; killed writers do no harm."""
 
 import dataclasses
 import hashlib
@@ -75,13 +75,13 @@ def test_best_model_points_to_the_latest_by_a_relative_link(tmp_path: Path) -> N
     assert latest(moved) == moved / "models" / second.name / "model.pt"
 
 
-def test_writing_the_same_model_twice_at_once_is_harmless(tmp_path: Path) -> None:
+def test_writing_the_same_model_again_is_harmless(tmp_path: Path) -> None:
     folders = [write_version(tmp_path, MODEL_FILE) for _ in range(3)]
     assert latest(tmp_path) == folders[-1] / "model.pt"
     assert not list((tmp_path / "models").glob(".incoming-*"))
 
 
-def test_a_failed_write_leaves_the_latest_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_latest_and_leaves_nothing_behind(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     broken = dataclasses.replace(MODEL_FILE, metrics={"valid_auc": np.float32(0.9)})
     with pytest.raises(ModelFileError, match="float32"):
@@ -91,15 +91,15 @@ def test_a_failed_write_leaves_the_latest_and_no_litter(tmp_path: Path) -> None:
 
 
 def die_while_writing(storage: Path) -> None:
-    class Deadly(ModelFile):
+    class ModelFileThatKillsItsWriter(ModelFile):
         def save(self, path: Path) -> None:
             path.write_bytes(b"half a model")
             os.kill(os.getpid(), signal.SIGKILL)
 
-    write_version(storage, Deadly(**vars(MODEL_FILE)))
+    write_version(storage, ModelFileThatKillsItsWriter(**vars(MODEL_FILE)))
 
 
-def test_a_killed_writer_harms_nothing_and_is_cleaned_up_after(tmp_path: Path) -> None:
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     process = multiprocessing.get_context("fork").Process(
         target=die_while_writing, args=(tmp_path,)

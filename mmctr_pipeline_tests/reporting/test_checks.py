@@ -10,6 +10,7 @@ from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.outliers import without_outliers
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.registry.auc_gate import AucVerdict
 from mmctr_pipeline.reporting import checks
 
 
@@ -149,7 +150,19 @@ def test_image_coverage_enforces_both_limits(missing: int, unreadable: int, pass
 
 @pytest.mark.parametrize(("share", "passes"), [(0.5, True), (0.49, False), (float("nan"), False)])
 def test_explained_variance(share: float, passes: bool) -> None:
-    assert checks.explained_variance(share, 0.5).passed is passes
+    outcome = checks.explained_variance(share, 0.5)
+    assert (outcome.passed, outcome.severe) == (passes, True)
+
+
+def test_explained_variance_warns_of_a_drowned_modality() -> None:
+    drowned = checks.explained_variance(0.9, 0.5, {"text": 0.107, "image": 0.915})
+    assert (drowned.passed, drowned.severe) == (False, False)
+    assert "10.7% of that of titles and 91.5% of that of covers" in drowned.explanation
+    assert "The titles hardly affect" in drowned.explanation
+    assert drowned.numbers["explained variance of titles"] == 0.107
+    assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed
+    assert checks.explained_variance(0.9, 0.5, {"text": 0.9}).passed
+    assert checks.explained_variance(0.4, 0.5, {"text": 0.1, "image": 0.9}).severe
 
 
 def test_id_ranges_pass_on_good_data() -> None:
@@ -227,23 +240,10 @@ def test_target_in_history_fails_on_a_leak_only_in_valid() -> None:
     assert "valid rows" in outcome.explanation
 
 
-@pytest.mark.parametrize(("auc", "passes"), [(0.7, True), (0.699, False), (float("nan"), False)])
-def test_auc_floor(auc: float, passes: bool) -> None:
-    assert checks.auc_floor(auc, auc, auc, 0.7).passed is passes
-
-
-def test_auc_floor_names_the_model_that_was_measured() -> None:
-    outcome = checks.auc_floor(0.81, 0.8, 0.82, 0.7, "of the selection run")
-    assert outcome.explanation.endswith("reaches the floor 0.7000 (of the selection run)")
-    assert checks.auc_floor(0.81, 0.8, 0.82, 0.7).explanation.endswith("floor 0.7000")
-
-
-def test_auc_floor_says_why_an_auc_is_at_chance() -> None:
-    outcome = checks.auc_floor(0.51, 0.49, 0.53, 0.5, likely_causes=["few rows", "no vectors"])
-    assert outcome.passed
-    assert outcome.explanation.endswith(
-        "the floor 0.5000. It is no better than chance. Likely: few rows; no vectors"
-    )
+def test_auc_floor_has_the_words_of_the_verdict() -> None:
+    outcome = checks.auc_floor(AucVerdict(False, "valid AUC 0.5 is below", {"floor": 0.6}))
+    assert (outcome.passed, outcome.explanation) == (False, "valid AUC 0.5 is below")
+    assert outcome.numbers == {"floor": 0.6}
 
 
 def test_submission_valid_lists_the_problems() -> None:

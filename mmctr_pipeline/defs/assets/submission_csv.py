@@ -10,6 +10,8 @@ from mmctr_pipeline.data.build import read_test_ids
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs import declare
+from mmctr_pipeline.defs.auc_gate import auc_verdict
+from mmctr_pipeline.defs.config import AssetConfig
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.reporting import checks
 
@@ -36,6 +38,7 @@ with warnings.catch_warnings():
     ),
 )
 def submission_csv(
+    config: AssetConfig,
     deployment: DeploymentResource,
     trained_model: Any,
     text_embeddings: VectorTable,
@@ -46,11 +49,11 @@ def submission_csv(
     """Scores of the test rows: submission.csv, and prediction.zip for the competition."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.submission.files import submission_frame
-    from mmctr_pipeline.submission.gate import require_auc_floor, require_test_ids
+    from mmctr_pipeline.submission.gate import require_auc, require_test_ids
 
     test_id = read_test_ids(deployment.layout())
     require_test_ids(train_dataset, test_id)
-    require_auc_floor(trained_model)
+    require_auc(auc_verdict(config, deployment, trained_model))
     probability = pipeline.score(
         trained_model,
         train_dataset,
