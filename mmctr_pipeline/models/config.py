@@ -51,7 +51,18 @@ class FeatureConfig(Settings):
     )
     max_history: int = setting(64, "number of newest history items that are read", ge=1, le=10_000)
     unknown_rate: float = setting(
-        0.0, "share of known ids for which training reads the row of unknown ids", ge=0, lt=1
+        0.0,
+        "share of known ids for which training reads the row of unknown ids; with 0 unknown ids "
+        "read the mean of the known ids' rows",
+        ge=0,
+        lt=1,
+    )
+    unknown_value_rate: float = setting(
+        0.0,
+        "the same for tags and pairs of levels, unknown if train rows hold them less than 3 times; "
+        "training also hides id, tags and levels of as many items at once",
+        ge=0,
+        lt=1,
     )
 
 

@@ -1,5 +1,6 @@
 """DIN with semantic ids: learned embeddings of codes of the items' vectors."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -37,6 +38,7 @@ class DinSemanticIds(FeatureModel):
         """Fit features and codes on the items, and record the ids of the train rows."""
         super().fit_statistics(items, train, histories)
         self.semantic_ids.fit(items)
+        self.semantic_ids.record_trained(self.features.known_items)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
@@ -83,6 +85,10 @@ class SemanticIds(nn.Module):
             vectors_ID, present_I = items.vectors_of(kind)
             quantiser.fit(vectors_ID[present_I], self._seed)
         self.codes_IC.copy_(self._encoded(items, 0)[: len(self.codes_IC)])
+
+    def record_trained(self, known_items: np.ndarray) -> None:
+        """Record the codes of the items that the train rows hold; the others read their mean."""
+        self.table.record_trained(self.codes_IC.cpu().numpy()[known_items].ravel())
 
     def forward(self, ids_N: torch.Tensor, items: ItemFeatures) -> torch.Tensor:
         """Return `(N, D)` for item ids `(N,)`; zero for padding and items without a vector."""

@@ -1,7 +1,8 @@
 """Feature vectors of a batch's targets, histories and context, as configured.
 
-Ids without train rows, such as cold items and new users, share one learned row, the unknown row.
-Training uses it for a share of the known ids, so that it is learned.
+Values that train rows do not hold, such as cold items, new users and new tags, share one row of
+their table, the unknown row. Training uses it for a share of the known values, so that it is
+learned. If that share is 0, they read the mean of the trained rows instead.
 """
 
 import dataclasses
@@ -15,7 +16,13 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, DistinctItems, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings, kinds_switched_on
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
+from mmctr_pipeline.models.layers.embedding import (
+    EmbeddingTable,
+    ValueTable,
+    distinct_rows,
+    known_rows,
+)
+from mmctr_pipeline.models.layers.known_values import held_often, is_known
 from mmctr_pipeline.models.layers.vector_inputs import VectorProjection, VectorScaling
 
 
@@ -27,13 +34,15 @@ class Features:
 
     `item_BD` are those of the target items, `history_TD` the same of the history items;
     `context_BC` are those of user and row, of width 0 if none is configured. `items` are the
-    distinct items of targets and histories.
+    distinct items of targets and histories, and `is_hidden_U` tells which of them training treats
+    as items of which only the vectors are known.
     """
 
     item_BD: torch.Tensor
     history_TD: torch.Tensor
     context_BC: torch.Tensor
     items: DistinctItems
+    is_hidden_U: torch.Tensor
 
 
 class FeatureEmbedding(nn.Module):
@@ -50,19 +59,26 @@ class FeatureEmbedding(nn.Module):
 
     known_items_I: torch.Tensor
     known_users_U: torch.Tensor
+    known_tags_V: torch.Tensor
+    known_item_levels_V: torch.Tensor
+    known_row_levels_V: torch.Tensor
 
     def __init__(self, config: FeatureConfig, spec: FeatureSpec, multiple_of: int = 1) -> None:
         super().__init__()
         dim = config.embedding_dim
         self._kinds = [k for k in kinds_switched_on(config, "vectors") if spec.dim_of(k)]
         self._unknown_rate = config.unknown_rate
+        self._value_rate = config.unknown_value_rate
+        self._n_levels, self._n_tags = spec.n_levels, spec.n_tags
         self._max_history = config.max_history
+        n_unknown = int(self._value_rate > 0)
 
-        def levels(is_wanted: bool) -> nn.Embedding | None:
-            return nn.Embedding(spec.n_levels, config.level_embedding_dim) if is_wanted else None
+        def levels(is_wanted: bool) -> ValueTable | None:
+            n_rows = spec.n_levels + n_unknown
+            return ValueTable(n_rows, config.level_embedding_dim) if is_wanted else None
 
         self.item_id = EmbeddingTable(spec.n_items + 1, dim) if config.item_id else None
-        self.tags = EmbeddingTable(spec.n_tags, dim) if config.item_tags else None
+        self.tags = EmbeddingTable(spec.n_tags + n_unknown, dim) if config.item_tags else None
         self.item_likes = levels(config.item_levels)
         self.item_views = levels(config.item_levels)
         vector_layer = VectorProjection if config.vector_projection else VectorScaling
@@ -70,9 +86,13 @@ class FeatureEmbedding(nn.Module):
         self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
         self.row_likes = levels(config.context_levels)
         self.row_views = levels(config.context_levels)
-        # Before `fit` all ids count as known.
+        # Before `fit` all values count as known.
         self.register_buffer("known_items_I", torch.ones(spec.n_items, dtype=torch.bool))
         self.register_buffer("known_users_U", torch.ones(spec.n_users, dtype=torch.bool))
+        if n_unknown:
+            self.register_buffer("known_tags_V", torch.ones(spec.n_tags, dtype=torch.bool))
+            for name in ("known_item_levels_V", "known_row_levels_V"):
+                self.register_buffer(name, torch.ones(spec.n_levels**2, dtype=torch.bool))
 
         self.item_dim = _width(self.item_id, self.tags, self.item_likes, self.item_views)
         self.item_dim += sum(spec.dim_of(kind) for kind in self._kinds)
@@ -92,22 +112,46 @@ class FeatureEmbedding(nn.Module):
         self.context_dim = _width(self.user_id, self.row_likes, self.row_views)
 
     def fit(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Record which ids the train rows hold, and the statistics of the item vectors."""
+        """Record which values the train rows hold, and the statistics of the item vectors."""
         for kind in self._kinds:
             if isinstance(layer := self.vector_layers[kind], VectorScaling):
                 layer.fit(*items.vectors_of(kind))
         read = histories.take(np.unique(train.history)).newest(self._max_history).values
         item_ids = np.concatenate([train.item_id, read])
-        for known, ids in ((self.known_items_I, item_ids), (self.known_users_U, train.user_id)):
-            known.fill_(False)
-            known[torch.from_numpy(ids.astype(np.int64)).to(known.device)] = True
+        tags, likes, views = (
+            table[torch.from_numpy(item_ids.astype(np.int64)).to(table.device)].cpu().numpy()
+            for table in (items.tags_IK, items.likes_level_I, items.views_level_I)
+        )
+        self.known_items_I.copy_(held_often(item_ids, len(self.known_items_I), min_rows=1))
+        self.known_users_U.copy_(held_often(train.user_id, len(self.known_users_U), min_rows=1))
+        if self._unknown_rate == 0:
+            _record_trained({self.item_id: item_ids, self.user_id: train.user_id})
+        row_likes, row_views = train.likes_level.astype(np.int64), train.views_level
+        if self._value_rate == 0:
+            _record_trained({self.tags: tags, self.item_likes: likes, self.item_views: views})
+            _record_trained({self.row_likes: row_likes, self.row_views: row_views})
+            return
+        for known_V, values in (
+            (self.known_tags_V, tags),
+            (self.known_item_levels_V, likes * self._n_levels + views),
+            (self.known_row_levels_V, row_likes * self._n_levels + row_views),
+        ):
+            known_V.copy_(held_often(values, len(known_V)))
+
+    @property
+    def known_items(self) -> np.ndarray:
+        """Table rows of the items that the train rows hold, ascending."""
+        return self.known_items_I.nonzero().flatten().cpu().numpy()
 
     def forward(self, batch: Batch) -> Features:
         """Return the features of the batch, whose rows must not share histories."""
         items = self._distinct(batch)
-        features_UD = self._item_features(items.item_U, items.row_U, batch.items)
+        is_hidden_U = self._hidden(items.row_U)
+        features_UD = self._item_features(items, is_hidden_U, batch.items)
         item_BD, history_TD = items.at_places(features_UD)
-        return Features(item_BD, history_TD, self._context(batch), items)
+        is_hidden_B = is_hidden_U[items.slot_N[: len(batch)]]
+        context_BC = self._context(batch, is_hidden_B)
+        return Features(item_BD, history_TD, context_BC, items, is_hidden_U)
 
     def _distinct(self, batch: Batch) -> DistinctItems:
         ids_N = torch.cat([batch.item_id_B, batch.history_T])
@@ -120,26 +164,38 @@ class FeatureEmbedding(nn.Module):
 
     def _rows(self, ids: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Return the table rows of ids: the id, 0 for padding, or the last row, the unknown one."""
-        within = ids < len(known)
-        is_known = within & known[torch.where(within, ids, 0)]
-        if self.training and self._unknown_rate > 0:
-            is_known &= torch.rand(ids.shape, device=ids.device) >= self._unknown_rate
-        return torch.where(is_known | (ids == 0), ids, len(known))
+        found = is_known(ids, known, self._unknown_rate if self.training else 0.0)
+        return torch.where(found | (ids == 0), ids, len(known))
+
+    def _hidden(self, row_U: torch.Tensor) -> torch.Tensor:
+        """Return which items training treats as items of which nothing is known, `(U,) bool`.
+
+        Cold items lack id and levels at once, which independent draws would hardly ever do. So
+        these are a share of the items whose id is unknown.
+        """
+        if not self.training or self._value_rate == 0:
+            return torch.zeros_like(row_U, dtype=torch.bool)
+        drawn_U = torch.rand(row_U.shape, device=row_U.device)
+        if self._unknown_rate == 0:
+            return drawn_U < self._value_rate
+        is_unknown_U = row_U == len(self.known_items_I)
+        return is_unknown_U & (drawn_U * self._unknown_rate < self._value_rate)
 
     def _item_features(
-        self, item_U: torch.Tensor, row_U: torch.Tensor, items: ItemFeatures
+        self, distinct: DistinctItems, is_hidden_U: torch.Tensor, items: ItemFeatures
     ) -> torch.Tensor:
         # An item newer than the id table may still have tags, levels and vectors.
-        listed_U = known_rows(item_U, len(items.present_I))
+        listed_U = known_rows(distinct.item_U, len(items.present_I))
         parts = []
         if self.item_id is not None:
-            parts.append(self.item_id(row_U))
+            parts.append(self.item_id(distinct.row_U))
         if self.tags is not None:
-            tags_UK = known_rows(items.tags_IK[listed_U], self.tags.num_embeddings)
+            tags_UK = self._tag_rows(items.tags_IK[listed_U], is_hidden_U)
             parts.append(mean_embedding(self.tags, tags_UK))
         if self.item_likes is not None and self.item_views is not None:
-            parts.append(self.item_likes(items.likes_level_I[listed_U]))
-            parts.append(self.item_views(items.views_level_I[listed_U]))
+            levels = items.likes_level_I[listed_U], items.views_level_I[listed_U]
+            likes_U, views_U = self._level_rows(*levels, "known_item_levels_V", is_hidden_U)
+            parts += [self.item_likes(likes_U), self.item_views(views_U)]
         for kind in self._kinds:
             vectors_ID, present_I = items.vectors_of(kind)
             parts.append(self.vector_layers[kind](vectors_ID[listed_U], present_I[listed_U]))
@@ -148,14 +204,47 @@ class FeatureEmbedding(nn.Module):
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
-    def _context(self, batch: Batch) -> torch.Tensor:
+    def _context(self, batch: Batch, is_hidden_B: torch.Tensor) -> torch.Tensor:
         parts = [torch.zeros(len(batch), 0, device=batch.item_id_B.device)]
         if self.user_id is not None:
             parts.append(self.user_id(self._rows(batch.user_id_B, self.known_users_U)))
         if self.row_likes is not None and self.row_views is not None:
-            parts.append(self.row_likes(batch.likes_level_B))
-            parts.append(self.row_views(batch.views_level_B))
+            levels = batch.likes_level_B, batch.views_level_B
+            likes_B, views_B = self._level_rows(*levels, "known_row_levels_V", is_hidden_B)
+            parts += [self.row_likes(likes_B), self.row_views(views_B)]
         return torch.cat(parts, dim=1)
+
+    def _tag_rows(self, tags_UK: torch.Tensor, is_hidden_U: torch.Tensor) -> torch.Tensor:
+        """Return the table rows of tags: the tag, 0 for padding, or the unknown row."""
+        if self._value_rate == 0:
+            return known_rows(tags_UK, self._n_tags)
+        rate = self._value_rate if self.training else 0.0
+        found_UK = is_known(tags_UK, self.known_tags_V, rate) & ~is_hidden_U.unsqueeze(1)
+        return torch.where(found_UK | (tags_UK == 0), tags_UK, self._n_tags)
+
+    def _level_rows(
+        self, likes_N: torch.Tensor, views_N: torch.Tensor, known: str, is_hidden_N: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the table rows of pairs of levels: the levels, or the unknown row for both.
+
+        A pair can be unknown although both levels are known. Level 0 may mean no likes beside some
+        views, and an item without any data beside level 0 of the views.
+        """
+        if self._value_rate == 0:
+            return likes_N, views_N
+        rate = self._value_rate if self.training else 0.0
+        pair_N = likes_N * self._n_levels + views_N
+        found_N = is_known(pair_N, getattr(self, known), rate) & ~is_hidden_N
+        return (
+            torch.where(found_N, likes_N, self._n_levels),
+            torch.where(found_N, views_N, self._n_levels),
+        )
+
+
+def _record_trained(rows: dict[ValueTable | None, np.ndarray]) -> None:
+    for table, values in rows.items():
+        if table is not None:
+            table.record_trained(values)
 
 
 class FeatureModel(CtrModel):

@@ -1,5 +1,6 @@
 """Recipe A's model: ids, attention-pooled history, levels, multimodal vector, two interactions."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -12,7 +13,7 @@ from mmctr_pipeline.models.layers.attention import AttentionPooling
 from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.dropout import Dropout
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
+from mmctr_pipeline.models.layers.embedding import EmbeddingTable, ValueTable, known_rows
 from mmctr_pipeline.models.layers.vector_inputs import VectorScaling
 
 
@@ -22,8 +23,9 @@ class ImprovedMmctr(CtrModel):
     It has 70,802,562 parameters at the size of MicroLens_1M_x1. Tables and linear layers are
     initialised Xavier-normal with zero biases; bilinear layers keep torch's initialisation.
 
-    There is no unknown row: ids beyond the tables map to row 0, which is zero and which the
-    attention over a history ignores. An item beyond the item table keeps its vector, if it has one.
+    There is no unknown row, as the number of parameters is fixed. Values that no train row holds
+    read the mean of the trained rows, except items of a history beyond the table, which the
+    attention ignores. An item beyond the item table keeps its vector, if it has one.
     """
 
     shares_histories = True
@@ -33,8 +35,8 @@ class ImprovedMmctr(CtrModel):
         dim, level_dim = config.embedding_dim, config.level_embedding_dim
         self.user_embedding = EmbeddingTable(spec.n_users, dim)
         self.item_embedding = EmbeddingTable(spec.n_items, dim)
-        self.likes_embedding = nn.Embedding(spec.n_levels, level_dim)
-        self.views_embedding = nn.Embedding(spec.n_levels, level_dim)
+        self.likes_embedding = ValueTable(spec.n_levels, level_dim)
+        self.views_embedding = ValueTable(spec.n_levels, level_dim)
         self.vector_scaling = VectorScaling(spec.vector_dim)
         self.multimodal = nn.Sequential(
             nn.Linear(spec.vector_dim, config.multimodal_dim),
@@ -51,8 +53,13 @@ class ImprovedMmctr(CtrModel):
         initialise(self, table_std=None)
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Fit the standardisation of item vectors on the items that have one."""
+        """Fit the standardisation of item vectors, and record which values the train rows hold."""
         self.vector_scaling.fit(items.vectors_ID, items.present_I)
+        read = histories.take(np.unique(train.history)).values
+        self.user_embedding.record_trained(train.user_id)
+        self.item_embedding.record_trained(np.concatenate([train.item_id, read]))
+        self.likes_embedding.record_trained(train.likes_level)
+        self.views_embedding.record_trained(train.views_level)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return `multimodal` (the multimodal transform) and `main` (everything else)."""
@@ -67,9 +74,10 @@ class ImprovedMmctr(CtrModel):
         ids = torch.cat([batch.item_id_B, batch.history_T])
         rows = known_rows(ids, self.item_embedding.num_embeddings)
         item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])
+        item_BD = self.item_embedding.mean_beyond(item_BD, batch.item_id_B)
         is_known_T = rows[len(batch) :] != 0
         history_HD = self.history_pooling(values_TD, batch.history_offsets, is_known_T)
-        user_UD = self.user_embedding(user_U)
+        user_UD = self.user_embedding.mean_beyond(self.user_embedding(user_U), user_U)
         user_item_BD = self.user_item(user_UD, item_BD, user_row_B)
         history_item_BD = self.history_item(history_HD, item_BD, batch.history_row_B)
         vector_row_B = known_rows(batch.item_id_B, len(batch.items.present_I))

@@ -99,6 +99,10 @@ class SimilarityAttention(FeatureModel):
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Fit the features, and count co-interactions on the train rows."""
         super().fit_statistics(items, train, histories)
+        for layer in self.learned:
+            assert isinstance(layer, LearnedVectors)
+            if layer.id is not None and not self._config.features.unknown_rate:
+                layer.id.record_trained(self.features.known_items)
         if self.co_interactions is not None:
             n_items = len(self.features.known_items_I)
             self.co_interactions.fit(count_co_interactions(train, histories, n_items))
@@ -146,8 +150,11 @@ class SimilarityAttention(FeatureModel):
         with torch.no_grad():
             measured = [cosines(each, items, segments) for each in vectors(self._kinds)]
             if self.co_interactions is not None:
-                user_T, target_T = map(segments.expanded, (batch.user_id_B, batch.item_id_B))
-                measured += self.co_interactions(user_T, target_T, batch.history_T)
+                # A hidden item becomes row 0, which shares no users.
+                item_N = torch.where(features.is_hidden_U, 0, items.item_U)[items.slot_N]
+                target_B, history_T = item_N.split([len(batch), len(batch.history_T)])
+                user_T, target_T = map(segments.expanded, (batch.user_id_B, target_B))
+                measured += self.co_interactions(user_T, target_T, history_T)
         # Without any similarity the result still has T rows.
         none_T0 = torch.zeros(len(batch.history_T), 0, device=listed_U.device)
         all_TS, learned_TL = (

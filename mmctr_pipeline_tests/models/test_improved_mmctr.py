@@ -104,9 +104,9 @@ def plain_logit(weights: dict[str, np.ndarray], batch: Batch, row: int) -> float
         return index if index < size else 0
 
     user_id, item_id = int(batch.user_id_B[row]), int(batch.item_id_B[row])
-    user = weights["user_embedding.weight"][table_row(user_id, SPEC.n_users)]
-    item_table = weights["item_embedding.weight"]
-    item = item_table[table_row(item_id, SPEC.n_items)]
+    user_table, item_table = (weights[f"{name}_embedding.weight"] for name in ("user", "item"))
+    user = user_table[user_id] if user_id < SPEC.n_users else user_table[1:].mean(0)
+    item = item_table[item_id] if item_id < SPEC.n_items else item_table[1:].mean(0)
 
     start, stop = batch.history_offsets[row : row + 2].tolist()
     history = np.zeros(100, int)

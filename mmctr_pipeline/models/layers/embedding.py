@@ -1,7 +1,8 @@
-"""Embedding tables that a row-wise optimiser can serve."""
+"""Embedding tables: rows that training never reads, and tables that an optimiser can serve."""
 
 from typing import Any, Protocol, Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -44,7 +45,67 @@ class RowServer(Protocol):
         """Bring every row of the table up to date."""
 
 
-class EmbeddingTable(nn.Embedding):
+class ValueTable(nn.Embedding):
+    """A table of rows by value, whose untrained rows hold the mean of the trained ones.
+
+    `record_trained` tells which rows training reads. Whenever the table enters evaluation mode, and
+    when it is saved in that mode, every other row except the padding is set to their mean, so that
+    a value without training says nothing. Before `record_trained` all rows count as trained.
+    """
+
+    untrained_K: torch.Tensor
+    trained_R: torch.Tensor
+
+    def __init__(self, n_rows: int, dim: int, padding_idx: int | None = None) -> None:
+        super().__init__(n_rows, dim, padding_idx=padding_idx)
+        # Not saved: a saved table holds the means.
+        self.register_buffer("untrained_K", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("trained_R", torch.zeros(0), persistent=False)
+        self._mean_D: torch.Tensor | None = None
+        self.register_state_dict_pre_hook(_ready_to_read)
+
+    def record_trained(self, rows: np.ndarray) -> None:
+        """Take `rows`, `(N,)` integers in any order, as the ones that training reads."""
+        is_trained_R = np.zeros(self.num_embeddings, bool)
+        is_trained_R[rows[rows < self.num_embeddings]] = True
+        is_padding_R = np.arange(self.num_embeddings) == self.padding_idx
+        is_trained_R &= ~is_padding_R
+        if not is_trained_R.any():
+            return
+        device, dtype = self.weight.device, self.weight.dtype
+        untrained_K = np.flatnonzero(~is_trained_R & ~is_padding_R)
+        self.untrained_K = torch.from_numpy(untrained_K).to(device)
+        self.trained_R = torch.from_numpy(is_trained_R).to(device, dtype)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; evaluation mode makes all rows ready to be read."""
+        super().train(mode)
+        self._mean_D = None
+        if not mode:
+            _ready_to_read(self)
+        return self
+
+    def bring_up_to_date(self) -> None:
+        """Apply what the rows have missed; nothing in a table that every step updates."""
+
+    @torch.no_grad()
+    def fill_untrained(self) -> None:
+        """Set the untrained rows to the mean of the trained ones."""
+        if len(self.untrained_K):
+            mean_D = self.trained_R @ self.weight / self.trained_R.sum()
+            rows_KD = mean_D.expand(len(self.untrained_K), -1)
+            self.weight.index_copy_(0, self.untrained_K, rows_KD)
+
+    def mean_beyond(self, values_ND: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
+        """Return rows looked up for `ids_N`, in evaluation mode with the mean beyond the table."""
+        if self.training:
+            return values_ND
+        if self._mean_D is None:
+            self._mean_D = self.weight.detach()[1:].mean(0)
+        return torch.where((ids_N < self.num_embeddings).unsqueeze(1), values_ND, self._mean_D)
+
+
+class EmbeddingTable(ValueTable):
     """A table of rows by id, in which row 0 is padding: always zero and never trained.
 
     Ids beyond the table count as 0. The weights are those of `nn.Embedding(..., padding_idx=0)`.
@@ -58,13 +119,11 @@ class EmbeddingTable(nn.Embedding):
     def __init__(self, n_rows: int, dim: int) -> None:
         super().__init__(n_rows, dim, padding_idx=0)
         self.server: RowServer | None = None
-        self.register_state_dict_pre_hook(_bring_up_to_date)
 
-    def train(self, mode: bool = True) -> Self:
-        """Set training or evaluation mode; evaluation mode brings all rows up to date."""
-        if not mode:
-            _bring_up_to_date(self)
-        return super().train(mode)
+    def bring_up_to_date(self) -> None:
+        """Have the optimiser apply what the rows that no batch touched have missed."""
+        if self.server is not None:
+            self.server.flush()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Return `(..., D)` for `ids` `(...) int64`."""
@@ -74,6 +133,7 @@ class EmbeddingTable(nn.Embedding):
         return super().forward(rows)
 
 
-def _bring_up_to_date(table: EmbeddingTable, *_: Any) -> None:
-    if table.server is not None:
-        table.server.flush()
+def _ready_to_read(table: ValueTable, *_: Any) -> None:
+    table.bring_up_to_date()
+    if not table.training:
+        table.fill_untrained()

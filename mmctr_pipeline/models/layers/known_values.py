@@ -1,0 +1,28 @@
+"""Which values the train rows hold, and which ones training hides so that unknown is learned."""
+
+import numpy as np
+import torch
+
+MIN_ROWS = 3
+"""Occurrences in what training reads from which on a level or tag counts as known."""
+
+
+def held_often(values: np.ndarray, n_values: int, min_rows: int = MIN_ROWS) -> torch.Tensor:
+    """Return which values below `n_values` occur at least `min_rows` times, `(V,) bool`.
+
+    `values` are integers from 0, of any shape.
+    """
+    counts_V = np.bincount(values.ravel(), minlength=n_values)[:n_values]
+    return torch.from_numpy(counts_V >= min_rows)
+
+
+def is_known(values: torch.Tensor, known_V: torch.Tensor, hidden_rate: float = 0.0) -> torch.Tensor:
+    """Return which `values` are known, as bool, except a random share of `hidden_rate`.
+
+    `values` are int64 of any shape; those beyond `known_V`, `(V,) bool`, are unknown.
+    """
+    is_within = values < len(known_V)
+    found = is_within & known_V[torch.where(is_within, values, 0)]
+    if hidden_rate > 0:
+        found &= torch.rand(values.shape, device=values.device) >= hidden_rate
+    return found
