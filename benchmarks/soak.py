@@ -16,11 +16,16 @@ artefact must be as it was or that of an undisturbed run (others count as `lost`
 must end with the artefacts of an undisturbed run, byte for byte (others count as `differing`):
 submission and transforms as files, tables and weights without the times and counts beside them.
 Finished points are kept in FOLDER, and the same command goes on after them. There is no peer.
+
+With `--full`, each run is that of `make run`, with a process for each step. By default, only two
+disturbed runs are, one killed and one terminated; the others have one process, which takes half
+the time.
 """
 
 import argparse
 import collections
 import dataclasses
+import functools
 import json
 import random
 import resource
@@ -48,12 +53,12 @@ FAULTS = ("lost", "differing", "left_behind")
 PRUNE = [sys.executable, "-m", "mmctr_pipeline.cli.main", "prune", "--unused-days", "0"]
 
 _SHORT = [
-    ("kill", "text_embeddings"),
-    ("term", "trained_model"),
-    ("write", None),
-    ("together", None),
-    ("prune", None),
-    ("kill", "submission_csv"),
+    ("kill", "text_embeddings", "multiprocess"),
+    ("write", None, "in_process"),
+    ("term", "trained_model", "multiprocess"),
+    ("together", None, "in_process"),
+    ("prune", None, "in_process"),
+    ("kill", "submission_csv", "in_process"),
 ]
 _FULL = {"kill": 6, "term": 6, "child": 10, "write": 16, "together": 6, "prune": 6}
 """Points of the full plan beside those in the middle of each asset."""
@@ -63,24 +68,27 @@ _FULL = {"kill": 6, "term": 6, "child": 10, "write": 16, "together": 6, "prune":
 class Point:
     """A disturbance, in the middle of an asset if it names one, otherwise anywhere in the run.
 
-    `share` is the share of the asset's or the run's time that passes before it. For `write` it is
-    the largest size of a file, as a share of the largest artefact's.
+    `executor` is that of the disturbed run. `share` is the share of the asset's or the run's time
+    that passes before the disturbance. For `write` it is the largest size of a file, as a share of
+    the largest artefact's.
     """
 
     number: int
     kind: str
     asset: str | None
+    executor: str
     share: float
 
 
 def plan(full: bool, n_points: int | None, seed: int) -> list[Point]:
     """Return the points, or the first `n_points` of them."""
     rng = random.Random(seed)
-    chosen: list[tuple[str, str | None]] = list(_SHORT)
+    chosen: list[tuple[str, str | None, str]] = list(_SHORT)
     if full:
-        chosen = [(kind, asset) for asset in ASSETS for kind in ("kill", "term") for _ in range(5)]
-        chosen += [(kind, None) for kind, number in _FULL.items() for _ in range(number)]
-        rng.shuffle(chosen)
+        pairs = [(kind, asset) for asset in ASSETS for kind in ("kill", "term") for _ in range(5)]
+        pairs += [(kind, None) for kind, number in _FULL.items() for _ in range(number)]
+        rng.shuffle(pairs)
+        chosen = [(*pair, "multiprocess") for pair in pairs]
     return [Point(i, *each, rng.random()) for i, each in enumerate(chosen[:n_points])]
 
 
@@ -91,7 +99,9 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
     statuses = disturb(point, place, reference)
     left_behind = place.left_behind()
     lost = reference.lost(digests(place.storage))
-    failure = place.finish()
+    # Two runs at once that both ended well need no other one.
+    is_finished = point.kind == "together" and not any(statuses)
+    failure = None if is_finished else place.finish()
     return dataclasses.asdict(point) | {
         "statuses": statuses,
         "left_behind": left_behind,
@@ -105,12 +115,12 @@ def disturb(point: Point, place: Place, reference: Reference) -> list[int]:
     """Start a run, disturb it, and return the exit statuses when it has ended."""
     if point.kind == "write":
         sizes = (int(reference.sizes[-1] * point.share),) * 2
-        process = place.start(RUN, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, sizes))
-        return [process.wait()]
-    processes = [place.start(RUN)]
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, sizes)
+        return [place.start(RUN, executor=point.executor, before=limit).wait()]
+    processes = [place.start(RUN, executor=point.executor)]
     _wait_for(point, place, processes[0], reference)
     if point.kind == "together":
-        processes.append(place.start(RUN))
+        processes.append(place.start(RUN, executor=point.executor))
     elif point.kind == "prune":
         processes.append(place.start(PRUNE))
     elif processes[0].poll() is None:
@@ -150,15 +160,16 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="more than 100 points")
     parser.add_argument("--points", type=int, help="only the first ones")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--scale", type=float, default=0.15, help="size of the sample datasets")
+    parser.add_argument("--scale", type=float, default=0.1, help="size of the sample datasets")
     parser.add_argument("--folder", type=Path, default=Path("storage") / "soak")
     chosen = parser.parse_args()
     from mmctr_pipeline.code_version import code_version
 
     code = code_version("mmctr_pipeline.definitions")[:8]
-    place = Place(chosen.folder.resolve() / f"{code}-scale-{chosen.scale}")
+    executor = "multiprocess" if chosen.full else "in_process"
+    place = Place(chosen.folder.resolve() / f"{code}-scale-{chosen.scale}-{executor}", executor)
     reference = place.reference(chosen.scale)
-    path = place.folder / f"seed-{chosen.seed}{'-full' if chosen.full else ''}.jsonl"
+    path = place.folder / f"seed-{chosen.seed}.jsonl"
     points, done = plan(chosen.full, chosen.points, chosen.seed), read_results(path)
     for point in points:
         if point.number not in done:

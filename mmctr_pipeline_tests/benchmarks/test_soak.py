@@ -23,12 +23,13 @@ def test_the_full_plan_has_over_100_points_and_ten_kills_per_asset() -> None:
     assert per_asset == dict.fromkeys(soak.ASSETS, 10)
     assert {point.kind for point in points if point.asset} == {"kill", "term"}
     assert min(collections.Counter(point.kind for point in points).values()) >= 6
+    assert {point.executor for point in points} == {"multiprocess"}
 
 
 def test_the_short_plan_has_six_points_of_every_kind() -> None:
     points = soak.plan(full=False, n_points=None, seed=1)
     assert [point.kind for point in points] == [
-        *("kill", "term", "write", "together", "prune", "kill")
+        *("kill", "write", "term", "together", "prune", "kill")
     ]
 
 
@@ -56,6 +57,6 @@ def test_two_points_find_no_fault_and_a_second_soak_does_not_repeat_them(tmp_pat
         line = json.loads(result.stdout.splitlines()[-1])
         assert (line["name"], line["points"]) == ("soak", 2)
         assert (line["lost"], line["differing"], line["left_behind"]) == (0, 0, 0)
-        assert line["kinds"] == {"kill": 1, "term": 1}
+        assert line["kinds"] == {"kill": 1, "write": 1}
     # The second soak found every point done, so it ran and logged nothing.
     assert result.stderr == ""
