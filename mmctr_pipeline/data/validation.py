@@ -38,14 +38,15 @@ class DataError(ValueError):
         self, file: Path, problem: str, fix: str, column: str | None = None, row: int | None = None
     ) -> None:
         self.file = file
-        self.problem = problem
+        # Some libraries report errors in several lines.
+        self.problem = " ".join(problem.splitlines())
         self.column = column
         self.row = row
         self.fix = fix
         where = [str(file)]
         where += [f"column {column}"] if column is not None else []
         where += [f"row {row}"] if row is not None else []
-        super().__init__(f"{', '.join(where)}: {problem}. Fix: {fix}")
+        super().__init__(f"{', '.join(where)}: {self.problem}. Fix: {fix}")
 
 
 @dataclasses.dataclass(frozen=True)
