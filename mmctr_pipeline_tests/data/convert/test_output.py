@@ -56,6 +56,14 @@ def test_a_conversion_replaces_an_earlier_one_and_nothing_else(raw: Path, tmp_pa
     assert _names(tmp_path) == {"ml", "data"}
 
 
+def test_what_a_killed_conversion_left_is_removed(raw: Path, tmp_path: Path) -> None:
+    for name in (".data.making", ".data.old"):
+        (tmp_path / name / "item_images").mkdir(parents=True)
+    (tmp_path / ".data.lock").touch()
+    convert_movielens(raw, tmp_path / "data", MovieLensConfig())
+    assert _names(tmp_path) == {"ml", "data"}
+
+
 def test_an_error_leaves_the_earlier_conversion(raw: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     convert_movielens(raw, output, MovieLensConfig())
