@@ -37,10 +37,11 @@ def with_negatives(
 ) -> Rows:
     """Return the rows and `config.negatives` drawn ones for each, with its user and history.
 
-    A drawn item is none that the user ever interacts with, and somebody interacted with it no later
-    than the row's time: a model must not tell negatives by items that did not exist yet. Weights
-    count all interactions, so that items new in test occur as negatives too. Rows whose user knows
-    nearly all items of the time are left out. The rows of a group are in random order.
+    The user never interacts with a drawn item, and somebody has interacted with it by the row's
+    time; otherwise a model could recognise negatives as items that did not exist yet. Weights count
+    all interactions, so that items new in test occur as negatives too. Rows whose user knows nearly
+    all items of the time are left out and counted in the log. A row and its negatives are in random
+    order.
 
     Parameters
     ----------

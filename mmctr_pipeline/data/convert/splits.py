@@ -1,4 +1,4 @@
-"""Split interactions by time: per user, the last rows are test and those before them valid."""
+"""Split interactions by time: each user's last rows become test, those before them valid."""
 
 import dataclasses
 import logging
@@ -46,10 +46,10 @@ class Rows:
 
 
 def in_time_order(interactions: pl.DataFrame, config: ConvertConfig) -> pl.DataFrame:
-    """Return the interactions of the users that take part, by user and time, each item once.
+    """Return the interactions of all or `max_users` users, by user and time, each item once.
 
-    Equal times are ordered at random, since the files order them by item. Of a repeated pair of
-    user and item the earliest interaction stays.
+    Equal times are ordered at random, since the files order them by item. If a user has an item
+    several times, the earliest interaction stays.
 
     Parameters
     ----------
