@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from mmctr_pipeline.presets.preset import Preset, load_preset, shipped_presets
 from mmctr_pipeline.settings import SettingsError
@@ -22,14 +22,18 @@ ABLATION: dict[str, tuple[Modality, ...]] = {
 ABLATION_PAIRS = (("text only", "neither"), ("images only", "neither"))
 """Extra pairs of rows to compare. The first row is compared with every other one."""
 
-FUSIONS: dict[str, tuple[Literal["pca", "attention"], Projection | None]] = {
-    "attention": ("attention", None),
-    "random": ("pca", "raw"),
+FUSIONS: dict[str, tuple[dict[str, Any], Projection | None]] = {
+    "pca_each rotated": ({"method": "pca_each", "rotate": True}, None),
+    "pca_each": ({"method": "pca_each"}, None),
+    "pca standardised rotated": ({"input": "standardised", "rotate": True}, None),
+    "pca standardised": ({"input": "standardised"}, None),
+    "pca": ({}, None),
+    "attention": ({"method": "attention"}, None),
     # Standardised as the attention fusion does it: harder to beat.
-    "random standardised": ("pca", "standardised"),
-    "pca": ("pca", None),
+    "random standardised": ({}, "standardised"),
+    "random": ({}, "raw"),
 }
-"""Rows of `mmctr fusions`, with the fusion method or the projection that replaces it."""
+"""Rows of `mmctr fusions`: what each changes in the fusion of recipe A, or its projection."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,19 +112,21 @@ def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) 
 
 
 def ablation_entries(preset: Preset) -> list[Entry]:
-    """Return the rows of `ABLATION`, fused by PCA whatever the preset's method."""
-    preset = _with_method(preset, "pca")
+    """Return the rows of `ABLATION`, fused by PCA if the preset's fusion is learned."""
+    if preset.fusion.method == "attention":
+        preset = _with_fusion(preset, method="pca")
     return [Entry(name, preset, without=without) for name, without in ABLATION.items()]
 
 
 def fusion_entries(preset: Preset) -> list[Entry]:
     """Return the rows of `FUSIONS`; model, attention fusion and projection share seeds, from 1."""
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
+    preset = _with_fusion(preset, method="pca", input="raw", rotate=False)
     return [
-        Entry(name, _with_method(preset, method), projection=projection, seed_fusion=True)
-        for name, (method, projection) in FUSIONS.items()
+        Entry(name, _with_fusion(preset, **changes), projection=projection, seed_fusion=True)
+        for name, (changes, projection) in FUSIONS.items()
     ]
 
 
-def _with_method(preset: Preset, method: Literal["pca", "attention"]) -> Preset:
-    return dataclasses.replace(preset, fusion=dataclasses.replace(preset.fusion, method=method))
+def _with_fusion(preset: Preset, **changes: Any) -> Preset:
+    return dataclasses.replace(preset, fusion=dataclasses.replace(preset.fusion, **changes))

@@ -1,4 +1,4 @@
-"""`mmctr ablation` and `mmctr fusions`, their rows trained in this process to save time."""
+"""`mmctr ablation` and `mmctr fusions`; rows train in this process to save time."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from mmctr_pipeline.cli.main import main
-from mmctr_pipeline.comparison import row
+from mmctr_pipeline.comparison.entries import FUSIONS
+from mmctr_pipeline.comparison.row import run_row
 
 
 @pytest.fixture(autouse=True)
 def rows_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
     monkeypatch.setattr(
-        "mmctr_pipeline.comparison.runner._run_process", lambda folder, label: row.run_row(folder)
+        "mmctr_pipeline.comparison.runner._run_process", lambda folder, label: run_row(folder)
     )
 
 
@@ -21,7 +22,7 @@ def test_ablation_compares_the_four_variants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = tmp_path / "short.yaml"
-    # This model reads titles and covers beside the fused vectors.
+    # This model reads title and cover vectors in addition to the fused ones.
     preset.write_text(
         "extends: sample\nmodel: {name: similarity_attention}\n"
         "training: {max_epochs: 1, batch_size: 256}\n"
@@ -29,12 +30,13 @@ def test_ablation_compares_the_four_variants(
     monkeypatch.setenv("MMCTR_PRESET", str(preset))
     assert main(["ablation", "--scale", "0.1"]) == 0
     line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert [each["row"] for each in line["rows"]] == ["both", "text only", "images only", "neither"]
-    assert len({each["auc"] for each in line["rows"]}) == 4
-    assert len({key for each in line["rows"] for key in each["inputs"]}) == 4
+    rows = line["rows"]
+    assert [row["row"] for row in rows] == ["both", "text only", "images only", "neither"]
+    assert len({row["auc"] for row in rows}) == 4
+    assert len({key for row in rows for key in row["inputs"]}) == 4
     assert set(line["pairs"]) == {"text only - neither", "images only - neither"}
-    compared = [each["behind_first"] for each in line["rows"][1:]] + [*line["pairs"].values()]
-    assert all(0 <= each["p_value"] <= 1 for each in compared)
+    differences = [row["behind_first"] for row in rows[1:]] + [*line["pairs"].values()]
+    assert all(0 <= difference["p_value"] <= 1 for difference in differences)
     assert (tmp_path / "leaderboard" / "ablation.md").is_file()
 
 
@@ -50,13 +52,13 @@ def test_fusions_compares_each_fusion_with_each_seed(
     sizes = ["--train-rows", "1000", "--valid-rows", "600"]
     assert main(["fusions", *sizes, "--seeds", "2"]) == 0
     out = capsys.readouterr().out
-    rows = {each["row"]: each for each in json.loads(out.strip().splitlines()[-1])["rows"]}
-    assert list(rows) == ["attention", "random", "random standardised", "pca"]
-    assert all(each["seeds"] == [1, 2] for each in rows.values())
-    values = [auc for each in rows.values() for auc in each["auc_by_seed"]]
-    assert len(set(values)) == 8
-    first, second = rows["attention"]["auc_by_seed"], rows["pca"]["auc_by_seed"]
-    mean = sum(a - b for a, b in zip(first, second, strict=True)) / 2
+    rows = {row["row"]: row for row in json.loads(out.strip().splitlines()[-1])["rows"]}
+    assert list(rows) == list(FUSIONS)
+    assert all(row["seeds"] == [1, 2] for row in rows.values())
+    values = [auc for row in rows.values() for auc in row["auc_by_seed"]]
+    assert len(set(values)) == 2 * len(FUSIONS)
+    first, pca = rows[next(iter(FUSIONS))]["auc_by_seed"], rows["pca"]["auc_by_seed"]
+    mean = sum(a - b for a, b in zip(first, pca, strict=True)) / 2
     assert rows["pca"]["behind_first"]["difference"] == pytest.approx(mean)
     assert rows["pca"]["behind_first"]["verdict"] == "too few rows"
     assert len(set(rows["random"]["inputs"])) == 2

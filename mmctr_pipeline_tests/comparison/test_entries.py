@@ -12,6 +12,7 @@ from mmctr_pipeline.comparison.entries import (
     fusion_entries,
     preset_entries,
 )
+from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.presets.preset import Preset, load_preset, shipped_presets
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.config import TrainingConfig
@@ -78,20 +79,42 @@ def test_the_ablation_withholds_one_modality_the_other_and_both() -> None:
     }
     pca = dataclasses.replace(preset, fusion=dataclasses.replace(preset.fusion, method="pca"))
     assert all(entry.preset == pca for entry in entries)
+    each = dataclasses.replace(pca, fusion=dataclasses.replace(pca.fusion, method="pca_each"))
+    assert all(entry.preset == each for entry in ablation_entries(each))
     assert {name for pair in ABLATION_PAIRS for name in pair} <= {e.name for e in entries}
 
 
 def test_fusions_share_the_seed_of_training() -> None:
-    entries = fusion_entries(load_preset("sample"))
+    entries = {entry.name: entry for entry in fusion_entries(load_preset("sample"))}
     # The first row is compared with each of the others.
-    assert [e.name for e in entries] == ["attention", "random", "random standardised", "pca"]
+    assert next(iter(entries)) == "pca_each rotated"
     for number in (0, 1):
-        runs = [entry.with_seed(number, minutes=0.0) for entry in entries]
-        assert {run.preset.training.seed for run in runs} == {number + 1}
-        attention = runs[0].preset.fusion
+        runs = {name: entry.with_seed(number, minutes=0.0) for name, entry in entries.items()}
+        assert {run.preset.training.seed for run in runs.values()} == {number + 1}
+        attention = runs["attention"].preset.fusion
         assert (attention.method, attention.attention.seed) == ("attention", number + 1)
-        assert runs[3].preset.fusion.method == "pca"
-        assert [run.projection for run in runs] == [None, "raw", "standardised", None]
-        assert len({run.vector_settings for run in runs}) == 4
-    random = entries[1]
+        projections = {name: run.projection for name, run in runs.items() if run.projection}
+        assert projections == {"random": "raw", "random standardised": "standardised"}
+        assert len({run.vector_settings for run in runs.values()}) == len(runs)
+    random = entries["random"]
     assert random.with_seed(0, 0.0).vector_settings != random.with_seed(1, 0.0).vector_settings
+
+
+def test_fusions_differ_from_recipe_a_as_they_say_whatever_the_preset_has() -> None:
+    preset = load_preset("sample")
+    ours = FusionConfig(method="pca_each", input="unit", rotate=True)
+    for fusion in (preset.fusion, ours):
+        entries = fusion_entries(dataclasses.replace(preset, fusion=fusion))
+        settings = {
+            entry.name: (f.method, f.input, f.rotate)
+            for entry in entries
+            if (f := entry.preset.fusion) and not entry.projection
+        }
+        assert settings == {
+            "pca_each rotated": ("pca_each", "raw", True),
+            "pca_each": ("pca_each", "raw", False),
+            "pca standardised rotated": ("pca", "standardised", True),
+            "pca standardised": ("pca", "standardised", False),
+            "pca": ("pca", "raw", False),
+            "attention": ("attention", "raw", False),
+        }

@@ -50,9 +50,9 @@ def fused_pca(
     fused = fusion.vectors.recording(config=config.resolved, dim=fusion.vectors.dim)
     item_info_path = deployment.storage / FILE_NAMES[settings.method]
     item_info = write_item_info(item_info_path, fused, items, layout.item_info)
-    for method, name in FILE_NAMES.items():
-        if method != settings.method and (deployment.storage / name).is_file():
-            logger.info(f"{deployment.storage / name} is from an earlier run with method {method}")
+    for name in {*FILE_NAMES.values()} - {item_info_path.name}:
+        if (deployment.storage / name).is_file():
+            logger.info(f"{deployment.storage / name} is from an earlier run of another method")
     tables = {"cover": image_embeddings, "title": text_embeddings, "both": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = deployment.storage / "neighbours.png"
@@ -62,6 +62,9 @@ def fused_pca(
         "items with a vector": int(fused.present.sum()),
         "method": settings.method,
         "explained_variance": fused.provenance["explained_variance"],
+        "explained variance by modality": dg.MetadataValue.json(
+            fused.provenance["explained_variance_of"]
+        ),
         "transform": dg.MetadataValue.path(str(fusion.path)),
         "transform used again": fusion.reused,
         "vectors left out as outliers": dg.MetadataValue.json(fused.provenance["outliers"]),
@@ -102,7 +105,7 @@ def _pictures(
     also_reads=("text_embeddings",),
     shape="one row per item and the padding row 0, with the width that the fusion recorded",
     finite_norms="no NaN or infinity; exactly the masked rows are zero",
-    explained_variance="the fused vectors keep enough of the variance",
+    explained_variance="the fused vectors keep enough of the variance, of titles and covers alike",
 )
 def fused_pca_checks(
     fused_pca: VectorTable, text_embeddings: VectorTable
@@ -114,5 +117,6 @@ def fused_pca_checks(
         checks.explained_variance(
             fused_pca.provenance["explained_variance"],
             fused_pca.provenance["config"]["checks"]["min_explained_variance"],
+            fused_pca.provenance.get("explained_variance_of"),
         ),
     ]
