@@ -99,10 +99,10 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     logger.info(f"{len(histories):,} distinct histories in {len(index):,} rows")
     users, user_id = map_columns([part.users for part in rows.values() if part.users is not None])
     ends = np.cumsum([len(part) for part in rows.values()])[:-1]
-    parted = zip(rows.items(), np.split(index, ends), np.split(user_id, ends), strict=True)
+    by_split = zip(rows.items(), np.split(index, ends), np.split(user_id, ends), strict=True)
     splits: dict[str, Any] = {
         name: Split(history=history, user_id=user, **part.numbers)
-        for (name, part), history, user in parted
+        for (name, part), history, user in by_split
     }
     dataset = CtrDataset(
         **splits, items=items, histories=histories, fingerprint=hashing.result(), users=users
@@ -115,8 +115,8 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
 def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     """Return the distinct histories of the train split, by first appearance.
 
-    Learned fusions may read only these from the interactions. Checks and strips histories as
-    `build_dataset` does, and raises `DataError` likewise.
+    Learned fusions may read only these from the interactions. Histories are checked and stripped
+    as by `build_dataset`. Raises `DataError`.
     """
     parts: list[RowHistories] = []
     with open_table(layout.train, HISTORY_COLUMNS) as file:
@@ -157,7 +157,7 @@ def _read_rows(
     """Read and check one interaction file batch by batch; append to `histories`."""
     id_map = items.id_map
     names = [column.name for column in columns]
-    # Joined at the end: a file may hold fewer rows than it claims.
+    # Blocks are joined at the end, as a file may hold fewer rows than it claims.
     parts: dict[str, list[Any]] = {c.name: [] for c in columns if c.kind != "id_list"}
     is_seen = np.zeros(id_map.n_rows, dtype=bool)
     progress = Progress(logger, path.name, file.n_rows)
@@ -176,7 +176,7 @@ def _read_rows(
             histories.append(history)
             first_row += len(batch)
             progress.advance(len(batch))
-    users = _joined(parts.pop("user_id")) if "user_id" in parts else None
+    users = _concatenate(parts.pop("user_id")) if "user_id" in parts else None
     numbers = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if "ID" in numbers:
         check_distinct(numbers["ID"], Block(path, ROW_ID))
@@ -185,7 +185,7 @@ def _read_rows(
 
 
 def _values(array: pa.Array, block: Block, items: IdMap, item_file: Path) -> np.ndarray | pa.Array:
-    """Return a block of a column as numbers, items as their rows; string user ids encoded."""
+    """Return a block of a column as numbers: rows of items, and user ids (strings encoded)."""
     if block.column.name == "item_id":
         return item_rows(array, block, items, item_file)
     if block.column.name == "user_id":
@@ -194,7 +194,7 @@ def _values(array: pa.Array, block: Block, items: IdMap, item_file: Path) -> np.
     return integers(array, block).astype(block.column.dtype)
 
 
-def _joined(blocks: list[np.ndarray] | list[pa.Array]) -> np.ndarray | pa.ChunkedArray:
+def _concatenate(blocks: list[np.ndarray] | list[pa.Array]) -> np.ndarray | pa.ChunkedArray:
     if isinstance(blocks[0], np.ndarray):
         return np.concatenate(blocks)
     return pa.chunked_array(blocks)

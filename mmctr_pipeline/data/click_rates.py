@@ -5,9 +5,14 @@ from typing import Self
 
 import numpy as np
 
+from mmctr_pipeline.data.user_split import splitmix64
+
 ITEM_SMOOTHING = 5.0
 USER_SMOOTHING = 10.0
 """Rows with the mean click rate that are added to those of each item or user."""
+
+N_FOLDS = 4
+"""Folds of the train rows: as features, they read rates that the other folds give."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +84,17 @@ def rate_logits(
     added_clicks, added_others = smoothing * mean, smoothing * (1 - mean)
     odds = (n_clicks + added_clicks) / (n_rows - n_clicks + added_others)
     return np.log(odds) - np.log(added_clicks / added_others)
+
+
+def fold_columns(user_id: np.ndarray, item_id: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the columns `row_fold` and `user_fold` of train rows, `(N,) int64` below `N_FOLDS`.
+
+    Both are hashes: of user and item, so that equal rows share a fold, and of the user alone.
+    """
+    user_N = splitmix64(user_id.astype(np.uint64))
+    row_N = splitmix64(user_N ^ item_id.astype(np.uint64))
+    hashes = {"row_fold": row_N, "user_fold": splitmix64(user_N)}
+    return {name: (hash_N % np.uint64(N_FOLDS)).astype(np.int64) for name, hash_N in hashes.items()}
 
 
 def _at(counts_I: np.ndarray, ids: np.ndarray) -> np.ndarray:

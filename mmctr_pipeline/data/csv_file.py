@@ -78,7 +78,7 @@ class CsvFile:
         """Open a reader of some columns, or of all if there are no `names`."""
         wrong: list[csv.InvalidRow] = []
 
-        def keep(row: csv.InvalidRow) -> str:
+        def record_and_fail(row: csv.InvalidRow) -> str:
             wrong.append(row)
             return "error"
 
@@ -86,7 +86,7 @@ class CsvFile:
             with csv.open_csv(
                 self.path,
                 csv.ReadOptions(block_size=_BLOCK_BYTES),
-                csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+                csv.ParseOptions(newlines_in_values=True, invalid_row_handler=record_and_fail),
                 csv.ConvertOptions(
                     include_columns=names,
                     column_types=dict.fromkeys(names, pa.binary()),
@@ -103,7 +103,7 @@ class CsvFile:
                 f"the line has {wrong[0].actual_columns} values, but the header has "
                 f"{wrong[0].expected_columns}",
                 "separate the values with commas, and quote titles that have commas in them",
-                # The header is number 1. Behind a quoted line break there is none.
+                # The header has number 1. After a quoted line break Arrow knows no numbers.
                 row=None if wrong[0].number is None else wrong[0].number - 2,
             ) from error
 
@@ -148,8 +148,7 @@ class CsvFile:
         try:
             return strings.cast(data_type)
         except pa.ArrowInvalid as error:
-            wrong = (at for at, text in enumerate(texts.to_pylist()) if not _is_integer(text))
-            position = next(wrong, 0)
+            position = next(i for i, text in enumerate(texts.to_pylist()) if not _is_integer(text))
             value = texts[position].as_py().decode(errors="replace")
             raise DataError(
                 self.path,

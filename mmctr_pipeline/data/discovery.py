@@ -78,8 +78,8 @@ def _only(found: list[Path], what: str) -> Path | None:
 
 def _missing_files(missing: list[str], root: Path, places: list[Path]) -> str:
     where = ", ".join(map(str, places[:6]))
-    more = f" and {len(places) - 6} more folders" if len(places) > 6 else ""
-    message = f"{', '.join(missing)} not found, nor as .csv; looked in {where}{more}"
+    where += f" and {len(places) - 6} more folders" if len(places) > 6 else ""
+    message = f"{', '.join(missing)} not found, nor as .csv; looked in {where}"
     if all((root.parent / name).exists() for name in missing):
         return f"{message}. Fix: name the folder above, {root.parent}, which has it"
     return (
@@ -94,7 +94,7 @@ def _find_images(places: list[Path], root: Path) -> ImageIndex | None:
     for folder in folders:
         refuse_link_outside(folder, root)
     indexes = {folder: index_images(folder, root) for folder in folders}
-    # Numbers are ids; other names may be a logo or a sprite.
+    # Files named by a number are covers; others may be a logo or a sprite.
     filled = [folder for folder in folders if indexes[folder].is_numbered]
     filled = filled or [folder for folder in folders if indexes[folder].has_images]
     matching = _only(filled, "a folder of images")

@@ -57,7 +57,7 @@ def read_histories(
         The file that lists the items.
     """
     values, offsets = listed_items(array, block, items, source)
-    # The rows of a user are often neighbours with one history: check, strip and hash it only once.
+    # Neighbouring rows are often of one user with one history, which is checked and stripped once.
     starts = run_starts(values, offsets)
     if len(starts) < len(offsets):
         values = values.reshape(len(offsets) - 1, -1)[starts[:-1]].reshape(-1)
@@ -92,9 +92,10 @@ class PaddingCheck:
     """Checks the histories of a file block by block: left-padded to one width, or not at all."""
 
     def __init__(self) -> None:
-        # Row and width of the first list and of the first one of another width; first padded row.
+        # Row and width of the first list, and of the first list of another width.
         self._first: tuple[int, int] | None = None
         self._other: tuple[int, int] | None = None
+        # The first padded row.
         self._padded: int | None = None
 
     def check(

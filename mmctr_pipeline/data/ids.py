@@ -180,7 +180,7 @@ def ids_to_arrays(ids: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ids_from_arrays(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the ids that `ids_to_arrays` took; raises `ValueError` for other arrays."""
+    """Return the ids from the arrays of `ids_to_arrays`; raises `ValueError` for other arrays."""
     if arrays.keys() == {"integers"}:
         return arrays["integers"].astype(np.int64, casting="safe")
     if arrays.keys() != {"lengths", "utf8"}:

@@ -37,9 +37,9 @@ class ImageIndex:
     outside
         Names without extension of links that lead out of the data folder; they are not read.
     n_unused
-        Number of files that another file of the same item displaces.
+        Number of files that are not used because another file of the same item is.
     n_ignored
-        Number of files that are no images by their extension.
+        Number of files whose extension is not that of an image.
     """
 
     folder: Path
@@ -76,7 +76,7 @@ class ImageIndex:
 
         Raises `DataNotFoundError` if no id has a file.
         """
-        found = np.array([self._name(each) is not None for each in item_id.tolist()], dtype=bool)
+        found = np.array([self._name(item) is not None for item in item_id.tolist()], dtype=bool)
         if not found.any():
             raise DataNotFoundError(self._no_match(item_id))
         return found
@@ -149,7 +149,7 @@ def _entries(folder: Path, root: Path | None = None) -> Iterator[tuple[str, os.D
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # A folder named like an image is listed, and found unreadable.
+            # A folder named like an image is listed; encoding reports it as unreadable.
             if _stem(entry.name) is not None or not os.path.isdir(entry.path):
                 yield entry.name, entry
             elif entry.name not in (*IMAGE_FOLDERS, *NEVER_SEARCHED):
@@ -173,7 +173,7 @@ def _stems(item_id: int | str) -> tuple[str, str]:
 
 
 def _preference(name: str) -> tuple[int, bool, bool, str]:
-    """Return the key by which the files of one item are ordered, the best first."""
+    """Return the key that sorts the files of an item, the best first."""
     extension = name.rpartition(".")[2]
     lower = extension.lower()
     return EXTENSIONS.index(lower), extension != lower, "/" in name, name

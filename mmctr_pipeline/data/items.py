@@ -82,7 +82,7 @@ def _titles(titles: pa.Array, block: Block, order: np.ndarray) -> pa.Array:
         if title is not None and len(title) > MAX_TITLE_BYTES:
             problem = f"the title has {len(title):,} bytes, more than {MAX_TITLE_BYTES:,}"
             raise block.error(row, problem, "shorten it; encoders read the first few hundred words")
-    blank = [each is None or not each.decode("utf-8", "replace").strip() for each in raw]
+    blank = [title is None or not title.decode("utf-8", "replace").strip() for title in raw]
     # Taking a null index yields null. `pa.array` would import pandas, which is slow.
     is_present = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
     buffers = [pa.py_buffer(is_present), pa.py_buffer(order)]
@@ -159,10 +159,10 @@ def _file_with(layout: DataLayout, column: str) -> Path:
 
 
 def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarray] | None:
-    """Return the tags in item_info of the items, and which of them have a row there, `(M,) bool`.
+    """Return the items' tags in item_info, and which items have a row there, `(M,) bool`.
 
     None if the file has no tags. Items without a row have no tags; the padding row and items that
-    item_feature lacks are ignored. Raises `DataError`, as for the other files, and if no item has a
+    item_feature lacks are ignored. Raises `DataError` for invalid contents, and if no item has a
     row.
     """
     with open_table(path, VECTOR_FILE_COLUMNS) as file:
@@ -177,7 +177,7 @@ def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarra
     lists = list_values(arrays.column("item_tags").combine_chunks(), blocks["item_tags"])
     check_range(*lists, blocks["item_tags"])
     order = np.argsort(ids)
-    place, found = find(items.ids, ids[order])
+    position, found = find(items.ids, ids[order])
     if not found.any():
         raise DataError(
             path,
@@ -187,7 +187,7 @@ def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarra
         )
     # List 0 is empty, for the items without a row.
     tags = Ragged.concatenate([Ragged.from_lists([[]]), without_zeros(*lists)])
-    return tags.take(np.where(found, 1 + order[place], 0)), found
+    return tags.take(np.where(found, 1 + order[position], 0)), found
 
 
 def _checked_vectors(

@@ -1,8 +1,8 @@
 """Mask vectors whose norm is far from the norms of all others.
 
 One vector of norm 1e6 among vectors of norm 1 decides the mean, the scale and the first principal
-component of the whole table. Such a vector is an error of whatever wrote it, so its item counts as
-an item without this modality.
+component of the whole table. Such a vector is an error of the program that wrote it, so its item is
+treated as an item without this modality.
 """
 
 import dataclasses

@@ -1,10 +1,11 @@
 """Read from a parquet footer which columns are encrypted, and the size of each column.
 
-pyarrow ends the process when it is asked for the metadata of an encrypted column, so this reads the
-footer itself: a structure in Thrift's compact protocol, as defined in parquet.thrift.
+pyarrow crashes when it is asked for the metadata of an encrypted column, so this module decodes the
+footer itself: a struct in Thrift's compact protocol, as defined in parquet.thrift.
 """
 
 import dataclasses
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ _COLUMNS, _N_ROWS = 1, 3
 _METADATA, _CRYPTO = 3, 8
 _PATH, _N_VALUES, _UNCOMPRESSED_SIZE = 3, 5, 6
 _COLUMN_KEY, _KEY_PATH = 2, 1
+
+
+class _Kind(enum.IntEnum):
+    """Types of Thrift's compact protocol."""
+
+    TRUE = 1
+    FALSE = 2
+    BYTE = 3
+    I16 = 4
+    I32 = 5
+    I64 = 6
+    DOUBLE = 7
+    BINARY = 8
+    LIST = 9
+    SET = 10
+    STRUCT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +62,8 @@ def read_footer(path: Path) -> list[RowGroup]:
         file.seek(-8 - length, 2)
         content = file.read(length)
     try:
-        groups = _Compact(content).struct()[_ROW_GROUPS]
-        return [RowGroup(each[_N_ROWS], list(map(_chunk, each[_COLUMNS]))) for each in groups]
+        groups = _CompactReader(content).struct()[_ROW_GROUPS]
+        return [RowGroup(group[_N_ROWS], list(map(_chunk, group[_COLUMNS]))) for group in groups]
     except (LookupError, TypeError, AttributeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"the footer is malformed ({error!r})") from error
 
@@ -63,12 +80,12 @@ def _chunk(chunk: dict[int, Any]) -> ColumnChunk:
     )
 
 
-class _Compact:
-    """A reader of Thrift's compact protocol; structures become dictionaries by field number."""
+class _CompactReader:
+    """A reader of Thrift's compact protocol; structs become dictionaries by field number."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self._at = 0
+        self._position = 0
 
     def struct(self) -> dict[int, Any]:
         fields: dict[int, Any] = {}
@@ -77,23 +94,25 @@ class _Compact:
             step = header >> 4
             number = number + step if step else self._integer()
             kind = header & 15
-            # The type of a field holds the value of a boolean.
-            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind)
+            if kind in (_Kind.TRUE, _Kind.FALSE):
+                fields[number] = kind == _Kind.TRUE
+            else:
+                fields[number] = self._value(kind)
         return fields
 
     def _value(self, kind: int) -> Any:
         match kind:
-            case 1 | 2 | 3:
+            case _Kind.TRUE | _Kind.FALSE | _Kind.BYTE:
                 return self._byte()
-            case 4 | 5 | 6:
+            case _Kind.I16 | _Kind.I32 | _Kind.I64:
                 return self._integer()
-            case 7:
+            case _Kind.DOUBLE:
                 return self._take(8)
-            case 8:
+            case _Kind.BINARY:
                 return self._take(self._varint())
-            case 9 | 10:
+            case _Kind.LIST | _Kind.SET:
                 return self._list()
-            case 12:
+            case _Kind.STRUCT:
                 return self.struct()
         raise ValueError(f"the footer is malformed (type {kind})")
 
@@ -105,14 +124,14 @@ class _Compact:
         return [self._value(header & 15) for _ in range(length)]
 
     def _byte(self) -> int:
-        self._at += 1
-        return self._content[self._at - 1]
+        self._position += 1
+        return self._content[self._position - 1]
 
     def _take(self, length: int) -> bytes:
-        if length > len(self._content) - self._at:
+        if length > len(self._content) - self._position:
             raise IndexError("a string ends beyond the footer")
-        self._at += length
-        return self._content[self._at - length : self._at]
+        self._position += length
+        return self._content[self._position - length : self._position]
 
     def _varint(self) -> int:
         value = shift = 0

@@ -9,13 +9,13 @@ MAX_ID = 2**63 - 1
 """Largest user or item id. Rows of tables are int32; `data.ids` maps ids to rows."""
 
 MAX_TAG = 1_000_000
-"""Largest tag id. Tags are rows of a table as they are, so gaps between them take memory."""
+"""Largest tag id. A tag is its own table row, so gaps between tags take memory."""
 
 MAX_LEVEL = 10
 """Largest likes_level and views_level."""
 
 MAX_TITLE_BYTES = 1 << 20
-"""Longest title in UTF-8; a longer one is no title, and would take minutes to tokenise."""
+"""Longest title in UTF-8; a longer text is not a title, and would take minutes to tokenise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ ITEM_COLUMNS: tuple[Column, ...] = (
 """Columns of item_feature that all recipes read; `item_id` is distinct."""
 
 VECTOR_FILE_COLUMNS: tuple[Column, ...] = (Column("item_id", "id"),)
-"""Columns of a file with given vectors, besides those; id 0 is the padding row of item_info."""
+"""Columns of a file with vectors, apart from the vectors; id 0 is the padding row of item_info."""
 
 ITEM_INFO_COLUMNS: tuple[Column, ...] = (*VECTOR_FILE_COLUMNS, _ITEM_TAGS)
 """Columns of item_info that the table for FuxiCTR is written from."""

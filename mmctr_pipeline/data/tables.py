@@ -17,10 +17,10 @@ from mmctr_pipeline.data.validation import DataError, check_schema
 from mmctr_pipeline.memory import machine_memory
 
 _READ_ROWS = 1024
-"""Rows of a batch where a table is read whole: few, as one of a small file can be huge."""
+"""Rows per batch when a table is read whole; few, as a row of a small file can be huge."""
 
 _BYTES_PER_ROW = 24
-"""Least memory of a row while a table is in use."""
+"""Minimum memory that a row takes while a table is in use."""
 
 
 class _Part(Protocol):
@@ -134,13 +134,13 @@ def open_table(path: Path, columns: Iterable[Column]) -> TableFile:
 def table_files(path: Path) -> list[Path]:
     """Return the files that make up a table: the file itself, or the parts of a folder by name.
 
-    Names that begin with `.` or `_` (checksums, `_SUCCESS`) are no parts. Raises `DataError` for a
+    Names that begin with `.` or `_` (checksums, `_SUCCESS`) are not parts. Raises `DataError` for a
     folder without parts, or with anything else in it.
     """
     if not path.is_dir():
         return [path]
-    parts = sorted(each for each in path.iterdir() if each.name[0] not in "._")
-    others = [each.name for each in parts if each.suffix != ".parquet" or each.is_dir()]
+    parts = sorted(part for part in path.iterdir() if part.name[0] not in "._")
+    others = [part.name for part in parts if part.suffix != ".parquet" or part.is_dir()]
     if others or not parts:
         found = f"the folder also has {others[0]}" if others else "the folder is empty"
         raise DataError(
@@ -159,7 +159,7 @@ def _check_types(part: _Part, first: _Part, columns: list[str]) -> None:
             raise DataError(
                 part.path, "the column is missing or occurs twice", "write it once", column
             )
-        found, expected = (each.schema.field(column).type for each in (part, first))
+        found, expected = part.schema.field(column).type, first.schema.field(column).type
         if found != expected:
             raise DataError(
                 part.path,
@@ -170,7 +170,7 @@ def _check_types(part: _Part, first: _Part, columns: list[str]) -> None:
 
 
 def _check_memory(path: Path, n_rows: int, n_bytes: int) -> None:
-    """Check that so many rows of so many bytes fit into half of the machine's memory."""
+    """Check that `n_rows` of `n_bytes` each fit into half of the machine's memory."""
     needed = n_rows * n_bytes
     if needed > machine_memory() // 2:
         raise DataError(

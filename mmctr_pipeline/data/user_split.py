@@ -21,11 +21,15 @@ def selects_epoch(user_id: np.ndarray) -> np.ndarray:
     "Fast splittable pseudorandom number generators", OOPSLA 2014) of the data's id, `(N,)` integers
     or strings. So the split depends on neither the order nor the other rows.
     """
-    mixed = _numbers(user_id) + _INCREMENT
+    return (splitmix64(_numbers(user_id)) & np.uint64(1)).astype(bool)
+
+
+def splitmix64(numbers: np.ndarray) -> np.ndarray:
+    """Return a hash of each number, uint64 to uint64."""
+    mixed = numbers + _INCREMENT
     for multiplier, shift in zip(_MULTIPLIERS, (30, 27), strict=True):
         mixed = (mixed ^ (mixed >> np.uint64(shift))) * multiplier
-    mixed ^= mixed >> np.uint64(31)
-    return (mixed & np.uint64(1)).astype(bool)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def _numbers(ids: np.ndarray) -> np.ndarray:

@@ -176,7 +176,7 @@ def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
 
 
 def list_elements(array: pa.Array, block: Block) -> tuple[pa.Array, np.ndarray]:
-    """Return a list column as values `(T,)` and offsets `(N + 1,) int64`, checked likewise."""
+    """Do the same as `list_values` for lists of any type; the values are an Arrow array."""
     if not block.column.nullable:
         check_nulls(array, block)
     offsets = list_offsets(array)
@@ -202,7 +202,7 @@ def check_nulls(array: pa.Array, block: Block) -> None:
 
 
 def _empty_history(array: pa.Array) -> str:
-    """Return how the other lists of the column would write an empty one."""
+    """Return how to write an empty history in the form of the column's other lists."""
     offsets, flat = list_offsets(array), array.flatten()
     widths = np.unique(np.diff(offsets)[~array.is_null().to_numpy(zero_copy_only=False)])
     if len(widths) != 1 or not widths[0]:

@@ -64,8 +64,8 @@ class VectorTable:
 
     def aligned_to(self, item_id: np.ndarray) -> "VectorTable":
         """Return the rows for `item_id` (distinct, ascending); ids not in the table are masked."""
-        place, found = find(item_id, self.item_id)
-        rows = place[found]
+        position, found = find(item_id, self.item_id)
+        rows = position[found]
         vectors = np.zeros((len(item_id), self.dim), dtype=np.float32)
         vectors[found] = self.vectors[rows]
         present = np.zeros(len(item_id), dtype=bool)

@@ -1,7 +1,7 @@
-"""Say which activation a CLIP model computes, as its weights do not tell.
+"""Find out and log which activation a CLIP model computes: the weights do not show it.
 
-CLIP comes with GELU or with QuickGELU, as all of OpenAI's weights. With the wrong one the vectors
-are wrong without any error.
+CLIP models use GELU or QuickGELU; OpenAI trained all of its own with QuickGELU. With the wrong
+activation the vectors are wrong, and no error shows it.
 """
 
 import logging
@@ -13,18 +13,19 @@ from mmctr_pipeline.settings import SettingsError
 logger = logging.getLogger(__name__)
 
 QUICK = "-quickgelu"
-"""Ends the names of open_clip's architectures with QuickGELU in place of GELU."""
+"""Suffix of open_clip's architectures that use QuickGELU instead of GELU."""
 
 
 class ActivationError(SettingsError):
-    """The architecture computes another activation than the weights need."""
+    """The architecture computes a different activation from the one the weights need."""
 
 
 def is_quick_archive(name: str, checkpoint: Path) -> bool:
-    """Return whether a local checkpoint is an archive of OpenAI's, which needs QuickGELU.
+    """Return whether a local checkpoint is one of OpenAI's archives, which need QuickGELU.
 
-    For other files, logs the activation of the architecture `name` if open_clip has it with either.
-    Raises `ActivationError` if OpenAI's weights, by the name of the file, would get GELU.
+    For other files, logs the activation of the architecture `name` if open_clip knows a variant
+    with the other one. Raises `ActivationError` if the file's name says that the weights are
+    OpenAI's and the architecture uses GELU.
     """
     import open_clip
 

@@ -20,19 +20,20 @@ from mmctr_pipeline.encoders.locate import LocatedImageModel
 from mmctr_pipeline.encoders.model_files import ModelFilesError, is_torchscript, require_weights
 from mmctr_pipeline.encoders.torchscript import read_tensors
 
-# The tokens of this text tell tokenisers apart.
+# Different tokenisers give this text different tokens.
 _PROBE = "Two DOGS, one cat's café: #fun 2026 \U0001f600 \u4f60\u597d"
 
-# open_clip reads these forms of weights without pickle.
+# open_clip reads weights in these formats without pickle.
 _NUMPY = (".npz", ".npy")
 # Tensors of OpenAI's archives that are not weights.
-_NO_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
-_MOST_SHOWN = 400
+_NOT_WEIGHTS = {"input_resolution", "context_length", "vocab_size", "attn_mask"}
+# Longer error messages of open_clip are cut to this many characters.
+_MAX_CHARACTERS = 400
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadedClip:
-    """An open_clip model in float32 and evaluation mode, with where it came from."""
+    """An open_clip model in float32 and evaluation mode, and where it was found."""
 
     located: LocatedImageModel
     model: Any
@@ -56,15 +57,15 @@ class LoadedClip:
         return _hash({name: value for name, value in state if not name.startswith("visual.")})
 
     def image_settings_hash(self) -> str:
-        """Return 8 hex digits of everything but the weights that image vectors depend on."""
+        """Return 8 hex digits of all that image vectors depend on, except the weights."""
         return self._settings_hash(self.model.visual.preprocess_cfg)
 
     def text_settings_hash(self) -> str:
-        """Return 8 hex digits of everything but the weights that text vectors depend on."""
+        """Return 8 hex digits of all that text vectors depend on, except the weights."""
         return self._settings_hash(self.tokenizer()([_PROBE]).tolist())
 
     def _settings_hash(self, preprocessing: Any) -> str:
-        # Only the definition, not the weights, tells activations and numbers of heads.
+        # The definition holds what the weights do not show, such as activation and heads.
         settings = [preprocessing, self.located.quick_gelu, self._definition()]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -83,14 +84,14 @@ def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedC
     are not exactly those of the architecture.
     """
     checkpoint = located.weights or _weights_in(located.architecture)
-    with warnings.catch_warnings(), _readable(checkpoint) as readable:
+    with warnings.catch_warnings(), _checked_weights(checkpoint) as weights:
         # open_clip warns if the weights need another activation than the definition names;
         # force_quick_gelu sets the right one.
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         try:
             model, _ = open_clip.create_model_from_pretrained(
                 located.architecture,
-                pretrained=str(readable) if located.weights else None,
+                pretrained=str(weights) if located.weights else None,
                 precision="fp32",
                 device=torch.device(device),
                 force_quick_gelu=located.quick_gelu,
@@ -99,7 +100,7 @@ def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedC
         except RuntimeError as error:
             if "loading state_dict" not in str(error):
                 raise
-            differences = " ".join(str(error).split())[:_MOST_SHOWN]
+            differences = " ".join(str(error).split())[:_MAX_CHARACTERS]
             raise ModelFilesError(
                 f"{checkpoint} does not fit {located.architecture}: {differences} ... Fix: name "
                 "the architecture that the weights were trained in (encoders.image.model, or "
@@ -120,15 +121,20 @@ def _weights_in(architecture: str) -> Path:
 
 
 @contextlib.contextmanager
-def _readable(checkpoint: Path) -> Iterator[Path]:
-    """Yield a checked file that open_clip reads: for an archive of OpenAI's, one of its tensors."""
+def _checked_weights(checkpoint: Path) -> Iterator[Path]:
+    """Yield a file that open_clip can read without running code from it.
+
+    This is the checkpoint itself, or for a TorchScript archive a temporary copy of its weights.
+    """
     if checkpoint.suffix in _NUMPY:
         yield checkpoint
     elif is_torchscript(checkpoint):
         tensors = read_tensors(checkpoint).items()
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "weights.safetensors"
-            weights = {n: each for n, each in tensors if n.split(".")[-1] not in _NO_WEIGHTS}
+            weights = {
+                name: tensor for name, tensor in tensors if name.split(".")[-1] not in _NOT_WEIGHTS
+            }
             save_file(weights, copy)
             yield copy
     else:

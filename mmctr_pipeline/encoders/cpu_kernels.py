@@ -11,14 +11,14 @@ import torch
 from torch.nn import functional
 
 Affine = Callable[[torch.Tensor], torch.Tensor]
-"""From `(..., D)` to `(..., E)`: a product with a weight, plus a bias."""
+"""Maps `(..., D)` to `(..., E)`: multiplies by a weight and adds a bias."""
 
 
 def affine(weight_ED: torch.Tensor, bias_E: torch.Tensor) -> Affine:
     """Return `functional.linear` with this weight and bias, as fast as the device allows.
 
-    In bfloat16 on a CPU, oneDNN would lay out the weight again for each product. Where possible it
-    is laid out here, once.
+    In bfloat16 on a CPU, oneDNN would rearrange the weight in memory for each product. Where
+    possible it is rearranged here, once.
     """
     on_cpu = weight_ED.device.type == "cpu"
     if on_cpu and weight_ED.dtype == torch.bfloat16 and packed_linear_works():
@@ -28,7 +28,7 @@ def affine(weight_ED: torch.Tensor, bias_E: torch.Tensor) -> Affine:
 
 @functools.cache
 def packed_linear_works() -> bool:
-    """Return whether this CPU and this torch multiply by a bfloat16 weight laid out beforehand.
+    """Return whether this CPU and this torch can multiply by a rearranged bfloat16 weight.
 
     torch refuses on x86 CPUs without AVX512 or AVX-NE-CONVERT.
     """

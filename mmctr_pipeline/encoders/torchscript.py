@@ -1,8 +1,8 @@
 """Read the tensors of a TorchScript archive without running its code.
 
-OpenAI publishes CLIP in this form (`RN50.pt`): a zip of a pickled tree of modules, the tensors'
-bytes, and program code. `torch.jit.load` runs parts of that code, so only tree and tensors are read
-here, by an unpickler that builds nothing except them.
+OpenAI publishes CLIP in this format (`RN50.pt`): a zip file with a pickled tree of modules, the
+tensors' bytes, and program code. `torch.jit.load` runs parts of that code. Here an unpickler that
+can build only modules, tensors and plain values reads the tree and the tensors.
 """
 
 import collections
@@ -31,13 +31,14 @@ _DTYPES = {
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of an archive by their names in the state of the model.
+    """Return the tensors of an archive by their names in the model's state dict.
 
     Raises `ModelFilesError` if the archive is damaged or holds other objects.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.split("/")[1:] == ["data.pkl"])
+            names = archive.namelist()
+            name = next(name for name in names if name.split("/")[1:] == ["data.pkl"])
             with archive.open(name) as file:
                 tree = _Unpickler(file, archive, name.removesuffix("data.pkl")).load()
             tensors = dict(_named_tensors(tree, ""))
@@ -60,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 class _Module:
-    """A module of the archive, whatever its class: its attributes by name."""
+    """The attributes of a module in the archive, by name. Its class is ignored."""
 
     attributes: Any = None
 
@@ -96,18 +97,18 @@ def _tensor(
     return storage.as_strided(size, stride, offset).clone().contiguous()
 
 
-def _first(value: Any, *_: Any) -> Any:
+def _first_argument(value: Any, *_: Any) -> Any:
     return value
 
 
 _BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch.jit._pickle", "restore_type_tag"): _first,
-    ("torch.jit._pickle", "build_intlist"): _first,
-    ("torch.jit._pickle", "build_doublelist"): _first,
-    ("torch.jit._pickle", "build_boollist"): _first,
-    ("torch.jit._pickle", "build_tensorlist"): _first,
+    ("torch.jit._pickle", "restore_type_tag"): _first_argument,
+    ("torch.jit._pickle", "build_intlist"): _first_argument,
+    ("torch.jit._pickle", "build_doublelist"): _first_argument,
+    ("torch.jit._pickle", "build_boollist"): _first_argument,
+    ("torch.jit._pickle", "build_tensorlist"): _first_argument,
 }
 
 

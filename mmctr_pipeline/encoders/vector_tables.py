@@ -1,4 +1,4 @@
-"""Tables of item vectors with their provenance, from an encoder's result or a given column."""
+"""Build tables of item vectors with their provenance, from an encoder or from a given column."""
 
 import dataclasses
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInfo:
-    """Identity of an encoder in logs, in the store and in provenance.
+    """An encoder as logs, the vector store and provenance name it.
 
     `name` and `source` are those of the located model, `weights_hash` is a SHA-256 (hex),
     `settings` a hash of the settings that its vectors depend on, and `precision` the dtype of its
@@ -36,7 +36,7 @@ class EncoderInfo:
 
     @property
     def identity(self) -> str:
-        """Names everything that the vectors depend on."""
+        """A text that differs whenever the vectors may differ."""
         weights = self.weights_hash[:12]
         return f"{self.kind}:{self.name}:{weights}:{self.settings}:{self.precision}"
 
@@ -53,7 +53,9 @@ def encoded_table(
     counts: dict[str, Any],
     start: float,
 ) -> VectorTable:
-    """Return one vector per item, zeros and masked where `result` has none or an outlier.
+    """Return one vector per item.
+
+    Items without a vector in `result`, and outliers, get zeros and are masked.
 
     Parameters
     ----------
@@ -68,9 +70,9 @@ def encoded_table(
     config
         The settings to record.
     counts
-        Counts to record in addition to the items, and the encoded and the reused contents.
+        Counts to record beside those of items, encoded contents and reused contents.
     start
-        When encoding began, by `time.monotonic`.
+        The value of `time.monotonic` when encoding began.
     """
     vectors = np.zeros((len(item_id), result.vectors.shape[1]), dtype=np.float32)
     vectors[rows] = result.vectors
@@ -119,7 +121,7 @@ def given_table(item_id: np.ndarray, given: VectorTable | None, column: str) -> 
 
 
 def parity_rows(n_rows: int, n_wanted: int) -> np.ndarray:
-    """Return at most `n_wanted` positions, evenly spaced over `n_rows`, to compare to float32."""
+    """Return at most `n_wanted` evenly spaced positions in `n_rows`, to compare with float32."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_wanted)).round().astype(np.int64))
 
 
@@ -139,7 +141,7 @@ def parity_notes(vectors: np.ndarray, reference: np.ndarray) -> Notes:
 
 
 def mean_parity(notes: Iterable[Notes]) -> dict[str, float] | None:
-    """Return the cosine to float32 over all rows that shards compared, None if none did."""
+    """Return mean and minimum cosine to float32 over all compared rows, None if there are none."""
     compared = [note for note in notes if "parity_n" in note]
     if not compared:
         return None

@@ -19,7 +19,7 @@ _TITLES = st.none() | st.text(_LETTERS, max_size=4)
 _LEVELS = st.integers(0, 10)
 _INTEGERS = ["int64", "int32", "uint8", "int8", "uint64", "uint32"]
 _CHANGES = ["value", "value", "history", "repeat", "type", "drop", "empty"]
-# Replacements of a value: one of these is wrong in every column.
+# Replacements of a value: for every column, at least one of them is wrong.
 _WRONG = [None, -1, 0, 2, 11, 12_345, 2**31, 2**63, "", "unknown"]
 
 
@@ -84,12 +84,7 @@ def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
         row = draw(st.integers(0, len(values) - 1)) if values else 0
         match draw(st.sampled_from(_CHANGES)):
             case "value" if values:
-                wrong = draw(st.sampled_from(_WRONG))
-                is_list = any(isinstance(value, list) for value in values)
-                in_list = isinstance(values[row], list) and draw(st.booleans())
-                place = draw(st.integers(0, len(values[row]))) if in_list else 0
-                new = [*values[row][:place], wrong, *values[row][place:]] if in_list else wrong
-                values[row] = new if in_list or not is_list else None
+                values[row] = draw(wrong_values(values, row))
             case "history" if values and isinstance(values[row], list):
                 values[row] = draw(st.permutations(values[row] + values[row][-1:]))
             case "repeat" if len(values) > 1:
@@ -107,6 +102,17 @@ def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
 
 
 @st.composite
+def wrong_values(draw: st.DrawFn, values: list[Any], row: int) -> Any:
+    """Draw a wrong value for a row; for a list, None or the list with a wrong value in it."""
+    value, wrong = values[row], draw(st.sampled_from(_WRONG))
+    if isinstance(value, list) and draw(st.booleans()):
+        position = draw(st.integers(0, len(value)))
+        return [*value[:position], wrong, *value[position:]]
+    is_list_column = any(isinstance(other, list) for other in values)
+    return None if is_list_column else wrong
+
+
+@st.composite
 def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = None) -> pa.Array:
     """Draw an Arrow array of the values, in any type that holds them; mixed values become text."""
     if changed is not None and not any(isinstance(value, list) for value in values):
@@ -119,10 +125,10 @@ def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = Non
     else:
         candidates = [pa.type_for_alias(draw(st.sampled_from(_INTEGERS))), pa.int64(), pa.uint64()]
     is_list = any(isinstance(value, list) for value in values)
-    make = draw(st.sampled_from([pa.list_, pa.large_list])) if is_list else lambda each: each
+    list_type = draw(st.sampled_from([pa.list_, pa.large_list])) if is_list else None
     for candidate in [*candidates, pa.float64()]:
         try:
-            return pa.array(values, make(candidate))
+            return pa.array(values, list_type(candidate) if list_type else candidate)
         except (pa.ArrowInvalid, OverflowError):
             # A value does not fit into this type.
             continue

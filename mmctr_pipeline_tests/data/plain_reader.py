@@ -1,6 +1,7 @@
-"""Reads a data set row by row in plain Python, and lists all of its faults: a reference."""
+"""A reference reader: reads a data set row by row in plain Python and lists all of its faults."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,13 @@ from mmctr_pipeline.data.schemas import MAX_TAG
 Place = tuple[str, str | None, int | None]
 """File name, column and row of a fault; column and row are None where it has none."""
 
-_INTERACTION = {"user_id": "id", "item_id": "id", "item_seq": "id_list", "likes_level": "level"}
-_INTERACTION["views_level"] = "level"
+_INTERACTION = {
+    "user_id": "id",
+    "item_id": "id",
+    "item_seq": "id_list",
+    "likes_level": "level",
+    "views_level": "level",
+}
 _COLUMNS = {
     "item_feature": {
         "item_id": "id",
@@ -25,7 +31,17 @@ _COLUMNS = {
     "valid": {**_INTERACTION, "label": "label"},
     "test": {**_INTERACTION, "ID": "number"},
 }
+_ALLOWED_TYPES = {
+    "id": ("integer", "string"),
+    "id_list": ("integer list", "string list"),
+    "tags": ("integer list",),
+    "text": ("string",),
+    "level": ("integer",),
+    "label": ("integer",),
+    "number": ("integer",),
+}
 _LIMITS = {"level": (0, 10), "label": (0, 1), "number": (-(2**63), 2**63 - 1)}
+_PADDING = (0, "")
 
 
 @dataclasses.dataclass
@@ -40,24 +56,24 @@ def read_plainly(root: Path) -> PlainDataset:
     """Read the four files of a flat data set."""
     faults: set[Place] = set()
     rows: dict[str, list[dict[str, Any]]] = {}
-    kinds: dict[tuple[str, str], str] = {}
+    id_types: dict[tuple[str, str], str] = {}
     for name, columns in _COLUMNS.items():
         file = f"{name}.parquet"
         table = pq.read_table(root / file)
         if not len(table):
             faults.add((file, None, None))
         for column, kind in columns.items():
-            is_there = column in table.column_names
-            found = _kind(str(table.schema.field(column).type)) if is_there else ""
-            if found not in _ALLOWED[kind]:
+            exists = column in table.column_names
+            found = _type_name(str(table.schema.field(column).type)) if exists else "none"
+            if found not in _ALLOWED_TYPES[kind]:
                 faults.add((file, column, None))
-            else:
-                kinds[name, column] = found.removesuffix(" list")
+            elif kind in ("id", "id_list"):
+                id_types[name, column] = found.removesuffix(" list")
         rows[name] = table.to_pylist()
     unreadable = {file.removesuffix(".parquet") for file, _, _ in faults}
-    for (name, column), kind in kinds.items():
-        like = ("train", "user_id") if column == "user_id" else ("item_feature", "item_id")
-        if column in ("user_id", "item_id", "item_seq") and kinds.get(like, kind) != kind:
+    for (name, column), id_type in id_types.items():
+        reference = ("train", "user_id") if column == "user_id" else ("item_feature", "item_id")
+        if id_types.get(reference, id_type) != id_type:
             faults.add((f"{name}.parquet", column, None))
     items = [row.get("item_id") for row in rows["item_feature"]]
     for name in _COLUMNS.keys() - unreadable:
@@ -66,56 +82,55 @@ def read_plainly(root: Path) -> PlainDataset:
         if len({row["label"] for row in rows[name]}) == 1:
             faults.add((f"{name}.parquet", "label", None))
     if not faults:
-        for row in (row for each in rows.values() for row in each):
-            for column in {"item_seq", "item_tags"} & row.keys():
-                row[column] = [value for value in row[column] or [] if value not in (0, "")]
-            if not (row.get("item_title") or "").strip():
-                row["item_title"] = None
+        for row in itertools.chain(*rows.values()):
+            _normalise(row)
     return PlainDataset(rows, faults)
 
 
-_ALLOWED = {
-    "id": ("integer", "string"),
-    "id_list": ("integer list", "string list"),
-    "tags": ("integer list",),
-    "text": ("string",),
-    "level": ("integer",),
-    "label": ("integer",),
-    "number": ("integer",),
-}
+def _normalise(row: dict[str, Any]) -> None:
+    """Remove padding from the lists of a row, and let None stand for a blank title."""
+    for column in {"item_seq", "item_tags"} & row.keys():
+        row[column] = [value for value in row[column] or [] if value not in _PADDING]
+    if not (row.get("item_title") or "").strip():
+        row["item_title"] = None
 
 
-def _kind(arrow: str) -> str:
-    if arrow.startswith(("list", "large_list", "fixed_size_list")):
-        return f"{_kind(arrow.partition(': ')[2].partition('>')[0].split()[0])} list"
-    if arrow.startswith(("int", "uint")):
+def _type_name(arrow_type: str) -> str:
+    """Return `integer list` for `large_list<item: uint8>`, and so on."""
+    if arrow_type.startswith(("list", "large_list", "fixed_size_list")):
+        return f"{_type_name(arrow_type.partition(': ')[2].partition('>')[0].split()[0])} list"
+    if arrow_type.startswith(("int", "uint")):
         return "integer"
-    return "string" if arrow in ("string", "large_string") else arrow
+    return "string" if arrow_type in ("string", "large_string") else arrow_type
 
 
 def _faults(name: str, rows: list[dict[str, Any]], items: set[Any]) -> set[tuple[str, int | None]]:
     """Return column and row of each fault in the values of a file."""
     found: set[tuple[str, int | None]] = set()
     seen: dict[str, set[Any]] = {"ID": set(), "item_id": set()}
-    is_padded = any(value in (0, "") for row in rows for value in row.get("item_seq") or [])
-    for at, row in enumerate(rows):
+    is_padded = any(value in _PADDING for row in rows for value in row.get("item_seq") or [])
+    for number, row in enumerate(rows):
         for column, kind in _COLUMNS[name].items():
             value = row[column]
             is_target = column == "item_id" and name != "item_feature"
             if _is_wrong(value, kind) or (is_target and value not in items):
-                found.add((column, at))
+                found.add((column, number))
             elif column == "item_seq":
-                unknown = any(each not in items for each in value if each not in (0, ""))
-                ids_end = [each in (0, "") for each in value]
-                has_gap = sorted(ids_end, reverse=True) != ids_end
                 width = len(rows[0]["item_seq"] or [])
-                if unknown or has_gap or (is_padded and len(value) != width):
-                    found.add((column, at))
+                if _is_wrong_history(value, items, width if is_padded else None):
+                    found.add((column, number))
             if column == "ID" or (column == "item_id" and name == "item_feature"):
                 if value in seen[column]:
-                    found.add((column, at))
+                    found.add((column, number))
                 seen[column].add(value)
     return found
+
+
+def _is_wrong_history(history: list[Any], items: set[Any], width: int | None) -> bool:
+    has_unknown_item = any(item not in items for item in history if item not in _PADDING)
+    is_padding = [item in _PADDING for item in history]
+    is_left_padded = is_padding == sorted(is_padding, reverse=True)
+    return has_unknown_item or not is_left_padded or width not in (None, len(history))
 
 
 def _is_wrong(value: Any, kind: str) -> bool:
@@ -124,12 +139,12 @@ def _is_wrong(value: Any, kind: str) -> bool:
     if kind == "tags":
         return any(tag is None or not 0 <= tag <= MAX_TAG for tag in value or [])
     if kind == "id_list":
-        return value is None or any(each is None or _is_below(each, 0) for each in value)
+        return value is None or any(item is None or _is_out_of_range(item, 0) for item in value)
     if kind == "id":
-        return value is None or value == "" or _is_below(value, 1)
+        return value is None or value == "" or _is_out_of_range(value, 1)
     least, most = _LIMITS[kind]
     return value is None or not least <= value <= most
 
 
-def _is_below(value: int | str, least: int) -> bool:
+def _is_out_of_range(value: int | str, least: int) -> bool:
     return isinstance(value, int) and not least <= value < 2**63

@@ -1,4 +1,4 @@
-"""Hand-written rows and histories, and the items of each user as sets."""
+"""Builds splits and histories from hand-written rows, and the set of items of each user."""
 
 import numpy as np
 

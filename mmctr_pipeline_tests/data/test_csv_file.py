@@ -1,4 +1,4 @@
-"""CSV files in FuxiCTR's form are read like parquet; what is wrong in them is named."""
+"""CSV files in FuxiCTR's form are read like parquet; errors name column and row."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline_tests.data import small_data
 from mmctr_pipeline_tests.data.csv_tables import write_csv
-from mmctr_pipeline_tests.data.read_folders import assert_equal, fault_of, many_rows, read_folder
+from mmctr_pipeline_tests.data.read_folders import (
+    assert_equal,
+    expect_data_error,
+    many_rows,
+    read_folder,
+)
 
 _TABLES = ("train", "valid", "test", "item_feature")
 
 
-def _as_csv(path: Path) -> Path:
+def _convert_to_csv(path: Path) -> Path:
     """Replace a parquet file by a CSV file in FuxiCTR's form."""
     table = pq.read_table(path)
     path.unlink()
@@ -38,7 +43,7 @@ def test_csv_is_read_like_parquet(
     expected = read_folder(small_data.write_data(tmp_path / "parquet", **files))
     root = small_data.write_data(tmp_path / "csv", **files)
     for name in _TABLES:
-        _as_csv(root / f"{name}.parquet")
+        _convert_to_csv(root / f"{name}.parquet")
     monkeypatch.setattr(csv_file, "_BLOCK_BYTES", block_bytes)
     layout = find_data(root)
     assert layout.train == root / "train.csv"
@@ -46,16 +51,16 @@ def test_csv_is_read_like_parquet(
 
 
 def test_csv_without_padding_has_empty_histories(tmp_path: Path) -> None:
-    rows = {**small_data.train(), "item_seq": [[1, 2], [], [3], []]}
-    schema = {**rows, "item_seq": pa.array(rows["item_seq"], pa.list_(pa.int64()))}
-    expected = read_folder(small_data.write_data(tmp_path / "parquet", train=schema))
+    columns = {**small_data.train(), "item_seq": [[1, 2], [], [3], []]}
+    typed = {**columns, "item_seq": pa.array(columns["item_seq"], pa.list_(pa.int64()))}
+    expected = read_folder(small_data.write_data(tmp_path / "parquet", train=typed))
     root = small_data.write_data(tmp_path / "csv")
     (root / "train.parquet").unlink()
-    write_csv(root / "train.csv", rows)
+    write_csv(root / "train.csv", columns)
     assert_equal(read_folder(root), expected)
 
 
-def test_csv_beside_parquet_is_not_used_and_said(tmp_path: Path) -> None:
+def test_csv_beside_parquet_is_ignored_and_the_description_says_so(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     (root / "train.csv").write_text("nonsense")
     layout = find_data(root)
@@ -83,7 +88,7 @@ def test_wrong_values_in_csv_are_named(
     root = small_data.write_data(tmp_path)
     (root / "train.parquet").unlink()
     path = write_csv(root / "train.csv", {**small_data.train(), column: values})
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.column, error.row) == (path, column, row)
     assert problem in str(error)
 
@@ -126,21 +131,22 @@ def test_malformed_csv_is_refused(tmp_path: Path, content: str | bytes, problem:
     root = small_data.write_data(tmp_path)
     (root / "train.parquet").unlink()
     (root / "train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert error.file == root / "train.csv"
     assert problem in str(error)
 
 
 def test_ids_in_csv_may_be_strings(tmp_path: Path) -> None:
-    def renamed(columns: dict[str, Any]) -> dict[str, Any]:
+    def with_string_ids(columns: dict[str, Any]) -> dict[str, Any]:
         changed = dict(columns)
         changed["item_id"] = [f"v{item}" for item in columns["item_id"]]
         if "item_seq" in columns:
-            lists = [[f"v{item}" if item else "" for item in each] for each in columns["item_seq"]]
-            changed["item_seq"] = lists
+            changed["item_seq"] = [
+                [f"v{item}" if item else "" for item in history] for history in columns["item_seq"]
+            ]
         return changed
 
-    files = {name: renamed(getattr(small_data, name)()) for name in _TABLES}
+    files = {name: with_string_ids(getattr(small_data, name)()) for name in _TABLES}
     expected = read_folder(small_data.write_data(tmp_path / "parquet", **files))
     (tmp_path / "csv").mkdir()
     for name, columns in files.items():

@@ -58,7 +58,7 @@ def test_missing_file_is_reported_with_the_folders_searched(tmp_path: Path) -> N
     assert "train.parquet" not in str(error.value)
 
 
-def test_the_inner_folder_is_recognised_as_too_deep(tmp_path: Path) -> None:
+def test_naming_the_inner_folder_is_refused_with_advice(tmp_path: Path) -> None:
     root = _nest(small_data.write_data(tmp_path))
     with pytest.raises(DataNotFoundError, match="name the folder above"):
         find_data(root / "MicroLens_1M_x1")
@@ -174,9 +174,10 @@ MIXED = {
     9: ("b/9.jpg a/9.jpg", "a/9.jpg"),
     10: ("10.gif 10.txt", None),
 }
+"""Files of each item, and the one that is used."""
 
 
-def test_each_item_takes_whichever_name_exists(tmp_path: Path) -> None:
+def test_each_item_uses_the_first_of_its_files(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     folder = root / "item_images"
     for names, _ in MIXED.values():

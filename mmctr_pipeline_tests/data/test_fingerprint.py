@@ -1,4 +1,4 @@
-"""Fingerprints follow the contents of files, whatever their paths."""
+"""Fingerprints depend on the contents of files and not on their paths."""
 
 import os
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_targets_are_looked_up_in_the_rows_own_history() -> None:
     assert _read(pa.array([[2, 2, 2]])).count_with_target(np.array([2])) == 1
 
 
-def test_distinct_histories_over_blocks_and_files(tmp_path: Path) -> None:
+def test_histories_are_stored_once_over_blocks_and_files(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(0, 4, 60)
     parts = []

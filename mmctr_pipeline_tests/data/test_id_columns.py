@@ -1,4 +1,4 @@
-"""Data sets with sparse and string ids: read as they are, or refused by file, column and row."""
+"""Data sets with sparse and string ids are read, or refused by file, column and row."""
 
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,12 @@ def _build(root: Path, files: dict[str, Columns]) -> CtrDataset:
     return build_dataset(find_data(small_data.write_data(root, **files)))
 
 
+def _fault(root: Path, files: dict[str, Columns]) -> DataError:
+    with pytest.raises(DataError) as error:
+        _build(root, files)
+    return error.value
+
+
 def test_string_ids_give_the_same_rows_as_integers(tmp_path: Path) -> None:
     dense = _build(tmp_path / "dense", {})
     dataset = _build(tmp_path / "strings", _string_files())
@@ -94,18 +100,18 @@ def test_the_mapping_is_read_back(tmp_path: Path) -> None:
 
 
 def test_gaps_between_ids_take_no_memory(tmp_path: Path) -> None:
-    far_ids = {1: 5_000_000, 4: 2_000_000_000, 9: 2**62, 8: 2**63 - 1}
+    large_ids = {1: 5_000_000, 4: 2_000_000_000, 9: 2**62, 8: 2**63 - 1}
 
-    def far(ids: list[int]) -> list[int]:
-        return [far_ids.get(each, each) for each in ids]
+    def with_gaps(ids: list[int]) -> list[int]:
+        return [large_ids.get(item, item) for item in ids]
 
     files = _integer_files()
     for columns in files.values():
-        columns["item_id"] = far(columns["item_id"])
+        columns["item_id"] = with_gaps(columns["item_id"])
         if "item_seq" in columns:
-            columns["item_seq"] = list(map(far, columns["item_seq"]))
-            columns["user_id"] = [2**62 + each for each in columns["user_id"]]
-    files["item_feature"]["emb"] = [[float(each)] for each in range(1, 10)]
+            columns["item_seq"] = list(map(with_gaps, columns["item_seq"]))
+            columns["user_id"] = [2**62 + user for user in columns["user_id"]]
+    files["item_feature"]["emb"] = [[float(item)] for item in range(1, 10)]
     dataset = _build(tmp_path, files)
     layout = find_data(tmp_path)
     ids = sorted(files["item_feature"]["item_id"])
@@ -233,12 +239,6 @@ def test_a_tag_that_would_need_a_huge_table_is_refused(tmp_path: Path) -> None:
     assert (error.column, error.row) == ("item_tags", 8)
     assert "1000001 is not in 0..1000000" in str(error)
     assert "renumber" in error.fix
-
-
-def _fault(root: Path, files: dict[str, Columns]) -> DataError:
-    with pytest.raises(DataError) as error:
-        _build(root, files)
-    return error.value
 
 
 def test_users_of_all_splits_share_one_map(tmp_path: Path) -> None:

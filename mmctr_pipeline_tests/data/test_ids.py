@@ -66,7 +66,7 @@ def test_rows_are_looked_up(kind: str) -> None:
     assert id_map.ids_at(np.zeros(1, np.int64)).tolist() == with_padding(ids)[:1].tolist()
 
 
-def test_an_empty_map_knows_nothing() -> None:
+def test_an_empty_map_finds_no_id() -> None:
     for ids in (np.zeros(0, np.int64), np.zeros(0, "U1")):
         assert IdMap(ids, is_identity=False).look_up(np.array([1, 5])).tolist() == [0, 0]
 
@@ -87,7 +87,7 @@ def test_ids_of_a_map_ascend(ids: list[int]) -> None:
         IdMap(np.array(ids), is_identity=False)
 
 
-def test_dense_columns_are_left_as_they_are() -> None:
+def test_dense_columns_need_no_map() -> None:
     id_map, rows = map_columns([np.array([3, 1]), np.array([2]), np.array([3])])
     assert id_map is None
     assert rows.tolist() == [3, 1, 2, 3]
@@ -99,7 +99,7 @@ def test_columns_of_sparse_integers_share_a_map() -> None:
     assert id_map is not None
     assert id_map.ids.tolist() == [7, 2_000_000_000, FAR]
     assert rows.tolist() == [3, 1, 2, 1]
-    # Few values below twice the number of rows, but not below twice the number of ids.
+    # All values are below twice the number of rows, but not below twice the number of ids.
     id_map, rows = map_columns([np.array([9, 9, 9, 9, 1])])
     assert id_map is not None
     assert rows.tolist() == [2, 2, 2, 2, 1]
@@ -146,7 +146,7 @@ def test_different_ids_have_different_bytes() -> None:
         for ids in (*KINDS.values(), np.array(["a", "b"]), np.array(["ab"]), np.array(["ab", "c"]))
     ]
     assert len(set(several)) == len(several)
-    # As before larger ids were accepted, whatever the integer type.
+    # Ids that fit have the bytes of int32, as in earlier versions, whatever their integer type.
     assert id_bytes(np.array([1, 5])) == np.array([1, 5], np.int32).tobytes()
     # The width of the array's type does not count.
     assert id_bytes(np.array(["a", "b"], "U9")) == id_bytes(np.array(["a", "b"]))

@@ -78,11 +78,11 @@ _FLOAT_LIST = pa.list_(pa.float64())
 def test_vectors_of_item_feature(tmp_path: Path) -> None:
     vectors: list[list[float] | None] = [[float(i), 0.5] for i in range(1, 10)]
     vectors[1], vectors[2] = None, [0.0, 0.0]
-    shuffled = [8, 0, 1, 2, 3, 4, 5, 6, 7]
+    order = [8, 0, 1, 2, 3, 4, 5, 6, 7]
     columns: dict[str, Any] = {
-        name: [v[i] for i in shuffled] for name, v in small_data.item_feature().items()
+        name: [values[i] for i in order] for name, values in small_data.item_feature().items()
     }
-    given = pa.array([vectors[i] for i in shuffled], _FLOAT_LIST)
+    given = pa.array([vectors[i] for i in order], _FLOAT_LIST)
     table = read_given_vectors(_layout(tmp_path, None, **columns, emb=given), "emb")
     assert table.item_id.tolist() == list(range(1, 10))
     assert table.vectors.dtype == np.float32
@@ -114,7 +114,7 @@ def test_equal_vectors_have_equal_content_hashes(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_many_items_with_nulls_first(tmp_path: Path) -> None:
+def test_a_column_whose_first_5000_vectors_are_missing_is_read(tmp_path: Path) -> None:
     n_items = 9000
     vectors = [None] * 5000 + [[float(i), 1.0] for i in range(5000, n_items)]
     item_info = {"item_id": np.arange(1, n_items + 1), "emb": pa.array(vectors, _FLOAT_LIST)}
@@ -136,7 +136,7 @@ def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> Non
         read_given_vectors(layout, "item_tags")
 
 
-def test_all_zeros_is_an_error(tmp_path: Path) -> None:
+def test_a_column_of_zeros_or_nulls_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"every vector is zero or missing.*Fix: fill in the column"
     ):

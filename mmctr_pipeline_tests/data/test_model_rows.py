@@ -1,4 +1,4 @@
-"""Rows of a dataset in the tables of a model that was trained on another one."""
+"""Ids of a dataset are mapped to the rows of a model that was trained on another dataset."""
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +42,7 @@ def _dataset(items: list[object], users: list[object] | None = None) -> CtrDatas
     )
 
 
-def _translated(
+def _model_rows(
     dataset: CtrDataset, maps: dict[str, IdMap], n_items: int, n_users: int
 ) -> tuple[list[int], list[int], list[int]]:
     """Return rows of items, histories and users of the test rows."""
@@ -65,7 +65,7 @@ def test_known_ids_keep_the_rows_of_the_model_and_new_ones_come_after() -> None:
         "user_id": IdMap(np.array(["v", "x"]), is_identity=False),
     }
     dataset = _dataset(["a", "b", "c", "d"], ["u", "v", "w", "x"])
-    items, _, users = _translated(dataset, model, n_items=3, n_users=3)
+    items, _, users = _model_rows(dataset, model, n_items=3, n_users=3)
     assert items == [3, 1, 4, 2]
     assert users == [3, 1, 4, 2]
 
@@ -74,7 +74,7 @@ def test_a_model_whose_ids_are_rows_reads_sparse_ids() -> None:
     # An item of id 2e9 joined the catalogue 1, 2, 4: all rows moved, but the model's did not.
     dataset = _dataset([1, 2, 4, 2_000_000_000])
     assert dataset.items.item_id.tolist() == [1, 2, 3, 4]
-    items, _, users = _translated(dataset, {}, n_items=5, n_users=5)
+    items, _, users = _model_rows(dataset, {}, n_items=5, n_users=5)
     assert items == [1, 2, 4, 5]
     assert users == [1, 2, 3, 4]
 
@@ -84,7 +84,7 @@ def test_a_model_of_sparse_ids_reads_ids_that_are_rows() -> None:
         "item_id": IdMap(np.array([2, 4, 2_000_000_000]), is_identity=False),
         "user_id": IdMap(np.array([3, 2_000_000_000]), is_identity=False),
     }
-    items, _, users = _translated(_dataset([1, 2, 4]), model, n_items=4, n_users=3)
+    items, _, users = _model_rows(_dataset([1, 2, 4]), model, n_items=4, n_users=3)
     assert items == [4, 1, 2]
     assert users == [3, 4, 1]
 
@@ -96,6 +96,6 @@ def test_the_other_kind_of_ids_is_refused(column: str) -> None:
     with pytest.raises(OtherIdsError, match=f"strings as {column}, but this dataset has integers"):
         in_model_rows(integers, integers.test, integers.id_maps | {column: texts}, 3, 3)
     strings = _dataset(["a", "b"], ["u", "v"])
-    maps = {name: each for name, each in strings.id_maps.items() if name != column}
+    maps = {name: id_map for name, id_map in strings.id_maps.items() if name != column}
     with pytest.raises(OtherIdsError, match=f"integers as {column}, but this dataset has strings"):
         in_model_rows(strings, strings.test, maps, 3, 3)

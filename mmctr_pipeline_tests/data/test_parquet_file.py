@@ -1,4 +1,4 @@
-"""Legacy lists, damage and encryption in parquet files: read rightly, or refused by name."""
+"""Parquet files with legacy lists, damage or encryption are read correctly or refused by name."""
 
 import base64
 import subprocess
@@ -15,17 +15,16 @@ from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
 from mmctr_pipeline.data.tables import open_table
 from mmctr_pipeline_tests.data import small_data
 from mmctr_pipeline_tests.data.parquet_footers import (
-    I32,
     I64,
     N_ROWS,
     Struct,
-    chunks,
+    claim_lzo,
     edit_footer,
-    without_list_group,
+    write_without_list_group,
 )
 from mmctr_pipeline_tests.data.read_folders import (
     assert_equal,
-    fault_of,
+    expect_data_error,
     many_rows,
     read_folder,
 )
@@ -43,11 +42,13 @@ def test_a_repeated_column_without_a_list_group_is_read(
 ) -> None:
     columns = many_rows(n_rows)
     if not is_padded:
-        lists = [[item for item in each if item] for each in columns["item_seq"]]
+        lists = [[item for item in history if item] for history in columns["item_seq"]]
         columns["item_seq"] = pa.array(lists, pa.list_(pa.int64()))
     expected = read_folder(small_data.write_data(tmp_path / "list", train=columns))
     root = small_data.write_data(tmp_path / "repeated")
-    path = without_list_group(root / "train.parquet", pa.table(columns), "item_seq", **options)
+    path = write_without_list_group(
+        root / "train.parquet", pa.table(columns), "item_seq", **options
+    )
     assert "repeated int64 field_id=-1 item_seq" in str(pq.ParquetFile(path).schema)
     assert_equal(read_folder(root), expected)
 
@@ -59,18 +60,20 @@ def test_a_file_that_claims_more_rows_than_it_has_is_refused(tmp_path: Path) -> 
         footer[N_ROWS] = (I64, 2**20)
 
     edit_footer(root / "train.parquet", claim)
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert error.file == root / "train.parquet"
     assert "claims 1,048,576 rows but has 4" in str(error)
 
 
 def _damage(path: Path, column: str, row_group: int = 0) -> None:
-    """Change a few bytes within the pages of a column."""
-    chunk = pq.read_metadata(path).row_group(row_group)
-    found = [chunk.column(i) for i in range(chunk.num_columns)]
-    at = next(each for each in found if each.path_in_schema.split(".")[0] == column)
+    """Change four bytes in the middle of a column's pages."""
+    group = pq.read_metadata(path).row_group(row_group)
+    chunks = {
+        chunk.path_in_schema.split(".")[0]: chunk
+        for chunk in map(group.column, range(group.num_columns))
+    }
     content = bytearray(path.read_bytes())
-    middle = at.data_page_offset + at.total_compressed_size // 2
+    middle = chunks[column].data_page_offset + chunks[column].total_compressed_size // 2
     for position in range(middle, middle + 4):
         content[position] ^= 0xFF
     path.write_bytes(content)
@@ -84,7 +87,7 @@ def test_a_damaged_page_is_named_by_file_column_and_rows(tmp_path: Path, column:
     root = small_data.write_data(tmp_path)
     pq.write_table(pa.table(many_rows()), root / "train.parquet", **_CHECKED)
     _damage(root / "train.parquet", column, row_group=1)
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.column) == (root / "train.parquet", column)
     assert "rows 200 to 399 (row group 1) cannot be read" in str(error)
     assert "CRC" in str(error)
@@ -99,7 +102,7 @@ def test_damage_in_a_part_file_is_named(tmp_path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         pq.write_table(pa.table(many_rows()), path, **_CHECKED)
     _damage(path, "item_seq", row_group=2)
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.column) == (path, "item_seq")
     assert "rows 400 to 599" in str(error)
 
@@ -109,7 +112,7 @@ def test_a_damaged_item_table_is_named(tmp_path: Path) -> None:
     path = root / "item_feature.parquet"
     pq.write_table(pa.table(small_data.item_feature()), path, **_CHECKED)
     _damage(path, "item_title")
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.column) == (path, "item_title")
 
 
@@ -117,61 +120,63 @@ def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path, train=many_rows())
     path = root / "train.parquet"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert error.file == path
     assert "not a readable parquet file" in str(error)
 
 
 def test_a_hole_in_the_middle_is_named(tmp_path: Path) -> None:
-    # As left by an interrupted download that had reserved the space: no checksums, zeros inside.
+    # An interrupted download that had reserved its space leaves zeros; the file has no checksums.
     root = small_data.write_data(tmp_path, train=many_rows(5_000))
     path = root / "train.parquet"
     content = bytearray(path.read_bytes())
     content[1_000:6_000] = bytes(5_000)
     path.write_bytes(content)
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert error.file == path
     assert error.column is not None
     assert "rows 0 to 4,999 (row group 0) cannot be read" in str(error)
 
 
+def test_a_destroyed_page_header_is_named_in_one_line(tmp_path: Path) -> None:
+    # Arrow's own message has two lines.
+    path = small_data.write_data(tmp_path, train=many_rows(5_000)) / "train.parquet"
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start : start + 60] = b"\xff" * 60
+    path.write_bytes(content)
+    error = expect_data_error(path.parent)
+    assert "column user_id: rows 0 to 4,999 (row group 0) cannot be read" in str(error)
+    assert len(str(error).splitlines()) == 1
+
+
 def test_an_unsupported_codec_is_named(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
-
-    def compress_with_lzo(footer: Struct) -> None:
-        for chunk in chunks(footer, "views_level"):
-            chunk[4] = (I32, 3)
-
-    edit_footer(root / "train.parquet", compress_with_lzo)
-    error = fault_of(root)
+    claim_lzo(root / "train.parquet", "views_level")
+    error = expect_data_error(root)
     assert (error.file, error.column) == (root / "train.parquet", "views_level")
     assert "common codec" in error.fix
 
 
-@pytest.mark.parametrize("make", ["damaged", "lzo", "nested", "twice", "dotted"])
-def test_a_column_that_is_not_needed_does_not_matter(tmp_path: Path, make: str) -> None:
+@pytest.mark.parametrize("kind", ["damaged", "lzo", "nested", "twice", "dotted"])
+def test_a_column_that_is_not_needed_does_not_matter(tmp_path: Path, kind: str) -> None:
     columns: dict[str, Any] = {**small_data.train(), "other": [1, 2, 3, 4]}
-    if make == "nested":
+    if kind == "nested":
         columns["other"] = [{"item_seq": [[1]], "label": {"x": 1.5}}] * 4
-    if make == "dotted":
+    if kind == "dotted":
         columns["item_seq.list.element"] = columns.pop("other")
     table = pa.table(columns)
-    if make == "twice":
+    if kind == "twice":
         table = table.append_column("other", table["label"])
     root = small_data.write_data(tmp_path / "data")
     path = root / "train.parquet"
     pq.write_table(table, path, write_page_checksum=True, use_dictionary=False)
-    if make == "damaged":
+    if kind == "damaged":
         _damage(path, "other")
         with pytest.raises(OSError, match="CRC"):
             pq.ParquetFile(path, page_checksum_verification=True).read()
-    if make == "lzo":
-
-        def compress_with_lzo(footer: Struct) -> None:
-            for chunk in chunks(footer, "other"):
-                chunk[4] = (I32, 3)
-
-        edit_footer(path, compress_with_lzo)
+    if kind == "lzo":
+        claim_lzo(path, "other")
     assert_equal(read_folder(root), read_folder(small_data.write_data(tmp_path / "plain")))
 
 
@@ -223,13 +228,13 @@ def _write_encrypted(path: Path, table: pa.Table, column: str, is_footer_plain: 
     ],
     ids=["not_needed", "label", "history", "whole_footer"],
 )
-def test_encrypted_columns(
+def test_encryption_matters_only_in_columns_that_are_needed(
     tmp_path: Path, column: str, is_footer_plain: bool, expected: str
 ) -> None:
     path = tmp_path / "train.parquet"
     table = pa.table({**small_data.train(), "other": [1, 2, 3, 4]})
     _write_encrypted(path, table, column, is_footer_plain)
-    # In a process of its own, as pyarrow can end the process.
+    # In a process of its own, as pyarrow may crash.
     command = [sys.executable, "-c", _READ, str(path)]
     reading = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert reading.returncode == 0, reading.stderr

@@ -1,4 +1,4 @@
-"""Ragged lists equal lists of lists."""
+"""Ragged arrays behave like lists of lists."""
 
 import numpy as np
 import pyarrow as pa

@@ -17,7 +17,7 @@ from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline_tests.data import small_data
 from mmctr_pipeline_tests.data.read_folders import (
     assert_equal,
-    fault_of,
+    expect_data_error,
     many_rows,
     read_folder,
     split_into_parts,
@@ -64,7 +64,7 @@ def test_errors_name_the_part_file_and_its_row(
 ) -> None:
     root = small_data.write_data(tmp_path, train={**small_data.train(), column: values})
     folder = split_into_parts(root / "train.parquet", n_parts=2)
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.column, error.row) == (folder / f"{part}.parquet", column, row)
     assert problem in str(error)
     assert "through all of train.parquet" in str(error)
@@ -75,7 +75,7 @@ def test_errors_of_tables_that_are_read_whole_name_the_part_file(tmp_path: Path)
     items = {**small_data.item_feature(), "item_id": ids}
     root = small_data.write_data(tmp_path, item_feature=items)
     folder = split_into_parts(root / "item_feature.parquet")
-    error = fault_of(root)
+    error = expect_data_error(root)
     assert (error.file, error.row) == (folder / "part-00002.parquet", 2)
     assert "this one is row 8" in str(error)
 
@@ -85,13 +85,14 @@ def test_part_files_must_have_the_same_types(tmp_path: Path) -> None:
     folder = split_into_parts(root / "train.parquet", n_parts=2)
     part = folder / "part-00001.parquet"
     table = pq.read_table(part)
-    at = table.schema.get_field_index("user_id")
-    pq.write_table(table.set_column(at, "user_id", table["user_id"].cast(pa.int32())), part)
-    error = fault_of(root)
+    position = table.schema.get_field_index("user_id")
+    narrow = table["user_id"].cast(pa.int32())
+    pq.write_table(table.set_column(position, "user_id", narrow), part)
+    error = expect_data_error(root)
     assert (error.file, error.column) == (part, "user_id")
     assert "the type is int32, but int64 in part-00000.parquet" in str(error)
     pq.write_table(table.drop_columns(["user_id"]), part)
-    assert "the column is missing" in str(fault_of(root))
+    assert "the column is missing" in str(expect_data_error(root))
 
 
 @pytest.mark.parametrize("other", ["day=1/part-00000.parquet", "notes.txt", "part-00001.parquet/x"])
@@ -123,7 +124,7 @@ def test_the_fingerprint_covers_each_part_file(tmp_path: Path) -> None:
             (path / f"{number}.parquet").write_text(f"{path.name} {number}")
     before = fingerprint_files(paths)
     assert fingerprint_files(paths) == before
-    # The same parts in the same order, but one of them belongs to the other table.
+    # The sequence of parts stays the same, but one of them moves to the other table.
     (paths[0] / "1.parquet").rename(paths[1] / "-1.parquet")
     assert fingerprint_files(paths) != before
 

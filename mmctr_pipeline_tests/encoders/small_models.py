@@ -33,9 +33,9 @@ def write_clip(folder: Path, seed: int) -> Path:
 
 
 def random_clip(config: dict[str, Any]) -> Any:
-    """Return an open_clip model of the configuration, which its constructor would change."""
-    own = copy.deepcopy(config)
-    return open_clip.CLIP(own["embed_dim"], own["vision_cfg"], own["text_cfg"]).eval()
+    """Return an open_clip model with random weights."""
+    config = copy.deepcopy(config)  # the constructor changes it
+    return open_clip.CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"]).eval()
 
 
 def save_clip(folder: Path, model: Any, config: dict[str, Any], pixels: dict[str, Any]) -> Path:
@@ -43,8 +43,8 @@ def save_clip(folder: Path, model: Any, config: dict[str, Any], pixels: dict[str
     folder.mkdir()
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
-    both = {"model_cfg": config, "preprocess_cfg": pixels}
-    (folder / "open_clip_config.json").write_text(json.dumps(both))
+    content = {"model_cfg": config, "preprocess_cfg": pixels}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""CLIP models are loaded from every known form."""
+"""CLIP models load in float32 with the preprocessing and activation of their weights."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def test_pixel_spec_and_tokeniser_of_the_model(clip: LoadedClip) -> None:
     assert tokenize(["a cat"], context_length=9).shape == (1, 9)
 
 
-def test_weights_of_the_two_towers_are_hashed_apart(clip: LoadedClip) -> None:
+def test_the_two_towers_are_hashed_separately(clip: LoadedClip) -> None:
     image, text = clip.image_weights_hash(), clip.text_weights_hash()
     assert len(image) == len(text) == 64
     assert image != text

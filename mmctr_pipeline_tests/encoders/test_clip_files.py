@@ -1,4 +1,4 @@
-"""CLIP weights in every form that users have: read exactly, or refused by name."""
+"""CLIP weights in every form that users have are read exactly or refused by name."""
 
 import json
 import logging
@@ -12,12 +12,20 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from mmctr_pipeline.encoders.activation import ActivationError
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.locate import ModelNotFoundError, locate_image_model
 from mmctr_pipeline.encoders.model_files import ModelFilesError
+from mmctr_pipeline_tests.encoders.changed_models import (
+    cut_file,
+    edit_tensors,
+    malicious_weights,
+    replace_file,
+    write_pickle,
+    write_raw_pickle,
+)
 from mmctr_pipeline_tests.encoders.small_models import write_clip
 from mmctr_pipeline_tests.encoders.unusable_files import POINTER, Payload
 
@@ -47,7 +55,7 @@ def architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="module")
 def openai(architectures: None) -> Any:
-    """A model as OpenAI's: QuickGELU, in half precision."""
+    """A model like OpenAI's, with QuickGELU and weights rounded to half precision."""
     torch.manual_seed(0)
     model = open_clip.create_model(QUICK)
     with torch.no_grad():
@@ -66,73 +74,53 @@ def archive(openai: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def load_from(folder: Path) -> Any:
+def load_model(folder: Path) -> Any:
     return load_clip(locate_image_model(f"local-dir:{folder}"), "cpu").model
 
 
-def replaced(content: bytes) -> Callable[[Path], Any]:
-    return lambda folder: (folder / WEIGHTS).write_bytes(content)
-
-
-def cut(n_bytes: int) -> Callable[[Path], Any]:
-    return lambda folder: replaced((folder / WEIGHTS).read_bytes()[:n_bytes])(folder)
-
-
-def tensors(edit: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        state = load_file(folder / WEIGHTS)
-        edit(state)
-        save_file(state, folder / WEIGHTS)
-
-    return change
-
-
-def pickled(content: Callable[[Path, dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        state = load_file(folder / WEIGHTS)
-        (folder / WEIGHTS).unlink()
-        torch.save(content(folder, state), folder / "open_clip_pytorch_model.bin")
-
-    return change
-
-
-def raw_pickle(folder: Path) -> None:
-    (folder / WEIGHTS).unlink()
-    (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps(Payload(folder / "mark")))
-
-
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "pointer": (replaced(POINTER), r"safetensors is a Git LFS pointer"),
-    "page": (replaced(b"<html>"), r"safetensors is a web page"),
-    "empty": (replaced(b""), r"safetensors is empty"),
-    "cut": (cut(5000), r"safetensors is damaged or truncated"),
+    "pointer": (replace_file(WEIGHTS, POINTER), r"safetensors is a Git LFS pointer"),
+    "page": (replace_file(WEIGHTS, b"<html>"), r"safetensors is a web page"),
+    "empty": (replace_file(WEIGHTS, b""), r"safetensors is empty"),
+    "cut": (cut_file(WEIGHTS, 5000), r"safetensors is damaged or truncated"),
     "tensor missing": (
-        tensors(lambda state: state.pop("visual.proj")),
+        edit_tensors(lambda state: state.pop("visual.proj"), WEIGHTS),
         r"does not fit .*Missing key\S* in state_dict: \"visual\.proj\"",
     ),
     "tensor renamed": (
-        tensors(lambda state: state.update({"visual.project": state.pop("visual.proj")})),
+        edit_tensors(
+            lambda state: state.update({"visual.project": state.pop("visual.proj")}), WEIGHTS
+        ),
         r"does not fit .*Missing .*\"visual\.proj\"\. Unexpected .*\"visual\.project\"",
     ),
     "tensor too many": (
-        tensors(lambda state: state.update({"visual.more": torch.zeros(1)})),
+        edit_tensors(lambda state: state.update({"visual.more": torch.zeros(1)}), WEIGHTS),
         r"does not fit .*Unexpected key\S* in state_dict: \"visual\.more\"",
     ),
     "wrong shape": (
-        tensors(lambda state: state.update({"visual.proj": torch.zeros(32, 25)})),
+        edit_tensors(lambda state: state.update({"visual.proj": torch.zeros(32, 25)}), WEIGHTS),
         r"does not fit .*size mismatch for visual\.proj",
     ),
-    "no tensors": (pickled(lambda folder, state: {"epoch": 3}), r"\.bin holds no table of tensors"),
-    "a list": (pickled(lambda folder, state: [1]), r"\.bin holds no table of tensors"),
+    "no tensors": (
+        write_pickle(lambda folder, state: {"epoch": 3}, WEIGHTS),
+        r"\.bin holds no table of tensors",
+    ),
+    "a list": (
+        write_pickle(lambda folder, state: [1], WEIGHTS),
+        r"\.bin holds no table of tensors",
+    ),
     "checkpoint of training with arrays": (
-        pickled(lambda folder, state: {"state_dict": state, "best": np.float64(0.5)}),
+        write_pickle(lambda folder, state: {"state_dict": state, "best": np.float64(0.5)}, WEIGHTS),
         r"\.bin holds numpy\S+ besides tensors, .*run code.*Fix: use the model's \.safetensors",
     ),
     "malicious": (
-        pickled(lambda folder, state: {**state, "a": Payload(folder / "mark")}),
+        write_pickle(malicious_weights, WEIGHTS),
         r"\.bin holds \S*mkdir besides tensors",
     ),
-    "malicious raw pickle": (raw_pickle, r"\.bin holds other than plain tensors, .*run code"),
+    "malicious raw pickle": (
+        write_raw_pickle(WEIGHTS),
+        r"\.bin holds other than plain tensors, .*run code",
+    ),
 }
 
 
@@ -142,7 +130,7 @@ def test_unusable_weights_are_refused_by_name(
 ) -> None:
     change(folder)
     with pytest.raises(ModelFilesError, match=message) as error:
-        load_from(folder)
+        load_model(folder)
     assert str(folder) in str(error.value)
     assert "Fix: " in str(error.value)
     assert not (folder / "mark").exists()
@@ -158,9 +146,9 @@ def test_unusable_weights_are_refused_by_name(
     ids=["state", "checkpoint of training", "of parallel training"],
 )
 def test_pickled_tensors_are_read(folder: Path, content: Any) -> None:
-    expected = load_from(folder).encode_image(PIXELS)
-    pickled(content)(folder)
-    assert torch.equal(load_from(folder).encode_image(PIXELS), expected)
+    expected = load_model(folder).encode_image(PIXELS)
+    write_pickle(content, WEIGHTS)(folder)
+    assert torch.equal(load_model(folder).encode_image(PIXELS), expected)
 
 
 def test_an_archive_of_openai_is_read_exactly_and_with_quick_gelu(
@@ -177,7 +165,7 @@ def test_an_archive_of_openai_is_read_exactly_and_with_quick_gelu(
         assert torch.equal(loaded.encode_image(PIXELS), openai.encode_image(PIXELS))
 
 
-def rewritten(archive: Path, path: Path, change: Callable[[str, bytes], bytes]) -> Path:
+def rewrite_archive(archive: Path, path: Path, change: Callable[[str, bytes], bytes]) -> Path:
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(path, "w") as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
@@ -185,7 +173,7 @@ def rewritten(archive: Path, path: Path, change: Callable[[str, bytes], bytes]) 
 
 
 def test_the_code_of_an_archive_is_not_run(archive: Path, tmp_path: Path) -> None:
-    path = rewritten(
+    path = rewrite_archive(
         archive,
         tmp_path / "other.pt",
         lambda name, content: b"no program" if "/code/" in name else content,
@@ -198,7 +186,7 @@ def test_the_code_of_an_archive_is_not_run(archive: Path, tmp_path: Path) -> Non
 
 def test_an_archive_that_holds_more_than_tensors_is_refused(archive: Path, tmp_path: Path) -> None:
     payload = pickle.dumps(Payload(tmp_path / "mark"))
-    path = rewritten(
+    path = rewrite_archive(
         archive,
         tmp_path / "other.pt",
         lambda name, content: payload if name.endswith("/data.pkl") else content,
@@ -211,7 +199,7 @@ def test_an_archive_that_holds_more_than_tensors_is_refused(archive: Path, tmp_p
 def test_a_damaged_archive_and_one_of_another_architecture_are_refused(
     archive: Path, tmp_path: Path
 ) -> None:
-    path = rewritten(
+    path = rewrite_archive(
         archive,
         tmp_path / "other.pt",
         lambda name, content: content[:30] if "/data/" in name else content,
@@ -234,7 +222,7 @@ def test_an_archive_in_a_folder_is_refused_with_the_form_that_works(
     (folder / WEIGHTS).unlink()
     (folder / "open_clip_model.pth").write_bytes(archive.read_bytes())
     with pytest.raises(ModelFilesError, match=r"is a TorchScript archive\. Fix: name it with its"):
-        load_from(folder)
+        load_model(folder)
 
 
 @pytest.fixture
@@ -262,7 +250,7 @@ def test_weights_of_openai_need_an_architecture_with_quick_gelu(
     ("name", "other", "words"),
     [(NAME, QUICK, "computes GELU"), (QUICK, NAME, "computes QuickGELU")],
 )
-def test_the_activation_of_a_local_checkpoint_is_said(
+def test_the_activation_of_a_local_checkpoint_is_logged(
     checkpoint: Callable[[str], Path],
     caplog: pytest.LogCaptureFixture,
     name: str,
@@ -280,7 +268,7 @@ def test_known_weights_under_a_name_with_quick_gelu_are_refused_with_the_right_n
         locate_image_model("ViT-B-32-quickgelu/laion2b_s34b_b79k")
 
 
-def test_a_folder_of_openai_without_quick_gelu_is_said(
+def test_a_folder_of_openai_without_quick_gelu_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_clip(tmp_path / "vit_base_clip.openai", seed=0)

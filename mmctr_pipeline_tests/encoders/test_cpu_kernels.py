@@ -17,7 +17,7 @@ def random_weights(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     return weight_ED.to(dtype), torch.randn(N_OUT, generator=generator).to(dtype)
 
 
-def operators(
+def replace_operators(
     monkeypatch: pytest.MonkeyPatch,
     pack: Callable[..., torch.Tensor],
     multiply: Callable[..., torch.Tensor],
@@ -36,10 +36,10 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     """Force one of the two bfloat16 paths; replace operators that do not work here."""
     is_packed = request.param == "packed"
     if not is_packed:
-        operators(monkeypatch, refuse, refuse)
+        replace_operators(monkeypatch, refuse, refuse)
     else:
         if not cpu_kernels.packed_linear_works():
-            operators(
+            replace_operators(
                 monkeypatch,
                 torch.clone,
                 lambda x, packed, bias, attr, scalars, algorithm: (
@@ -63,7 +63,7 @@ def test_both_bfloat16_paths_round_the_exact_product(shape: tuple[int, ...]) -> 
 
 
 def test_other_formats_take_the_documented_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    operators(monkeypatch, refuse, refuse)
+    replace_operators(monkeypatch, refuse, refuse)
     monkeypatch.setattr(cpu_kernels, "packed_linear_works", lambda: True)
     weight_ED, bias_E = random_weights(torch.float32)
     x_BD = torch.randn(5, N_IN)
@@ -83,7 +83,7 @@ def test_operators_that_refuse_the_cpu_or_multiply_wrongly_are_not_used(
     multiply: Callable[..., torch.Tensor],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    operators(monkeypatch, pack, multiply)
+    replace_operators(monkeypatch, pack, multiply)
     assert not cpu_kernels.packed_linear_works.__wrapped__()
 
 

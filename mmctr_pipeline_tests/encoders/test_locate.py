@@ -1,4 +1,4 @@
-"""Models are found in the package, in folders and in the hub's cache, or named with a fix."""
+"""Models are found in the package, in folders and in the hub's cache, or refused with a fix."""
 
 import hashlib
 import json

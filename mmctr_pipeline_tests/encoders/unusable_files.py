@@ -9,7 +9,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9086
 
 
 class Payload:
-    """Leaves a mark if it is ever unpickled."""
+    """Creates the folder `mark` when it is unpickled by a loader that runs code."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -22,13 +22,14 @@ MAX_PIXELS = 89_478_485
 # Three bytes for each of these pixels; a valid file is not larger.
 MAX_BYTES = 3 * MAX_PIXELS
 
-# Larger pictures take up to 1 GB each. One thread decodes all of them, as the allocator may keep
-# what a thread has freed. A JPEG is scaled down while it is decoded.
+# Decoding a larger picture takes up to 1 GB. One thread decodes all of these, since the allocator
+# may keep the memory that each thread has freed. JPEGs do not count: they are scaled down while
+# they are decoded.
 _LARGE_PIXELS = 16_000_000
 _LARGE = ThreadPoolExecutor(1, thread_name_prefix="large picture")
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if at least this many times the size that the
-# caller needs remains.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the result is still at least this many times
+# as large as the caller needs.
 OVERSAMPLING = 2
 
 _SYSTEM_REASONS = {
@@ -50,8 +51,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LEFT_WAS_FAR_END = (2, 3, 6, 7)
-_TOP_WAS_FAR_END = (3, 4, 7, 8)
+# Orientations whose turn brings the last stored row or column to the left edge, or to the top.
+_LAST_BECOMES_LEFT = (2, 3, 6, 7)
+_LAST_BECOMES_TOP = (3, 4, 7, 8)
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
@@ -83,24 +85,24 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         number = error.errno or 0
-        unusual = f"cannot be read: {errno.errorcode.get(number, number)}"
-        reason = _SYSTEM_REASONS.get(number, unusual)
+        other = f"cannot be read: {errno.errorcode.get(number, number)}"
+        reason = _SYSTEM_REASONS.get(number, other)
         raise UnreadableImageError(path, reason) from error
 
 
 def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
     """Return the picture at the model's size, before normalisation, `(H, W, 3) uint8`.
 
-    Equal to the bit to what open_clip makes of the file, with three exceptions:
+    The result equals open_clip's bit for bit, with three exceptions:
 
     - An EXIF orientation is applied first (open_clip ignores it), as by `ImageOps.exif_transpose`.
     - A JPEG of at least `2 * OVERSAMPLING` times the model's size is decoded at 1/2, 1/4 or 1/8 of
-      its own, which is faster. The mean absolute error is below 1 of 255 levels on photographs,
+      its size, which is faster. The mean absolute error is below 1 of 255 levels on photographs,
       below 2 on finer textures with grain.
     - Transparency, palettes and more than 8 bits: see `as_colour`.
 
     Takes the first picture of an animation. `path` only names the file in errors. Damaged content
-    raises `UnreadableImageError` and nothing else; format and size are checked in the header
+    always raises `UnreadableImageError`; format and size are read from the header and checked
     before decoding. Thread-safe.
     """
     if _is_large(content, path):
@@ -113,7 +115,7 @@ def _is_large(content: bytes, path: Path) -> bool:
     if picture_format(content) == "JPEG":
         return False
     with _naming_reason(content, path):
-        image = _opened(content, path)
+        image = _read_header(content, path)
     return image.width * image.height > _LARGE_PIXELS
 
 
@@ -157,28 +159,28 @@ def _upright(
 ) -> tuple[Image.Image, Box, Size]:
     """Decode a picture and turn it upright.
 
-    Returns the picture (mode RGB, L or CMYK), the box (left, top, right, bottom) of it that shows
-    the whole image, and the full (width, height) of the image. The picture of a large JPEG may be
-    smaller: it has at least `OVERSAMPLING` times the size that `needed` returns for the full size.
-    Its box can end within a pixel, as the last column and row cover less than the others where the
-    size is not a multiple of the scale.
+    Returns the picture (mode RGB, L or CMYK), the box (left, top, right, bottom) in it that shows
+    the whole image, and the full (width, height) of the image. A large JPEG is decoded at a
+    fraction of its size, but at no less than `OVERSAMPLING` times the size that `needed` returns
+    for its full size. Its box may end within a pixel: where the full size is not a multiple of the
+    scale, the last column and row cover less of the image than the others.
     """
     with _naming_reason(content, path):
-        image = _opened(content, path)
+        image = _read_header(content, path)
         size: Size = image.size
         covered = _scale_down(image, needed)
         image.load()
         orientation = _orientation(image)
         picture = as_colour(image)
     if covered is None:
-        # Only now, as TIFF turns itself upright while it loads.
+        # Read only now, because Pillow turns a TIFF upright while it loads.
         size = covered = picture.size
     if orientation in _TURNS:
         picture = picture.transpose(_TURNS[orientation])
     if orientation >= 5:
         size, covered = size[::-1], covered[::-1]
-    left = picture.width - covered[0] if orientation in _LEFT_WAS_FAR_END else 0
-    top = picture.height - covered[1] if orientation in _TOP_WAS_FAR_END else 0
+    left = picture.width - covered[0] if orientation in _LAST_BECOMES_LEFT else 0
+    top = picture.height - covered[1] if orientation in _LAST_BECOMES_TOP else 0
     return picture, (left, top, left + covered[0], top + covered[1]), size
 
 
@@ -188,7 +190,7 @@ def _naming_reason(content: bytes, path: Path) -> Iterator[None]:
     try:
         yield
     except (UnreadableImageError, MemoryError):
-        # Lack of memory is no fault of the file, which must not be stored as unreadable.
+        # Lack of memory is not the file's fault: it must not be stored as unreadable.
         raise
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(path, "too many pixels") from error
@@ -200,14 +202,14 @@ def _naming_reason(content: bytes, path: Path) -> Iterator[None]:
         raise UnreadableImageError(path, "truncated" if truncated else "damaged") from error
 
 
-def _opened(content: bytes, path: Path) -> ImageFile.ImageFile:
-    """Return the picture with its header read and nothing decoded."""
+def _read_header(content: bytes, path: Path) -> ImageFile.ImageFile:
+    """Return the picture with only its header read."""
     name = picture_format(content)
     if name is None:
         raise UnreadableImageError(path, "not an image")
     if name not in _READABLE:
         raise UnreadableImageError(path, f"format not supported: {name}")
-    # Unlike Image.open, this neither tries other formats nor warns of each file above its limit.
+    # Unlike Image.open, this tries no other formats, and does not warn of each large file.
     Image.init()
     image = Image.OPEN[name][0](io.BytesIO(content), "")
     if image.width * image.height > MAX_PIXELS:
@@ -220,8 +222,8 @@ def _scale_down(
 ) -> tuple[float, float] | None:
     """Make a large JPEG decode at a fraction of its size.
 
-    Returns the (width, height) in loaded pixels that show the whole image, or None for other
-    formats.
+    Returns the (width, height) of the whole image in decoded pixels, or None if the file cannot be
+    decoded at a fraction of its size.
     """
     if not isinstance(image, JpegImageFile):
         return None

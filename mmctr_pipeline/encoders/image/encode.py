@@ -1,4 +1,4 @@
-"""Encode cover images; only those that the vector store lacks go through the model."""
+"""Encode cover images that the vector store does not hold yet."""
 
 import collections
 import dataclasses
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 MISSING = "no file"
 LEADS_OUTSIDE = "a link out of the data folder"
 
-# About ten seconds of work on two cores to lose at most.
+# About ten seconds of work on two cores, which an interrupted run loses at most.
 SHARD_IMAGES = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoding:
-    """The vectors, and the images that gave none.
+    """The vectors, and the images without one.
 
     `problems` has `item_id`, `path` and `reason` (`MISSING`, or why the file cannot be read), one
     row per item whose image was looked for and gave no vector, ids ascending.
@@ -102,9 +102,9 @@ def encode_images(
         result = store.get_or_encode(
             encoder.info.identity,
             [digest for _, digest in files],
-            lambda positions: encoder.encode([files[at] for at in positions]),
+            lambda positions: encoder.encode([files[position] for position in positions]),
             shard_size=SHARD_IMAGES,
-            # A newer Pillow may read what an older one could not.
+            # A newer Pillow may read files that an older one could not.
             reader=f"pillow {PIL.__version__}",
             unit="images",
         )
@@ -137,7 +137,10 @@ def _problems(item_id: np.ndarray, paths: list[str], reasons: list[str]) -> pa.T
 def _digests(
     images: ImageIndex, item_id: np.ndarray
 ) -> tuple[dict[int, tuple[Path, bytes]], dict[int, str]]:
-    """Return by position the path and SHA-256 of each readable image, and why others have none."""
+    """Return path and SHA-256 of each readable image, and why the others are unreadable.
+
+    The keys of both are positions in `item_id`.
+    """
 
     def digest(item: int | str) -> tuple[Path, bytes] | str:
         path = images.path(item)

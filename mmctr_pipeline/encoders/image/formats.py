@@ -1,4 +1,4 @@
-"""Recognise an image format by its first bytes, and files whose end is missing."""
+"""Recognise an image format by its first bytes, and a file whose end is missing."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from typing import Literal
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
-# Formats that can be decoded come first; the others are recognised to name them in reasons.
+# The last five cannot be decoded; they are recognised so that a reason can name the format.
 _SIGNATURES = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),
@@ -33,7 +33,7 @@ def picture_format(content: bytes) -> str | None:
         return "WEBP"
     if content[4:8] == b"ftyp":
         length = int.from_bytes(content[:4], "big")
-        brands = {content[at : at + 4] for at in range(8, min(length, 256), 4)}
+        brands = {content[begin : begin + 4] for begin in range(8, min(length, 256), 4)}
         if brands & _AVIF_BRANDS:
             return "AVIF"
         return "HEIC" if brands & _HEIC_BRANDS else "MP4"
@@ -44,9 +44,9 @@ def picture_format(content: bytes) -> str | None:
 
 
 def is_cut_short(content: bytes, name: str) -> bool:
-    """Return whether a file of format `name` that could not be decoded lacks its end.
+    """Return whether the end is missing in a file of format `name` that could not be decoded.
 
-    Only used to word the reason: decoders notice a missing end, but often report it otherwise.
+    Only the reason depends on it: decoders notice a missing end, but often call it something else.
     """
     match name:
         case "JPEG":
@@ -67,11 +67,12 @@ def is_cut_short(content: bytes, name: str) -> bool:
 
 
 def _avif_ends_early(content: bytes) -> bool:
-    at = 0
-    while at < len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
+    """Return whether the last box of a file is longer than what remains of the file."""
+    begin = 0
+    while begin < len(content):
+        length = int.from_bytes(content[begin : begin + 4], "big")
         if length < 8:
-            # 0: up to the end of the file; 1: a length of 64 bits; the rest: damaged.
+            # 0 means up to the end of the file, 1 that the length has 64 bits; others are damage.
             return False
-        at += length
-    return at > len(content)
+        begin += length
+    return begin > len(content)

@@ -1,4 +1,4 @@
-"""Run image files through an open_clip image tower, decoding ahead of the forward passes."""
+"""Run image files through an open_clip image tower, decoding them ahead in threads."""
 
 import functools
 import hashlib
@@ -21,7 +21,7 @@ from mmctr_pipeline.files.read_ahead import in_threads, n_cores
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 DECODER_VERSION = 1
-"""Raise it when the same file would be decoded to other pixels; part of the identity."""
+"""Part of the identity: increase it when a change makes a file decode to other pixels."""
 
 
 class ImageChangedError(RuntimeError):
@@ -48,8 +48,8 @@ class ImageEncoder:
     def encode(self, files: Sequence[tuple[Path, bytes]]) -> Shard:
         """Return the vectors of files, and by position why a file has none.
 
-        Each file comes with the SHA-256 digest that it must still have, else `ImageChangedError`
-        is raised. Batches hold the readable files in order, so that they depend only on the shard.
+        Each file comes with its SHA-256 digest; raises `ImageChangedError` if the file has changed
+        since. Batches hold the readable files in order, so they depend only on the shard.
         """
         reasons: dict[int, str] = {}
 
@@ -76,7 +76,7 @@ class ImageEncoder:
 
     @functools.cached_property
     def _dim(self) -> int:
-        """The width of the vectors, that of a blank picture."""
+        """The width of the vectors, found by encoding a blank picture."""
         return self._forward([np.zeros((*self._pixels.size, 3), np.uint8)], self._tower).shape[1]
 
     def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:

@@ -1,4 +1,4 @@
-"""Turn a decoded picture of any mode into a model's input pixels, equal to the bit to open_clip."""
+"""Turn a decoded picture of any mode into a model's input pixels, bit for bit as open_clip does."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ _WHITES = (1, 255, 65_535)
 class PixelSpec:
     """The inference preprocessing of an open_clip model.
 
-    `size` is (height, width) in pixels. `resize_mode` says what is scaled to that size: the
-    shortest side (what exceeds it is cropped), the longest (what is missing is filled with
+    `size` is (height, width) in pixels. `resize_mode` says which side is scaled to that size: the
+    shortest (the excess of the other is cropped), the longest (the rest is filled with
     `fill_color`, 0 to 255) or both (`squash`). `mean` and `std` are per channel, on a scale where
     white is 1. Raises `ValueError` for a value that open_clip does not know.
     """
@@ -69,23 +69,23 @@ class PixelSpec:
             return int(to_width * width / short), int(to_width * height / short)
         ratios = height / to_height, width / to_width
         ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
-        # open_clip fails where a side would become zero; one row of pixels is closer.
+        # open_clip fails where a side would be rounded to zero; here it becomes one pixel.
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
 def as_colour(image: Image.Image) -> Image.Image:
     """Return `image` in mode RGB, L or CMYK; images in those modes are returned unchanged.
 
-    - Transparent parts are blended over white, the usual background of covers in catalogues: the
-      colour stored beneath them (often black) was never meant to be seen. An opaque picture is not
+    - Transparent parts are blended over white, the usual background of covers in catalogues. The
+      colour stored for them (often black) is not meant to be seen. An opaque picture is not
       changed.
     - 16-bit grey keeps its upper 8 bits, as Pillow does with 16-bit colour; its own conversion of
       grey would clip everything above 255 to white.
-    - 32-bit integers and floating-point numbers do not say what is white: it is the smallest of 1,
-      255 and 65,535 that no value exceeds. Otherwise, and with any negative value, their own range
-      is stretched.
-    - Palette and two-level pictures become colour and grey before they are resized, which would
-      otherwise pick single pixels instead of averaging them.
+    - For 32-bit integers and floating-point numbers no value is defined as white: white is the
+      smallest of 1, 255 and 65,535 that no value exceeds. If there is none, or if a value is
+      negative, the smallest value becomes black and the largest white.
+    - Palette pictures become colour, and two-level pictures grey: resized as they are, they would
+      consist of single pixels instead of averages.
 
     Raises `ValueError` if a value is not finite.
     """
@@ -111,7 +111,7 @@ def fitted(
 ) -> np.ndarray:
     """Return the picture at the model's size, `(H, W, 3) uint8`.
 
-    Like open_clip, converts to RGB only after resizing, which for CMYK differs from before.
+    Like open_clip, converts to RGB after resizing. For CMYK the order makes a difference.
 
     Parameters
     ----------
@@ -125,9 +125,9 @@ def fitted(
         The model's preprocessing.
     """
     to_height, to_width = spec.size
-    # For shortest and no square open_clip always uses bicubic.
-    is_fixed = spec.resize_mode == "shortest" and to_height != to_width
-    resampling = INTERPOLATIONS["bicubic" if is_fixed else spec.interpolation]
+    # For "shortest" with a size that is not square, open_clip always uses bicubic.
+    always_bicubic = spec.resize_mode == "shortest" and to_height != to_width
+    resampling = INTERPOLATIONS["bicubic" if always_bicubic else spec.interpolation]
     picture = picture.resize(resized, resampling, box=box).convert("RGB")
     width, height = resized
     if width < to_width or height < to_height:
@@ -143,13 +143,13 @@ def fitted(
 def normalised(pixels_BHWC: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
     """Return `(B, 3, H, W) float32` in channels-last memory format, on the device of the input.
 
-    `pixels_BHWC` is `(B, H, W, 3) uint8`. On the CPU equal to the bit to open_clip. Raises
-    `ValueError` for another shape or dtype.
+    `pixels_BHWC` is `(B, H, W, 3) uint8`. On the CPU the result equals open_clip's bit for bit.
+    Raises `ValueError` for another shape or dtype.
     """
     if pixels_BHWC.dtype != torch.uint8 or pixels_BHWC.ndim != 4 or pixels_BHWC.shape[3] != 3:
         raise ValueError(
             f"expected pixels (B, H, W, 3) uint8, not {tuple(pixels_BHWC.shape)} "
-            f"{pixels_BHWC.dtype}. Fix: stack what decode returns"
+            f"{pixels_BHWC.dtype}. Fix: stack the arrays that decode returns"
         )
     pixels_BCHW = pixels_BHWC.permute(0, 3, 1, 2).to(
         torch.float32, memory_format=torch.channels_last
@@ -160,6 +160,7 @@ def normalised(pixels_BHWC: torch.Tensor, spec: PixelSpec) -> torch.Tensor:
 
 
 def _scaled(values_HW: np.ndarray) -> Image.Image:
+    """Return numbers of any range as grey levels 0 to 255; see `as_colour`."""
     black, white = float(values_HW.min()), float(values_HW.max())
     if not np.isfinite([black, white]).all():
         raise ValueError("a value is not finite")
@@ -171,5 +172,5 @@ def _scaled(values_HW: np.ndarray) -> Image.Image:
 
 
 def _repeated(values: Any, count: int) -> tuple[Any, ...]:
-    """Return `count` numbers, given those or one for all."""
+    """Return `values` as a tuple; a single number is repeated `count` times."""
     return tuple(np.broadcast_to(values, count).tolist())

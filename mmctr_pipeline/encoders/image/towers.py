@@ -2,8 +2,8 @@
 
 In CLIP's ResNets (Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision", 2021) the batch normalisation is folded into the convolutions, and the attention
-pooling computes only its one output. In bfloat16 their stem stays in float32: it is 6 % of the
-operations, and the layers above amplify its rounding.
+pooling computes only the one output that is used. In bfloat16 their stem stays in float32: it is
+6 % of the operations, and the layers above amplify its rounding.
 """
 
 import copy
@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Tower = Callable[[torch.Tensor], torch.Tensor]
-"""From pixels `(B, 3, H, W) float32`, channels last, to vectors `(B, D) float32`."""
+"""Maps pixels `(B, 3, H, W) float32`, channels last, to vectors `(B, D) float32`."""
 
 
 def fast_tower(visual: nn.Module, dtype: torch.dtype) -> Tower:
@@ -59,8 +59,8 @@ def _fold(module: nn.Module) -> None:
 def _pooled(pool: AttentionPool2d, grid_BCHW: torch.Tensor) -> torch.Tensor:
     """Return the output of `AttentionPool2d`, `(B, D)`.
 
-    Only the mean of the grid is a query here; open_clip computes an output for each position of
-    the grid too, and keeps the first.
+    Only the mean of the grid is a query here; open_clip also computes an output for each position
+    of the grid, and uses only the first output.
     """
     x_TBC = grid_BCHW.flatten(2).permute(2, 0, 1)
     x_TBC = torch.cat([x_TBC.mean(dim=0, keepdim=True), x_TBC])
@@ -76,6 +76,6 @@ def _pooled(pool: AttentionPool2d, grid_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _vectors(output: Any) -> torch.Tensor:
-    # Towers for captioning also return their tokens.
+    # Towers of captioning models also return their tokens.
     vectors = output[0] if isinstance(output, tuple) else output
     return vectors.float()

@@ -14,9 +14,10 @@ _UNKNOWN, _FAILED, _KNOWN = 0, 1, 2
 class StoreResult:
     """The vectors of all requested contents, in their order.
 
-    `vectors` is `(N, D) float32`, zeros where `reasons` (by position) says why a vector is
-    missing, and `(0, 0)` if nothing was requested. Each distinct content with a vector counts
-    once, as encoded by this call or reused. `notes` are those of the shards used.
+    `vectors` is `(N, D) float32`, or `(0, 0)` if nothing was requested. `reasons` says by position
+    why a vector is missing; that row is zeros. `n_encoded` and `n_reused` count the distinct
+    contents with a vector that this call encoded, and those stored before. `notes` are those of
+    the shards used.
     """
 
     vectors: np.ndarray
@@ -30,8 +31,8 @@ class PartialLookup:
     """Collects vectors and failures from stored shards.
 
     `distinct` is `(n,) KEY`, the requested contents in ascending order, and `first` `(n,) int64`
-    the first position of each. `n_encoded` counts the vectors that are not from earlier shards.
-    Vectors are placed directly in the result, so that they are held in memory only once.
+    the first position of each. `n_encoded` counts the vectors that were not stored before. Vectors
+    are written directly into the result, so memory holds them only once.
     """
 
     def __init__(self, contents: Sequence[bytes]) -> None:
@@ -54,9 +55,9 @@ class PartialLookup:
         return np.flatnonzero(self._state == _UNKNOWN)
 
     def take(self, stored: StoredShard, reader: str) -> None:
-        """Take from a stored shard the vectors still missing, and the failures of `reader`.
+        """Take the missing vectors from a stored shard, and the failures of the same `reader`.
 
-        Raises `DamagedFileError`; nothing is taken then.
+        Raises `DamagedFileError` before anything is taken.
         """
         row, is_requested = find_keys(stored.contents, self.distinct)
         wanted = is_requested & stored.has_vector & (self._state[row] != _KNOWN)
@@ -75,7 +76,7 @@ class PartialLookup:
             self._notes += stored.notes
 
     def require_width(self, width: int, source: str) -> None:
-        """Raise `ValueError` if vectors of `source` are not as wide as those taken before."""
+        """Raise `ValueError` if `width`, of vectors from `source`, differs from that before."""
         if self._vectors is not None and width != self._vectors.shape[1]:
             raise ValueError(
                 f"vectors of width {width} from {source}, of width {self._vectors.shape[1]} "
@@ -94,7 +95,7 @@ class PartialLookup:
         failed = np.flatnonzero((self._state == _FAILED)[self._inverse])
         return StoreResult(
             vectors=vectors,
-            reasons={int(at): self._reasons[self._inverse[at]] for at in failed},
+            reasons={int(row): self._reasons[self._inverse[row]] for row in failed},
             n_encoded=self.n_encoded,
             n_reused=int(np.sum(self._state == _KNOWN)) - self.n_encoded,
             notes=self._notes,

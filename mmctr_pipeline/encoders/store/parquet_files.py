@@ -1,9 +1,10 @@
 """The parquet files of an encoder's folder: shards of vectors, and the record of last use.
 
-A shard has one row per content: `content` (the SHA-256 of what was encoded), `vector` (fixed-size
-list of float32) and `reason` (null, or why there is no vector; the vector is then all zeros). The
-metadata of its schema names the encoder and the reader of the contents, and holds the encoder's
-notes. The record has the `day` on which each `content` was last requested; pruning goes by it.
+A shard has one row per content: `content` (the SHA-256 of the encoded text or file), `vector`
+(fixed-size list of float32) and `reason` (null, or why there is no vector; the vector is then all
+zeros). The metadata of its schema names the encoder and the reader of the contents, and holds the
+encoder's notes. The record has the `day` on which each `content` was last requested; pruning uses
+it.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ Notes = dict[str, float]
 """Numbers that an encoder stores with a shard."""
 
 KEY = np.dtype("V32")
-"""A content in numpy: 32 raw bytes, compared as bytes. Unlike "S32" it keeps trailing zeros."""
+"""dtype of a content: 32 raw bytes, compared as bytes. Unlike "S32" it keeps trailing zeros."""
 
 _CONTENT = pa.binary(KEY.itemsize)
 _LAST_USED_SCHEMA = pa.schema([("content", _CONTENT), ("day", pa.date32())])
@@ -86,7 +87,7 @@ def write_shard(
     identity
         The encoder.
     reader
-        Names what read the contents.
+        Name and version of the program that read the contents.
     notes
         One entry per encoded shard whose rows are in `table`.
     """
@@ -159,9 +160,9 @@ def content_keys(table: pa.Table) -> np.ndarray:
 
 
 def find_keys(keys: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each of `keys` its position in `known` (ascending), and whether it is there.
+    """Return for each of `keys` its position in `known` (ascending), and whether it was found.
 
-    For a missing key the position is any valid one; `known` must not be empty.
+    For other keys the position is meaningless but valid. `known` must not be empty.
     """
     position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return position, known[position] == keys
@@ -178,7 +179,7 @@ def record_use(folder: Path, contents: np.ndarray, day: datetime.date) -> None:
         except DamagedFileError as error:
             logger.warning(f"{error}; starting a new record of last use")
             known, days = np.empty(0, KEY), np.empty(0, "datetime64[D]")
-        # Duplicates keep the first entry, which has the new day.
+        # Of a content that is in both, the first entry is kept, which has the new day.
         merged, first = np.unique(np.concatenate([contents, known]), return_index=True)
         merged_days = np.concatenate([np.full(len(contents), np.datetime64(day)), days])[first]
         if len(merged) > len(known) or not np.array_equal(merged_days, days):

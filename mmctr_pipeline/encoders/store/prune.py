@@ -1,4 +1,4 @@
-"""Pruning the vector store: drops what was not used for a long time, and merges small shards."""
+"""Prune the vector store: drop vectors not used for a long time, and merge small shards."""
 
 import collections
 import contextlib
@@ -30,8 +30,8 @@ from mmctr_pipeline.settings import SettingsError
 
 logger = logging.getLogger(__name__)
 
-# A nightly run adds a handful of vectors. Shards below the second size are merged to about the
-# first.
+# A nightly run adds only a few vectors, so small shards pile up. Those with fewer than
+# `_SMALL_ROWS` rows are merged into shards of about `_MERGED_ROWS`.
 _MERGED_ROWS = 4096
 _SMALL_ROWS = 1024
 
@@ -43,10 +43,10 @@ _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{12}-.+|.+\.parquet\.(lock|damaged)")
 class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
-    `encoder` is its identity, or the folder's name if no shard tells it. Counts of vectors include
-    stored failures; `kept_bytes` and `dropped_bytes` count keys and vectors. `n_left_behind`
-    counts the leftovers of interrupted runs and the damaged files, which are removed too. Folders
-    `in_use` are skipped and not counted.
+    `encoder` is its identity, or the folder's name if it has no readable shard. `n_kept` and
+    `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` count keys and
+    vectors. `n_left_behind` counts the leftovers of interrupted runs and the damaged files, which
+    are removed too. A folder `in_use` is skipped, and its counts are 0.
     """
 
     encoder: str
@@ -67,10 +67,10 @@ def prune(
 ) -> list[PruneReport]:
     """Drop contents last used more than `unused_days` days ago, and merge small shards.
 
-    If several shards hold the same content, keep the copy that a lookup would return; vectors are
-    unchanged bit for bit. Folders that become empty are removed. Returns one report per encoder, by
-    folder name, and none if `folder` does not exist. Raises `SettingsError` if `unused_days` is
-    negative.
+    If several shards hold the same content, the copy that a lookup would return is kept; vectors
+    are unchanged bit for bit. Folders that become empty are removed. Returns one report per
+    encoder, by folder name, and none if `folder` does not exist. Raises `SettingsError` if
+    `unused_days` is negative.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def prune(
             else:
                 reports.append(PruneReport(encoder.name, in_use=True))
         if not dry_run:
-            # Only an empty folder can be removed, and a run may have started there just now.
+            # Fails for a folder that is not empty, or in which a run has just started.
             with contextlib.suppress(OSError):
                 encoder.rmdir()
     return reports
@@ -146,7 +146,7 @@ def _select(
     has_vector = np.concatenate([shard.has_vector for shard in shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(shard.contents) for shard in shards])
     written = np.array([shard.path.stat().st_mtime for shard in shards])[shard_of]
-    # A lookup prefers a vector, from the first file; among failures only the latest may count.
+    # A lookup prefers a vector, the one of the first file. Of failures only the latest is of use.
     order = np.lexsort((np.where(has_vector, shard_of, -written), ~has_vector))
     distinct, first = np.unique(contents[order], return_index=True)
     winners = order[first]
@@ -162,12 +162,12 @@ def _select(
     is_recent = days >= today - np.timedelta64(unused_days, "D")
     keep = np.zeros(len(contents), bool)
     keep[winners[is_recent]] = True
-    masks = [keep[shard_of == at] for at in range(len(shards))]
+    masks = [keep[shard_of == number] for number in range(len(shards))]
     return masks, distinct[is_recent], days[is_recent]
 
 
 _Pack = list[tuple[StoredShard, np.ndarray]]
-"""Shards that become one, each with the mask of its rows to keep."""
+"""Shards to merge into one, each with the mask of its rows to keep."""
 
 
 def _rewrite(folder: Path, shards: list[StoredShard], masks: list[np.ndarray]) -> None:

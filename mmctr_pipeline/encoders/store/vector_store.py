@@ -1,9 +1,9 @@
 """The vector store: keeps each encoding under its content's hash and its encoder's identity.
 
 Files are `storage/vectors/<encoder>/<shard>.parquet` (see `parquet_files`). Missing contents are
-encoded in shards planned in the order of the content hashes, and each shard is written as soon as
-it is complete. The plan does not depend on which of its shards exist already. So a run that was
-killed and started again encodes exactly the remaining shards, and concurrent runs share them.
+sorted by hash, divided into shards, and encoded; each shard is written as soon as it is complete.
+The division does not depend on which of these shards exist already. So a run that was killed and
+started again encodes exactly the remaining shards, and concurrent runs share them.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from mmctr_pipeline.files.progress import Progress
 logger = logging.getLogger(__name__)
 
 FOLDER_LOCK = ".lock"
-"""Every run that uses an encoder's folder holds this lock shared, which keeps pruning out."""
+"""Every run that uses an encoder's folder holds this lock shared, so pruning skips the folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Shard:
 
 
 EncodeShard = Callable[[np.ndarray], Shard]
-"""Encodes the contents at `(n,) int64` positions, which come in the order of the content hashes."""
+"""Encodes the contents at `(n,) int64` positions, sorted by the hashes of the contents."""
 
 
 def utc_now() -> datetime.datetime:
@@ -83,7 +83,7 @@ class VectorStore:
         same contents at once, only one encodes each shard.
 
         Raises `ValueError` for a content that is not a digest, and if `encode` returns a wrong
-        number of vectors, a width other than before, or values that are not finite; such a shard
+        number of vectors, another width than before, or values that are not finite. Such a shard
         is not stored.
 
         Parameters
@@ -95,11 +95,12 @@ class VectorStore:
         encode
             Encodes missing contents.
         shard_size
-            Contents per call of `encode`, at most.
+            The most contents per call of `encode`.
         reader
-            Names what reads the contents. Stored failures are retried when it has changed.
+            Name and version of the program that reads the contents. When it changes, contents
+            stored as failures are tried again.
         unit
-            What the log calls the contents.
+            The plural noun for contents in the log.
         """
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}; it must be at least 1")
@@ -107,7 +108,7 @@ class VectorStore:
         if len(lookup.distinct):
             folder = self._folder / encoder_folder(identity)
             with locked(folder / FOLDER_LOCK, shared=True):
-                # At the start, so that an interrupted run counts as use too.
+                # Recorded at the start, so that an interrupted run counts as use too.
                 record_use(folder, lookup.distinct, self._now().date())
                 run = _Run(folder, identity, reader, encode, lookup)
                 for path in shard_paths(folder):
@@ -183,7 +184,10 @@ class _Run:
         self.lookup.n_encoded += len(rows) - len(shard.reasons)
 
     def take(self, path: Path, is_claimed: bool = False) -> None:
-        """Take a shard if it exists; rename the file if it is damaged, which needs its claim."""
+        """Take a shard if it exists; rename its file if it is damaged.
+
+        Renaming needs the lock of the shard, which the caller holds if `is_claimed`.
+        """
         try:
             with open_shard(path) as stored:
                 self.lookup.take(stored, self.reader)
@@ -196,11 +200,12 @@ class _Run:
                 os.replace(path, damaged)
                 logger.warning(f"{error}; renamed to {damaged.name}, to be encoded again")
                 return
-            # If another run holds the claim, it is replacing the file.
+            # If another run holds the lock, it is replacing the file.
             with locked(_claim(path), wait=False) as is_mine:
                 if is_mine:
                     self.take(path, is_claimed=True)
 
 
 def _claim(path: Path) -> Path:
+    """Return the lock file of a shard; the run that holds the lock encodes the shard."""
     return path.with_name(f"{path.name}.lock")

@@ -2,8 +2,8 @@
 
 Computes the same as transformers' model (Devlin et al., "BERT: Pre-training of Deep Bidirectional
 Transformers", 2019) in less time (`benchmarks/encode_text.py` measures it): one product instead of
-three before the attention, no mask for a batch without padding, and weights laid out for oneDNN
-once instead of at each product (`cpu_kernels`).
+three before the attention, no mask for a batch without padding, and weights rearranged for oneDNN
+once instead of for each product (`cpu_kernels`).
 """
 
 from typing import Any, TypeGuard
@@ -31,9 +31,9 @@ class CompactBert:
         self._positions = (
             embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         ).detach()
-        self._norm = _pair(embeddings.LayerNorm, torch.float32)
+        self._norm = _parameters(embeddings.LayerNorm, torch.float32)
         heads = model.config.num_attention_heads
-        self._layers = [_Layer(each, dtype, heads, self._epsilon) for each in model.encoder.layer]
+        self._layers = [_Layer(layer, dtype, heads, self._epsilon) for layer in model.encoder.layer]
 
     @staticmethod
     def fits(model: Any) -> TypeGuard[BertModel]:
@@ -62,18 +62,18 @@ class CompactBert:
 
 
 class _Layer:
-    """Self-attention and feed-forward, each with a residual and normalised after it."""
+    """Self-attention and feed-forward, each followed by a residual sum and a normalisation."""
 
     def __init__(self, layer: Any, dtype: torch.dtype, heads: int, epsilon: float) -> None:
         attention = layer.attention
-        three = [attention.self.query, attention.self.key, attention.self.value]
-        weights, biases = zip(*(_pair(module, dtype) for module in three), strict=True)
+        projections = [attention.self.query, attention.self.key, attention.self.value]
+        weights, biases = zip(*(_parameters(module, dtype) for module in projections), strict=True)
         self._qkv = affine(torch.cat(weights), torch.cat(biases))
-        self._attended = affine(*_pair(attention.output.dense, dtype))
-        self._attended_norm = _pair(attention.output.LayerNorm, dtype)
-        self._wide = affine(*_pair(layer.intermediate.dense, dtype))
-        self._narrow = affine(*_pair(layer.output.dense, dtype))
-        self._norm = _pair(layer.output.LayerNorm, dtype)
+        self._attended = affine(*_parameters(attention.output.dense, dtype))
+        self._attended_norm = _parameters(attention.output.LayerNorm, dtype)
+        self._wide = affine(*_parameters(layer.intermediate.dense, dtype))
+        self._narrow = affine(*_parameters(layer.output.dense, dtype))
+        self._norm = _parameters(layer.output.LayerNorm, dtype)
         self._heads, self._epsilon = heads, epsilon
 
     def __call__(self, x_BLD: torch.Tensor, mask_B11L: torch.Tensor | None) -> torch.Tensor:
@@ -89,9 +89,10 @@ class _Layer:
         return _normalised(x_BLD + y_BLD, self._norm, self._epsilon)
 
 
-def _pair(
+def _parameters(
     module: nn.Linear | nn.LayerNorm, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias of a module in `dtype`."""
     return module.weight.detach().to(dtype), module.bias.detach().to(dtype)
 
 

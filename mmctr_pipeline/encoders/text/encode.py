@@ -1,4 +1,4 @@
-"""Encode item titles; only those that the vector store lacks go through the model."""
+"""Encode item titles that the vector store does not hold yet."""
 
 import dataclasses
 import hashlib
@@ -31,21 +31,22 @@ from mmctr_pipeline.precision import dtype_for, dtype_name
 
 logger = logging.getLogger(__name__)
 
-# Enough for batches of similar length, and about ten seconds of work to lose at most.
+# Enough texts for batches of similar length, and about ten seconds of work, which an interrupted
+# run loses at most.
 SHARD_TEXTS = 4096
 
 _PARITY_TEXTS = 8
 _LENGTH_SAMPLE = 2048
-_NAMED, _SHOWN = 5, 60
-"""Texts of unknown words that the provenance names, and their characters shown."""
+# The provenance quotes this many texts of unknown words, cut to this many characters.
+_MAX_EXAMPLES, _MAX_CHARACTERS = 5, 60
 
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoding:
     """The vectors, and the lengths of the titles for a plot.
 
-    `n_tokens` holds the token counts, before truncation, of at most 2,048 titles drawn by a fixed
-    seed; `longest` is the model's limit. Both are None for given vectors.
+    `n_tokens` holds the token counts, before truncation, of at most 2,048 titles drawn with a fixed
+    seed; `longest` is the model's limit in tokens. Both are None for given vectors.
     """
 
     table: VectorTable
@@ -62,12 +63,12 @@ def encode_titles(
 ) -> TextEncoding:
     """Return one float32 vector per item, in the order of `items` (ids ascending).
 
-    The text of an item is the template, filled in. An item gets zeros and `present` False if its
+    The text of an item is the filled-in template. An item gets zeros and `present` False if its
     text is blank, if the tokeniser knows none of its words (all such texts of one length would
     share a vector), or if its vector is an outlier. Equal texts are encoded once. The provenance
-    counts odd titles (see `item_texts`), texts of unknown words, duplicates and truncated texts,
-    and records how close bfloat16 came to the library's float32: `parity`, a cosine over a few
-    texts of each shard. Raises `ModelNotFoundError`, `ModelFilesError`, `TemplateError`,
+    counts unusual titles (see `item_texts`), texts of unknown words, duplicates and truncated
+    texts. Its `parity` says how close bfloat16 came to the library's float32: the cosine over a
+    few texts of each shard. Raises `ModelNotFoundError`, `ModelFilesError`, `TemplateError`,
     `DataError`.
 
     Parameters
@@ -99,7 +100,7 @@ def encode_titles(
     batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
 
     def encode_shard(positions: np.ndarray) -> Shard:
-        shard = [texts[at] for at in positions]
+        shard = [texts[position] for position in positions]
         vectors = model.encode(shard, batch_tokens)
         if encoder.precision == "float32":
             return Shard(vectors)
@@ -125,10 +126,11 @@ def encode_titles(
         "unknown_words": len(unknown),
         "cut_off": n_cut,
     }
-    # The store goes by the filled-in texts, but a fitted transform depends on the template.
-    identity = encoder.identity + _template_mark(config.template, tag_names)
+    # The store's keys are the filled-in texts, but a fitted transform depends on the template.
+    identity = encoder.identity + _template_suffix(config.template, tag_names)
     table = encoded_table(items.ids, rows, result, encoder, config, counts, start)
-    table = dataclasses.replace(table, identity=identity).recording(unknown_titles=unknown[:_NAMED])
+    table = dataclasses.replace(table, identity=identity)
+    table = table.recording(unknown_titles=unknown[:_MAX_EXAMPLES])
     return TextEncoding(table, n_tokens, model.longest)
 
 
@@ -136,7 +138,7 @@ def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextMo
     dtype = dtype_for(config.precision, device)
     model: TextModel
     if config.source == "open_clip":
-        # Importing open_clip takes seconds, which other models need not wait for.
+        # Imported here because it takes seconds, and other models do not need it.
         from mmctr_pipeline.encoders.clip import load_clip
 
         clip = load_clip(locate_image_model(config.model), device)
@@ -154,11 +156,12 @@ def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextMo
 def _rows_to_encode(
     item_id: np.ndarray, texts: list[str], model: TextModel, name: str
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the rows of the texts to encode, and id and text of those with only unknown words."""
+    """Return the rows of the texts to encode, and id and text of those with unknown words only."""
     rows = np.flatnonzero([bool(text) for text in texts])
     is_unknown = model.unknown([texts[row] for row in rows])
     unknown = [
-        {"item_id": item_id[row].item(), "text": texts[row][:_SHOWN]} for row in rows[is_unknown]
+        {"item_id": item_id[row].item(), "text": texts[row][:_MAX_CHARACTERS]}
+        for row in rows[is_unknown]
     ]
     if unknown:
         logger.warning(
@@ -169,8 +172,8 @@ def _rows_to_encode(
     return rows[~is_unknown], unknown
 
 
-def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:
-    """Return a suffix of the identity that tells templates and tag names apart."""
+def _template_suffix(template: str, tag_names: Mapping[int, str] | None) -> str:
+    """Return a suffix of the identity that differs between templates and between tag names."""
     if template == "{title}":
         return ""
     settings = json.dumps([template, sorted((tag_names or {}).items())])
@@ -179,7 +182,7 @@ def _template_mark(template: str, tag_names: Mapping[int, str] | None) -> str:
 
 def _lengths(texts: list[str], model: TextModel) -> tuple[np.ndarray, int]:
     """Return the token counts of a sample of the texts, and how many of all texts are cut off."""
-    # A token is at least one byte, so shorter texts need no counting.
+    # A token is at least one byte long, so shorter texts cannot exceed the limit.
     long = [text for text in texts if len(text.encode()) > model.longest - 2]
     n_cut = int((model.token_counts(long) > model.longest).sum()) if long else 0
     rows = np.random.default_rng(0).permutation(len(texts))[:_LENGTH_SAMPLE]

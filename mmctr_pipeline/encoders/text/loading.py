@@ -1,4 +1,4 @@
-"""Load sentence-transformers models completely or not at all."""
+"""Load sentence-transformers models; an incomplete model is an error."""
 
 import logging
 import re
@@ -22,25 +22,27 @@ from mmctr_pipeline.encoders.text.tokens import unknown_only
 
 logger = logging.getLogger(__name__)
 
-# A vocabulary that knows none of these is missing, whatever its language.
+# Any vocabulary, of whatever language, knows at least one of these.
 _COMMON_TEXTS = ["the cat and a dog", "2026", "\u732b", "\uace0\uc591\uc774", "\u043a\u043e\u0442"]
 
-_MOST_SHOWN = 300
+# Longer error messages of the libraries are cut to this many characters.
+_MAX_CHARACTERS = 300
 
-# Tables of token vectors are often padded, but never by this much.
+# The table of token vectors often has a few more rows than the vocabulary has tokens. A vocabulary
+# with less than this share of the rows is incomplete.
 _LEAST_VOCABULARY = 0.75
 
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
-# Parts of a transformer that no vector of its tokens depends on: the pooler's output is not used,
-# and only the encoder of an encoder and decoder is run.
+# Parts of a transformer that do not affect the vectors of its tokens: the pooler's output is not
+# used, and of an encoder and decoder only the encoder is run.
 _UNUSED = re.compile(r"(^|\.)pooler\.|^decoder\.|^lm_head\.|position_ids$")
 
 
 def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -> Any:
     """Return the `SentenceTransformer` of a folder, in float32 and evaluation mode.
 
-    transformers replaces missing tensors by random numbers and logs it; here that is an error.
+    transformers only logs that it replaced missing tensors by random numbers; here it is an error.
     Raises `ModelFilesError` naming the folder or file, and the fix.
     """
     folder = located.folder
@@ -57,7 +59,7 @@ def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -
             model_kwargs={"dtype": torch.float32},
         )
 
-    model = _named(folder, load).eval()
+    model = _load_or_name_folder(folder, load).eval()
     _require_words(folder, model[0])
     return model
 
@@ -93,32 +95,35 @@ def _require_all_tensors(folder: Path) -> None:
             ignore_mismatched_sizes=True,
         )
 
-    model, loaded = _named(folder, load)
+    model, loaded = _load_or_name_folder(folder, load)
     known = {_NUMBER.sub(".N", name) for name in model.state_dict()}
     extra = sorted(loaded["unexpected_keys"])
     missing = sorted(name for name in loaded["missing_keys"] if not _UNUSED.search(name))
-    # Heads for other tasks may be there as well, but not layers beyond those of the config.
+    # Heads for other tasks may be there too, but not more layers than in the config.
     surplus = [name for name in extra if _NUMBER.sub(".N", name) in known]
-    wrong = [f"{name} {tuple(a)} for {tuple(b)}" for name, a, b in loaded["mismatched_keys"]]
+    wrong = [
+        f"{name} {tuple(found)} for {tuple(expected)}"
+        for name, found, expected in loaded["mismatched_keys"]
+    ]
     faults = {"lack": missing, "have too much:": surplus, "have a wrong shape:": sorted(wrong)}
-    told = [f"they {verb} {shortened(names)}" for verb, names in faults.items() if names]
-    if told:
+    problems = [f"they {verb} {shortened(names)}" for verb, names in faults.items() if names]
+    if problems:
         raise ModelFilesError(
-            f"the weights in {folder} do not fit its config.json: {'; '.join(told)}. "
+            f"the weights in {folder} do not fit its config.json: {'; '.join(problems)}. "
             "Fix: copy config.json and the weights again, from the same model"
         )
     if extra:
         logger.info(f"{folder} has tensors that are not used: {shortened(extra)}")
 
 
-def _named(folder: Path, load: Callable[[], Any]) -> Any:
-    """Return `load()`; its errors about the content of files become `ModelFilesError`."""
+def _load_or_name_folder(folder: Path, load: Callable[[], Any]) -> Any:
+    """Return `load()`; turn errors about the content of files into `ModelFilesError`."""
     try:
         return load()
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:_MOST_SHOWN]
+        reason = " ".join(str(error).split())[:_MAX_CHARACTERS]
         raise ModelFilesError(
             f"{folder} cannot be loaded as a sentence-transformers model ({type(error).__name__}: "
             f"{reason}). Fix: copy the model's whole folder again"

@@ -1,4 +1,4 @@
-"""Text encoders with one interface: sentence-transformers models, and open_clip's text towers."""
+"""Text encoders with a common interface: sentence-transformers models and open_clip text towers."""
 
 import copy
 from collections.abc import Callable
@@ -16,8 +16,8 @@ from mmctr_pipeline.encoders.text.tokens import unknown_only
 class SentenceModel:
     """A sentence-transformers model; a BERT runs through `CompactBert`.
 
-    A model without a transformer (static embeddings) runs as the library runs it, in float32, as
-    bfloat16 would gain nothing. It does not limit its texts, and its tokens are counted by words.
+    A model without a transformer (static embeddings) is run by the library, in float32, as bfloat16
+    would gain nothing. It does not truncate texts, and its words are counted as tokens.
 
     `dim` is the width of the vectors, `longest` the limit in tokens.
     """
@@ -40,11 +40,11 @@ class SentenceModel:
                 "token_embeddings": compact(features["input_ids"], features["attention_mask"]),
             }
         else:
-            keep = self._is_static or dtype == torch.float32
-            self._first = first if keep else copy.deepcopy(first).to(dtype)
+            is_unchanged = self._is_static or dtype == torch.float32
+            self._first = first if is_unchanged else copy.deepcopy(first).to(dtype)
 
     def token_counts(self, texts: list[str]) -> np.ndarray:
-        """Return the tokens of each text before truncation, `(n,) int64`."""
+        """Return the number of tokens of each text before truncation, `(n,) int64`."""
         # The tokeniser rejects an empty list.
         if self._is_static or not texts:
             return np.array([len(text.split()) for text in texts], dtype=np.int64)
@@ -66,7 +66,10 @@ class SentenceModel:
             return self.encode_by_library(texts)
         lengths = np.minimum(self.token_counts(texts), self.longest)
         return _encode_by_length(
-            lengths, batch_tokens, self.dim, lambda rows: self._forward([texts[at] for at in rows])
+            lengths,
+            batch_tokens,
+            self.dim,
+            lambda rows: self._forward([texts[row] for row in rows]),
         )
 
     def encode_by_library(self, texts: list[str]) -> np.ndarray:
@@ -79,7 +82,7 @@ class SentenceModel:
             for name, value in self._model.preprocess(texts, prompt=self._prompt).items()
         }
         features = self._first(features)
-        # Pooling sums over tokens, which should not round.
+        # Pooling sums over tokens, and bfloat16 would round the sums.
         features["token_embeddings"] = features["token_embeddings"].float()
         for module in self._rest:
             features = module(features)
@@ -90,8 +93,8 @@ class SentenceModel:
 class ClipTextModel:
     """The text tower of an open_clip model: vectors `(n, D)`, not normalised.
 
-    Texts are cut after the longest of their batch where the tower allows it (causal attention
-    read at the end-of-text token), as what follows that token cannot affect the vector.
+    Padding beyond the longest text of a batch is cut where it cannot affect the vectors: in towers
+    with causal attention that read the vector at the end-of-text token.
 
     `dim` is the width of the vectors, `longest` the limit in tokens.
 
@@ -104,7 +107,7 @@ class ClipTextModel:
     device
         Where to encode.
     dtype
-        Number format of the matrix products.
+        dtype of the matrix products.
     """
 
     def __init__(
@@ -127,15 +130,17 @@ class ClipTextModel:
         self.longest = int(getattr(tokenize, "context_length", 77) or 77)
 
     def token_counts(self, texts: list[str]) -> np.ndarray:
-        """Return the tokens of each text, `(n,) int64`; for a truncated one `longest + 1`."""
-        # Only texts that do not fit into the tower fill one position more than it has.
+        """Return the number of tokens of each text, `(n,) int64`, at most `longest + 1`.
+
+        `longest + 1` means that the text does not fit into the tower.
+        """
         return self._used(self._tokenize(texts, context_length=self.longest + 1))
 
     def unknown(self, texts: list[str]) -> np.ndarray:
         """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
         hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
         if hub_tokenizer is None:
-            return np.zeros(len(texts), dtype=bool)  # open_clip's own knows every byte.
+            return np.zeros(len(texts), dtype=bool)  # open_clip's own tokeniser knows every byte.
         return unknown_only(hub_tokenizer, texts)
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
@@ -156,7 +161,7 @@ class ClipTextModel:
             return self._library.encode_text(tokens).float().cpu().numpy()
 
     def _used(self, token_NL: torch.Tensor) -> np.ndarray:
-        """Return the positions of each row up to the last that is not padding, `(N,) int64`.
+        """Return the length of each row without the padding at its end, `(N,) int64`.
 
         The padding token may also occur inside a text: 0 is an exclamation mark too.
         """
@@ -187,7 +192,7 @@ def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray
     """Return positions by descending length, in batches of at most `batch_tokens` with padding.
 
     `lengths` is `(n,)`. A batch has at least one row. The longest come first, so that a lack of
-    memory shows at once.
+    memory shows in the first batch.
     """
     order = np.argsort(-lengths, kind="stable")
     batches, begin = [], 0
@@ -204,7 +209,7 @@ def _encode_by_length(
     dim: int,
     forward: Callable[[np.ndarray], torch.Tensor],
 ) -> np.ndarray:
-    """Return `forward` of all positions, computed in `batches_by_length`, `(n, dim) float32`."""
+    """Call `forward` for the batches of `batches_by_length`; return all vectors, `(n, dim)`."""
     vectors = np.empty((len(lengths), dim), dtype=np.float32)
     with torch.inference_mode():
         for rows in batches_by_length(lengths, batch_tokens):

@@ -1,4 +1,4 @@
-"""Text of an item: a template of title and tag names, filled in."""
+"""The text of an item: a template, filled in with its title and tag names."""
 
 import csv
 import dataclasses
@@ -17,12 +17,12 @@ from mmctr_pipeline.data.validation import DataError
 
 FIELDS = ("title", "tags")
 
-# Except tabs and line ends, which are whitespace. Tokenisers silently drop the others.
+# Control characters except tabs and line ends, which are whitespace. Tokenisers drop them silently.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class TemplateError(ValueError):
-    """The template names something that items do not have; the message says what they have."""
+    """The template names a field that items do not have; the message lists those they have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
                 "encoders.text.tag_names to a CSV or parquet file with columns tag_id and "
                 "tag_name, or use the template '{title}'"
             )
-        tags, n_unnamed = _named(items.tags, tag_names)
+        tags, n_unnamed = _tag_texts(items.tags, tag_names)
     with_title = "title" in fields
     texts = [
         template.format(title=title, tags=names).strip()
@@ -82,8 +82,8 @@ def template_fields(template: str) -> set[str]:
         raise TemplateError(f"the template {template!r} cannot be parsed: {error}") from error
     fields = {field for _, field, _, _ in parts if field is not None}
     # A format or a conversion, as in {title:d}, could fail for some titles only.
-    has_more = any(form or conversion for _, _, form, conversion in parts)
-    if not fields or not fields <= set(FIELDS) or has_more:
+    has_format = any(format_spec or conversion for _, _, format_spec, conversion in parts)
+    if not fields or not fields <= set(FIELDS) or has_format:
         raise TemplateError(
             f"the template {template!r} must name one or both of {{title}} and {{tags}}, "
             "and nothing else in braces"
@@ -128,13 +128,14 @@ def _titles(column: pa.Array) -> tuple[list[str], int]:
 
     Parquet does not check that text is UTF-8.
     """
-    raw = [each or b"" for each in column.cast(pa.large_binary()).to_pylist()]
-    titles = [each.decode(errors="replace") for each in raw]
-    return titles, sum(a.encode() != b for a, b in zip(titles, raw, strict=True))
+    raw_titles = [raw or b"" for raw in column.cast(pa.large_binary()).to_pylist()]
+    titles = [raw.decode(errors="replace") for raw in raw_titles]
+    pairs = zip(titles, raw_titles, strict=True)
+    return titles, sum(title.encode() != raw for title, raw in pairs)
 
 
-def _named(tags: Ragged, names: Mapping[int, str]) -> tuple[list[str], int]:
-    """Return the tag names of each item, and how many tags have no name."""
+def _tag_texts(tags: Ragged, names: Mapping[int, str]) -> tuple[list[str], int]:
+    """Return the joined tag names of each item, and how many tags have no name."""
     known = [names.get(tag) for tag in tags.values.tolist()]
     lists = itertools.pairwise(tags.offsets.tolist())
     texts = [" ".join(filter(None, known[begin:end])) for begin, end in lists]

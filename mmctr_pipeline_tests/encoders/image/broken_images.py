@@ -1,4 +1,4 @@
-"""A folder of good and broken image files, as a catalogue collects them over the years."""
+"""Writes a folder of good and broken image files of the kinds that real catalogues have."""
 
 import io
 import os
@@ -34,7 +34,7 @@ GOOD = {
     39: "RGB",  # BMP
     40: "P",  # with several degrees of transparency
 }
-# Those whose pixels equal open_clip's own preprocessing bit for bit.
+# The files whose pixels equal those of open_clip's own preprocessing bit for bit.
 AS_OPEN_CLIP = (1, 2, 4, 5, 10, 31, 32, 33, 35, 36, 37, 38, 39)
 BROKEN = {
     11: "empty file",
@@ -100,12 +100,12 @@ def _good_files() -> dict[int, bytes]:
         files[item] = encoded(picture(item, (40 + item, 48)).convert(GOOD[item]), kind)
     frames = [picture(100 + number) for number in range(3)]
     animated: dict[str, Any] = {"save_all": True, "append_images": frames[1:]}
-    deep = (np.asarray(picture(7).convert("L")).astype(np.uint16) << 8) + 0x55
+    sixteen_bits = (np.asarray(picture(7).convert("L")).astype(np.uint16) << 8) + 0x55
     transparent = picture(34).convert("LA")
     transparent.putalpha(picture(35).convert("L"))
     corrupt = b"Exif\0\0II*\0" + struct.pack("<IHHHI", 8, 40, _EXIF_ORIENTATION, 3, 5_000)
     return files | {
-        7: encoded(Image.fromarray(deep), "PNG"),
+        7: encoded(Image.fromarray(sixteen_bits), "PNG"),
         8: encoded(picture(8), "JPEG", exif=oriented(6)),
         9: encoded(frames[0], "GIF", **animated),
         10: encoded(picture(10, (1, 1)), "JPEG"),
@@ -129,11 +129,10 @@ def _broken_files() -> dict[int, bytes]:
     pixels = png.index(b"IDAT") + 10
     text = PngInfo()
     text.add_text("comment", " " * 10_000_000, zip=True)
-    header = png.index(b"IHDR") + 4
-    claims = png[:header] + struct.pack(">II", 60_000, 60_000) + png[header + 8 :]
-    # With a valid checksum of the header, so that only the size is wrong.
-    checked = claims[header - 4 : header + 13]
-    claims = claims[: header + 13] + struct.pack(">I", zlib.crc32(checked)) + claims[header + 17 :]
+    # The header's checksum is valid, so that only the claimed size is wrong.
+    start = png.index(b"IHDR")
+    header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + png[start + 12 : start + 17]
+    huge = png[:start] + header + struct.pack(">I", zlib.crc32(header)) + png[start + 21 :]
     return {
         11: b"",
         12: b"<html><body>404 Not Found</body></html>",
@@ -144,7 +143,7 @@ def _broken_files() -> dict[int, bytes]:
         20: b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="9"></svg>',
         41: webp[: len(webp) // 2],
         42: encoded(picture(42), "PNG", pnginfo=text),
-        43: claims,
+        43: huge,
         44: jpeg[: jpeg.index(b"\xff\xda")],
         45: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
         46: png[: len(png) // 2],

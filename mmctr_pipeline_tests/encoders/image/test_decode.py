@@ -89,7 +89,7 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-# For each readable file that open_clip treats otherwise, the conversion that makes it agree.
+# For each readable file that open_clip treats differently, the conversion that makes it agree.
 PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
     3: lambda image: image.convert("RGB"),
     6: lambda image: image.convert("L"),
@@ -169,8 +169,8 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     content = encoded(picture(1, (91, 61)), kind, exif=oriented(orientation))
     pixels = decode(content, SMALL, NOWHERE)
     assert np.array_equal(pixels, open_clips(ImageOps.exif_transpose(opened(content))))
-    lying = decode(encoded(picture(1, (91, 61)), kind), SMALL, NOWHERE)
-    assert (error_of(pixels, lying) < 3) == (orientation == 1)
+    unturned = decode(encoded(picture(1, (91, 61)), kind), SMALL, NOWHERE)
+    assert (error_of(pixels, unturned) < 3) == (orientation == 1)
 
 
 @pytest.mark.parametrize("size", [(896, 896), (1283, 963), (1530, 2001)])
@@ -211,9 +211,9 @@ def test_size_of_a_turned_jpeg_is_compared_upright() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_intact_picture_with_invalid_exif_is_read(kind: str) -> None:
-    sound = decode(encoded(picture(1), kind), SMALL, NOWHERE)
+    expected = decode(encoded(picture(1), kind), SMALL, NOWHERE)
     content = encoded(picture(1), kind, exif=b"Exif\0\0no such thing")
-    assert np.array_equal(decode(content, SMALL, NOWHERE), sound)
+    assert np.array_equal(decode(content, SMALL, NOWHERE), expected)
 
 
 KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -230,13 +230,13 @@ def test_truncated_files_are_called_truncated(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
-def test_damage_raises_no_other_error(kind: str) -> None:
+def test_damage_raises_only_unreadable_image_error(kind: str) -> None:
     random = np.random.default_rng(0)
     content = np.frombuffer(encoded(picture(5, (120, 90)), kind, exif=oriented(3)), np.uint8)
     n_read = 0
     for _ in range(100):
         damaged = content.copy()
-        # The first bytes stay intact, so that the decoder of this format gets the rest.
+        # The first bytes stay intact, so that Pillow still recognises the format.
         where = random.integers(12, min(len(content), random.choice([60, 400, 4_000])), 5)
         damaged[where] = random.integers(0, 256, 5)
         try:
@@ -269,16 +269,16 @@ def test_unreadable_covers_raise(folder: Path) -> None:
 
 def test_only_warnings_of_pillow_are_silenced(folder: Path) -> None:
     content = (folder / "35.jpg").read_bytes()
-    with warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         decode(content, SMALL, NOWHERE)
-        assert heard
-        heard.clear()
+        assert caught
+        caught.clear()
         with quiet_pillow(), ThreadPoolExecutor(1) as pool:
             pool.submit(decode, content, SMALL, NOWHERE).result()
-            assert not heard
-            warnings.warn("of something else", stacklevel=1)
-    assert [str(warning.message) for warning in heard] == ["of something else"]
+            assert not caught
+            warnings.warn("not from Pillow", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["not from Pillow"]
 
 
 def test_decoding_in_threads_gives_equal_pixels(folder: Path) -> None:

@@ -95,10 +95,10 @@ def test_vectors_equal_open_clip_one_image_at_a_time(
     assert table.vectors.dtype == np.float32
     found = table.vectors[np.searchsorted(ITEM_ID, AS_OPEN_CLIP)]
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5, rtol=0)
-    # Neither normalised nor similar, so that a wrong order would fail above.
+    # The vectors are neither normalised nor similar, so that a wrong order would fail above.
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() > 0.05
     differences = [np.abs(a - b).max() for a, b in itertools.pairwise(expected)]
-    # 32 and 33 show the same picture, stored almost without and without loss.
+    # Files 32 and 33 show the same picture, stored with little loss and without loss.
     assert sorted(differences)[1] > 0.01
 
 
@@ -144,9 +144,9 @@ def test_another_pillow_retries_unreadable_files(
     monkeypatch.setattr(PIL, "__version__", "99.0")
     store = WatchedStore(tmp_path / "vectors")
     again = encode_images(ITEM_ID, images, config, "cpu", store)
-    # The broken files whose bytes are readable.
-    had = [images.path(item) for item in BROKEN if images.path(item).is_file()]
-    contents = {path.read_bytes() for path in had} - {b""}
+    # Only broken files whose bytes can be read are tried.
+    files = [images.path(item) for item in BROKEN if images.path(item).is_file()]
+    contents = {path.read_bytes() for path in files} - {b""}
     assert store.n_tried == len(contents) > 5
     assert again.problems.equals(encoding.problems)
 
@@ -272,7 +272,7 @@ def test_no_folder_no_match_and_no_readable_image_raise(
         encode_images(ITEM_ID, None, config, "cpu", store)
     with pytest.raises(DataNotFoundError, match=r"looked for names such as 91\.jpg"):
         encode_images(np.array([91, 92]), images, config, "cpu", store)
-    (folder := tmp_path / "broken").mkdir()
+    folder = write_pictures(tmp_path / "broken", [])
     (folder / "1.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"none of the 1 images .*\(1 empty file"):
         encode([1, 3], folder, config, store)

@@ -151,7 +151,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(order: str) -> None:
         ([-7.0, -7.0, -7.0], [0, 0, 0]),
     ],
 )
-def test_floats_are_scaled_by_the_nearest_usual_white(
+def test_floats_are_scaled_by_the_smallest_usual_maximum_that_fits(
     values: list[float], expected: list[int]
 ) -> None:
     assert grey(as_colour(Image.fromarray(np.array([values], dtype=np.float32)))) == expected

@@ -39,18 +39,18 @@ FEW = 16
 class Reference:
     """A folder of images, a model, and their vectors by open_clip in float32.
 
-    `vectors` is `(len(item_id), D) float32`; `wrong` holds those of the first `FEW` images with red
-    and blue exchanged, an error that the bounds must detect.
+    `vectors` is `(len(item_id), D) float32`. `swapped` has the vectors of the first `FEW` images
+    with red and blue exchanged, an error that the bounds must detect.
     """
 
     images: ImageIndex
     item_id: Sequence[int]
     model_name: str
     vectors: np.ndarray
-    wrong: np.ndarray
+    swapped: np.ndarray
 
-    def encoded(self, precision: str, store: Path, n_items: int) -> np.ndarray:
-        """Return the pipeline's vectors of the first images."""
+    def encode(self, precision: str, store: Path, n_items: int) -> np.ndarray:
+        """Return the pipeline's vectors of the first `n_items` images."""
         item_id = np.array(self.item_id[:n_items])
         config = ImageEncoderConfig(model=self.model_name, precision=precision)
         table = encode_images(item_id, self.images, config, "cpu", VectorStore(store)).table
@@ -58,9 +58,9 @@ class Reference:
         return table.vectors
 
     def centred_cosine(self, found: np.ndarray) -> np.ndarray:
-        """Return the cosine of each row to its reference, after subtracting the mean of all.
+        """Return the cosine of each row to its reference, after subtracting the mean vector.
 
-        All vectors of a tower have much in common, which gives any two of them a high cosine.
+        Without that, any two vectors of a tower have a high cosine.
         """
         mean = self.vectors.mean(axis=0)
         found, expected = found - mean, self.vectors[: len(found)] - mean
@@ -68,13 +68,13 @@ class Reference:
         return (found * expected).sum(axis=1) / lengths
 
 
-def refer(images: ImageIndex, item_id: Sequence[int], model_name: str) -> Reference:
+def compute_reference(images: ImageIndex, item_id: Sequence[int], model_name: str) -> Reference:
     model, preprocess = open_clip.create_model_from_pretrained(model_name)
     model.eval()
     pictures = [Image.open(images.path(item)).convert("RGB") for item in item_id]
-    wrong = [Image.merge("RGB", each.split()[::-1]) for each in pictures[:FEW]]
+    swapped = [Image.merge("RGB", picture.split()[::-1]) for picture in pictures[:FEW]]
     with torch.inference_mode():
-        pixels = torch.stack([preprocess(each) for each in pictures + wrong])
+        pixels = torch.stack([preprocess(picture) for picture in pictures + swapped])
         vectors = torch.cat([model.encode_image(batch) for batch in pixels.split(16)]).numpy()
     return Reference(
         images, item_id, model_name, vectors[: len(pictures)], vectors[len(pictures) :]
@@ -93,7 +93,7 @@ def photo_like(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 @torch.no_grad()
-def make_sighted(visual: nn.Module, pixels: torch.Tensor) -> None:
+def make_sensitive(visual: nn.Module, pixels: torch.Tensor) -> None:
     """Make the vectors of a ResNet with random weights depend on the picture.
 
     As initialised, each block adds nothing, and each normalisation assumes a mean of 0 and
@@ -122,9 +122,9 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     preprocess = open_clip.image_transform(96, is_train=False)
     others = range(1000, 1000 + N_FOR_STATISTICS)
     pixels = torch.stack([preprocess(photo_like(seed, (128, 96))) for seed in others])
-    make_sighted(model.visual, pixels)
+    make_sensitive(model.visual, pixels)
     folder = save_clip(tmp_path_factory.mktemp("models") / "resnet", model, RESNET, {"size": 96})
-    return refer(index_images(photos), PHOTOS, f"local-dir:{folder}")
+    return compute_reference(index_images(photos), PHOTOS, f"local-dir:{folder}")
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +133,12 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Reference:
     for item in range(1, 65):
         cover = draw_cover(item % 6, item // 6 % 6, np.random.default_rng(item))
         (covers / f"{item}.jpg").write_bytes(cover)
-    return refer(index_images(covers), range(1, 65), locate_image_model("tiny-clip").architecture)
+    architecture = locate_image_model("tiny-clip").architecture
+    return compute_reference(index_images(covers), range(1, 65), architecture)
 
 
 def test_folded_resnet_in_float32_equals_open_clip(resnet: Reference, tmp_path: Path) -> None:
-    found = resnet.encoded("float32", tmp_path, FEW)
+    found = resnet.encode("float32", tmp_path, FEW)
     assert resnet.centred_cosine(found).min() > 0.99999
     np.testing.assert_allclose(
         np.linalg.norm(found, axis=1), np.linalg.norm(resnet.vectors[:FEW], axis=1), rtol=1e-3
@@ -147,20 +148,20 @@ def test_folded_resnet_in_float32_equals_open_clip(resnet: Reference, tmp_path: 
 def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
     resnet: Reference, tmp_path: Path
 ) -> None:
-    found = resnet.encoded("bfloat16", tmp_path, len(PHOTOS))
+    found = resnet.encode("bfloat16", tmp_path, len(PHOTOS))
     ours = resnet.centred_cosine(found).mean()
     assert 0.99 <= ours < 0.9999
     # Exchanged colours would fail.
-    assert resnet.centred_cosine(resnet.wrong).mean() < 0.9
+    assert resnet.centred_cosine(resnet.swapped).mean() < 0.9
 
     model, preprocess = open_clip.create_model_from_pretrained(resnet.model_name)
     visual = model.visual.eval().to(torch.bfloat16)
     pictures = [Image.open(resnet.images.path(item)) for item in resnet.item_id]
     with torch.inference_mode():
-        pixels = torch.stack([preprocess(each) for each in pictures]).bfloat16()
-        wholly = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
-    # The layers above amplify rounding in the stem, which would more than double the error.
-    assert 1 - resnet.centred_cosine(wholly).mean() > 2 * (1 - ours)
+        pixels = torch.stack([preprocess(picture) for picture in pictures]).bfloat16()
+        all_bfloat16 = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
+    # With the stem in bfloat16 too, the error more than doubles: later layers amplify its rounding.
+    assert 1 - resnet.centred_cosine(all_bfloat16).mean() > 2 * (1 - ours)
 
 
 @pytest.mark.parametrize(
@@ -169,10 +170,10 @@ def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
 def test_tiny_clip_equals_open_clip(
     tiny_clip: Reference, tmp_path: Path, precision: str, least: float, most: float
 ) -> None:
-    found = tiny_clip.encoded(precision, tmp_path, 64)
+    found = tiny_clip.encode(precision, tmp_path, 64)
     assert least <= tiny_clip.centred_cosine(found).mean() < most
     # Exchanged colours would fail, though covers of the sample dataset differ strongly.
-    assert tiny_clip.centred_cosine(tiny_clip.wrong).mean() < 0.98
+    assert tiny_clip.centred_cosine(tiny_clip.swapped).mean() < 0.98
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +182,7 @@ def small_resnet() -> Any:
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
     visual = random_clip({**RESNET, "embed_dim": 24, "vision_cfg": vision}).visual
-    make_sighted(visual, torch.randn(64, 3, 64, 64))
+    make_sensitive(visual, torch.randn(64, 3, 64, 64))
     with torch.no_grad():
         for module in visual.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -193,7 +194,7 @@ def small_resnet() -> Any:
 
 
 def relative_error(found_BD: torch.Tensor, exact_BD: torch.Tensor) -> float:
-    """Return the largest distance of a row from the exact one, relative to the latter's length."""
+    """Return the largest distance of a row from the exact row, relative to the exact length."""
     return float(((found_BD - exact_BD).norm(dim=1) / exact_BD.norm(dim=1)).max())
 
 
@@ -224,7 +225,7 @@ def test_towers_equal_open_clip_and_do_not_change_its_model(
 
 def test_other_towers_run_unchanged() -> None:
     class Captioning(nn.Module):
-        """Returns its tokens besides the vectors."""
+        """Returns a pair of the vectors and something else."""
 
         def __init__(self) -> None:
             super().__init__()

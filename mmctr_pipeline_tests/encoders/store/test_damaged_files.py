@@ -1,4 +1,4 @@
-"""Damaged files of the vector store are noticed, and cost no run."""
+"""Damaged files of the vector store are noticed, and do not stop a run."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ def _empty(path: Path) -> None:
 
 def _flip_a_bit_of_a_vector(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    # The second column of every vector of this shard.
+    # Every vector of this shard has this value in its second column.
     value = np.float32(sum([1, 2, 3, 4]) / 7).tobytes()
     content[content.index(value)] ^= 1
     path.write_bytes(content)
@@ -56,20 +56,18 @@ def test_damaged_shard_is_logged_renamed_and_encoded_again(
     whole = run(tmp_path, [1, 2, 3, 4])
     (path,) = shard_files(tmp_path)
     damage(path)
-    # With another plan, so that the file is not simply overwritten.
+    # Other shards are planned, so that the file is not simply overwritten.
     encoder = Encoder([4, 3, 2, 1, 7])
     result = run(tmp_path, [4, 3, 2, 1, 7], encoder, shard_size=9)
     assert encoder.encoded == [1, 2, 3, 4, 7]
     np.testing.assert_array_equal(result.vectors[:4, 0], whole.vectors[::-1, 0])
-    assert (
-        len([line for line in caplog.messages if str(path) in line and "renamed to" in line]) == 1
-    )
+    (line,) = [line for line in caplog.messages if "renamed to" in line]
+    assert str(path) in line
     assert not path.exists()
     assert path.with_name(f"{path.name}.damaged").exists()
 
-    later = Encoder([])
     caplog.clear()
-    again = run(tmp_path, [4, 3, 2, 1, 7], later)
+    again = run(tmp_path, [4, 3, 2, 1, 7], Encoder([]))
     np.testing.assert_array_equal(again.vectors, result.vectors)
     assert not [line for line in caplog.messages if "renamed to" in line]
 

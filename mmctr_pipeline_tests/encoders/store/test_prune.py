@@ -16,6 +16,7 @@ from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     FIRST_DAY,
     WIDTH,
     Encoder,
+    copy_shards,
     run,
     shard_files,
 )
@@ -73,7 +74,7 @@ def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "encoder-0123abcd").mkdir()
     before = _files(tmp_path)
     report = _prune(tmp_path, day=40, dry_run=True)
-    # The last holder removes the lock itself.
+    # The last holder removes the lock file.
     assert {path: text for path, text in before.items() if path.name != ".lock"} == _files(tmp_path)
     assert (tmp_path / "encoder-0123abcd").is_dir()
     assert report == _prune(tmp_path, day=40)
@@ -83,17 +84,17 @@ def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
 def test_folder_in_use_is_skipped(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     run(tmp_path, [1, 2], identity="encoder:2")
-    inside, go_on = threading.Event(), threading.Event()
+    is_encoding, may_finish = threading.Event(), threading.Event()
 
     def encode(positions: np.ndarray) -> Shard:
-        inside.set()
-        go_on.wait(900)
+        is_encoding.set()
+        may_finish.wait(900)
         return Encoder([1, 2, 3])(positions)
 
     work = threading.Thread(target=run, args=(tmp_path, [1, 2, 3], encode))
     work.start()
     try:
-        assert inside.wait(900)
+        assert is_encoding.wait(900)
         before = _files(tmp_path)
         reports = {report.in_use: report for report in _prune(tmp_path, day=100)}
         assert reports[True].encoder.startswith("encoder-1-")
@@ -102,7 +103,7 @@ def test_folder_in_use_is_skipped(tmp_path: Path) -> None:
         assert left == {path: before[path] for path in left}
         assert {path.parent.name for path in left} == {reports[True].encoder}
     finally:
-        go_on.set()
+        may_finish.set()
         work.join(900)
     assert run(tmp_path, [1, 2, 3], Encoder([])).n_reused == 3
     assert not _prune(tmp_path, day=100)[0].in_use
@@ -132,7 +133,7 @@ def test_merged_shards_are_not_merged_again(tmp_path: Path) -> None:
     run(tmp_path, range(n + 5_000), shard_size=500)
     for _ in range(2):
         _prune(tmp_path, day=0)
-        # Four of the first run, and two with its last 1,000 rows and the 5,000 new ones.
+        # Four shards of the first run, and two with its last 1,000 rows and the 5,000 new ones.
         assert len(shard_files(tmp_path)) == 6
     after = run(tmp_path, range(n), Encoder([]))
     np.testing.assert_array_equal(after.vectors, before.vectors)
@@ -145,22 +146,20 @@ def test_failures_of_different_readers_are_not_merged(tmp_path: Path) -> None:
     again = Encoder([1, 2, 3, 4], failing={1})
     assert run(tmp_path, [1, 2, 3, 4], again, reader="reader 2").reasons.keys() == {0, 2}
     assert again.encoded == [1]
-    # Of two failures of one content the latest is kept.
+    # The latest of two failures of one content is kept.
     os.utime(shard_files(tmp_path)[0], (0, 0))
     _prune(tmp_path, day=1)
     assert run(tmp_path, [1], Encoder([]), reader="reader 2").reasons
 
 
 @pytest.mark.parametrize("others", [[8], [9], [10], [11]])
-def test_content_in_two_shards_keeps_the_one_that_lookups_take(
+def test_content_in_two_shards_keeps_the_one_that_lookups_use(
     tmp_path: Path, others: list[int]
 ) -> None:
     """One shard loses some or all rows; the other is rewritten under another name."""
     for folder, numbers in {"a": [1, 2, 3], "b": [1, *others]}.items():
         run(tmp_path / folder, numbers)
-        (path,) = shard_files(tmp_path / folder)
-        (tmp_path / "both" / path.parent.name).mkdir(parents=True, exist_ok=True)
-        path.rename(tmp_path / "both" / path.parent.name / path.name)
+        copy_shards(tmp_path / folder, tmp_path / "both")
     run(tmp_path / "both", [1, 2, 3, *others], Encoder([]))
     before = run(tmp_path / "both", [1, 2], Encoder([]), day=40)
     (report,) = _prune(tmp_path / "both", day=60, unused_days=25)
@@ -171,12 +170,10 @@ def test_content_in_two_shards_keeps_the_one_that_lookups_take(
 
 @pytest.mark.parametrize("other", [2, 3, 4, 5, 6, 7])
 def test_rewritten_shard_may_take_the_name_of_a_dropped_one(tmp_path: Path, other: int) -> None:
-    """A shard of two contents loses one and so gets the name of the other shard."""
+    """A shard of two contents loses one, and its new name is that of the other shard."""
     for folder, numbers in {"a": [1, other], "b": [1]}.items():
         run(tmp_path / folder, numbers)
-        (path,) = shard_files(tmp_path / folder)
-        (tmp_path / "both" / path.parent.name).mkdir(parents=True, exist_ok=True)
-        path.rename(tmp_path / "both" / path.parent.name / path.name)
+        copy_shards(tmp_path / folder, tmp_path / "both")
     run(tmp_path / "both", [1, other], Encoder([]))
     before = run(tmp_path / "both", [1], Encoder([]), day=40)
     assert _prune(tmp_path / "both", day=60, unused_days=25)[0].n_kept == 1
@@ -210,44 +207,44 @@ def test_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_only_leftovers_and_empty_folders_are_removed(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     run(tmp_path, [3], identity="encoder:2", day=90)
-    (gone,) = [path.parent for path in shard_files(tmp_path) if "encoder-1-" in str(path)]
-    (kept,) = [path.parent for path in shard_files(tmp_path) if "encoder-2-" in str(path)]
-    (mine,) = [path.name for path in kept.iterdir() if path.name[0] not in ".l"]
+    unused, used = (path.parent for path in shard_files(tmp_path))
+    assert unused.name.startswith("encoder-1-")
+    shard = shard_files(tmp_path)[1].name
     left_behind = [
-        *(f"{mine}.lock", "0" * 32 + ".parquet.damaged", "last_used.parquet.lock"),
-        *(f".tmp-0123456789ab-{mine}", f".tmp-0123456789ab-{mine}.lock"),
+        *(f"{shard}.lock", "0" * 32 + ".parquet.damaged", "last_used.parquet.lock"),
+        *(f".tmp-0123456789ab-{shard}", f".tmp-0123456789ab-{shard}.lock"),
     ]
     for name in left_behind:
-        (kept / name).write_text("x")
-    (kept / "notes.txt").write_text("x")
+        (used / name).write_text("x")
+    (used / "notes.txt").write_text("x")
     (tmp_path / "pictures").mkdir()
     (tmp_path / "README").write_text("x")
     reports = {report.encoder: report for report in _prune(tmp_path, day=100)}
     assert reports["encoder:2"].n_left_behind == 5
-    assert not gone.exists()
-    assert {path.name for path in kept.iterdir()} == {mine, "notes.txt", "last_used.parquet"}
-    assert {path.name for path in tmp_path.iterdir()} == {kept.name, "pictures", "README"}
+    assert not unused.exists()
+    assert {path.name for path in used.iterdir()} == {shard, "notes.txt", "last_used.parquet"}
+    assert {path.name for path in tmp_path.iterdir()} == {used.name, "pictures", "README"}
 
 
-@pytest.mark.parametrize("is_earlier", [False, True])
+@pytest.mark.parametrize("is_earlier_version", [False, True])
 def test_damaged_shard_is_removed(
-    is_earlier: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    is_earlier_version: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(tmp_path, range(8))
     first, second = shard_files(tmp_path)
     first.write_bytes(b"")
-    if is_earlier:
-        # Earlier versions wrote page checksums only: damage shows when the vectors are read, which
-        # is when the shard is rewritten.
+    if is_earlier_version:
+        # Earlier versions wrote page checksums only. The damage is found when the vectors are
+        # read to rewrite the shard.
         table = pq.read_table(second)
-        kept = {k: v for k, v in table.schema.metadata.items() if k != b"mmctr.crc32"}
+        metadata = {k: v for k, v in table.schema.metadata.items() if k != b"mmctr.crc32"}
         options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}
-        pq.write_table(table.replace_schema_metadata(kept), second, **options)
+        pq.write_table(table.replace_schema_metadata(metadata), second, **options)
     content = bytearray(second.read_bytes())
     content[content.index(np.float32(1 / 7).tobytes())] ^= 1
     second.write_bytes(content)
     (report,) = _prune(tmp_path, day=1)
-    assert report.n_left_behind == (1 if is_earlier else 2)
+    assert report.n_left_behind == (1 if is_earlier_version else 2)
     assert len([line for line in caplog.messages if str(first) in line]) == 1
     encoder = Encoder(range(8))
     run(tmp_path, range(8), encoder)

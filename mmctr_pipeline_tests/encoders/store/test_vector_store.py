@@ -102,21 +102,21 @@ def test_failures_are_stored_until_the_reader_changes(tmp_path: Path) -> None:
     assert not first.vectors[[0, 3]].any()
     assert first.vectors[[1, 2]].any()
 
-    same = Encoder(numbers)
-    second = run(tmp_path, numbers, same)
-    assert same.calls == []
+    same_reader = Encoder(numbers)
+    second = run(tmp_path, numbers, same_reader)
+    assert same_reader.calls == []
     assert second.reasons == first.reasons
     assert (second.n_encoded, second.n_reused) == (0, 2)
 
-    newer = Encoder(numbers)
-    third = run(tmp_path, numbers, newer, reader="reader 2")
-    assert newer.calls == [[3]]
+    new_reader = Encoder(numbers)
+    third = run(tmp_path, numbers, new_reader, reader="reader 2")
+    assert new_reader.calls == [[3]]
     assert third.reasons == {}
     assert third.vectors[0].any()
     # A content with a vector does not depend on the reader.
-    older = Encoder(numbers)
-    assert run(tmp_path, numbers, older).reasons == {}
-    assert older.calls == []
+    old_reader = Encoder(numbers)
+    assert run(tmp_path, numbers, old_reader).reasons == {}
+    assert old_reader.calls == []
 
 
 def test_shard_of_only_failures_is_replaced(tmp_path: Path) -> None:
@@ -152,15 +152,15 @@ def test_shard_of_a_killed_concurrent_run_is_encoded(
     other = start_run(tmp_path / "store", 12, tmp_path / "result", step_by_step=True)
     assert other.stdout is not None
     assert other.stdout.readline() == "encoding\n"
-    waits = threading.Event()
+    is_waiting = threading.Event()
 
-    class WaitsHandler(logging.Handler):
+    class WaitingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if "waiting" in record.getMessage():
-                waits.set()
+                is_waiting.set()
 
     logger = logging.getLogger("mmctr_pipeline.encoders.store.vector_store")
-    handler = WaitsHandler()
+    handler = WaitingHandler()
     logger.addHandler(handler)
     caplog.set_level(logging.INFO)
     results: list[StoreResult] = []
@@ -170,7 +170,7 @@ def test_shard_of_a_killed_concurrent_run_is_encoded(
     )
     work.start()
     try:
-        assert waits.wait(900)
+        assert is_waiting.wait(900)
         assert len(encoder.calls) == 2
     finally:
         other.kill()

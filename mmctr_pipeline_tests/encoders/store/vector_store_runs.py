@@ -24,7 +24,7 @@ from pathlib import Path
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import Encoder, run
 
 folder, numbers, stop_at, result = sys.argv[1:]
-encoder = Encoder(keys=range(int(numbers)), failing={3, 11})
+encoder = Encoder(range(int(numbers)), failing={3, 11})
 
 def encode(positions):
     shard = encoder(positions)
@@ -45,8 +45,8 @@ def key(number: int) -> bytes:
 class Encoder:
     """Returns vectors that depend on all contents of their shard, and records its calls."""
 
-    def __init__(self, keys: Collection[int], failing: Collection[int] = ()) -> None:
-        self.numbers = list(keys)
+    def __init__(self, numbers: Collection[int], failing: Collection[int] = ()) -> None:
+        self.numbers = list(numbers)
         self.failing = set(failing)
         self.calls: list[list[int]] = []
 
@@ -69,7 +69,7 @@ class Encoder:
 
 
 class WatchedStore(VectorStore):
-    """Counts the contents to encode, and calls `before` ahead of each shard."""
+    """Counts the contents to encode, and calls `before` before each shard."""
 
     def __init__(self, folder: Path, before: Callable[[], object] = lambda: None) -> None:
         super().__init__(folder)
@@ -114,8 +114,8 @@ def start_run(
 ) -> subprocess.Popen[str]:
     """Start a process that encodes `numbers` contents and saves the vectors as `result`.
 
-    It prints a line for each shard and then, with `step_by_step`, waits for a line. In
-    the shard of number `stop_at` it kills itself.
+    The process prints a line for each shard, and with `step_by_step` then waits for a line. It
+    kills itself in shard number `stop_at`.
     """
     command = [sys.executable, "-c", _RUN, *map(str, [folder, numbers, stop_at, result])]
     stdin = subprocess.PIPE if step_by_step else subprocess.DEVNULL

@@ -42,7 +42,7 @@ TITLES = [
 ENCODED = [0, 2, 4, 6, 7, 8, 9]
 
 MINILM = TextEncoderConfig(precision="float32")
-# Much faster, for tests that need any model.
+# Much faster, for tests that work with any model.
 CLIP = TextEncoderConfig(source="open_clip", model="tiny-clip", precision="float32")
 
 THREE_SHARDS = [f"A cat {'and a dog ' * (row % 7)}number {row}" for row in range(40)]
@@ -110,7 +110,7 @@ def test_lengths_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)
-    # One token, and one before and after it; 20,000 tokens, and the same two.
+    # One word and 20,000 words, each with a start and an end token.
     assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
 
 

@@ -99,7 +99,7 @@ def test_all_minilm_in_bfloat16_is_close_to_float32(library: SentenceTransformer
     cosine = (vectors * expected).sum(axis=1) / np.linalg.norm(vectors, axis=1)
     assert len(cosine) == 32
     assert cosine.mean() >= 0.9999
-    # It is not float32 in disguise.
+    # The vectors were really computed in bfloat16.
     assert np.abs(vectors - expected).max() > 1e-4
 
 
@@ -121,11 +121,11 @@ def test_other_architectures_equal_the_library(tmp_path: Path, precision: torch.
         assert 0.99 < cosine.mean() < 0.999999
 
 
-def modules_of(case: str) -> list[Any]:
+def build_modules(case: str) -> list[Any]:
     if case == "first token and dense":
         torch.manual_seed(1)
         return [Pooling(TEXT_WIDTH, "cls"), Dense(TEXT_WIDTH, 20)]
-    # Optionally the tokens of the prompt are not part of the mean.
+    # In one case the tokens of the prompt are not part of the mean.
     return [Pooling(TEXT_WIDTH, "mean", include_prompt=case != "prompt left out")]
 
 
@@ -142,7 +142,7 @@ def test_modules_after_bert_equal_the_library(
     tmp_path: Path, case: str, prompts: dict[str, str], dim: int, width: int
 ) -> None:
     folder = write_sentence_model(
-        tmp_path / "model", "bert", *modules_of(case), prompts=prompts, dim=dim
+        tmp_path / "model", "bert", *build_modules(case), prompts=prompts, dim=dim
     )
     model = SentenceModel(locate_text_model(str(folder)), "cpu", torch.float32)
     expected = loaded_by_library(folder).encode(TEXTS, show_progress_bar=False)
@@ -229,7 +229,7 @@ def test_batches_hold_each_position_once_within_the_budget(budget: int) -> None:
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= budget
     by_length = lengths[np.concatenate(batches)]
     assert (np.diff(by_length) <= 0).all()
-    # No more batches than needed: none except the last had room for another row.
+    # There are no more batches than needed: only the last has room for another row.
     assert all((len(rows) + 1) * lengths[rows[0]] > budget for rows in batches[:-1])
 
 

@@ -150,7 +150,7 @@ def test_tag_names_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
     rows: dict[str, list[object]] = {
         "tag_name": ["cats", " home cooking", "猫"],
         "tag_id": [7, 8, 11_739],
-        "more": [1, 2, 3],
+        "another_column": [1, 2, 3],
     }
     path = write_tag_names(tmp_path / f"names{suffix}", rows)
     assert read_tag_names(path) == {7: "cats", 8: "home cooking", 11_739: "猫"}

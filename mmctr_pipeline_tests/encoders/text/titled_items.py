@@ -1,4 +1,4 @@
-"""Item tables of a few titles, ordinary and odd."""
+"""Builds item tables from a few titles, also from titles that are not UTF-8."""
 
 from collections.abc import Sequence
 
