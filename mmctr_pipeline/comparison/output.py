@@ -53,9 +53,16 @@ def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
     axes.plot(auc, places, "o")
     for place, value in enumerate(auc):
         axes.text(value, place - 0.15, f"{value:.4f}", ha="center", fontsize="small")
+    limits = []
+    if board.baselines:
+        best = max(board.baselines, key=lambda row: row.measures["auc"])
+        limits.append((best.measures["auc"], f"best baseline, {best.name},", ":", "dotted"))
     if best_possible is not None:
-        axes.axvline(best_possible, color="grey", linestyle="--", linewidth=1)
-        axes.set_title(f"best possible {best_possible:.4f} (dashed)", fontsize="small")
+        limits.append((best_possible, "best possible", "--", "dashed"))
+    for value, _, style, _ in limits:
+        axes.axvline(value, color="grey", linestyle=style, linewidth=1)
+    titles = [f"{name} {value:.4f} ({line})" for value, name, _, line in limits]
+    axes.set_title("; ".join(titles), fontsize="small")
     axes.set_yticks(places, [row.name for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"AUC on {board.n_reporting_rows:,} valid rows, 95 % interval")

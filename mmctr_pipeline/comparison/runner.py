@@ -18,15 +18,18 @@ from pathlib import Path
 import torch
 
 from mmctr_pipeline.code_version import code_version
+from mmctr_pipeline.comparison.baseline_rows import baseline_rows
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.inputs import TrainingInputs
 from mmctr_pipeline.comparison.row import JOB, RowJob, RowResult, read_scores
-from mmctr_pipeline.comparison.table import Leaderboard, Outcome, TableRow
+from mmctr_pipeline.comparison.table import Leaderboard
+from mmctr_pipeline.comparison.table_row import Outcome, ReportingRows, TableRow
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.user_split import split_valid
-from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.precision import dtype_for, dtype_name
+from mmctr_pipeline.training.metrics_report import times_in_train
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +81,9 @@ class Runner:
     ) -> Leaderboard:
         """Run every row with its own seed and the `n_seeds - 1` after it, and compare them.
 
-        All vectors are computed first. A row that fails shows why; the others run. Raises
-        `UserSplitError` if the valid users cannot be split.
+        All vectors are computed first; those of the first row's titles also serve the baselines. A
+        row that fails shows why; the others run. Raises `UserSplitError` if the valid users cannot
+        be split.
 
         Parameters
         ----------
@@ -92,20 +96,29 @@ class Runner:
         pairs
             Extra pairs of rows to compare, by name. The first row is compared with every other one.
         """
-        label = split_valid(self.dataset)[1].label
-        assert label is not None
+        split = split_valid(self.dataset)[1]
+        assert split.label is not None
+        times = times_in_train(split.item_id, self.dataset.train, self.dataset.histories)
+        reporting = ReportingRows(split.label, times == 0)
         numbers = range(n_seeds)
         runs = [entry.with_seed(n, self.minutes) for n in numbers for entry in entries]
         inputs: dict[Hashable, Path] = {}
+        text: VectorTable | None = None
         for run in runs:
             if run.vector_settings not in inputs:
-                written = TrainingInputs(self.dataset, self.vectors(run))
+                vectors = self.vectors(run)
+                text = vectors.text if not inputs else text
+                written = TrainingInputs(self.dataset, vectors)
                 inputs[run.vector_settings] = written.write(self.folder / "inputs")
         outcomes: dict[str, list[Outcome]] = {entry.name: [] for entry in entries}
         for run in runs:
             outcomes[run.name].append(self._outcome(run, inputs[run.vector_settings]))
-        rows = [TableRow.measure(entry, outcomes[entry.name], label) for entry in entries]
-        return Leaderboard.compare(rows, label, by_auc, pairs)
+        rows = [
+            TableRow.measure(e.name, e.preset.model.name, outcomes[e.name], reporting)
+            for e in entries
+        ]
+        baselines = baseline_rows(self.dataset, split, text, n_seeds, reporting)
+        return Leaderboard.compare(rows, reporting, by_auc, pairs, *baselines)
 
     def _outcome(self, run: Entry, inputs: Path) -> Outcome:
         """Return the result of a run, trained unless it is done."""

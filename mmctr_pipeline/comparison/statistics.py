@@ -7,14 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from mmctr_pipeline.metrics import AucInterval, compare_auc
+from mmctr_pipeline import metrics
 
 MARGIN = 0.003
 """An interval whose lower end is above minus this counts as not worse."""
 
-MIN_VALID_ROWS = 50_000
-"""Valid rows that a verdict needs."""
+MIN_ROWS_BETTER, MIN_ROWS_BETTER_SLICE = 5_000, 1_000
+"""Valid rows that the verdict "better" needs: of all rows, or of a slice such as cold items."""
 
+MIN_ROWS_NOT_WORSE = 50_000
+"""Valid rows that "not worse" and "equal" need: their margin is small."""
 
 _TOO_FEW_ROWS = "too few rows"
 
@@ -24,69 +26,92 @@ class AucDifference:
     """The difference of two AUCs on the same rows, with its 95 % interval.
 
     One seed gives DeLong's paired test with its two-sided `p_value`; several seeds give the mean
-    over seeds with a `verdict` (see `verdict`).
+    over seeds with a `verdict` (see `verdict`). `n_rows` is the number of rows.
     """
 
     difference: float
     low: float
     high: float
+    n_rows: int
     verdict: str | None = None
     p_value: float | None = None
 
     @property
     def is_equal(self) -> bool:
-        """Return whether both ends are within 0.003 of zero, on as many rows as a verdict needs."""
+        """Return whether several seeds on enough rows put both ends within 0.003 of zero."""
         within = max(abs(self.low), abs(self.high)) < MARGIN
-        return within and self.verdict not in (None, _TOO_FEW_ROWS)
+        return within and self.verdict is not None and self.n_rows >= MIN_ROWS_NOT_WORSE
 
     def __str__(self) -> str:
         note = "" if self.verdict is None else f" {self.verdict}"
         return f"{self.difference:+.4f} [{self.low:+.4f}, {self.high:+.4f}]{note}"
 
 
-def verdict(low: float, n_valid_rows: int) -> str:
-    """Return what an interval from `low` shows, measured on `n_valid_rows` rows.
+def verdict(low: float, n_rows: int, is_slice: bool = False) -> str:
+    """Return what an interval from `low` shows, measured on `n_rows` valid rows.
 
     That is `better` (low above 0), `not worse` (low above -0.003), `neither`, or `too few rows`.
+    `better` needs 5,000 rows, or 1,000 of a slice of the rows; the others need 50,000.
     """
-    if n_valid_rows < MIN_VALID_ROWS:
-        return _TOO_FEW_ROWS
-    if low > 0:
+    if low > 0 and n_rows >= (MIN_ROWS_BETTER_SLICE if is_slice else MIN_ROWS_BETTER):
         return "better"
+    if n_rows < MIN_ROWS_NOT_WORSE:
+        return _TOO_FEW_ROWS
     return "not worse" if low > -MARGIN else "neither"
 
 
 def paired_difference(
-    label: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+    label: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    is_slice: bool = False,
 ) -> AucDifference:
     """Return the mean over seeds of the first AUC less the second, with interval and verdict.
 
-    `label` is `(N,)`; `first` and `second` are scores `(N,)`, one array per seed in the same order
-    of seeds. Raises `ValueError` for fewer than two seeds, or different numbers of seeds.
+    Raises `ValueError` for fewer than two seeds, or different numbers of seeds.
+
+    Parameters
+    ----------
+    label
+        Labels of the rows, `(N,)`.
+    first, second
+        Scores `(N,)`, one array per seed in the same order of seeds.
+    is_slice
+        Whether the rows are a slice of all rows, such as those of cold items.
     """
     n_seeds = len(first)
     if n_seeds < 2 or len(second) != n_seeds:
         raise ValueError(f"{n_seeds} and {len(second)} seeds; expected equally many, two at least")
-    compared = [compare_auc(label, a, b) for a, b in zip(first, second, strict=True)]
+    compared = [metrics.compare_auc(label, a, b) for a, b in zip(first, second, strict=True)]
     mean, half_width = _mean_over_seeds(
         [comparison.difference for comparison in compared],
         [comparison.standard_error for comparison in compared],
     )
     low, high = mean - half_width, mean + half_width
-    return AucDifference(mean, low, high, verdict(low, len(label)))
+    n_rows = len(label)
+    return AucDifference(mean, low, high, n_rows, verdict(low, n_rows, is_slice))
 
 
 def auc_difference(
-    label: np.ndarray, first: Sequence[np.ndarray], second: Sequence[np.ndarray]
+    label: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    is_slice: bool = False,
 ) -> AucDifference:
-    """Compare two methods as `paired_difference` does; one seed each is enough."""
+    """Compare two methods as `paired_difference` does; one seed each is enough.
+
+    Parameters
+    ----------
+    label, first, second, is_slice
+        As in `paired_difference`.
+    """
     if len(first) == len(second) == 1:
-        single = compare_auc(label, first[0], second[0])
-        return AucDifference(single.difference, single.low, single.high, p_value=single.p_value)
-    return paired_difference(label, first, second)
+        one = metrics.compare_auc(label, first[0], second[0])
+        return AucDifference(one.difference, one.low, one.high, len(label), p_value=one.p_value)
+    return paired_difference(label, first, second, is_slice)
 
 
-def mean_interval(areas: Sequence[AucInterval]) -> tuple[float, float, float]:
+def mean_interval(areas: Sequence[metrics.AucInterval]) -> tuple[float, float, float]:
     """Return the mean AUC over seeds and the ends of its 95 % interval, within [0, 1]."""
     if len(areas) == 1:
         return areas[0].auc, areas[0].low, areas[0].high

@@ -1,15 +1,11 @@
-"""Table of a comparison: `COLUMNS` defines its columns, `_measures` the numbers behind them."""
+"""Table of a comparison; `COLUMNS` defines its columns."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import numpy as np
-
-from mmctr_pipeline import metrics
-from mmctr_pipeline.comparison.entries import Entry
-from mmctr_pipeline.comparison.row import RowResult
-from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, mean_interval
+from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference
+from mmctr_pipeline.comparison.table_row import ReportingRows, TableRow
 from mmctr_pipeline.files.markdown import escaped, table
 
 _ENDED_BY = {
@@ -17,106 +13,6 @@ _ENDED_BY = {
     "patience": "early stopping",
     "max_minutes": "minutes",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """The outcome of one row with one seed: a result with its scores, or the reason of a failure.
-
-    `key` names the row's folder and `inputs` that of its `TrainingInputs`; `scores` are the
-    probabilities of the reporting rows, `(N,)`.
-    """
-
-    seed: int
-    key: str
-    inputs: str
-    result: RowResult | None = None
-    scores: np.ndarray | None = None
-    failure: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class TableRow:
-    """One row over its seeds; `measures` is empty if a seed failed.
-
-    `behind` is the AUC of the first row minus that of this one, None for the first row itself.
-    """
-
-    name: str
-    model: str
-    outcomes: tuple[Outcome, ...]
-    measures: dict[str, Any] = dataclasses.field(default_factory=dict)
-    behind: AucDifference | None = None
-
-    @classmethod
-    def measure(cls, entry: Entry, outcomes: Sequence[Outcome], label: np.ndarray) -> Self:
-        """Measure a row's scores against the labels `(N,)` of the reporting rows."""
-        row = cls(entry.name, entry.preset.model.name, tuple(outcomes))
-        if row.failure is not None:
-            return row
-        results = [outcome.result for outcome in outcomes if outcome.result is not None]
-        return dataclasses.replace(row, measures=_measures(results, row.scores, label))
-
-    @property
-    def failure(self) -> str | None:
-        """The reason of the first failed seed, or None."""
-        for outcome in self.outcomes:
-            if outcome.failure is not None:
-                seed = f"seed {outcome.seed}: " if len(self.outcomes) > 1 else ""
-                return f"{seed}{outcome.failure}"
-        return None
-
-    @property
-    def scores(self) -> list[np.ndarray]:
-        """Scores by seed."""
-        return [outcome.scores for outcome in self.outcomes if outcome.scores is not None]
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Return plain dicts, lists and scalars."""
-        mapping = {
-            "row": self.name,
-            "model": self.model,
-            "seeds": [outcome.seed for outcome in self.outcomes],
-            "keys": [outcome.key for outcome in self.outcomes],
-            "inputs": [outcome.inputs for outcome in self.outcomes],
-        }
-        if self.failure is not None:
-            return {**mapping, "failure": self.failure}
-        behind = self.behind and dataclasses.asdict(self.behind)
-        return {**mapping, **self.measures, "behind_first": behind}
-
-
-def _measures(
-    results: Sequence[RowResult], scores: Sequence[np.ndarray], label: np.ndarray
-) -> dict[str, Any]:
-    """Return a row's numbers: means over its seeds, or lists with one value per seed."""
-
-    def each(name: str) -> list[Any]:
-        return [getattr(result, name) for result in results]
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        defined = [value for value in values if value is not None]
-        return float(np.mean(defined)) if defined else None
-
-    areas = [metrics.auc_interval(label, each) for each in scores]
-    auc, low, high = mean_interval(areas)
-    evaluations = each("evaluation")
-    # Rows whose target is in no train row, if there are any with clicks and without.
-    cold = [evaluation["by_popularity"][0]["auc"] for evaluation in evaluations]
-    return {
-        "auc": auc,
-        "low": low,
-        "high": high,
-        "auc_by_seed": [area.auc for area in areas],
-        "log_loss": mean([metrics.log_loss(label, each) for each in scores]),
-        "auc_cold": mean([area and area["auc"] for area in cold]),
-        "auc_by_user": mean([evaluation["by_user"]["auc"] for evaluation in evaluations]),
-        "calibration_error": mean([e["calibration"]["error"] for e in evaluations]),
-        "n_parameters": results[0].n_parameters,
-        "peak_mb": max(each("peak_mb")),
-        **{name: mean(each(name)) for name in ("rows_per_second", "seconds", "selection_auc")},
-        **{name: each(name) for name in ("epochs", "best_epoch", "ended_by")},
-    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +44,7 @@ COLUMNS = (
     Column("AUC", lambda row: "{auc:.4f} [{low:.4f}, {high:.4f}]".format_map(row.measures)),
     Column("first minus this", lambda row: row.behind),
     Column("cold AUC", lambda row: row.measures["auc_cold"], ".4f"),
+    Column("first minus this, cold", lambda row: row.behind_cold),
     Column("log-loss", lambda row: row.measures["log_loss"], ".4f"),
     Column("parameters", lambda row: row.measures["n_parameters"], ","),
     Column("rows/s", lambda row: row.measures["rows_per_second"], ",.0f"),
@@ -163,20 +60,25 @@ COLUMNS = (
 class Leaderboard:
     """All rows, measured on the same reporting rows; failed rows are last.
 
-    `pairs` holds further comparisons by the names of both rows.
+    `pairs` holds further comparisons by the names of both rows, `baselines` the rows of the trivial
+    baselines, and `undefined` why others have none, by name.
     """
 
     rows: tuple[TableRow, ...]
     n_reporting_rows: int
     pairs: dict[str, AucDifference]
+    baselines: tuple[TableRow, ...] = ()
+    undefined: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def compare(
         cls,
         rows: Sequence[TableRow],
-        label: np.ndarray,
+        reporting: ReportingRows,
         by_auc: bool = False,
         pairs: Sequence[tuple[str, str]] = (),
+        baselines: Sequence[TableRow] = (),
+        undefined: Mapping[str, str] | None = None,
     ) -> Self:
         """Compare the first row that has not failed with each of the others, and `pairs`.
 
@@ -184,28 +86,38 @@ class Leaderboard:
         ----------
         rows
             Measured rows.
-        label
-            Labels `(N,)` of the reporting rows.
+        reporting
+            The rows that were scored.
         by_auc
             Order the rows by AUC, the best first, before comparing.
         pairs
             Names of rows to compare in addition; pairs with a failed row are left out.
+        baselines
+            Measured rows of the baselines.
+        undefined
+            Why other baselines have none, by name.
         """
         done = [row for row in rows if row.measures]
         if by_auc:
             done.sort(key=lambda row: -row.measures["auc"])
-        compared = done[:1] + [
-            dataclasses.replace(row, behind=auc_difference(label, done[0].scores, row.scores))
-            for row in done[1:]
+        others = [
+            [row.compared_with(done[0], reporting) for row in each] if done else list(each)
+            for each in (done[1:], baselines)
         ]
         scores = {row.name: row.scores for row in done}
         differences = {
-            f"{first} - {second}": auc_difference(label, scores[first], scores[second])
+            f"{first} - {second}": auc_difference(reporting.label, scores[first], scores[second])
             for first, second in pairs
             if first in scores and second in scores
         }
         failed = [row for row in rows if not row.measures]
-        return cls((*compared, *failed), len(label), differences)
+        return cls(
+            rows=(*done[:1], *others[0], *failed),
+            n_reporting_rows=len(reporting.label),
+            pairs=differences,
+            baselines=tuple(others[1]),
+            undefined=dict(undefined or {}),
+        )
 
     @property
     def failures(self) -> dict[str, str]:
@@ -218,7 +130,7 @@ class Leaderboard:
             [escaped(column.cell(row)) for column in COLUMNS]
             if row.measures
             else [escaped(row.name), escaped(row.model), "failed"]
-            for row in self.rows
+            for row in (*self.rows, *self.baselines)
         ]
         lines = table(
             [column.name for column in COLUMNS], cells, "".join(c.align[0] for c in COLUMNS)
@@ -228,6 +140,7 @@ class Leaderboard:
             for names, paired in self.pairs.items()
         ]
         notes += [f"{name} failed: {reason}" for name, reason in self.failures.items()]
+        notes += [f"no baseline {name}: {reason}" for name, reason in self.undefined.items()]
         return [*lines, *(line for note in notes for line in ("", escaped(note)))]
 
     def to_mapping(self) -> dict[str, Any]:
@@ -235,5 +148,7 @@ class Leaderboard:
         return {
             "n_reporting_rows": self.n_reporting_rows,
             "rows": [row.to_mapping() for row in self.rows],
+            "baselines": [row.to_mapping() for row in self.baselines],
+            "undefined_baselines": self.undefined,
             "pairs": {names: dataclasses.asdict(paired) for names, paired in self.pairs.items()},
         }

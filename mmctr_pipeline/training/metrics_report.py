@@ -98,7 +98,7 @@ def metrics_report(
     """
     if split.label is None:
         raise metrics.MetricError("the split has no labels to compare the scores with")
-    times = _times_in_train(split.item_id, train, histories)
+    times = times_in_train(split.item_id, train, histories)
     rows = slice(None) if calibration_rows is None else calibration_rows
     probabilities = (split.label[rows], scores[rows])
     return MetricsReport(
@@ -110,8 +110,8 @@ def metrics_report(
     )
 
 
-def _times_in_train(item_id: np.ndarray, train: Split, histories: Ragged) -> np.ndarray:
-    """Return how often each item occurs in the train rows, `(N,) int64`."""
+def times_in_train(item_id: np.ndarray, train: Split, histories: Ragged) -> np.ndarray:
+    """Return how often each item occurs in train, as a target or in a history, `(N,) int64`."""
     n_ids = 1 + max(int(ids.max(initial=0)) for ids in (item_id, train.item_id, histories.values))
     n_rows_H = np.bincount(train.history, minlength=len(histories))
     n_rows_T = np.repeat(n_rows_H, histories.lengths)

@@ -176,7 +176,7 @@ def write_crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
         ({"metrics": "good"}, "metrics is of type str, expected dict"),
         ({"metrics": {"valid_auc": "0.99"}}, r"metrics\.valid_auc is of type str, expected float"),
         ({"metrics": {"valid_auc": torch.ones(1)}}, r"metrics\.valid_auc is of type Tensor"),
-        ({"auc_floor": "0"}, "auc_floor is of type str, expected float"),
+        ({"baselines": {"rates": {"low": "1"}}}, r"rates\.low is of type str, expected float"),
         ({"n_parameters": 1.5}, "n_parameters is of type float, expected int"),
         ({"vector_identity": 7}, "vector_identity is of type int, expected str"),
         ({"encoder_identities": {"text": None}}, r"encoder_identities\.text is of type NoneType"),

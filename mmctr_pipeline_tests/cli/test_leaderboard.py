@@ -31,7 +31,7 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     assert 0.5 < line["best_possible_auc"] < 1
     assert first["ended_by"] == ["max_epochs"]
     assert "no item feature is configured" in second["failure"]
-    # Half of the users, not of the rows.
+    # About half of the rows: the split is by user.
     assert 400 < line["n_reporting_rows"] < 600
     saved = json.loads((tmp_path / "leaderboard" / "two.json").read_text())
     assert saved["rows"] == line["rows"]
@@ -39,6 +39,10 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     assert f"{first['auc']:.4f} [{first['low']:.4f}, {first['high']:.4f}]" in table
     assert f"featureless failed: {second['failure']}" in table
     assert f"Best possible AUC on the same rows: {line['best_possible_auc']:.4f}." in table
+    assert [row["row"] for row in line["baselines"]] == [
+        *("popularity", "click rates", "title cosine"),
+    ]
+    assert f"{line['baselines'][2]['auc']:.4f} [" in table
     assert (tmp_path / "leaderboard" / "two.png").read_bytes().startswith(b"\x89PNG")
     scores = np.load(tmp_path / "leaderboard" / first["keys"][0] / "scores.npy")
     assert len(scores) == line["n_reporting_rows"]
@@ -48,7 +52,7 @@ def test_rows_share_the_deployments_vectors_or_bring_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
-    # What the rows would train on is enough here.
+    # Only the inputs of the rows matter here, so none is trained.
     monkeypatch.setattr(
         "mmctr_pipeline.comparison.runner._run_process", lambda folder, label: "not run"
     )
@@ -64,14 +68,14 @@ def test_rows_share_the_deployments_vectors_or_bring_their_own(
     monkeypatch.setenv("MMCTR_PRESET", str(paths[0]))
     wide, shared = inputs()
     assert wide == shared
-    # These are the inputs of the deployment, which needs no preset where rows bring all.
+    # With `--vary all` rows use their own encoders and fusion, and no deployment preset is needed.
     monkeypatch.delenv("MMCTR_PRESET")
     own, narrow = inputs("--vary", "all")
     assert own == wide
     assert narrow != wide
 
 
-def test_it_refuses_in_one_line(
+def test_unusable_options_and_data_are_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))

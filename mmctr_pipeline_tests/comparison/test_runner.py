@@ -1,4 +1,4 @@
-"""Rows in their own processes: resumed, repeated, failing."""
+"""Rows run in processes of their own: they are resumed, reused, repeated, or fail."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from mmctr_pipeline import metrics
+from mmctr_pipeline.baselines import NAMES, baseline_scores
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import run_row
 from mmctr_pipeline.comparison.table import Leaderboard
@@ -47,7 +48,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     assert len(children) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    # The row's process must not go on alone.
+    # The row's process must end with its parent.
     assert psutil.wait_procs(children, timeout=900)[1] == []
     (done,) = (storage / "leaderboard").glob("*/result.json")
     return storage, done.stat().st_mtime
@@ -128,6 +129,13 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
     compared, behind = metrics.compare_auc(label, *saved), board.rows[1].behind
     assert behind is not None
     assert (behind.difference, behind.low) == (compared.difference, compared.low)
+    # The baselines are measured on the same rows, fitted on train alone.
+    dataset, vectors = small_inputs().dataset, small_inputs().vectors
+    reporting = valid.take(~selects_epoch(valid.user_id))
+    trivial = baseline_scores(dataset, reporting, vectors.text).scores
+    areas = {NAMES[key]: metrics.auc(label, each) for key, each in trivial.items()}
+    assert {row.name: row.measures["auc"] for row in board.baselines} == pytest.approx(areas)
+    assert len(areas) == 3
     # Finished rows are not trained again, unless asked to.
     before = time.time()
     assert run(caplog, tmp_path)[0].to_mapping() == board.to_mapping()
@@ -147,23 +155,24 @@ def test_a_row_that_diverges_shows_why_and_the_others_run(
     fused = dataclasses.replace(fused, vectors=fused.vectors * np.float32(3e37))
     huge = dataclasses.replace(inputs.vectors, fused=fused)
     features = dataclasses.replace(LONG_MODEL.features, vector_projection=True)
-    wild = Preset(
+    diverging = Preset(
         model=dataclasses.replace(LONG_MODEL, features=features),
         training=QUICK_TRAINING,
         fusion=FusionConfig(dim=7),
     )
     limited = dataclasses.replace(QUICK_TRAINING, max_epochs=50, max_minutes=1e-6)
     entries = [
-        Entry("wild", wild),
+        Entry("diverging", diverging),
         Entry("limited", Preset(model=SMALL_MODEL, training=limited)),
     ]
-    both = dataclasses.replace(
-        runner(tmp_path), vectors=lambda entry: huge if entry.name == "wild" else inputs.vectors
+    comparison = dataclasses.replace(
+        runner(tmp_path),
+        vectors=lambda entry: huge if entry.name == "diverging" else inputs.vectors,
     )
-    board, log = both.run(entries), "\n".join(caplog.messages)
-    assert [row.name for row in board.rows] == ["limited", "wild"]
-    assert list(board.failures) == ["wild"]
-    assert board.failures["wild"].startswith("TrainingDivergedError: epoch 1")
+    board, log = comparison.run(entries), "\n".join(caplog.messages)
+    assert [row.name for row in board.rows] == ["limited", "diverging"]
+    assert list(board.failures) == ["diverging"]
+    assert board.failures["diverging"].startswith("TrainingDivergedError: epoch 1")
     assert "Traceback" in log
     result = board.rows[0].outcomes[0].result
     assert result is not None
@@ -173,21 +182,21 @@ def test_a_row_that_diverges_shows_why_and_the_others_run(
     # The failed row is tried again, as its cause may have been corrected.
     (done,) = (tmp_path / "leaderboard").glob("*/result.json")
     assert json.loads(done.read_text())["ended_by"] == "max_minutes"
-    monkeypatch.setattr(RUN_PROCESS, lambda folder, label: "still wild")
-    assert both.run(entries).failures == {"wild": "still wild"}
+    monkeypatch.setattr(RUN_PROCESS, lambda folder, label: "diverged again")
+    assert comparison.run(entries).failures == {"diverging": "diverged again"}
 
 
 def test_rows_with_equal_vector_settings_share_their_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = small_inputs()
-    asked: list[Entry] = []
+    computed: list[Entry] = []
 
     def vectors(entry: Entry) -> ItemVectors:
-        asked.append(entry)
+        computed.append(entry)
         return dataclasses.replace(inputs.vectors, image=None) if entry.without else inputs.vectors
 
-    # Without processes: every row fails.
+    # Only the inputs matter here, so no row is trained.
     monkeypatch.setattr(RUN_PROCESS, lambda folder, label: "not run")
     entries = [
         Entry("first", ENTRIES[0].preset),
@@ -195,8 +204,8 @@ def test_rows_with_equal_vector_settings_share_their_inputs(
         Entry("without", ENTRIES[0].preset, without=("image",)),
     ]
     board = dataclasses.replace(runner(tmp_path), vectors=vectors).run(entries, n_seeds=2)
-    assert [entry.name for entry in asked] == ["first", "without"]
-    first, other, without = (outcome.outcomes for outcome in board.rows)
+    assert [entry.name for entry in computed] == ["first", "without"]
+    first, other, without = (row.outcomes for row in board.rows)
     assert [outcome.seed for outcome in (*first, *other)] == [42, 43, 3, 4]
     assert len({outcome.inputs for outcome in (*first, *other)}) == 1
     assert first[0].inputs != without[0].inputs

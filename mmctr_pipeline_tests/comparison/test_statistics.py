@@ -10,7 +10,7 @@ from mmctr_pipeline.metrics import auc, compare_auc
 
 
 def paired(low: float, high: float, n_valid_rows: int = 50_000) -> AucDifference:
-    return AucDifference((low + high) / 2, low, high, verdict(low, n_valid_rows))
+    return AucDifference((low + high) / 2, low, high, n_valid_rows, verdict(low, n_valid_rows))
 
 
 def test_the_verdict_follows_the_lower_end_of_the_interval() -> None:
@@ -18,7 +18,16 @@ def test_the_verdict_follows_the_lower_end_of_the_interval() -> None:
     assert verdict(0.0, 50_000) == "not worse"
     assert verdict(-0.0029, 50_000) == "not worse"
     assert verdict(-0.003, 50_000) == "neither"
-    assert verdict(0.01, 49_999) == "too few rows"
+
+
+def test_better_needs_fewer_rows_than_not_worse() -> None:
+    assert verdict(1e-6, 5_000) == "better"
+    assert verdict(1e-6, 4_999) == "too few rows"
+    assert verdict(0.0, 49_999) == "too few rows"
+    assert verdict(1e-6, 1_000, is_slice=True) == "better"
+    assert verdict(1e-6, 999, is_slice=True) == "too few rows"
+    assert verdict(0.0, 49_999, is_slice=True) == "too few rows"
+    assert verdict(0.0, 50_000, is_slice=True) == "not worse"
 
 
 def test_equal_means_both_ends_within_the_margin() -> None:
@@ -26,9 +35,10 @@ def test_equal_means_both_ends_within_the_margin() -> None:
     assert not paired(-0.0031, 0.001).is_equal
     assert not paired(-0.001, 0.0031).is_equal
     assert not paired(-0.001, 0.001, n_valid_rows=49_999).is_equal
+    assert not paired(0.001, 0.002, n_valid_rows=49_999).is_equal
 
 
-def test_the_interval_covers_chance_of_seeds_and_of_rows() -> None:
+def test_the_interval_includes_variation_of_seeds_and_of_rows() -> None:
     random = np.random.default_rng(4)
     label = random.integers(2, size=600)
     first = [label + s * random.standard_normal(600) for s in (0.8, 0.9, 1.0)]
@@ -37,15 +47,16 @@ def test_the_interval_covers_chance_of_seeds_and_of_rows() -> None:
 
     differences = [auc(label, a) - auc(label, b) for a, b in zip(first, second, strict=True)]
     mean = sum(differences) / 3
-    seeds = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2) / math.sqrt(3)
+    seed_error = math.sqrt(sum((d - mean) ** 2 for d in differences) / 2) / math.sqrt(3)
     errors = [compare_auc(label, a, b).standard_error for a, b in zip(first, second, strict=True)]
-    rows = math.sqrt(sum(e**2 for e in errors) / 3)
+    row_error = math.sqrt(sum(e**2 for e in errors) / 3)
     # 4.3027 and 1.9600 are the tabulated quantiles of Student's t and of the normal distribution.
-    half = math.sqrt((4.3027 * seeds) ** 2 + (1.9600 * rows) ** 2)
+    half_width = math.sqrt((4.3027 * seed_error) ** 2 + (1.9600 * row_error) ** 2)
+    expected = (mean - half_width, mean + half_width)
     assert result.difference == pytest.approx(mean)
-    assert (result.low, result.high) == pytest.approx((mean - half, mean + half), rel=1e-3)
+    assert (result.low, result.high) == pytest.approx(expected, rel=1e-3)
     assert (result.verdict, result.p_value) == ("too few rows", None)
-    # Equal scores leave nothing to chance.
+    # The difference of equal scores is exactly 0.
     assert paired_difference(label, first, first).high == 0
     with pytest.raises(ValueError, match="1 and 1 seeds"):
         paired_difference(label, first[:1], second[:1])

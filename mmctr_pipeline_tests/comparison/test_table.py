@@ -1,4 +1,4 @@
-"""The table: its numbers follow from scores and labels only."""
+"""The table's numbers follow from scores and labels, not from what a row reports about itself."""
 
 import json
 import math
@@ -8,15 +8,15 @@ import pytest
 import scipy.stats
 
 from mmctr_pipeline import metrics
-from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.comparison.row import RowResult
 from mmctr_pipeline.comparison.statistics import paired_difference
-from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard, Outcome, TableRow
-from mmctr_pipeline.models.config import DinConfig
-from mmctr_pipeline.presets.preset import Preset
+from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard
+from mmctr_pipeline.comparison.table_row import Outcome, ReportingRows, TableRow
 
 N_ROWS = 600
 LABEL = np.random.default_rng(0).integers(0, 2, N_ROWS)
+IS_COLD = np.arange(N_ROWS) % 5 == 0
+REPORTING = ReportingRows(LABEL, IS_COLD)
 
 
 def draw_scores(strength: float, seed: int) -> np.ndarray:
@@ -24,9 +24,7 @@ def draw_scores(strength: float, seed: int) -> np.ndarray:
     return 1 / (1 + np.exp(-(strength * (LABEL - 0.5) + noise)))
 
 
-def outcome(
-    seed: int, scores: np.ndarray, ended_by: str = "patience", cold: float | None = 0.5
-) -> Outcome:
+def outcome(seed: int, scores: np.ndarray, ended_by: str = "patience") -> Outcome:
     result = RowResult(
         n_parameters=1234,
         selection_auc=0.7,
@@ -37,17 +35,13 @@ def outcome(
         best_epoch=1.0,
         ended_by=ended_by,
         history={},
-        evaluation={
-            "by_popularity": [{"auc": None if cold is None else {"auc": cold}}],
-            "by_user": {"auc": 0.6},
-            "calibration": {"error": 0.01},
-        },
+        evaluation={"by_user": {"auc": 0.6}, "calibration": {"error": 0.01}},
     )
     return Outcome(seed, f"key{seed}", "inputs", result, scores)
 
 
-def row(name: str, *outcomes: Outcome) -> TableRow:
-    return TableRow.measure(Entry(name, Preset(model=DinConfig())), outcomes, LABEL)
+def row(name: str, *outcomes: Outcome, model: str = "din") -> TableRow:
+    return TableRow.measure(name, model, outcomes, REPORTING)
 
 
 def cells(board: Leaderboard, number: int) -> dict[str, str]:
@@ -55,15 +49,16 @@ def cells(board: Leaderboard, number: int) -> dict[str, str]:
     return {c.name: cell.strip() for c, cell in zip(COLUMNS, line, strict=True)}
 
 
-def plain_auc(scores: np.ndarray) -> float:
-    ahead = scores[LABEL == 1][:, None] - scores[LABEL == 0][None, :]
+def plain_auc(scores: np.ndarray, rows: np.ndarray | slice = slice(None)) -> float:
+    label, scores = LABEL[rows], scores[rows]
+    ahead = scores[label == 1][:, None] - scores[label == 0][None, :]
     return float(((ahead > 0) + 0.5 * (ahead == 0)).mean())
 
 
 def test_one_seed_is_measured_on_the_saved_scores() -> None:
     strong, weak = draw_scores(2.0, 1), draw_scores(0.5, 2)
     rows = [row("weak", outcome(1, weak)), row("strong", outcome(1, strong))]
-    board = Leaderboard.compare(rows, LABEL, pairs=[("strong", "weak"), ("strong", "absent")])
+    board = Leaderboard.compare(rows, REPORTING, pairs=[("strong", "weak"), ("strong", "absent")])
     first, second = board.rows
     assert (first.name, first.behind) == ("weak", None)
     assert first.measures["auc"] == pytest.approx(plain_auc(weak), abs=1e-12)
@@ -80,7 +75,7 @@ def test_one_seed_is_measured_on_the_saved_scores() -> None:
     assert board.pairs["strong - weak"].difference == -second.behind.difference
     (note,) = [line for line in board.markdown() if line.startswith("strong - weak: +")]
     assert note.endswith(f", p = {compared.p_value:.2g}")
-    by_auc = Leaderboard.compare(board.rows, LABEL, by_auc=True)
+    by_auc = Leaderboard.compare(board.rows, REPORTING, by_auc=True)
     assert [each.name for each in by_auc.rows] == ["strong", "weak"]
 
 
@@ -91,7 +86,7 @@ def test_several_seeds_are_averaged_and_paired_by_seed() -> None:
         row(name, *(outcome(seed, s) for seed, s in enumerate(scores, start=1)))
         for name, scores in (("first", first), ("second", second))
     ]
-    board = Leaderboard.compare(rows, LABEL)
+    board = Leaderboard.compare(rows, REPORTING)
     areas = [plain_auc(scores) for scores in first]
     measures = board.rows[0].measures
     assert measures["auc"] == pytest.approx(np.mean(areas))
@@ -101,9 +96,8 @@ def test_several_seeds_are_averaged_and_paired_by_seed() -> None:
     assert measures["low"] == pytest.approx(np.mean(areas) - half_width)
     paired, behind = paired_difference(LABEL, first, second), board.rows[1].behind
     assert behind is not None
-    assert (behind.difference, behind.low, behind.high) == (
-        *(paired.difference, paired.low, paired.high),
-    )
+    assert behind.difference == paired.difference
+    assert (behind.low, behind.high) == (paired.low, paired.high)
     assert behind.verdict == "too few rows"
     record = json.loads(json.dumps(board.to_mapping()))["rows"][0]
     assert record["rows_per_second"] == 2000
@@ -114,26 +108,60 @@ def test_several_seeds_are_averaged_and_paired_by_seed() -> None:
     assert record["auc_by_seed"] == pytest.approx(areas)
 
 
-@pytest.mark.parametrize(
-    ("cold", "mean"), [((0.5, 0.7), 0.6), ((None, None), None), ((0.5, None), 0.5)]
-)
-def test_cold_items_have_an_auc_if_there_are_any(
-    cold: tuple[float | None, float | None], mean: float | None
-) -> None:
-    outcomes = (outcome(n, draw_scores(1, n), cold=each) for n, each in enumerate(cold, start=1))
-    board = Leaderboard.compare([row("row", *outcomes)], LABEL)
-    record = board.to_mapping()["rows"][0]
-    assert record["auc_cold"] == (None if mean is None else pytest.approx(mean))
+def test_rows_with_a_cold_target_are_measured_and_compared_on_their_own() -> None:
+    first, second = ([draw_scores(strength, n) for n in (1, 2)] for strength in (1.5, 1.0))
+    rows = [
+        row(name, *(outcome(seed, s) for seed, s in enumerate(scores, start=1)))
+        for name, scores in (("first", first), ("second", second))
+    ]
+    board = Leaderboard.compare(rows, REPORTING)
+    areas = [[plain_auc(each, IS_COLD) for each in scores] for scores in (first, second)]
+    record = json.loads(json.dumps(board.to_mapping()))["rows"][1]
+    assert record["auc_cold"] == pytest.approx(np.mean(areas[1]))
+    assert record["behind_first_cold"]["difference"] == pytest.approx(
+        np.mean(areas[0]) - np.mean(areas[1])
+    )
+    assert record["behind_first_cold"]["n_rows"] == IS_COLD.sum()
     assert record["auc_by_user"] == pytest.approx(0.6)
     assert record["calibration_error"] == pytest.approx(0.01)
-    assert cells(board, 0)["cold AUC"] == ("" if mean is None else f"{mean:.4f}")
+    assert cells(board, 1)["cold AUC"] == f"{np.mean(areas[1]):.4f}"
+
+
+def test_without_cold_rows_of_both_classes_their_cells_are_empty() -> None:
+    one_class = ReportingRows(LABEL, IS_COLD & (LABEL == 1))
+    rows = [
+        TableRow.measure(name, "din", [outcome(1, draw_scores(1, 1))], one_class) for name in "ab"
+    ]
+    board = Leaderboard.compare(rows, one_class)
+    assert board.to_mapping()["rows"][1]["auc_cold"] is None
+    assert board.rows[1].behind_cold is None
+    assert cells(board, 1)["cold AUC"] == ""
+
+
+def test_baselines_follow_the_rows_with_their_difference_from_the_first() -> None:
+    count = np.floor(draw_scores(0.3, 9) * 20)
+    done = row("done", outcome(1, draw_scores(2, 1)), outcome(2, draw_scores(2, 2)))
+    baseline = row("popularity", *[Outcome(n, "", "", scores=count) for n in (1, 2)], model="-")
+    undefined = {"title cosine": "no titles"}
+    board = Leaderboard.compare(
+        [done], REPORTING, by_auc=True, baselines=[baseline], undefined=undefined
+    )
+    (record,) = json.loads(json.dumps(board.to_mapping()))["baselines"]
+    assert record["auc"] == pytest.approx(plain_auc(count))
+    assert record["behind_first"]["difference"] == pytest.approx(
+        board.rows[0].measures["auc"] - plain_auc(count)
+    )
+    assert [record[name] for name in ("log_loss", "n_parameters", "seconds")] == [None] * 3
+    assert cells(board, 1)["row"] == "popularity"
+    assert cells(board, 1)["AUC"].startswith(f"{plain_auc(count):.4f} [")
+    assert board.markdown()[-1] == "no baseline title cosine: no titles"
 
 
 def test_a_failed_row_is_last_and_its_reason_is_below_the_table() -> None:
     diverged = Outcome(2, "key2", "inputs", failure="diverged")
     failed = row("failed", outcome(1, draw_scores(1, 1)), diverged)
     done = row("done", outcome(1, draw_scores(1, 1)), outcome(2, draw_scores(1, 2), "max_minutes"))
-    board = Leaderboard.compare([failed, done], LABEL, pairs=[("done", "failed")])
+    board = Leaderboard.compare([failed, done], REPORTING, pairs=[("done", "failed")])
     assert [each.name for each in board.rows] == ["done", "failed"]
     assert board.failures == {"failed": "seed 2: diverged"}
     assert board.rows[0].behind is None
@@ -147,9 +175,8 @@ def test_a_failed_row_is_last_and_its_reason_is_below_the_table() -> None:
     assert written["row"] == "done"
     interval = f"{measures['auc']:.4f} [{measures['low']:.4f}, {measures['high']:.4f}]"
     assert written["AUC"] == interval
-    assert written["cold AUC"] == "0.5000"
-    assert list(written.values())[6:] == [
+    assert list(written.values())[7:] == [
         *("1,234", "1,500", "15", "200", "1, 2", "1, 1", "early stopping, minutes"),
     ]
     assert board.to_mapping()["rows"][1]["failure"] == "seed 2: diverged"
-    assert list(Leaderboard.compare([failed], LABEL).failures) == ["failed"]
+    assert list(Leaderboard.compare([failed], REPORTING).failures) == ["failed"]

@@ -1,0 +1,155 @@
+"""Rows of a table: the outcomes of a model or a baseline, and the numbers measured from them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from mmctr_pipeline import metrics
+from mmctr_pipeline.comparison.row import RowResult
+from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, mean_interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The outcome of one row with one seed: a result with its scores, or the reason of a failure.
+
+    `key` names the row's folder and `inputs` that of its `TrainingInputs`; `scores` are the
+    probabilities of the reporting rows, `(N,)`.
+    """
+
+    seed: int
+    key: str
+    inputs: str
+    result: RowResult | None = None
+    scores: np.ndarray | None = None
+    failure: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportingRows:
+    """The N rows that measure: `label` is `(N,)`, `is_cold` marks those with a cold target."""
+
+    label: np.ndarray
+    is_cold: np.ndarray
+
+    @property
+    def cold_label(self) -> np.ndarray | None:
+        """Labels of the rows with a cold target; None unless two rows of each class have one."""
+        label = self.label[self.is_cold]
+        n_clicks = int((label == 1).sum())
+        return label if min(n_clicks, len(label) - n_clicks) >= 2 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One row over its seeds, or a baseline; `measures` is empty if a seed failed.
+
+    `behind` is the AUC of the first row minus that of this one, None for the first row itself;
+    `behind_cold` is the same on rows with a cold target, None if they lack a class.
+    """
+
+    name: str
+    model: str
+    outcomes: tuple[Outcome, ...]
+    measures: dict[str, Any] = dataclasses.field(default_factory=dict)
+    behind: AucDifference | None = None
+    behind_cold: AucDifference | None = None
+
+    @classmethod
+    def measure(
+        cls, name: str, model: str, outcomes: Sequence[Outcome], reporting: ReportingRows
+    ) -> Self:
+        """Measure a row's scores.
+
+        Parameters
+        ----------
+        name, model
+            Name of the row and kind of its model, as shown.
+        outcomes
+            One per seed. Those of a baseline have scores but no result.
+        reporting
+            The rows that were scored.
+        """
+        row = cls(name, model, tuple(outcomes))
+        if row.failure is not None:
+            return row
+        results = [outcome.result for outcome in outcomes if outcome.result is not None]
+        return dataclasses.replace(row, measures=_measures(results, row.scores, reporting))
+
+    def compared_with(self, first: "TableRow", reporting: ReportingRows) -> "TableRow":
+        """Return this row with its differences from the first row."""
+        behind = auc_difference(reporting.label, first.scores, self.scores)
+        behind_cold, label, is_cold = None, reporting.cold_label, reporting.is_cold
+        if label is not None:
+            first_cold, cold = ([s[is_cold] for s in each] for each in (first.scores, self.scores))
+            behind_cold = auc_difference(label, first_cold, cold, is_slice=True)
+        return dataclasses.replace(self, behind=behind, behind_cold=behind_cold)
+
+    @property
+    def failure(self) -> str | None:
+        """The reason of the first failed seed, or None."""
+        for outcome in self.outcomes:
+            if outcome.failure is not None:
+                seed = f"seed {outcome.seed}: " if len(self.outcomes) > 1 else ""
+                return f"{seed}{outcome.failure}"
+        return None
+
+    @property
+    def scores(self) -> list[np.ndarray]:
+        """Scores by seed."""
+        return [outcome.scores for outcome in self.outcomes if outcome.scores is not None]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return plain dicts, lists and scalars."""
+        mapping = {
+            "row": self.name,
+            "model": self.model,
+            "seeds": [outcome.seed for outcome in self.outcomes],
+            "keys": [outcome.key for outcome in self.outcomes],
+            "inputs": [outcome.inputs for outcome in self.outcomes],
+        }
+        if self.failure is not None:
+            return {**mapping, "failure": self.failure}
+        differences = {"behind_first": self.behind, "behind_first_cold": self.behind_cold}
+        plain = {name: each and dataclasses.asdict(each) for name, each in differences.items()}
+        return {**mapping, **self.measures, **plain}
+
+
+def _measures(
+    results: Sequence[RowResult], scores: Sequence[np.ndarray], reporting: ReportingRows
+) -> dict[str, Any]:
+    """Return a row's numbers: means over its seeds, or lists with one value per seed.
+
+    A baseline has no results; numbers that come from them are None, and lists are empty.
+    """
+
+    def each(name: str) -> list[Any]:
+        return [getattr(result, name) for result in results]
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        defined = [value for value in values if value is not None]
+        return float(np.mean(defined)) if defined else None
+
+    label, cold_label = reporting.label, reporting.cold_label
+    areas = [metrics.auc_interval(label, each) for each in scores]
+    auc, low, high = mean_interval(areas)
+    evaluations = each("evaluation")
+    cold = []
+    if cold_label is not None:
+        cold = [metrics.auc(cold_label, each[reporting.is_cold]) for each in scores]
+    return {
+        "auc": auc,
+        "low": low,
+        "high": high,
+        "auc_by_seed": [area.auc for area in areas],
+        "log_loss": mean([metrics.log_loss(label, each) for each in scores] if results else []),
+        "auc_cold": mean(cold),
+        "auc_by_user": mean([evaluation["by_user"]["auc"] for evaluation in evaluations]),
+        "calibration_error": mean([e["calibration"]["error"] for e in evaluations]),
+        "n_parameters": results[0].n_parameters if results else None,
+        "peak_mb": max(each("peak_mb"), default=None),
+        **{name: mean(each(name)) for name in ("rows_per_second", "seconds", "selection_auc")},
+        **{name: each(name) for name in ("epochs", "best_epoch", "ended_by")},
+    }
