@@ -1,4 +1,4 @@
-"""Errors that users can correct: their messages say how, and commands print no traceback."""
+"""Errors that users can correct. Their messages name the fix; commands print no traceback."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Code versions: a hash of the source code that decides a result.
+"""Code versions: hashes of the source code that a result depends on.
 
-Checkpoints, assets and leaderboard rows record one, so that changed code is noticed without anyone
-having to raise a number.
+Checkpoints, assets and leaderboard rows record one. So changed code is noticed, and nobody has to
+increase a version number.
 """
 
 import ast
@@ -18,17 +18,17 @@ _SOURCE_DIR = Path(__file__).parent.parent
 def code_version(module: str, *callers: str, source_dir: Path = _SOURCE_DIR) -> str:
     """Return 16 hex digits that change with the code of `module` and of all that it imports.
 
-    This includes imports of imports and imports inside functions, as far as they stay in the same
-    package. Comments, docstrings and formatting do not count. Nothing is executed: each file is
-    parsed once per process, which takes about 50 ms per 1,000 lines of code. Raises
-    `ModuleNotFoundError` if a module has no file.
+    This includes imports of imports and imports inside functions, within the same package.
+    Comments, docstrings and formatting do not count. Nothing is executed: each file is parsed once
+    per process, which takes about 50 ms per 1,000 lines of code. Raises `ModuleNotFoundError` if a
+    module has no file.
 
     Parameters
     ----------
     module
         Dotted name below `source_dir`.
     callers
-        Further modules whose own code counts, but not what they import.
+        Other modules whose code counts too, without their imports.
     source_dir
         Folder of the package.
     """
@@ -53,7 +53,8 @@ def _existing_path(module: str, source_dir: Path) -> Path:
 def _path(module: str, source_dir: Path) -> Path | None:
     """Return the source file of a module or package, if `source_dir` has it."""
     stem = source_dir.joinpath(*module.split("."))
-    return next((p for p in (stem.with_suffix(".py"), stem / "__init__.py") if p.is_file()), None)
+    paths = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in paths if path.is_file()), None)
 
 
 @functools.cache
@@ -66,7 +67,7 @@ def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
 
 
 def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
-    """Yield the modules, and what may be one, that `node` imports in a module of `package`."""
+    """Yield the names that `node`, in a module of `package`, imports and that may be modules."""
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
@@ -82,7 +83,7 @@ def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
 
 
 def _plain(node: Any) -> Any:
-    """Return a syntax tree as nested tuples without positions and strings that do nothing.
+    """Return a syntax tree as nested tuples, without positions and docstrings.
 
     Empty fields are left out, since versions of Python differ in them.
     """

@@ -13,12 +13,12 @@ EXECUTORS = ("multiprocess", "in_process", "k8s")
 
 
 def share_cores() -> None:
-    """Let OpenMP threads spin briefly for each other. Call this before torch is imported.
+    """Let OpenMP threads wait for each other actively, but briefly. Call before importing torch.
 
-    A training step is hundreds of short parallel loops: waking threads that sleep after each loop
-    takes longer than many of the loops. Threads that spin without end, the default, keep their core
-    from other processes. Variables already set (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`, see libgomp's
-    manual) take precedence.
+    A training step consists of hundreds of short parallel loops, many of which take less time than
+    waking a sleeping thread. By default threads wait actively without limit, which takes their
+    cores from other processes. Variables already set (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`, see
+    libgomp's manual) take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -38,7 +38,7 @@ _FIRST_FIXES = {
 
 
 def place_advice(path: Path, number: int | None, variable: str | None = None) -> str:
-    """Return the advice for a path that cannot be written to, as "Fix: ...".
+    """Return advice about a path that cannot be written to, as "Fix: ...".
 
     Parameters
     ----------
@@ -51,13 +51,17 @@ def place_advice(path: Path, number: int | None, variable: str | None = None) ->
     """
     for name, default in (("MMCTR_STORAGE_DIR", "storage"), ("DAGSTER_HOME", ".dagster")):
         folder = Path(os.environ.get(name) or default)
-        if any(path.absolute().is_relative_to(f) for f in (folder.absolute(), folder.resolve())):
+        is_inside = any(
+            path.absolute().is_relative_to(parent)
+            for parent in (folder.absolute(), folder.resolve())
+        )
+        if is_inside:
             variable = variable or name
-    first = _FIRST_FIXES.get(number or 0, "make it writable")
+    fix = _FIRST_FIXES.get(number or 0, "make it writable")
     if variable is None:
-        return f"Fix: {first}, or name another place"
-    now = os.environ.get(variable) or "unset"
-    return f"Fix: {first}, or set {variable} (now {now}) to another folder"
+        return f"Fix: {fix}, or name another place"
+    value = os.environ.get(variable) or "unset"
+    return f"Fix: {fix}, or set {variable} (now {value}) to another folder"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
     `data_dir` is None for the sample dataset. `preset` is None if unset; `mmctr_pipeline.presets`
-    then picks one or refuses.
+    then chooses one or raises an error.
     """
 
     data_dir: Path | None

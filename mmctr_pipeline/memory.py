@@ -1,4 +1,4 @@
-"""Memory of the machine, and an allocator that keeps freed memory for the next step."""
+"""The memory of the machine, and an allocator that reuses freed memory."""
 
 import ctypes
 import functools

@@ -1,8 +1,8 @@
-"""Number format of matrix products, chosen by configuration and device.
+"""The dtype of matrix products, chosen by configuration and device.
 
-`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, torch's default
-(torch allows it in convolutions), so that float32 results of different devices are comparable. Use
-bfloat16 for speed.
+`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, which is torch's
+default (torch allows it in convolutions). So float32 results of different devices are comparable.
+Use bfloat16 for speed.
 """
 
 import torch
@@ -11,7 +11,7 @@ import torch
 def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
     """Return the dtype for a precision (auto, float32 or bfloat16) on a device.
 
-    `auto` is bfloat16 on hardware that multiplies in it, else float32: emulated bfloat16 is slower.
+    `auto` is bfloat16 on hardware that multiplies in it, else float32, as emulating it is slower.
     """
     if precision == "auto":
         return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
@@ -24,7 +24,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def product_dtype(values: torch.Tensor) -> torch.dtype:
-    """Return the number format of matrix products with `values`: autocast's, or their own."""
+    """Return the dtype of matrix products with `values`: that of autocast, or their own."""
     device_type = values.device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)

@@ -1,13 +1,13 @@
-"""Processes that end with their parent, however that one dies."""
+"""Let a child process end when its parent ends, even if the parent is killed."""
 
 import os
 import threading
 
 
 def end_when_closed(descriptor: int) -> None:
-    """End this process at once when a pipe closes that its parent alone holds open.
+    """End this process as soon as the other end of a pipe closes, which only its parent holds.
 
-    The operating system closes the parent's end when the parent dies, also after a kill.
+    The operating system closes that end when the parent dies, even if the parent is killed.
     """
     threading.Thread(target=_exit_when_closed, args=(descriptor,), daemon=True).start()
 

@@ -1,8 +1,8 @@
 """Atomic writes: readers find the previous artefact or the new one, never a half-written one.
 
-Writers work under a temporary name in the artefact's folder and hold a lock (`flock`) on a file
-beside it. The operating system releases the lock when a writer dies, so the next writer can remove
-what a dead writer left without touching the work of a live one.
+A writer uses a temporary name in the artefact's folder and holds a lock (`flock`) on a file beside
+it. The operating system releases the lock when the writer dies. So the next writer can tell the
+leftovers of dead writers, which it removes, from the files of live ones.
 """
 
 import contextlib
@@ -98,21 +98,23 @@ def _replacement(path: Path) -> Iterator[Path]:
 def _point_to(path: Path, folder: Path) -> None:
     previous = _link_target(path)
     if path.is_dir() and not path.is_symlink():
-        # A link cannot replace a folder in one step. The folder keeps its contents meanwhile.
+        # A link cannot replace a folder in one step, so the folder is renamed first.
         previous = _temporary_name(path, is_folder=True)
         os.rename(path, previous)
     atomic_symlink(path, folder.name)
-    if previous is not None and previous != folder and _is_ours(previous, path, is_folder=True):
+    if previous is None or previous == folder:
+        return
+    if _is_temporary_name(previous, path, is_folder=True):
         # Another writer may be removing the same folder at this moment.
         shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _locked_name(path: Path, *, is_folder: bool) -> Iterator[Path]:
-    """Remove what dead writers of `path` left, then yield a temporary name and hold its lock."""
+    """Remove the leftovers of dead writers of `path`; yield a temporary name and hold its lock."""
     with naming_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without its link, nothing tells which folder holds the current artefact: remove none.
+        # Without the link, any of the folders may hold the current artefact, so none is removed.
         if not is_folder or path.is_symlink():
             _remove_leftovers(path, is_folder=is_folder)
         temporary = _temporary_name(path, is_folder=is_folder)
@@ -124,9 +126,9 @@ def _remove_leftovers(path: Path, *, is_folder: bool) -> None:
     """Remove temporary files, folders and links for `path` whose writers are dead."""
     for name in os.listdir(path.parent):
         temporary = path.parent / name.removesuffix(".lock")
-        if not _is_ours(temporary, path, is_folder=is_folder):
+        if not _is_temporary_name(temporary, path, is_folder=is_folder):
             continue
-        # Writers release their lock only after their work is in place or discarded.
+        # A writer keeps its lock until its result is in place or discarded.
         with locked(_lock_path(temporary), wait=False) as is_dead:
             if not is_dead or _link_target(path) == temporary:
                 continue
@@ -143,7 +145,8 @@ def _temporary_name(path: Path, *, is_folder: bool) -> Path:
     return path.with_name(name)
 
 
-def _is_ours(candidate: Path, path: Path, *, is_folder: bool) -> bool:
+def _is_temporary_name(candidate: Path, path: Path, *, is_folder: bool) -> bool:
+    """Return whether `candidate` is a name that `_temporary_name` may give for `path`."""
     name = re.escape(path.name)
     pattern = rf"\.{name}\.{_RANDOM}" if is_folder else rf"\.tmp-{_RANDOM}-{name}"
     return candidate.parent == path.parent and re.fullmatch(pattern, candidate.name) is not None

@@ -1,8 +1,8 @@
-"""A CRC-32 inside a file, over all its other bytes, for parquet, `.pt` and JSON files alike.
+"""A CRC-32 inside a file, over all its other bytes, for parquet, `.pt` and JSON files.
 
-A writer puts the entry `KEY: BLANK` near the end of the file, in whatever form the format has for
-named texts, and calls `seal`. Readers call `verify`. Files without the entry, as earlier versions
-of the pipeline wrote them, pass.
+A writer puts the entry `KEY: BLANK` near the end of the file, as metadata or as a comment, and
+calls `seal`. Readers call `verify`. Files without the entry are accepted, as earlier versions of
+the pipeline wrote none.
 """
 
 import io
@@ -33,11 +33,11 @@ def seal(path: Path) -> str:
     Raises `ValueError` if the last MiB of the file has no entry.
     """
     with path.open("r+b") as file:
-        at = _digits_at(file)
-        checksum, recorded = ("", "") if at is None else _computed(file, at)
-        if at is None or recorded != BLANK:
+        position = _find_digits(file)
+        checksum, recorded = ("", "") if position is None else _compute(file, position)
+        if position is None or recorded != BLANK:
             raise ValueError(f"{path} has no entry {KEY}: {BLANK} to put its checksum in")
-        file.seek(at)
+        file.seek(position)
         file.write(checksum.encode())
     return checksum
 
@@ -47,11 +47,11 @@ def verify(file: io.BufferedReader, path: Path) -> str | None:
 
     Raises `DamagedFileError` if it does not match. `path` names the file in the message.
     """
-    at = _digits_at(file)
-    if at is None:
+    position = _find_digits(file)
+    if position is None:
         file.seek(0)
         return None
-    checksum, recorded = _computed(file, at)
+    checksum, recorded = _compute(file, position)
     if checksum != recorded:
         raise DamagedFileError(
             f"{path} is damaged: its checksum is {checksum}, written with {recorded}"
@@ -60,18 +60,18 @@ def verify(file: io.BufferedReader, path: Path) -> str | None:
     return checksum
 
 
-def _digits_at(file: _File) -> int | None:
-    """Return the position of the digits of the last entry, or None."""
+def _find_digits(file: _File) -> int | None:
+    """Return the position of the digits in the last entry, None if there is no entry."""
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(size - _TAIL_BYTES, 0))
     entries = list(_ENTRY.finditer(file.read()))
     return start + entries[-1].start(1) if entries else None
 
 
-def _computed(file: _File, at: int) -> tuple[str, str]:
-    """Return the checksum of a file whose digits are at `at`, and those digits."""
+def _compute(file: _File, position: int) -> tuple[str, str]:
+    """Return the checksum of a file, and the digits recorded at `position`."""
     file.seek(0)
-    before = _crc32(file, at, 0)
+    before = _crc32(file, position, 0)
     digits = file.read(len(BLANK))
     whole = _crc32(file, sys.maxsize, zlib.crc32(BLANK.encode(), before))
     return f"{whole:08x}", digits.decode()

@@ -1,4 +1,4 @@
-"""Check that what a file holds has the types that a dataclass declares."""
+"""Check the content of a file against the types that a dataclass declares."""
 
 import dataclasses
 import types
@@ -13,8 +13,8 @@ from mmctr_pipeline.files.errors import DamagedFileError
 def require_fields(kind: type, content: Mapping[str, Any], path: Path) -> None:
     """Check that `content` has each required field of a dataclass, and the right types.
 
-    Raises `DamagedFileError`, naming file and field. Further entries are ignored: later versions
-    may add fields. Values annotated as `Any` are not looked into.
+    Raises `DamagedFileError`, naming file and field. Other entries are ignored, as later versions
+    may add fields. Values annotated as `Any` are not checked.
     """
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
@@ -22,12 +22,12 @@ def require_fields(kind: type, content: Mapping[str, Any], path: Path) -> None:
             problem = _mismatch(content[field.name], hints[field.name], field.name)
             if problem:
                 raise DamagedFileError(f"{path}: {problem}")
-        elif field.default is field.default_factory is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DamagedFileError(f"{path} lacks {field.name}")
 
 
 def _mismatch(value: Any, hint: Any, where: str) -> str | None:
-    """Return where and how a value differs from a type, or None."""
+    """Say where and how a value differs from a type, or return None."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return None
@@ -38,12 +38,16 @@ def _mismatch(value: Any, hint: Any, where: str) -> str | None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         return f"{where} is of type {type(value).__name__}, expected {_name(hint)}"
     if origin is list:
-        found = (_mismatch(each, arguments[0], f"{where}[{i}]") for i, each in enumerate(value))
-        return next((problem for problem in found if problem), None)
+        for position, element in enumerate(value):
+            problem = _mismatch(element, arguments[0], f"{where}[{position}]")
+            if problem:
+                return problem
     if origin is dict:
-        for key, inner in value.items():
+        for key, element in value.items():
             problem = _mismatch(key, arguments[0], f"a key of {where}")
-            if problem := problem or _mismatch(inner, arguments[1], f"{where}.{key:.80}"):
+            if problem is None:
+                problem = _mismatch(element, arguments[1], f"{where}.{key:.80}")
+            if problem:
                 return problem
     return None
 

@@ -36,7 +36,7 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
         if not shared:
             with contextlib.suppress(OSError):  # a file that stays is harmless
                 path.unlink()
-        # Closing alone would leave the lock with a child process forked meanwhile.
+        # Closing alone is not enough: a child process forked meanwhile would keep the lock.
         fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 

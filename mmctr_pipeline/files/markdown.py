@@ -1,4 +1,4 @@
-"""Markdown from values that anyone may have written: titles, names, error messages."""
+"""Markdown from texts that the pipeline did not write: titles, names, error messages."""
 
 import html
 import re
@@ -27,10 +27,10 @@ def escaped(value: Any) -> str:
     )
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """Return a Markdown table of cells that are `escaped` where needed.
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
+    """Return a Markdown table. The caller has `escaped` the cells where needed.
 
     `align` has an `l` or `r` for each column.
     """
     sides = [{"l": "left", "r": "right"}[side] for side in align]
-    return tabulate(rows, heads, tablefmt="pipe", colalign=sides, disable_numparse=True)
+    return tabulate(rows, headers, tablefmt="pipe", colalign=sides, disable_numparse=True)

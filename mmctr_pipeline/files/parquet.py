@@ -1,7 +1,7 @@
 """Parquet artefacts: written with checksums, verified when read.
 
-The checksum of the whole file (`checksum`) also covers what those of the pages leave out: page
-headers, schema and metadata. Files without it are read with their page checksums, if they have any.
+The checksum of the whole file (`checksum`) also covers the parts that page checksums leave out:
+page headers, schema and metadata. Files without it are read with their page checksums, if any.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from mmctr_pipeline.files.errors import DamagedFileError
 
 
 def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
-    """Write a table with checksums; return the one of the file. For atomic writes see `atomic`.
+    """Write a table with checksums and return the file's. For atomic writes see `atomic`.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
     path
         Where to write.
     raw
-        Write the values as they are, which suits vectors and hashes: they do not compress.
+        Write the values without compression, for vectors and hashes, which do not compress.
     """
     metadata = {**(table.schema.metadata or {}), checksum.KEY: checksum.BLANK}
     pq.write_table(
@@ -55,7 +55,7 @@ def read_parquet(
     columns
         Names of the columns to read, by default all.
     expected
-        The checksum that the file must have; by default, any that fits.
+        The checksum that the file must have. By default any correct checksum is accepted.
     """
     with open_parquet(path, expected) as file, naming_damage(path):
         table = file.read(columns)
@@ -68,7 +68,7 @@ def read_parquet(
 def open_parquet(path: Path, expected: str | None = None) -> Iterator[pq.ParquetFile]:
     """Verify a parquet file and open it; parameters and errors as in `read_parquet`.
 
-    Read within `naming_damage`, as errors of the block pass unchanged.
+    Errors inside the block pass unchanged, so read within `naming_damage`.
     """
     with path.open("rb") as opened:
         with naming_damage(path):
@@ -89,8 +89,8 @@ def open_parquet(path: Path, expected: str | None = None) -> Iterator[pq.Parquet
 def naming_damage(path: Path) -> Iterator[None]:
     """Turn the errors that reading a damaged parquet file raises into `DamagedFileError`.
 
-    Faults of the machine (no permission, no memory, too many open files) pass unchanged, as they
-    say nothing about the file.
+    Other faults (no permission, no memory, too many open files) pass unchanged, as they do not
+    mean that the file is damaged.
     """
     try:
         yield

@@ -7,7 +7,7 @@ import time
 
 @dataclasses.dataclass
 class Progress:
-    """Log a progress line every few seconds; loops shorter than that log nothing.
+    """Log a progress line every few seconds; shorter loops log nothing.
 
     Parameters
     ----------
@@ -20,7 +20,7 @@ class Progress:
     unit
         Plural noun of the things counted.
     every_seconds
-        Least time between two lines.
+        The minimum time between two lines.
     """
 
     logger: logging.Logger

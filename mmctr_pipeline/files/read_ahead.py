@@ -25,7 +25,7 @@ def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
 
 
 def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
-    """Yield `work` of each input, in order, computed at most `ahead` of the caller.
+    """Yield `work(input)` for each of the inputs, in order, at most `ahead` of them in advance.
 
     Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
     decoding.
@@ -33,8 +33,8 @@ def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -
     waiting: collections.deque[Future[_Out]] = collections.deque()
     pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
     try:
-        for each in inputs:
-            waiting.append(pool.submit(work, each))
+        for item in inputs:
+            waiting.append(pool.submit(work, item))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -24,7 +24,7 @@ _UNREADABLE = (
     *(PickleError, zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError, LookupError),
     *(TypeError, AttributeError, AssertionError, ImportError, OverflowError),
 )
-"""Errors of `torch.load` for a file that is damaged, foreign or malicious."""
+"""Errors of `torch.load` for a file that is damaged, malicious, or of another kind."""
 
 _BLOCKED_NAME = re.compile(r"GLOBAL (\S+)")
 
@@ -36,11 +36,11 @@ def save_tensors(path: Path, content: Any) -> None:
     """
     comment = f"{checksum.KEY}: {checksum.BLANK}".encode()
     with path.open("w+b") as file:
-        # With a path instead, the file would hold its own, temporary name.
+        # Given a path, torch would also store the name of the file, which is temporary.
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            # torch fails a second time when it ends a file that could not be written.
+            # After a failed write, torch raises a second error when it ends the file.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -65,7 +65,7 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         except DamagedFileError:
             raise
         except _UNREADABLE as error:
-            # No permission or too many open files say nothing about this file.
+            # No permission, or too many open files, does not mean that the file is damaged.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EIO):
                 raise
             raise DamagedFileError(
@@ -92,8 +92,7 @@ def _reason(error: Exception) -> str:
 def _check_archive(file: io.BufferedReader, path: Path, is_sealed: bool) -> None:
     """Raise an error unless a file is an archive as `torch.save` writes it."""
     with zipfile.ZipFile(file) as archive:
-        compressed = [r.filename for r in archive.infolist() if r.compress_type]
-        if compressed:
+        if any(record.compress_type for record in archive.infolist()):
             raise DamagedFileError(f"{path} has compressed records, which torch.save never writes")
         if is_sealed:
             return
@@ -108,11 +107,12 @@ _FACTORIES = {
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.arange),
     *(torch.rand, torch.randn, torch.eye, torch.linspace),
 }
+# A module may hold this much more than twice the memory of its weights, such as index tensors.
 _SPARE_BYTES = 2**26
 
 
 class _AllocationLimit(TorchFunctionMode):
-    """Refuses to create tensors of more than `n_bytes` in total, before memory is taken."""
+    """Refuses to create tensors of more than `n_bytes` in total, before they take memory."""
 
     def __init__(self, n_bytes: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def allocation_limit(tensors: Iterable[torch.Tensor]) -> TorchFunctionMode:
     weights. In this context tensors that need much more memory than the weights raise
     `DamagedFileError`.
     """
-    stored = [t for t in tensors if t.layout == torch.strided and not t.is_meta]
-    storages = [tensor.untyped_storage() for tensor in stored]
+    dense = [tensor for tensor in tensors if tensor.layout == torch.strided and not tensor.is_meta]
+    storages = [tensor.untyped_storage() for tensor in dense]
     n_bytes = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     return _AllocationLimit(2 * n_bytes + _SPARE_BYTES)

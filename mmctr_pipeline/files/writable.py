@@ -1,4 +1,4 @@
-"""Tell before the work whether a folder can be written to."""
+"""Check before a long run that a folder can be written to."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ def require_writable(folder: Path, variable: str | None = None) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
         try:
             folder.mkdir(parents=True, exist_ok=True)
-        except FileNotFoundError as error:  # a file system without new folders, as /proc
+        except FileNotFoundError as error:  # from file systems such as /proc
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(folder)) from error
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(4096))

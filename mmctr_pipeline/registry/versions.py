@@ -1,4 +1,4 @@
-"""Versions of trained models: a folder each, and `best_model.pt` pointing to the latest."""
+"""Versions of trained models: each has a folder, and `best_model.pt` links to the latest."""
 
 import hashlib
 import os
@@ -20,21 +20,22 @@ _INCOMING = ".incoming-"
 def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
     """Write `models/<version>/{model.pt, metrics.json, card.md}` and return that folder.
 
-    The version is the UTC time and the start of the content hash of `model.pt`. The folder appears
-    whole or not at all; then `best_model.pt` in `storage_dir` is pointed to its model in one step.
-    A writer that dies leaves the latest model as it was. Raises `WriteError` if disk or permissions
-    do not allow it.
+    The version is the UTC time and the first digits of the hash of `model.pt`. The folder is never
+    visible half-written, and `best_model.pt` in `storage_dir` is changed in one step. A writer that
+    dies leaves the latest model as it was. Raises `WriteError` if disk or permissions do not allow
+    it.
     """
     models, latest = storage_dir / "models", storage_dir / "best_model.pt"
     with naming_write_errors(latest), locked(models / ".writer.lock"):
-        for left_by_dead_writer in models.glob(f"{_INCOMING}*"):
-            shutil.rmtree(left_by_dead_writer, ignore_errors=True)
+        # This process holds the lock, so these folders are leftovers of dead writers.
+        for leftover in models.glob(f"{_INCOMING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             prefix=_INCOMING, dir=models, ignore_cleanup_errors=True
         ) as temporary:
             incoming = Path(temporary)
             version = _write_files(incoming, model_file)
-            # The same model written twice within a second is already there.
+            # It exists if the same model was already written in this second.
             if not (models / version).exists():
                 os.rename(incoming, models / version)
         flush(models)
@@ -51,7 +52,7 @@ def _write_files(folder: Path, model_file: ModelFile) -> str:
     metrics = {"version": version, "sha256": sha256, **model_file.description()}
     write_record(folder / "metrics.json", metrics)
     write_text(folder / "card.md", model_card(model_file, version))
-    # Temporary folders are private; everyone who may read the storage may read a model.
+    # Temporary folders are private, but models may be read by all who may read the storage folder.
     folder.chmod(0o755)
     for path in (*folder.iterdir(), folder):
         flush(path)

@@ -14,24 +14,29 @@ MAX_HISTORY = 100
 
 # Shares of a history for the favourite, each other kind of its family, and each remaining kind.
 _FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
-# Added to the logit for these three, in units of effect.
+# Added to the logit for these three kinds, as multiples of `style_effect` or `category_effect`.
 _FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
-# Share of users who like the first family: tastes are uneven.
+# Share of users who like the first family. It is not a half, as real tastes are uneven.
 _FIRST_FAMILY_SHARE = 0.72
 # Share of targets chosen by the user's taste; the others are random.
-_TASTEFUL_SHARE = 0.1
-# Histories mostly show hits, so that models learn their embeddings well. Targets are of all kinds,
-# so that no model can do without their content.
+_BY_TASTE_SHARE = 0.1
+# Spreads of popularity (see `ItemSampler`). Histories mostly show popular items, so that models
+# learn good embeddings of these. Targets are of all kinds, so that every model needs their content.
 _HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 # History length is 3 plus a log-normal number: mean 8, standard deviation 7, quartiles 4 / 6 / 9.
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
-# An item drawn twice is drawn again from its cell by popularity, then evenly, then from any cell.
+# Numbers of attempts to replace an item that the user already has: first drawn by popularity from
+# the same cell, then evenly from that cell, then from all cells.
 _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 
 @dataclasses.dataclass(frozen=True)
 class Liking:
-    """Preferences of U users for categories or styles: history shares, logit weights `(U, K)`."""
+    """Preferences of U users for K categories or styles.
+
+    `share` is the share of each kind in a user's histories, `weight` its effect on the logit, both
+    `(U, K)`.
+    """
 
     share: np.ndarray
     weight: np.ndarray
@@ -72,7 +77,7 @@ class Behaviour:
         self._catalogue = catalogue
         self._config = config
         self._id_space = len(catalogue) + 1
-        self._hits = ItemSampler(catalogue, warm=True, popularity_spread=_HISTORY_POPULARITY)
+        self._popular = ItemSampler(catalogue, warm=True, popularity_spread=_HISTORY_POPULARITY)
         self._warm = ItemSampler(catalogue, warm=True, popularity_spread=_TARGET_POPULARITY)
         self._cold = ItemSampler(catalogue, warm=False, popularity_spread=_TARGET_POPULARITY)
 
@@ -126,7 +131,7 @@ class Behaviour:
 
         def draw(rows: np.ndarray, attempt: int) -> np.ndarray:
             # The first draw is not a redraw.
-            return _redraw(self._hits, cell[rows], attempt - 1, rng)
+            return _redraw(self._popular, cell[rows], attempt - 1, rng)
 
         return Ragged(self._draw_distinct(owner, draw).astype(np.int32), offsets)
 
@@ -138,7 +143,7 @@ class Behaviour:
         cold_row_share: float,
         rng: np.random.Generator,
     ) -> np.ndarray:
-        """Return `(N,)` item ids; `seen` has `user * id space + item` of all histories."""
+        """Return `(N,)` item ids; `seen` holds `user * id space + item` of all histories."""
         cold = rng.random(len(user)) < (cold_row_share if len(self._cold) else 0.0)
         cell = _target_kinds(tastes.category.share, user, rng) * len(STYLES)
         cell += _target_kinds(tastes.style.share, user, rng)
@@ -158,9 +163,10 @@ class Behaviour:
         draw: Callable[[np.ndarray, int], np.ndarray],
         seen: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Return `(N,)` item ids, drawn until each owner has no item twice and none `seen`.
+        """Return `(N,)` item ids that are distinct for each owner and not among `seen`.
 
-        `draw(rows, attempt)` returns new item ids for some rows.
+        `draw(rows, attempt)` returns new item ids for some rows. It is called again for the rows
+        whose item is repeated or seen.
         """
         item_id = np.zeros(len(owner), dtype=np.int64)
         rows = np.arange(len(owner))
@@ -189,8 +195,8 @@ class Behaviour:
 
 def draw_history_lengths(n: int, rng: np.random.Generator, longest: int) -> np.ndarray:
     """Draw `(n,) int64` lengths from 3 to `longest`: mean about 8, with a long tail."""
-    beyond = _LENGTH_MEDIAN * np.exp(_LENGTH_SIGMA * rng.standard_normal(n))
-    return np.minimum(MIN_HISTORY + beyond.astype(np.int64), longest)
+    excess = _LENGTH_MEDIAN * np.exp(_LENGTH_SIGMA * rng.standard_normal(n))
+    return np.minimum(MIN_HISTORY + excess.astype(np.int64), longest)
 
 
 def _draw_liking(n_users: int, n_kinds: int, rng: np.random.Generator) -> Liking:
@@ -222,7 +228,7 @@ def _systematic_sample(
     """Return a kind per history entry; each history follows its shares closely.
 
     Systematic sampling: equally spaced points with one random shift per history, in random order.
-    With independent draws, short histories, the most frequent, would show little of the taste.
+    Most histories are short, and with independent draws these would show little of the taste.
 
     Parameters
     ----------
@@ -243,11 +249,13 @@ def _systematic_sample(
 
 
 def _target_kinds(share: np.ndarray, user: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    tasteful = _kind_at(share, user, rng.random(len(user)))
-    blind = rng.integers(share.shape[1], size=len(user))
-    return np.where(rng.random(len(user)) < _TASTEFUL_SHARE, tasteful, blind)
+    """Return a kind per target: by the user's taste for some, at random for the others."""
+    by_taste = _kind_at(share, user, rng.random(len(user)))
+    at_random = rng.integers(share.shape[1], size=len(user))
+    return np.where(rng.random(len(user)) < _BY_TASTE_SHARE, by_taste, at_random)
 
 
 def _kind_at(share: np.ndarray, row: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Return the kind at each `point` in [0, 1), where the kinds of a row fill their shares."""
     upper = np.cumsum(share, axis=1)[:, :-1]
     return (point[:, None] >= upper[row]).sum(axis=1)

@@ -9,10 +9,10 @@ from mmctr_pipeline.data.ragged import Ragged, offsets_from_lengths
 from mmctr_pipeline.sample.config import SampleConfig
 
 CATEGORIES = ("cooking", "pets", "music", "gaming", "travel", "fitness")
-"""Topics of videos, shown mostly by the title. Two families: at home, and out for action."""
+"""Topics of videos, shown mostly by the title. Two families: indoors, and active."""
 
 STYLES = ("neon", "pastel", "comic", "retro", "noir", "mosaic")
-"""Looks of videos, shown mostly by the cover. Two families: bright, and muted."""
+"""Visual styles of videos, shown mostly by the cover. Two families: bright, and muted."""
 
 FAMILY_SIZE = 3
 """Kinds per family; the first three are one family, the rest the other."""
@@ -25,7 +25,7 @@ _GENERAL_TAG_SHARE = 0.4
 
 
 class Stream(enum.IntEnum):
-    """Independent random streams of one seed. The numbers are part of the dataset: keep them."""
+    """Independent random streams of one seed. Changing a number changes the dataset."""
 
     ITEMS = 1
     TITLES = 2
@@ -98,14 +98,14 @@ def draw_catalogue(config: SampleConfig) -> Catalogue:
 class ItemSampler:
     """Draws items of a given category and style, popular ones more often.
 
-    A pool without any item of a cell yields items of any cell for it.
+    If a cell has no item, items of all cells are drawn for it.
 
     Parameters
     ----------
     catalogue
         All items.
     warm
-        Draw from the items that train may show; otherwise from the cold ones.
+        Draw from the items that train rows may show. Otherwise draw from the cold items.
     popularity_spread
         Standard deviation of the logarithm of the items' frequencies; 0 draws all equally often.
     """
@@ -129,9 +129,9 @@ class ItemSampler:
     def draw(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return one item id per cell, `(N,) int64`."""
         low, high = self._upper[self._start[cell]], self._upper[self._end[cell]]
-        at = low + rng.random(len(cell)) * (high - low)
-        position = np.searchsorted(self._upper, at, side="right") - 1
-        # Rounding may reach the upper end of the interval, which belongs to the next cell.
+        point = low + rng.random(len(cell)) * (high - low)
+        position = np.searchsorted(self._upper, point, side="right") - 1
+        # A point may be rounded to the upper end of its interval, which belongs to the next cell.
         return self._item_id[np.clip(position, self._start[cell], self._end[cell] - 1)]
 
     def draw_evenly(self, cell: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -148,7 +148,7 @@ def _level(value: np.ndarray) -> np.ndarray:
 
 
 def _draw_tags(category: np.ndarray, rng: np.random.Generator) -> Ragged:
-    """Draw tags from the category's own block of ids, or from a block that all share."""
+    """Draw tags from the block of ids of the category, or from a block for all categories."""
     block = (TAG_VOCABULARY - 1) // (len(CATEGORIES) + 1)
     lengths = rng.integers(1, MAX_TAGS + 1, size=len(category))
     owner = np.repeat(category, lengths)

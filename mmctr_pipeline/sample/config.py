@@ -15,6 +15,7 @@ SAMPLE_VERSION = 2
 FULL_SCALE = 90.0
 """The scale of MicroLens_1M_x1's size (3,600,000 train rows)."""
 
+# The smallest and the full size.
 _SIZES = {
     "n_items": (150, 91_717),
     "n_users": (60, 1_000_000),
@@ -22,7 +23,6 @@ _SIZES = {
     "n_valid_rows": (200, 10_000),
     "n_test_rows": (100, 379_142),
 }
-"""Smallest and full size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,10 +84,10 @@ class SampleConfig(Settings):
     def scaled(cls, scale: float, **changes: Any) -> Self:
         """Return the settings for a scale: 1 is the default, 90 the size of MicroLens_1M_x1.
 
-        The scale is the number of train rows in units of the default's 40,000. Above 1 the other
+        The scale is the number of train rows divided by the default of 40,000. Above 1 the other
         sizes grow geometrically from their default to their full size. Below 1 all sizes shrink
-        proportionally, down to the smallest dataset that still has items of every kind. `changes`
-        sets other fields.
+        proportionally, but not below the smallest dataset that still has items of every kind.
+        `changes` sets other fields.
         """
         if not 0 < scale <= FULL_SCALE:
             raise SettingsError(f"scale is {scale!r}; it must be above 0 and at most {FULL_SCALE}")
@@ -107,24 +107,24 @@ class SampleConfig(Settings):
 
     @property
     def key(self) -> str:
-        """Folder name, from seed and size; other settings, if changed, add a hash."""
+        """Folder name: seed and size, and a hash of the other settings if they are changed."""
         size = f"{self.n_items}x{self.n_users}x{self.n_train_rows}"
         name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{SAMPLE_VERSION}"
-        named = ("seed", "n_items", "n_users", "n_train_rows", "images")
-        rest = {n: v for n, v in self.to_mapping().items() if n not in named}
-        usual = {n: v for n, v in SampleConfig().to_mapping().items() if n not in named}
-        if rest == usual:
+        others, defaults = self.to_mapping(), SampleConfig().to_mapping()
+        for field in ("seed", "n_items", "n_users", "n_train_rows", "images"):
+            del others[field], defaults[field]
+        if others == defaults:
             return name
-        digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()
         return f"{name}-{digest[:8]}"
 
 
 class SamplePaths:
-    """Paths of a sample dataset's files in the folder `root`, nested as most MMCTR copies are.
+    """Paths of a sample dataset's files in the folder `root`, in the layout of most MMCTR copies.
 
-    The pipeline never reads the truth: `truth` has the probability and label of each valid and test
-    row, by position; `item_truth` has the category, style and caption of each item. `summary` has
-    settings, counts and the best possible AUC; it is written last.
+    `truth` has the probability and label of each valid and test row, by position, `item_truth` the
+    category, style and caption of each item; the pipeline reads neither. `summary` has settings,
+    counts and the best possible AUC; it is written last.
     """
 
     def __init__(self, root: Path) -> None:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 _SIZES = ((128, 96), (96, 128), (112, 112), (128, 72), (96, 144))
 _QUALITY = 85
 # Share of covers with the shape of their category; the others have a random shape.
-_TELLING_SHAPE_SHARE = 0.4
+_CATEGORY_SHAPE_SHARE = 0.4
 
 _HTML = b"<!DOCTYPE html><html><body><h1>404 Not Found</h1></body></html>\n"
 
@@ -52,7 +52,7 @@ def draw_cover(category: int, style: int, rng: np.random.Generator) -> bytes:
     width, height = _SIZES[rng.integers(len(_SIZES))]
     canvas = _Canvas(width, height, rng)
     pixels = _PAINTERS[style](canvas)
-    shape = category if rng.random() < _TELLING_SHAPE_SHARE else int(rng.integers(len(CATEGORIES)))
+    shape = category if rng.random() < _CATEGORY_SHAPE_SHARE else int(rng.integers(len(CATEGORIES)))
     pixels = canvas.with_shape(pixels, shape)
     pixels += rng.normal(0.0, 4.0, size=(height, width, 1)).astype(np.float32)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -161,7 +161,7 @@ def _mosaic(canvas: _Canvas) -> np.ndarray:
 # One painter per style, in the order of STYLES.
 _PAINTERS = (_neon, _pastel, _comic, _retro, _noir, _mosaic)
 
-# One shape per category, in the order of CATEGORIES: masks over coordinates in units of its size.
+# One shape per category, in the order of CATEGORIES, as a mask. The unit of x and y is its size.
 _SHAPES = (
     lambda x, y: x**2 + y**2 < 1.0,
     lambda x, y: (np.abs(x) < 0.9) & (np.abs(y) < 0.9),

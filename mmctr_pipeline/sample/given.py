@@ -1,4 +1,4 @@
-"""The vector columns that come with the data: noisy views of category and style."""
+"""Imitations of the vector columns that come with the data: category and style, with noise."""
 
 from typing import Literal
 
@@ -7,17 +7,17 @@ import numpy as np
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, Stream, generator
 
 _VIEWS = {"text": (0, 768), "image": (1, 1_024), "item": (2, 128)}
-"""Number and dimensions of each view."""
+"""Number and dimension of each view."""
 
-# Dimensions and size of the differences between items of one kind, and size of the pure noise.
+# Items of one kind differ in details, of this dimension and size, and in noise of this size.
 _DETAIL_DIM, _DETAIL_SIZE, _NOISE_SIZE = 16, 0.35, 0.25
 
 
 class GivenVectors:
-    """One imitated encoder: text sees the category, image the style, item both.
+    """An imitation of an encoder: text vectors show the category, image the style, item both.
 
-    Vectors are the kind of an item, its own details, and noise. They are drawn in item order, so
-    that only one slice at a time is in memory.
+    A vector is the sum of three parts: the kind of the item, its details, and noise. Vectors are
+    drawn in item order, so only one slice at a time is in memory.
     """
 
     def __init__(
@@ -37,14 +37,14 @@ class GivenVectors:
         self._noise_rng = generator(seed, Stream.VECTORS, 2 * number + 1)
 
     def next(self, rows: slice) -> np.ndarray:
-        """Return the vectors of the next items, which are `rows`, `(N, dim) float32`."""
+        """Return the vectors of the next items, `(N, dim) float32`; `rows` must be their rows."""
         kind_NK = self._kind_MK[rows]
         n = len(kind_NK)
         detail = self._detail_rng.standard_normal((n, _DETAIL_DIM), dtype=np.float32)
         parts = np.concatenate([kind_NK, np.float32(_DETAIL_SIZE) * detail], axis=1)
         vectors = self._noise_rng.standard_normal((n, self.dim), dtype=np.float32)
         vectors *= np.float32(_NOISE_SIZE / np.sqrt(self.dim))
-        # Not a matrix product: sums in fixed order give the same bytes for any number of threads.
+        # Unlike a matrix product, this sums in a fixed order: equal bytes with any thread count.
         for column in range(parts.shape[1]):
             vectors += parts[:, column, None] * self._basis[column]
         return vectors

@@ -1,4 +1,4 @@
-"""Write the splits of the sample dataset chunk by chunk, and the truth behind their labels."""
+"""Write the splits of the sample dataset chunk by chunk, and the true click probabilities."""
 
 import dataclasses
 import logging
@@ -24,7 +24,7 @@ _USERS_PER_CHUNK = 12_500
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """Rows of one split in the order of its file, `(N,)`, and the number of its users."""
+    """Rows of one split in the order of its file, `(N,)`, and counts of users and histories."""
 
     item_id: np.ndarray
     probability: np.ndarray
@@ -71,14 +71,14 @@ def _auc_or_nan(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def _share_out_users(config: SampleConfig) -> dict[str, np.ndarray]:
-    """Return the user ids of each split: in proportion to its rows, at least one, all distinct."""
+    """Return the user ids of each split, in proportion to its rows but at least one."""
     others = generator(config.seed, Stream.USERS).permutation(config.n_users - 1) + 1
     # The largest id always has rows, so that embedding tables have the configured size.
     user_id = np.concatenate([[config.n_users], others])
     n_rows = np.array([config.n_train_rows, config.n_valid_rows, config.n_test_rows])
     ends = np.rint(np.cumsum(n_rows) / n_rows.sum() * config.n_users).astype(np.int64)
     n_so_far = np.arange(1, len(ends) + 1)
-    # At least one user for each split so far, and enough left for the splits to come.
+    # Keep at least one user for each split, also for the ones that follow.
     ends = np.clip(ends, n_so_far, config.n_users - len(ends) + n_so_far)
     return dict(zip(("train", "valid", "test"), np.split(user_id, ends[:-1]), strict=True))
 
@@ -86,14 +86,16 @@ def _share_out_users(config: SampleConfig) -> dict[str, np.ndarray]:
 def _draw_chunks(
     name: str, user_id: np.ndarray, behaviour: Behaviour, config: SampleConfig
 ) -> Iterator[tuple[np.ndarray, Impressions]]:
-    """Yield the ids of some users and all their rows, until the split has its number of rows."""
+    """Yield the rows of a split in chunks: the ids of some users, and all rows of these users."""
     n_rows = getattr(config, f"n_{name}_rows")
     cold_row_share = 0.0 if name == "train" else config.cold_row_share
     n_histories = -(-n_rows // config.rows_per_history)
-    # If users outnumber histories, the last users have no rows.
+    # If there are more users than histories, the last users have no rows.
     user_id = user_id[:n_histories]
-    per_user, more = divmod(n_histories, len(user_id))
-    rows_of_user = config.rows_per_history * (per_user + (np.arange(len(user_id)) < more))
+    per_user, remainder = divmod(n_histories, len(user_id))
+    histories_of_user = per_user + (np.arange(len(user_id)) < remainder)
+    rows_of_user = config.rows_per_history * histories_of_user
+    # The last history may have fewer rows.
     rows_of_user[-1] -= n_histories * config.rows_per_history - n_rows
     progress = Progress(logger, f"{name}.parquet", n_rows)
     for part, start in enumerate(range(0, len(user_id), _USERS_PER_CHUNK)):

@@ -8,8 +8,9 @@ import numpy as np
 from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, Stream, generator
 from mmctr_pipeline.sample.config import SampleConfig
 
-# Share of titles without a word for the category, and of those with a word for the style.
+# Share of titles without any word of their category.
 _VAGUE_SHARE = 0.02
+# Share of titles with a word of their style.
 _MOOD_SHARE = 0.2
 
 _WORDS = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text("utf-8"))
@@ -34,7 +35,7 @@ def describe(catalogue: Catalogue) -> list[str]:
 
 
 def _title(category: str, style: str, rng: np.random.Generator) -> str:
-    # A fixed number of draws per title makes titles independent of each other's form.
+    # Each title takes the same number of draws, so its form does not affect the next titles.
     chance, choice = rng.random(8), rng.random(12)
     if chance[0] < _VAGUE_SHARE:
         text = _pick(_WORDS["vague"], choice[0])

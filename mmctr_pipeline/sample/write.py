@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
     """Write the files of `SamplePaths` into `folder` (created if absent); return the summary.
 
-    Without images in the settings, there is no folder of images. Equal settings give equal bytes.
+    The folder of images is written only if the settings ask for images. Equal settings give equal
+    bytes.
     """
     logger.info(
         f"sample dataset: {config.n_items:,} items, {config.n_users:,} users, "
@@ -46,7 +47,7 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
         **write_splits(paths, catalogue, config),
     }
     if config.images:
-        # Imported here: a dataset without images must not need Pillow.
+        # Imported here, because a dataset without images does not need Pillow.
         from mmctr_pipeline.sample.covers import write_covers
 
         summary.update(write_covers(paths.images, catalogue, config))
@@ -61,8 +62,8 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
 def ensure_sample(config: SampleConfig, root: Path) -> Path:
     """Return the folder `root/<config.key>` of the sample dataset; generate it if it is absent.
 
-    Concurrent processes wait for one of them to generate it. The folder appears complete or not at
-    all. Raises `WriteError` if it cannot be written.
+    If several processes ask for it, one generates it and the others wait. The folder is never
+    visible half-written. Raises `WriteError` if it cannot be written.
     """
     folder = root / config.key
     if SamplePaths(folder).summary.is_file():
@@ -70,16 +71,16 @@ def ensure_sample(config: SampleConfig, root: Path) -> Path:
     with locked(root / f".{config.key}.lock"):
         if SamplePaths(folder).summary.is_file():
             return folder
-        making = root / f".{config.key}.making"
-        # With the lock held, existing folders are leftovers of killed processes.
-        for leftover in (making, folder):
+        temporary = root / f".{config.key}.making"
+        # This process holds the lock, so these folders are leftovers of killed processes.
+        for leftover in (temporary, folder):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
-            with naming_write_errors(making):
-                generate_sample(config, making)
-                os.replace(making, folder)
+            with naming_write_errors(temporary):
+                generate_sample(config, temporary)
+                os.replace(temporary, folder)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

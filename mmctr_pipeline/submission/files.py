@@ -46,27 +46,27 @@ def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> Non
     """Write the CSV and the zip, each atomically; equal frames give equal bytes.
 
     A probability is written with the fewest digits that read back as the same float32. Raises
-    `SubmissionError` before writing anything if the frame is not valid in itself.
+    `SubmissionError` before writing anything if columns, values or ids of the frame are invalid.
     """
     problems = _frame_problems(frame)
     if problems:
         raise SubmissionError("the submission was not written: " + "; ".join(problems))
     typed = frame.select(pl.col(ID).cast(pl.Int64), pl.col(SCORE).cast(pl.Float32))
-    # The fewest digits and never an exponent: polars does not offer the two together.
+    # polars cannot write the fewest digits without using exponents.
     digits = [np.format_float_positional(score, trim="0") for score in typed[SCORE].to_numpy()]
-    content = typed.with_columns(pl.Series(SCORE, digits)).write_csv().encode()
-    for path, written in ((csv_path, content), (zip_path, _zipped(content))):
+    csv = typed.with_columns(pl.Series(SCORE, digits)).write_csv().encode()
+    for path, content in ((csv_path, csv), (zip_path, _zip(csv))):
         with atomic_write(path) as temporary:
-            temporary.write_bytes(written)
+            temporary.write_bytes(content)
 
 
 def read_submission(csv_path: Path) -> pl.DataFrame:
     """Return columns `ID` (int64) and `Task1&2` (float32); raises `SubmissionError`."""
-    return _parsed(csv_path.read_bytes(), str(csv_path))
+    return _parse(csv_path.read_bytes(), str(csv_path))
 
 
 def check_submission(csv_path: Path, zip_path: Path, test_id: np.ndarray) -> list[str]:
-    """Return the problems of the two files, in words; an empty list means that they are valid.
+    """Return sentences about the problems of the two files, none if they are valid.
 
     `test_id` is the column `ID` of the test file, in its order.
     """
@@ -76,13 +76,14 @@ def check_submission(csv_path: Path, zip_path: Path, test_id: np.ndarray) -> lis
     content = csv_path.read_bytes()
     problems += _zip_problems(content, zip_path)
     try:
-        frame = _parsed(content, str(csv_path))
+        frame = _parse(content, str(csv_path))
     except SubmissionError as error:
         return [*problems, str(error)]
     return problems + _frame_problems(frame) + _order_problems(frame[ID].to_numpy(), test_id)
 
 
-def _zipped(content: bytes) -> bytes:
+def _zip(content: bytes) -> bytes:
+    """Return a zip file with this CSV as its only entry."""
     entry = zipfile.ZipInfo(ZIPPED_NAME, date_time=_FIXED_TIME)
     entry.compress_type = zipfile.ZIP_DEFLATED
     entry.create_system = _UNIX
@@ -93,7 +94,7 @@ def _zipped(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _parsed(content: bytes, where: str) -> pl.DataFrame:
+def _parse(content: bytes, where: str) -> pl.DataFrame:
     header = content.partition(b"\n")[0].decode("utf-8", errors="replace").rstrip("\r")
     if header != _HEADER:
         raise SubmissionError(f"{where}: the header is {header[:80]!r}, it must be {_HEADER!r}")
@@ -116,14 +117,14 @@ def _frame_problems(frame: pl.DataFrame) -> list[str]:
     if n_null:
         problems.append(f"{n_null:,} values are missing")
     scores = frame[SCORE].fill_null(0.0).to_numpy()
-    for bad, fault in (
-        (~np.isfinite(scores), "not finite"),
-        (np.isfinite(scores) & ((scores < 0) | (scores > 1)), "outside 0..1"),
-    ):
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
+    is_finite = np.isfinite(scores)
+    is_outside = is_finite & ((scores < 0) | (scores > 1))
+    for is_bad, fault in ((~is_finite, "not finite"), (is_outside, "outside 0..1")):
+        if is_bad.any():
+            row = int(np.flatnonzero(is_bad)[0])
+            n_bad = int(is_bad.sum())
             problems.append(
-                f"{int(bad.sum()):,} of {SCORE} are {fault}, the first {scores[row]} in row {row}"
+                f"{n_bad:,} of {SCORE} are {fault}, the first {scores[row]} in row {row}"
             )
     n_repeated = frame.height - frame[ID].n_unique()
     if n_repeated:
@@ -139,9 +140,9 @@ def _order_problems(written_id: np.ndarray, test_id: np.ndarray) -> list[str]:
     if not len(differs):
         return []
     row = int(differs[0])
-    same_set = np.array_equal(np.sort(written_id), np.sort(test_id))
-    kind = "the IDs are in another order than" if same_set else "the IDs are not those of"
-    return [f"{kind} the test file: row {row} has {written_id[row]}, expected {test_id[row]}"]
+    is_same_set = np.array_equal(np.sort(written_id), np.sort(test_id))
+    fault = "the IDs are in another order than" if is_same_set else "the IDs are not those of"
+    return [f"{fault} the test file: row {row} has {written_id[row]}, expected {test_id[row]}"]
 
 
 _BROKEN_ZIP = (
@@ -157,7 +158,7 @@ def _zip_problems(content: bytes, zip_path: Path) -> list[str]:
             if names != [ZIPPED_NAME]:
                 return [f"{zip_path} holds {names[:5]}, it must hold only {ZIPPED_NAME}"]
             with archive.open(ZIPPED_NAME) as entry:
-                # Unpack no more than is needed to see a difference: it may be a bomb.
+                # Unpacks one byte more than expected at most, as the zip may be a bomb.
                 zipped = entry.read(len(content) + 1)
     except _BROKEN_ZIP as error:
         return [f"{zip_path} cannot be read: {error}"]

@@ -42,16 +42,17 @@ def flips(path: Path, positions: Iterable[tuple[int, int]]) -> Iterator[None]:
     """Flip each of `(byte, bit)` in a file in turn, and restore it."""
     content = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
-        for at, bit in positions:
-            for byte in (content[at] ^ (1 << bit), content[at]):
-                file.seek(at)
-                file.write(bytes([byte]))
-                if byte != content[at]:
-                    yield
+        for position, bit in positions:
+            byte = content[position]
+            file.seek(position)
+            file.write(bytes([byte ^ (1 << bit)]))
+            yield
+            file.seek(position)
+            file.write(bytes([byte]))
 
 
 def all_bits(path: Path) -> list[tuple[int, int]]:
-    return [(at, bit) for at in range(path.stat().st_size) for bit in range(8)]
+    return [(position, bit) for position in range(path.stat().st_size) for bit in range(8)]
 
 
 def some_bits(path: Path, n: int, seed: int = 0) -> list[tuple[int, int]]:
@@ -73,11 +74,11 @@ def count_unnoticed(
         try:
             found = plain(read())
         except DamagedFileError as error:
-            named = str(error)
+            message = str(error)
         else:
-            named = path.name
+            message = path.name
             n_unnoticed += 1
             assert found == expected
-        assert path.name in named or path.parent.name in named
+        assert path.name in message or path.parent.name in message
     assert plain(read()) == expected
     return n_unnoticed

@@ -73,7 +73,7 @@ def test_writing_nothing_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_files_do_not_replace_folders_nor_folders_files(tmp_path: Path) -> None:
+def test_a_file_never_replaces_a_folder_nor_a_folder_a_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("x")
     with pytest.raises(IsADirectoryError), atomic_write(tmp_path / "folder"):
@@ -95,7 +95,7 @@ def test_a_kill_keeps_the_previous_artefact_and_the_next_writer_cleans_up(
             part.write_text(text)
         read = path / "part" if function == "atomic_folder" else path
         assert read.read_text() == text
-        # The artefact itself, and the folder that its link points to.
+        # An atomic folder is a link and the folder that it points to.
         assert len(os.listdir(tmp_path)) == (2 if function == "atomic_folder" else 1)
         if text == "previous":
             _kill_inside(function, path)

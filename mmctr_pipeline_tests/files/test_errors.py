@@ -32,17 +32,17 @@ from mmctr_pipeline.files.tensors import save_tensors
 folder, numbers = Path(sys.argv[1]), np.random.default_rng(0).random(50_000)
 frame = pl.DataFrame({"x": numbers})
 
-def written(write):
-    def to(path):
+def atomically(write):
+    def write_atomically(path):
         with atomic_write(path) as temporary:
             write(temporary)
-    return to
+    return write_atomically
 
 WRITERS = {
-    "text": written(lambda path: path.write_text("x" * 100_000)),
+    "text": atomically(lambda path: path.write_text("x" * 100_000)),
     "record": lambda path: write_record(path, {"x": "x" * 100_000}),
-    "tensors": written(lambda path: save_tensors(path, {"w": torch.zeros(100_000)})),
-    "arrow": written(lambda path: write_parquet(pa.table({"x": numbers}), path)),
+    "tensors": atomically(lambda path: save_tensors(path, {"w": torch.zeros(100_000)})),
+    "arrow": atomically(lambda path: write_parquet(pa.table({"x": numbers}), path)),
     "polars": lambda path: ParquetIOManager(storage_dir=str(folder)).write(frame, path),
     "lazy": lambda path: ParquetIOManager(storage_dir=str(folder)).write(frame.lazy(), path),
 }
@@ -59,15 +59,15 @@ WRITERS = ("text", "record", "tensors", "arrow", "polars", "lazy")
 
 @pytest.fixture(name="lines", scope="module")
 def lines_of_failed_writes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Let a process of its own write files that may not grow, as on a full disk."""
+    """Run all writers in a process whose files cannot grow, as on a full disk."""
     folder = tmp_path_factory.mktemp("full")
     for name in WRITERS:
         (folder / name).write_text("earlier")
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(folder)], capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stderr
-    return folder, found.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout.splitlines()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -89,7 +89,9 @@ def test_a_full_disk_is_named_with_the_file(writer: str, lines: tuple[Path, list
         (errno.EIO, "Input/output error"),
     ],
 )
-def test_reasons(number: int, reason: str, tmp_path: Path) -> None:
+def test_an_error_while_writing_names_file_and_reason(
+    number: int, reason: str, tmp_path: Path
+) -> None:
     path = tmp_path / "a.parquet"
 
     def fail() -> None:
@@ -143,10 +145,12 @@ def test_a_file_in_place_of_a_folder_is_named(kind: str, tmp_path: Path) -> None
 def test_a_read_only_folder_is_named(kind: str, tmp_path: Path) -> None:
     folder = tmp_path / "storage"
     folder.mkdir(mode=0o500)
-    write = (
-        (lambda: write_text(folder / "a", "x"))
-        if kind == "file"
-        else (lambda: atomic_folder(folder / "a").__enter__())
-    )
+
+    def write() -> None:
+        if kind == "file":
+            write_text(folder / "a", "x")
+        else:
+            atomic_folder(folder / "a").__enter__()
+
     with pytest.raises(WriteError, match=rf"^cannot write {folder}/a: Permission denied\. "):
         write()

@@ -30,23 +30,23 @@ def test_shared_locks_keep_out_only_exclusive_ones(tmp_path: Path) -> None:
 
 def test_waiting_holders_get_the_lock_one_at_a_time(tmp_path: Path) -> None:
     """Each holder removes the file that the others are waiting for."""
-    inside: list[int] = []
-    most: list[int] = []
+    holders: list[int] = []
+    n_holders: list[int] = []
 
     def work(number: int) -> None:
         for _ in range(50):
             with locked(tmp_path / "lock"):
-                inside.append(number)
+                holders.append(number)
                 time.sleep(0.001)
-                most.append(len(inside))
-                inside.remove(number)
+                n_holders.append(len(holders))
+                holders.remove(number)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert most == [1] * 200
+    assert n_holders == [1] * 200
 
 
 def test_an_error_releases_the_lock(tmp_path: Path) -> None:

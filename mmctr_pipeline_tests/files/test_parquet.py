@@ -39,7 +39,7 @@ def test_tables_are_read_back_with_their_metadata(tmp_path: Path, raw: bool) -> 
     assert read_parquet(path, ["title"]).column_names == ["title"]
 
 
-def test_a_table_read_before_can_be_written_again(path: Path) -> None:
+def test_a_table_that_was_read_is_written_again_with_the_same_bytes(path: Path) -> None:
     first = path.read_bytes()
     assert write_parquet(read_parquet(path), path)
     assert path.read_bytes() == first
@@ -56,6 +56,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
     table = pa.table({"x": pa.array([7, 8], pa.int32())})
     write_parquet(table.replace_schema_metadata({"k": "v"}), path, raw=True)
     bits = all_bits(path)
+    # Flips in the 24 bytes of the name of the checksum's entry may go unnoticed.
     assert count_unnoticed(path, lambda: read_parquet(path), bits) <= 8 * 24 < len(bits) / 10
 
 
@@ -113,7 +114,7 @@ def test_errors_of_the_reader_pass_unchanged(path: Path) -> None:
 
 
 def test_a_text_that_looks_like_the_entry_is_left_alone(path: Path) -> None:
-    """Titles and names go into metadata; one may hold the words of the checksum's entry."""
+    """Metadata hold names that users choose, and a name may look like the checksum's entry."""
     hostile = TABLE.replace_schema_metadata({"name": "mmctr.crc32: 00000000", "z": "mmctr.crc32"})
     write_parquet(hostile, path)
     assert read_parquet(path).equals(hostile, check_metadata=True)

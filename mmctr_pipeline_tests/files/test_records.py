@@ -1,4 +1,4 @@
-"""JSON records: read back as they were; a flipped bit is noticed."""
+"""JSON records are read back unchanged, and flipped bits are noticed."""
 
 import json
 from pathlib import Path
@@ -24,9 +24,10 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
     write_record(path, {"a": 0.25, "mmctr.crc": "mmctr.crc32: 00000000"})
 
     def read() -> dict:
-        # A flip in the name of the entry leaves it among the others.
+        # With a flip in its name, the checksum's entry is read like any other.
         return {key: value for key, value in read_record(path).items() if key in ("a", "mmctr.crc")}
 
+    # Flips in the 24 bytes of the checksum's entry may go unnoticed.
     assert count_unnoticed(path, read, all_bits(path)) <= 8 * 24
 
 

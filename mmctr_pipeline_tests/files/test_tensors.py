@@ -1,4 +1,4 @@
-"""Tensor files: bit-equal after a round trip; every flipped bit is noticed or changes nothing."""
+"""Tensor files are bit-equal after a round trip, and damage is noticed."""
 
 import contextlib
 import os
@@ -11,7 +11,13 @@ import torch
 from mmctr_pipeline.files import checksum
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.tensors import allocation_limit, load_tensors, save_tensors
-from mmctr_pipeline_tests.files.flipped_bits import all_bits, count_unnoticed, plain, some_bits
+from mmctr_pipeline_tests.files.flipped_bits import (
+    all_bits,
+    count_unnoticed,
+    flips,
+    plain,
+    some_bits,
+)
 
 CONTENT = {
     "weights": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2**40])},
@@ -53,10 +59,9 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 def test_several_damaged_bytes_are_noticed(path: Path, seed: int) -> None:
-    whole = path.read_bytes()
-    damaged = bytearray(whole)
-    for at, bit in some_bits(path, 20, seed):
-        damaged[at] ^= 1 << bit
+    damaged = bytearray(path.read_bytes())
+    for position, bit in some_bits(path, 20, seed):
+        damaged[position] ^= 1 << bit
     path.write_bytes(damaged)
     with pytest.raises(DamagedFileError, match=r"content\.pt"):
         load_tensors(path)
@@ -86,23 +91,23 @@ def test_a_file_of_torch_is_read_and_its_records_are_compared(tmp_path: Path) ->
         load_tensors(path)
 
 
-def test_any_damage_of_an_old_file_raises_one_kind_of_error(tmp_path: Path) -> None:
+def test_damage_of_an_old_file_raises_only_damaged_file_error(tmp_path: Path) -> None:
     path = tmp_path / "old.pt"
     torch.save({"w": torch.tensor([0.5, -1.0]), "n": 3}, path)
-    for at, bit in some_bits(path, 200):
-        content = bytearray(path.read_bytes())
-        content[at] ^= 1 << bit
-        (tmp_path / "flipped.pt").write_bytes(content)
+    for _ in flips(path, some_bits(path, 200)):
         with contextlib.suppress(DamagedFileError):
-            load_tensors(tmp_path / "flipped.pt")
+            load_tensors(path)
 
 
 def test_compressed_records_are_refused(path: Path, tmp_path: Path) -> None:
-    """A few bytes could be unpacked to any size."""
+    """A few compressed bytes could unpack to any size."""
     packed = tmp_path / "packed.pt"
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as to:
+    with (
+        zipfile.ZipFile(path) as source,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
-            to.writestr(name, source.read(name))
+            target.writestr(name, source.read(name))
     with pytest.raises(DamagedFileError, match="compressed records"):
         load_tensors(packed)
 

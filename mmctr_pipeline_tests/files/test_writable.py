@@ -28,13 +28,13 @@ def test_a_file_in_its_place_is_named(below: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["/proc/mmctr", "/sys/mmctr"])
-def test_a_disk_without_new_folders_is_named(folder: str) -> None:
+def test_a_file_system_that_allows_no_new_folders_is_named(folder: str) -> None:
     with pytest.raises(WriteError, match=rf"cannot write {folder}.* Fix: ") as error:
         require_writable(Path(folder))
     assert "or name another place" in str(error.value)
 
 
-def test_a_disk_that_takes_no_more_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys; from mmctr_pipeline.files.writable import require_writable; "
         f"require_writable(pathlib.Path({str(tmp_path)!r}), 'DAGSTER_HOME')"

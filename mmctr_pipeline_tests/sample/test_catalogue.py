@@ -45,7 +45,7 @@ def test_levels_follow_popularity_and_stay_in_range(catalogue: Catalogue) -> Non
         assert np.corrcoef(level, catalogue.log_popularity)[0, 1] > 0.7
 
 
-def test_tags_show_the_category_partly(catalogue: Catalogue) -> None:
+def test_more_than_half_of_the_tags_belong_to_the_category(catalogue: Catalogue) -> None:
     assert catalogue.tags.lengths.min() == 1
     assert catalogue.tags.lengths.max() == MAX_TAGS
     assert catalogue.tags.values.min() >= 1
@@ -82,11 +82,9 @@ def test_popular_items_are_drawn_more_often(catalogue: Catalogue) -> None:
 
 
 def test_a_pool_without_a_cell_yields_items_of_other_cells() -> None:
-    # So few are cold that most cells have none.
-    catalogue = draw_catalogue(SampleConfig(n_items=180, cold_item_share=0.21))
-    catalogue = Catalogue(
-        **{**vars(catalogue), "cold": (catalogue.cell == 3) & catalogue.cold},
-    )
+    drawn = draw_catalogue(SampleConfig(n_items=180, cold_item_share=0.21))
+    # Only one cell has cold items.
+    catalogue = Catalogue(**{**vars(drawn), "cold": (drawn.cell == 3) & drawn.cold})
     sampler = ItemSampler(catalogue, warm=False, popularity_spread=0.2)
-    drawn = sampler.draw(np.arange(N_CELLS), np.random.default_rng(0))
-    assert np.all(catalogue.cold[drawn - 1])
+    item_id = sampler.draw(np.arange(N_CELLS), np.random.default_rng(0))
+    assert np.all(catalogue.cold[item_id - 1])

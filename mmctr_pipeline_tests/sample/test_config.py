@@ -1,4 +1,4 @@
-"""Sample datasets scale by one number; impossible sizes are refused."""
+"""One number scales a sample dataset, and impossible sizes are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The tables of the default sample dataset."""
+"""The tables of the sample dataset have the form of the real data and the promised statistics."""
 
 import json
 from pathlib import Path

@@ -45,7 +45,7 @@ generate_sample(SampleConfig.scaled(0.02, images=False), Path(sys.argv[1]))
 
 
 def test_without_images_the_other_files_are_the_same_and_need_only_pyarrow(tmp_path: Path) -> None:
-    """Also in another process, with another hash seed and number of threads."""
+    """They are also the same in a process with another hash seed and number of threads."""
     with_images = generate_sample(TINY, tmp_path / "with")
     environment = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PLAIN_PROCESS, str(tmp_path / "plain")]
@@ -95,9 +95,9 @@ def test_concurrent_processes_generate_one_dataset(tmp_path: Path) -> None:
 def test_a_complete_dataset_is_reused_and_an_incomplete_one_is_not(tmp_path: Path) -> None:
     folder = ensure_sample(TINY, tmp_path)
     before = _contents(folder)
-    marked = os.stat(folder / "item_seq.parquet").st_mtime_ns
+    written_at = os.stat(folder / "item_seq.parquet").st_mtime_ns
     assert ensure_sample(TINY, tmp_path) == folder
-    assert os.stat(folder / "item_seq.parquet").st_mtime_ns == marked
+    assert os.stat(folder / "item_seq.parquet").st_mtime_ns == written_at
     (folder / "sample_dataset.json").unlink()
     (folder / "item_seq.parquet").write_bytes(b"half")
     leftover = tmp_path / f".{TINY.key}.making"
