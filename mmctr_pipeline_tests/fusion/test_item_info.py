@@ -1,4 +1,4 @@
-"""The table for FuxiCTR: one row per id, tags and vectors in their places."""
+"""The table for FuxiCTR has a row for each id, with its tags and its vector."""
 
 import dataclasses
 import logging
@@ -90,8 +90,10 @@ def test_vectors_of_other_items_are_refused_and_the_old_file_is_kept(tmp_path: P
     assert path.read_bytes() == before
 
 
-def _tags_of(source: dict[str, Any], tmp_path: Path, items: ItemTable = ITEMS) -> list[list[int]]:
-    """Return the tags of the padding and of `items` by the written table."""
+def _write_and_read_tags(
+    source: dict[str, Any], tmp_path: Path, items: ItemTable = ITEMS
+) -> list[list[int]]:
+    """Write the table with tags of `source`; return those of the padding and of `items`."""
     pq.write_table(pa.table(source), tmp_path / "source.parquet")
     ids = np.concatenate([np.zeros(1, items.ids.dtype), items.ids])
     vectors = dataclasses.replace(fused(), item_id=ids)
@@ -99,15 +101,15 @@ def _tags_of(source: dict[str, Any], tmp_path: Path, items: ItemTable = ITEMS) -
     write_item_info(path, vectors, items, tmp_path / "source.parquet")
     table = pq.read_table(path)
     tags = dict(zip(table["item_id"].to_pylist(), table["item_tags"].to_pylist(), strict=True))
-    return [tags[each] for each in ids.tolist()]
+    return [tags[item] for item in ids.tolist()]
 
 
-@pytest.mark.parametrize("ids", [["a", "b", "é"], [5, 2_000_000_000, 2**62]], ids=["text", "far"])
+@pytest.mark.parametrize("ids", [["a", "b", "é"], [5, 2_000_000_000, 2**62]], ids=["text", "large"])
 def test_other_ids_have_one_row_each(tmp_path: Path, ids: list[Any]) -> None:
     items = dataclasses.replace(ITEMS, ids=np.array(ids), item_id=np.array([1, 2, 3], np.int32))
     padding = "" if isinstance(ids[0], str) else 0
     source = {"item_id": [ids[2], padding, ids[0]], "item_tags": [[0, 7], [0, 0], [8, 9]]}
-    assert _tags_of(source, tmp_path, items) == [
+    assert _write_and_read_tags(source, tmp_path, items) == [
         [0, 0, 0, 0, 0],
         [0, 0, 0, 8, 9],
         [0, 0, 0, 0, 0],
@@ -157,7 +159,7 @@ def test_invalid_tags_are_refused_and_the_old_file_is_kept(
     write_item_info(path, fused(), ITEMS)
     before = path.read_bytes()
     with pytest.raises(DataError) as error:
-        _tags_of({**SOURCE, **changed}, tmp_path)
+        _write_and_read_tags({**SOURCE, **changed}, tmp_path)
     assert (error.value.file.name, error.value.column) == ("source.parquet", column)
     assert error.value.row == row
     assert problem in str(error.value)
@@ -174,11 +176,11 @@ def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
         write_item_info(tmp_path / "out.parquet", fused(), ITEMS, tmp_path / "source.parquet")
 
 
-@pytest.mark.parametrize("kept", [0.3, 0.9])
-def test_a_truncated_file_is_refused(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     source = tmp_path / "source.parquet"
     pq.write_table(pa.table(SOURCE), source)
     content = source.read_bytes()
-    source.write_bytes(content[: int(len(content) * kept)])
+    source.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(DataError, match=r"source\.parquet"):
         write_item_info(tmp_path / "out.parquet", fused(), ITEMS, source)

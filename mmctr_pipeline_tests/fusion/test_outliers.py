@@ -1,4 +1,4 @@
-"""One wild vector changes nothing for the other items, whatever the fusion."""
+"""Vectors of implausible norm change nothing for the other items, with any fusion."""
 
 import dataclasses
 import logging
@@ -17,6 +17,7 @@ N_ITEMS, WILD = 300, [17, 203, 204]
 METHODS = {
     "pca raw": FusionConfig(dim=8),
     "pca unit": FusionConfig(dim=8, input="unit"),
+    "pca_each": FusionConfig(method="pca_each", dim=8, input="standardised", rotate=True),
     "attention": FusionConfig(
         method="attention", dim=8, attention=AttentionConfig(max_epochs=1, batch_size=32)
     ),
@@ -35,16 +36,16 @@ def table(seed: int, dim: int, norm: float) -> VectorTable:
 TEXT, IMAGE = table(1, 24, norm=1.0), table(2, 32, norm=14.0)
 
 
-def masked(sound: VectorTable) -> VectorTable:
-    vectors, present = sound.vectors.copy(), sound.present.copy()
+def masked(plausible: VectorTable) -> VectorTable:
+    vectors, present = plausible.vectors.copy(), plausible.present.copy()
     vectors[WILD], present[WILD] = 0, False
-    return dataclasses.replace(sound, vectors=vectors, present=present)
+    return dataclasses.replace(plausible, vectors=vectors, present=present)
 
 
-def wild(sound: VectorTable, value: float) -> VectorTable:
-    vectors = sound.vectors.copy()
-    vectors[WILD] *= np.float32(value)
-    return dataclasses.replace(sound, vectors=vectors)
+def wild(plausible: VectorTable, factor: float) -> VectorTable:
+    vectors = plausible.vectors.copy()
+    vectors[WILD] *= np.float32(factor)
+    return dataclasses.replace(plausible, vectors=vectors)
 
 
 def fused(text: VectorTable, image: VectorTable, config: FusionConfig, folder: Path) -> Fusion:
@@ -52,13 +53,13 @@ def fused(text: VectorTable, image: VectorTable, config: FusionConfig, folder: P
     return fuse(text, image, lambda: histories, config, torch.device("cpu"), folder, "/data")
 
 
-@pytest.mark.parametrize("value", [1e6, 3e37])
+@pytest.mark.parametrize("factor", [1e6, 3e37])
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
-def test_a_fit_equals_one_without_those_vectors(
-    tmp_path: Path, config: FusionConfig, value: float
+def test_a_fit_equals_one_without_the_implausible_vectors(
+    tmp_path: Path, config: FusionConfig, factor: float
 ) -> None:
     expected = fused(masked(TEXT), IMAGE, config, tmp_path / "a")
-    found = fused(wild(TEXT, value), IMAGE, config, tmp_path / "b")
+    found = fused(wild(TEXT, factor), IMAGE, config, tmp_path / "b")
     assert found.transform.identity == expected.transform.identity
     assert found.vectors.vectors.tobytes() == expected.vectors.vectors.tobytes()
     assert found.vectors.dim == 8
@@ -67,11 +68,11 @@ def test_a_fit_equals_one_without_those_vectors(
     assert share == expected.vectors.provenance["explained_variance"]
     # The items keep their other modality.
     assert found.vectors.present[1:].all()
-    require_fused_from(found.vectors, wild(TEXT, value), IMAGE)
+    require_fused_from(found.vectors, wild(TEXT, factor), IMAGE)
 
 
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
-def test_a_kept_transform_masks_the_wild_vectors_of_a_later_night(
+def test_a_reused_transform_masks_implausible_vectors_of_a_later_run(
     tmp_path: Path, config: FusionConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = fused(TEXT, IMAGE, config, tmp_path)
@@ -85,7 +86,7 @@ def test_a_kept_transform_masks_the_wild_vectors_of_a_later_night(
     assert any(line.startswith("3 of 300 vectors of image_embeddings") for line in caplog.messages)
 
 
-def test_an_item_with_two_wild_vectors_has_no_fused_vector(tmp_path: Path) -> None:
+def test_an_item_with_two_implausible_vectors_has_no_fused_vector(tmp_path: Path) -> None:
     result = fused(wild(TEXT, 1e6), wild(IMAGE, 1e-8), METHODS["pca raw"], tmp_path)
     assert (np.flatnonzero(~result.vectors.present[1:])).tolist() == WILD
     assert result.vectors.provenance["counts"]["neither"] == 3

@@ -1,4 +1,4 @@
-"""The PCA fusion against a plain float64 SVD, its file, and what it refuses."""
+"""The PCA fusion equals a plain float64 SVD, survives saving, and refuses bad vectors."""
 
 import dataclasses
 from pathlib import Path

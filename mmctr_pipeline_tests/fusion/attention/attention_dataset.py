@@ -1,4 +1,4 @@
-"""A small dataset whose histories follow from titles and covers only together."""
+"""A small dataset whose histories can be explained only by titles and covers together."""
 
 import dataclasses
 
@@ -13,9 +13,9 @@ NO_IMAGE, NO_TEXT, NEITHER = (3, 4), (7,), (9,)
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Titles reveal the category, covers the style; each history has one of both.
+    """Titles show the category of an item, covers its style; items of a history share both.
 
-    `cell` is the combination of category and style of each item; no history has a `cold` item.
+    `cell` is the combination of category and style of each item. `cold` items are in no history.
     """
 
     text: VectorTable

@@ -1,4 +1,4 @@
-"""The attention fusion learns only from train histories, and is the same after saving."""
+"""The attention fusion learns from histories, and a saved transform is unchanged."""
 
 import dataclasses
 import json
@@ -56,11 +56,11 @@ def fused(transform: AttentionTransform) -> VectorTable:
 def test_learning_moves_cold_items_next_to_watched_items_of_their_kind() -> None:
     learning = changed(QUICK, max_epochs=8, learning_rate=5e-3)
     learned = fitted(learning)
-    # Such a small step changes nothing: the network as initialised.
+    # With so small a step the network stays as initialised.
     untrained = fitted(changed(learning, max_epochs=1, learning_rate=1e-12))
     share, before = (
-        matching_neighbours(each.transform(DATASET.text, DATASET.image), DATASET)
-        for each in (learned, untrained)
+        matching_neighbours(transform.transform(DATASET.text, DATASET.image), DATASET)
+        for transform in (learned, untrained)
     )
     by_chance = 1 / N_KINDS**2
     assert before > by_chance

@@ -1,4 +1,4 @@
-"""Pairs drawn from histories, against plain enumeration."""
+"""Pairs drawn from histories have the frequencies of a plain enumeration."""
 
 import itertools
 from collections import Counter
@@ -14,7 +14,7 @@ HISTORIES = Ragged.from_lists([[10, 20, 30, 40], [50], [20, 10, 20], [], [30, 50
 ALL_ITEMS = np.ones(5, dtype=bool)
 
 
-def enumerated(
+def pair_probabilities(
     histories: list[list[int]], window: int, popularity: float
 ) -> dict[tuple[int, int], float]:
     """Probability of each ordered pair of rows, by definition."""
@@ -36,7 +36,7 @@ def enumerated(
 @pytest.mark.parametrize(("window", "popularity"), [(1, 1.0), (2, 0.0), (9, 0.5)])
 def test_pair_frequencies_follow_the_definition(window: int, popularity: float) -> None:
     pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window, popularity)
-    expected = enumerated([h.tolist() for h in HISTORIES], window, popularity)
+    expected = pair_probabilities([h.tolist() for h in HISTORIES], window, popularity)
     frequency = [sum(p for (_, b), p in expected.items() if b == row) for row in range(5)]
     np.testing.assert_allclose(pairs.partner_frequency(), frequency, atol=1e-12)
 
@@ -59,8 +59,8 @@ def test_items_not_in_use_are_removed_before_pairs_are_formed() -> None:
 
 def test_anchors_can_be_restricted() -> None:
     pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window=1, popularity=1.0)
-    only = np.array([False, False, False, False, True])
-    drawn = pairs.draw(50, np.random.default_rng(3), anchors=only)
+    is_anchor = np.array([False, False, False, False, True])
+    drawn = pairs.draw(50, np.random.default_rng(3), anchors=is_anchor)
     assert len(drawn) == 50
     assert {tuple(pair) for pair in drawn.tolist()} == {(4, 2)}
     assert pairs.draw(50, np.random.default_rng(3), anchors=~ALL_ITEMS).shape == (0, 2)
