@@ -10,8 +10,10 @@ import torch
 
 from mmctr_pipeline.files.errors import DamagedFileError
 
-_SEGMENTS = (1, 2, 4, 8)
-"""Numbers of segments that are tried."""
+_SEGMENTS = 16
+_SHORTEST = 1e-3
+"""Least length of a segment, in logits."""
+_PRIOR_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = 100
 _DECIMALS = 6
 """Fitted values are rounded, so that the last digits of a sum do not matter."""
@@ -84,12 +86,13 @@ def saved_map(mapping: Mapping[str, Any] | None) -> CalibrationMap | None:
 
 
 def fit_calibration(logits: np.ndarray, label: np.ndarray) -> CalibrationMap:
-    """Return the map that makes N rows most likely, with as many segments as they justify.
+    """Return the most likely map of N rows, given a prior that neighbouring slopes are similar.
 
-    Segments hold equally many rows. Each number of segments (1, 2, 4, 8) is fitted by penalised
-    maximum likelihood; the Bayesian information criterion (Schwarz 1978) chooses among them, so
-    few rows get a simple map. Raises `CalibrationError` for rows of one class and for logits that
-    are not finite.
+    It has 16 segments of equally many rows, fewer if many rows have nearly the same logit. The
+    weight of the prior is the one with the largest evidence (MacKay, "Bayesian interpolation",
+    Neural Computation 4, 1992; Laplace approximation), so few rows, or rows that need no bend, give
+    a nearly straight line. Raises `CalibrationError` for rows of one class and for logits that are
+    not finite.
 
     Parameters
     ----------
@@ -104,14 +107,22 @@ def fit_calibration(logits: np.ndarray, label: np.ndarray) -> CalibrationMap:
     n_rows, n_clicks = len(label_N), int((label_N == 1).sum())
     if n_clicks in (0, n_rows):
         raise CalibrationError(f"{n_clicks} of {n_rows} rows have a click: both classes are needed")
-    fits = []
-    for n_segments in _SEGMENTS:
-        knots = np.quantile(logits_N, np.arange(1, n_segments) / n_segments)
-        if n_segments > 1 and (np.diff(knots, prepend=logits_N.min()) < 1e-3).any():
-            break  # too many rows have nearly the same logit
-        objective, fitted = _fit(logits_N, label_N, knots.tolist())
-        fits.append((objective + (n_segments + 1) / 2 * math.log(n_rows), fitted))
-    return min(fits, key=lambda fit: fit[0])[1]
+    knots: list[float] = []
+    lowest = float(logits_N.min())
+    for knot in np.quantile(logits_N, np.arange(1, _SEGMENTS) / _SEGMENTS).tolist():
+        if knot - (knots[-1] if knots else lowest) >= _SHORTEST:
+            knots.append(knot)
+    parts_KN = np.stack(
+        [
+            np.clip(logits_N, low, high) - (0 if low == -math.inf else low)
+            for low, high in _bounds(knots)
+        ]
+    )
+    fits = [_Fit(parts_KN, label_N, weight).best() for weight in _PRIOR_WEIGHTS]
+    _, parameters = max(fits, key=lambda fit: fit[0])
+    slopes = np.round(np.exp(parameters[1:]), _DECIMALS).clip(10.0**-_DECIMALS)
+    intercept = round(float(parameters[0]), _DECIMALS)
+    return CalibrationMap(tuple(knots), tuple(slopes.tolist()), intercept, n_rows)
 
 
 def _bounds(knots: Sequence[float]) -> list[tuple[float, float]]:
@@ -119,73 +130,62 @@ def _bounds(knots: Sequence[float]) -> list[tuple[float, float]]:
     return list(zip((-math.inf, *knots), (*knots, math.inf), strict=True))
 
 
-def _fit(
-    logits_N: np.ndarray, label_N: np.ndarray, knots: Sequence[float]
-) -> tuple[float, CalibrationMap]:
-    """Return the lowest objective and its map, by Fisher scoring with step halving.
+@dataclasses.dataclass(frozen=True)
+class _Fit:
+    """Maximises likelihood times prior, for one weight of the prior.
 
-    The parameters are the intercept and the logarithms of the slopes, which keeps slopes positive.
+    Parameters are the intercept and the logarithms of the K slopes, `(1 + K,)`, which keeps slopes
+    positive. A priori the logarithm of the first slope is standard normal, and each of the others
+    differs from the one before by a normal of variance `1 / weight`. `parts_KN` are the lengths of
+    the way that each logit goes in each segment.
     """
-    parts_KN = [
-        np.clip(logits_N, low, high) - (0 if low == -math.inf else low)
-        for low, high in _bounds(knots)
-    ]
-    parameters = np.zeros(1 + len(parts_KN))
-    lowest = _objective(parameters, parts_KN, label_N)
-    for _ in range(_STEPS):
-        step = _fisher_step(parameters, parts_KN, label_N)
-        while (found := _objective(parameters - step, parts_KN, label_N)) > lowest:
-            step = step / 2
-            if np.abs(step).max() < 1e-12:
+
+    parts_KN: np.ndarray
+    label_N: np.ndarray
+    weight: float
+
+    def best(self) -> tuple[float, np.ndarray]:
+        """Return log evidence and best parameters, by Fisher scoring with step halving."""
+        parameters = np.zeros(1 + len(self.parts_KN))
+        lowest = self._nats(parameters)
+        for _ in range(_STEPS):
+            gradient, information = self._derivatives(parameters)
+            step = np.linalg.solve(information, gradient)
+            # No slope changes by more than a factor of e**2.
+            step *= min(1.0, 2.0 / max(float(np.abs(step[1:]).max()), 1e-300))
+            while (found := self._nats(parameters - step)) > lowest:
+                step = step / 2
+                if np.abs(step).max() < 1e-12:
+                    break
+            if lowest - found < 1e-9:
                 break
-        gain = lowest - found
-        if gain < 1e-9:
-            break
-        parameters, lowest = parameters - step, found
-    slopes = np.round(np.exp(parameters[1:]), _DECIMALS).clip(10.0**-_DECIMALS)
-    intercept = round(float(parameters[0]), _DECIMALS)
-    return lowest, CalibrationMap(tuple(knots), tuple(slopes.tolist()), intercept, len(label_N))
+            parameters, lowest = parameters - step, found
+        _, information = self._derivatives(parameters)
+        volume = np.linalg.slogdet(information)[1] - (len(self.parts_KN) - 1) * math.log(
+            self.weight
+        )
+        return -lowest - float(volume) / 2, parameters
 
+    def _mapped(self, parameters: np.ndarray) -> np.ndarray:
+        """Return calibrated logits, `(N,)`."""
+        mapped_N: np.ndarray = parameters[0] + np.exp(parameters[1:]) @ self.parts_KN
+        return mapped_N
 
-def _objective(
-    parameters: np.ndarray, parts_KN: Sequence[np.ndarray], label_N: np.ndarray
-) -> float:
-    """Return the negative log-likelihood plus the penalty, in nats.
+    def _nats(self, parameters: np.ndarray) -> float:
+        """Return the negative logarithm of likelihood times prior."""
+        mapped_N = self._mapped(parameters)
+        penalty = parameters[1] ** 2 + self.weight * (np.diff(parameters[1:]) ** 2).sum()
+        return float((np.logaddexp(0, mapped_N) - self.label_N * mapped_N).sum() + penalty / 2)
 
-    The penalty is half the sum of squared differences of the logarithms of neighbouring slopes; 0,
-    the identity's, precedes the first one.
-    """
-    mapped_N = _mapped(parameters, parts_KN)
-    penalty = 0.5 * (np.diff(parameters[1:], prepend=0) ** 2).sum()
-    return float((np.logaddexp(0, mapped_N) - label_N * mapped_N).sum() + penalty)
-
-
-def _fisher_step(
-    parameters: np.ndarray, parts_KN: Sequence[np.ndarray], label_N: np.ndarray
-) -> np.ndarray:
-    """Return the step to subtract, in which no slope changes by more than a factor of e**2.
-
-    Rows are summed without matrix products, whose last digits depend on the number of threads.
-    """
-    n_slopes = len(parts_KN)
-    difference = np.eye(n_slopes, n_slopes + 1, k=1) - np.eye(n_slopes, n_slopes + 1)
-    difference[0, 0] = 0
-    probability_N = np.exp(-np.logaddexp(0, -_mapped(parameters, parts_KN)))
-    slopes = np.exp(parameters[1:])
-    columns = [np.ones_like(label_N), *(s * p for s, p in zip(slopes, parts_KN, strict=True))]
-    residual_N, weight_N = probability_N - label_N, probability_N * (1 - probability_N)
-    gradient = np.array([(column * residual_N).sum() for column in columns])
-    information = np.array([[(a * b * weight_N).sum() for b in columns] for a in columns])
-    step: np.ndarray = np.linalg.solve(
-        information + difference.T @ difference + 1e-9 * np.eye(n_slopes + 1),
-        gradient + difference.T @ (difference @ parameters),
-    )
-    return step * min(1.0, 2.0 / max(float(np.abs(step[1:]).max()), 1e-300))
-
-
-def _mapped(parameters: np.ndarray, parts_KN: Sequence[np.ndarray]) -> np.ndarray:
-    """Return calibrated logits, `(N,)`."""
-    mapped_N = np.full_like(parts_KN[0], parameters[0])
-    for slope, part_N in zip(np.exp(parameters[1:]), parts_KN, strict=True):
-        mapped_N += slope * part_N
-    return mapped_N
+    def _derivatives(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the gradient of `_nats` and the Fisher information."""
+        size = len(parameters)
+        difference = np.diff(np.eye(size), axis=0)[1:]  # of neighbouring slopes
+        prior = self.weight * difference.T @ difference + 1e-9 * np.eye(size)
+        prior[1, 1] += 1
+        probability_N = np.exp(-np.logaddexp(0, -self._mapped(parameters)))
+        ways_KN = np.exp(parameters[1:, None]) * self.parts_KN
+        columns_CN = np.concatenate([np.ones((1, len(self.label_N))), ways_KN])
+        gradient = columns_CN @ (probability_N - self.label_N) + prior @ parameters
+        information = (columns_CN * (probability_N * (1 - probability_N))) @ columns_CN.T
+        return gradient, information + prior

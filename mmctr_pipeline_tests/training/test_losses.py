@@ -1,4 +1,4 @@
-"""Losses against their formulas; in-batch negatives replace targets and nothing else."""
+"""Losses against their formulas; in-batch negatives replace targets, and odds stay the data's."""
 
 import dataclasses
 import math
@@ -8,14 +8,19 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.batch import Batch
+from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import (
     PAIRS_PER_ROW,
+    SMOOTHING,
+    contrastive_loss,
     ctr_loss,
     in_batch_negatives,
     pairwise_loss,
+    redrawn_logits,
     smoothed_binary_cross_entropy,
 )
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
@@ -42,6 +47,15 @@ def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
                 continue
             clicked, other = (first, second) if labels[first] else (second, first)
             terms.append(math.log1p(math.exp(logits[other] - logits[clicked])))
+    return sum(terms) / len(terms)
+
+
+def plain_contrast(logits: list[float], labels: list[float]) -> float:
+    """Return the listwise term of JRC as printed, with logits s / 2 (click) and -s / 2 (none)."""
+    terms = []
+    for row, label in enumerate(labels):
+        scores = [(logit if label == 1 else -logit) / 2 for logit in logits]
+        terms.append(-math.log(math.exp(scores[row]) / sum(map(math.exp, scores))))
     return sum(terms) / len(terms)
 
 
@@ -92,20 +106,42 @@ def test_pairwise_loss_of_equal_labels_and_its_gradient_are_zero(label: float) -
     assert not logits_B.grad.any()
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_ctr_loss_weighs_cross_entropy_and_pairwise_loss(batch: Batch, weight: float) -> None:
-    class ItemLogits(nn.Module):
-        def forward(self, batch: Batch) -> torch.Tensor:
-            return batch.item_id_B / 20 - 1.5
+def test_the_contrast_of_the_joint_objective_is_its_formula() -> None:
+    logits_B = torch.randn(20, generator=torch.Generator().manual_seed(3))
+    label_B = (torch.arange(20) % 3 == 0).float()
+    expected = plain_contrast(logits_B.tolist(), label_B.tolist())
+    assert contrastive_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-5)
+    shifted = contrastive_loss(logits_B + 4, label_B).item()
+    assert shifted == pytest.approx(expected, rel=1e-5)  # ranks only
 
+
+class ItemLogits(nn.Module):
+    """Gives an item the logit of its id."""
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return batch.item_id_B / 20 - 1.5
+
+
+@pytest.mark.parametrize(("weight", "joint"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.6, 0.4)])
+def test_ctr_loss_weighs_cross_entropy_pairwise_loss_and_contrast(
+    batch: Batch, weight: float, joint: float
+) -> None:
     assert batch.label_B is not None
     logits, labels = ItemLogits()(batch).tolist(), batch.label_B.tolist()
     pointwise = plain_cross_entropy(logits, labels, smoothing=0.2)
     pairwise = plain_pairwise_loss(logits, labels)
     assert abs(pointwise - pairwise) > 0.02
-    config = TrainingConfig(label_smoothing=0.2, pairwise_weight=weight)
+    config = TrainingConfig(label_smoothing=0.2, pairwise_weight=weight, joint_weight=joint)
     loss = ctr_loss(ItemLogits(), batch, config).item()
-    assert loss == pytest.approx((1 - weight) * pointwise + weight * pairwise, rel=1e-5)
+    expected = (1 - weight - joint) * pointwise + weight * pairwise
+    if joint:
+        expected += joint * plain_contrast(logits, labels)
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_more_than_one_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"joint_weight.*at most 1"):
+        TrainingConfig(pairwise_weight=0.6, joint_weight=0.5)
 
 
 @pytest.fixture(name="batch", scope="module")
@@ -168,3 +204,68 @@ def test_a_batch_of_clicks_keeps_its_targets(batch: Batch) -> None:
     assert batch.label_B is not None
     clicks = dataclasses.replace(batch, label_B=torch.ones_like(batch.label_B))
     assert targets(with_new_targets(clicks, 1.0)) == targets(batch)
+
+
+def uneven_rows(n_rows: int = 200_000) -> tuple[Split, np.ndarray]:
+    """Return rows whose clicks depend on the item, and the true logit of each item `(I,)`.
+
+    Popular items are clicked more, so other rows' targets differ from those of rows without click.
+    """
+    generator = np.random.default_rng(0)
+    probability_I = np.linspace(0.05, 0.95, 11)
+    item_id = generator.choice(11, n_rows, p=np.arange(1, 12) / 66)
+    label = (generator.random(n_rows) < probability_I[item_id]).astype(np.int8)
+    empty = np.zeros(n_rows, np.int32)
+    split = Split(empty, item_id.astype(np.int32), empty, empty, empty, label)
+    return split, np.log(probability_I / (1 - probability_I))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_with_in_batch_negatives_the_best_logits_are_those_of_the_given_rows(share: float) -> None:
+    train, true_I = uneven_rows()
+    assert train.label is not None
+    batch = Batch(
+        user_id_B=torch.from_numpy(train.user_id).long(),
+        item_id_B=torch.from_numpy(train.item_id).long(),
+        likes_level_B=torch.zeros(len(train)),
+        views_level_B=torch.zeros(len(train)),
+        history_T=torch.zeros(0),
+        history_offsets=torch.zeros(len(train) + 1),
+        items=None,  # type: ignore[arg-type]
+        label_B=torch.from_numpy(train.label).float(),
+    )
+    after = with_new_targets(batch, share) if share else batch
+    assert after.label_B is not None
+    clicks_I = torch.bincount(after.item_id_B, after.label_B, minlength=11)
+    rows_I = torch.bincount(after.item_id_B, minlength=11)
+    best_I = (clicks_I / (rows_I - clicks_I)).log() + redrawn_logits(train, share, 11)
+    np.testing.assert_allclose(best_I.numpy(), true_I, atol=0.1)
+    if share == 1:
+        assert np.abs(best_I.numpy() - redrawn_logits(train, share, 11).numpy() - true_I).max() > 1
+
+
+def test_redrawn_logits_are_smoothed_counts() -> None:
+    item_id = np.array([1, 1, 1, 1, 2, 2, 3], np.int32)
+    label = np.array([1, 1, 1, 0, 0, 0, 1], np.int8)
+    empty = np.zeros(7, np.int32)
+    found_I = redrawn_logits(Split(empty, item_id, empty, empty, empty, label), 0.8, 5).tolist()
+    expected = []
+    for item in range(5):
+        n_rows = sum(item_id == item)
+        without_click = sum((item_id == item) & (label == 0))
+        ratio = (without_click + SMOOTHING) / (n_rows * 3 / 7 + SMOOTHING)
+        expected.append(math.log(0.8 / ratio + 0.2))
+    assert found_I == pytest.approx(expected, abs=1e-6)
+    assert found_I[0] == found_I[4] == 0
+
+
+def test_ctr_loss_subtracts_what_in_batch_negatives_take(batch: Batch) -> None:
+    config = TrainingConfig(label_smoothing=0.0, in_batch_negatives=1.0)
+    redrawn_I = torch.linspace(-1, 1, 61)
+    torch.manual_seed(4)
+    loss = ctr_loss(ItemLogits(), batch, config, redrawn_I).item()
+    after = with_new_targets(batch, 1.0, seed=4)
+    assert after.label_B is not None
+    logits_B = ItemLogits()(after) - redrawn_I[after.item_id_B]
+    expected = plain_cross_entropy(logits_B.tolist(), after.label_B.tolist(), 0.0)
+    assert loss == pytest.approx(expected, rel=1e-5)
