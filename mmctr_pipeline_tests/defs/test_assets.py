@@ -11,6 +11,7 @@ from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.submission.gate import BelowAucFloorError
+from mmctr_pipeline.training.ctr import FinalFit
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import Deployment, in_process
 
@@ -19,7 +20,7 @@ TOO_HIGH = {"checks": {"auc_floor": 0.9999, "beat_baselines": False}}
 
 
 def _execute(deployment: Deployment, *assets: str, **configs: Any) -> dg.ExecuteInProcessResult:
-    """Materialise assets in this process; `configs` are those of assets and checks, by name."""
+    """Materialise assets in this process; `configs` are the configs of assets and checks."""
     job = in_process(deployment.data, deployment.storage, dg.AssetSelection.assets(*assets))
     run_config = {"ops": {name: {"config": config} for name, config in configs.items()}}
     return job.execute_in_process(run_config=run_config, raise_on_error=False)
@@ -63,12 +64,12 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
     assert vector_times() == before
 
 
-def test_below_the_floor_nothing_is_submitted_even_by_a_run_of_its_own(
+def test_below_the_floor_nothing_is_submitted_in_the_same_run_or_a_later_one(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
     submission = deployment.storage / "submission.csv"
-    # Marked, so that a rewritten file would be noticed.
+    # The additional line would be missing from a rewritten file.
     marked = submission.read_bytes() + b"\n"
     submission.write_bytes(marked)
 
@@ -120,7 +121,8 @@ def test_a_model_of_an_earlier_version_is_compared_with_the_baselines(
     other = dataclasses.replace(old, data_fingerprint="other data")
     assert verdict(other)[0] is False
     assert "train_dataset has changed since; materialise trained_model again" in verdict(other)[1]
-    final = dataclasses.replace(old, final_fit={"n_rows": 1})
+    final_fit = dataclasses.asdict(FinalFit(n_epochs=1, n_rows=9, train_loss=0.5, seconds=1))
+    final = dataclasses.replace(old, final_fit=final_fit)
     assert "trained on the valid rows too" in verdict(final)[1]
     (deployment.storage / "fused_pca.parquet").unlink()
     assert "fused_pca.parquet is missing: materialise fused_pca" in verdict(old)[1]
