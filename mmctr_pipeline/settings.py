@@ -182,7 +182,7 @@ def _converted(value: Any, hint: Any) -> Any:
         for option in arguments:
             with contextlib.suppress(_ProblemError):
                 return _converted(value, option)
-        raise _expected(value, str(hint))
+        raise _expected(value, " or ".join(map(_named, arguments)))
     if origin is Literal:
         if isinstance(value, str) and value in arguments:
             return value
@@ -211,6 +211,13 @@ def _converted(value: Any, hint: Any) -> Any:
     return value
 
 
+def _named(hint: Any) -> str:
+    """Return a type as messages show it: the strings of a `Literal`, else the type's name."""
+    if typing.get_origin(hint) is Literal:
+        return ", ".join(typing.get_args(hint))
+    return "null" if hint is type(None) else str(hint.__name__)
+
+
 def _expected(value: Any, kind: str) -> _ProblemError:
     return _ProblemError(f"is {shown(value)}; expected {kind}")
 
@@ -218,7 +225,9 @@ def _expected(value: Any, kind: str) -> _ProblemError:
 def _check_bounds(value: Any, bounds: Mapping[str, float]) -> None:
     """Raise `_ProblemError` if a number, or one of a tuple of numbers, is out of bounds."""
     for number in value if isinstance(value, tuple) else (value,):
-        if number is None or all(_BOUNDS[name][1](number, bounds[name]) for name in bounds):
+        if number is None or isinstance(number, str):
+            continue
+        if all(_BOUNDS[name][1](number, bounds[name]) for name in bounds):
             continue
         limits = " and ".join(f"{_BOUNDS[name][0]} {limit}" for name, limit in bounds.items())
         raise _ProblemError(f"is {shown(number)}; it must be {limits}")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import operator
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -141,6 +142,10 @@ def config_class(
             fields[field.name] = (derived, pydantic.Field(default_factory=derived))
             continue
         hint = hints[field.name]
+        if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) not in (
+            typing.get_args(hint)
+        ):
+            hint = Any  # Dagster has no such type; the settings check the value
         if isinstance(value, tuple):
             hint, value = _LIST[typing.get_args(hint)[0]], list(value)
         fields[field.name] = (hint, pydantic.Field(value, description=field.metadata.get("help")))

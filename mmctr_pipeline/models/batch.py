@@ -71,6 +71,9 @@ class Batch:
     Row i has history `history_row_B[i]`, or history i if that is None (then H equals B). In scoring
     consecutive rows often share a history, which is then read once.
 
+    Train rows have the folds in which `ClickRates` counts them: one of the row and one of its user,
+    `(B,) int64`.
+
     Ids and levels are `(B,) int64`, `history_T` is `(T,) int64`, `history_offsets` is
     `(H + 1,) int64`, `label_B` is `(B,) float32`, or None for unlabelled rows. `history_T` may be
     longer than `offsets[H]`: the spare positions at its end hold 0 and belong to no row. They keep
@@ -86,6 +89,8 @@ class Batch:
     items: ItemFeatures
     label_B: torch.Tensor | None = None
     history_row_B: torch.Tensor | None = None
+    row_fold_B: torch.Tensor | None = None
+    user_fold_B: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.item_id_B)

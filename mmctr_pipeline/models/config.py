@@ -5,65 +5,16 @@ import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from mmctr_pipeline.settings import MAX_SEED, Bounds, Settings, SettingsError, setting, shown
+from mmctr_pipeline.models.feature_config import (
+    LAYERS,
+    MAX_LAYERS,
+    WIDTH,
+    FeatureConfig,
+    kinds_switched_on,
+)
+from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
-
-MAX_WIDTH, MAX_LAYERS = 8_192, 64
-"""Far more than any model needs; larger values are mistakes that end in errors hours later."""
-
-WIDTH: Bounds = {"ge": 1, "le": MAX_WIDTH}
-LAYERS: Bounds = {"ge": 1, "le": MAX_LAYERS}
-
-VECTOR_KINDS = ("fused", "text", "image")
-"""Kinds of item vectors, in the order in which the models join them."""
-
-
-def kinds_switched_on(settings: Settings, suffix: str) -> list[str]:
-    """Return the kinds of vectors whose setting `{kind}_{suffix}` is true."""
-    return [kind for kind in VECTOR_KINDS if getattr(settings, f"{kind}_{suffix}")]
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureConfig(Settings):
-    """Features of users, items and context; target and history items have the same ones.
-
-    The parts of the item features are joined in the order id, tags, levels, vectors.
-    """
-
-    user_id: bool = setting(False, "an embedding of the user")
-    item_id: bool = setting(True, "an embedding of the item")
-    item_tags: bool = setting(True, "the mean embedding of the item's tags")
-    item_levels: bool = setting(False, "embeddings of the item's own likes level and views level")
-    context_levels: bool = setting(True, "embeddings of the row's likes level and views level")
-    fused_vectors: bool = setting(True, "the item's fused vector")
-    text_vectors: bool = setting(False, "the title's vector")
-    image_vectors: bool = setting(False, "the cover's vector")
-    vector_projection: bool = setting(
-        False, "multiply vectors by a learned matrix, as FuxiCTR does, instead of standardising"
-    )
-    embedding_dim: int = setting(
-        64, "dimensions of the embeddings of users, items and tags", **WIDTH
-    )
-    level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", **WIDTH)
-    projection_dim: int = setting(
-        0, "width of a linear layer over item features; 0: none", ge=0, le=MAX_WIDTH
-    )
-    max_history: int = setting(64, "number of newest history items that are read", ge=1, le=10_000)
-    unknown_rate: float = setting(
-        0.0,
-        "share of known ids for which training reads the row of unknown ids; with 0 unknown ids "
-        "read the mean of the known ids' rows",
-        ge=0,
-        lt=1,
-    )
-    unknown_value_rate: float = setting(
-        0.0,
-        "the same for tags and pairs of levels, unknown if train rows hold them less than 3 times; "
-        "training also hides id, tags and levels of as many items at once",
-        ge=0,
-        lt=1,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import DinConfig
-from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 
@@ -29,4 +29,4 @@ class Din(FeatureModel):
         features = self.features(batch)
         interest_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
         input_BF = torch.cat([features.item_BD, interest_BD, features.context_BC], dim=1)
-        return self.tower(input_BF).squeeze(-1)
+        return self.with_rates(self.tower(input_BF).squeeze(-1), features)

@@ -9,7 +9,8 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures, gathered
 from mmctr_pipeline.models.config import DinSemanticIdsConfig, kinds_switched_on
-from mmctr_pipeline.models.features import FeatureModel, mean_embedding
+from mmctr_pipeline.models.feature_model import FeatureModel
+from mmctr_pipeline.models.features import mean_embedding
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
@@ -49,7 +50,7 @@ class DinSemanticIds(FeatureModel):
         history_TD = torch.cat([features.history_TD, codes_TD], dim=1)
         interest_BD = self.attention(item_BD, history_TD, batch.history_offsets)
         input_BF = torch.cat([item_BD, interest_BD, features.context_BC], dim=1)
-        return self.tower(input_BF).squeeze(-1)
+        return self.with_rates(self.tower(input_BF).squeeze(-1), features)
 
 
 class SemanticIds(nn.Module):

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.click_rates import ITEM_SMOOTHING, USER_SMOOTHING, fold_columns
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
-from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, DistinctItems, FeatureSpec, ItemFeatures
-from mmctr_pipeline.models.config import FeatureConfig, FeatureModelSettings, kinds_switched_on
+from mmctr_pipeline.models.feature_config import FeatureConfig, kinds_switched_on
+from mmctr_pipeline.models.layers.click_rates import ClickRates, FoldTable
 from mmctr_pipeline.models.layers.embedding import (
     EmbeddingTable,
     ValueTable,
@@ -35,7 +36,8 @@ class Features:
     `item_BD` are those of the target items, `history_TD` the same of the history items;
     `context_BC` are those of user and row, of width 0 if none is configured. `items` are the
     distinct items of targets and histories, and `is_hidden_U` tells which of them training treats
-    as items of which only the vectors are known.
+    as items of which only the vectors are known. `rate_logits_BR` are the logits of the configured
+    click rates, which are also among the context features, None without any.
     """
 
     item_BD: torch.Tensor
@@ -43,6 +45,7 @@ class Features:
     context_BC: torch.Tensor
     items: DistinctItems
     is_hidden_U: torch.Tensor
+    rate_logits_BR: torch.Tensor | None
 
 
 class FeatureEmbedding(nn.Module):
@@ -51,10 +54,11 @@ class FeatureEmbedding(nn.Module):
     Item features are, in this order, the embedding of the id, the mean embedding of the tags, the
     embeddings of likes level and views level, and the fused, title and cover vectors, each
     standardised or, with `vector_projection`, times a learned matrix. Context features are the
-    embeddings of the user and of the row's two levels. Kinds of vectors that no item has are left
-    out. With `projection_dim` a linear layer maps the item features to that width. Otherwise zeros
-    pad them to a multiple of `multiple_of`: the width of fused vectors depends on the rank of the
-    data, and the attention heads must divide it. Raises `ValueError` if no item feature is left.
+    embeddings of the user and of the row's two levels, and the click rates of user and target.
+    Kinds of vectors that no item has are left out. With `projection_dim` a linear layer maps the
+    item features to that width. Otherwise zeros pad them to a multiple of `multiple_of`: the width
+    of fused vectors depends on the rank of the data, and the attention heads must divide it. Raises
+    `ValueError` if no item feature is left.
     """
 
     known_items_I: torch.Tensor
@@ -83,7 +87,16 @@ class FeatureEmbedding(nn.Module):
         self.item_views = levels(config.item_levels)
         vector_layer = VectorProjection if config.vector_projection else VectorScaling
         self.vector_layers = nn.ModuleDict({k: vector_layer(spec.dim_of(k)) for k in self._kinds})
-        self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
+        self.user_rates = self.item_rates = None
+        self.user_id: EmbeddingTable | None = None
+        if config.user in ("rates", "always"):
+            self.user_rates = ClickRates(spec.n_users, USER_SMOOTHING)
+        if config.item_rates == "always":
+            self.item_rates = ClickRates(spec.n_items, ITEM_SMOOTHING)
+        if config.user == "always" or (config.user_id and self.user_rates):
+            self.user_id = FoldTable(spec.n_users, dim)
+        elif config.user_id:
+            self.user_id = EmbeddingTable(spec.n_users + 1, dim)
         self.row_likes = levels(config.context_levels)
         self.row_views = levels(config.context_levels)
         # Before `fit` all values count as known.
@@ -109,7 +122,8 @@ class FeatureEmbedding(nn.Module):
         else:
             self._n_zeros = -self.item_dim % multiple_of
             self.item_dim += self._n_zeros
-        self.context_dim = _width(self.user_id, self.row_likes, self.row_views)
+        self.n_rates = sum(rates is not None for rates in (self.user_rates, self.item_rates))
+        self.context_dim = _width(self.user_id, self.row_likes, self.row_views) + 2 * self.n_rates
 
     def fit(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Record which values the train rows hold, and the statistics of the item vectors."""
@@ -126,6 +140,11 @@ class FeatureEmbedding(nn.Module):
         self.known_users_U.copy_(held_often(train.user_id, len(self.known_users_U), min_rows=1))
         if self._unknown_rate == 0:
             _record_trained({self.item_id: item_ids, self.user_id: train.user_id})
+        folds = fold_columns(train.user_id, train.item_id)
+        if self.user_rates is not None:
+            self.user_rates.fit(train.user_id, train.label, folds["row_fold"])
+        if self.item_rates is not None:
+            self.item_rates.fit(train.item_id, train.label, folds["user_fold"])
         row_likes, row_views = train.likes_level.astype(np.int64), train.views_level
         if self._value_rate == 0:
             _record_trained({self.tags: tags, self.item_likes: likes, self.item_views: views})
@@ -150,8 +169,14 @@ class FeatureEmbedding(nn.Module):
         features_UD = self._item_features(items, is_hidden_U, batch.items)
         item_BD, history_TD = items.at_places(features_UD)
         is_hidden_B = is_hidden_U[items.slot_N[: len(batch)]]
-        context_BC = self._context(batch, is_hidden_B)
-        return Features(item_BD, history_TD, context_BC, items, is_hidden_U)
+        user_row_B = batch.user_id_B
+        if self.user_id is not None or self.user_rates is not None:
+            user_row_B = self._rows(batch.user_id_B, self.known_users_U)
+        rates = self._rates(batch, user_row_B, is_hidden_B)
+        context_BC = self._context(batch, user_row_B, is_hidden_B)
+        context_BC = torch.cat([context_BC, *rates], dim=1)
+        logits_BR = torch.stack([rate_B2[:, 0] for rate_B2 in rates], dim=1) if rates else None
+        return Features(item_BD, history_TD, context_BC, items, is_hidden_U, logits_BR)
 
     def _distinct(self, batch: Batch) -> DistinctItems:
         ids_N = torch.cat([batch.item_id_B, batch.history_T])
@@ -204,10 +229,30 @@ class FeatureEmbedding(nn.Module):
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
-    def _context(self, batch: Batch, is_hidden_B: torch.Tensor) -> torch.Tensor:
+    def _rates(
+        self, batch: Batch, user_row_B: torch.Tensor, is_hidden_B: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Return logit and log of rows of user and target, as configured, `(B, 2)` each."""
+        rates = []
+        if self.user_rates is not None:
+            is_known_B = user_row_B < len(self.known_users_U)
+            user_B2 = self.user_rates(batch.user_id_B, batch.row_fold_B)
+            rates.append(user_B2 * is_known_B.unsqueeze(1))
+        if self.item_rates is not None:
+            item_B2 = self.item_rates(batch.item_id_B, batch.user_fold_B)
+            rates.append(item_B2 * ~is_hidden_B.unsqueeze(1))
+        return rates
+
+    def _context(
+        self, batch: Batch, user_row_B: torch.Tensor, is_hidden_B: torch.Tensor
+    ) -> torch.Tensor:
         parts = [torch.zeros(len(batch), 0, device=batch.item_id_B.device)]
-        if self.user_id is not None:
-            parts.append(self.user_id(self._rows(batch.user_id_B, self.known_users_U)))
+        if isinstance(self.user_id, FoldTable):
+            assert self.user_rates is not None
+            has_rows_BF = self.user_rates.has_rows(batch.user_id_B)
+            parts.append(self.user_id.read(user_row_B, has_rows_BF, batch.row_fold_B))
+        elif self.user_id is not None:
+            parts.append(self.user_id(user_row_B))
         if self.row_likes is not None and self.row_views is not None:
             levels = batch.likes_level_B, batch.views_level_B
             likes_B, views_B = self._level_rows(*levels, "known_row_levels_V", is_hidden_B)
@@ -235,30 +280,14 @@ class FeatureEmbedding(nn.Module):
         rate = self._value_rate if self.training else 0.0
         pair_N = likes_N * self._n_levels + views_N
         found_N = is_known(pair_N, getattr(self, known), rate) & ~is_hidden_N
-        return (
-            torch.where(found_N, likes_N, self._n_levels),
-            torch.where(found_N, views_N, self._n_levels),
-        )
+        likes_N, views_N = (torch.where(found_N, n, self._n_levels) for n in (likes_N, views_N))
+        return likes_N, views_N
 
 
 def _record_trained(rows: dict[ValueTable | None, np.ndarray]) -> None:
     for table, values in rows.items():
         if table is not None:
             table.record_trained(values)
-
-
-class FeatureModel(CtrModel):
-    """A model that reads its batch through `FeatureEmbedding`, with that class's parameters."""
-
-    def __init__(
-        self, config: FeatureModelSettings, spec: FeatureSpec, multiple_of: int = 1
-    ) -> None:
-        super().__init__()
-        self.features = FeatureEmbedding(config.features, spec, multiple_of)
-
-    def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Fit the features on the items and the train rows."""
-        self.features.fit(items, train, histories)
 
 
 def mean_embedding(table: EmbeddingTable, rows_UK: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import QinConfig
-from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import ReluTargetAttention
 from mmctr_pipeline.models.layers.dense import Float32Linear
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
@@ -35,4 +35,4 @@ class Qin(FeatureModel):
         found_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
         interest_BD = found_BD + features.item_BD
         input_BF = torch.cat([features.context_BC, features.item_BD, interest_BD], dim=1)
-        return self.output(self.quadratic(input_BF)).squeeze(-1)
+        return self.with_rates(self.output(self.quadratic(input_BF)).squeeze(-1), features)

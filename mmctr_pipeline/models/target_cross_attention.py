@@ -5,7 +5,7 @@ import torch
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
-from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
@@ -35,4 +35,4 @@ class TargetCrossAttentionModel(FeatureModel):
         interest_BD = self.attention(target_BD, history_TD, batch.history_offsets)
         answer_BD = self.encoder(target_BD, history_TD, batch.history_offsets)
         input_BF = torch.cat([features.context_BC, target_BD, interest_BD, answer_BD], dim=1)
-        return self.tower(input_BF).squeeze(-1)
+        return self.with_rates(self.tower(input_BF).squeeze(-1), features)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec
 from mmctr_pipeline.models.config import TransformerDcnConfig
-from mmctr_pipeline.models.features import FeatureModel
+from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.cross_network import CrossNetwork
 from mmctr_pipeline.models.layers.dense import Float32Linear, hidden_layers
 from mmctr_pipeline.models.layers.dropout import Dropout
@@ -98,7 +98,7 @@ class TransformerDcn(FeatureModel):
         )
         joined_BH = functional.linear(deep_BH, deep_weight_HD, last.bias)
         joined_BH = joined_BH + staircase_linear(crossed_BF, crossed_weight_HF, None, stairs)
-        return self.logit(self.head(joined_BH)).squeeze(-1)
+        return self.with_rates(self.logit(self.head(joined_BH)).squeeze(-1), features)
 
 
 def _reordered(batch: Batch, order_B: torch.Tensor) -> Batch:

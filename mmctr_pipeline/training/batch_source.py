@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from mmctr_pipeline.data.click_rates import fold_columns
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
@@ -133,6 +134,7 @@ class BatchSource:
         items: ItemFeatures,
         device: torch.device,
         max_history: int | None = None,
+        folds: bool = False,
     ) -> None:
         """Copy the rows to where they stay.
 
@@ -146,11 +148,16 @@ class BatchSource:
             Where batches are needed.
         max_history
             Number of newest items of each history that batches contain; None for all.
+        folds
+            Whether these are the rows whose labels the model counts, so that each reads click rates
+            without its own fold.
         """
         if max_history is not None:
             histories = histories.newest(max_history)
         arrays = {**split.columns, "values": histories.values, "offsets": histories.offsets}
         arrays.pop("row_id", None)
+        if folds:
+            arrays |= fold_columns(split.user_id, split.item_id)
         self.device = device
         self._home = device
         if device.type == "cuda":
@@ -236,6 +243,8 @@ class BatchSource:
             items=self._items,
             label_B=column("label", torch.float32) if "label" in self._columns else None,
             history_row_B=history_row_B,
+            row_fold_B=column("row_fold") if "row_fold" in self._columns else None,
+            user_fold_B=column("user_fold") if "user_fold" in self._columns else None,
         )
 
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:

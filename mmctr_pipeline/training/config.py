@@ -56,10 +56,11 @@ class TrainingConfig(Settings):
         ge=0,
         le=1,
     )
-    in_batch_negatives: float = setting(
+    in_batch_negatives: float | Literal["auto"] = setting(
         0.0,
         "share of the rows without a click that get the target of another row in each step; for "
-        "negatives drawn at random, not for items that a user saw and skipped",
+        "negatives drawn at random, not for items that a user saw and skipped; auto: 1 or 0, "
+        "depending on what the train rows look like",
         ge=0,
         le=1,
     )
@@ -114,6 +115,11 @@ class TrainingConfig(Settings):
     cuda_graph: bool = setting(
         True, "on CUDA, capture the training step as a graph and replay it; no effect elsewhere"
     )
+
+    @property
+    def redrawn_share(self) -> float:
+        """`in_batch_negatives` as a number; auto counts as 0 until the data have decided it."""
+        return 0.0 if self.in_batch_negatives == "auto" else self.in_batch_negatives
 
     def __post_init__(self) -> None:
         super().__post_init__()

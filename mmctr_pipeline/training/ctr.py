@@ -17,6 +17,7 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.training.auto_settings import resolve_auto
 from mmctr_pipeline.training.batch_source import (
     BatchSource,
     TrainingDataError,
@@ -131,6 +132,7 @@ def train_ctr(
     """
     train_labels = _labels_of_both_classes(dataset.train, "train")
     valid_labels = _labels_of_both_classes(dataset.valid, "valid")
+    model_config, training_config = resolve_auto(dataset, model_config, training_config)
     if training_config.calibration != "none":
         fitting_rows(dataset)  # raises now rather than after training
     items = item_features(dataset.items, vectors, model_config).to(device)
@@ -156,7 +158,7 @@ def train_ctr(
     module, history = trainer.fit(dataset.train, stopping, checkpoints)
 
     sample = _sample_of_both_classes(train_labels, training_config.seed)
-    train_sample = trainer.source(dataset.train.take(sample))
+    train_sample = trainer.source(dataset.train.take(sample), trained_on=True)
     train_scores = score(module, train_sample, training_config.precision)
     scores = score_valid(module, valid, dataset, training_config)
     valid_scores, train_histories = scores.probabilities, (dataset.train, dataset.histories)
@@ -210,10 +212,13 @@ class CtrTrainer:
     training_config: TrainingConfig
     device: torch.device
 
-    def source(self, split: Split) -> BatchSource:
-        """Return a source of batches with the rows of `split`."""
-        max_history = self.model_config.max_history
-        return BatchSource(split, self.dataset.histories, self.items, self.device, max_history)
+    def source(self, split: Split, trained_on: bool = False) -> BatchSource:
+        """Return a source of batches with the rows of `split`.
+
+        Rows that the model is `trained_on` read click rates without their own fold.
+        """
+        inputs = split, self.dataset.histories, self.items, self.device
+        return BatchSource(*inputs, self.model_config.max_history, trained_on)
 
     def fit(
         self, rows: Split, stopping: StoppingPolicy, checkpoints: Checkpoints | None = None
@@ -222,17 +227,17 @@ class CtrTrainer:
 
         torch's global random state is left as it was. Errors are those of `training.loop.fit`.
         """
-        source, config = self.source(rows), self.training_config
+        source, config = self.source(rows, trained_on=True), self.training_config
         with seeded(config.seed, self.device), threads_for(config.batch_size):
             module = build_model(self.model_config, self.spec).to(self.device)
             module.fit_statistics(self.items, rows, self.dataset.histories)
             logger.info(f"{self.model_config.name}: {_n_parameters(module):,} parameters")
-            if config.in_batch_negatives:
+            if config.redrawn_share:
                 logger.info(
-                    f"each step gives {config.in_batch_negatives:.0%} of the rows without a click "
+                    f"each step gives {config.redrawn_share:.0%} of the rows without a click "
                     "the target of another row (training.in_batch_negatives)"
                 )
-            share = config.in_batch_negatives
+            share = config.redrawn_share
             redrawn_I = redrawn_logits(rows, share, self.spec.n_items).to(self.device)
             history = fit(
                 module,

@@ -40,11 +40,11 @@ def ctr_loss(
     redrawn_I
         `redrawn_logits` of each item, `(I,) float32`; needed for in-batch negatives.
     """
-    if config.in_batch_negatives > 0:
-        batch = in_batch_negatives(batch, config.in_batch_negatives)
+    if config.redrawn_share > 0:
+        batch = in_batch_negatives(batch, config.redrawn_share)
     assert batch.label_B is not None
     logits_B = module(batch).float()
-    if config.in_batch_negatives > 0:
+    if config.redrawn_share > 0:
         assert redrawn_I is not None
         logits_B = logits_B - redrawn_I[batch.item_id_B]
     pairwise, joint = config.pairwise_weight, config.joint_weight

@@ -21,17 +21,17 @@ def test_every_model_is_tested() -> None:
     assert {config.name for config in SMALL_MODELS.values()} == set(MODEL_CONFIGS)
 
 
-def logits_of(name: str, batch: Batch) -> torch.Tensor:
+def compute_logits(name: str, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
         return small_model(name, batch.items)(batch)
 
 
-def a_batch(n_rows: int = 32) -> Batch:
+def example_batch(n_rows: int = 32) -> Batch:
     torch.manual_seed(5)
     return random_batch(n_rows, random_items())
 
 
-def permuted(batch: Batch, order_B: torch.Tensor) -> Batch:
+def permute_rows(batch: Batch, order_B: torch.Tensor) -> Batch:
     histories = batch.history_T.split(batch.history_offsets.diff().tolist())
     lengths = batch.history_offsets.diff()[order_B]
     return dataclasses.replace(
@@ -49,10 +49,10 @@ def permuted(batch: Batch, order_B: torch.Tensor) -> Batch:
 def test_empty_histories_give_finite_logits_and_gradients(name: str) -> None:
     torch.manual_seed(5)
     batch = random_batch(12, random_items(), lengths=[0] * 12)
-    assert logits_of(name, batch).isfinite().all()
+    assert compute_logits(name, batch).isfinite().all()
     padded_batch = dataclasses.replace(batch, history_T=torch.zeros(64, dtype=torch.int64))
     torch.testing.assert_close(
-        logits_of(name, padded_batch), logits_of(name, batch), atol=1e-5, rtol=0
+        compute_logits(name, padded_batch), compute_logits(name, batch), atol=1e-5, rtol=0
     )
     model = small_model(name, batch.items).train()
     model(batch).sum().backward()
@@ -63,46 +63,47 @@ def test_empty_histories_give_finite_logits_and_gradients(name: str) -> None:
 
 @every_model
 def test_permuting_rows_only_permutes_logits(name: str) -> None:
-    batch = a_batch()
+    batch = example_batch()
     order_B = torch.randperm(len(batch))
-    logits_B = logits_of(name, batch)
+    logits_B = compute_logits(name, batch)
     assert logits_B.std() > 1e-3
     torch.testing.assert_close(
-        logits_of(name, permuted(batch, order_B)), logits_B[order_B], atol=1e-5, rtol=0
+        compute_logits(name, permute_rows(batch, order_B)), logits_B[order_B], atol=1e-5, rtol=0
     )
 
 
 @every_model
 @pytest.mark.parametrize("n_parts", [2, 7])
 def test_splitting_a_batch_changes_no_logit(name: str, n_parts: int) -> None:
-    batch = a_batch()
-    parts = [logits_of(name, part) for part in batch.split(n_parts)]
-    torch.testing.assert_close(torch.cat(parts), logits_of(name, batch), atol=1e-5, rtol=0)
+    batch = example_batch()
+    parts = [compute_logits(name, part) for part in batch.split(n_parts)]
+    torch.testing.assert_close(torch.cat(parts), compute_logits(name, batch), atol=1e-5, rtol=0)
 
 
 @every_model
 @pytest.mark.parametrize("n_padding", [1, 64])
 def test_padding_a_batch_changes_no_logit(name: str, n_padding: int) -> None:
-    batch = a_batch()
+    batch = example_batch()
     padded_history_T = torch.nn.functional.pad(batch.history_T, (0, n_padding))
     padded_batch = dataclasses.replace(batch, history_T=padded_history_T)
     torch.testing.assert_close(
-        logits_of(name, padded_batch), logits_of(name, batch), atol=1e-5, rtol=0
+        compute_logits(name, padded_batch), compute_logits(name, batch), atol=1e-5, rtol=0
     )
 
 
 @every_model
 def test_padding_a_batch_changes_no_gradient(name: str) -> None:
-    batch = a_batch()
+    batch = example_batch()
     padded_history_T = torch.nn.functional.pad(batch.history_T, (0, 20))
     found = []
-    for each in (batch, dataclasses.replace(batch, history_T=padded_history_T)):
+    for one in (batch, dataclasses.replace(batch, history_T=padded_history_T)):
         model = small_model(name, batch.items).double()
         # The model is in evaluation mode: in training, random draws depend on the padding.
-        model(_in_double(each)).square().sum().backward()
+        model(to_float64(one)).square().sum().backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    for parameter, gradient in found[0].items():
-        torch.testing.assert_close(found[1][parameter], gradient, atol=1e-9, rtol=1e-6)
+    plain, padded = found
+    for parameter, gradient in plain.items():
+        torch.testing.assert_close(padded[parameter], gradient, atol=1e-9, rtol=1e-6)
 
 
 @every_model
@@ -110,14 +111,14 @@ def test_every_history_item_and_the_target_matter(name: str) -> None:
     torch.manual_seed(5)
     items = random_items()
     batch = random_batch(8, items, lengths=[3] * 8)
-    logits_B = logits_of(name, batch)
-    for place in range(3):
+    logits_B = compute_logits(name, batch)
+    for position in range(3):
         history_T = batch.history_T.clone()
-        history_T[place::3] = history_T[place::3] % 20 + 2
-        changed_B = logits_of(name, dataclasses.replace(batch, history_T=history_T))
-        assert (changed_B - logits_B).abs().max() > 1e-6, f"place {place} of the histories"
+        history_T[position::3] = history_T[position::3] % 20 + 2
+        changed_B = compute_logits(name, dataclasses.replace(batch, history_T=history_T))
+        assert (changed_B - logits_B).abs().max() > 1e-6, f"position {position} of the histories"
     other = dataclasses.replace(batch, item_id_B=batch.item_id_B % 20 + 2)
-    assert (logits_of(name, other) - logits_B).abs().max() > 1e-6
+    assert (compute_logits(name, other) - logits_B).abs().max() > 1e-6
 
 
 TARGET_ITEMS, HISTORY_ITEMS = slice(1, 15), slice(15, 29)
@@ -133,11 +134,12 @@ TABLES = {
     "image": "image_vectors_ID",
 }
 EVERYTHING = {("row", feature) for feature in COLUMNS} | {
-    (place, feature) for place in ("target", "history") for feature in ("id", *TABLES)
+    (role, feature) for role in ("target", "history") for feature in ("id", *TABLES)
 }
 FEATURES_READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
     "improved_mmctr": {("target", "id"), ("target", "fused"), ("history", "id")}
-    | {(place, feature) for place, feature in EVERYTHING if place == "row"},
+    | {(role, feature) for role, feature in EVERYTHING if role == "row"},
+    "din, click rates": EVERYTHING - {("history", "id")},
     "similarity_attention, similarities alone": EVERYTHING
     - {("history", feature) for feature in ("tags", "likes level", "views level")},
 }
@@ -158,21 +160,21 @@ def test_exactly_the_features_that_a_model_reads_matter(name: str) -> None:
     model = small_model(name, items)
     logits_B = model(batch)
     features_that_matter = {
-        (place, feature)
-        for place, feature in EVERYTHING
-        if (model(changed(batch, place, feature)) - logits_B).abs().max() > 1e-6
+        (role, feature)
+        for role, feature in EVERYTHING
+        if (model(change_feature(batch, role, feature)) - logits_B).abs().max() > 1e-6
     }
     assert features_that_matter == FEATURES_READ[name]
 
 
-def changed(batch: Batch, place: str, feature: str) -> Batch:
+def change_feature(batch: Batch, role: str, feature: str) -> Batch:
     """Return the batch with other values of one feature of its rows, targets or history items."""
-    if place == "row":
+    if role == "row":
         values_B = getattr(batch, COLUMNS[feature])
         return dataclasses.replace(batch, **{COLUMNS[feature]: values_B % 10 + 1})
-    item_ids = TARGET_ITEMS if place == "target" else HISTORY_ITEMS
+    item_ids = TARGET_ITEMS if role == "target" else HISTORY_ITEMS
     if feature == "id":
-        return renumbered(batch, item_ids)
+        return renumber_items(batch, item_ids)
     table = getattr(batch.items, TABLES[feature]).clone()
     # Vectors get another direction and length; missing ones stay zero.
     table[item_ids] = (
@@ -183,8 +185,8 @@ def changed(batch: Batch, place: str, feature: str) -> Batch:
     )
 
 
-def renumbered(batch: Batch, item_ids: slice) -> Batch:
-    """Return the batch with some items renumbered; their features stay the same."""
+def renumber_items(batch: Batch, item_ids: slice) -> Batch:
+    """Return the batch with some items renumber_items; their features stay the same."""
     items = batch.items
     new_I = torch.arange(len(items.present_I))
     new_I[item_ids] = new_I[item_ids].roll(-1)
@@ -201,7 +203,7 @@ def renumbered(batch: Batch, item_ids: slice) -> Batch:
     )
 
 
-def _in_double(batch: Batch) -> Batch:
+def to_float64(batch: Batch) -> Batch:
     items = batch.items
     tensors = {
         field.name: value.double()

@@ -80,6 +80,13 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         attention_hidden_dims=(8, 4),
         hidden_dims=(16, 8),
     ),
+    "din, click rates": DinConfig(
+        features=dataclasses.replace(
+            FEATURES, item_id=False, user="always", item_rates="always", unknown_value_rate=0.1
+        ),
+        attention_hidden_dims=(8, 4),
+        hidden_dims=(16, 8),
+    ),
     "similarity_attention, similarities alone": SimilarityAttentionConfig(
         features=FEATURES,
         attention=False,

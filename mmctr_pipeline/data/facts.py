@@ -1,0 +1,130 @@
+"""Facts about a dataset that settings depend on: kind of negatives, returning users, cold items."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+
+from mmctr_pipeline.data.dataset import CtrDataset
+
+MIN_SAME_RATIO = 0.95
+"""Share of users or histories with one ratio of negatives to clicks from which it was drawn."""
+
+MIN_GROUPS = 20
+"""Users or histories with clicks that a ratio needs to say anything."""
+
+MIN_RETURNING = 0.1
+"""Share of valid rows whose user occurs in train from which users return."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What the train and valid rows say.
+
+    `same_ratio` is the largest share of users, or of histories, that have the same number of rows
+    without a click for each click; `ratio` is that number. The popularities are geometric means of
+    the clicks on an item, over rows with and without a click, not counting the row itself.
+    `returning` and `cold` are the shares of valid rows with a user who occurs in train, and with a
+    target that does not.
+    """
+
+    click_rate: float
+    same_ratio: float
+    ratio: float
+    clicked_popularity: float
+    other_popularity: float
+    returning: float
+    cold: float
+
+    @property
+    def negatives(self) -> Literal["draws", "impressions"]:
+        """Whether rows without a click are random draws, or items that a user saw.
+
+        Users click on as many of the items that they see as they please, but random draws come at a
+        fixed number for each click.
+        """
+        return "draws" if self.same_ratio >= MIN_SAME_RATIO else "impressions"
+
+    @property
+    def users_return(self) -> bool:
+        """Whether valid users occur in train often enough for features of the user."""
+        return self.returning >= MIN_RETURNING
+
+    def why_negatives(self) -> str:
+        """Return the reason for `negatives` as a phrase."""
+        share = (
+            f"{self.same_ratio:.0%}"
+            if self.same_ratio >= MIN_SAME_RATIO
+            else (f"only {self.same_ratio:.0%}")
+        )
+        return (
+            f"{share} of the users or histories have exactly {self.ratio:g} rows without a click "
+            "for each click"
+        )
+
+    def why_users(self) -> str:
+        """Return the reason for `users_return` as a phrase."""
+        return f"{self.returning:.1%} of the valid rows have a user who occurs in train"
+
+    def sentences(self) -> list[str]:
+        """Return the facts as sentences for logs."""
+        return [
+            f"rows without a click look like {self.negatives}: {self.why_negatives()}; items of "
+            f"clicked rows have {self.clicked_popularity:.1f} other clicks, those of the others "
+            f"{self.other_popularity:.1f}",
+            f"{self.why_users()}; {self.cold:.1%} have a target that does not",
+        ]
+
+
+def data_facts(dataset: CtrDataset) -> DataFacts:
+    """Return the facts; train needs labels of both classes."""
+    train, valid = dataset.train, dataset.valid
+    if train.label is None:
+        raise ValueError("the facts need labelled train rows; these have no labels")
+    is_clicked = train.label == 1
+    groups = [_ratio(train.user_id, is_clicked), _ratio(train.history, is_clicked)]
+    same_ratio, ratio = max(groups)
+    popularity_N = np.bincount(train.item_id[is_clicked], minlength=train.item_id.max() + 1)[
+        train.item_id
+    ] - is_clicked.astype(np.int64)
+    log_popularity_N = np.log1p(popularity_N)
+    return DataFacts(
+        click_rate=float(is_clicked.mean()),
+        same_ratio=same_ratio,
+        ratio=ratio,
+        clicked_popularity=float(np.expm1(log_popularity_N[is_clicked].mean())),
+        other_popularity=float(np.expm1(log_popularity_N[~is_clicked].mean())),
+        returning=float(np.isin(valid.user_id, train.user_id).mean()),
+        cold=float((~np.isin(valid.item_id, train.item_id)).mean()),
+    )
+
+
+def unseen_rows(dataset: CtrDataset) -> dict[str, dict[str, int]]:
+    """Return, by split, the rows whose value no train row holds, by column."""
+    train = dataset.train
+    columns = ("user_id", "item_id", "likes_level", "views_level")
+    return {
+        name: {
+            column: int((~np.isin(getattr(split, column), getattr(train, column))).sum())
+            for column in columns
+        }
+        for name, split in dataset.splits.items()
+        if name != "train"
+    }
+
+
+def _ratio(group_N: np.ndarray, is_clicked: np.ndarray) -> tuple[float, float]:
+    """Return the largest share of groups with one ratio of other rows to clicks, and that ratio.
+
+    Groups without a click have no ratio.
+    """
+    clicks_G = np.bincount(group_N[is_clicked], minlength=group_N.max() + 1)
+    others_G = np.bincount(group_N[~is_clicked], minlength=len(clicks_G))
+    ratio_G = others_G[clicks_G > 0] / clicks_G[clicks_G > 0]
+    if len(ratio_G) < MIN_GROUPS:
+        return 0.0, 0.0
+    ratios, counts = np.unique(ratio_G, return_counts=True)
+    counts[ratios == 0] = 0  # clicks alone say nothing about draws
+    best = counts.argmax()
+    n_groups = np.count_nonzero(clicks_G + others_G)
+    return float(counts[best] / n_groups), float(ratios[best])

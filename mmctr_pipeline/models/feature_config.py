@@ -1,0 +1,68 @@
+"""Settings of the features that models read, and bounds that all models share."""
+
+import dataclasses
+from typing import Literal
+
+from mmctr_pipeline.settings import Bounds, Settings, setting
+
+MAX_WIDTH, MAX_LAYERS = 8_192, 64
+"""Far more than any model needs; larger values are mistakes that end in errors hours later."""
+
+WIDTH: Bounds = {"ge": 1, "le": MAX_WIDTH}
+LAYERS: Bounds = {"ge": 1, "le": MAX_LAYERS}
+SHARE: Bounds = {"ge": 0, "lt": 1}
+
+VECTOR_KINDS = ("fused", "text", "image")
+"""Kinds of item vectors, in the order in which the models join them."""
+
+
+def kinds_switched_on(settings: Settings, suffix: str) -> list[str]:
+    """Return the kinds of vectors whose setting `{kind}_{suffix}` is true."""
+    return [kind for kind in VECTOR_KINDS if getattr(settings, f"{kind}_{suffix}")]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig(Settings):
+    """Features of users, items and context; target and history items have the same ones.
+
+    Item features are joined in the order id, tags, levels, vectors. `training.auto_settings`
+    replaces `auto`; a model that is built without it takes it for never.
+    """
+
+    user: Literal["never", "rates", "always", "auto"] = setting(
+        "never", "click rate and activity of the user; always and auto: and an embedding"
+    )
+    user_id: bool = setting(False, "an embedding of the user")
+    item_rates: Literal["never", "always", "auto"] = setting(
+        "never", "click rate and number of rows of the target"
+    )
+    item_id: bool = setting(True, "an embedding of the item")
+    item_tags: bool = setting(True, "the mean embedding of the item's tags")
+    item_levels: bool = setting(False, "embeddings of the item's own likes level and views level")
+    context_levels: bool = setting(True, "embeddings of the row's likes level and views level")
+    fused_vectors: bool = setting(True, "the item's fused vector")
+    text_vectors: bool = setting(False, "the title's vector")
+    image_vectors: bool = setting(False, "the cover's vector")
+    vector_projection: bool = setting(
+        False, "multiply vectors by a learned matrix, as FuxiCTR does, instead of standardising"
+    )
+    embedding_dim: int = setting(64, "dimensions of embeddings of users, items and tags", **WIDTH)
+    level_embedding_dim: int = setting(64, "dimensions of the embeddings of levels", **WIDTH)
+    projection_dim: int = setting(
+        0, "width of a linear layer over item features; 0: none", ge=0, le=MAX_WIDTH
+    )
+    max_history: int = setting(64, "number of newest history items that are read", ge=1, le=10_000)
+    unknown_rate: float = setting(
+        0.0, "share of known ids that training reads as unknown; 0: unknown is the mean", **SHARE
+    )
+    unknown_value_rate: float = setting(
+        0.0, "the same for tags and pairs of levels, and for all features of an item", **SHARE
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.item_rates == "always" and self.item_id:
+            problem = (
+                "is 'always'; beside item_id it would reveal labels of train rows: turn one off"
+            )
+            raise self.invalid("item_rates", problem)
