@@ -46,6 +46,8 @@ COLUMNS = (
     Column("cold AUC", lambda row: row.measures["auc_cold"], ".4f"),
     Column("first minus this, cold", lambda row: row.behind_cold),
     Column("log-loss", lambda row: row.measures["log_loss"], ".4f"),
+    Column("calibration error", lambda row: row.measures["calibration_error"], ".4f"),
+    Column("by chance up to", lambda row: row.measures["calibration_limit"], ".4f"),
     Column("parameters", lambda row: row.measures["n_parameters"], ","),
     Column("rows/s", lambda row: row.measures["rows_per_second"], ",.0f"),
     Column("seconds", lambda row: row.measures["seconds"], ",.0f"),

@@ -148,6 +148,7 @@ def _measures(
         "auc_cold": mean(cold),
         "auc_by_user": mean([evaluation["by_user"]["auc"] for evaluation in evaluations]),
         "calibration_error": mean([e["calibration"]["error"] for e in evaluations]),
+        "calibration_limit": mean([e["calibration"]["limit"] for e in evaluations]),
         "n_parameters": results[0].n_parameters if results else None,
         "peak_mb": max(each("peak_mb"), default=None),
         **{name: mean(each(name)) for name in ("rows_per_second", "seconds", "selection_auc")},

@@ -35,7 +35,7 @@ def outcome(seed: int, scores: np.ndarray, ended_by: str = "patience") -> Outcom
         best_epoch=1.0,
         ended_by=ended_by,
         history={},
-        evaluation={"by_user": {"auc": 0.6}, "calibration": {"error": 0.01}},
+        evaluation={"by_user": {"auc": 0.6}, "calibration": {"error": 0.01, "limit": 0.012}},
     )
     return Outcome(seed, f"key{seed}", "inputs", result, scores)
 
@@ -124,6 +124,7 @@ def test_rows_with_a_cold_target_are_measured_and_compared_on_their_own() -> Non
     assert record["behind_first_cold"]["n_rows"] == IS_COLD.sum()
     assert record["auc_by_user"] == pytest.approx(0.6)
     assert record["calibration_error"] == pytest.approx(0.01)
+    assert cells(board, 1)["by chance up to"] == "0.0120"
     assert cells(board, 1)["cold AUC"] == f"{np.mean(areas[1]):.4f}"
 
 
@@ -176,6 +177,7 @@ def test_a_failed_row_is_last_and_its_reason_is_below_the_table() -> None:
     interval = f"{measures['auc']:.4f} [{measures['low']:.4f}, {measures['high']:.4f}]"
     assert written["AUC"] == interval
     assert list(written.values())[7:] == [
+        *("0.0100", "0.0120"),
         *("1,234", "1,500", "15", "200", "1, 2", "1, 1", "early stopping, minutes"),
     ]
     assert board.to_mapping()["rows"][1]["failure"] == "seed 2: diverged"
