@@ -1,4 +1,4 @@
-"""Building blocks of the asset modules: decorators for assets and checks, and metadata."""
+"""Functions that the asset modules share: decorators for assets and checks, and metadata."""
 
 import base64
 import functools
@@ -18,12 +18,12 @@ OWNERS = ["team:mmctr"]
 _PIPELINE_MODULE = "mmctr_pipeline.pipeline"
 
 
-def columns(**described: tuple[str, str]) -> dict[str, Any]:
-    """Return the column-schema metadata of a table: name -> (type, description)."""
+def columns(**descriptions: tuple[str, str]) -> dict[str, Any]:
+    """Return the column-schema metadata of a table; each column has a type and a description."""
     schema = dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=kind, description=text)
-            for name, (kind, text) in described.items()
+            for name, (kind, text) in descriptions.items()
         ]
     )
     return {"dagster/column_schema": schema}
@@ -54,8 +54,8 @@ def asset(
     Parameters
     ----------
     decided_by
-        The module that decides the result. The code version covers it with all that it imports,
-        the asset's own module, and `pipeline.py`.
+        The module that computes the result. The code version covers this module with all that it
+        imports, the module of the asset, and `pipeline.py`.
     gpu
         Whether the asset uses a GPU if there is one.
     options
@@ -145,6 +145,6 @@ def vector_metadata(table: VectorTable) -> dict[str, Any]:
 
 
 def outlier_limit(table: VectorTable) -> float:
-    """Return the limit of `norm_outliers` that a table records; tables written before have none."""
+    """Return the recorded limit of `norm_outliers`, or the default for tables of older versions."""
     limits = table.provenance["config"].get("checks", {})
     return limits.get("max_outlier_vectors", ChecksConfig.max_outlier_vectors)

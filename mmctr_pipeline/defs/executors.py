@@ -1,4 +1,4 @@
-"""Executors, chosen by `MMCTR_EXECUTOR`: how the steps of a run are spread over processes."""
+"""Executors: they distribute the steps of a run over processes. `MMCTR_EXECUTOR` chooses one."""
 
 import logging
 import multiprocessing
@@ -24,10 +24,10 @@ GPU_TAGS = {
 
 
 def set_root_log_handler() -> None:
-    """Send only warnings of other libraries to stderr, as Python does without any configuration.
+    """Let other libraries print only warnings, as Python does without any configuration.
 
-    open_clip logs through `logging.info`, which gives a root logger without handlers one that
-    prints everything, so that our lines would appear a second time beside Dagster's.
+    open_clip calls `logging.info`, which adds a handler that prints everything if the root logger
+    has none. Then the lines that Dagster prints for this package would appear twice.
     """
     root = logging.getLogger()
     if not root.handlers:
@@ -38,19 +38,19 @@ def set_root_log_handler() -> None:
 
 
 def end_steps_with_run() -> None:
-    """Let each step's process end when the process of its run dies, and only then.
+    """Let each step's process end when the process of its run dies.
 
-    Call this in the forkserver. It ends by itself with the last process that may use it.
+    Call this in the forkserver, which ends by itself when no process can use it any more.
     """
     multiprocessing.util.register_after_fork(_end_with_parent, lambda end: end())
 
 
 def _end_with_parent() -> None:
-    # Of a process from the forkserver, the parent is the one that asked for it.
+    # For a process forked by the forkserver, this is the process that requested it.
     parent = multiprocessing.parent_process()
     if parent is not None:
         end_when_closed(parent.sentinel)
-        # Ctrl-C in a terminal goes to a group of processes: to the run, which ends its steps.
+        # Ctrl-C signals the whole process group of the run. A step leaves it: the run ends steps.
         os.setpgid(0, 0)
 
 
@@ -60,9 +60,9 @@ _ONE_GPU_STEP = {"tag_concurrency_limits": [{"key": GPU_TAG, "limit": 1}]}
 def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
     """Return the executor named `multiprocess`, `in_process` or `k8s`.
 
-    `multiprocess` runs each step in its own process, one GPU step at a time in a run; their
-    forkserver imports the libraries of `encoders`. Raises `DeploymentError` for `k8s` without the
-    dagster-k8s package.
+    `multiprocess` runs each step in its own process, and one GPU step at a time. The forkserver of
+    these processes imports the libraries that `encoders` need. Raises `DeploymentError` for `k8s`
+    without the dagster-k8s package.
     """
     if name == "in_process":
         return dg.in_process_executor
@@ -74,7 +74,7 @@ def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
                 "MMCTR_EXECUTOR is 'k8s' but dagster-k8s is not installed: pip install dagster-k8s"
             ) from error
         return k8s_job_executor.configured(_ONE_GPU_STEP, name="k8s_gpu")
-    # A forkserver imports the slow modules once and, unlike fork, copies no threads.
+    # A forkserver imports the slow modules only once and, unlike fork, copies no threads.
     start_method = {"forkserver": {"preload_modules": preloaded_modules(encoders)}}
     return dg.multiprocess_executor.configured(
         {**_ONE_GPU_STEP, "start_method": start_method}, name="multiprocess_gpu"

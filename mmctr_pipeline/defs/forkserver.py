@@ -1,4 +1,4 @@
-"""The process that the steps of a run are forked from; it imports the slow modules once for all."""
+"""The forkserver: it imports the slow modules once, and the steps of a run are forked from it."""
 
 import multiprocessing.forkserver
 import signal
@@ -9,7 +9,7 @@ from mmctr_pipeline.encoders.config import EncodersConfig
 def preloaded_modules(encoders: EncodersConfig) -> list[str]:
     """Return the modules that the forkserver imports, in this order.
 
-    None of them may touch CUDA: a child of a process that did cannot use the GPU.
+    None of them may initialise CUDA: processes forked after that cannot use the GPU.
     """
     modules = [
         "mmctr_pipeline.defs.orphan_watch",
@@ -26,7 +26,7 @@ def preloaded_modules(encoders: EncodersConfig) -> list[str]:
 
 
 def start_forkserver(encoders: EncodersConfig) -> None:
-    """Start the forkserver, and return while it imports; it ignores Ctrl-C."""
+    """Start the forkserver, without waiting for its imports. It ignores Ctrl-C."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         multiprocessing.forkserver.set_forkserver_preload(preloaded_modules(encoders))

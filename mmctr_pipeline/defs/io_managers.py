@@ -1,4 +1,4 @@
-"""IO managers: how artefacts are stored, each written atomically."""
+"""IO managers: they write each artefact atomically, and read it for the assets that need it."""
 
 import functools
 import re
@@ -40,7 +40,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write(obj, path)
         context.add_output_metadata(
-            {name: dg.MetadataValue.path(str(place)) for name, place in self.paths(path).items()}
+            {name: dg.MetadataValue.path(str(shown)) for name, shown in self.paths(path).items()}
         )
 
     def load_input(self, context: dg.InputContext) -> Any:
@@ -91,7 +91,7 @@ class ParquetIOManager(StorageIOManager):
 
 @functools.cache
 def _parquet_formats() -> dict[type, tuple[Callable[[Any, Path], Any], Callable[[Path], Any]]]:
-    """Return how each type of table is written and read."""
+    """Return the functions that write and read each type of table."""
     import pandas as pd
     import polars as pl
     import pyarrow as pa
@@ -120,7 +120,7 @@ def _stream(frame: Any, path: Path) -> None:
     try:
         frame.sink_parquet(path, metadata={checksum.KEY: checksum.BLANK})
     except pl.exceptions.ComputeError as error:
-        # Polars names the operating system's error in its text only.
+        # Polars gives the number of the operating system's error only in its text.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), str(error)) from error
         raise

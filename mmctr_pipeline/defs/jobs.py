@@ -68,9 +68,10 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
 
 
 def input_stamp() -> str:
-    """Return a cheap hash of a run's inputs: the preset, and names, sizes and times of data files.
+    """Return a hash of a run's inputs: the preset, and names, sizes and times of the data files.
 
-    No file is opened, so that a tick stays cheap; the sources' fingerprints hash the contents.
+    No file is opened, so the schedule can compute it at each tick. The fingerprints of the sources
+    hash the contents.
     """
     digest = hashlib.sha256(json.dumps(deployment_preset().to_mapping(), sort_keys=True).encode())
     data_dir = current_deployment().data_dir
@@ -80,7 +81,7 @@ def input_stamp() -> str:
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    # Links to folders are not followed: they lead to files listed already, or out of the data.
+    # Links to folders are not followed, as they may lead in circles or out of the data folder.
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -89,6 +90,6 @@ def _entries(folder: Path) -> Iterator[str]:
                 status = path.stat()
                 stamp = f"{status.st_size}\0{status.st_mtime_ns}"
             except OSError:
-                # The pipeline counts a broken link as an unreadable image; the run goes on.
+                # A broken link is not an error here: the run counts it as an unreadable image.
                 stamp = "unreadable"
             yield f"{path.relative_to(folder)}\0{stamp}\n"

@@ -36,7 +36,7 @@ _SHOWN_EVENTS = {
 _POLL_SECONDS = 0.25
 
 _PLAIN_ERRORS = {*advice.NAMES, "DagsterAssetCheckFailedError"}
-"""Errors that are shown without a traceback. A failed check has shown its reason before."""
+"""Errors that are shown without a traceback. A failed check has already shown its reason."""
 
 
 def launch_pipeline(stop: StopSignals) -> int:
@@ -110,9 +110,9 @@ def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.Jo
 
 
 def _print_events(launch: Launch, stop: StopSignals, ended: threading.Event) -> None:
-    """Print the events of the run until it has ended and all are printed, or until it is stopped.
+    """Print the events of the run until it has ended.
 
-    A run that is stopped reports each of its steps as failed.
+    After a stop signal nothing is printed, because Dagster reports each step as failed then.
     """
     run = cursor = None
     is_last = False
@@ -128,7 +128,7 @@ def _print_events(launch: Launch, stop: StopSignals, ended: threading.Event) -> 
 
 
 def _print_event(entry: dg.EventLogEntry) -> None:
-    """Print an event as a line, or with its error, unless it is Dagster's housekeeping."""
+    """Print an event, with its error if it has one; skip Dagster's internal events."""
     event, level, text = entry.dagster_event, int(entry.level), entry.user_message
     if event is None:
         is_shown = level >= logging.INFO

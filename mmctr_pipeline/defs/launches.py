@@ -1,4 +1,4 @@
-"""Launches of `make run`: each holds a lock while it lives, so that later ones notice its death."""
+"""Launches of `make run`: each holds a lock while it runs, so the next one notices if it died."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.files.writable import require_writable
 
 LAUNCH_TAG = "mmctr/launch"
-"""Run tag that identifies the run of one launch, whose id is not known beforehand."""
+"""Run tag that identifies the run of a launch, as Dagster chooses the id of the run itself."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Launch:
         return runs[0] if runs else None
 
     def report_end(self, reason: str) -> str | None:
-        """Report the run as failed unless its end is recorded; return its id if that was needed."""
+        """If the end of the run is not recorded, report the run as failed and return its id."""
         run = self.run()
         if run is None or run.is_finished:
             return None
@@ -45,12 +45,12 @@ class Launch:
 def open_instance() -> dg.DagsterInstance:
     """Open the Dagster instance of DAGSTER_HOME.
 
-    Processes take turns, as Dagster's creation of its database fails if two do it at once. Raises
+    Processes take turns, because creating Dagster's database fails if two do it at once. Raises
     `WriteError` if the folder cannot be written to.
     """
     home = os.environ.get("DAGSTER_HOME")
     if not home or not os.path.isabs(home):
-        return dg.DagsterInstance.get()  # refuses it
+        return dg.DagsterInstance.get()  # Dagster's error names the variable.
     require_writable(Path(home), "DAGSTER_HOME")
     with locked(Path(home) / ".opening.lock"):
         return dg.DagsterInstance.get()
@@ -58,7 +58,7 @@ def open_instance() -> dg.DagsterInstance:
 
 @contextlib.contextmanager
 def launched(instance: dg.DagsterInstance) -> Iterator[Launch]:
-    """Yield a new launch, known to be alive until the block ends."""
+    """Yield a new launch, and hold its lock until the block ends."""
     launch = Launch(instance, uuid.uuid4().hex)
     with locked(_folder(instance) / f"{launch.id}.lock"):
         yield launch
@@ -67,7 +67,7 @@ def launched(instance: dg.DagsterInstance) -> Iterator[Launch]:
 def report_dead_launches(instance: dg.DagsterInstance) -> list[str]:
     """Report the runs of killed launches as failed; return their run ids.
 
-    Dagster itself shows them as running for ever.
+    Otherwise Dagster would show them as running for ever.
     """
     dead = []
     for path in _folder(instance).glob("*.lock"):

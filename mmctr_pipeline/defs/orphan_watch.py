@@ -1,7 +1,8 @@
-"""End a forkserver whose parent dies, also while it imports: importing this module does it.
+"""End the forkserver when its parent dies, even while it imports modules.
 
-Python's forkserver notices the end of its parent only when it waits for work. Nothing else may
-import this module. Processes forked later have no timer.
+Python's forkserver notices the death of its parent only while it waits for work. Importing this
+module starts a timer that checks for it, so only the forkserver may import it. Processes forked
+from the forkserver do not inherit the timer.
 """
 
 import os

@@ -39,7 +39,7 @@ class DeploymentResource(dg.ConfigurableResource):
         return Path(self.storage_dir)
 
     def data_root(self) -> Path:
-        """Return the data folder; the sample dataset is generated if it is needed and absent."""
+        """Return the data folder, generating the sample dataset if there is no other data."""
         if self.data_dir is not None:
             return Path(self.data_dir)
         from mmctr_pipeline.sample.config import SampleConfig

@@ -14,9 +14,9 @@ from mmctr_pipeline.settings import SettingsError
 
 def main() -> int:
     """Run the pipeline for the deployment of this environment; return the exit status."""
-    # Progress bars of libraries do not mix with the printed events.
+    # Progress bars of libraries would mix with the printed events.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    # After a kill, Python's tracker removes the semaphores of the run: nothing to warn about.
+    # After a kill, Python's resource tracker removes the run's semaphores, with a needless warning.
     warnings = (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     with StopSignals() as stop:
@@ -24,8 +24,9 @@ def main() -> int:
             deployment = Deployment.from_environment()
             preset = load_preset(preset_name(deployment))
             if deployment.executor == "multiprocess":
-                start_forkserver(preset.encoders)  # imports while this process does
-            # Imported here, as it is slow and a signal may come meanwhile.
+                # It imports modules while this process does the same.
+                start_forkserver(preset.encoders)
+            # Imported inside the block, as it takes long and a signal may come meanwhile.
             from mmctr_pipeline.defs.launch import launch_pipeline
 
             status = launch_pipeline(stop)

@@ -1,7 +1,7 @@
-"""Check the files of `-c` of a `dagster` command when it loads the definitions.
+"""Check the run config files (option `-c`) of a `dagster` command when it loads the definitions.
 
-Dagster reads these files itself. Of a key that is set twice it keeps the last value, and it checks
-a value's bounds only when the asset starts, which may be hours later.
+Dagster reads these files itself. If a key is set twice, it silently uses the last value. It checks
+the bounds of a value only when the asset starts, which may be hours later.
 """
 
 import glob
@@ -33,23 +33,23 @@ def check_run_config_files(arguments: Sequence[str] | None = None) -> None:
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
-    """Yield the files after `-c` or `--config` of a `dagster` command, or none for another one."""
+    """Yield the files after `-c` or `--config` of a `dagster` command, none for other commands."""
     command = Path(arguments[0]) if arguments else Path()
     if command.name not in _COMMANDS and command.parts[-2:] != ("dagster", "__main__.py"):
         return
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        name, is_joined, joined = option.partition("=")
+    for option, next_argument in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = option.partition("=")
         if name in ("-c", "--config"):
-            yield from map(Path, sorted(glob.glob(joined if is_joined else value)))
+            yield from map(Path, sorted(glob.glob(value if equals else next_argument)))
 
 
 def _check_asset(asset: str, config: Mapping[str, Any], where: str) -> None:
-    """Check the sections of one asset; their structure is checked by Dagster."""
+    """Check the settings of one asset. Dagster checks the structure of the sections."""
     for name, section in ASSET_SECTIONS[asset].items():
         values = config.get(name)
         settings: Settings = operator.attrgetter(section.path)(deployment_preset())
         if section.path == "model":
-            # Dagster spells the choice of a model as the key above its settings.
+            # In Dagster's config, the name of the model is the key above its settings.
             choice = list(values.items()) if isinstance(values, Mapping) else []
             if len(choice) != 1 or choice[0][0] not in MODEL_CONFIGS:
                 continue

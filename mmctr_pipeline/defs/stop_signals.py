@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the process reports its run, and ends with its steps."""
+"""Ctrl-C and SIGTERM: the process reports the end of its run, and ends together with its steps."""
 
 import os
 import select
@@ -18,18 +18,18 @@ _POLL_SECONDS = 0.5
 class StopSignals:
     """Ends the process on SIGINT and SIGTERM in a `with` block, also while Dagster handles them.
 
-    The process ends from a thread, without unwinding, as artefacts survive even a kill. Dagster's
-    own way, an exception somewhere in each step, may be swallowed and takes its time.
+    A thread ends the process at once, without cleaning up, since artefacts stay intact even after a
+    kill. Dagster instead raises an exception in each step, which takes long and may be swallowed.
 
-    `before_exit` is called first. With `grace_seconds`, the block may end by itself meanwhile,
-    unless a second signal comes.
+    `before_exit` is called first. After a signal, the block has `grace_seconds` to end by itself;
+    a second signal cuts them short.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.before_exit: Callable[[], object] = lambda: None
         self.grace_seconds = 0.0
-        # A run that make started ends with make; others may outlive what started them.
+        # A process that make started ends with make. Others may outlive their parent.
         self._make = os.getppid() if "MAKELEVEL" in os.environ else None
 
     @property
@@ -80,7 +80,8 @@ class StopSignals:
             if stops and self.received is None:
                 self.received = signal.Signals(stops.pop(0))
                 deadline = time.monotonic() + self.grace_seconds
-            if self.received and (stops or time.monotonic() >= deadline):
+            has_second_signal = bool(stops)
+            if self.received and (has_second_signal or time.monotonic() >= deadline):
                 self._end_process()
 
     def _end_process(self) -> None:

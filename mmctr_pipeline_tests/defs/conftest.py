@@ -4,14 +4,13 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline_tests.defs.running import RUN_COMMAND, Deployment
+from mmctr_pipeline_tests.defs.running import Deployment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +31,7 @@ class FinishedRun:
 def finished_run(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """The whole pipeline, run once on the small sample dataset as `make run` does.
 
-    Parallel test workers share the run of the first.
+    If several test workers need the run, the first one makes it and the others wait.
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished_run"
@@ -46,15 +45,7 @@ def finished_run(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def _run_pipeline(data: Path, folder: Path) -> None:
-    deployment = Deployment(data, folder)
-    result = subprocess.run(
-        RUN_COMMAND,
-        env=deployment.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    result = Deployment(data, folder).run_pipeline()
     assert result.returncode == 0, result.stdout[-6000:]
     (folder / "data.txt").write_text(str(data))
     (folder / "log.txt").write_text(result.stdout)

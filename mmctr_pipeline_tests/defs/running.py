@@ -1,7 +1,9 @@
-"""Helpers that run the pipeline in tests, with a Dagster home and a storage folder of their own."""
+"""Run the pipeline in tests, with a Dagster home and a storage folder of their own."""
 
 import dataclasses
 import os
+import resource
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,26 @@ class Deployment:
             **SECRETS,
             **variables,
         }
+
+    def run_pipeline(self, max_file_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the pipeline as `make run` does; errors are printed to stdout too.
+
+        `max_file_bytes` limits the size of each file, like a full disk.
+        """
+
+        def limit_files() -> None:
+            if max_file_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (max_file_bytes, max_file_bytes))
+
+        return subprocess.run(
+            RUN_COMMAND,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            preexec_fn=limit_files,
+        )
 
     def records(self, run_id: str, kind: dg.DagsterEventType | None = None) -> list[Any]:
         """Return the event log entries of a run, as Dagster recorded them."""

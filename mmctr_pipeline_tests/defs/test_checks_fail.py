@@ -1,4 +1,4 @@
-"""Every asset check fails on a bad artefact of its own kind, as seen by Dagster."""
+"""For every asset check there is a fault of the artefact that makes this check fail in Dagster."""
 
 import dataclasses
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def _mostly_masked(table: VectorTable) -> VectorTable:
     return dataclasses.replace(table, vectors=vectors, present=present)
 
 
-def _unexplained(table: VectorTable) -> VectorTable:
+def _with_little_explained_variance(table: VectorTable) -> VectorTable:
     return dataclasses.replace(table, provenance={**table.provenance, "explained_variance": 0.01})
 
 
@@ -107,12 +107,12 @@ def _below_the_baselines(storage: Path) -> None:
     write_version(storage, dataclasses.replace(model, baselines=better))
 
 
-def _last_row_cut(storage: Path) -> None:
+def _without_the_last_row(storage: Path) -> None:
     path = storage / "submission.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
 
 
-def _narrowed(table: VectorTable) -> VectorTable:
+def _without_a_column(table: VectorTable) -> VectorTable:
     return dataclasses.replace(table, vectors=table.vectors[:, 1:])
 
 
@@ -131,18 +131,18 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "image_embeddings.finite_norms": _vectors("image_embeddings", _with_nan),
     "image_embeddings.norm_outliers": _vectors("image_embeddings", _with_many_outliers),
     "image_embeddings.image_coverage": _vectors("image_embeddings", _mostly_masked),
-    "fused_pca.shape": _vectors("fused_pca", _narrowed),
+    "fused_pca.shape": _vectors("fused_pca", _without_a_column),
     "fused_pca.finite_norms": _vectors("fused_pca", _with_nan),
-    "fused_pca.explained_variance": _vectors("fused_pca", _unexplained),
+    "fused_pca.explained_variance": _vectors("fused_pca", _with_little_explained_variance),
     "train_dataset.id_ranges": _dataset(_unknown_target),
     "train_dataset.label_values": _dataset(_label_of_two),
     "train_dataset.target_in_history": _dataset(_targets_from_histories),
     "train_dataset.user_overlap": _dataset(_half_the_users_in_train),
     "trained_model.auc_floor": _below_the_baselines,
-    "submission_csv.submission_valid": _last_row_cut,
+    "submission_csv.submission_valid": _without_the_last_row,
 }
 OTHER_FAULTS = {
-    "text_embeddings.shape": _vectors("text_embeddings", _narrowed),
+    "text_embeddings.shape": _vectors("text_embeddings", _without_a_column),
     "submission_csv.submission_valid": _ids_in_another_order,
 }
 

@@ -1,5 +1,4 @@
-"""The forkserver: which modules it imports, that they leave CUDA alone, and that it never outlives
-its parent."""
+"""The forkserver imports what the encoders need, does not use CUDA, and ends with its parent."""
 
 import os
 import signal
@@ -14,7 +13,7 @@ from mmctr_pipeline.encoders.config import EncodersConfig
 
 TEXT, IMAGE = "mmctr_pipeline.encoders.text.encode", "mmctr_pipeline.encoders.image.encode"
 
-# Imports for ever, as far as its parent can tell.
+# A forkserver that never finishes its imports.
 FORKSERVER = """
 import os
 import mmctr_pipeline.defs.orphan_watch
@@ -28,15 +27,15 @@ subprocess.Popen([sys.executable, "-c", {FORKSERVER!r}])
 time.sleep(60)
 """
 
-CUDA_IS_UNTOUCHED = """
+IMPORT_WITHOUT_CUDA = """
 import importlib, sys
 import torch
 
-def touched(*arguments, **options):
-    raise AssertionError("CUDA was touched")
+def refuse(*arguments, **options):
+    raise AssertionError("CUDA was used")
 
-torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = touched
-torch._C._cuda_getDeviceCount = touched
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = refuse
+torch._C._cuda_getDeviceCount = refuse
 for name in sys.argv[1:]:
     importlib.import_module(name)
 """
@@ -51,10 +50,10 @@ def test_libraries_of_encoders_are_imported_where_they_are_used() -> None:
 
 
 @pytest.mark.slow
-def test_no_module_touches_cuda_while_it_is_imported() -> None:
-    # The watch would replace this process' alarm.
+def test_no_module_uses_cuda_while_it_is_imported() -> None:
+    # All except orphan_watch, which sets the alarm of the process that imports it.
     modules = preloaded_modules(EncodersConfig())[1:]
-    command = [sys.executable, "-c", CUDA_IS_UNTOUCHED, *modules]
+    command = [sys.executable, "-c", IMPORT_WITHOUT_CUDA, *modules]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 

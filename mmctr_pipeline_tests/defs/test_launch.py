@@ -12,7 +12,7 @@ from mmctr_pipeline.defs.launch import error_text
 
 @dg.asset
 def vectors() -> None:
-    """An asset that its check refuses."""
+    """An asset whose check fails."""
 
 
 @dg.asset_check(asset=vectors, blocking=True)
@@ -33,8 +33,8 @@ def broken() -> None:
     raise AssertionError("not the user's fault")
 
 
-def shown(*definitions: Any) -> str:
-    """Return what is printed for the first failed step."""
+def printed_error(*definitions: Any) -> str:
+    """Materialise assets, and return the text that is printed for the first failed step."""
     result = dg.materialize(list(definitions), raise_on_error=False)
     failure = result.filter_events(lambda event: event.is_step_failure)[0]
     return error_text(failure.step_failure_data.error)
@@ -53,10 +53,10 @@ def shown(*definitions: Any) -> str:
 def test_errors_that_the_user_can_correct_are_shown_without_traceback(
     definitions: list[Any], expected: str
 ) -> None:
-    assert shown(*definitions) == expected
+    assert printed_error(*definitions) == expected
 
 
 def test_other_errors_are_shown_with_their_traceback() -> None:
-    text = shown(broken)
+    text = printed_error(broken)
     assert "not the user's fault" in text
     assert "Stack Trace" in text

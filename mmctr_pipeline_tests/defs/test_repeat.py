@@ -1,4 +1,4 @@
-"""`mmctr repeat` repeats a recorded run byte by byte, and says what differs."""
+"""`mmctr repeat` repeats a recorded run byte by byte, and lists the differences."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from mmctr_pipeline_tests.defs.running import Deployment
 
 
 @pytest.fixture(autouse=True)
-def _threads() -> Any:
+def _restore_threads() -> Any:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -39,7 +39,7 @@ def deployment(
 def repeat(
     capsys: pytest.CaptureFixture[str], *arguments: str, status: int
 ) -> tuple[str, dict[str, Any]]:
-    """Run the command and return its output with the line of JSON, or the error without one."""
+    """Run the command; return its output and the JSON in it, or for status 2 the error and {}."""
     found = main(["repeat", *arguments])
     out, err = capsys.readouterr()
     assert found == status, out + err[-3000:]
@@ -48,12 +48,10 @@ def repeat(
     return out, json.loads(out.splitlines()[-1])
 
 
-def changed_model(deployment: Deployment, **fields: Any) -> ModelFile:
-    """Write another version, changed by `fields`, which becomes the latest one."""
+def write_changed_version(deployment: Deployment, **fields: Any) -> None:
+    """Write a new version of the model, changed by `fields`, which becomes the latest one."""
     model = ModelFile.load(deployment.storage / "best_model.pt")
-    changed = dataclasses.replace(model, **fields)
-    write_version(deployment.storage, changed)
-    return changed
+    write_version(deployment.storage, dataclasses.replace(model, **fields))
 
 
 def test_a_run_is_repeated_byte_by_byte(
@@ -75,7 +73,7 @@ def test_a_run_is_repeated_byte_by_byte(
 
 
 @pytest.mark.slow
-def test_so_it_is_from_the_titles_and_covers_and_without_the_kept_transform(
+def test_a_run_is_repeated_without_its_stored_vectors_and_transform(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(deployment.storage / "transforms")
@@ -86,16 +84,18 @@ def test_so_it_is_from_the_titles_and_covers_and_without_the_kept_transform(
     assert not (deployment.storage / "transforms").exists()
 
 
-def test_differences_and_changed_conditions_are_said(
+def test_differences_and_changed_conditions_are_printed(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = ModelFile.load(deployment.storage / "best_model.pt")
     weights = dict(model.state_dict)
-    name = next(name for name, each in weights.items() if each.is_floating_point() and each.ndim)
+    name = next(
+        name for name, weight in weights.items() if weight.is_floating_point() and weight.ndim
+    )
     weights[name] = weights[name].clone()
     weights[name].view(-1)[-1] += 0.25
     conditions = {**model.conditions, "threads": 7, "CPU capability": "ABACUS"}
-    changed_model(deployment, state_dict=weights, conditions=conditions)
+    write_changed_version(deployment, state_dict=weights, conditions=conditions)
     out, line = repeat(capsys, "--threads", "1", status=1)
     assert not line["equal"]
     results = {result["name"]: result for result in line["results"]}
@@ -112,14 +112,14 @@ def test_another_encoder_or_transform_ends_before_training(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     identities = {"text": "another encoder", "image": "another encoder"}
-    changed_model(deployment, encoder_identities=identities, transform_identity="pca1:0123")
+    write_changed_version(deployment, encoder_identities=identities, transform_identity="pca1:0123")
     out, line = repeat(capsys, status=1)
     assert [result["equal"] for result in line["results"]] == [False] * 3
     assert line["notes"][-1].startswith("not trained, as the vectors are others")
     assert "another encoder" in out
 
 
-def test_what_cannot_be_repeated_is_an_error_in_one_line(
+def test_a_run_that_cannot_be_repeated_is_reported_in_one_line(
     deployment: Deployment,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -128,6 +128,8 @@ def test_what_cannot_be_repeated_is_an_error_in_one_line(
     (version,) = [path.parent.name for path in deployment.storage.glob("models/*/model.pt")]
     line, _ = repeat(capsys, "no-such-version", status=2)
     assert line.endswith(f"models has no version no-such-version; it has: {version}")
+
+    # The labels of the valid rows are exchanged.
     data = tmp_path / "data"
     shutil.copytree(deployment.data, data)
     path = next(data.rglob("valid.parquet"))
@@ -137,14 +139,17 @@ def test_what_cannot_be_repeated_is_an_error_in_one_line(
     monkeypatch.setenv("MMCTR_DATA_DIR", str(data))
     line, _ = repeat(capsys, status=2)
     assert line.startswith(f"error: the data in {data} are not those of the recorded run")
+
     monkeypatch.setenv("MMCTR_DATA_DIR", str(deployment.data))
-    changed_model(deployment, resolved_config={})
+    write_changed_version(deployment, resolved_config={})
     line, _ = repeat(capsys, status=2)
     assert "the configuration of encoders and fusion in the model file is not usable" in line
+
     (deployment.storage / "best_model.pt").write_bytes(b"no model")
     line, _ = repeat(capsys, status=2)
     assert "/model.pt" in line
     assert "damaged, not a file of tensors" in line
+
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path / "new"))
     line, _ = repeat(capsys, status=2)
     assert line.endswith("it has: none yet; materialise trained_model")

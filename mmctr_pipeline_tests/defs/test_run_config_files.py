@@ -1,4 +1,4 @@
-"""Files of `-c` are checked before anything runs: keys set twice, and values out of bounds."""
+"""Run config files are checked before anything runs: keys set twice, and values out of bounds."""
 
 import subprocess
 import sys
@@ -10,23 +10,38 @@ from mmctr_pipeline.defs.run_config_files import check_run_config_files
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline_tests.defs.running import Deployment
 
-TRAINED = "ops: {trained_model: {config: {%s}}}"
+TRAINED_MODEL = "ops: {trained_model: {config: {%s}}}"
 BAD = {
     "key set twice": (
         "ops:\n  trained_model:\n    config: {training: {seed: 1}}\n  trained_model: {}\n",
         "mine.yaml, line 4: trained_model is set twice, first in line 2",
     ),
-    "seed": (TRAINED % "training: {seed: 1180591620717411303424}", "training.seed is 11805916"),
-    "batch size": (TRAINED % "training: {batch_size: 1000000000000}", "training.batch_size is"),
-    "infinite rate": (TRAINED % "training: {learning_rate: .inf}", "training.learning_rate is inf"),
-    "boolean": (TRAINED % "training: {max_epochs: true}", "training.max_epochs is True; expected"),
+    "seed": (
+        TRAINED_MODEL % "training: {seed: 1180591620717411303424}",
+        "training.seed is 11805916",
+    ),
+    "batch size": (
+        TRAINED_MODEL % "training: {batch_size: 1000000000000}",
+        "training.batch_size is",
+    ),
+    "infinite rate": (
+        TRAINED_MODEL % "training: {learning_rate: .inf}",
+        "training.learning_rate is inf",
+    ),
+    "boolean": (
+        TRAINED_MODEL % "training: {max_epochs: true}",
+        "training.max_epochs is True; expected",
+    ),
     "together with the preset": (
-        TRAINED % "training: {weight_decay: 900.0}",
+        TRAINED_MODEL % "training: {weight_decay: 900.0}",
         "training.weight_decay is 900.0; times learning_rate (0.002) it must be below 1",
     ),
-    "width": (TRAINED % "model: {din: {hidden_dims: [99999999]}}", "model.hidden_dims is 99999999"),
+    "width": (
+        TRAINED_MODEL % "model: {din: {hidden_dims: [99999999]}}",
+        "model.hidden_dims is 99999999",
+    ),
     "nested": (
-        TRAINED % "model: {din: {features: {embedding_dim: 0}}}",
+        TRAINED_MODEL % "model: {din: {features: {embedding_dim: 0}}}",
         "model.features.embedding_dim is 0; it must be >= 1 and <= 8192",
     ),
     "encoder": (
@@ -45,7 +60,7 @@ COMMANDS = (
 )
 
 
-def written(folder: Path, text: str) -> str:
+def write_file(folder: Path, text: str) -> str:
     path = folder / "mine.yaml"
     path.write_text(text)
     return str(path)
@@ -54,7 +69,7 @@ def written(folder: Path, text: str) -> str:
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_file_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
     text, problem = BAD[name]
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     for command in COMMANDS:
         with pytest.raises(SettingsError) as error:
             check_run_config_files([*command, path])
@@ -65,16 +80,16 @@ def test_a_bad_file_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
 
 
 def test_good_files_and_other_commands_pass(tmp_path: Path) -> None:
-    good = written(tmp_path, TRAINED % "model: {din: {dropout: 0.5}}, training: {seed: 3}")
+    good = write_file(tmp_path, TRAINED_MODEL % "model: {din: {dropout: 0.5}}, training: {seed: 3}")
     check_run_config_files(["dagster", "asset", "materialize", "-c", good])
-    bad = written(tmp_path, "a: 1\na: 2\n")
+    bad = write_file(tmp_path, "a: 1\na: 2\n")
     for arguments in ([], ["pytest", "-c", bad], ["dagster", "-c", "none.yaml"], ["dagster", "-c"]):
         check_run_config_files(arguments)
 
 
 @pytest.mark.slow
-def test_dagster_refuses_it_before_a_run(tmp_path: Path) -> None:
-    path = written(tmp_path, BAD["key set twice"][0])
+def test_dagster_refuses_a_bad_file_before_a_run(tmp_path: Path) -> None:
+    path = write_file(tmp_path, BAD["key set twice"][0])
     deployment = Deployment(tmp_path, tmp_path)
     result = subprocess.run(
         [

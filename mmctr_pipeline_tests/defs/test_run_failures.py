@@ -1,7 +1,6 @@
 """`make run` ends well when it cannot start, cannot write, or is interrupted."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -72,15 +71,7 @@ def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
     model = deployment.storage / "best_model.pt"
     earlier, n_bytes = os.readlink(model), model.stat().st_size
     (tmp_path / "preset.yaml").write_text(PRESET.replace("max_epochs: 2", "max_epochs: 1"))
-    largest = (n_bytes // 2, n_bytes // 2)
-    result = subprocess.run(
-        RUN_COMMAND,
-        env=deployment.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, largest),
-    )
+    result = deployment.run_pipeline(max_file_bytes=n_bytes // 2)
     assert result.returncode == 1, result.stdout
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: cannot write {deployment.storage}/")
@@ -94,14 +85,7 @@ def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
 
 def test_a_database_that_cannot_grow_is_named(tmp_path: Path, small_sample: Path) -> None:
     deployment = Deployment(small_sample, tmp_path)
-    result = subprocess.run(
-        RUN_COMMAND,
-        env=deployment.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-    )
+    result = deployment.run_pipeline(max_file_bytes=20_000)
     assert result.returncode == 2
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: Dagster cannot use its database in {deployment.home}: ")
@@ -114,26 +98,26 @@ ENDLESS = PRESET.replace("max_epochs: 2, patience: 2", "max_epochs: 500, patienc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("how", "whom"),
+    ("number", "receiver"),
     [
-        (signal.SIGINT, "group"),
-        (signal.SIGTERM, "leader"),
-        (signal.SIGKILL, "leader"),
-        (signal.SIGKILL, "dagster"),
+        (signal.SIGINT, "process group"),
+        (signal.SIGTERM, "main process"),
+        (signal.SIGKILL, "main process"),
+        (signal.SIGKILL, "dagster command"),
     ],
 )
 def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
-    how: signal.Signals, whom: str, finished_run: FinishedRun, tmp_path: Path
+    number: signal.Signals, receiver: str, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
     earlier = os.readlink(deployment.storage / "best_model.pt")
     (tmp_path / "preset.yaml").write_text(ENDLESS)
-    only_training = [
+    dagster_command = [
         *(sys.executable, "-m", "dagster", "asset", "materialize"),
         *("--select", "trained_model", "-m", "mmctr_pipeline.definitions"),
     ]
     process = subprocess.Popen(
-        only_training if whom == "dagster" else RUN_COMMAND,
+        dagster_command if receiver == "dagster command" else RUN_COMMAND,
         env=deployment.environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -147,30 +131,30 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
                 break
         else:
             pytest.fail("the run ended before it could be interrupted")
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 3  # forkserver, resource tracker, step
-        if whom == "group":  # as Ctrl-C in a terminal
-            os.killpg(process.pid, how)
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert len(children) >= 3  # forkserver, resource tracker, step
+        if receiver == "process group":  # as Ctrl-C in a terminal
+            os.killpg(process.pid, number)
         else:
-            process.send_signal(how)
-        _, alive = psutil.wait_procs(family, timeout=20)
+            process.send_signal(number)
+        _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive
-        rest = process.stdout.read()
+        output = process.stdout.read()
     finally:
         process.kill()
         process.wait()
     assert os.readlink(deployment.storage / "best_model.pt") == earlier
     assert ModelFile.load(deployment.storage / "best_model.pt").training_config["max_epochs"] == 2
-    if whom == "dagster":
+    if receiver == "dagster command":
         return
     with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
         statuses = [record.status for record in instance.get_runs()]
-        if how is signal.SIGKILL:
+        if number is signal.SIGKILL:
             assert statuses[0] is dg.DagsterRunStatus.STARTED
             assert len(report_dead_launches(instance)) == 1
             statuses = [record.status for record in instance.get_runs()]
         else:
-            assert process.returncode == 128 + how, rest
-            assert rest.splitlines()[-1].startswith(f"Stopped by {how.name}. ")
-            assert "Traceback" not in rest
+            assert process.returncode == 128 + number, output
+            assert output.splitlines()[-1].startswith(f"Stopped by {number.name}. ")
+            assert "Traceback" not in output
     assert statuses[0] is dg.DagsterRunStatus.FAILURE

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the block ends, or the process does."""
+"""Ctrl-C and SIGTERM end the process, or the block within its grace period."""
 
 import os
 import signal
@@ -16,17 +16,17 @@ BLOCK = """
 with StopSignals() as stop:
     stop.before_exit = lambda: print("before exit", flush=True)
     stop.grace_seconds = GRACE
-    # As Dagster does during a run.
+    # Dagster replaces the handlers during a run.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     print("ready", flush=True)
     end = time.monotonic() + 60
-    while time.monotonic() < end and not (WILLING and stop.received):
+    while time.monotonic() < end and not (ENDS_BY_ITSELF and stop.received):
         time.sleep(0.05)
 print("over", flush=True)
 sys.exit(stop.exit_status)
 """
-MADE = """
+UNDER_MAKE = """
 import os, subprocess, sys
 child = subprocess.Popen([sys.executable, "-c", CODE], env={**os.environ, "MAKELEVEL": "1"})
 child.wait()
@@ -46,8 +46,8 @@ def _start(code: str, **variables: str) -> subprocess.Popen[str]:
     return process
 
 
-def _block(grace: float = 0.0, willing: bool = False) -> str:
-    return BLOCK.replace("GRACE", str(grace)).replace("WILLING", str(willing))
+def _block(grace: float = 0.0, ends_by_itself: bool = False) -> str:
+    return BLOCK.replace("GRACE", str(grace)).replace("ENDS_BY_ITSELF", str(ends_by_itself))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -62,14 +62,14 @@ def test_a_signal_ends_the_process(number: signal.Signals, grace: float) -> None
     assert process.returncode == 128 + number
 
 
-def test_a_block_may_end_by_itself_in_its_time() -> None:
-    process = _start(_block(grace=60, willing=True))
+def test_a_block_may_end_by_itself_in_its_grace_period() -> None:
+    process = _start(_block(grace=60, ends_by_itself=True))
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=20)[0] == "over\n"
     assert process.returncode == 143
 
 
-def test_a_second_signal_ends_it_at_once() -> None:
+def test_a_second_signal_ends_the_process_at_once() -> None:
     process = _start(_block(grace=60))
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -80,7 +80,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
 
 
 def test_a_run_under_make_ends_with_make() -> None:
-    parent = _start(MADE.replace("CODE", repr(START + _block())))
+    parent = _start(UNDER_MAKE.replace("CODE", repr(START + _block())))
     parent.kill()
     assert parent.stdout is not None
     # The child holds the other end of the pipe: reading returns when it has ended.

@@ -18,7 +18,7 @@ from mmctr_pipeline.reporting import checks
     **declare.VECTOR_ASSET,
 )
 def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
-    """Cover images as vectors; only those that the vector store lacks are encoded."""
+    """Vectors of the cover images; only those that the vector store does not hold are encoded."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.files.atomic import atomic_write
     from mmctr_pipeline.files.parquet import write_parquet
@@ -35,7 +35,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
     problems_path = deployment.storage / "image_problems.parquet"
     with atomic_write(problems_path) as temporary:
         write_parquet(encoding.problems, temporary)
-    # The artefact records the limits of its checks, so that later checks use the same.
+    # The artefact records the limits of its checks, so that later checks use the same limits.
     table = encoding.table.recording(config=config.resolved, dim=encoding.table.dim)
     counts = table.provenance["counts"]
     norms = norm_histogram({"images": table.norms})
@@ -62,9 +62,8 @@ def image_embeddings_checks(
     deployment: DeploymentResource, image_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape, values and coverage of the image vectors."""
-
     item_id = read_items(deployment.layout()).ids
-    # If nothing was decoded (given vectors, or none), only the mask shows which are missing.
+    # Counted from the mask, as given vectors have no count of missing images.
     n_masked = int((~image_embeddings.present).sum())
     counts = image_embeddings.provenance.get("counts", {})
     n_unreadable, n_outliers = counts.get("unreadable", 0), counts.get("outliers", 0)

@@ -29,7 +29,7 @@ def _source(
         name, description=description, group_name="sources", owners=declare.OWNERS, **options
     )
     with warnings.catch_warnings():
-        # Dagster announces at each use that the decorator is in beta.
+        # Dagster warns at each use that the decorator is in beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.multi_observable_source_asset(name=f"observe_{name}", specs=[spec])(observe)
 

@@ -18,7 +18,7 @@ from mmctr_pipeline.reporting import checks
     **declare.VECTOR_ASSET,
 )
 def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
-    """Item titles as vectors; only those that the vector store lacks are encoded."""
+    """Vectors of the item titles; only those that the vector store does not hold are encoded."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.reporting.plots import norm_histogram, title_lengths
 
@@ -60,7 +60,6 @@ def text_embeddings_checks(
     deployment: DeploymentResource, text_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape and values of the title vectors."""
-
     item_id = read_items(deployment.layout()).ids
     return [
         checks.vectors_shape(text_embeddings, item_id),

@@ -30,7 +30,7 @@ from mmctr_pipeline.reporting import checks
     ),
 )
 def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[CtrDataset]:
-    """Validated interactions: each history stored once, without padding, and the items."""
+    """The validated interactions and items; each history is stored once, without padding."""
     from mmctr_pipeline import pipeline
 
     dataset = pipeline.load_dataset(deployment.layout())
