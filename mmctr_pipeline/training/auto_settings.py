@@ -41,8 +41,13 @@ def _has_auto(model: ModelConfig) -> bool:
 
 def _features(features: FeatureConfig, facts: DataFacts) -> FeatureConfig:
     if features.user == "auto":
-        features = dataclasses.replace(features, user="always" if facts.users_return else "never")
-        _log("model.features.user", features.user, facts.why_users())
+        # Drawn at a fixed number for each click, negatives give all users the same rate. The other
+        # folds' clicks would then reveal those of a row's own fold.
+        is_drawn = facts.negatives == "draws"
+        is_on = facts.users_return and not is_drawn
+        features = dataclasses.replace(features, user="always" if is_on else "never")
+        reason = facts.why_negatives() if is_drawn else facts.why_users()
+        _log("model.features.user", features.user, reason)
     if features.item_rates == "auto":
         is_on = facts.negatives == "impressions" and not features.item_id
         features = dataclasses.replace(features, item_rates="always" if is_on else "never")

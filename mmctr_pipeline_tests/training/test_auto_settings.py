@@ -56,10 +56,13 @@ def test_impressions_and_new_users() -> None:
 
 def test_draws_have_a_constant_ratio(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mmctr_pipeline"):
-        model, training = resolve_auto(with_draws(), AUTO, AUTO_TRAINING)
+        # Even if users return: they all have the same click rate.
+        drawn = with_draws()
+        drawn = dataclasses.replace(drawn, valid=drawn.train.take(np.arange(500)))
+        model, training = resolve_auto(drawn, AUTO, AUTO_TRAINING)
     assert isinstance(model, DinConfig)
     assert training.in_batch_negatives == 1.0
-    assert model.features.item_rates == "never"
+    assert (model.features.user, model.features.item_rates) == ("never", "never")
     assert (
         "training.in_batch_negatives: auto is 1, because 100% of the users or histories have "
         "exactly 2 rows without a click for each click" in caplog.messages
