@@ -13,6 +13,7 @@ from pyarrow import csv
 from mmctr_pipeline.data.ragged import list_offsets, lists_containing
 from mmctr_pipeline.data.schemas import Column
 from mmctr_pipeline.data.validation import DataError, check_schema, is_list
+from mmctr_pipeline.files.foreign import foreign_content, is_binary
 
 SEPARATOR = "^"
 
@@ -29,6 +30,7 @@ class CsvFile:
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
         self.path = path
+        self._require_text()
         names = self._header()
         check_schema(path, pa.schema([(name, pa.null()) for name in names]), columns, types=False)
         first: dict[str, bytes] = {}
@@ -63,6 +65,17 @@ class CsvFile:
                 arrays = [self._typed(texts.column(name), name, first_row) for name in columns]
                 yield pa.RecordBatch.from_arrays(arrays, columns)
                 first_row += len(texts)
+
+    def _require_text(self) -> None:
+        try:
+            foreign = foreign_content(self.path)
+            if foreign is None and is_binary(self.path):
+                fix = "decompress it, and write it in UTF-8"
+                foreign = ("compressed, or not in a text format", fix)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        if foreign is not None:
+            raise DataError(self.path, *foreign)
 
     def _header(self) -> list[str]:
         with self._reader([]) as reader:

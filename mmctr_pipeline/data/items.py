@@ -149,7 +149,8 @@ def _file_with(layout: DataLayout, column: str) -> Path:
         if column in vector_columns:
             require_same_kind(path, id_field, types[0], f"item_id in {layout.item_feature}")
             return path
-        known += [f"{path.name}: {', '.join(vector_columns) or 'none'}"]
+        none = "none (parquet can have them)" if path.suffix == ".csv" else "none"
+        known += [f"{path.name}: {', '.join(vector_columns) or none}"]
     raise DataError(
         layout.item_feature,
         f"no vector column of this name; vector columns: {'; '.join(known)}",

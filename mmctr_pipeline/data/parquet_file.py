@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from mmctr_pipeline.data.parquet_footer import RowGroup, read_footer
 from mmctr_pipeline.data.validation import DataError
+from mmctr_pipeline.files.foreign import foreign_content
 from mmctr_pipeline.memory import machine_memory
 
 _CANNOT_READ = (pa.ArrowException, OSError, UnicodeDecodeError)
@@ -86,6 +87,8 @@ class ParquetFile:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: Exception) -> DataError:
+        if self.path.is_file() and (foreign := foreign_content(self.path)):
+            return DataError(self.path, *foreign)
         return DataError(self.path, f"not a readable parquet file ({error})", _COPY)
 
     def _damage(self, error: Exception, columns: list[str], first_row: int) -> DataError:

@@ -7,7 +7,6 @@ file. Nothing here runs code from a file.
 
 import json
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from mmctr_pipeline.files.foreign import foreign_content
 from mmctr_pipeline.files.tensors import blocked_name
 from mmctr_pipeline.settings import SettingsError
 
@@ -29,8 +29,6 @@ VOCABULARIES = (
 )
 """Patterns of the file names of vocabularies. A model that reads words needs one."""
 
-_LFS_POINTER = b"version https://git-lfs"
-_WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml|head|body)", re.IGNORECASE)
 
 # Whether each kind of sentence-transformers module has a configuration, weights, a vocabulary.
 _MODULES = {
@@ -163,15 +161,10 @@ def _lacks(path: Path, what: str, kind: str) -> str:
 
 def _failed_copy(path: Path) -> str | None:
     """Say how copying or downloading a file failed, or return None if nothing shows that."""
-    with path.open("rb") as file:
-        head = file.read(256)
-    if not head:
+    if not path.stat().st_size:
         return "is empty. Fix: copy or download it again"
-    if head.startswith(_LFS_POINTER):
-        return "is a Git LFS pointer, not the file itself. Fix: run git lfs pull in its repository"
-    if _WEB_PAGE.match(head):
-        return "is a web page, perhaps that of a login or an error. Fix: download the file itself"
-    return None
+    foreign = foreign_content(path)
+    return None if foreign is None else "is " + ". Fix: ".join(foreign)
 
 
 def _safetensors_fault(path: Path) -> str | None:

@@ -1,5 +1,6 @@
 """CSV files in FuxiCTR's form are read like parquet; errors name column and row."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,9 @@ _HEADER = "user_id,item_id,item_seq,likes_level,views_level,label\n"
             f'{_HEADER}1,4,"1^2,1,1,1\n1,4,1^2,1,1,1\n',
             "the line has 3 values, but the header has 6",
         ),
-        ((_HEADER + "1,4,1^2,1,1,1\n").encode("utf-16"), "train.csv"),
-        (b"\x1f\x8b" + bytes(30), "not a readable CSV file"),
+        ((_HEADER + "1,4,1^2,1,1,1\n").encode("utf-16"), "compressed, or not in a text"),
+        (gzip.compress(_HEADER.encode() * 9), "compressed, or not in a text format"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
         (f'{_HEADER}1,4,"[1, 2]",1,1,1\n', "column item_seq: the first list is '[1, 2]'"),
     ],
     ids=[
@@ -124,6 +126,7 @@ _HEADER = "user_id,item_id,item_seq,likes_level,views_level,label\n"
         "open_quote",
         "utf16",
         "gzip",
+        "git_lfs",
         "python_lists",
     ],
 )

@@ -179,10 +179,18 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     assert "no rows" in str(error)
 
 
-def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("user_id,item_id\n", "not a readable parquet file"),
+        ("version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer, not the file itself"),
+        ("<!DOCTYPE html><html>", "a web page"),
+    ],
+)
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: str, problem: str) -> None:
     path = tmp_path / "train.parquet"
-    path.write_text("user_id,item_id\n")
-    with pytest.raises(DataError, match="not a readable parquet file"):
+    path.write_text(content)
+    with pytest.raises(DataError, match=problem):
         open_table(path, LABELLED_COLUMNS)
 
 
@@ -201,7 +209,7 @@ def test_the_advice_for_a_missing_history_passes_the_next_check(
     error = _fault(tmp_path / "null", train=_train(item_seq=histories))
     assert (error.column, error.row) == ("item_seq", 1)
     assert advice in error.fix
-    filled = pa.array([empty if each is None else each for each in histories])
+    filled = pa.array([empty if history is None else history for history in histories])
     root = small_data.write_data(tmp_path / "filled", train=_train(item_seq=filled))
     dataset = build_dataset(find_data(root))
     assert dataset.histories[dataset.train.history[1]].tolist() == []
