@@ -11,14 +11,19 @@ disturbs it:
 - together: a second run starts
 - prune: `mmctr prune --unused-days 0` runs meanwhile
 
-Then every process of the run must end within seconds (others count as `left_behind`), every earlier
-artefact must be as it was or that of an undisturbed run (others count as `lost`), and the next run
-must end with the artefacts of an undisturbed run, byte for byte (others count as `differing`):
-submission and transforms as files, tables and weights without the times and counts beside them.
-Finished points are kept in FOLDER, and the same command goes on after them. There is no peer.
+Afterwards three things are checked:
 
-With `--full`, each run is that of `make run`, with a process for each step. By default, only two
-disturbed runs are, one killed and one terminated; the others have one process, which takes half
+- Every process of the run must end within seconds. Others count as `left_behind`.
+- Every earlier artefact must be unchanged, or equal to that of an undisturbed run. Others count as
+  `lost`.
+- The next run must end with the artefacts of an undisturbed run, byte for byte. Others count as
+  `differing`. Submission and transforms are compared as files, tables and weights without the times
+  and counts that are stored with them.
+
+Finished points are kept in FOLDER, and the same command continues after them. There is no peer.
+
+With `--full`, each run has a process for each step, like `make run`. By default, only two disturbed
+runs have them, one killed and one terminated; the others have a single process, which takes half
 the time.
 """
 
@@ -52,6 +57,7 @@ ASSETS = (
 FAULTS = ("lost", "differing", "left_behind")
 PRUNE = [sys.executable, "-m", "mmctr_pipeline.cli.main", "prune", "--unused-days", "0"]
 
+# Kind, asset and executor of the points of the short plan.
 _SHORT = [
     ("kill", "text_embeddings", "multiprocess"),
     ("write", None, "in_process"),
@@ -61,16 +67,16 @@ _SHORT = [
     ("kill", "submission_csv", "in_process"),
 ]
 _FULL = {"kill": 6, "term": 6, "child": 10, "write": 16, "together": 6, "prune": 6}
-"""Points of the full plan beside those in the middle of each asset."""
+"""Numbers of points in the full plan that are anywhere in the run, by kind."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A disturbance, in the middle of an asset if it names one, otherwise anywhere in the run.
+    """A disturbance: during `asset`, or anywhere in the run if that is None.
 
-    `executor` is that of the disturbed run. `share` is the share of the asset's or the run's time
-    that passes before the disturbance. For `write` it is the largest size of a file, as a share of
-    the largest artefact's.
+    `executor` is that of the disturbed run. `share` is the part of the asset's or the run's time
+    that passes before the disturbance. For `write` it is the limit of file sizes, as a part of the
+    size of the largest artefact.
     """
 
     number: int
@@ -89,7 +95,10 @@ def plan(full: bool, n_points: int | None, seed: int) -> list[Point]:
         pairs += [(kind, None) for kind, number in _FULL.items() for _ in range(number)]
         rng.shuffle(pairs)
         chosen = [(*pair, "multiprocess") for pair in pairs]
-    return [Point(i, *each, rng.random()) for i, each in enumerate(chosen[:n_points])]
+    return [
+        Point(number, kind, asset, executor, rng.random())
+        for number, (kind, asset, executor) in enumerate(chosen[:n_points])
+    ]
 
 
 def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]:
@@ -99,7 +108,7 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
     statuses = disturb(point, place, reference)
     left_behind = place.left_behind()
     lost = reference.lost(digests(place.storage))
-    # Two runs at once that both ended well need no other one.
+    # If two runs at once both succeeded, no further run is needed.
     is_finished = point.kind == "together" and not any(statuses)
     failure = None if is_finished else place.finish()
     return dataclasses.asdict(point) | {
@@ -114,8 +123,8 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
 def disturb(point: Point, place: Place, reference: Reference) -> list[int]:
     """Start a run, disturb it, and return the exit statuses when it has ended."""
     if point.kind == "write":
-        sizes = (int(reference.sizes[-1] * point.share),) * 2
-        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, sizes)
+        n_bytes = int(reference.sizes[-1] * point.share)
+        limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
         return [place.start(RUN, executor=point.executor, before=limit).wait()]
     processes = [place.start(RUN, executor=point.executor)]
     _wait_for(point, place, processes[0], reference)
@@ -145,11 +154,20 @@ def _wait_for(
 
 def _signal(kind: str, process: subprocess.Popen[bytes]) -> None:
     if kind == "child":
-        # The latest is the process of a step, if there is one.
-        for child in psutil.Process(process.pid).children(recursive=True)[-1:]:
+        children = psutil.Process(process.pid).children(recursive=True)
+        for child in sorted(children, key=_is_step)[-1:]:
             child.kill()
     else:
         process.send_signal(signal.SIGKILL if kind == "kill" else signal.SIGTERM)
+
+
+def _is_step(process: psutil.Process) -> bool:
+    """Return whether a process is that of a step: a fork of the forkserver."""
+    try:
+        parent = process.parent()
+        return parent is not None and process.cmdline() == parent.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def main() -> int:
