@@ -22,8 +22,10 @@ from mmctr_pipeline.reporting.neighbours import Neighbours, find_neighbours
 from mmctr_pipeline.reporting.plots import small_picture
 
 _MAX_SHEET_BYTES = 2_000_000
-_THUMBNAIL = 96
-_GAP, _LINE, _FONT_SIZE = 8, 15, 11
+# Longest titles, in bytes. No cell has room for more.
+_MAX_TITLE_BYTES = 1200
+# In pixels: side of a cover, space between cells, height of a line, size of its letters.
+_THUMBNAIL, _GAP, _LINE, _FONT_SIZE = 96, 8, 15, 11
 _INK, _FAINT, _GREY = "#202020", "#707070", "#e0e0e0"
 
 
@@ -60,7 +62,7 @@ def neighbour_sheet(
     n_queries, n_neighbours
         Number of items, and of neighbours for each item and kind.
     seed
-        Decides on the items, see `find_neighbours`.
+        Seed of the choice of items, see `find_neighbours`.
     """
     neighbours = find_neighbours(items.ids, images, tables, n_queries, n_neighbours, seed)
     full = _draw(items, images, neighbours, _THUMBNAIL, n_lines=3)
@@ -71,11 +73,11 @@ def neighbour_sheet(
 def _draw(
     items: ItemTable, images: ImageIndex | None, neighbours: Neighbours, size: int, n_lines: int
 ) -> Image.Image:
-    """Draw a block for each query: the item on the left, a row for each kind on its right."""
+    """Draw a block for each query: on the left the item, on the right a row for each kind."""
     kinds = list(neighbours.item_id)
     shown = np.concatenate([neighbours.query, *map(np.ravel, neighbours.item_id.values())])
     titles = _titles(items, np.unique(shown[shown != np.zeros(1, shown.dtype)]))
-    covers = {} if images is None else {each: _cover(images, each, size) for each in titles}
+    covers = {} if images is None else {item: _cover(images, item, size) for item in titles}
     heights = [cover.height for cover in covers.values() if cover is not None]
     tile = Image.new("RGB", (size, max(heights, default=size // 2)), _GREY)
     middle = (size // 2, tile.height // 2)
@@ -131,8 +133,8 @@ def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _font_path(bold: bool = False) -> Path:
-    # matplotlib's font is on every machine; letters that it lacks become boxes. All letters are
-    # equally wide, so that lines can be wrapped by counting them.
+    # This font comes with matplotlib. Letters that it lacks become boxes. All letters have the same
+    # width, so lines can be wrapped by counting letters.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return folder / f"DejaVuSansMono{'-Bold' * bold}.ttf"
 
@@ -147,25 +149,25 @@ def _cover(images: ImageIndex, item_id: int | str, size: int) -> Image.Image | N
 
 
 def _titles(items: ItemTable, ids: np.ndarray) -> dict[int | str, str]:
-    """Return the titles of some items as they can be drawn: one line, no control characters."""
+    """Return the titles of some items as `_drawable` texts."""
     rows = pa.array(find(ids, items.ids)[0])
     # Parquet does not check that text is UTF-8.
     raw = items.title.take(rows).cast(pa.large_binary()).to_pylist()
     return {
-        item: _drawable((title or b"")[:1200].decode("utf-8", errors="replace"))
+        item: _drawable((title or b"")[:_MAX_TITLE_BYTES].decode("utf-8", errors="replace"))
         for item, title in zip(ids.tolist(), raw, strict=True)
     }
 
 
 def _drawable(title: str) -> str:
-    """Return the title without control characters, and without emoji that the font lacks."""
+    """Return a title in one line, without control characters and emoji that the font lacks."""
     letters = " ".join(unicodedata.normalize("NFKC", title).split())
     return " ".join("".join(filter(_is_drawable, letters)).split())
 
 
 def _is_drawable(letter: str) -> bool:
     category = unicodedata.category(letter)
-    # Characters that join or vary emoji would become boxes of their own.
+    # Characters that only join or modify emoji would become boxes.
     if category in ("Cc", "Cf") or "\ufe00" <= letter <= "\ufe0f":
         return False
     return category[0] != "S" or _glyphs().get_char_index(ord(letter)) != 0

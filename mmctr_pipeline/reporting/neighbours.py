@@ -17,9 +17,9 @@ _N_CANDIDATES = 512
 class Neighbours:
     """Q query items and, for each kind of vector, the K items nearest to each, nearest first.
 
-    `query` has ids of the data, `(Q,)`, and so has `item_id[kind]`, `(Q, K)`: the padding id (0 or
-    an empty string) if the query has no vector of this kind or fewer than K other items have one.
-    `similarity[kind]` is the cosine, `(Q, K) float32`.
+    `query` `(Q,)` and `item_id[kind]` `(Q, K)` hold ids as in the data. Where there is no neighbour
+    (the query has no vector of this kind, or fewer than K other items have one), the id is that of
+    padding: 0 or an empty string. `similarity[kind]` is the cosine, `(Q, K) float32`.
     """
 
     query: np.ndarray
@@ -47,8 +47,9 @@ def find_neighbours(
     """Choose query items and find the items nearest to each by cosine similarity.
 
     Queries are drawn at random among the items with the most kinds of vectors, with a cover if
-    possible, and far from one another by the last kind. Masked, zero and non-finite vectors are
-    ignored, and tables that have no other. Items with equal similarities are in ascending order.
+    possible, and so that their vectors of the last kind are far apart. Masked, zero and non-finite
+    vectors are ignored, as are tables without any other vector. Items with equal similarities are
+    in ascending order.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ def find_neighbours(
     n_queries, n_neighbours
         Number of items, and of neighbours for each item and kind.
     seed
-        Decides which items are drawn.
+        Seed of the choice of query items.
     """
     lengths = {kind: _lengths(table, item_id) for kind, table in tables.items()}
     found = {kind: (tables[kind], length) for kind, length in lengths.items() if length.any()}
@@ -77,7 +78,7 @@ def _choose_queries(
     item_id: np.ndarray,
     images: ImageIndex | None,
     found: Sequence[tuple[VectorTable, np.ndarray]],
-    most: int,
+    n_queries: int,
     seed: int,
 ) -> np.ndarray:
     if not found:
@@ -86,13 +87,13 @@ def _choose_queries(
     n_kinds = np.sum([np.isin(item_id, table.item_id[length > 0]) for table, length in found], 0)
     pool = random.permutation(item_id[n_kinds == n_kinds.max()])[:_N_CANDIDATES]
     if images is not None:
-        paths = [images.path(each) for each in pool.tolist()]
+        paths = [images.path(item) for item in pool.tolist()]
         has_cover = np.array([path is not None and path.is_file() for path in paths])
         pool = pool[has_cover] if has_cover.any() else pool
     units = _units(*found[-1], pool)
-    # As k-means++ draws its first centres: far apart, but not only outliers.
+    # Drawn like the first centres of k-means++: far apart, but not only outliers.
     chosen = [0]
-    while len(chosen) < min(most, len(pool)):
+    while len(chosen) < min(n_queries, len(pool)):
         share = np.maximum(1.0 - (units @ units[chosen].T).max(axis=1).astype(float), 1e-6)
         share[chosen] = 0
         chosen.append(int(random.choice(len(pool), p=share / share.sum())))
@@ -108,7 +109,7 @@ def _lengths(table: VectorTable, item_id: np.ndarray) -> np.ndarray:
 
 
 def _units(table: VectorTable, length: np.ndarray, item_id: np.ndarray) -> np.ndarray:
-    """Return vectors of length 1, `(M, D) float32`; zeros for an item without a usable one."""
+    """Return vectors of length 1, `(M, D) float32`; zeros for an item without a usable vector."""
     position, is_there = find(item_id, table.item_id)
     usable = is_there & (length[position] > 0)
     units = np.zeros((len(item_id), table.dim), np.float32)
@@ -120,13 +121,16 @@ def _units(table: VectorTable, length: np.ndarray, item_id: np.ndarray) -> np.nd
 def _nearest(
     table: VectorTable, length: np.ndarray, query: np.ndarray, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids and cosines `(Q, K)` of the items nearest to each query; padding, 0 for none."""
+    """Return ids and cosines `(Q, K)` of the items nearest to each query.
+
+    Where there is no neighbour, the id is that of padding, and the cosine 0.
+    """
     units = _units(table, length, query)
     with np.errstate(all="ignore"):
         cosine = (table.vectors @ units.T) / length[:, None]
     cosine[(length[:, None] == 0) | (table.item_id[:, None] == query)] = -np.inf
     order = np.argsort(-cosine, axis=0, kind="stable")[:n_neighbours].T
     similarity = np.take_along_axis(cosine.T, order, axis=1)
-    none = ~np.isfinite(similarity) | ~units.any(axis=1, keepdims=True)
+    is_none = ~np.isfinite(similarity) | ~units.any(axis=1, keepdims=True)
     padding = np.zeros(1, table.item_id.dtype)
-    return np.where(none, padding, table.item_id[order]), np.where(none, 0, similarity)
+    return np.where(is_none, padding, table.item_id[order]), np.where(is_none, 0, similarity)

@@ -1,4 +1,4 @@
-"""The picture of neighbours: covers, titles, limits of size, and awkward input."""
+"""The picture of neighbours shows covers and titles, is small, and draws awkward input."""
 
 import io
 from pathlib import Path
@@ -36,29 +36,23 @@ def test_the_sheet_has_the_covers_and_titles_of_its_items(tmp_path: Path) -> Non
         Image.new("RGB", (400, 400), colour).save(tmp_path / f"{item}.jpg", quality=95)
     images = index_images(tmp_path)
     tables = {"image": vector_table([[0, 1], [1, 0], [1, 0.1]], ids)}
-
-    def full(titles: list[str]) -> bytes:
-        sheet = neighbour_sheet(
-            item_table(pa.array(titles), ids),
-            images,
-            tables,
-            n_queries=1,
-            n_neighbours=1,
-            seed=seed,
-        )
-        return sheet.full
-
     # A seed whose query is one of the last two items, which are neighbours of each other.
     seed = next(
         seed
         for seed in range(50)
         if find_neighbours(ids, images, tables, 1, 1, seed).query.tolist() in ([5], [90])
     )
-    content = full(["a", "b", "c"])
+
+    def draw(titles: list[str]) -> bytes:
+        items = item_table(pa.array(titles), ids)
+        sheet = neighbour_sheet(items, images, tables, n_queries=1, n_neighbours=1, seed=seed)
+        return sheet.full
+
+    content = draw(["a", "b", "c"])
     assert (count(content, GREEN), count(content, BLUE)) == (96 * 96, 96 * 96)
     assert count(content, RED) == 0
-    assert content == full(["not shown", "b", "c"])
-    assert content != full(["a", "b", "other"])
+    assert content == draw(["not shown", "b", "c"])
+    assert content != draw(["a", "b", "other"])
 
 
 def test_covers_are_turned_upright(tmp_path: Path) -> None:
@@ -74,7 +68,7 @@ def test_covers_are_turned_upright(tmp_path: Path) -> None:
     sheet = neighbour_sheet(items, images, {"image": table}, n_queries=1)
     with Image.open(io.BytesIO(sheet.full)) as image:
         drawn = np.asarray(image.convert("RGB")).astype(int)
-    red, blue = (np.argwhere(np.abs(drawn - each).max(axis=2) < 30) for each in (RED, BLUE))
+    red, blue = (np.argwhere(np.abs(drawn - colour).max(axis=2) < 30) for colour in (RED, BLUE))
     # EXIF orientation 6 turns clockwise: the left half moves to the top.
     assert red[:, 0].max() <= blue[:, 0].min() + 2
 
@@ -95,7 +89,7 @@ def test_bad_covers_become_grey_tiles(tmp_path: Path) -> None:
     sheet = neighbour_sheet(items, images, {"image": table}, n_queries=1, n_neighbours=5)
     tile = 96 * 96
     assert count(sheet.full, RED) == tile
-    # Each of the five says "no cover" within its tile.
+    # The words "no cover" hide a few pixels of each of the five tiles.
     assert 4.4 * tile < count(sheet.full, GREY) < 5.1 * tile
 
 
@@ -118,7 +112,7 @@ def test_items_with_string_ids_are_drawn() -> None:
     sheet = neighbour_sheet(item_table(titles, names), None, {"text": table})
     integers = neighbour_sheet(item_table(titles), None, {"text": random_vectors(1)})
     # The same queries and neighbours; only the captions differ.
-    sizes = {Image.open(io.BytesIO(each.full)).size for each in (sheet, integers)}
+    sizes = {Image.open(io.BytesIO(drawn.full)).size for drawn in (sheet, integers)}
     assert len(sizes) == 1
     assert sheet != integers
 
@@ -130,8 +124,8 @@ def test_awkward_titles_are_drawn(title: str | None) -> None:
     blank = neighbour_sheet(item_table(pa.array(["."] * N_ITEMS)), None, table)
     assert len(sheet.small) <= 50_000
     # More ink than a dot, and no more than three full lines for each of 96 items.
-    ink = [count(each.full, (32, 32, 32)) for each in (sheet, blank)]
-    assert ink[1] < ink[0] < 150_000
+    ink, ink_of_dots = (count(drawn.full, (32, 32, 32)) for drawn in (sheet, blank))
+    assert ink_of_dots < ink < 150_000
 
 
 def test_emoji_that_the_font_lacks_are_left_out() -> None:
@@ -147,12 +141,12 @@ def test_neighbours_are_named_by_id() -> None:
     tables = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 90], np.int32))}
     other = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 91], np.int32))}
 
-    def drawn(tables: dict[str, VectorTable], seed: int) -> NeighbourSheet:
+    def draw(tables: dict[str, VectorTable], seed: int) -> NeighbourSheet:
         items = item_table(titles, tables["text"].item_id)
         return neighbour_sheet(items, None, tables, n_queries=1, seed=seed)
 
     # Each sheet has the item 90 or 91, as the query or as one of its two neighbours.
-    assert all(drawn(tables, seed) != drawn(other, seed) for seed in range(3))
+    assert all(draw(tables, seed) != draw(other, seed) for seed in range(3))
 
 
 def test_titles_that_are_not_utf8_are_drawn() -> None:

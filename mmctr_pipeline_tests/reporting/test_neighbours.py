@@ -1,4 +1,4 @@
-"""Queries and their nearest neighbours, against a plain search."""
+"""Queries are spread over the items, and their neighbours equal those of a plain search."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Plots are small PNG pictures that show what they should."""
+"""Plots are small PNG pictures that show their data."""
 
 import io
 from collections.abc import Sequence
@@ -84,17 +84,17 @@ PLOTS = {
 }
 
 
-def pixels_of(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
+def find_pixels(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
     """Return row and column `(P, 2)` of the pixels of nearly this colour."""
     with Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return np.argwhere(np.abs(pixels - colour).max(axis=2) < 60)
 
 
-def dots_of(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
+def find_dots(content: bytes, colour: tuple[int, int, int]) -> np.ndarray:
     """Return the pixels of a map's dots of this colour, without those of the legend."""
-    places = pixels_of(content, colour)
-    return places[places[:, 0] > 70]
+    positions_P2 = find_pixels(content, colour)
+    return positions_P2[positions_P2[:, 0] > 70]
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -116,26 +116,28 @@ def test_plots_depend_on_their_data() -> None:
 
 
 def test_calibrated_probabilities_are_on_the_diagonal() -> None:
-    right, high = (pixels_of(reliability(calibrated(shift)), BLUE) for shift in (0.0, 0.2))
-    middle = (right.min(axis=0) + right.max(axis=0)) / 2
-    rows, columns = (right - middle).T
+    calibrated_dots, high = (
+        find_pixels(reliability(calibrated(shift)), BLUE) for shift in (0.0, 0.2)
+    )
+    middle = (calibrated_dots.min(axis=0) + calibrated_dots.max(axis=0)) / 2
+    rows, columns = (calibrated_dots - middle).T
     # Rows count downward: shares rise with the probabilities across the whole plot.
     assert np.corrcoef(rows, columns)[0, 1] < -0.99
     # One fifth higher in the left half, where no share is cut off.
-    left = [np.median(each[each[:, 1] < middle[1], 0]) for each in (right, high)]
-    assert 0.1 < (left[0] - left[1]) / np.ptp(right[:, 0]) < 0.3
+    row, row_high = (np.median(dots[dots[:, 1] < middle[1], 0]) for dots in (calibrated_dots, high))
+    assert 0.1 < (row - row_high) / np.ptp(calibrated_dots[:, 0]) < 0.3
 
 
 def test_a_line_marks_the_limit_only_if_titles_are_cut() -> None:
     n_tokens = np.array([5, 6, 7, 8, 60])
-    assert len(pixels_of(title_lengths(n_tokens, 59), ORANGE)) > 100
-    assert len(pixels_of(title_lengths(n_tokens, 60), ORANGE)) == 0
+    assert len(find_pixels(title_lengths(n_tokens, 59), ORANGE)) > 100
+    assert len(find_pixels(title_lengths(n_tokens, 60), ORANGE)) == 0
 
 
 def test_the_longest_titles_share_the_last_bar() -> None:
     # The last bar is at 30: a longer title must be counted there, and the axis must not grow.
     bars = [
-        pixels_of(title_lengths(np.array([4] * 90 + [longest]), 20), BLUE) for longest in (30, 99)
+        find_pixels(title_lengths(np.array([4] * 90 + [longest]), 20), BLUE) for longest in (30, 99)
     ]
     assert np.array_equal(bars[0], bars[1])
 
@@ -144,30 +146,31 @@ def test_the_map_shows_each_kind_and_no_masked_item() -> None:
     even = np.arange(2000) % 2 == 0
     everything = np.ones(2000, bool)
     content = vector_map(CLOUD, everything, {"both": even, "title": ~even})
-    assert len(dots_of(content, BLUE)) > 500
-    assert len(dots_of(content, ORANGE)) > 500
+    assert len(find_dots(content, BLUE)) > 500
+    assert len(find_dots(content, ORANGE)) > 500
     masked = vector_map(CLOUD, ~even, {"both": even})
-    assert len(dots_of(masked, BLUE)) == 0
+    assert len(find_dots(masked, BLUE)) == 0
 
 
 def test_the_rarest_kind_is_on_top() -> None:
-    # Dots in two places, so that only the top one of each is visible.
+    # All dots are at two points, so that only the top dot of each is visible.
     right = np.arange(2000) >= 1000
     vectors = np.stack([np.where(right, 1, -1), np.zeros(2000)], axis=1).astype(np.float32)
 
-    def common_seen(rare: np.ndarray) -> int:
+    def n_common_pixels(rare: np.ndarray) -> int:
         kinds = {"rare": rare, "common": right & ~rare, "left": ~right & ~rare}
-        return len(dots_of(vector_map(vectors, np.ones(2000, bool), kinds), ORANGE))
+        return len(find_dots(vector_map(vectors, np.ones(2000, bool), kinds), ORANGE))
 
-    assert common_seen(rare=np.arange(2000) < 50) > 3
-    assert common_seen(rare=np.arange(2000) >= 1950) == 0
+    # The rare items are all on the left, then all on the right, where they hide the common ones.
+    assert n_common_pixels(rare=np.arange(2000) < 50) > 3
+    assert n_common_pixels(rare=np.arange(2000) >= 1950) == 0
 
 
 def test_the_first_axis_has_the_largest_variance() -> None:
     vectors = np.zeros((2000, 8), np.float32)
     vectors[:, [5, 7]] = CLOUD[:, :1]
     vectors[:, 2] = CLOUD[:, 1] / 10
-    dots = dots_of(vector_map(vectors, np.ones(2000, bool), {"all": np.ones(2000, bool)}), BLUE)
+    dots = find_dots(vector_map(vectors, np.ones(2000, bool), {"all": np.ones(2000, bool)}), BLUE)
     height, width = np.ptp(dots, axis=0)
     # Standard deviations of sqrt(2) and 0.1 on equal scales, plus the size of a dot.
     assert width / 20 < height < width / 8
@@ -178,7 +181,7 @@ def test_a_disc_of_items_stays_a_disc_on_the_map() -> None:
     vectors = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
     everything = np.ones(2000, bool)
     height, width = np.ptp(
-        dots_of(vector_map(vectors, everything, {"all": everything}), BLUE), axis=0
+        find_dots(vector_map(vectors, everything, {"all": everything}), BLUE), axis=0
     )
     assert height == pytest.approx(width, rel=0.05)
 
@@ -188,8 +191,8 @@ def test_one_outlier_does_not_shrink_the_map() -> None:
     vectors = CLOUD.copy()
     vectors[7] *= 1000
     plain, far = (
-        np.ptp(dots_of(vector_map(each, everything, {"all": everything}), BLUE), axis=0)
-        for each in (CLOUD, vectors)
+        np.ptp(find_dots(vector_map(cloud, everything, {"all": everything}), BLUE), axis=0)
+        for cloud in (CLOUD, vectors)
     )
     assert (far > 0.6 * plain).all()
 
@@ -233,8 +236,8 @@ def test_an_impossible_limit_is_refused() -> None:
 
 def test_gradient_norms_and_learning_rates_are_drawn() -> None:
     content = gradient_curve(GRADIENTS)
-    assert len(pixels_of(content, BLUE)) > 100
-    rates = pixels_of(content, ORANGE)
+    assert len(find_pixels(content, BLUE)) > 100
+    rates = find_pixels(content, ORANGE)
     in_plot = rates[(rates[:, 0] > 40) & (rates[:, 1] < 480)]
     # The rate falls from left to right.
     left, right = in_plot[in_plot[:, 1] < 150], in_plot[in_plot[:, 1] > 350]
