@@ -3,25 +3,47 @@
 import click
 
 from mmctr_pipeline.cli.compare import compare
-from mmctr_pipeline.comparison.entries import fusion_entries
+from mmctr_pipeline.comparison.entries import FUSIONS, fusion_entries
 from mmctr_pipeline.environment import Deployment
-from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.settings import SettingsError
 
 _N_TEST_ROWS = 1_000
 
 
 @click.command()
-@click.option("--train-rows", default=20_000, help="Train rows of the sample dataset.")
-@click.option("--valid-rows", default=50_000, help="Valid rows; about half of them report.")
+@click.argument("rows", nargs=-1, type=click.Choice(list(FUSIONS)), metavar="[ROW]...")
+@click.option("--train-rows", type=int, help="Train rows of the sample dataset. [default: 20,000]")
+@click.option(
+    "--valid-rows",
+    type=int,
+    help="Valid rows of the sample dataset; about half of them report. [default: 50,000]",
+)
 @click.option(
     "--seeds", type=click.IntRange(2, 10), default=5, help="Times each row is trained, by seed."
 )
-@click.option("--seed", default=11, help="Seed of the sample dataset.")
-def fusions(train_rows: int, valid_rows: int, seeds: int, seed: int) -> int:
-    """Compare a model with the vectors of each fusion, paired by seed of training."""
+@click.option("--seed", type=int, help="Seed of the sample dataset. [default: 11]")
+def fusions(rows: tuple[str, ...], seeds: int, **sample_size: int | None) -> int:
+    """Compare a model with the vectors of each fusion, paired by seed of training.
+
+    Rows are chosen by name; without names, these are all. The data are those of MMCTR_DATA_DIR, or
+    a sample dataset.
+    """
     deployment = Deployment.from_environment()
-    config = SampleConfig(
+    given = {name: value for name, value in sample_size.items() if value is not None}
+    entries = fusion_entries(load_preset(preset_name(deployment)), rows)
+    data = deployment.data_dir
+    if data is not None and given:
+        raise SettingsError(
+            "--train-rows, --valid-rows and --seed describe the sample dataset, but MMCTR_DATA_DIR "
+            f"is {str(data)!r}; leave them out, or unset it"
+        )
+    return compare(entries, data or _sample(**given), deployment, "fusions", seeds=seeds)
+
+
+def _sample(train_rows: int = 20_000, valid_rows: int = 50_000, seed: int = 11) -> SampleConfig:
+    return SampleConfig(
         seed=seed,
         n_train_rows=train_rows,
         n_valid_rows=valid_rows,
@@ -29,5 +51,3 @@ def fusions(train_rows: int, valid_rows: int, seeds: int, seed: int) -> int:
         # As many rows per user as in the default sample dataset.
         n_users=(train_rows + valid_rows + _N_TEST_ROWS) * 12 // 100,
     )
-    entries = fusion_entries(load_preset(deployment.preset or "sample"))
-    return compare(entries, config, deployment, "fusions", seeds=seeds)

@@ -118,13 +118,14 @@ def ablation_entries(preset: Preset) -> list[Entry]:
     return [Entry(name, preset, without=without) for name, without in ABLATION.items()]
 
 
-def fusion_entries(preset: Preset) -> list[Entry]:
-    """Return the rows of `FUSIONS`; model, attention fusion and projection share seeds, from 1."""
+def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
+    """Return the named rows of `FUSIONS`, or all; all their seeds are that of training, from 1."""
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
     preset = _with_fusion(preset, method="pca", input="raw", rotate=False)
     return [
         Entry(name, _with_fusion(preset, **changes), projection=projection, seed_fusion=True)
         for name, (changes, projection) in FUSIONS.items()
+        if name in names or not names
     ]
 
 

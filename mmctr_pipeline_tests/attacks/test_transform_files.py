@@ -35,6 +35,8 @@ def fitted_transform() -> PcaTransform:
         {"components": torch.zeros(14, dtype=torch.float64)},
         {"components": "none"},
         {"explained_variance_ratio": torch.zeros(5, dtype=torch.float64)},
+        {"weight": torch.zeros(99, dtype=torch.float64)},
+        {"weight": "none"},
         {"text_dim": 10**12},
         {"text_dim": "4"},
         {"input": 5},

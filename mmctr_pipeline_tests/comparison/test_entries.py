@@ -88,6 +88,8 @@ def test_fusions_share_the_seed_of_training() -> None:
     entries = {entry.name: entry for entry in fusion_entries(load_preset("sample"))}
     # The first row is compared with each of the others.
     assert next(iter(entries)) == "pca_each rotated"
+    named = fusion_entries(load_preset("sample"), ["pca", "attention"])
+    assert named == [entries["pca"], entries["attention"]]
     for number in (0, 1):
         runs = {name: entry.with_seed(number, minutes=0.0) for name, entry in entries.items()}
         assert {run.preset.training.seed for run in runs.values()} == {number + 1}

@@ -104,8 +104,10 @@ def test_refit_makes_a_new_transform_the_newest(run: Runs) -> None:
         {"data": "/data/b"},
         {"config": dataclasses.replace(PCA, dim=4)},
         {"config": dataclasses.replace(PCA, input="unit")},
+        {"config": dataclasses.replace(PCA, method="pca_each")},
+        {"config": dataclasses.replace(PCA, rotate=True)},
     ],
-    ids=["text encoder", "image encoder", "data", "dim", "input"],
+    ids=["text encoder", "image encoder", "data", "dim", "input", "method", "rotate"],
 )
 def test_each_combination_of_settings_encoders_and_data_has_its_own_transform(
     run: Runs, changed: dict[str, Any]
@@ -117,6 +119,13 @@ def test_each_combination_of_settings_encoders_and_data_has_its_own_transform(
     assert other.transform.identity != first.transform.identity
     assert run(**{"config": PCA} | changed).transform.identity == other.transform.identity
     assert run(PCA).transform.identity == first.transform.identity
+
+
+def test_the_record_of_a_pca_is_named_as_before_it_could_be_rotated(run: Runs) -> None:
+    made_by = run(PCA).vectors.provenance["made_by"]
+    assert made_by["settings"] == {"method": "pca", "dim": 5, "input": "raw"}
+    rotated = run(dataclasses.replace(PCA, rotate=True)).vectors.provenance["made_by"]
+    assert rotated["settings"] == {**made_by["settings"], "rotate": True}
 
 
 def test_two_data_sets_with_equal_transforms_have_separate_records(run: Runs) -> None:
@@ -142,7 +151,7 @@ def test_settings_of_the_other_method_are_ignored(run: Runs) -> None:
     run(PCA)
     assert run(dataclasses.replace(PCA, attention=AttentionConfig(seed=7))).reused
     run(ATTENTION)
-    assert run(dataclasses.replace(ATTENTION, input="unit")).reused
+    assert run(dataclasses.replace(ATTENTION, input="unit", rotate=True)).reused
     other_seed = dataclasses.replace(ATTENTION.attention, seed=7)
     assert not run(dataclasses.replace(ATTENTION, attention=other_seed)).reused
 

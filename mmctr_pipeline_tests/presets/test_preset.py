@@ -28,11 +28,21 @@ def test_every_shipped_preset_loads(name: str) -> None:
     assert (preset.checks.auc_floor, preset.checks.beat_baselines) == (None, True)
 
 
+def test_only_our_presets_differ_from_the_published_fusions() -> None:
+    ours = {"sample", "similarity_attention"}
+    for name in shipped_presets():
+        fusion = load_preset(name).fusion
+        published = "attention" if name == "transformer_dcn" else "pca"
+        assert fusion.method == ("pca_each" if name in ours else published), name
+        assert fusion.rotate is (name in ours), name
+
+
 def test_improved_mmctr_is_recipe_a() -> None:
     preset = load_preset("improved_mmctr")
     assert preset.encoders.text.model == "all-MiniLM-L6-v2"
     assert preset.encoders.image.model == "RN50/openai"
-    assert (preset.fusion.method, preset.fusion.dim, preset.fusion.input) == ("pca", 128, "raw")
+    fusion = preset.fusion
+    assert (fusion.method, fusion.dim, fusion.input, fusion.rotate) == ("pca", 128, "raw", False)
     model, training = preset.model, preset.training
     assert (model.embedding_dim, model.level_embedding_dim, model.multimodal_dim) == (64, 32, 64)
     assert (model.attention_dim, model.hidden_dims) == (32, (512, 256, 128))
