@@ -1,13 +1,30 @@
-"""Comparisons on the command line: run the rows, then write and print their table."""
+"""Comparisons on the command line: train all rows, then write and print their table."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.files.writable import require_writable
 from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.settings import SettingsError
+
+
+def data_folder(deployment: Deployment, sample_size: Mapping[str, float | None]) -> Path | None:
+    """Return the folder of MMCTR_DATA_DIR, None if it is not set.
+
+    Raises `SettingsError` if it is set and any option of `sample_size`, by parameter name, has a
+    value, since those describe the sample dataset.
+    """
+    names = [name for name, value in sample_size.items() if value is not None]
+    given = [f"--{name.removeprefix('n_').replace('_', '-')}" for name in names]
+    if deployment.data_dir is not None and given:
+        raise SettingsError(
+            f"{', '.join(given)}: for the sample dataset only, but MMCTR_DATA_DIR is "
+            f"{str(deployment.data_dir)!r}; leave the options out, or unset it"
+        )
+    return deployment.data_dir
 
 
 def compare(
@@ -29,11 +46,11 @@ def compare(
     entries
         The rows.
     data
-        The data folder, or the sample dataset to generate unless storage has it.
+        The data folder, or the sample dataset, which is generated if storage does not have it.
     deployment
         Where to store and compute.
     name
-        Stem of the names of the table's files.
+        File name of the table, without its suffix.
     seeds, by_auc, pairs
         As in `Runner.run`.
     minutes, again

@@ -2,12 +2,11 @@
 
 import click
 
-from mmctr_pipeline.cli.compare import compare
+from mmctr_pipeline.cli.compare import compare, data_folder
 from mmctr_pipeline.comparison.entries import FUSIONS, fusion_entries
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.sample.config import SampleConfig
-from mmctr_pipeline.settings import SettingsError
 
 _N_TEST_ROWS = 1_000
 
@@ -31,15 +30,10 @@ def fusions(rows: tuple[str, ...], seeds: int, **sample_size: int | None) -> int
     a sample dataset.
     """
     deployment = Deployment.from_environment()
+    folder = data_folder(deployment, sample_size)
     given = {name: value for name, value in sample_size.items() if value is not None}
     entries = fusion_entries(load_preset(preset_name(deployment)), rows)
-    data = deployment.data_dir
-    if data is not None and given:
-        raise SettingsError(
-            "--train-rows, --valid-rows and --seed describe the sample dataset, but MMCTR_DATA_DIR "
-            f"is {str(data)!r}; leave them out, or unset it"
-        )
-    return compare(entries, data or _sample(**given), deployment, "fusions", seeds=seeds)
+    return compare(entries, folder or _sample(**given), deployment, "fusions", seeds=seeds)
 
 
 def _sample(train_rows: int = 20_000, valid_rows: int = 50_000, seed: int = 11) -> SampleConfig:

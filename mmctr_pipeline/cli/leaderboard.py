@@ -5,12 +5,11 @@ import re
 
 import click
 
-from mmctr_pipeline.cli.compare import compare
+from mmctr_pipeline.cli.compare import compare, data_folder
 from mmctr_pipeline.comparison.entries import preset_entries
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.sample.config import SampleConfig
-from mmctr_pipeline.settings import SettingsError
 
 
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
@@ -81,13 +80,9 @@ def leaderboard(
     deployment = Deployment.from_environment()
     shared = load_preset(preset_name(deployment)) if vary == "model" else None
     entries = preset_entries(presets, shared)
+    folder = data_folder(deployment, sample_size)
     given = {name: value for name, value in sample_size.items() if value is not None}
-    if deployment.data_dir is not None and given:
-        raise SettingsError(
-            "--scale, --train-rows, --valid-rows and --seed describe the sample dataset, but "
-            f"MMCTR_DATA_DIR is {str(deployment.data_dir)!r}; leave them out, or unset it"
-        )
     default_size = {"scale": 7.5, "n_valid_rows": 40_000}
-    data = deployment.data_dir or SampleConfig.scaled(**default_size | given)
+    data = folder or SampleConfig.scaled(**default_size | given)
     by_auc = not presets
     return compare(entries, data, deployment, name, seeds, minutes, again, by_auc=by_auc)

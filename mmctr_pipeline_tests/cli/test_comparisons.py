@@ -63,3 +63,16 @@ def test_fusions_compares_each_fusion_with_each_seed(
     assert rows["pca"]["behind_first"]["verdict"] == "too few rows"
     assert len(set(rows["random"]["inputs"])) == 2
     assert len(set(rows["pca"]["inputs"])) == 1
+
+
+@pytest.mark.parametrize("command", ["fusions", "leaderboard"])
+def test_options_of_the_sample_dataset_are_refused_beside_a_data_folder(
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("MMCTR_PRESET", "sample")
+    assert main([command, "--train-rows", "1000", "--seed", "3"]) == 2
+    assert "--train-rows, --seed: for the sample dataset only" in capsys.readouterr().err
