@@ -32,6 +32,7 @@ from mmctr_pipeline.reporting import checks
 def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[CtrDataset]:
     """The validated interactions and items; each history is stored once, without padding."""
     from mmctr_pipeline import pipeline
+    from mmctr_pipeline.data.facts import data_facts, unseen_rows
 
     dataset = pipeline.load_dataset(deployment.layout())
     dataset = dataclasses.replace(
@@ -45,6 +46,8 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
         "items": len(dataset.items),
         "distinct histories": len(dataset.histories),
         "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
+        "facts": dg.MetadataValue.md("\n".join(f"- {f}" for f in data_facts(dataset).sentences())),
+        "rows with a value that train lacks": dg.MetadataValue.json(unseen_rows(dataset)),
         "fingerprint": dataset.fingerprint,
         "configuration": dg.MetadataValue.json(config.resolved),
         "provenance": dg.MetadataValue.json(dataset.provenance),
