@@ -1,4 +1,4 @@
-"""The soak test's plan, the faults that it finds, and two of its points on real runs."""
+"""The soak test's plan, the faults that it finds, and one of its points on real runs."""
 
 import collections
 import json
@@ -47,16 +47,16 @@ def test_lost_and_differing_artefacts_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_two_points_find_no_fault_and_a_second_soak_does_not_repeat_them(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.soak", "--points", "2", "--folder", str(tmp_path)]
+def test_a_point_finds_no_fault_and_a_second_soak_does_not_repeat_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.soak", "--points", "1", "--folder", str(tmp_path)]
     for _ in range(2):
         result = subprocess.run(
             [*command, "--scale", "0.05"], cwd=REPOSITORY, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr[-4000:]
         line = json.loads(result.stdout.splitlines()[-1])
-        assert (line["name"], line["points"]) == ("soak", 2)
+        assert (line["name"], line["points"]) == ("soak", 1)
         assert (line["lost"], line["differing"], line["left_behind"]) == (0, 0, 0)
-        assert line["kinds"] == {"kill": 1, "write": 1}
-    # The second soak found every point done, so it ran and logged nothing.
+        assert line["kinds"] == {"kill": 1}
+    # The second soak found the point done, so it ran and logged nothing.
     assert result.stderr == ""
