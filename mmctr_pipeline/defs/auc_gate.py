@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.known import data_set_name
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs.config import AssetConfig
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.presets.preset import ChecksConfig
+from mmctr_pipeline.sample.config import SamplePaths
 
 if TYPE_CHECKING:
     from mmctr_pipeline.registry.auc_gate import AucVerdict
@@ -32,6 +34,12 @@ def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any)
         except ModelFileError as error:
             return AucVerdict(False, str(error))
     return judge_auc(model, limits.auc_floor, limits.beat_baselines)
+
+
+def data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
+    """Return the name of a known data set, or ""; a sample dataset of full size is not one."""
+    name = data_set_name(dataset)
+    return "" if name and SamplePaths(deployment.data_root()).summary.is_file() else name
 
 
 def _training_inputs(storage: Path) -> tuple[CtrDataset, ItemVectors]:

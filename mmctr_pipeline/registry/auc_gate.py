@@ -54,29 +54,20 @@ def judge_auc(
             f"the model file records no usable {', '.join(unusable)}; models of unknown quality "
             "are not submitted: materialise trained_model again",
         )
-    auc, low, high = (metrics[name] for name in _REQUIRED_METRICS)
-    parts = [AucVerdict(True, "", {"valid AUC": auc, "low": low, "high": high})]
-    if beat_baselines:
-        parts.append(_against_baselines(model_file))
-    reason = "checks.auc_floor"
-    if auc_floor is None and model_file.data_name in PUBLISHED_FLOORS:
-        auc_floor = PUBLISHED_FLOORS[model_file.data_name]
-        reason = f"of {model_file.data_name}; checks.auc_floor sets another"
-    if auc_floor is not None:
-        passed = auc >= auc_floor
-        verb = "reaches" if passed else "is below"
-        floor = f"{verb} the floor {auc_floor:.4f} ({reason})"
-        parts.append(AucVerdict(passed, floor, {"floor": auc_floor}))
-    passed = all(part.passed for part in parts)
-    findings = "; it ".join(part.explanation for part in parts[1:]) or "has no floor to reach"
+    findings = [_against_baselines(model_file)] if beat_baselines else []
+    if auc_floor is not None or model_file.data_name in PUBLISHED_FLOORS:
+        findings.append(_against_floor(model_file, auc_floor))
+    passed = all(finding.passed for finding in findings)
     measured_on = f" ({model_file.measured_on})" if model_file.measured_on else ""
-    sentences = [f"valid AUC {auc:.4f}{measured_on} {findings}"]
+    found = "; it ".join(each.explanation for each in findings) or "has no floor to reach"
+    sentences = [f"valid AUC {metrics['valid_auc']:.4f}{measured_on} {found}"]
     if model_file.likely_causes:
         causes = "; ".join(model_file.likely_causes)
         sentences += ["It is no better than chance", f"Likely: {causes}"]
     if not passed:
         sentences.append(_FIX)
-    numbers = {name: value for part in parts for name, value in part.numbers.items()}
+    numbers = {name.replace("_", " "): metrics[name] for name in _REQUIRED_METRICS}
+    numbers |= {name: value for each in findings for name, value in each.numbers.items()}
     return AucVerdict(passed, ". ".join(sentences), numbers)
 
 
@@ -118,3 +109,14 @@ def _against_baselines(model_file: ModelFile) -> AucVerdict:
         "lower end of the difference": best.low,
     }
     return AucVerdict(passed, "; ".join([finding, *absent]), numbers)
+
+
+def _against_floor(model_file: ModelFile, auc_floor: float | None) -> AucVerdict:
+    reason = "checks.auc_floor"
+    if auc_floor is None:
+        auc_floor = PUBLISHED_FLOORS[model_file.data_name]
+        reason = f"of {model_file.data_name}; checks.auc_floor sets another"
+    passed = model_file.metrics["valid_auc"] >= auc_floor
+    verb = "reaches" if passed else "is below"
+    finding = f"{verb} the floor {auc_floor:.4f} ({reason})"
+    return AucVerdict(passed, finding, {"floor": auc_floor})

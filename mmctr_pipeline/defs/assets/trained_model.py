@@ -6,15 +6,13 @@ import dagster as dg
 
 from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.data.known import data_set_name
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs import declare
-from mmctr_pipeline.defs.auc_gate import auc_verdict
+from mmctr_pipeline.defs.auc_gate import auc_verdict, data_name
 from mmctr_pipeline.defs.config import AssetConfig, current_deployment
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.reporting import checks
-from mmctr_pipeline.sample.config import SamplePaths
 from mmctr_pipeline.training.config import TrainingConfig
 
 TRAINING_MODULE = "mmctr_pipeline.training.ctr"
@@ -71,7 +69,7 @@ def trained_model(
         trained,
         vectors,
         data_fingerprint=train_dataset.fingerprint,
-        data_name=_data_name(train_dataset, deployment),
+        data_name=data_name(train_dataset, deployment),
         resolved_config={
             **config.resolved,
             "text_embeddings": text_embeddings.provenance["config"],
@@ -116,9 +114,3 @@ def trained_model_checks(
 ) -> list[checks.CheckOutcome]:
     """Check the AUC that the model file records against baselines and floor."""
     return [checks.auc_floor(auc_verdict(config, deployment, trained_model))]
-
-
-def _data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
-    """Return the name of a known data set, or ""; a sample dataset of full size is not one."""
-    name = data_set_name(dataset)
-    return "" if name and SamplePaths(deployment.data_root()).summary.is_file() else name
