@@ -30,7 +30,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.diagnosis import Evidence, likely_causes
 from mmctr_pipeline.training.loop import TrainBatches, fit
-from mmctr_pipeline.training.losses import ctr_loss, redrawn_logits
+from mmctr_pipeline.training.losses import loss_on
 from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
@@ -64,9 +64,8 @@ class TrainedCtr:
     `valid_calibration_error` with its `_limit` (`metrics.Calibration`), `n_valid_positive`,
     `n_valid_negative`, `train_auc` (on a sample of train rows), `best_epoch`,
     `train_rows_per_second` (median over epochs) and, if they are defined, `valid_auc_by_user`,
-    `valid_auc_cold` and the AUC of each trivial baseline. `baselines` compares the model with
-    them. `valid_scores` are the probabilities of the valid rows in order, `(N,)
-    float32`.
+    `valid_auc_cold` and the AUC of each trivial baseline. `baselines` compares the model with them.
+    `valid_scores` are the probabilities of the valid rows in order, `(N,) float32`.
 
     `calibration` is the map that logits pass before they become probabilities, if
     `training.calibration` asks for one. Log-loss and calibration error are then those of the valid
@@ -232,13 +231,6 @@ class CtrTrainer:
             module = build_model(self.model_config, self.spec).to(self.device)
             module.fit_statistics(self.items, rows, self.dataset.histories)
             logger.info(f"{self.model_config.name}: {_n_parameters(module):,} parameters")
-            if config.redrawn_share:
-                logger.info(
-                    f"each step gives {config.redrawn_share:.0%} of the rows without a click "
-                    "the target of another row (training.in_batch_negatives)"
-                )
-            share = config.redrawn_share
-            redrawn_I = redrawn_logits(rows, share, self.spec.n_items).to(self.device)
             history = fit(
                 module,
                 module.parameter_groups(),
@@ -247,7 +239,7 @@ class CtrTrainer:
                     epoch=lambda epoch: source.shuffled(config.batch_size, config.seed, epoch),
                     split=Batch.split,
                 ),
-                lambda module, batch: ctr_loss(module, batch, config, redrawn_I),
+                loss_on(rows, config, self.spec.n_items, self.device),
                 stopping,
                 config,
                 checkpoints,

@@ -1,21 +1,47 @@
 """Losses of CTR models: smoothed cross-entropy, pairwise and joint loss, in-batch negatives."""
 
 import dataclasses
+import logging
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.click_rates import ITEM_SMOOTHING
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.training.config import TrainingConfig
+
+logger = logging.getLogger(__name__)
 
 PAIRS_PER_ROW = 16
 """Other rows of the batch that the pairwise loss compares each row with."""
 
 
-SMOOTHING = 5.0
-"""Rows by which the counts of an item's rows without a click are smoothed."""
+def loss_on(
+    train: Split, config: TrainingConfig, n_items: int, device: torch.device
+) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    """Return `ctr_loss` for batches of `train`, as a function of model and batch.
+
+    Parameters
+    ----------
+    train
+        Labelled train rows.
+    config
+        Weights of the losses and the share of in-batch negatives.
+    n_items
+        Rows of the item table.
+    device
+        Where to train.
+    """
+    if config.redrawn_share:
+        logger.info(
+            f"each step gives {config.redrawn_share:.0%} of the rows without a click the target of "
+            "another row (training.in_batch_negatives)"
+        )
+    redrawn_I = redrawn_logits(train, config.redrawn_share, n_items).to(device)
+    return lambda module, batch: ctr_loss(module, batch, config, redrawn_I)
 
 
 def ctr_loss(
@@ -123,7 +149,7 @@ def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:
     rows_I = np.bincount(train.item_id, minlength=n_items)
     negatives_I = np.bincount(train.item_id, train.label == 0, minlength=n_items)
     expected_I = rows_I * (negatives_I.sum() / max(rows_I.sum(), 1))
-    ratio_I = (negatives_I + SMOOTHING) / (expected_I + SMOOTHING)
+    ratio_I = (negatives_I + ITEM_SMOOTHING) / (expected_I + ITEM_SMOOTHING)
     return torch.from_numpy(np.log(share / ratio_I + 1 - share).astype(np.float32))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmctr_pipeline.data.click_rates import ITEM_SMOOTHING
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.settings import SettingsError
@@ -15,7 +16,6 @@ from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.losses import (
     PAIRS_PER_ROW,
-    SMOOTHING,
     contrastive_loss,
     ctr_loss,
     in_batch_negatives,
@@ -253,7 +253,7 @@ def test_redrawn_logits_are_smoothed_counts() -> None:
     for item in range(5):
         n_rows = sum(item_id == item)
         without_click = sum((item_id == item) & (label == 0))
-        ratio = (without_click + SMOOTHING) / (n_rows * 3 / 7 + SMOOTHING)
+        ratio = (without_click + ITEM_SMOOTHING) / (n_rows * 3 / 7 + ITEM_SMOOTHING)
         expected.append(math.log(0.8 / ratio + 0.2))
     assert found_I == pytest.approx(expected, abs=1e-6)
     assert found_I[0] == found_I[4] == 0
