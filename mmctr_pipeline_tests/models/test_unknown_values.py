@@ -150,7 +150,15 @@ def planted(rows: Split, items: ItemFeatures) -> dict[str, tuple[Split, ItemFeat
     }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "improved_mmctr",
+        "similarity_attention",
+        pytest.param("din", marks=pytest.mark.slow),
+        pytest.param("din, learned", marks=pytest.mark.slow),
+    ],
+)
 def test_an_unseen_value_of_any_feature_leaves_the_mean_near_the_base_rate(name: str) -> None:
     config = MODELS[name]
     dataset, vectors = dataset_with_new_values()
