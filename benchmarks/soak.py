@@ -91,7 +91,9 @@ def plan(full: bool, n_points: int | None, seed: int) -> list[Point]:
     rng = random.Random(seed)
     chosen: list[tuple[str, str | None, str]] = list(_SHORT)
     if full:
-        pairs = [(kind, asset) for asset in ASSETS for kind in ("kill", "term") for _ in range(5)]
+        pairs: list[tuple[str, str | None]] = [
+            (kind, asset) for asset in ASSETS for kind in ("kill", "term") for _ in range(5)
+        ]
         pairs += [(kind, None) for kind, number in _FULL.items() for _ in range(number)]
         rng.shuffle(pairs)
         chosen = [(*pair, "multiprocess") for pair in pairs]

@@ -38,6 +38,13 @@ _POLL_SECONDS = 0.25
 _PLAIN_ERRORS = {*advice.NAMES, "DagsterAssetCheckFailedError"}
 """Errors that are shown without a traceback. A failed check has already shown its reason."""
 
+_CRASH = "ChildProcessCrashException"
+_CRASH_ADVICE = (
+    "error: the process of this step crashed or was killed, most often by the system as memory ran "
+    "out (see dmesg). Fix: free memory, or set MMCTR_EXECUTOR=in_process, which runs one step at a "
+    "time; the same command encodes only the rest, and training resumes at its last checkpoint"
+)
+
 
 def launch_pipeline(stop: StopSignals) -> int:
     """Run the pipeline for the deployment of this environment; return the exit status."""
@@ -149,6 +156,10 @@ def error_text(error: SerializableErrorInfo) -> str:
     """Return the message of an error that the user can correct, or the whole traceback."""
     cause: SerializableErrorInfo | None = error
     while cause is not None:
+        if cause.cls_name == _CRASH:
+            return _CRASH_ADVICE
+        if cause.cls_name == "DagsterSubprocessError" and _CRASH in cause.message:
+            return "error: the process of a step was lost, see above"
         if cause.cls_name in _PLAIN_ERRORS:
             # Without the class: "module.Class: message".
             return re.sub(r"^[\w.]+: ", "error: ", cause.message.strip())
