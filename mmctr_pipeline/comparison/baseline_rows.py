@@ -26,7 +26,7 @@ def baseline_rows(
     n_seeds
         Seeds of the models that they are compared with; a baseline has the same scores for each.
     reporting
-        Their labels.
+        The labels of these rows.
     """
     baselines = baseline_scores(dataset, split, text)
     rows = []

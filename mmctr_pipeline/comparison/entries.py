@@ -29,11 +29,11 @@ FUSIONS: dict[str, tuple[dict[str, Any], Projection | None]] = {
     "pca standardised": ({"input": "standardised"}, None),
     "pca": ({}, None),
     "attention": ({"method": "attention"}, None),
-    # Standardised as the attention fusion does it: harder to beat.
+    # Standardised like the input of the attention fusion, and so harder to beat.
     "random standardised": ({}, "standardised"),
     "random": ({}, "raw"),
 }
-"""Rows of `mmctr fusions`: what each changes in the fusion of recipe A, or its projection."""
+"""Rows of `mmctr fusions`: the changes to the fusion of recipe A, or the random projection."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Entry:
     seed_fusion: bool = False
 
     def with_seed(self, number: int, minutes: float) -> Self:
-        """Return this row with its `number`-th seed, counted from 0, and a limit of time.
+        """Return this row with its `number`-th seed, counted from 0, and a time limit.
 
         The limit holds for training and validation; 0 is none.
         """
@@ -84,13 +84,13 @@ class Entry:
 
     @property
     def vector_settings(self) -> Hashable:
-        """Everything that decides the vectors of this row, on one data folder."""
+        """Everything that the vectors of this row depend on, for one data folder."""
         seed = self.preset.training.seed if self.projection else None
         return (self.preset.encoders, self.preset.fusion, self.without, self.projection, seed)
 
 
 def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) -> list[Entry]:
-    """Return a row for each preset, named by name or path, in this order; files go by their stem.
+    """Return a row for each preset, given by name or path, in this order; the file name is used.
 
     Encoders and fusion are those of `shared`, or each preset's own. Without names, these are the
     shipped presets except those that would repeat a row. Raises `SettingsError` for two rows of
@@ -98,11 +98,11 @@ def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) 
     """
     shipped = shipped_presets()
     entries: dict[str, Entry] = {}
-    for each in names_or_paths or shipped:
-        name = each if each in shipped else Path(each).stem
+    for name_or_path in names_or_paths or shipped:
+        name = name_or_path if name_or_path in shipped else Path(name_or_path).stem
         if name in entries:
             raise SettingsError(f"two rows would be named {name!r}; rename one of the files")
-        preset = load_preset(each)
+        preset = load_preset(name_or_path)
         if shared is not None:
             preset = dataclasses.replace(preset, encoders=shared.encoders, fusion=shared.fusion)
         others = [dataclasses.replace(e.preset, checks=preset.checks) for e in entries.values()]
@@ -119,7 +119,7 @@ def ablation_entries(preset: Preset) -> list[Entry]:
 
 
 def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
-    """Return the named rows of `FUSIONS`, or all; all their seeds are that of training, from 1."""
+    """Return the named rows of `FUSIONS`, or all. Training and fusion share seeds from 1 on."""
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
     preset = _with_fusion(preset, method="pca", input="raw", rotate=False)
     return [

@@ -32,7 +32,7 @@ class TrainingInputs:
     def write(self, root: Path) -> Path:
         """Write to the folder `root/<key>` unless it exists, and return it.
 
-        Inputs that differ in vectors alone share the dataset, through a link.
+        Inputs that differ only in their vectors share the dataset through a link.
         """
         folder, dataset = root / self.key, root / run_key(data=self.dataset.fingerprint)
         if not dataset.is_dir():

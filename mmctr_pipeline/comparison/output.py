@@ -25,7 +25,7 @@ def write_report(
     board
         What to write.
     folder, name
-        Where, and the stem of the file names.
+        Folder and stem of the files.
     heading
         First line.
     best_possible
@@ -45,14 +45,14 @@ def write_report(
 def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
     """Draw a point and an interval for each row that has not failed, the first row on top."""
     rows = [row for row in board.rows if row.measures]
-    places = range(len(rows))
+    positions = range(len(rows))
     figure = Figure(figsize=(7, 1.2 + 0.34 * len(rows)), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     auc, low, high = ([row.measures[name] for row in rows] for name in ("auc", "low", "high"))
-    axes.hlines(places, low, high, linewidth=2)
-    axes.plot(auc, places, "o")
-    for place, value in enumerate(auc):
-        axes.text(value, place - 0.15, f"{value:.4f}", ha="center", fontsize="small")
+    axes.hlines(positions, low, high, linewidth=2)
+    axes.plot(auc, positions, "o")
+    for position, value in enumerate(auc):
+        axes.text(value, position - 0.15, f"{value:.4f}", ha="center", fontsize="small")
     limits = []
     if board.baselines:
         best = max(board.baselines, key=lambda row: row.measures["auc"])
@@ -63,11 +63,11 @@ def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
         axes.axvline(value, color="grey", linestyle=style, linewidth=1)
     titles = [f"{name} {value:.4f} ({line})" for value, name, _, line in limits]
     axes.set_title("; ".join(titles), fontsize="small")
-    axes.set_yticks(places, [row.name for row in rows], parse_math=False)
+    axes.set_yticks(positions, [row.name for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"AUC on {board.n_reporting_rows:,} valid rows, 95 % interval")
     axes.grid(axis="x", alpha=0.3)
-    # The object API only: pyplot keeps global state and picks a backend at import.
+    # Without pyplot, which keeps global state and chooses a backend when it is imported.
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png")
 

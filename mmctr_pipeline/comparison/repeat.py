@@ -1,4 +1,4 @@
-"""Repeat a recorded training run from what its model file holds, and compare the results."""
+"""Repeat a training run as its model file records it, and compare the results."""
 
 import dataclasses
 import hashlib
@@ -94,8 +94,8 @@ def repeat_run(
 ) -> Repetition:
     """Encode, fuse, train and score as `model_file` records, and compare the results.
 
-    Nothing in `storage` changes, except that the vector store gets vectors that it lacks. If
-    an encoder or the transform is another one than recorded, nothing is trained.
+    Nothing in `storage` changes, except that missing vectors are added to the vector store. If an
+    encoder or the transform differs from the recorded one, nothing is trained.
 
     Raises `RepeatError` if the data or the recorded configuration are not those of the run.
 
@@ -140,7 +140,7 @@ def repeat_run(
             results += _contents(model_file, vectors)
             results += _training_results(model_file, trained, dataset, vectors, device)
         else:
-            notes.append("not trained, as the vectors are others than in the recorded run")
+            notes.append("not trained, as the vectors differ from those of the recorded run")
     return Repetition(tuple(results), tuple(notes))
 
 
@@ -177,7 +177,7 @@ def _vectors(
     fresh: bool,
     temporary: Path,
 ) -> ItemVectors:
-    """Encode and fuse as recorded, with the kept transform, or a new one if it was removed."""
+    """Encode and fuse as recorded, with the stored transform, or a new one if it was removed."""
     try:
         recorded = model_file.resolved_config
         text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])
@@ -191,7 +191,7 @@ def _vectors(
     items = dataset.items
     text = pipeline.encode_titles(layout, items, text_config, store, device).table
     image = pipeline.encode_images(layout, items, image_config, store, device).table
-    kept = TransformStore(storage / "transforms").path(model_file.transform_identity)
+    stored = TransformStore(storage / "transforms").path(model_file.transform_identity)
     fused = fuse.fuse(
         text,
         image,
@@ -200,7 +200,7 @@ def _vectors(
         device,
         temporary / "transforms",
         data=str(layout.root.resolve()),
-        transform=fuse.TRANSFORMS[fusion.method].load(kept) if kept.is_file() else None,
+        transform=fuse.TRANSFORMS[fusion.method].load(stored) if stored.is_file() else None,
         item_row=items.item_id,
     )
     return ItemVectors(fused.vectors, text, image)
@@ -261,7 +261,7 @@ def _training_results(
         )
         submissions = {"recorded": recorded, "repeated": repeated}
     assert dataset.test.row_id is not None
-    digests = [_submission_digest(dataset.test.row_id, each) for each in submissions.values()]
+    digests = [_submission_digest(dataset.test.row_id, scores) for scores in submissions.values()]
     return [*results, Result("submission.csv and its zip", *digests)]
 
 
@@ -269,11 +269,12 @@ def _weight_difference(
     recorded: Mapping[str, torch.Tensor], repeated: Mapping[str, torch.Tensor]
 ) -> str:
     """Return how many tensors differ, and by how much."""
-    if {name: each.shape for name, each in recorded.items()} != {
-        name: each.shape for name, each in repeated.items()
-    }:
+    shapes, repeated_shapes = (
+        {name: tensor.shape for name, tensor in weights.items()} for weights in (recorded, repeated)
+    )
+    if shapes != repeated_shapes:
         return "the tensors have other names or shapes"
-    pairs = [(recorded[name], each.detach().cpu()) for name, each in repeated.items()]
+    pairs = [(recorded[name], tensor.detach().cpu()) for name, tensor in repeated.items()]
     gaps = [_largest_gap(*pair) for pair in pairs if not torch.equal(*pair)]
     return f"{len(gaps)} of {len(pairs)} tensors, by up to {max(gaps, default=0.0):.2g}"
 

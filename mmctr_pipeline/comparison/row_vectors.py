@@ -46,7 +46,7 @@ class RowVectors:
             image = _zeros(image, image.dim, present=False)
         fusion = entry.preset.fusion
         if entry.without and not (text.present.any() or image.present.any()):
-            # Present, so that the model is the same one; all items look alike to it.
+            # Marked as present, so that the model has the same inputs; all items are equal to it.
             fused = _zeros(text, fusion.dim, present=True)
         elif entry.projection is not None:
             seed, is_standardised = entry.preset.training.seed, entry.projection == "standardised"
@@ -84,7 +84,7 @@ def random_projection(
     dim
         Dimensions of the result.
     seed
-        Of the projection matrix.
+        Seed of the projection matrix.
     standardised
         First scale each dimension to a standard deviation of 1 and each modality to a total
         variance of 1.

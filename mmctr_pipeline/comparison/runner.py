@@ -44,7 +44,7 @@ class Runner:
     Parameters
     ----------
     dataset
-        What all rows train and report on.
+        The dataset of all rows.
     vectors
         Returns the vectors of a row; called once for rows with equal `vector_settings`.
     storage
@@ -79,11 +79,11 @@ class Runner:
         by_auc: bool = False,
         pairs: Sequence[tuple[str, str]] = (),
     ) -> Leaderboard:
-        """Run every row with its own seed and the `n_seeds - 1` after it, and compare them.
+        """Run every row with `n_seeds` seeds, counted up from its own, and compare the rows.
 
-        All vectors are computed first; those of the first row's titles also serve the baselines. A
-        row that fails shows why; the others run. Raises `UserSplitError` if the valid users cannot
-        be split.
+        All vectors are computed first; the title vectors of the first row also serve the
+        baselines. If a row fails, the table shows why, and the others run. Raises `UserSplitError`
+        if the valid users cannot be split.
 
         Parameters
         ----------
@@ -121,14 +121,14 @@ class Runner:
         return Leaderboard.compare(rows, reporting, by_auc, pairs, *baselines)
 
     def _outcome(self, run: Entry, inputs: Path) -> Outcome:
-        """Return the result of a run, trained unless it is done."""
-        settings, format = run.preset, dtype_for(run.preset.training.precision, self.device)
+        """Return the result of a run, which is trained unless it is finished."""
+        settings, dtype = run.preset, dtype_for(run.preset.training.precision, self.device)
         job = RowJob(
             model=settings.model.to_mapping(),
             training=settings.training.to_mapping(),
             inputs=str(inputs),
             device=str(self.device),
-            number_format=dtype_name(format),
+            number_format=dtype_name(dtype),
             threads=torch.get_num_threads(),
             code_version=code_version(_ROW_MODULE),
             checkpoint_seconds=self.checkpoint_seconds,

@@ -31,7 +31,7 @@ class Column:
         """Return the text of a row's cell."""
         value = self.value(row)
         values = value if isinstance(value, list) else [value]
-        return ", ".join("" if each is None else format(each, self.format) for each in values)
+        return ", ".join("" if item is None else format(item, self.format) for item in values)
 
 
 def _endings(values: Sequence[str]) -> list[str]:
@@ -102,10 +102,10 @@ class Leaderboard:
         done = [row for row in rows if row.measures]
         if by_auc:
             done.sort(key=lambda row: -row.measures["auc"])
-        others = [
-            [row.compared_with(done[0], reporting) for row in each] if done else list(each)
-            for each in (done[1:], baselines)
-        ]
+        others = done[1:]
+        if done:
+            others = [row.compared_with(done[0], reporting) for row in others]
+            baselines = [row.compared_with(done[0], reporting) for row in baselines]
         scores = {row.name: row.scores for row in done}
         differences = {
             f"{first} - {second}": auc_difference(reporting.label, scores[first], scores[second])
@@ -114,10 +114,10 @@ class Leaderboard:
         }
         failed = [row for row in rows if not row.measures]
         return cls(
-            rows=(*done[:1], *others[0], *failed),
+            rows=(*done[:1], *others, *failed),
             n_reporting_rows=len(reporting.label),
             pairs=differences,
-            baselines=tuple(others[1]),
+            baselines=tuple(baselines),
             undefined=dict(undefined or {}),
         )
 

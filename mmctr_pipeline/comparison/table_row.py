@@ -83,8 +83,9 @@ class TableRow:
         behind = auc_difference(reporting.label, first.scores, self.scores)
         behind_cold, label, is_cold = None, reporting.cold_label, reporting.is_cold
         if label is not None:
-            first_cold, cold = ([s[is_cold] for s in each] for each in (first.scores, self.scores))
-            behind_cold = auc_difference(label, first_cold, cold, is_slice=True)
+            first_cold = [scores[is_cold] for scores in first.scores]
+            own_cold = [scores[is_cold] for scores in self.scores]
+            behind_cold = auc_difference(label, first_cold, own_cold, is_slice=True)
         return dataclasses.replace(self, behind=behind, behind_cold=behind_cold)
 
     @property
@@ -113,7 +114,10 @@ class TableRow:
         if self.failure is not None:
             return {**mapping, "failure": self.failure}
         differences = {"behind_first": self.behind, "behind_first_cold": self.behind_cold}
-        plain = {name: each and dataclasses.asdict(each) for name, each in differences.items()}
+        plain = {
+            name: difference and dataclasses.asdict(difference)
+            for name, difference in differences.items()
+        }
         return {**mapping, **self.measures, **plain}
 
 
@@ -125,7 +129,7 @@ def _measures(
     A baseline has no results; numbers that come from them are None, and lists are empty.
     """
 
-    def each(name: str) -> list[Any]:
+    def by_seed(name: str) -> list[Any]:
         return [getattr(result, name) for result in results]
 
     def mean(values: Sequence[float | None]) -> float | None:
@@ -133,24 +137,26 @@ def _measures(
         return float(np.mean(defined)) if defined else None
 
     label, cold_label = reporting.label, reporting.cold_label
-    areas = [metrics.auc_interval(label, each) for each in scores]
+    areas = [metrics.auc_interval(label, of_seed) for of_seed in scores]
     auc, low, high = mean_interval(areas)
-    evaluations = each("evaluation")
+    evaluations = by_seed("evaluation")
     cold = []
     if cold_label is not None:
-        cold = [metrics.auc(cold_label, each[reporting.is_cold]) for each in scores]
+        cold = [metrics.auc(cold_label, of_seed[reporting.is_cold]) for of_seed in scores]
+    log_losses = [metrics.log_loss(label, of_seed) for of_seed in scores] if results else []
+    calibration_errors = [evaluation["calibration"]["error"] for evaluation in evaluations]
     return {
         "auc": auc,
         "low": low,
         "high": high,
         "auc_by_seed": [area.auc for area in areas],
-        "log_loss": mean([metrics.log_loss(label, each) for each in scores] if results else []),
+        "log_loss": mean(log_losses),
         "auc_cold": mean(cold),
         "auc_by_user": mean([evaluation["by_user"]["auc"] for evaluation in evaluations]),
-        "calibration_error": mean([e["calibration"]["error"] for e in evaluations]),
+        "calibration_error": mean(calibration_errors),
         "calibration_limit": mean([e["calibration"]["limit"] for e in evaluations]),
         "n_parameters": results[0].n_parameters if results else None,
-        "peak_mb": max(each("peak_mb"), default=None),
-        **{name: mean(each(name)) for name in ("rows_per_second", "seconds", "selection_auc")},
-        **{name: each(name) for name in ("epochs", "best_epoch", "ended_by")},
+        "peak_mb": max(by_seed("peak_mb"), default=None),
+        **{name: mean(by_seed(name)) for name in ("rows_per_second", "seconds", "selection_auc")},
+        **{name: by_seed(name) for name in ("epochs", "best_epoch", "ended_by")},
     }

@@ -36,11 +36,11 @@ def joint_components(modalities: Modalities, dim: int, *, standardised: bool = F
     if standardised:
         weight = np.concatenate([part.standardising() for part in moments.split(modalities)])
         moments = moments.weighted(weight)
-    whole = moments.variance
+    total = moments.variance
     components, variance = _leading(moments, dim)
     if not len(components):
         raise _all_equal(moments)
-    return Components(moments.mean, weight, components, variance / whole)
+    return Components(moments.mean, weight, components, variance / total)
 
 
 def separate_components(
@@ -56,8 +56,8 @@ def separate_components(
     weights, components, variances = [], [], []
     for part in moments.split(modalities):
         weight = part.standardising() if standardised else np.ones(len(part.mean))
-        whole = part.weighted(weight).variance
-        weight *= 0 if whole == 0 else 1 / np.sqrt(whole)
+        total = part.weighted(weight).variance
+        weight *= 0 if total == 0 else 1 / np.sqrt(total)
         fitted, variance = _leading(part.weighted(weight), dim)
         weights.append(weight)
         components.append(fitted)
@@ -82,19 +82,19 @@ def rotation(n: int, seed: int | Sequence[int]) -> np.ndarray:
 
 
 def shared_out(shares: Sequence[np.ndarray], dim: int) -> list[int]:
-    """Return how many of its components each modality gets, `dim` in total or all there are.
+    """Return how many of its components each modality keeps: `dim` in total, or all of them.
 
     `shares` holds the share of the variance of each component, descending, by modality. Each next
-    component goes to the modality that has the lesser share so far, so the modality that loses
-    most loses as little as possible.
+    component is given to the modality that keeps the smaller share so far. So the smallest share
+    that a modality keeps is as large as possible.
     """
     numbers = [0] * len(shares)
     kept = [0.0] * len(shares)
     for _ in range(dim):
-        open_ones = [m for m, share in enumerate(shares) if numbers[m] < len(share)]
-        if not open_ones:
+        unfinished = [m for m, share in enumerate(shares) if numbers[m] < len(share)]
+        if not unfinished:
             break
-        least = min(open_ones, key=kept.__getitem__)
+        least = min(unfinished, key=kept.__getitem__)
         kept[least] += float(shares[least][numbers[least]])
         numbers[least] += 1
     return numbers
@@ -104,7 +104,7 @@ def shared_out(shares: Sequence[np.ndarray], dim: int) -> list[int]:
 class _Moments:
     """Mean `(D,)` and covariance `(D, D)` of vectors of `n_items`, float64.
 
-    `rounding` `(D,)` bounds the variance that the last digit of the float32 input makes.
+    `rounding` `(D,)` is an upper bound of the variance by rounding of the float32 input.
     """
 
     mean: np.ndarray
@@ -115,8 +115,8 @@ class _Moments:
     @property
     def variance(self) -> float:
         """Total variance, 0 if it is no more than rounding."""
-        whole = float(np.trace(self.covariance))
-        return whole if whole > self.rounding.max() * len(self.mean) else 0.0
+        total = float(np.trace(self.covariance))
+        return total if total > self.rounding.max() * len(self.mean) else 0.0
 
     def weighted(self, weight: np.ndarray) -> "_Moments":
         """Return the moments after each centred column is multiplied by its weight."""
@@ -129,7 +129,7 @@ class _Moments:
         parts = []
         for begin, end, has in zip([0, *ends], ends, modalities.present.T, strict=False):
             own, n_items = slice(begin, end), int(has.sum())
-            # A missing modality counts as the mean in the whole, and not at all here.
+            # In the overall covariance, items without this modality count as equal to the mean.
             scale = (self.n_items - 1) / max(n_items - 1, 1)
             covariance = self.covariance[own, own] * scale
             parts.append(_Moments(self.mean[own], covariance, self.rounding[own], n_items))
@@ -164,10 +164,10 @@ def _moments(modalities: Modalities) -> _Moments:
 def _leading(moments: _Moments, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the leading components `(K, D)` and their variances `(K,)`; none of equal vectors."""
     n_columns = len(moments.mean)
-    most = min(dim, moments.n_items - 1, n_columns)
-    if most < 1 or not moments.variance:
+    n_components = min(dim, moments.n_items - 1, n_columns)
+    if n_components < 1 or not moments.variance:
         return np.zeros((0, n_columns)), np.zeros(0)
-    top = (n_columns - most, n_columns - 1)
+    top = (n_columns - n_components, n_columns - 1)
     ascending, vectors = scipy.linalg.eigh(moments.covariance, subset_by_index=top)
     variance = ascending[::-1]
     # Beyond the rank of the data, directions are rounding noise and differ between machines.

@@ -67,21 +67,21 @@ def fuse(
     folder
         Where transforms are stored; several data sets can share it.
     data
-        Names the data set by the path of its folder. Another folder counts as another data set even
-        if its files are equal: a basis fitted on a sample must not serve the whole.
+        The path of the data folder, which names the data set. Another folder counts as another data
+        set even if its files are equal, so that a transform fitted on a sample is not reused.
     transform
         The stored transform to use, instead of the newest one.
     item_row
-        How the histories name each item of `text`, as in `fit_attention`.
+        The number of each item of `text` in the histories, as in `fit_attention`.
     """
-    own = "attention" if config.method == "attention" else "input"
-    names = ["method", "dim", own]
+    own_setting = "attention" if config.method == "attention" else "input"
+    names = ["method", "dim", own_setting]
     if config.rotate and config.method != "attention":
-        # Named only where it is on: transforms of earlier versions keep their records.
+        # Recorded only if it is on, so that the records of earlier versions stay valid.
         names.append("rotate")
     settings = config.to_mapping()
     made_by = {
-        # Settings of the other method change nothing.
+        # Without the settings of the other methods, which do not affect the fit.
         "settings": {name: settings[name] for name in names},
         "text_identity": text.identity,
         "image_identity": image.identity,

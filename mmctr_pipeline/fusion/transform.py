@@ -84,20 +84,20 @@ class Transform(abc.ABC):
         modalities = self._modalities(text, image)
         vectors = np.zeros((len(text.item_id) + 1, self.dim), dtype=np.float32)
         present = np.zeros(len(vectors), dtype=bool)
-        # Sums of squares of each modality: what the fused vectors do not restore, and all there is.
-        lost, whole = np.zeros((2, len(modalities.dims)))
+        # Sums of squares by modality: of the errors of the restored inputs, and of the inputs.
+        lost, total = np.zeros((2, len(modalities.dims)))
         for rows in modalities.blocks():
             block = self._fuse(modalities, rows)
             vectors[1 + rows] = block.fused
             present[1 + rows] = True
             lost += modalities.sums_of_squares(block.restored - block.inputs, rows)
-            whole += modalities.sums_of_squares(block.inputs, rows)
-        shares = 1 - lost / np.where(whole > 0, whole, 1)
+            total += modalities.sums_of_squares(block.inputs, rows)
+        shares = 1 - lost / np.where(total > 0, total, 1)
         measured = {
-            "explained_variance": float(1 - lost.sum() / whole.sum()) if whole.any() else 0.0,
+            "explained_variance": float(1 - lost.sum() / total.sum()) if total.any() else 0.0,
             "explained_variance_of": {
                 name: float(share)
-                for name, share, varies in zip(modalities.tables, shares, whole > 0, strict=True)
+                for name, share, varies in zip(modalities.tables, shares, total > 0, strict=True)
                 if varies
             },
             "counts": {
@@ -186,7 +186,7 @@ class Transform(abc.ABC):
 
     @abc.abstractmethod
     def _fuse(self, modalities: Modalities, rows: np.ndarray) -> "FusedBlock":
-        """Return the fused vectors of `rows`, and what they were made from."""
+        """Return the fused vectors of `rows`, with their inputs and the restored inputs."""
 
 
 def fitted_on(text: VectorTable, image: VectorTable) -> dict[str, Any]:

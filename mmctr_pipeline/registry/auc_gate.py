@@ -1,8 +1,8 @@
-"""The AUC gate: decides by what a model file records whether the model may be submitted.
+"""The AUC gate: decides from the records of a model file whether the model may be submitted.
 
 By default a model has to beat the best trivial baseline on the same valid rows. An absolute floor
-may come on top. Both are settings of the check and of the submission, never of the model file, so
-that changing them needs no new training.
+may be set in addition. Both are settings of the check and of the submission, not of the model file,
+so changing them needs no new training.
 """
 
 import dataclasses
@@ -42,13 +42,16 @@ def judge_auc(
     model_file
         The model, with its baselines (`pipeline.with_baselines` adds them to old files).
     auc_floor
-        Least AUC. None is no floor, except on the data sets of `PUBLISHED_FLOORS`.
+        Lowest AUC that passes. None is no floor, except on the data sets of `PUBLISHED_FLOORS`.
     beat_baselines
         Whether the model has to be better than the best trivial baseline on the same rows: the
         one-sided 95 % lower end of the difference (DeLong's paired test) must be above zero.
     """
     metrics = model_file.metrics
-    if unusable := [n for n in _REQUIRED_METRICS if not math.isfinite(metrics.get(n, math.nan))]:
+    unusable = [
+        name for name in _REQUIRED_METRICS if not math.isfinite(metrics.get(name, math.nan))
+    ]
+    if unusable:
         return AucVerdict(
             False,
             f"the model file records no usable {', '.join(unusable)}; models of unknown quality "
@@ -89,26 +92,26 @@ def _against_baselines(model_file: ModelFile) -> AucVerdict:
     ]
     if not baselines:
         return AucVerdict(False, "; ".join(["cannot be compared with a trivial baseline", *absent]))
-    if not all(
-        math.isfinite(value) for each in baselines.values() for value in vars(each).values()
-    ):
+    numbers = (value for baseline in baselines.values() for value in vars(baseline).values())
+    if not all(map(math.isfinite, numbers)):
         return AucVerdict(False, "has no usable baselines: materialise trained_model again")
     key, best = next(iter(baselines.items()))
     name, passed = NAMES.get(key, key), best.low > 0
-    above = (
-        "above" if passed else "not above" if best.difference <= 0 else "not significantly above"
-    )
+    if passed:
+        above = "above"
+    else:
+        above = "not above" if best.difference <= 0 else "not significantly above"
     finding = (
         f"is {above} the best trivial baseline ({name} {best.auc:.4f}): difference "
         f"{best.difference:+.4f}, one-sided 95 % lower end {best.low:+.4f}"
     )
-    numbers = {
+    shown = {
         "best baseline": name,
         "baseline AUC": best.auc,
         "difference": best.difference,
         "lower end of the difference": best.low,
     }
-    return AucVerdict(passed, "; ".join([finding, *absent]), numbers)
+    return AucVerdict(passed, "; ".join([finding, *absent]), shown)
 
 
 def _against_floor(model_file: ModelFile, auc_floor: float | None) -> AucVerdict:

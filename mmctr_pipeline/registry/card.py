@@ -70,20 +70,25 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
             auc = [f"{interval['auc']:.4f}", f"{interval['low']:.4f} to {interval['high']:.4f}"]
         times = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         rows.append([bucket["name"], times, f"{n_rows:,}", f"{bucket['n_positive']:,}", *auc])
-    heads = ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"]
-    return table(heads, rows, "lrrrrl")
+    headers = ["target", "times in train", "rows", "clicks", "AUC", "95 % interval"]
+    return table(headers, rows, "lrrrrl")
 
 
 def _baselines(model_file: ModelFile) -> list[str]:
     """Return a table of the trivial baselines and why others are undefined."""
     rows = [
-        [NAMES.get(key, key), f"{each.auc:.4f}", f"{each.difference:+.4f}", f"{each.low:+.4f}"]
-        for key, each in recorded_baselines(model_file).items()
+        [
+            NAMES.get(key, key),
+            f"{baseline.auc:.4f}",
+            f"{baseline.difference:+.4f}",
+            f"{baseline.low:+.4f}",
+        ]
+        for key, baseline in recorded_baselines(model_file).items()
     ]
-    heads = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower end"]
+    headers = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower end"]
     absent = model_file.absent_baselines.items()
     lines = [f"Undefined baseline: {NAMES.get(key, key)} ({_cell(why)})." for key, why in absent]
-    return [*([table(heads, rows, "lrrr")] if rows else []), *lines]
+    return [table(headers, rows, "lrrr"), *lines] if rows else lines
 
 
 def _final_fit(model_file: ModelFile) -> list[str]:
@@ -151,12 +156,14 @@ def epochs_table(history: Mapping[str, Any]) -> str:
         norms = "" if norm is None else f"{norm:.3g} ({largest:.3g})"
         rows.append([f"{best}{record['epoch']:g}{best}", *cells, norms, rate, speed])
     metrics = [name.replace("_", " ") for name in names]
-    heads = ["epoch", "train loss", *metrics, "gradient norm (largest)", "learning rate", "rows/s"]
-    return table(heads, rows, "r" * len(heads))
+    headers = ["epoch", "train loss", *metrics]
+    headers += ["gradient norm (largest)", "learning rate", "rows/s"]
+    return table(headers, rows, "r" * len(headers))
 
 
 def _pairs(name: str, value: str, values: Mapping[str, Any]) -> str:
-    return table([name, value], [[escaped(k), _cell(v)] for k, v in values.items()], "ll")
+    rows = [[escaped(key), _cell(content)] for key, content in values.items()]
+    return table([name, value], rows, "ll")
 
 
 def _cell(content: Any) -> str:

@@ -151,7 +151,7 @@ class ModelFile:
 
     @property
     def measured_on(self) -> str:
-        """Which model the metrics describe, if it is not the one in the file; else empty."""
+        """The model that the metrics describe, if it is not the one in the file; else empty."""
         if self.final_fit is None:
             return ""
         return "of the selection run, before the final fit on train and valid rows"
@@ -179,8 +179,8 @@ class ModelFile:
         """Read a file written by `save`, with the weights on `device`.
 
         Only tensors and plain values are read, never code. Raises `FileNotFoundError`,
-        `ModelFileError` for a foreign file or one from a newer pipeline, and `DamagedFileError` if
-        it is not whole or has a field of a wrong type.
+        `ModelFileError` for another kind of file or one from a newer pipeline, and
+        `DamagedFileError` if it is incomplete or has a field of a wrong type.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: train a model first (trained_model)")

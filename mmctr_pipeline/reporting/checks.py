@@ -22,7 +22,7 @@ DISJOINT_USERS, SAME_USERS = 0.01, 0.99
 """Up to the first share of valid users in train, a split is by user; from the second, by time."""
 
 MAX_VARIANCE_GAP = 0.2
-"""Covers drown titles that keep a share of variance lower by more than this, or vice versa."""
+"""Largest difference between the shares of variance that titles and covers keep."""
 
 _CONTENTS = {"text": "titles", "image": "covers"}
 
@@ -31,7 +31,7 @@ _CONTENTS = {"text": "titles", "image": "covers"}
 class CheckOutcome:
     """Verdict of one check: its name, whether it passed, the reason, and the numbers behind it.
 
-    If `severe` is False, a failure is worth a look but no reason to distrust the artefact.
+    If `severe` is False, a failure is only a warning, and the artefact may still be used.
     """
 
     name: str
@@ -160,36 +160,36 @@ def explained_variance(
 ) -> CheckOutcome:
     """Check the share of the variance that the fused vectors keep, in total and by modality.
 
-    A total below `min_share` is severe. If one modality keeps over `MAX_VARIANCE_GAP` less than
-    another, the check warns: the total hides it, as it follows the modality with the longer
-    vectors.
+    A total below `min_share` is severe. The check warns if the shares of two modalities differ by
+    more than `MAX_VARIANCE_GAP`. The total does not show this, as it mostly depends on the modality
+    with the longer vectors.
 
     Parameters
     ----------
     share
-        Of all variance.
+        Share of the variance of all vectors.
     min_share
-        Limit of `share`.
+        Lowest `share` that passes.
     share_of
-        By modality.
+        Share of the variance of each modality.
     """
     share_of = {_CONTENTS[name]: value for name, value in (share_of or {}).items()}
     severe = not (np.isfinite(share) and share >= min_share)
     explanation = f"{share:.1%} of the variance is kept, at least {min_share:.1%} required"
     if share_of:
-        each = (f"{value:.1%} of that of {content}" for content, value in share_of.items())
-        explanation += f": {' and '.join(each)}"
-    is_drowned = bool(share_of) and (
+        shares = (f"{value:.1%} of that of {content}" for content, value in share_of.items())
+        explanation += f": {' and '.join(shares)}"
+    is_unbalanced = bool(share_of) and (
         max(share_of.values()) - min(share_of.values()) > MAX_VARIANCE_GAP
     )
-    if is_drowned:
+    if is_unbalanced:
         explanation += (
             f". The {min(share_of, key=share_of.__getitem__)} hardly affect the fused vectors. "
             "Fix: set fusion.method to pca_each, which reduces titles and covers separately"
         )
     numbers = {"explained variance": float(share), "required": min_share}
     numbers |= {f"explained variance of {content}": value for content, value in share_of.items()}
-    passed = not (severe or is_drowned)
+    passed = not (severe or is_unbalanced)
     return CheckOutcome("explained_variance", passed, explanation, numbers, severe or passed)
 
 

@@ -48,7 +48,7 @@ def gradient_curve(history: Mapping[str, Any]) -> bytes:
 
     `history` is as for `training_curve`. Histories of old files have no norms.
     """
-    records = [each for each in history["epochs"] if each.get("gradient_norm") is not None]
+    records = [record for record in history["epochs"] if record.get("gradient_norm") is not None]
     epoch = [record["epoch"] for record in records]
     figure, axes = _plot("epoch", "gradient norm")
     for name, style, label in (
@@ -77,7 +77,7 @@ def reliability(calibration: Mapping[str, Any]) -> bytes:
     """
     bins = calibration["bins"]
     predicted, share, n_rows = (
-        np.array([each[name] for each in bins], dtype=np.float64)
+        np.array([one_bin[name] for one_bin in bins], dtype=np.float64)
         for name in ("mean_probability", "share_positive", "n_rows")
     )
     limit = f" (by chance up to {calibration['limit']:.4f})" if "limit" in calibration else ""
@@ -167,7 +167,7 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
     """Plot a map of the present items: the first two principal components of their vectors.
 
     Components and points come from at most 4,000 items, the same in each call. Points far from all
-    others would shrink the rest to a blot, so they are left out; the title gives their number.
+    others are left out, as the scale would be too small for the rest; the title gives their number.
     Raises `ValueError` if the lengths differ.
 
     Parameters
@@ -225,7 +225,7 @@ def _first_two_components(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     centred = vectors - vectors.mean(axis=0, dtype=np.float64)
     variances, directions = np.linalg.eigh(centred.T @ centred)
     first_two = directions[:, ::-1][:, :2]
-    # Signed by the largest entry, so that tomorrow's map is not the mirror image of today's.
+    # The sign follows the largest entry, so that maps of different runs are not mirror images.
     largest = np.take_along_axis(first_two, np.abs(first_two).argmax(axis=0)[None], axis=0)
     points = centred @ (first_two * np.where(largest < 0, -1, 1))
     shares = np.maximum(variances[::-1][:2], 0) / max(variances.sum(), np.finfo(float).tiny)
@@ -242,7 +242,7 @@ def _limits(points: np.ndarray) -> np.ndarray:
     low = np.maximum(points.min(axis=0), low - reach)
     high = np.minimum(points.max(axis=0), high + reach)
     middle, half = (low + high) / 2, 0.53 * (high - low)
-    # With equal scales, a map much longer than wide would be a line.
+    # Both axes have the same scale, so a map that is much longer than wide would be a line.
     half = np.maximum(half, max(0.45 * half.max(), 1e-6))
     return np.stack([middle - half, middle + half])
 
@@ -269,8 +269,8 @@ def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
 
 
 def _with_colours(picture: Image.Image, n_colours: int) -> Image.Image:
-    # Median cut would give most colours to the largest areas and blend rare ones. No dithering: PNG
-    # compresses noise badly.
+    # Not median cut, which would give most colours to the largest areas and merge rare colours. No
+    # dithering, as PNG compresses noise badly.
     return picture.quantize(n_colours, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
 
 
@@ -292,7 +292,7 @@ def _plot(
 
 
 def _png(figure: Figure) -> bytes:
-    # Only the object API: pyplot keeps global state and picks a backend at import.
+    # Without pyplot, which keeps global state and chooses a backend when it is imported.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

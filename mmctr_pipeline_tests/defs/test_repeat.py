@@ -115,7 +115,7 @@ def test_another_encoder_or_transform_ends_before_training(
     write_changed_version(deployment, encoder_identities=identities, transform_identity="pca1:0123")
     out, line = repeat(capsys, status=1)
     assert [result["equal"] for result in line["results"]] == [False] * 3
-    assert line["notes"][-1].startswith("not trained, as the vectors are others")
+    assert line["notes"][-1].startswith("not trained, as the vectors differ")
     assert "another encoder" in out
 
 

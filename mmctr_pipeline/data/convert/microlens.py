@@ -1,7 +1,7 @@
 """Read the raw files of MicroLens: implicit feedback, titles, likes and views.
 
-The forms are those of recsys.westlake.edu.cn/MicroLens-50k-Dataset and .../MicroLens-100k-Dataset,
-as public code reads them (westlake-repl/MicroLens: readme.txt, Code/IDRec/process_data.ipynb and
+The formats are from recsys.westlake.edu.cn/MicroLens-50k-Dataset and .../MicroLens-100k-Dataset, as
+public code reads them (westlake-repl/MicroLens: readme.txt, Code/IDRec/process_data.ipynb and
 issues 5, 10 and 18; the sizes of 50k are 50,000 users, 19,220 items and 359,708 interactions):
 
 - `MicroLens-50k_pairs.csv`, `MicroLens-100k_pairs.csv`: header `user,item,timestamp`, the time in
@@ -101,10 +101,10 @@ def _ordered_pairs(path: Path) -> pl.DataFrame:
 
 
 def _texts(path: Path) -> pl.DataFrame:
-    """Read lines of an id, a comma and a text, which quotes may enclose.
+    """Read lines of an id, a comma and a text, which may be quoted.
 
-    Quotes are unbalanced in some titles, so a reader of CSV would join rows. A line that does not
-    begin with an id continues the text above.
+    In some titles quotes are unbalanced, for which a CSV reader would join rows. A line that does
+    not begin with an id continues the text of the line above.
     """
     texts: dict[int, str] = {}
     n_repeated, last = 0, None
@@ -123,7 +123,7 @@ def _texts(path: Path) -> pl.DataFrame:
     if not texts:
         raise DataError(path, "no line begins with an item and a comma", "download it again")
     if n_repeated:
-        logger.info(f"{path.name}: {n_repeated:,} lines repeat an item; its first line counts")
+        logger.info(f"{path.name}: {n_repeated:,} lines repeat an item; its first line is used")
     columns = {"item_id": list(texts), "text": [_unquoted(text) for text in texts.values()]}
     return pl.DataFrame(columns, schema={"item_id": pl.Int64, "text": pl.String})
 
@@ -146,7 +146,7 @@ def _levels(folder: Path) -> pl.DataFrame:
     values = lines.str.strip_chars().str.replace_all(r"[,\s]+", "\t").str.split("\t")
     raw = ("item", "likes", "views")
     frame = pl.DataFrame(
-        {name: values.list.get(at, null_on_oob=True) for at, name in enumerate(raw)}
+        {name: values.list.get(index, null_on_oob=True) for index, name in enumerate(raw)}
     )
     ids = integers(frame, "item", path)
     refuse_duplicates(ids, path)

@@ -1,6 +1,6 @@
 """Read the raw files of MovieLens: explicit ratings, titles, genres.
 
-The forms are those of GroupLens (files.grouplens.org/datasets/movielens, README of each download):
+The formats are GroupLens's (files.grouplens.org/datasets/movielens, README of each download):
 
 - MovieLens-1M (and 10M), without headers: `ratings.dat` with `UserID::MovieID::Rating::Timestamp`,
   `movies.dat` with `MovieID::Title::Genres`. 1M is in latin-1, with whole stars from 1 to 5;
@@ -43,7 +43,7 @@ def read_movielens(folder: Path, config: MovieLensConfig) -> RawData:
     `DataError` naming file, column and row, and `DataNotFoundError`.
     """
     path = find_file(folder, "ratings.dat", "ratings.csv")
-    # Files of another download beside it must not be mixed in.
+    # From the same folder, as the files of two downloads must not be mixed.
     movies_path = find_file(path.parent, f"movies{path.suffix}")
     frame = _read(path, _RATINGS)
     interactions = pl.DataFrame(

@@ -28,20 +28,20 @@ class _Catalogue:
     def draw(self, n_known: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Return one of the first `n_known[i]` items for each row i, by weight, int64."""
         points = generator.random(len(n_known)) * self.cumulative[n_known]
-        at = np.searchsorted(self.cumulative, points, side="right") - 1
-        return self.item_id[np.minimum(at, n_known - 1)]
+        index = np.searchsorted(self.cumulative, points, side="right") - 1
+        return self.item_id[np.minimum(index, n_known - 1)]
 
 
 def with_negatives(
     rows: Rows, ordered: pl.DataFrame, config: MicroLensConfig, *, timed: bool
 ) -> Rows:
-    """Return the rows and `config.negatives` drawn ones for each, with its user and history.
+    """Return each row and `config.negatives` drawn rows with the same user and history.
 
-    The user never interacts with a drawn item, and somebody has interacted with it by the row's
-    time; otherwise a model could recognise negatives as items that did not exist yet. Weights count
-    all interactions, so that items new in test occur as negatives too. Rows whose user knows nearly
-    all items of the time are left out and counted in the log. A row and its negatives are in random
-    order.
+    The user never interacts with a drawn item, but somebody has interacted with it by the row's
+    time; otherwise a model could recognise negatives as items that did not exist yet. Weights are
+    taken from all interactions, so that items new in test occur as negatives too. Rows whose user
+    interacted with nearly all items so far are left out and counted in the log. A row and its
+    negatives are in random order.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ class _Pairs:
     def contain(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """Return whether each pair of known user and known item is in the set, `(N,) bool`."""
         keys = self._key(user, item)
-        at = np.searchsorted(self._keys, keys)
-        return self._keys[np.minimum(at, len(self._keys) - 1)] == keys
+        index = np.searchsorted(self._keys, keys)
+        return self._keys[np.minimum(index, len(self._keys) - 1)] == keys
 
     def _key(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._users, user) * len(self._items) + np.searchsorted(

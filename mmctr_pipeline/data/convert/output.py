@@ -35,8 +35,8 @@ def require_replaceable(output: Path) -> None:
     if (output / RECORD).is_file():
         with contextlib.suppress(json.JSONDecodeError, KeyError, UnicodeDecodeError):
             written = json.loads((output / RECORD).read_text(encoding="utf-8"))["files"]
-    there = sorted(os.listdir(output)) if output.is_dir() else [output.name]
-    if foreign := [name for name in there if name not in written]:
+    existing = sorted(os.listdir(output)) if output.is_dir() else [output.name]
+    if foreign := [name for name in existing if name not in written]:
         raise SettingsError(
             f"{output} holds {', '.join(foreign[:3])}, which no conversion wrote. Fix: name "
             "another folder with --output, or move these files away"
@@ -45,30 +45,30 @@ def require_replaceable(output: Path) -> None:
 
 @contextlib.contextmanager
 def replaced_folder(output: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; then put it in the place of `output`.
+    """Yield an empty folder to fill, and then replace `output` by it.
 
-    An error removes it and leaves `output` as it was. Raises `SettingsError` as
+    After an error the folder is removed and `output` stays as it was. Raises `SettingsError` as
     `require_replaceable` does, and `WriteError`.
     """
-    making, old = (output.with_name(f".{output.name}.{name}") for name in ("making", "old"))
+    temporary, old = (output.with_name(f".{output.name}.{name}") for name in ("making", "old"))
     with naming_write_errors(output), locked(output.with_name(f".{output.name}.lock")):
         require_replaceable(output)
-        # With the lock held, existing folders are leftovers of killed processes.
-        for leftover in (making, old):
+        # This process holds the lock, so these folders are leftovers of killed processes.
+        for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
-        making.mkdir()
+        temporary.mkdir()
         try:
-            yield making
+            yield temporary
             if output.exists():
                 os.rename(output, old)
-            os.rename(making, output)
+            os.rename(temporary, output)
         finally:
-            shutil.rmtree(making, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
 
 
 def write_record(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the record, which lists the files that are in `folder` by now."""
+    """Write the record, which lists the files in `folder`; call it last."""
     files = sorted([*os.listdir(folder), RECORD])
     text = json.dumps({**facts, "files": files}, indent=2)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")

@@ -96,7 +96,7 @@ def read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
             "download the file again, or correct the line",
             row=row,
         )
-    return pl.DataFrame({name: values.list.get(at) for at, name in enumerate(columns)})
+    return pl.DataFrame({name: values.list.get(index) for index, name in enumerate(columns)})
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pl.DataFrame:
@@ -175,7 +175,7 @@ def tag_columns(names: pl.Series) -> tuple[pl.Series, list[str]]:
 
 
 def _unreadable_row(path: Path) -> int | None:
-    """Return the first row that is no UTF-8 or has more values than the header, if there is one."""
+    """Return the first row that is not UTF-8 or has more values than the header, if any."""
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = csv.reader(file)
         n_columns = len(next(rows, []))

@@ -78,9 +78,9 @@ def in_time_order(interactions: pl.DataFrame, config: ConvertConfig) -> pl.DataF
 def split_rows(ordered: pl.DataFrame, config: ConvertConfig) -> Rows:
     """Return a row for each interaction with enough history, and its split.
 
-    A history holds the items that the user liked at an earlier time than the row's, never at the
-    same one. Users with fewer than three rows are in train only. Raises `SettingsError` if no user
-    has three.
+    A history holds the items that the user liked before the time of the row, and none of the same
+    time. Users with fewer than three rows are in train only. Raises `SettingsError` if no user has
+    three rows.
 
     Parameters
     ----------

@@ -43,7 +43,8 @@ def write_tables(folder: Path, rows: Rows, raw: RawData) -> dict[str, Any]:
         part = rows.take(rows.split == split)
         _write_split(folder / name, part, items, with_labels=split != TEST)
         counts[name] = _counts(part)
-        logger.info(f"{name}: " + ", ".join(f"{n:,} {what}" for what, n in counts[name].items()))
+        listed = ", ".join(f"{count:,} {unit}" for unit, count in counts[name].items())
+        logger.info(f"{name}: {listed}")
         if split == TEST:
             labels = {"ID": np.arange(len(part)), "label": part.label.astype(np.int64)}
             pq.write_table(pa.table(labels), folder / TEST_LABELS)
@@ -63,8 +64,8 @@ def _counts(rows: Rows) -> dict[str, int]:
 def _write_split(path: Path, rows: Rows, items: pl.DataFrame, *, with_labels: bool) -> None:
     """Write one split; test has the column `ID` in place of `label`."""
     schema = pa.schema({**_COLUMNS, ("label" if with_labels else "ID"): pa.int64()})
-    item_at = np.searchsorted(items["item_id"].to_numpy(), rows.item_id)
-    levels = [items[name].to_numpy()[item_at] for name in ("likes_level", "views_level")]
+    item_row = np.searchsorted(items["item_id"].to_numpy(), rows.item_id)
+    levels = [items[name].to_numpy()[item_row] for name in ("likes_level", "views_level")]
     last = rows.label if with_labels else np.arange(len(rows))
     progress = Progress(logger, path.name, len(rows))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
@@ -86,7 +87,7 @@ def _histories(rows: Rows, group: slice) -> pa.Array:
     """Return the histories of some rows, oldest item first, without padding."""
     begin, lengths = rows.begin[group], rows.end[group] - rows.begin[group]
     offsets = offsets_from_lengths(lengths)
-    at = np.repeat(begin - offsets[:-1], lengths) + np.arange(offsets[-1])
+    index = np.repeat(begin - offsets[:-1], lengths) + np.arange(offsets[-1])
     return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(rows.liked_items[at], pa.int64())
+        pa.array(offsets, pa.int32()), pa.array(rows.liked_items[index], pa.int64())
     )

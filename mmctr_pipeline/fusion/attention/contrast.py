@@ -119,8 +119,8 @@ class ContrastObjective(nn.Module):
             return fused_BK.new_zeros(())
         anchor_PK, partner_PK = functional.normalize(fused_BK, dim=1).split(n_pairs)
         anchor_P, partner_P = batch.pairs_P2.unbind(dim=1)
-        # A popular item is a negative as often as it is watched. Subtracting the log frequency
-        # keeps the contrast from pushing it away from everything (sampled softmax).
+        # A popular item is often a negative. Subtracting the log frequency keeps the contrast from
+        # pushing it away from all other items (sampled softmax).
         logits_PP = anchor_PK @ partner_PK.T / self._config.temperature - batch.log_frequency_P
         both_2P1 = torch.stack([anchor_P, partner_P]).unsqueeze(2)
         not_negative_PP = (both_2P1 == partner_P).any(dim=0).fill_diagonal_(False)

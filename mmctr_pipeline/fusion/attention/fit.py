@@ -56,7 +56,7 @@ def fit_attention(
     device
         Where to train.
     item_row
-        How the histories name each item of `text`, `(N,)` ascending integers; by default its id.
+        The number of each item of `text` in the histories, `(N,)` ascending; by default its id.
     """
     item_row = text.item_id if item_row is None else item_row
     settings = config.attention
@@ -170,7 +170,7 @@ def _starting_point(
         present, vectors = table.present[rows], table.vectors[rows]
         mean = vectors[present].mean(axis=0, dtype=np.float64)
         deviation = vectors[present].std(axis=0, dtype=np.float64)
-        # A dimension that is constant up to rounding carries nothing, however it is scaled.
+        # A dimension that is constant up to rounding holds no information, so it is not scaled.
         constant = deviation <= np.abs(mean) * np.finfo(np.float32).eps
         scale = np.where(constant, 1.0, deviation) * np.sqrt(table.dim)
         means.append(mean)

@@ -60,7 +60,7 @@ def test_each_interaction_has_its_negatives_with_the_same_history(tmp_path: Path
             for item in group.filter(label=0)["item_id"]:
                 assert (user, item) not in own
                 assert first_time[item] <= now
-    # The order within a group tells nothing.
+    # The order within a group is random.
     assert min(positions[at] for at in range(4)) > 0.15 * positions.total()
 
 
