@@ -8,18 +8,19 @@ import numpy as np
 from mmctr_pipeline.data.dataset import CtrDataset
 
 MIN_SAME_RATIO = 0.95
-"""Share of users or histories with one ratio of negatives to clicks from which it was drawn."""
+"""If at least this share of users or histories have one ratio of negatives to clicks, they count as
+drawn."""
 
 MIN_GROUPS = 20
-"""Users or histories with clicks that a ratio needs to say anything."""
+"""Minimum number of users or histories with clicks for a ratio."""
 
 MIN_RETURNING = 0.1
-"""Share of valid rows whose user occurs in train from which users return."""
+"""Users count as returning if at least this share of valid rows have a user who occurs in train."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DataFacts:
-    """What the train and valid rows say.
+    """Statistics of the train and valid rows.
 
     `same_ratio` is the largest share of users, or of histories, that have the same number of rows
     without a click for each click; `ratio` is that number. The popularities are geometric means of
@@ -40,8 +41,8 @@ class DataFacts:
     def negatives(self) -> Literal["draws", "impressions"]:
         """Whether rows without a click are random draws, or items that a user saw.
 
-        Users click on as many of the items that they see as they please, but random draws come at a
-        fixed number for each click.
+        Users click on any number of the items that they see, but random draws are made in a fixed
+        number for each click.
         """
         return "draws" if self.same_ratio >= MIN_SAME_RATIO else "impressions"
 
@@ -57,9 +58,9 @@ class DataFacts:
             if self.same_ratio >= MIN_SAME_RATIO
             else (f"only {self.same_ratio:.0%}")
         )
+        rows = f"{self.ratio:g} row" + "s" * (self.ratio != 1)
         return (
-            f"{share} of the users or histories have exactly {self.ratio:g} rows without a click "
-            "for each click"
+            f"{share} of the users or histories have exactly {rows} without a click for each click"
         )
 
     def why_users(self) -> str:
