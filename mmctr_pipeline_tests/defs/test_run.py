@@ -67,6 +67,8 @@ def test_summary_reports_the_result(finished_run: FinishedRun) -> None:
     assert summary["valid_auc"] == model.metrics["valid_auc"]
     assert summary["valid_auc_low"] < summary["valid_auc"] < summary["valid_auc_high"]
     assert 0.8 < summary["best_possible_auc"] < 0.92
+    for name in ("baseline_popularity_auc", "baseline_rates_auc", "baseline_cosine_auc"):
+        assert 0.5 < summary[name] == model.metrics[name] < summary["valid_auc"]
     assert summary["submission_path"] == str(storage / "submission.csv")
     assert summary["n_train_rows"] == 6000
     assert summary["device"] == "cpu"
