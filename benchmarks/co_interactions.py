@@ -1,7 +1,7 @@
 """Count co-interactions: ours, a sparse product in SciPy, against a self-join in Polars.
 
-Both start from the distinct interactions of users with items. The result is the ascending pairs of
-items that share a user, with the number of those users.
+Both sides start from the distinct interactions of users with items. The result is the pairs of
+items that share users, in ascending order, each with the number of shared users.
 
     python -m benchmarks.co_interactions [--rounds N]
 
@@ -63,7 +63,7 @@ def peer(dataset: CtrDataset, n_items: int) -> CoInteractions:
 SIDES = {"ours": ours, "peer": peer}
 
 
-def _measured(side: str, data: Path) -> dict[str, Any]:
+def _measure(side: str, data: Path) -> dict[str, Any]:
     dataset = load_dataset(find_data(data))
     n_items = int(dataset.items.item_id.max()) + 1
     start = time.perf_counter()
@@ -80,7 +80,7 @@ def _measured(side: str, data: Path) -> dict[str, Any]:
         "pairs_of_users": n_user_pairs,
         "checksum": int((counts.pair_P % 1_000_003 * counts.users_of_pair_P).sum()),
         "model_mb": sum(
-            each.nbytes for each in vars(counts).values() if isinstance(each, np.ndarray)
+            array.nbytes for array in vars(counts).values() if isinstance(array, np.ndarray)
         )
         / 2**20,
     }
@@ -92,13 +92,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the dataset, for a side")
     chosen = parser.parse_args()
     if chosen.side:
-        print(json.dumps(_measured(chosen.side, chosen.data)))
+        print(json.dumps(_measure(chosen.side, chosen.data)))
         return
     with tempfile.TemporaryDirectory() as scratch:
         write_full_size(Path(scratch))
         arguments = ["--data", scratch]
         results = alternate("benchmarks.co_interactions", list(SIDES), chosen.rounds, arguments)
-    sides = {side: medians(each) for side, each in results.items()}
+    sides = {side: medians(rounds) for side, rounds in results.items()}
     for name in ("interactions", "pairs", "pairs_of_users", "checksum"):
         if sides["ours"][name] != sides["peer"][name]:
             raise SystemExit(f"the sides differ in {name}: {sides}")

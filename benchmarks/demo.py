@@ -1,4 +1,4 @@
-"""Run the whole demo: its time, the memory of all its processes, and the AUC it reaches.
+"""Run the whole demo, and measure its time, the memory of all its processes, and its AUC.
 
     python -m benchmarks.demo
 
@@ -27,7 +27,10 @@ def main() -> None:
         home.mkdir()
         (home / "dagster.yaml").symlink_to(Path("dagster.yaml").resolve())
         storage = Path(scratch) / "storage"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MMCTR_")} | {
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("MMCTR_")
+        }
+        environment = inherited | {
             "DAGSTER_HOME": str(home),
             "MMCTR_STORAGE_DIR": str(storage),
             "MMCTR_PRESET": "sample",

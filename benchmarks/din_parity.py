@@ -4,12 +4,12 @@
     python -m benchmarks.din_parity --full [--seeds N] [--device D]
 
 Both sides are trained on a sample dataset with 50,000 valid rows, with the same features (id, mean
-of the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, rate and
-epochs, and keep their best epoch. Both start from the seed's weights and read rows in the seed's
-order, and nothing is dropped, so that only the layers and the engine differ. The peer (`PlainDin`
-of `din`) pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in
-the precision that `auto` selects. `difference` is ours minus the peer with its 95 % interval over
-seeds and valid rows; the verdict is `equal` if both ends are within 0.003 of zero, else that of
+of the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, learning
+rate and epochs, and keep their best epoch. Both have the initial weights and the order of rows of
+the seed, and no dropout, so only the layers and the engine differ. The peer (`PlainDin` of `din`)
+pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in the
+precision that `auto` selects. `difference` is ours minus the peer with its 95 % interval over seeds
+and valid rows. The verdict is `equal` if both ends are within 0.003 of zero, else that of
 `comparison/statistics.py`.
 
 The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
@@ -52,6 +52,7 @@ class Size:
     model: DinConfig
 
 
+# The attention has ReLU, since FuxiCTR's Dice normalises over padding too, and ours does not.
 NARROW = Size(
     n_rows=40_000,
     n_epochs=3,
@@ -78,7 +79,6 @@ FULL = Size(
         dropout=0.0,
     ),
 )
-# The activation is ReLU: FuxiCTR's Dice normalises over padding too, ours over real positions only.
 
 
 def fuxictr(chosen: Namespace) -> dict[str, float]:

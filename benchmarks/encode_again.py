@@ -1,11 +1,11 @@
-"""Encode a catalogue again after 1 % of its titles changed: the gain of the vector store.
+"""Measure the vector store's gain when a catalogue with 1 % changed titles is encoded again.
 
     python -m benchmarks.encode_again [--titles FILE] [--n N]
 
-`peer` encodes everything, as without a store; both use the pipeline's `encode_titles`. The time to
-load the model is subtracted from both: it is measured by a call for one stored title. FILE is an
-item_feature.parquet (if it has fewer than N titles, they are repeated with a number); by default
-the titles are those of a sample dataset.
+`peer` encodes everything, as if there were no store; both sides use the pipeline's `encode_titles`.
+The time to load the model, measured by a call for one stored title, is subtracted from both. FILE
+is an item_feature.parquet. If it has fewer than N titles, they are repeated with a number. By
+default the titles are those of a sample dataset.
 """
 
 import argparse
@@ -35,8 +35,11 @@ def main() -> None:
     share_cores()
     with tempfile.TemporaryDirectory() as scratch:
         found = read_titles(chosen.titles, chosen.n, Path(scratch))
-        rounds = -(-chosen.n // len(found))
-        titles = [f"{title} {r}" if r else title for r in range(rounds) for title in found]
+        titles = list(found)
+        number = 1
+        while len(titles) < chosen.n:
+            titles += [f"{title} {number}" for title in found]
+            number += 1
         titles = titles[: chosen.n]
         store = Path(scratch) / "vectors"
         encode(titles[:1], store)

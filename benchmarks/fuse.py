@@ -1,12 +1,13 @@
-"""Fitting the PCA of titles and covers at full size: ours against scikit-learn's solvers.
+"""Fit the PCA of titles and covers at full size: ours against scikit-learn's solvers.
 
     python -m benchmarks.fuse
 
-91,717 items with 384 + 1,024 float32 columns: sixty strong directions and a flat rest, so that 128
-components reach into the flat part of the spectrum. `peer` is `PCA(128, svd_solver="full")`;
-`randomized` is the solver that scikit-learn chooses for such data and that recipe A uses;
-`covariance_eigh` is its fastest. `sine` is the sine of the largest angle between the fitted
-subspace and that of a float64 solution. Floor: one product X^T X in float64 (`floor_seconds`).
+The data are 91,717 items with 384 + 1,024 float32 columns. Sixty directions have a large variance
+and all others the same small one, so the 128 components include some with equal eigenvalues. `peer`
+is `PCA(128, svd_solver="full")`; `randomized` is the solver that scikit-learn chooses for such data
+and that recipe A uses; `covariance_eigh` is its fastest. `sine` is the sine of the largest angle
+between the fitted subspace and that of a float64 solution. Floor: one product X^T X in float64
+(`floor_seconds`).
 """
 
 import json
@@ -33,7 +34,7 @@ def ours() -> Fit:
     item_id, present = np.arange(1, N_ITEMS + 1, dtype=np.int32), np.ones(N_ITEMS, dtype=bool)
 
     def fit(matrix: np.ndarray) -> np.ndarray:
-        # Views: the pipeline also holds the two tables in memory, never their concatenation.
+        # Views without copies, as the pipeline never concatenates the two tables in memory.
         text = VectorTable(item_id, matrix[:, :TEXT_DIM], present, "text")
         image = VectorTable(item_id, matrix[:, TEXT_DIM:], present, "image")
         return fit_pca(text, image, FusionConfig(dim=N_COMPONENTS)).components

@@ -2,18 +2,18 @@
 
     python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--kept] [--seeds N]
 
-The package's own loop trains it on the rows and vectors of `mmctr leaderboard`: `MMCTR_PRESET` sets
-encoders and fusion, `--data` or `MMCTR_DATA_DIR` the data, by default the sample dataset. The same
-valid users select the epoch, the others report. Scores are stored beside the leaderboard's rows;
-`--kept` reuses those of a run with equal data, vectors and `--epochs`. `--leaderboard`, the folder
-of a table, compares the table's rows with it: `ours` is the AUC of the first row, `difference` ours
-minus FuxiCTR's with its 95 % interval.
+FuxiCTR's own training loop trains it on the rows and vectors of `mmctr leaderboard`: `MMCTR_PRESET`
+sets encoders and fusion, `--data` or `MMCTR_DATA_DIR` the data, by default the sample dataset. As
+in the leaderboard, half of the valid users select the epoch and the others report. Its scores are
+stored beside the leaderboard's rows; `--kept` reuses those of a run with equal data, vectors and
+`--epochs`. With `--leaderboard`, the folder of a table, each row of the table is compared with it:
+`ours` is the AUC of the first row, `difference` ours minus FuxiCTR's with its 95 % interval.
 
-Settings: batch 4096, the newest 20 of a history, Adam at 1e-3 (a tenth after each epoch without a
-better AUC), L2 of 1e-6 on embeddings, dropout 0.1, at most 12 epochs, patience 2; attention 512-256
-with Dice, tower 1024-512-256 with BatchNorm and ReLU, as in the baseline's public configuration; id
-and tags of 64 dimensions, the fused vector multiplied by the package's learned matrix, the row's
-levels as context. `din_fuxictr_settings.yaml` is our DIN with these settings.
+Settings: batches of 4,096 rows, the newest 20 items of a history, Adam at 1e-3 (divided by ten
+after each epoch without a better AUC), L2 of 1e-6 on embeddings, dropout 0.1, at most 12 epochs,
+patience 2; attention 512-256 with Dice, tower 1024-512-256 with BatchNorm and ReLU, as in the
+baseline's public configuration; id and tags of 64 dimensions, the fused vector times a learned
+matrix, the row's levels as context. `din_fuxictr_settings.yaml` is our DIN with these settings.
 """
 
 import dataclasses
@@ -78,9 +78,10 @@ class PaddedBatches:
     ) -> None:
         """`histories` is `(H, 20) int64`; without a seed, rows keep the split's order."""
         assert split.label is not None
-        names = ("likes_level", "views_level", "item_id", "history")
-        self.columns = {n: torch.from_numpy(getattr(split, n).astype(np.int64)) for n in names}
-        self.columns["label"] = torch.from_numpy(split.label.astype(np.float32))
+        columns = {"label": split.label.astype(np.float32)}
+        for name in ("likes_level", "views_level", "item_id", "history"):
+            columns[name] = getattr(split, name).astype(np.int64)
+        self.columns = {name: torch.from_numpy(column) for name, column in columns.items()}
         self.histories = histories
         generator = torch.Generator().manual_seed(shuffle_seed or 0)
         self.generator = None if shuffle_seed is None else generator
@@ -127,10 +128,7 @@ def _feature_map(n_items: int, n_tags: int, vector_dim: int, folder: Path) -> An
 
 
 def build_din(items: ItemFeatures, seed: int, folder: Path) -> Any:
-    """Return the model, which trains and scores itself like every model of the package.
-
-    The package stores the weights of the best epoch in `folder`.
-    """
+    """Return the model, with the package's own training; it stores its best weights in `folder`."""
     from fuxictr.pytorch.layers import Dice, DIN_Attention, FeatureEmbedding, MLP_Block
     from fuxictr.pytorch.models import BaseModel
     from fuxictr.pytorch.torch_utils import seed_everything
@@ -141,7 +139,7 @@ def build_din(items: ItemFeatures, seed: int, folder: Path) -> Any:
     item_dim = 2 * EMBEDDING_DIM + vector_dim
 
     class Din(BaseModel):
-        """Target, attention-pooled history and context into one tower, as in the baseline."""
+        """A tower over target, attention-pooled history and context, as in the baseline."""
 
         def __init__(self) -> None:
             super().__init__(
@@ -155,7 +153,7 @@ def build_din(items: ItemFeatures, seed: int, folder: Path) -> Any:
                 metrics=["AUC", "logloss"],
             )
             self.embedding_layer = FeatureEmbedding(feature_map, EMBEDDING_DIM)
-            dice = [Dice(n) for n in ATTENTION_DIMS]
+            dice = [Dice(dim) for dim in ATTENTION_DIMS]
             self.attention = DIN_Attention(
                 item_dim, ATTENTION_DIMS, dice, dropout_rate=DROPOUT, use_softmax=False
             )
@@ -199,7 +197,7 @@ def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -
     with tempfile.TemporaryDirectory() as scratch:
         items = item_features(dataset.items, inputs.vectors, DinConfig())
         model = build_din(items, seed, Path(scratch))
-        logger.info(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+        logger.info(f"{sum(weight.numel() for weight in model.parameters()):,} parameters")
         model.fit(
             PaddedBatches(dataset.train, histories, shuffle_seed=seed),
             epochs=max_epochs,
@@ -212,8 +210,8 @@ def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -
 def compare(table: Path, inputs: TrainingInputs, peer: list[np.ndarray]) -> list[dict[str, Any]]:
     """Return the rows of a table's JSON file, each with its AUC minus that of `peer`.
 
-    `peer` holds scores by seed; if one side has more seeds, its first `seeds` are compared. Raises
-    `SystemExit` if the table is of other data or vectors than `inputs`.
+    `peer` holds scores by seed; surplus seeds of either side are ignored. Raises `SystemExit` if
+    the table is of other data or vectors than `inputs`.
     """
     rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
     if any(key != inputs.key for row in rows for key in row["inputs"]):
@@ -229,7 +227,7 @@ def compare(table: Path, inputs: TrainingInputs, peer: list[np.ndarray]) -> list
         n_seeds = min(len(row["keys"]), len(peer))
         scores = [read_scores(table.parent / key) for key in row["keys"][:n_seeds]]
         difference = dataclasses.asdict(auc_difference(label, scores, peer[:n_seeds]))
-        mean = float(np.mean([auc(label, each) for each in scores]))
+        mean = float(np.mean([auc(label, of_seed) for of_seed in scores]))
         compared.append({"row": row["row"], "auc": mean, "seeds": n_seeds, **difference})
     return compared
 
@@ -269,8 +267,8 @@ def main() -> None:
                 np.save(temporary, trained)
         scores.append(np.load(kept))
         logger.info(f"seed {seed}: AUC {auc(label, scores[-1]):.4f} on {len(label):,} rows")
-    peers = [auc(label, each) for each in scores]
-    line: dict[str, Any] = {"ours": None, "peer": float(np.mean(peers)), "ratio": None}
+    peer_areas = [auc(label, of_seed) for of_seed in scores]
+    line: dict[str, Any] = {"ours": None, "peer": float(np.mean(peer_areas)), "ratio": None}
     line |= {"unit": "AUC", "seeds": chosen.seeds, "rows": len(label), "scores": str(folder)}
     if chosen.leaderboard:
         compared = compare(chosen.leaderboard / f"{chosen.table}.json", inputs, scores)
@@ -278,7 +276,7 @@ def main() -> None:
             logger.info(json.dumps(row))
         if compared:
             first = compared[0]
-            peer = float(np.mean(peers[: first["seeds"]]))
+            peer = float(np.mean(peer_areas[: first["seeds"]]))
             line |= first | {"ours": first["auc"], "peer": peer, "ratio": first["auc"] / peer}
     final_line(name="fuxictr_din", **line, seconds=time.monotonic() - start)
 

@@ -1,15 +1,15 @@
-"""Everything that waits for a GPU, in one run of less than eight minutes.
+"""Run all tests and benchmarks that need a GPU, in less than eight minutes.
 
     python -m benchmarks.gpu [--out gpu.json]
     python -m benchmarks.gpu --rehearse
 
-Runs the tests that need a CUDA device and the figures that docs/benchmarks.md owes: `train --full`
-with twelve epochs, `train`, `score`, and `parity --full` for the AUC in bfloat16. Parts whose speed
-does not matter run side by side. Each part is a process with its own time limit. `--out` is written
-after every part, with its result and the end of its output, so that neither a part that fails nor
-a run that is killed loses anything else.
+Runs the tests that need a CUDA device and the benchmarks whose figures docs/benchmarks.md shows:
+`train --full` with twelve epochs, `train`, `score`, and `parity --full` for the AUC in bfloat16.
+Parts whose speed does not matter run at the same time. Each part is a process with its own time
+limit. `--out` is written after every part, with its result and the end of its output. So the other
+results are kept if a part fails or the whole run is killed.
 
-numpy, torch, pyarrow, PyYAML and SciPy are enough. The tests also need pytest and are left out
+Needs only numpy, torch, pyarrow, PyYAML and SciPy. The tests also need pytest and are left out
 without it. If nothing can be installed, put the folder of `pip install --target FOLDER pytest` into
 PYTHONPATH.
 
@@ -42,9 +42,10 @@ from mmctr_pipeline.files.atomic import atomic_write
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).parents[1]
+# Limit of the whole run, and epochs of `train --full`.
 SECONDS, N_EPOCHS = 470, 12
+# Rows per second, and seconds for twelve epochs, expected of an H200.
 EXPECTED_RATE, EXPECTED_SECONDS = 1_000_000, 90
-"""Rows per second, and seconds for twelve epochs, on an H200."""
 
 _TAIL = 4000
 """Characters of a part's output that are kept."""
@@ -63,7 +64,7 @@ class Part:
 
 
 def run_part(part: Part, deadline: float) -> Result:
-    """Run a part until its limit or the deadline, and return what is known about it.
+    """Run a part until its limit or the deadline, and return its outcome.
 
     `ok` is None if the part was left out. `result` is the last JSON object in its output, or the
     counts of a test run. `output_end` is the end of its standard output and standard error.
@@ -118,7 +119,7 @@ def _test_counts(lines: Sequence[str]) -> Result | None:
 
 
 def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
-    """Return the parts in groups; those of a group run side by side. `data` does not exist yet."""
+    """Return the parts in groups that run at the same time. The first group writes `data`."""
     device = "cpu" if rehearse else "cuda"
 
     def python(*arguments: str) -> list[str]:

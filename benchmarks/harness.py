@@ -17,7 +17,7 @@ ALLOCATOR_SETTING = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""Lets glibc keep large blocks; by default it returns each one and then gets a cleared one."""
+"""Lets glibc reuse large blocks of memory; by default it maps and clears each one again."""
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
@@ -56,13 +56,14 @@ def alternate(
     arguments
         Further arguments for all sides.
     environments
-        Environment variables by side, added to those of this process without the allocator's.
+        Environment variables by side, added to those of this process, without the allocator's.
     show_progress
         Whether the standard error of a side appears at once.
     """
     inherited = dict(os.environ)
     if environments is not None:
-        inherited = {n: value for n, value in inherited.items() if n not in ALLOCATOR_SETTING}
+        for name in ALLOCATOR_SETTING:
+            inherited.pop(name, None)
     results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
     for number in range(rounds):
         for side in sides:
@@ -94,7 +95,7 @@ def peak_memory_mb() -> float:
 
 
 def peaks(device: Any) -> dict[str, float]:
-    """Return the peak memory of this process, without its children, and of a GPU, in MB."""
+    """Return the peak memory of this process, without child processes, and of its GPU, in MB."""
     found = {"peak_mb": peak_memory_mb()}
     if device.type == "cuda":
         import torch
@@ -139,5 +140,8 @@ def product_rate(precision: str = "auto", device: str = "cpu") -> float:
 
 def final_line(**values: Any) -> None:
     """Print the line of JSON at the end of every benchmark."""
-    line = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in values.items()}
+    line = {
+        name: float(f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in values.items()
+    }
     print(json.dumps(line))

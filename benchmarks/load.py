@@ -6,7 +6,7 @@ baseline's loader; it checks nothing.
 
     python -m benchmarks.load [--full | --scale S] [--data FOLDER]
 
-Without a folder it generates a sample dataset without images; with `--full` that has 3,600,000
+Without a folder it generates a sample dataset without images. With `--full` this has 3,600,000
 train rows, and each side reads it once. Floor: the files must be decoded once. `floor_seconds` is
 the time pyarrow takes to read the same columns batch by batch and keep nothing.
 """
@@ -76,7 +76,7 @@ def main() -> None:
     size.add_argument("--full", action="store_const", const=FULL_SCALE, dest="scale")
     parser.set_defaults(rounds=None)
     chosen = parser.parse_args()
-    rounds = chosen.rounds or (1 if chosen.scale >= FULL_SCALE else 3)
+    n_rounds = chosen.rounds or (1 if chosen.scale >= FULL_SCALE else 3)
     if chosen.side:
         layout = find_data(chosen.data)
         load = SIDES[chosen.side]()
@@ -91,8 +91,8 @@ def main() -> None:
         if chosen.data is None:
             generate_sample(SampleConfig.scaled(chosen.scale, images=False), data)
         n_rows = _n_rows(find_data(data))
-        results = alternate("benchmarks.load", list(SIDES), rounds, ["--data", str(data)])
-    sides = {side: medians(each) for side, each in results.items()}
+        results = alternate("benchmarks.load", list(SIDES), n_rounds, ["--data", str(data)])
+    sides = {side: medians(rounds) for side, rounds in results.items()}
     final_line(
         name="load",
         ours=n_rows / sides["ours"]["seconds"],

@@ -6,11 +6,11 @@ its own process, in turn, with the allocator setting of the harness and the Open
 own entry points. The plain form is timed for some seconds after its first step. Ours is trained for
 two epochs; only the second is timed.
 
-The ceiling is the machine's rate of matrix products, in the number format in question and measured
-in the same run, divided by the operations that a row needs without padding. It leaves out the
-matrix applied to item vectors, which is needed once per distinct item of a batch. A form that pads
-cannot come near the ceiling: `peer_share_of_padded_ceiling` relates the plain form to the
-operations that it does perform.
+The ceiling is the machine's rate of matrix products, in the same dtype and measured in the same
+run, divided by the operations that a row needs without padding. It does not count the matrix
+applied to item vectors, which is needed once per distinct item of a batch. The plain form cannot
+come near this ceiling, as it also computes on padding: `peer_share_of_padded_ceiling` is its share
+of a ceiling that counts the operations it performs.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 MAX_HISTORY = 64
 N_VALID_ROWS = 500
 WARM_UP_STEPS = 1
-"""Untimed steps of the plain form; on two cores one takes as long as `--seconds`."""
+"""Untimed steps of the plain form. On two cores, one takes as long as `--seconds`."""
 
 N_COUNTED_ROWS = 64
 """Rows on which the operations of the plain form are counted."""
@@ -68,9 +68,9 @@ class Comparison:
 
     `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models` and has
     the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns the
-    operations for training on an average row, given the lengths of the rows' histories. With
-    `batch_size` None the preset's is used. `changes` replace settings of the preset's model on both
-    sides.
+    operations for training on an average row, given the lengths of the rows' histories.
+    `batch_size` is None for that of the preset. `changes` replace settings of the preset's model on
+    both sides.
     """
 
     name: str
@@ -83,14 +83,19 @@ class Comparison:
 
 
 def n_weights(*modules: nn.Module) -> int:
-    """Return the number of matrix entries in the modules: the products that one vector needs."""
-    return sum(p.numel() for module in modules for p in module.parameters() if p.ndim == 2)
+    """Return the number of matrix entries in the modules: one multiplication each for a vector."""
+    return sum(
+        parameter.numel()
+        for module in modules
+        for parameter in module.parameters()
+        if parameter.ndim == 2
+    )
 
 
 def settings(
     comparison: Comparison, batch_size: int | None = None
 ) -> tuple[ModelConfig, TrainingConfig]:
-    """Return the settings of both sides: the preset's with two epochs and at most 64 items."""
+    """Return the settings of both sides: the preset's, with two epochs and at most 64 items."""
     loaded = load_preset(comparison.preset)
     assert isinstance(loaded.model, FeatureModelSettings)
     features = dataclasses.replace(loaded.model.features, max_history=MAX_HISTORY)
@@ -182,7 +187,7 @@ SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": o
 
 def run(comparison: Comparison, description: str | None) -> None:
     """Run the benchmark, or one side of it; `--help` shows `description`."""
-    # Sides import torch at once, so the setting must exist when they start.
+    # The sides inherit the setting; they import torch at once, so it must exist before they start.
     share_cores()
     chosen = _parser(comparison, description).parse_args()
     if importlib.util.find_spec("fuxictr") is None:

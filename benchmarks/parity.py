@@ -4,14 +4,14 @@
     python -m benchmarks.parity --full [--device D]
 
 The plain form (`plain_recipe`), ours in the precision that `auto` selects, and ours in float32 are
-trained for two epochs on a sample dataset with 50,000 valid rows. A seed determines initialisation,
-order of rows and dropout, which the sides do not share; data and batch size are the same. All keep
-the better epoch, as recipe A does. `difference` is ours minus the plain form with its 95 % interval
-over seeds and valid rows, and a verdict (`comparison/statistics.py`).
+trained for two epochs on a sample dataset with 50,000 valid rows. Data, batch size and initial
+weights are the same; the order of rows and dropout are drawn with the same seed, but differ between
+the sides. All keep the better epoch, as recipe A does. `difference` is ours minus the plain form
+with its 95 % interval over seeds and valid rows, and a verdict (`comparison/statistics.py`).
 
-Two seeds and 100,000 train rows prove little (t is 12.7, and AUC still rises steeply, by about 0.01
-more or less from seed to seed): they show that the benchmark runs. `--full` uses 200,000 train rows
-and seeds 0 to 4.
+The default of two seeds and 100,000 train rows only shows that the benchmark runs: the interval is
+wide (Student's t is 12.7 for two seeds), and the AUC varies by about 0.01 between seeds. `--full`
+uses 200,000 train rows and seeds 0 to 4.
 """
 
 import json
@@ -50,7 +50,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     dataset, vectors = read_sample(chosen.data)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     model = PlainRecipe.for_dataset(dataset, vectors)
-    # The engine's own initial weights, so that the difference contains less chance.
+    # Our initial weights for both sides, so that the difference depends less on chance.
     with seeded(chosen.seed, device):
         model.load_ours(build_model(ImprovedMmctrConfig(), spec).state_dict())
     torch.manual_seed(chosen.seed)
@@ -146,12 +146,12 @@ def report(
     n_rows
         Number of train rows.
     equal
-        Say `equal` if both ends of the interval are within 0.003 of zero.
+        Whether the verdict is `equal` if both ends of the interval are within 0.003 of zero.
     """
     from mmctr_pipeline.comparison.statistics import paired_difference
     from mmctr_pipeline.metrics import auc
 
-    areas = {side: [auc(label, each) for each in by_seed] for side, by_seed in scores.items()}
+    areas = {side: [auc(label, of_seed) for of_seed in by_seed] for side, by_seed in scores.items()}
     mean = {side: float(np.mean(by_seed)) for side, by_seed in areas.items()}
     peer = next(iter(scores))
     line = {"ours": mean["ours"], "peer": mean[peer], "ratio": mean["ours"] / mean[peer]}

@@ -1,9 +1,10 @@
 """Shared parts of the plain padded forms of `din`, `qin` and `transformer_dcn`.
 
-A plain form is code as commonly written with FuxiCTR: a rectangle of item ids, every feature looked
-up at every place of it, tables with dense gradients, `torch.optim.Adam`, all in float32. Nothing is
-slowed on purpose: rows are tensors padded beforehand, batches are cut by index operations, and item
-vectors and tags are stored with the model. Needs the `bench` extra.
+A plain form is code as commonly written with FuxiCTR: histories are padded to a rectangle of item
+ids, every feature is embedded at every position, tables have dense gradients, the optimiser is
+`torch.optim.Adam`, all in float32. It is not made slow on purpose: rows are tensors padded
+beforehand, batches are cut by index operations, and item vectors and tags are stored with the
+model. Needs the `bench` extra.
 """
 
 import itertools
@@ -37,21 +38,21 @@ class PaddedRows(PlainRows):
         self.history = self.history[:, -width:].contiguous()
 
     def __getitems__(self, rows: list[int]) -> Row:
-        """Return a whole batch, so that the model need not wait for its rows to be stacked."""
-        at_B = torch.tensor(rows)
+        """Return a whole batch, which is faster than stacking single rows."""
+        row_B = torch.tensor(rows)
         return {
-            "item_id": self.item_id[at_B],
-            "likes_level": self.likes_level[at_B],
-            "views_level": self.views_level[at_B],
-            "history": self.history[at_B],
-            "label": self.label[at_B],
+            "item_id": self.item_id[row_B],
+            "likes_level": self.likes_level[row_B],
+            "views_level": self.views_level[row_B],
+            "history": self.history[row_B],
+            "label": self.label[row_B],
         }
 
 
 def padded_batches(
     rows: PaddedRows, batch_size: int, device: torch.device, shuffle: bool = True
 ) -> DataLoader[Row]:
-    """Return a loader with two workers; if shuffled, of full batches only."""
+    """Return a loader with two workers; if it shuffles, it drops an incomplete last batch."""
     return DataLoader(
         rows,
         batch_size=batch_size,
@@ -59,15 +60,15 @@ def padded_batches(
         drop_last=shuffle,
         num_workers=2,
         persistent_workers=True,
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=device.type == "cuda",
     )
 
 
 def padded_rows(batch: Batch, width: int) -> Row:
-    """Return one of our batches with histories `(B, width) int64`, followed by zeros."""
-    place_L = torch.arange(width, device=batch.history_T.device)
-    is_real_BL = place_L < batch.history_offsets.diff().unsqueeze(1)
+    """Return one of our batches with histories `(B, width) int64`, padded with zeros at the end."""
+    position_L = torch.arange(width, device=batch.history_T.device)
+    is_real_BL = position_L < batch.history_offsets.diff().unsqueeze(1)
     # `masked_scatter` fills row by row, in the order of the ragged histories.
     history_BL = is_real_BL.long().masked_scatter(is_real_BL, batch.history_T)
     rows = {
@@ -79,15 +80,15 @@ def padded_rows(batch: Batch, width: int) -> Row:
     return rows if batch.label_B is None else {**rows, "label": batch.label_B}
 
 
-def _as_it_is(batch: Row) -> Row:
+def _unchanged(batch: Row) -> Row:
     return batch
 
 
 class PlainFeatures(nn.Module):
     """Features of targets, padded histories and context, equal to those of `FeatureEmbedding`.
 
-    An item is the embedding of its id, the mean embedding of its tags and its vector times a
-    learned matrix. As in FuxiCTR's vocabularies one row of the id table serves all unknown items.
+    An item has the embedding of its id, the mean embedding of its tags, and its vector times a
+    learned matrix. As in FuxiCTR's vocabularies, all unknown items share one row of the id table.
     """
 
     row_I: torch.Tensor
@@ -159,7 +160,8 @@ def take_weights(plain: nn.Module, ours: CtrModel) -> None:
             )
         mine.copy_(theirs)
     norms = (
-        [m for m in model.modules() if isinstance(m, nn.BatchNorm1d)] for model in (plain, ours)
+        [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
+        for model in (plain, ours)
     )
     for my_norm, their_norm in zip(*norms, strict=True):
         my_norm.load_state_dict(their_norm.state_dict())
@@ -173,9 +175,11 @@ class PaddedTraining:
         if config.optimizer != "adam" or config.pairwise_weight:
             raise ValueError("a plain form is trained with Adam and without a pairwise loss")
         self.model, self.config, self.device = model.to(device), config, device
-        tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+        tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
         # FuxiCTR counts the matrix applied to given vectors among the tables.
-        tables += [m.matrix.weight for m in model.modules() if isinstance(m, PlainFeatures)]
+        tables += [
+            module.matrix.weight for module in model.modules() if isinstance(module, PlainFeatures)
+        ]
         table_ids = {id(weight) for weight in tables}
         network = [weight for weight in model.parameters() if id(weight) not in table_ids]
         self.optimizer = torch.optim.Adam(
@@ -208,7 +212,7 @@ class PaddedTraining:
     def operations_per_row(self, batch: Row) -> float:
         """Return the operations of the matrix products, forward and backward, as torch counts them.
 
-        They include the work at padded places. No weight is changed.
+        They include the work on padding. No weight is changed.
         """
         batch = self._on_device(batch)
         self.model.train()
@@ -222,4 +226,4 @@ class PaddedTraining:
         return smoothed_binary_cross_entropy(logits_B, batch["label"], self.config.label_smoothing)
 
     def _on_device(self, batch: Row) -> Row:
-        return {name: each.to(self.device, non_blocking=True) for name, each in batch.items()}
+        return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}

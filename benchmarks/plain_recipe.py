@@ -1,9 +1,9 @@
-"""Recipe A in its notebook's plain form, the peer of `train`, `score` and `parity`.
+"""Recipe A in the plain form of its notebook, the peer of `train`, `score` and `parity`.
 
-Histories are left-padded with 0 to 100 items, a data set returns one row at a time, a `DataLoader`
-with two workers stacks them, tables have dense gradients, everything is float32. Nothing is slowed
-on purpose: rows are kept as tensors, padding is done beforehand, item vectors are stored with the
-model.
+Histories are left-padded with zeros to 100 items, a data set returns one row at a time, a
+`DataLoader` with two workers stacks the rows, tables have dense gradients, everything is float32.
+It is not made slow on purpose: rows are kept as tensors, padding is done beforehand, item vectors
+are stored with the model.
 """
 
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def loader(rows: PlainRows, shuffle: bool, device: torch.device) -> DataLoader[R
 
 
 def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor:
-    """Return `(I, D) float32`, standardised over items, by item id; zero for items without one."""
+    """Return the vectors by item id, standardised over items, `(I, D) float32`; zero if missing."""
     found = vectors.fused.aligned_to(items.ids)
     real = found.vectors[found.present].astype(np.float64)
     table = np.zeros((int(items.item_id.max()) + 1, found.dim), np.float32)
@@ -153,7 +153,7 @@ class PlainRecipe(nn.Module):
 
 
 class PlainAttentionPooling(nn.Module):
-    """Masked softmax over all 100 positions and the weighted sum."""
+    """Weighted sum over all 100 positions, with weights by a masked softmax."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class PlainAttentionPooling(nn.Module):
     def forward(self, values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
         """Return `(B, 64)` from `(B, 100, 64)`; zero for a row without a real position."""
         scores = self.score(torch.tanh(self.hidden(values))).squeeze(-1)
-        # Not minus infinity, which gives NaN for a row of padding; its values are zero anyway.
+        # Minus infinity would give NaN for an empty history, whose values are all zero anyway.
         weights = torch.softmax(scores.masked_fill(~is_real, -1e9), dim=1)
         return (values * weights.unsqueeze(-1)).sum(dim=1)
 
@@ -196,7 +196,7 @@ class PlainTraining:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
-            # The notebook adds up its loss; reading it waits for a GPU to finish the step.
+            # The notebook reads its loss too, which waits until a GPU has finished the step.
             if not np.isfinite(loss.item()):
                 raise RuntimeError("the loss of the plain form is not finite")
             yield len(target)

@@ -6,12 +6,12 @@ Both sides are the preset `qin` with the newest 64 items of a history. They star
 weights and have the same features, network, dropout (none within the rows), loss, Adam with L2 in
 the gradient, clipping and batch size.
 
-The plain form pads histories to 64, projects keys and values at all 64 places (FuxiCTR's
-`MultiHeadTargetAttention` with ReLU instead of softmax), computes every row of weights of the
-quadratic layers and adds up the results, in float32. Ours leaves padding out, moves both
-projections from the positions to the row, looks each distinct item of a batch up once and adds up
-the rows of weights before it multiplies, in the precision that `auto` selects, and in float32
-(`ours_float32`). `model_speed` describes the measurement. Needs the `bench` extra.
+The plain form pads histories to 64, projects keys and values at all 64 positions (FuxiCTR's
+`MultiHeadTargetAttention` with ReLU instead of softmax), computes the product with every row of
+weights of the quadratic layers and adds up the results, in float32. Ours omits padding, applies
+both projections once per row instead of once per position, embeds each distinct item of a batch
+once and adds up the rows of weights before the product, in the precision that `auto` selects, and
+in float32 (`ours_float32`). `model_speed` describes the measurement. Needs the `bench` extra.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ from mmctr_pipeline.models.qin import Qin
 
 
 class ReluDotProduct(nn.Module):
-    """Replacement of FuxiCTR's `ScaledDotProductAttention`: ReLU of scaled products, no softmax."""
+    """FuxiCTR's `ScaledDotProductAttention` with ReLU instead of softmax."""
 
     def forward(
         self,
@@ -44,7 +44,7 @@ class ReluDotProduct(nn.Module):
 
 
 class PlainQuadraticBlock(nn.Module):
-    """One step of QIN's network, with one product per row of weights."""
+    """One layer of QIN's network, with one product per row of weights."""
 
     def __init__(self, dim: int, n_rows: int, dropout: float) -> None:
         super().__init__()
@@ -96,8 +96,9 @@ def operations_per_row(model: Qin, length_N: np.ndarray) -> float:
     """Return the multiplications and additions for training on an average row.
 
     The backward pass costs twice the forward pass. A row needs the four projections of the
-    attention, one matrix in each quadratic layer (the sum of its rows, whose summation once per
-    batch is not counted) and the output; a position needs the moved query and the weighted sum.
+    attention, one matrix in each quadratic layer (the sum of its rows; adding them up once per
+    batch is not counted) and the output. A position needs its product with the query and the
+    weighted sum.
     """
     per_row = n_weights(model.attention, model.output)
     per_row += len(model.quadratic) * model.output.in_features**2

@@ -48,8 +48,8 @@ def write_scaled(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
 def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
     """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info.
 
-    User ids are the rows of the user table, as in MicroLens_1M_x1: without the other rows the
-    pipeline would map them to a smaller table.
+    User ids are the rows of the user table, as in MicroLens_1M_x1. Otherwise the pipeline would
+    number only the users that occur, and the table would be smaller.
     """
     layout = find_data(folder)
     dataset = _with_ids_as_rows(load_dataset(layout))

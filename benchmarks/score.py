@@ -1,12 +1,12 @@
-"""Score as many rows as the challenge's test split has: ours against the plain form.
+"""Score as many rows as there are in the challenge's test split: ours against the plain form.
 
     python -m benchmarks.score [--rows N] [--device D]
 
 Generates a sample dataset with the tables of MicroLens_1M_x1, and scores its valid rows: 379,142
 rows with labels, of users that are not in train, a third of them on cold items. Both sides hold the
 rows in memory and have the same weights, those of ours after one short epoch. The plain form
-(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is as is;
-`ratio_set` has the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.
+(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is without, and
+`ratio_set` with the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.
 `auc_difference` and `largest_difference` (of two probabilities) are over all rows.
 """
 

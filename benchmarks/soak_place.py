@@ -1,4 +1,4 @@
-"""Where the benchmark `soak` runs the pipeline, and what it compares there."""
+"""The folder in which the benchmark `soak` runs the pipeline, and the artefacts it compares."""
 
 import dataclasses
 import hashlib
@@ -28,9 +28,10 @@ END_SECONDS = 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """The earlier run and the undisturbed one: digests of their artefacts, and the latter's times.
+    """Digests of the artefacts of the earlier and the undisturbed run.
 
-    `asset_seconds` has the time of each asset, `sizes` those of the undisturbed run's artefacts.
+    `seconds`, `asset_seconds` (by asset) and `sizes` (of the artefacts, ascending) are those of the
+    undisturbed run.
     """
 
     earlier: dict[str, str]
@@ -40,7 +41,7 @@ class Reference:
     sizes: list[int]
 
     def lost(self, found: dict[str, str]) -> list[str]:
-        """Return the earlier artefacts that are neither unchanged nor the undisturbed run's."""
+        """Return the earlier artefacts that have neither their digest nor the undisturbed run's."""
         return [
             name
             for name, digest in self.earlier.items()
@@ -48,7 +49,7 @@ class Reference:
         ]
 
     def differing(self, found: dict[str, str]) -> list[str]:
-        """Return the artefacts that are not those of the undisturbed run."""
+        """Return the artefacts that differ from those of the undisturbed run."""
         names = sorted(self.undisturbed.keys() | found.keys())
         return [
             name
@@ -78,7 +79,7 @@ class Place:
         return self.folder / "work" / "home"
 
     def reference(self, scale: float) -> Reference:
-        """Return what runs are compared with; the first time, run the pipeline for it."""
+        """Return the runs to compare with; the first call runs the pipeline twice for them."""
         path = self.folder / "reference.json"
         if not path.is_file():
             path.write_text(json.dumps(dataclasses.asdict(self._prepare(scale))), encoding="utf-8")
@@ -131,9 +132,11 @@ class Place:
         executor
             Executor of its run, by default that of the undisturbed runs.
         before
-            Is called in the new process.
+            A function to call in the new process before it runs the command.
         """
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MMCTR_")}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith("MMCTR_")
+        }
         variables = {
             "DAGSTER_HOME": str(self._home),
             "MMCTR_DATA_DIR": str(self.folder / data),

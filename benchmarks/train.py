@@ -6,20 +6,21 @@
 Generates a sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer
 rows, or takes the first rows of a given dataset; item vectors are its `item_emb_d128`. Both sides
 train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its first
-steps, ours for a whole epoch. Each side runs as it is, and again with an allocator setting
-(`ALLOCATOR_SETTING` of the harness) that spares the plain form most of its page faults, and with
-the OpenMP setting of our own entry points (`share_cores`). `ratio` has both settings on both sides,
+steps, ours for a whole epoch. Each side runs without and with two settings: an allocator setting
+(`ALLOCATOR_SETTING` of the harness), which avoids most page faults of the plain form, and the
+OpenMP setting of our own entry points (`share_cores`). `ratio` has both settings on both sides,
 `ratio_as_is` has neither on the plain side.
 
-Ceiling: the machine's rate of matrix products, in the same number format and the same run, divided
-by the operations that a row needs.
+Ceiling: the machine's rate of matrix products, in the same dtype and the same run, divided by the
+operations that a row needs.
 
-Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with the setting reaches
-less than a fifth of its own bound, because so slow a peer would prove nothing. The bound is the
-rate at which it would train if a step took only its products (with padding, at the float32 rate)
-and its dense update of the tables, both measured in the same run. The products depend on the CPU's
-vector width and the update on its memory, so a share of the ceiling alone would differ between
-machines. On a GPU the loader is the limit, so the share is printed but not required.
+Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with the settings
+reaches less than a fifth of its own bound, because a comparison with such a slow peer would prove
+nothing. The bound is the rate at which it would train if a step took only its products (with
+padding, at the float32 rate) and its dense update of the tables, both measured in the same run. The
+products depend on the CPU's vector width and the update on its memory, so a share of the ceiling
+alone would differ between machines. On a GPU the loader is the limit, so the share is printed but
+not required.
 
 `--full` runs ours alone on all rows from the parquet files, and reports the seconds of loading, of
 each epoch and of its validation, and the peak memory.
@@ -195,7 +196,9 @@ def _compare(chosen: Namespace, arguments: list[str]) -> None:
     settings = {side: ALLOCATOR_SETTING for side in SIDES if side.endswith("_set")}
     results = alternate("benchmarks.train", list(SIDES), chosen.rounds, arguments, settings)
     sides = {side: medians(rounds) for side, rounds in results.items()}
-    speed = {n: side["rows_per_second"] for n, side in sides.items() if "rows_per_second" in side}
+    speed = {
+        name: side["rows_per_second"] for name, side in sides.items() if "rows_per_second" in side
+    }
     ceiling = {name: rate / operations_per_row() for name, rate in sides["rates"].items()}
     bound = plain_bound(sides["rates"]["float32"], sides["dense_update_set"]["seconds"])
     final_line(
@@ -217,7 +220,11 @@ def _compare(chosen: Namespace, arguments: list[str]) -> None:
         peer_bound=bound,
         peer_share_of_bound=speed["plain_set"] / bound,
         peak_mb={name: round(sides[name]["peak_mb"]) for name in speed},
-        gpu_peak_mb={n: round(sides[n]["gpu_peak_mb"]) for n in speed if "gpu_peak_mb" in sides[n]},
+        gpu_peak_mb={
+            name: round(sides[name]["gpu_peak_mb"])
+            for name in speed
+            if "gpu_peak_mb" in sides[name]
+        },
         rows=sides["ours"]["rows"],
         parameters=sides["ours"]["parameters"],
         device=device_name(resolve_device(chosen.device)),

@@ -10,7 +10,7 @@ from mmctr_pipeline.environment import share_cores
 LEAST_SHARE = 0.2
 """Share of its bound that the plain form must reach to be a fair peer.
 
-It reaches about a tenth without the allocator setting and more than a quarter with it.
+It reaches about a tenth of it without the allocator setting, and more than a quarter with it.
 """
 
 MEAN_HISTORY = 8
@@ -19,9 +19,9 @@ MEAN_HISTORY = 8
 def operations_per_row(vector_dim: int = 128, n_positions: int = MEAN_HISTORY) -> float:
     """Return the multiplications and additions needed to train on one row.
 
-    They count forward once and backward twice: the two bilinear forms, the tower, the attention
-    over `n_positions` history items (by default the mean length, no padding), and the multimodal
-    transform.
+    The backward pass costs twice the forward pass. A row needs the two bilinear forms, the tower,
+    the attention over `n_positions` history items (by default the mean length without padding), and
+    the multimodal transform.
     """
     bilinear = 2 * 64 * 64 * 64
     tower = 448 * 512 + 512 * 256 + 256 * 128 + 128
@@ -30,7 +30,7 @@ def operations_per_row(vector_dim: int = 128, n_positions: int = MEAN_HISTORY) -
 
 
 def rates(chosen: Namespace) -> dict[str, float]:
-    """Measure matrix products in float32 and in the format that `auto` selects."""
+    """Measure matrix products in float32 and in the dtype that `auto` selects."""
     from mmctr_pipeline.training.device import resolve_device
 
     device = str(resolve_device(chosen.device))

@@ -1,17 +1,17 @@
-"""Training Transformer_DCN: ours against the padded form of torch's and FuxiCTR's layers.
+"""Train Transformer_DCN: ours against the padded form with layers of torch and FuxiCTR.
 
     python -m benchmarks.transformer_dcn [--rows N] [--rounds N] [--batch-size N] [--device D]
                                          [--data FOLDER]
 
 Both sides are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches
-of 512 (with the preset's 128 either side would mostly update Adam's 268 million weights). They
+of 512 (with the preset's 128, both sides would mostly update Adam's 268 million weights). They
 start from the same weights and have the same features, network, dropout, loss, Adam, clipping and
 batch size.
 
-The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 places, then
-FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours leaves padding
-out, looks each distinct item of a batch up once and, on CPUs, multiplies only by the kept positions
-that exist, in the precision that `auto` selects, and in float32 (`ours_float32`). `model_speed`
+The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 positions, then
+FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours omits padding,
+embeds each distinct item of a batch once and, on CPUs, multiplies only by the kept positions that
+exist, in the precision that `auto` selects, and in float32 (`ours_float32`). `model_speed`
 describes the measurement. Needs the `bench` extra.
 """
 
@@ -28,7 +28,7 @@ from mmctr_pipeline.models.transformer_dcn import TransformerDcn
 
 
 class PlainTransformerDcn(nn.Module):
-    """Transformer over padded `[history item, target]`, then cross network beside tower."""
+    """A transformer over padded pairs of history item and target; then cross network and tower."""
 
     def __init__(
         self, config: TransformerDcnConfig, ours: TransformerDcn, items: ItemFeatures
@@ -70,8 +70,8 @@ class PlainTransformerDcn(nn.Module):
         target_BLD = target_BD.unsqueeze(1).expand_as(history_BLD)
         pair_BLD = torch.cat([history_BLD, target_BLD], dim=2)
         hidden_BL = ~is_real_BL
-        # The newest place, at the right end, is real unless the history is empty; an empty history
-        # may read it too, since attention over nothing gives NaN.
+        # The newest position, at the right end, is real unless the history is empty. An empty
+        # history may read it too, since attention over no position would give NaN.
         hidden_BL[:, -1] = False
         encoded_BLD = self.encoder(pair_BLD, src_key_padding_mask=hidden_BL)
 
@@ -88,10 +88,11 @@ class PlainTransformerDcn(nn.Module):
 def operations_per_row(model: TransformerDcn, length_N: np.ndarray) -> float:
     """Return the multiplications and additions for training on an average row.
 
-    The backward pass costs twice the forward pass. A position needs the encoder's matrices, and in
-    each layer's scores and weighted sums every position of its row. A row needs, of each matrix of
-    the cross network, the square of the columns that its kept positions and other features fill,
-    and those columns of tower and last network; it needs the rest of these networks in full.
+    The backward pass costs twice the forward pass. A position needs the encoder's matrices; in each
+    layer, its score and weighted sum take every position of its row. The input of a row has as many
+    columns as its kept positions and its other features fill. The row needs the square of these
+    columns in each matrix of the cross network, these columns in the first layers of tower and last
+    network, and the rest of these networks in full.
     """
     pair_dim, input_dim = model.pooled.in_features, model.deep_first.in_features
     always_dim = pair_dim + model.features.item_dim + model.features.context_dim

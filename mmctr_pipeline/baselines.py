@@ -1,7 +1,7 @@
 """Trivial baselines: popularity, smoothed click rates, mean title cosine to the history.
 
 They are fitted on train rows alone and need no training. A model that does not beat the best of
-them has learned nothing that counting would not tell.
+them is no better than counting.
 """
 
 import dataclasses
@@ -28,8 +28,8 @@ def metric_name(key: str) -> str:
 class BaselineScores:
     """Scores of N rows by each baseline, `(N,) float64`, and why the others are undefined.
 
-    Both are by key of `NAMES`. Scores are higher for rows more likely to be clicked; they are no
-    probabilities.
+    Both are by key of `NAMES`. Scores are higher for rows that are more likely to be clicked, but
+    they are not probabilities.
     """
 
     scores: dict[str, np.ndarray]
@@ -61,15 +61,15 @@ class Baselines:
     @property
     def metrics(self) -> dict[str, float]:
         """The AUC of each baseline by `metric_name`."""
-        return {metric_name(key): each.auc for key, each in self.compared.items()}
+        return {metric_name(key): baseline.auc for key, baseline in self.compared.items()}
 
     def __str__(self) -> str:
-        areas = [f"{NAMES[key]} {each.auc:.4f}" for key, each in self.compared.items()]
+        areas = [f"{NAMES[key]} {baseline.auc:.4f}" for key, baseline in self.compared.items()]
         return ", ".join(areas + [f"no {NAMES[key]} ({why})" for key, why in self.absent.items()])
 
     def to_mapping(self) -> dict[str, dict[str, float]]:
         """Return `compared` as plain values."""
-        return {key: dataclasses.asdict(each) for key, each in self.compared.items()}
+        return {key: dataclasses.asdict(baseline) for key, baseline in self.compared.items()}
 
 
 def baseline_scores(dataset: CtrDataset, split: Split, text: VectorTable | None) -> BaselineScores:

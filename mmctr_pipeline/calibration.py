@@ -76,8 +76,8 @@ def saved_map(mapping: Mapping[str, Any] | None) -> CalibrationMap | None:
         return None
     try:
         return CalibrationMap(
-            knots=tuple(float(each) for each in mapping["knots"]),
-            slopes=tuple(float(each) for each in mapping["slopes"]),
+            knots=tuple(float(knot) for knot in mapping["knots"]),
+            slopes=tuple(float(slope) for slope in mapping["slopes"]),
             intercept=float(mapping["intercept"]),
             n_rows=int(mapping["n_rows"]),
         )
@@ -136,8 +136,8 @@ class _Fit:
 
     Parameters are the intercept and the logarithms of the K slopes, `(1 + K,)`, which keeps slopes
     positive. A priori the logarithm of the first slope is standard normal, and each of the others
-    differs from the one before by a normal of variance `1 / weight`. `parts_KN` are the lengths of
-    the way that each logit goes in each segment.
+    differs from the one before by a normal of variance `1 / weight`. `parts_KN` holds the part of
+    each logit that lies in each segment.
     """
 
     parts_KN: np.ndarray

@@ -1,9 +1,9 @@
-"""Print hashes of what the pipeline computes, to show that a refactoring changed no result.
+"""Print hashes of the pipeline's results, to show that a refactoring changed none of them.
 
 Runs `make demo`, `mmctr leaderboard` with two rows of one epoch, and the preset
-`similarity_attention` on a small sample dataset, each into its own folder under FOLDER, and prints
-one JSON object: hashes of the weights and of the submission, and the table without its timings. Run
-it on two commits, on the same machine with the same OMP_NUM_THREADS, and compare:
+`similarity_attention` on a small sample dataset, each in its own folder under FOLDER. Prints one
+JSON object: hashes of weights, submissions and scores, and AUCs. Run it on two commits, on the same
+machine with the same OMP_NUM_THREADS, and compare the outputs:
 
     python tools/result_hashes.py FOLDER > before.json
 """
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 MMCTR = ROOT / ".venv/bin/mmctr"
 
 ONE_EPOCH = "extends: {}\ntraining: {{max_epochs: 1, batch_size: 512}}\n"
-SMALL = """\
+SMALL_PRESET = """\
 extends: similarity_attention
 encoders: {image: {model: tiny-clip}}
 training: {max_epochs: 2, batch_size: 512}
@@ -31,13 +31,13 @@ checks: {auc_floor: 0.5}
 
 
 def main(folder: Path) -> None:
-    """Run all three and print their hashes."""
+    """Run the demo, the small preset and the leaderboard, and print their hashes."""
     folder.mkdir(parents=True, exist_ok=True)
     demo, small = folder / "demo", folder / "small"
     _run(["make", "demo"], demo)
     _run([MMCTR, "sample", folder / "data", "--scale", "0.25", "--seed", "5"], small)
     preset = folder / "similarity_attention_small.yaml"
-    preset.write_text(SMALL)
+    preset.write_text(SMALL_PRESET)
     _run(["make", "run"], small, MMCTR_DATA_DIR=folder / "data", MMCTR_PRESET=preset)
     hashes = {"demo": _artefacts(demo), "similarity_attention": _artefacts(small)}
     hashes["leaderboard"] = _leaderboard(folder)
@@ -47,8 +47,9 @@ def main(folder: Path) -> None:
 def _leaderboard(folder: Path) -> dict[str, Any]:
     presets = []
     for name in ("din", "similarity_attention"):
-        presets.append(folder / f"{name}_one_epoch.yaml")
-        presets[-1].write_text(ONE_EPOCH.format(name))
+        preset = folder / f"{name}_one_epoch.yaml"
+        preset.write_text(ONE_EPOCH.format(name))
+        presets.append(preset)
     size = ["--train-rows", "20000", "--valid-rows", "8000", "--minutes", "0"]
     storage = folder / "leaderboard"
     _run([MMCTR, "leaderboard", *presets, *size], storage, MMCTR_PRESET="sample")

@@ -13,7 +13,7 @@ from mmctr_pipeline.sample.config import SampleConfig
 @click.option("--scale", default=2.0, help="Size of the sample dataset.")
 @click.option("--seed", default=7, help="Seed of the sample dataset.")
 def ablation(scale: float, seed: int) -> int:
-    """Compare a model with titles and covers, with either, and with neither."""
+    """Compare models with titles and covers, with only one of them, and with neither."""
     deployment = Deployment.from_environment()
     entries = ablation_entries(load_preset(deployment.preset or "sample"))
     config = SampleConfig.scaled(scale, seed=seed)

@@ -8,7 +8,7 @@ from mmctr_pipeline.files.writable import require_writable
 
 @click.command()
 @click.option(
-    "--unused-days", default=30, help="Drop what was last used more than this many days ago."
+    "--unused-days", default=30, help="Drop vectors last used more than this many days ago."
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
 def prune(unused_days: int, dry_run: bool) -> None:
@@ -32,11 +32,13 @@ def prune(unused_days: int, dry_run: bool) -> None:
     if not reports:
         print(f"{storage / 'vectors'} has no stored vectors")
         return
-    numbers = [(r.n_kept, r.kept_bytes, r.n_dropped, r.dropped_bytes) for r in reports]
-    for report, each in zip(reports, numbers, strict=True):
+    totals = [0, 0, 0, 0]
+    for report in reports:
         if report.in_use:
             print(f"{report.encoder}: in use by a run, skipped")
-        else:
-            left = f"{report.n_left_behind:,} leftover files"
-            print(f"{report.encoder}: {counts(*each)} and {left}")
-    print(f"total: {counts(*map(sum, zip(*numbers, strict=True)))}")
+            continue
+        numbers = report.n_kept, report.kept_bytes, report.n_dropped, report.dropped_bytes
+        totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+        leftovers = f"{report.n_left_behind:,} leftover files"
+        print(f"{report.encoder}: {counts(*numbers)} and {leftovers}")
+    print(f"total: {counts(*totals)}")

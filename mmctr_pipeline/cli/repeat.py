@@ -39,7 +39,7 @@ def repeat(version: str | None, fresh: bool, threads: int | None) -> int:
     rows = [
         (
             result.name,
-            # Names of encoders end in what tells them apart: the hash of their weights.
+            # Long names are cut at the beginning, as those of encoders end in a hash.
             result.recorded[-24:],
             result.repeated[-24:],
             "equal" if result.is_equal else ": ".join(filter(None, ["differs", result.difference])),

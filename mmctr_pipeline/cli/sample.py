@@ -30,7 +30,7 @@ def sample(folder: Path, seed: int, scale: float, no_images: bool) -> None:
         with naming_write_errors(folder):
             generate_sample(config, folder)
     except BaseException:
-        # It was empty: leave it so, and the same command can run again.
+        # Leave the folder empty again, so that the same command can be repeated.
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         raise

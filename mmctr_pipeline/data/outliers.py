@@ -92,7 +92,7 @@ def named_outliers(table: VectorTable, found: Outliers) -> list[dict[str, Any]]:
 
 def described(named: list[dict[str, Any]]) -> str:
     """Return named outliers as text."""
-    return ", ".join(f"item {each['item_id']} ({each['norm']:.3g})" for each in named)
+    return ", ".join(f"item {outlier['item_id']} ({outlier['norm']:.3g})" for outlier in named)
 
 
 def _norms(table: VectorTable) -> np.ndarray:

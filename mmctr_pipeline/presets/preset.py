@@ -112,7 +112,7 @@ def _read_sections(
     """
     path = _find(name_or_path, seen[-1].parent if seen else Path.cwd())
     if path in seen:
-        chain = " -> ".join(p.name for p in (*seen, path))
+        chain = " -> ".join(extending.name for extending in (*seen, path))
         raise SettingsError(f"presets extend each other in a circle: {chain}")
     content = read_yaml(path)
     base: dict[str, Any] = {}
@@ -128,11 +128,11 @@ def _read_sections(
 
 
 def _with_all_seeds(content: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a file's sections with its `seed` in place of each seed that the file does not set."""
+    """Return a file's sections, with its `seed` for each seed that the file does not set."""
     rest = {name: value for name, value in content.items() if name != "seed"}
     seed = content["seed"]
     seeds: dict[str, Any] = {"training": {"seed": seed}, "fusion": {"attention": {"seed": seed}}}
-    models = [each.get("model") for each in (rest, base)]
+    models = [rest.get("model"), base.get("model")]
     names = [model.get("name") for model in models if isinstance(model, Mapping)]
     name = next((name for name in names if isinstance(name, str)), ImprovedMmctrConfig.name)
     if hasattr(MODEL_CONFIGS.get(name), "code_seed"):

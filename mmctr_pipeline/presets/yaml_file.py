@@ -108,7 +108,7 @@ class _Values:
         if isinstance(node, yaml.MappingNode) and node.tag == _MAP:
             return self._mapping(node, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == _SEQ:
-            return [self.plain(each, depth + 1) for each in node.value]
+            return [self.plain(element, depth + 1) for element in node.value]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         raise self._error(node, "tags (!...) are not read, only plain values")

@@ -51,7 +51,7 @@ def test_a_row_of_a_batch_is_the_newest_twenty_items_of_the_history_and_the_targ
     shuffled = PaddedBatches(dataset.train, padded_histories(dataset), shuffle_seed=1)
     epochs = [next(iter(shuffled))["items"] for _ in range(2)]
     assert not torch.equal(*epochs)
-    assert torch.equal(*(each.sum(0) for each in epochs))
+    assert torch.equal(*(epoch.sum(0) for epoch in epochs))
 
 
 def test_our_din_has_the_same_settings() -> None:

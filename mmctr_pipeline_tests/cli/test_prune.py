@@ -26,14 +26,11 @@ def test_it_drops_vectors_that_are_no_longer_used(
             shard_size=2,
             reader="",
         )
-        for command in (["prune", "--unused-days", "7", "--dry-run"], ["prune"]):
-            assert main(command) == 0
+        kept, dropped = (3, 0) if now is utc_now else (0, 3)
+        for options, verb in ((["--unused-days", "7", "--dry-run"], "would drop"), ([], "dropped")):
+            assert main(["prune", *options]) == 0
+            counts = f"kept {kept} vectors ({kept}.0 MB), {verb} {dropped} ({dropped}.0 MB)"
             lines = capsys.readouterr().out.splitlines()
-            drop = "would drop" if "--dry-run" in command else "dropped"
-            if now is utc_now:
-                counts = f"kept 3 vectors (3.0 MB), {drop} 0 (0.0 MB)"
-            else:
-                counts = f"kept 0 vectors (0.0 MB), {drop} 3 (3.0 MB)"
             assert lines == [f"encoder:1: {counts} and 0 leftover files", f"total: {counts}"]
 
 
@@ -42,17 +39,17 @@ def test_it_drops_checkpoints_of_runs_that_were_never_resumed(
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
     root = tmp_path / "checkpoints"
-    old, young, further, in_its_final_fit = (
+    old, young, old_final_fit, young_final_fit = (
         root / name for name in ("old", "young", "old-final-fit", "young-final-fit")
     )
-    files = {
+    age_in_days = {
         old / "checkpoint.pt": 8,
         young / "checkpoint.pt": 0,
-        further / "final-fit-3" / "checkpoint.pt": 8,
-        in_its_final_fit / "checkpoint.pt": 8,
-        in_its_final_fit / "final-fit-3" / "checkpoint.pt": 0,
+        old_final_fit / "final-fit-3" / "checkpoint.pt": 8,
+        young_final_fit / "checkpoint.pt": 8,
+        young_final_fit / "final-fit-3" / "checkpoint.pt": 0,
     }
-    for file, days in files.items():
+    for file, days in age_in_days.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"weights")
         last_written = time.time() - days * 86_400
@@ -61,7 +58,7 @@ def test_it_drops_checkpoints_of_runs_that_were_never_resumed(
     assert "old: would drop its checkpoint" in capsys.readouterr().out
     assert old.exists()
     assert main(["prune", "--unused-days", "7"]) == 0
-    assert sorted(root.iterdir()) == [young, in_its_final_fit]
+    assert sorted(root.iterdir()) == [young, young_final_fit]
 
 
 def test_it_refuses_negative_days_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

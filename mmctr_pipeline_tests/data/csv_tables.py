@@ -9,7 +9,7 @@ def write_csv(path: Path, columns: dict[str, list[Any]]) -> Path:
 
     def cell(value: Any) -> str:
         if isinstance(value, list):
-            return cell("^".join("" if each is None else str(each) for each in value))
+            return cell("^".join("" if element is None else str(element) for element in value))
         if isinstance(value, str):
             return '"' + value.replace('"', '""') + '"'
         return "" if value is None else str(value)

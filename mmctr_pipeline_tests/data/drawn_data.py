@@ -40,7 +40,7 @@ def valid_files(draw: st.DrawFn) -> dict[str, Columns]:
 
         histories = column(st.lists(st.sampled_from(items), max_size=width))
         if is_padded:
-            histories = [[padding] * (width - len(each)) + each for each in histories]
+            histories = [[padding] * (width - len(history)) + history for history in histories]
         return {
             "user_id": column(user_ids),
             "item_id": column(st.sampled_from(items)),
@@ -94,9 +94,14 @@ def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
             case "drop" if len(files[name]) > 1:
                 del files[name][column]
             case "empty":
-                files[name] = {each: [] for each in files[name]}
+                files[name] = {column: [] for column in files[name]}
     return {
-        name: pa.table({c: draw(arrays(v, types.get((name, c)))) for c, v in columns.items()})
+        name: pa.table(
+            {
+                column: draw(arrays(values, types.get((name, column))))
+                for column, values in columns.items()
+            }
+        )
         for name, columns in files.items()
     }
 
@@ -118,8 +123,9 @@ def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = Non
     if changed is not None and not any(isinstance(value, list) for value in values):
         values = [None if value is None else _converted(value, changed) for value in values]
         return pa.array(values, changed)
-    flat = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    if any(isinstance(each, str) for each in flat):
+    lists = [value if isinstance(value, list) else [value] for value in values]
+    flat = [element for elements in lists for element in elements]
+    if any(isinstance(element, str) for element in flat):
         values = [_as_text(value) for value in values]
         candidates = [draw(st.sampled_from([pa.string(), pa.large_string()]))]
     else:
@@ -143,5 +149,5 @@ def _converted(value: Any, data_type: pa.DataType) -> Any:
 
 def _as_text(value: Any) -> Any:
     if isinstance(value, list):
-        return [_as_text(each) for each in value]
+        return [_as_text(element) for element in value]
     return None if value is None else str(value)

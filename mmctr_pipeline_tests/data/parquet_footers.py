@@ -69,8 +69,8 @@ def write_without_list_group(path: Path, table: pa.Table, column: str, **options
     value_type = table.schema.field(column).type.value_type
     lists = pa.list_(pa.field("element", value_type, nullable=False))
     fields = [
-        pa.field(each.name, lists if each.name == column else each.type, nullable=False)
-        for each in table.schema
+        pa.field(field.name, lists if field.name == column else field.type, nullable=False)
+        for field in table.schema
     ]
     pq.write_table(table.cast(pa.schema(fields)), path, store_schema=False, **options)
 
@@ -92,7 +92,7 @@ def chunks(footer: Struct, column: str) -> list[Struct]:
     """Return the metadata of a column in each row group."""
     groups = footer[ROW_GROUPS][1][1]
     found = [chunk[METADATA][1] for group in groups for chunk in group[COLUMNS][1][1]]
-    return [each for each in found if each[PATH][1][1][0] == column.encode()]
+    return [chunk for chunk in found if chunk[PATH][1][1][0] == column.encode()]
 
 
 def _decode(kind: int, content: bytes, position: int) -> tuple[Any, int]:

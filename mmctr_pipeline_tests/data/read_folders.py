@@ -11,6 +11,7 @@ import pytest
 from mmctr_pipeline.data.build import build_dataset
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.data.validation import DataError
 
 
@@ -32,11 +33,13 @@ def assert_equal(one: CtrDataset, other: CtrDataset) -> None:
     for name, split in one.splits.items():
         for column, values in split.columns.items():
             assert values.tolist() == other.splits[name].columns[column].tolist(), column
-    assert [each.tolist() for each in one.histories] == [each.tolist() for each in other.histories]
+    assert _lists(one.histories) == _lists(other.histories)
     assert one.items.title.to_pylist() == other.items.title.to_pylist()
-    assert [each.tolist() for each in one.items.tags] == [
-        each.tolist() for each in other.items.tags
-    ]
+    assert _lists(one.items.tags) == _lists(other.items.tags)
+
+
+def _lists(ragged: Ragged) -> list[list[int]]:
+    return [values.tolist() for values in ragged]
 
 
 def many_rows(n_rows: int = 600, width: int = 5) -> dict[str, Any]:

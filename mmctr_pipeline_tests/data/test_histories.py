@@ -71,7 +71,7 @@ def test_histories_are_stored_once_over_blocks_and_files(tmp_path: Path) -> None
     expected = [tuple(filter(None, row)) for part in parts for row in part]
     distinct, index = merge_histories(histories)
     assert [tuple(one.tolist()) for one in distinct] == list(dict.fromkeys(expected))
-    assert [tuple(distinct[each].tolist()) for each in index] == expected
+    assert [tuple(distinct[row].tolist()) for row in index] == expected
     assert index.dtype == np.int32
 
 

@@ -175,7 +175,7 @@ def test_an_id_is_not_taken_for_one_with_the_same_low_bits(tmp_path: Path, colum
 
 def test_ids_that_are_not_utf8_are_located(tmp_path: Path) -> None:
     files = _string_files()
-    raw = [b"v1", b"v2", b"v\xff", *[b"v%d" % each for each in range(4, 10)]]
+    raw = [b"v1", b"v2", b"v\xff", *[b"v%d" % number for number in range(4, 10)]]
     files["item_feature"]["item_id"] = pa.array(raw, pa.binary()).view(pa.string())
     error = _fault(tmp_path, files)
     assert (error.file.name, error.column, error.row) == ("item_feature.parquet", "item_id", 2)

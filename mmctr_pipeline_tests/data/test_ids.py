@@ -54,7 +54,7 @@ def test_rows_are_looked_up(kind: str) -> None:
     row_of = dict(zip(ids.tolist(), id_map.rows.tolist(), strict=True))
     unknown = ["", "b", "aa", "zz"] if kind == "strings" else [0, 3_000_000_000, FAR + 1, 60]
     asked = [*unknown, *reversed(ids.tolist()), *unknown]
-    expected = [row_of.get(each, 0) for each in asked]
+    expected = [row_of.get(item, 0) for item in asked]
     rows = id_map.look_up(np.array(asked))
     assert rows.tolist() == expected
     assert rows.dtype == np.int32
@@ -107,7 +107,7 @@ def test_columns_of_sparse_integers_share_a_map() -> None:
 
 def test_columns_of_strings_share_a_map() -> None:
     blocks = [["b", "a"], ["c", "c"], ["a", " b"], []]
-    chunks = [pa.array(each, pa.large_string()).dictionary_encode() for each in blocks]
+    chunks = [pa.array(block, pa.large_string()).dictionary_encode() for block in blocks]
     id_map, rows = map_columns([pa.chunked_array(chunks[:2]), pa.chunked_array(chunks[2:])])
     assert id_map is not None
     assert id_map.ids.tolist() == [" b", "a", "b", "c"]

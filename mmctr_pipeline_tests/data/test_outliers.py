@@ -90,7 +90,7 @@ def test_outliers_are_masked_named_counted_and_logged(caplog: pytest.LogCaptureF
     np.testing.assert_array_equal(kept.vectors[kept.present], wild.vectors[kept.present])
     assert kept.provenance["counts"] == {"items": 400, "outliers": 6}
     named = kept.provenance["outliers"]
-    assert [each["item_id"] for each in named] == [5, 10, 11, 12, 13]
+    assert [outlier["item_id"] for outlier in named] == [5, 10, 11, 12, 13]
     assert named[0]["norm"] == pytest.approx(1e6)
     assert named[0]["median_norm"] == pytest.approx(14)
     (line,) = caplog.messages

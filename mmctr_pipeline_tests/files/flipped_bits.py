@@ -35,7 +35,7 @@ def plain(value: Any) -> Any:
         return plain(value.values), plain(value.offsets)
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
-    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
+    return [plain(element) for element in value] if isinstance(value, list | tuple) else value
 
 
 def flips(path: Path, positions: Iterable[tuple[int, int]]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Models train on fused vectors of any width, as a PCA keeps at most as many as the rank."""
+"""Models train on fused vectors of any width: a PCA has at most as many components as the rank."""
 
 import dataclasses
 

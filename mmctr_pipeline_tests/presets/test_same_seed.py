@@ -1,4 +1,4 @@
-"""Each preset's model and training, at small widths: equal seeds give equal weights."""
+"""Equal seeds give equal weights with every preset's model and training, at small widths."""
 
 import dataclasses
 
@@ -57,9 +57,9 @@ def trained(entry: Entry, seed: int) -> TrainedCtr:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_equal_seeds_give_equal_weights(entry: Entry) -> None:
     runs = []
-    for state_before in (1, 2):
-        # Earlier random numbers must not matter.
-        torch.manual_seed(state_before)
+    for global_seed in (1, 2):
+        # The state of torch's global generator before training must not matter.
+        torch.manual_seed(global_seed)
         runs.append(trained(entry, entry.preset.training.seed))
     first, second = (run.module.state_dict() for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -1,4 +1,4 @@
-"""YAML files of settings: no key twice, no surprise, and no content of a wrong file in an error."""
+"""Files of settings are refused if a key repeats or YAML is ambiguous; errors show no content."""
 
 import os
 from pathlib import Path
@@ -13,13 +13,13 @@ SECRET = "s3cr3t-t0k3n"
 """Content of a file that must not appear in an error."""
 
 
-def written(folder: Path, content: str | bytes) -> Path:
+def write_file(folder: Path, content: str | bytes) -> Path:
     path = folder / "mine.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return path
 
 
-def error_of(path: Path) -> str:
+def load_error(path: Path) -> str:
     with pytest.raises(SettingsError) as error:
         load_preset(str(path))
     return str(error.value)
@@ -52,9 +52,9 @@ DUPLICATES = {
 @pytest.mark.parametrize("name", DUPLICATES)
 def test_a_key_that_is_set_twice_is_named_with_its_lines(name: str, tmp_path: Path) -> None:
     text, key, line, first = DUPLICATES[name]
-    path = written(tmp_path, text)
+    path = write_file(tmp_path, text)
     expected = f"{path}, line {line}: {key} is set twice, first in line {first}; remove one"
-    assert error_of(path) == expected
+    assert load_error(path) == expected
 
 
 BROKEN: dict[str, tuple[str | bytes, str]] = {
@@ -74,7 +74,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "open quote": (f"a: 1\nb: '{SECRET}", "line 2: not valid YAML"),
     "missing alias": (f"a: *{SECRET.replace('-', '')}", "line 1: not valid YAML: found undefined"),
     "equal anchors": (f"a: &{SECRET} 1\nb: &{SECRET} 2", "not valid YAML"),
-    "colon too much": (f"a: b: {SECRET}", "line 1: not valid YAML: mapping values"),
+    "two colons": (f"a: b: {SECRET}", "line 1: not valid YAML: mapping values"),
     "key that is a list": (f"? [{SECRET}]\n: 1", "line 1: a key must be the name"),
     "key that is a number": (f"a: 1\n3: {SECRET}", "line 2: a key must be the name"),
     "key that is a boolean": (f"on: {SECRET}", "line 1: a key must be the name"),
@@ -120,19 +120,19 @@ def test_a_broken_file_is_refused_by_name_and_line_without_its_content(
     name: str, tmp_path: Path
 ) -> None:
     content, problem = BROKEN[name]
-    path = written(tmp_path, content)
-    message = error_of(path)
+    path = write_file(tmp_path, content)
+    message = load_error(path)
     assert problem in message
     assert str(path) in message
     assert SECRET not in message
     assert len(message) < 500 + len(str(path))
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     pipe, loop = tmp_path / "pipe", tmp_path / "loop"
     os.mkfifo(pipe)
     loop.symlink_to(loop)
-    kinds = {
+    problems = {
         tmp_path: "is a folder; a preset is a YAML file",
         pipe: "is a device or a pipe; a preset is",
         Path("/dev/zero"): "is a device or a pipe; a preset is",
@@ -143,19 +143,19 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         tmp_path / ("long" * 100): "cannot be read: ",
         Path("a\0b"): "neither a file nor one of din, ",
     }
-    for path, problem in kinds.items():
-        message = error_of(path)
+    for path, problem in problems.items():
+        message = load_error(path)
         assert problem in message
         assert len(message) < 700
 
 
-def test_good_files_are_read_as_they_are_meant(tmp_path: Path) -> None:
+def test_unusual_but_valid_yaml_is_read(tmp_path: Path) -> None:
     text = (
         "\ufeff# With a byte order mark, as editors on Windows write it.\r\n"
         "training: &both\r\n  learning_rate: 2e-3\r\n  seed: 7\r\n"
         'fusion: {<<: *both, dim: 1_000}\nquoted: "2e-3"\ndate: 2026-01-02\nyes_or_no: no\n'
     )
-    assert read_yaml(written(tmp_path, text)) == {
+    assert read_yaml(write_file(tmp_path, text)) == {
         "training": {"learning_rate": 0.002, "seed": 7},
         "fusion": {"learning_rate": 0.002, "seed": 7, "dim": 1000},
         "quoted": "2e-3",

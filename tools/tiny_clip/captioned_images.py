@@ -62,16 +62,19 @@ def read_sample(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> Cap
         kept.append(row)
     if not kept:
         raise ValueError(f"{folder}: no item has both a readable cover and a title")
-    title = [titles[row] for row in kept]
-    caption = [truth["caption"][row] for row in kept]
+    n_skipped = len(titles) - len(kept)
+    titles = [titles[row] for row in kept]
+    captions = [truth["caption"][row] for row in kept]
     return CaptionedImages(
         image=torch.stack(images),
-        title=tokenize(title),
-        caption=tokenize(caption),
-        captioned_title=tokenize([f"{t} ({c})" for t, c in zip(title, caption, strict=True)]),
+        title=tokenize(titles),
+        caption=tokenize(captions),
+        captioned_title=tokenize(
+            [f"{title} ({caption})" for title, caption in zip(titles, captions, strict=True)]
+        ),
         category=_indices([truth["category"][row] for row in kept]),
         style=_indices([truth["style"][row] for row in kept]),
-        n_skipped=len(titles) - len(kept),
+        n_skipped=n_skipped,
     )
 
 

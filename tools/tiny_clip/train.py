@@ -78,9 +78,9 @@ def train(
 ) -> CLIP:
     """Train both towers from scratch: covers against titles, captions, and both together.
 
-    Titles hardly show the style, so captions make the image tower keep it. For a cover, the texts
-    of all items of its style and category count as correct, and tokens are blanked at random:
-    otherwise the towers would memorise the few thousand titles.
+    Titles hardly show the style, so the image tower learns it from captions. For a cover, the texts
+    of all items of its style and category count as correct, and tokens are blanked at random.
+    Otherwise the towers would memorise the few thousand titles.
 
     Parameters
     ----------
@@ -107,13 +107,14 @@ def train(
         losses = []
         order = torch.randperm(len(data), generator=random)
         for rows in order[: len(data) // batch_size * batch_size].split(batch_size):
-            image = functional.normalize(model.encode_image(_augmented(data.image[rows], random)))
+            image = functional.normalize(model.encode_image(_augment(data.image[rows], random)))
             scaled = image * model.logit_scale.exp().clamp(max=100.0)
-            alike = (kind[rows][:, None] == kind[rows]).float()
+            is_correct = (kind[rows][:, None] == kind[rows]).float()
             loss = torch.zeros(())
             for tokens in (data.title, data.caption, data.captioned_title):
                 text = model.encode_text(_with_gaps(tokens[rows], random))
-                loss = loss + _contrastive_loss(scaled @ functional.normalize(text).T, alike) / 3
+                logits = scaled @ functional.normalize(text).T
+                loss = loss + _contrastive_loss(logits, is_correct) / 3
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -166,7 +167,8 @@ def evaluate(model: CLIP, data: CaptionedImages) -> dict[str, float | int]:
     """
     raw = torch.cat([model.encode_image(part) for part in data.image.split(512)])
     image = functional.normalize(raw)
-    title = functional.normalize(torch.cat([model.encode_text(t) for t in data.title.split(512)]))
+    titles = torch.cat([model.encode_text(part) for part in data.title.split(512)])
+    title = functional.normalize(titles)
     captions, first = np.unique(data.caption.numpy(), axis=0, return_index=True)
     caption = functional.normalize(model.encode_text(torch.from_numpy(captions)))
     nearest = (image @ title.T).topk(min(10, len(data)), dim=1).indices
@@ -221,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.write(json.dumps(results) + "\n")
 
 
-def _augmented(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
+def _augment(image: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     """Mirror half of the images, and shift the colours of all slightly."""
     mirror = torch.rand(len(image), generator=random) < 0.5
     image = torch.where(mirror[:, None, None, None], image.flip(-1), image)
@@ -245,7 +247,7 @@ def _contrastive_loss(logits: torch.Tensor, correct: torch.Tensor) -> torch.Tens
 
 @torch.no_grad()
 def _zero_unused_tokens(model: CLIP, data: CaptionedImages) -> None:
-    """Zero the embeddings of tokens that no text has: they are noise, which does not compress."""
+    """Zero the embeddings of tokens that no text has: they are random and would not compress."""
     used = torch.zeros(len(model.token_embedding.weight), dtype=torch.bool)
     for tokens in (data.captioned_title, data.caption, data.title):
         used[tokens.unique()] = True

@@ -1,4 +1,4 @@
-"""Find texts of which a tokeniser knows nothing: they have no tokens, or only unknown ones."""
+"""Find texts without any token that the tokeniser knows."""
 
 import itertools
 import json
