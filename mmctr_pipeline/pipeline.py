@@ -255,7 +255,7 @@ def with_baselines(
     """Return a model file of an earlier version with the baselines that it lacks.
 
     Scores the valid rows, so it needs the dataset and the vectors that the model was trained on.
-    Raises `ModelFileError` if they are others, and after a final fit.
+    Raises `ModelFileError` for another dataset or other vectors, and after a final fit.
     """
     problem = ""
     if model.final_fit is not None:

@@ -153,8 +153,8 @@ def shown(value: Any) -> str:
 def shown_names(names: Iterable[Any]) -> str:
     """Return names as error messages show them.
 
-    The names may come from a file that is no preset at all. Its content is none of a log's
-    business, so this shows the first few, and only those that could be names of settings.
+    The names may come from a file that is not a preset, whose content must not appear in a log. So
+    this shows only the first few, and only those that could be names of settings.
     """
     names = list(names)
     texts = [
@@ -172,7 +172,7 @@ def _plain(value: Any) -> Any:
 
 
 class _ProblemError(ValueError):
-    """A value does not suit its field; the message continues "NAME ..."."""
+    """A field cannot have this value; the message is the end of a sentence "NAME ..."."""
 
 
 def _converted(value: Any, hint: Any) -> Any:
