@@ -11,12 +11,13 @@ import pytest
 from markdown_it import MarkdownIt
 
 from mmctr_pipeline.comparison.output import write_report
-from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard, Outcome
+from mmctr_pipeline.comparison.table import COLUMNS, Leaderboard
+from mmctr_pipeline.comparison.table_row import Outcome
 from mmctr_pipeline.files.markdown import escaped, table
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.submission.files import check_submission, submission_frame, write_submission
-from mmctr_pipeline_tests.comparison.test_table import LABEL, draw_scores, outcome, row
+from mmctr_pipeline_tests.comparison.test_table import REPORTING, draw_scores, outcome, row
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 
 HOSTILE = {
@@ -148,7 +149,7 @@ def test_a_comparison_shows_hostile_names_as_text(name: str, tmp_path: Path) -> 
     text = HOSTILE[name]
     failed = row(f"{text} failed", Outcome(1, "key", "inputs", failure=text))
     rows = [row(text, outcome(1, draw_scores(2.0, 1))), row("b", outcome(1, draw_scores(1.0, 2)))]
-    board = Leaderboard.compare([*rows, failed], LABEL, pairs=[(text, "b")])
+    board = Leaderboard.compare([*rows, failed], REPORTING, pairs=[(text, "b")])
     lines = write_report(board, tmp_path, "table", f"{text}: 600 rows", 0.9)
     found = rendered("\n".join(lines))
     assert tags(found) == ALLOWED - {"h1", "h2", "strong"}
