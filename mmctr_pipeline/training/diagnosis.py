@@ -30,7 +30,7 @@ _RISING, _EXPLODED = 1.02, 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """The measurements of a training run that tell why its AUC is low.
+    """The measurements of a training run that may show why its AUC is low.
 
     `valid_scores` and `train_scores` are probabilities, the latter of a sample of train rows with
     labels `train_label`. `n_train_rows` counts all train rows.
@@ -70,9 +70,10 @@ class Evidence:
     def constant_loss(self) -> float:
         """Train loss of the best prediction that is the same for every row."""
         smoothing, weight = self.config.label_smoothing, self.config.pairwise_weight
+        pointwise = 1 - weight - self.config.joint_weight  # the contrast of equal logits is 0
         p = float(self.train_label.mean()) * (1 - smoothing) + smoothing / 2
         entropy = -sum(share * math.log(share) for share in (p, 1 - p))
-        return (1 - weight) * entropy + weight * math.log(2)
+        return pointwise * entropy + weight * math.log(2)
 
 
 def likely_causes(evidence: Evidence) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -116,15 +117,16 @@ def pairwise_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor
 def contrastive_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
     """Return the listwise part of JRC (arXiv 2208.06164), which contrasts rows of equal label.
 
-    It is the mean over rows of `-log softmax(f_y)` at the row, over all rows of the batch, where y
-    is the row's label. The paper's models have two logits f_1 and f_0, whose difference gives the
-    probability, and contrast the rows of a session. Ours have one logit s, so f_1 = s / 2 and
-    f_0 = -s / 2, and shuffled batches hold no sessions. Takes `(B,) float32`, returns a scalar.
+    It is the mean over rows of `-log softmax(f_y)` at the row, over all B rows of the batch, where
+    y is the row's label, minus log(B), so that equal logits give zero. The paper's models have two
+    logits f_1 and f_0, whose difference gives the probability, and contrast the rows of a session.
+    Ours have one logit s, so f_1 = s / 2 and f_0 = -s / 2, and shuffled batches hold no sessions.
+    Takes `(B,) float32`, returns a scalar.
     """
     half_B = logits_B / 2
     clicked_B = half_B.log_softmax(0)
     other_B = (-half_B).log_softmax(0)
-    return -torch.where(label_B == 1, clicked_B, other_B).mean()
+    return -torch.where(label_B == 1, clicked_B, other_B).mean() - math.log(len(label_B))
 
 
 def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:

@@ -51,11 +51,11 @@ def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
 
 
 def plain_contrast(logits: list[float], labels: list[float]) -> float:
-    """Return the listwise term of JRC as printed, with logits s / 2 (click) and -s / 2 (none)."""
+    """Return the listwise term of JRC with logits s / 2 (click) and -s / 2 (none), minus log(B)."""
     terms = []
     for row, label in enumerate(labels):
         scores = [(logit if label == 1 else -logit) / 2 for logit in logits]
-        terms.append(-math.log(math.exp(scores[row]) / sum(map(math.exp, scores))))
+        terms.append(-math.log(len(labels) * math.exp(scores[row]) / sum(map(math.exp, scores))))
     return sum(terms) / len(terms)
 
 
@@ -110,9 +110,10 @@ def test_the_contrast_of_the_joint_objective_is_its_formula() -> None:
     logits_B = torch.randn(20, generator=torch.Generator().manual_seed(3))
     label_B = (torch.arange(20) % 3 == 0).float()
     expected = plain_contrast(logits_B.tolist(), label_B.tolist())
-    assert contrastive_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-5)
+    assert contrastive_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-4)
     shifted = contrastive_loss(logits_B + 4, label_B).item()
-    assert shifted == pytest.approx(expected, rel=1e-5)  # ranks only
+    assert shifted == pytest.approx(expected, rel=1e-4)  # ranks only
+    assert contrastive_loss(torch.full((20,), 3.0), label_B).item() == pytest.approx(0, abs=1e-5)
 
 
 class ItemLogits(nn.Module):
