@@ -1,4 +1,4 @@
-"""The interface of a CTR model towards training and scoring, and the models' initial weights."""
+"""The interface that CTR models have for training and scoring, and their initial weights."""
 
 import abc
 from collections.abc import Iterable
@@ -41,10 +41,9 @@ class CtrModel(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
-        """Store, as buffers, what the model must know before training.
+        """Store statistics of the items and the train rows as buffers, before training.
 
-        Read only the scale of the items' vectors and the ids in the train rows, never valid or
-        test rows; `train.history` indexes `histories`.
+        Valid and test rows must not be read. `train.history` indexes `histories`.
         """
 
 

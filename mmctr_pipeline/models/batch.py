@@ -132,7 +132,7 @@ class Batch:
 
     def clone(self) -> "Batch":
         """Return a batch with its own memory that shares the item tables."""
-        copies: dict[str, Any] = {name: t.clone() for name, t in _tensors(self).items()}
+        copies: dict[str, Any] = {name: tensor.clone() for name, tensor in _tensors(self).items()}
         return dataclasses.replace(self, **copies)
 
 

@@ -1,4 +1,4 @@
-"""DIN, the challenge's baseline: the target weighs the items of the history."""
+"""DIN, the challenge's baseline: history items are weighted by their relation to the target."""
 
 import torch
 

@@ -64,12 +64,13 @@ class SemanticIds(nn.Module):
 
     def __init__(self, config: DinSemanticIdsConfig, spec: FeatureSpec) -> None:
         super().__init__()
-        asked = kinds_switched_on(config, "codes")
-        kinds = [kind for kind in asked if spec.dim_of(kind)]
+        configured = kinds_switched_on(config, "codes")
+        kinds = [kind for kind in configured if spec.dim_of(kind)]
         if not kinds:
             raise ValueError(
-                f"semantic ids are configured to encode {', '.join(asked) or 'no'} vectors, but no "
-                "item has any; set fused_codes, text_codes or image_codes for vectors that exist"
+                f"semantic ids are configured to encode {', '.join(configured) or 'no'} vectors, "
+                "but no item has any; set fused_codes, text_codes or image_codes for vectors that "
+                "exist"
             )
         self._n_codes, self._seed = config.n_codes, config.code_seed
         self.quantisers = nn.ModuleDict(

@@ -26,7 +26,7 @@ class FeatureConfig(Settings):
     """Features of users, items and context; target and history items have the same ones.
 
     Item features are joined in the order id, tags, levels, vectors. `training.auto_settings`
-    replaces `auto`; a model that is built without it takes it for never.
+    replaces `auto`; a model that is built without that treats `auto` as `never`.
     """
 
     user: Literal["never", "rates", "always", "auto"] = setting(

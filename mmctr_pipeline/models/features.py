@@ -35,9 +35,9 @@ class Features:
 
     `item_BD` are those of the target items, `history_TD` the same of the history items;
     `context_BC` are those of user and row, of width 0 if none is configured. `items` are the
-    distinct items of targets and histories, and `is_hidden_U` tells which of them training treats
-    as items of which only the vectors are known. `rate_logits_BR` are the logits of the configured
-    click rates, which are also among the context features, None without any.
+    distinct items of targets and histories, and `is_hidden_U` marks those that training treats as
+    cold items. `rate_logits_BR` are the logits of the configured click rates, which are also among
+    the context features, or None if none is configured.
     """
 
     item_BD: torch.Tensor
@@ -193,10 +193,10 @@ class FeatureEmbedding(nn.Module):
         return torch.where(found | (ids == 0), ids, len(known))
 
     def _hidden(self, row_U: torch.Tensor) -> torch.Tensor:
-        """Return which items training treats as items of which nothing is known, `(U,) bool`.
+        """Return which items training treats as cold items, `(U,) bool`.
 
-        Cold items lack id and levels at once, which independent draws would hardly ever do. So
-        these are a share of the items whose id is unknown.
+        A cold item has neither a known id nor known levels, and independent draws would hardly ever
+        hide both. So the hidden items are a share of those whose id is unknown.
         """
         if not self.training or self._value_rate == 0:
             return torch.zeros_like(row_U, dtype=torch.bool)
@@ -272,16 +272,16 @@ class FeatureEmbedding(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the table rows of pairs of levels: the levels, or the unknown row for both.
 
-        A pair can be unknown although both levels are known. Level 0 may mean no likes beside some
-        views, and an item without any data beside level 0 of the views.
+        A pair can be unknown although both levels are known: level 0 of the likes may mean that an
+        item has views but no likes, or, together with level 0 of the views, that it has no data.
         """
         if self._value_rate == 0:
             return likes_N, views_N
         rate = self._value_rate if self.training else 0.0
         pair_N = likes_N * self._n_levels + views_N
         found_N = is_known(pair_N, getattr(self, known), rate) & ~is_hidden_N
-        likes_N, views_N = (torch.where(found_N, n, self._n_levels) for n in (likes_N, views_N))
-        return likes_N, views_N
+        unknown = self._n_levels
+        return torch.where(found_N, likes_N, unknown), torch.where(found_N, views_N, unknown)
 
 
 def _record_trained(rows: dict[ValueTable | None, np.ndarray]) -> None:

@@ -142,15 +142,17 @@ class SimilarityAttention(FeatureModel):
 
         learned: list[torch.Tensor] = []
         if self.learned:
-            # Encoders mean their vectors to have length one; scale so that entries are around one.
-            content = vectors(self._content)
-            scaled = [functional.normalize(v, dim=1) * math.sqrt(v.shape[1]) for v in content]
+            # Only the direction of these vectors has a meaning. The scale makes entries about one.
+            scaled = [
+                functional.normalize(vectors_UD, dim=1) * math.sqrt(vectors_UD.shape[1])
+                for vectors_UD in vectors(self._content)
+            ]
             content_UC = torch.cat(scaled, dim=1)
             learned = [
                 cosines(layer(content_UC, items.row_U), items, segments) for layer in self.learned
             ]
         with torch.no_grad():
-            measured = [cosines(each, items, segments) for each in vectors(self._kinds)]
+            measured = [cosines(vectors_UD, items, segments) for vectors_UD in vectors(self._kinds)]
             if self.co_interactions is not None:
                 # A hidden item becomes row 0, which shares no users.
                 item_N = torch.where(features.is_hidden_U, 0, items.item_U)[items.slot_N]
@@ -160,7 +162,7 @@ class SimilarityAttention(FeatureModel):
         # Without any similarity the result still has T rows.
         none_T0 = torch.zeros(len(batch.history_T), 0, device=listed_U.device)
         all_TS, learned_TL = (
-            torch.cat([none_T0, *(each_T.unsqueeze(1) for each_T in columns)], dim=1)
+            torch.cat([none_T0, *(column_T.unsqueeze(1) for column_T in columns)], dim=1)
             for columns in (measured + learned, learned)
         )
         return all_TS, learned_TL

@@ -1,4 +1,4 @@
-"""Replace settings that are `auto` by what the data say, and log the choice and its reason."""
+"""Replace settings that are `auto` by a choice that fits the data, and log it with its reason."""
 
 import dataclasses
 import logging

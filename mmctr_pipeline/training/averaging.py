@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of a module's weights over a run, which beats the last weights."""
+"""Weight averaging: the mean of a module's weights over a run, better than its last weights."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -68,7 +68,8 @@ class WeightAverage:
 
 def _averaged_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the floating-point tensors of the module's state, sharing its memory."""
-    return {n: t for n, t in module.state_dict().items() if t.is_floating_point()}
+    state = module.state_dict().items()
+    return {name: tensor for name, tensor in state if tensor.is_floating_point()}
 
 
 def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.Tensor]) -> None:

@@ -103,10 +103,10 @@ def _tags(items: ItemTable) -> np.ndarray:
     """Return the first tags of each item, `(I, K) int64`, padded with 0."""
     tags, lengths = items.tags, items.tags.lengths
     item_T = np.repeat(items.item_id, lengths)
-    place_T = np.arange(len(tags.values)) - np.repeat(tags.offsets[:-1], lengths)
-    kept_T = place_T < MAX_TAGS
+    position_T = np.arange(len(tags.values)) - np.repeat(tags.offsets[:-1], lengths)
+    kept_T = position_T < MAX_TAGS
     tags_IK = np.zeros((_n_rows(items), min(int(lengths.max(initial=0)), MAX_TAGS)), np.int64)
-    tags_IK[item_T[kept_T], place_T[kept_T]] = tags.values[kept_T]
+    tags_IK[item_T[kept_T], position_T[kept_T]] = tags.values[kept_T]
     return tags_IK
 
 

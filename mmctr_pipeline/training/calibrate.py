@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 class ValidScores:
     """Probabilities of the valid rows, `(N,) float32`, and the map that calibrated them.
 
-    `measured` masks the rows `(N,) bool` on which log-loss and calibration error are measured: not
-    those that the map was fitted on, if there are others; None for all rows. `uncalibrated` holds
-    both metrics of the same rows without the map.
+    `measured` masks the rows `(N,) bool` for log-loss and calibration error: those that the map was
+    not fitted on. It is None for all rows, if the map was fitted on all of them or there is no map.
+    `uncalibrated` holds both metrics of the same rows without the map.
     """
 
     probabilities: np.ndarray
@@ -52,7 +52,7 @@ def fitting_rows(dataset: CtrDataset) -> np.ndarray:
 def score_valid(
     module: nn.Module, valid: BatchSource, dataset: CtrDataset, config: TrainingConfig
 ) -> ValidScores:
-    """Score the valid rows; with `config.calibration`, fit a map first and let them pass it.
+    """Score the valid rows; with `config.calibration`, fit a map and calibrate them with it.
 
     Parameters
     ----------

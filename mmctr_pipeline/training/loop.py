@@ -137,8 +137,9 @@ def fit(
                 )
                 state.add(record, stopping.is_better(record, state.best), module)
             _log(record, stopping.label(n_epochs), state.is_best)
-            for each in stopping.schedule_records(state):
-                optimizers.after_validation(each.metrics[stopping.metric], each.ends_epoch)
+            for validation in stopping.schedule_records(state):
+                value = validation.metrics[stopping.metric]
+                optimizers.after_validation(value, validation.ends_epoch)
             if checkpoints:
                 checkpoints.save(lambda: {name: part.state_dict() for name, part in parts.items()})
     finally:

@@ -115,7 +115,9 @@ class FollowSelection:
     def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
         """Return the selection run's validations since the record before the last one."""
         before = state.records[-2].epoch if len(state.records) > 1 else 0.0
-        return [r for r in self.selection.epochs if before < r.epoch <= state.n_epochs]
+        return [
+            record for record in self.selection.epochs if before < record.epoch <= state.n_epochs
+        ]
 
     def ended_by(self, state: RunState) -> str | None:
         """Return `selection` once the best epoch is reached."""

@@ -1,4 +1,4 @@
-"""A model in float64, a batch for it, and the plainest padded form of the model's input."""
+"""A model in float64, a batch for it, and the plain padded form of the model's input."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def padded_features(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Ten
 
 
 def batch_norm(layer: torch.nn.BatchNorm1d, x_BD: torch.Tensor) -> torch.Tensor:
-    """BatchNorm by hand, with the batch's statistics in training and else the running ones."""
+    """BatchNorm by hand: the batch's statistics in training, the running ones in evaluation."""
     mean_D, variance_D = x_BD.mean(0), x_BD.var(0, correction=0)
     if not layer.training:
         mean_D, variance_D = layer.running_mean, layer.running_var
@@ -72,9 +72,9 @@ def assert_same_logits_and_gradients(
     torch.testing.assert_close(ours_B, theirs_B, atol=1e-9, rtol=1e-9)
     assert ours_B.std() > 0.01
     parameters = dict(model.named_parameters())
-    toward_B = torch.randn(len(ours_B), dtype=torch.float64)
+    direction_B = torch.randn(len(ours_B), dtype=torch.float64)
     ours, theirs = (
-        torch.autograd.grad((logits_B * toward_B).sum(), list(parameters.values()))
+        torch.autograd.grad((logits_B * direction_B).sum(), list(parameters.values()))
         for logits_B in (ours_B, theirs_B)
     )
     for name, our, their in zip(parameters, ours, theirs, strict=True):

@@ -1,4 +1,4 @@
-"""Item features and DIN in their plainest form, one item and one row at a time."""
+"""Plain references of item features and DIN, one item and one row at a time."""
 
 from collections.abc import Callable, Iterable
 
@@ -72,7 +72,7 @@ def plain_context(features: FeatureEmbedding, batch: Batch) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def history_of(batch: Batch, row: int) -> list[int]:
+def history_items(batch: Batch, row: int) -> list[int]:
     start, stop = batch.history_offsets[row : row + 2].tolist()
     return batch.history_T[start:stop].tolist()
 
@@ -91,7 +91,7 @@ def plain_din_logits(
     for row in range(len(batch)):
         target_D = item_features([int(batch.item_id_B[row])])[0]
         interest_D = torch.zeros_like(target_D)
-        if history := history_of(batch, row):
+        if history := history_items(batch, row):
             keys_LD = item_features(history)
             query_LD = target_D.expand_as(keys_LD)
             x = torch.cat([query_LD, keys_LD, query_LD - keys_LD, query_LD * keys_LD], dim=1)

@@ -1,4 +1,4 @@
-"""Our model in its plainest form: one row, one position and one head at a time."""
+"""A plain reference of our model, one row, one position and one head at a time."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 from torch.nn import functional
 
 from mmctr_pipeline.models.batch import Batch
-from mmctr_pipeline.models.layers.similarity import RECENCY
+from mmctr_pipeline.models.layers.similarity import RECENCY, LearnedVectors
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
 from mmctr_pipeline_tests.data.rows_by_hand import items_by_user
-from mmctr_pipeline_tests.models.plain_din import history_of, known_ids
+from mmctr_pipeline_tests.models.plain_din import history_items, known_ids
 from mmctr_pipeline_tests.models.zoo import SPEC, random_train_rows
 
 N_SIMILARITIES = 7
@@ -42,33 +42,41 @@ def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int)
     """Return the seven similarities of a row's target and an item, without the row's own user."""
     items, target = batch.items, int(batch.item_id_B[row])
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
-    found = [_cosine(each[target], each[item]) for each in vectors.values()]
+    found = [_cosine(table[target], table[item]) for table in vectors.values()]
 
     by_user = items_by_user(*random_train_rows())
     by_user.pop(int(batch.user_id_B[row]), None)
-    sets = [{u for u, theirs in by_user.items() if each in theirs} for each in (target, item)]
-    shared = len(sets[0] & sets[1]) if target != item else 0
-    sizes = max(len(sets[0]), 1) * max(len(sets[1]), 1)
+    users_of_target, users_of_item = (
+        {user for user, items_of_user in by_user.items() if item_id in items_of_user}
+        for item_id in (target, item)
+    )
+    shared = len(users_of_target & users_of_item) if target != item else 0
+    sizes = max(len(users_of_target), 1) * max(len(users_of_item), 1)
     found += [torch.tensor(shared / math.sqrt(sizes)), torch.tensor(math.log1p(shared))]
 
-    known, _ = known_ids()
     for learned in model.learned:
-        both = []
-        for each in (target, item):
-            content = torch.cat(
-                [
-                    vectors[kind][each] / vectors[kind][each].norm().clamp_min(1e-12) * scale
-                    for kind, scale in (("text", math.sqrt(10)), ("image", math.sqrt(6)))
-                ]
-            )
-            first, _, last = learned.content
-            vector = last.weight @ (first.weight @ content + first.bias).relu() + last.bias
-            if learned.id is not None:
-                id_row = each if each in known else SPEC.n_items
-                vector = vector + learned.ID_SCALE * learned.id.weight[id_row]
-            both.append(vector)
-        found.append(_cosine(*both))
-    return torch.stack([each.double() for each in found])
+        target_vector = _learned_vector(learned, vectors, target)
+        item_vector = _learned_vector(learned, vectors, item)
+        found.append(_cosine(target_vector, item_vector))
+    return torch.stack([similarity.double() for similarity in found])
+
+
+def _learned_vector(
+    learned: LearnedVectors, vectors: dict[str, torch.Tensor], item: int
+) -> torch.Tensor:
+    """Return an item's learned vector from its title, its cover and its id."""
+    scaled = [
+        vectors[kind][item] / vectors[kind][item].norm().clamp_min(1e-12) * math.sqrt(dim)
+        for kind, dim in (("text", SPEC.text_dim), ("image", SPEC.image_dim))
+    ]
+    first, _, last = learned.content
+    hidden = (first.weight @ torch.cat(scaled) + first.bias).relu()
+    vector = last.weight @ hidden + last.bias
+    if learned.id is None:
+        return vector
+    known, _ = known_ids()
+    row = item if item in known else SPEC.n_items
+    return vector + learned.ID_SCALE * learned.id.weight[row]
 
 
 def _logit(
@@ -77,11 +85,11 @@ def _logit(
     target_D, history_LD, context_C = features
     attention = model.attention
     assert attention is not None
-    history = history_of(batch, row)
+    history = history_items(batch, row)
     similarity_LS = [_similarities(model, batch, row, item) for item in history]
     interest_D = torch.zeros_like(target_D)
-    for place, (key_D, similarity_S) in enumerate(zip(history_LD, similarity_LS, strict=True)):
-        age = len(history) - 1 - place
+    for position, (key_D, similarity_S) in enumerate(zip(history_LD, similarity_LS, strict=True)):
+        age = len(history) - 1 - position
         inputs_N = torch.cat([similarity_S, similarity_S.new_tensor([1 / (1 + age)])])
         joined = torch.cat([target_D, key_D, target_D - key_D, target_D * key_D])
         hidden = attention.first.weight @ joined + attention.first.bias

@@ -1,4 +1,4 @@
-"""Initial weights as in FuxiCTR: small normal tables, Xavier-normal layers, zero biases."""
+"""Initial weights are FuxiCTR's: small normal tables, Xavier-normal layers, zero biases."""
 
 import math
 

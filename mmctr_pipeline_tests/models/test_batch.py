@@ -37,18 +37,19 @@ def batch(first: int = 0, labels: bool = True) -> Batch:
     )
 
 
-def rows(of: Batch) -> list[tuple]:
-    starts = of.history_offsets.tolist()
-    columns = [of.user_id_B, of.item_id_B, of.likes_level_B, of.views_level_B]
-    columns += [] if of.label_B is None else [of.label_B]
+def rows(one: Batch) -> list[tuple]:
+    """Return each row as a tuple of its columns and the list of its history."""
+    columns = [one.user_id_B, one.item_id_B, one.likes_level_B, one.views_level_B]
+    columns += [] if one.label_B is None else [one.label_B]
+    starts = one.history_offsets.tolist()
     return [
-        (*(c[row].item() for c in columns), of.history_T[starts[row] : starts[row + 1]].tolist())
-        for row in range(len(of))
+        (*(c[row].item() for c in columns), one.history_T[starts[row] : starts[row + 1]].tolist())
+        for row in range(len(one))
     ]
 
 
-def tensors(of: Batch) -> dict[str, torch.Tensor]:
-    values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+def tensors(one: Batch) -> dict[str, torch.Tensor]:
+    values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
@@ -87,8 +88,8 @@ def test_a_clone_has_its_own_memory_and_shares_the_items() -> None:
 @pytest.mark.parametrize("labels", [True, False])
 def test_copying_overwrites_all_rows_in_place(labels: bool) -> None:
     static, other = batch(labels=labels), batch(40, labels=labels)
-    places = {name: tensor.data_ptr() for name, tensor in tensors(static).items()}
+    addresses = {name: tensor.data_ptr() for name, tensor in tensors(static).items()}
     static.copy_from(other)
     assert rows(static) == rows(other)
     assert rows(static) != rows(batch(labels=labels))
-    assert {name: tensor.data_ptr() for name, tensor in tensors(static).items()} == places
+    assert {name: tensor.data_ptr() for name, tensor in tensors(static).items()} == addresses

@@ -1,4 +1,4 @@
-"""Models by name."""
+"""Models are built by name."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,6 @@ def test_every_configured_model_can_be_built(name: str) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    config: Any = SimpleNamespace(name="deep_thought")
-    with pytest.raises(SettingsError, match=r"unknown model 'deep_thought'; known: din, "):
+    config: Any = SimpleNamespace(name="no_such_model")
+    with pytest.raises(SettingsError, match=r"unknown model 'no_such_model'; known: din, "):
         build_model(config, FeatureSpec())

@@ -1,4 +1,4 @@
-"""DIN against its plain form in float64 with the same weights."""
+"""DIN equals its plain form in float64 with the same weights."""
 
 import dataclasses
 

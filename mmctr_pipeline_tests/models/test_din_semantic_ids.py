@@ -1,4 +1,4 @@
-"""DIN with semantic ids: the items' codes, their embeddings, and the whole model."""
+"""DIN with semantic ids: codes of items, embeddings of codes, and the whole model."""
 
 import dataclasses
 
@@ -36,12 +36,12 @@ def fitted(items: ItemFeatures, config: DinSemanticIdsConfig = CONFIG) -> Semant
     return semantic_ids
 
 
-def some_items() -> ItemFeatures:
+def example_items() -> ItemFeatures:
     torch.manual_seed(1)
     return random_items()
 
 
-def mean_of(semantic_ids: SemanticIds, codes: list[int]) -> torch.Tensor:
+def mean_embedding(semantic_ids: SemanticIds, codes: list[int]) -> torch.Tensor:
     real = [code for code in codes if code != 0]
     if not real:
         return torch.zeros(DIM)
@@ -49,20 +49,20 @@ def mean_of(semantic_ids: SemanticIds, codes: list[int]) -> torch.Tensor:
 
 
 def test_each_level_of_each_kind_has_its_own_rows_and_zero_means_no_vector() -> None:
-    items = some_items()
+    items = example_items()
     codes_IC = fitted(items).codes_IC
     assert codes_IC.shape == (SPEC.n_items, 3 * 2)
     assert codes_IC.dtype == torch.int64
-    for place in range(6):
-        present_I = items.vectors_of(("fused", "text", "image")[place // 2])[1][: SPEC.n_items]
-        assert not codes_IC[~present_I, place].any()
-        rows = set(codes_IC[present_I, place].tolist())
-        assert rows <= set(range(1 + 4 * place, 5 + 4 * place))
+    for position in range(6):
+        present_I = items.vectors_of(("fused", "text", "image")[position // 2])[1][: SPEC.n_items]
+        assert not codes_IC[~present_I, position].any()
+        rows = set(codes_IC[present_I, position].tolist())
+        assert rows <= set(range(1 + 4 * position, 5 + 4 * position))
         assert len(rows) > 1
 
 
 def test_codes_are_those_of_the_quantiser() -> None:
-    items = some_items()
+    items = example_items()
     semantic_ids = fitted(items)
     codes_IL = semantic_ids.quantisers["text"](items.text_vectors_ID)[: SPEC.n_items]
     present_I = items.text_present_I[: SPEC.n_items]
@@ -71,17 +71,17 @@ def test_codes_are_those_of_the_quantiser() -> None:
 
 
 def test_an_item_is_the_mean_of_the_embeddings_of_its_codes() -> None:
-    items = some_items()
+    items = example_items()
     semantic_ids = fitted(items)
     ids = [3, 0, 7, 3, 39, 12, 20]
     found_ND = semantic_ids(torch.tensor(ids), items)
-    expected = [mean_of(semantic_ids, semantic_ids.codes_IC[item].tolist()) for item in ids]
+    expected = [mean_embedding(semantic_ids, semantic_ids.codes_IC[item].tolist()) for item in ids]
     torch.testing.assert_close(found_ND, torch.stack(expected))
     assert not found_ND[1].any()
 
 
 def test_items_newer_than_training_get_the_codes_of_their_vectors() -> None:
-    items = some_items()
+    items = example_items()
     semantic_ids = fitted(items)
     twin, unlike = 5, SPEC.n_items + 1
     n_rows = len(items.present_I)
@@ -103,7 +103,7 @@ def test_items_newer_than_training_get_the_codes_of_their_vectors() -> None:
 
 
 def test_codes_depend_only_on_their_own_seed() -> None:
-    items = some_items()
+    items = example_items()
     first = fitted(items).codes_IC
     torch.manual_seed(99)
     assert torch.equal(fitted(items).codes_IC, first)
@@ -131,7 +131,7 @@ def test_the_model_reads_the_vectors_that_it_codes() -> None:
 
 
 def test_the_model_equals_its_plain_form() -> None:
-    items = some_items()
+    items = example_items()
     batch = random_batch(24, items)
     model = small_model("din_semantic_ids", items).double()
     assert isinstance(model, DinSemanticIds)
@@ -140,7 +140,10 @@ def test_the_model_equals_its_plain_form() -> None:
             parameter.normal_(0, 0.5)
     semantic_ids = model.semantic_ids
     codes_of_new = semantic_ids.codes_IC.new_tensor(
-        [new_codes(semantic_ids, items, item) for item in range(SPEC.n_items, len(items.present_I))]
+        [
+            plain_codes(semantic_ids, items, item)
+            for item in range(SPEC.n_items, len(items.present_I))
+        ]
     )
     codes_IC = torch.cat([semantic_ids.codes_IC, codes_of_new])
 
@@ -158,22 +161,22 @@ def test_the_model_equals_its_plain_form() -> None:
     torch.testing.assert_close(model(batch), plain_B, atol=1e-9, rtol=1e-9)
 
 
-def new_codes(semantic_ids: SemanticIds, items: ItemFeatures, item: int) -> list[int]:
-    """Return the table rows of an item's codes from plain distances, place by place."""
-    rows, place = [], 0
+def plain_codes(semantic_ids: SemanticIds, items: ItemFeatures, item: int) -> list[int]:
+    """Return the table rows of an item's codes from plain distances, one position after another."""
+    rows, position = [], 0
     for kind in ("fused", "text", "image"):
         vectors_ID, present_I = items.vectors_of(kind)
         left_D = vectors_ID[item].double()
         for centroids_KD in semantic_ids.quantisers[kind].centroids_LKD:
             code = int((centroids_KD - left_D).square().sum(1).argmin())
             left_D = left_D - centroids_KD[code]
-            rows.append(1 + place * len(centroids_KD) + code if present_I[item] else 0)
-            place += 1
+            rows.append(1 + position * len(centroids_KD) + code if present_I[item] else 0)
+            position += 1
     return rows
 
 
 def test_saved_weights_load_into_a_new_model() -> None:
-    items = some_items()
+    items = example_items()
     batch = random_batch(16, items)
     model = small_model("din_semantic_ids", items)
     again = build_model(SMALL_MODELS["din_semantic_ids"], SPEC).eval()
@@ -184,7 +187,7 @@ def test_saved_weights_load_into_a_new_model() -> None:
 
 
 def test_the_codes_do_not_depend_on_train_rows() -> None:
-    items = some_items()
+    items = example_items()
     train, histories = random_train_rows()
     models = []
     for rows in (train, train.take(torch.arange(10).numpy())):

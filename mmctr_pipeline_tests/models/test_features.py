@@ -156,16 +156,16 @@ def test_gradients_equal_those_of_plain_look_ups(vector_projection: bool) -> Non
     config = dataclasses.replace(EVERYTHING, vector_projection=vector_projection)
     features = fitted(config, batch.items).double()
     weights = list(features.parameters())
-    toward_ND = torch.randn(len(ids_of(batch)), features.item_dim, dtype=torch.float64)
-    toward_BC = torch.randn(len(batch), features.context_dim, dtype=torch.float64)
+    direction_ND = torch.randn(len(ids_of(batch)), features.item_dim, dtype=torch.float64)
+    direction_BC = torch.randn(len(batch), features.context_dim, dtype=torch.float64)
     found = features(batch)
     ours = torch.autograd.grad(
-        (both(found) * toward_ND).sum() + (found.context_BC * toward_BC).sum(), weights
+        (both(found) * direction_ND).sum() + (found.context_BC * direction_BC).sum(), weights
     )
     plain_ND = plain_item_features(features, batch.items, ids_of(batch))
     plain_BC = plain_context(features, batch)
     theirs = torch.autograd.grad(
-        (plain_ND * toward_ND).sum() + (plain_BC * toward_BC).sum(), weights
+        (plain_ND * direction_ND).sum() + (plain_BC * direction_BC).sum(), weights
     )
     for our, their in zip(ours, theirs, strict=True):
         assert our.any()

@@ -1,4 +1,4 @@
-"""QIN against its formulas on padded histories, and its published size."""
+"""QIN equals its formulas on padded histories and has the published size."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Our model against plain loops, and tests for leaks through its statistics."""
+"""Our model equals plain loops, and its statistics do not leak a row's label."""
 
 import contextlib
 import dataclasses
@@ -108,14 +108,14 @@ def test_logits_equal_plain_loops(n_layers: int, rows: str) -> None:
 def largest_change_by_own_label(model: SimilarityAttention, items: ItemFeatures) -> float:
     """Return the largest change of the logits of 20 train rows if their own label is flipped.
 
-    The weights stay the same; the counts on the train rows are repeated.
+    The weights stay the same; the statistics are fitted to the train rows with the flipped label.
     """
     train, histories = random_train_rows()
     changes = []
     for number, row in enumerate(batch_of_train_rows(items).split(len(train))[:20]):
         logits = []
-        for each in (train, flipped(train, number)):
-            model.fit_statistics(items, each, histories)
+        for rows in (train, flipped(train, number)):
+            model.fit_statistics(items, rows, histories)
             logits.append(model(row).item())
         changes.append(abs(logits[0] - logits[1]))
     return max(changes)
@@ -150,11 +150,11 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize("off", SWITCHES, ids=lambda off: ", ".join(off))
-def test_every_part_can_be_switched(off: dict) -> None:
+@pytest.mark.parametrize("changes", SWITCHES, ids=lambda changes: ", ".join(changes))
+def test_every_part_can_be_switched(changes: dict) -> None:
     torch.manual_seed(0)
     items = random_items()
-    model = build_model(dataclasses.replace(CONFIG, **off), SPEC)
+    model = build_model(dataclasses.replace(CONFIG, **changes), SPEC)
     model.fit_statistics(items, *random_train_rows())
     sizes = {n: tuple(p.shape) for n, p in model.named_parameters()}
     full = build_model(CONFIG, SPEC)
@@ -187,8 +187,8 @@ def test_it_works_without_vectors_that_no_item_has() -> None:
 def test_valid_and_test_rows_do_not_affect_the_model() -> None:
     dataset, vectors = small_sample(n_train=600, n_valid=300, n_items=1500)
     generator = np.random.default_rng(0)
-    # Change targets, labels and histories of these rows, and put items unknown to train rows into
-    # histories that no train row has.
+    # Change targets, labels and histories of the valid rows and targets of the test rows. Put items
+    # unknown to train rows into the histories that no train row has.
     is_train_history = np.isin(np.arange(len(dataset.histories)), dataset.train.history)
     in_train = np.repeat(is_train_history, dataset.histories.lengths)
     values = dataset.histories.values
@@ -213,13 +213,13 @@ def test_valid_and_test_rows_do_not_affect_the_model() -> None:
     training = TrainingConfig(max_epochs=1, batch_size=128)
     states = [
         train_ctr(
-            each,
+            data,
             ItemVectors(vectors.fused, vectors.fused, vectors.fused),
             SMALL_MODELS["similarity_attention"],
             training,
             torch.device("cpu"),
         ).module.state_dict()
-        for each in (dataset, changed)
+        for data in (dataset, changed)
     ]
     assert any("pair_P" in name for name in states[0])
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -1,4 +1,4 @@
-"""The challenge leaders' model against a plain padded form."""
+"""The challenge leaders' model equals its plain padded form."""
 
 import dataclasses
 
@@ -51,11 +51,15 @@ def plain_din(
 
 
 def plain_multihead(
-    query_BD: torch.Tensor, keys_BLD: torch.Tensor, mask_BL: torch.Tensor, weight: Weights, at: str
+    query_BD: torch.Tensor,
+    keys_BLD: torch.Tensor,
+    mask_BL: torch.Tensor,
+    weight: Weights,
+    prefix: str,
 ) -> torch.Tensor:
-    """Multi-head attention of one query, head after head."""
-    projections = weight[f"{at}.in_proj_weight"].chunk(3)
-    biases = weight[f"{at}.in_proj_bias"].chunk(3)
+    """Multi-head attention of one query, one head at a time."""
+    projections = weight[f"{prefix}.in_proj_weight"].chunk(3)
+    biases = weight[f"{prefix}.in_proj_bias"].chunk(3)
     query_BD = query_BD @ projections[0].T + biases[0]
     key_BLD = keys_BLD @ projections[1].T + biases[1]
     value_BLD = keys_BLD @ projections[2].T + biases[2]
@@ -69,7 +73,7 @@ def plain_multihead(
         total_B1 = exponentials_BL.sum(1, keepdim=True)
         weight_BL = exponentials_BL / torch.where(total_B1 > 0, total_B1, 1.0)
         heads.append((weight_BL[..., None] * value_BLD[..., part]).sum(1))
-    return linear(torch.cat(heads, dim=1), weight, f"{at}.out_proj")
+    return linear(torch.cat(heads, dim=1), weight, f"{prefix}.out_proj")
 
 
 def plain_logits(model: TargetCrossAttentionModel, batch: Batch) -> torch.Tensor:
@@ -78,18 +82,18 @@ def plain_logits(model: TargetCrossAttentionModel, batch: Batch) -> torch.Tensor
     weight = dict(model.named_parameters())
     answer_BD = target_BD
     for depth in range(CONFIG.n_layers):
-        at = f"encoder.layers.{depth}"
-        normed_BD = rms_norm(answer_BD) * weight[f"{at}.attention_norm.weight"]
+        layer = f"encoder.layers.{depth}"
+        normed_BD = rms_norm(answer_BD) * weight[f"{layer}.attention_norm.weight"]
         answer_BD = answer_BD + plain_multihead(
-            normed_BD, rms_norm(history_BLD), mask_BL, weight, f"{at}.attention"
+            normed_BD, rms_norm(history_BLD), mask_BL, weight, f"{layer}.attention"
         )
-        normed_BD = rms_norm(answer_BD) * weight[f"{at}.feed_forward.0.weight"]
-        hidden_BH = torch.relu(linear(normed_BD, weight, f"{at}.feed_forward.1"))
-        answer_BD = answer_BD + linear(hidden_BH, weight, f"{at}.feed_forward.4")
+        normed_BD = rms_norm(answer_BD) * weight[f"{layer}.feed_forward.0.weight"]
+        hidden_BH = torch.relu(linear(normed_BD, weight, f"{layer}.feed_forward.1"))
+        answer_BD = answer_BD + linear(hidden_BH, weight, f"{layer}.feed_forward.4")
     interest_BD = plain_din(target_BD, history_BLD, mask_BL, weight)
     x = torch.cat([context_BC, target_BD, interest_BD, answer_BD], dim=1)
-    for layer in (0, 4):
-        normed = batch_norm(model.tower[layer + 1], linear(x, weight, f"tower.{layer}"))
+    for number in (0, 4):
+        normed = batch_norm(model.tower[number + 1], linear(x, weight, f"tower.{number}"))
         x = torch.relu(normed)
     return linear(x, weight, "tower.8")[:, 0]
 

@@ -1,4 +1,4 @@
-"""Transformer_DCN against the plain padded form, in float64."""
+"""Transformer_DCN equals its plain padded form in float64."""
 
 import dataclasses
 

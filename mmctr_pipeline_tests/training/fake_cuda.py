@@ -1,4 +1,4 @@
-"""A CUDA device without hardware: torch's fake tensors, which know shape, type and device only."""
+"""A CUDA device without hardware: fake tensors of torch have shape, type and device only."""
 
 import contextlib
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class FakeCuda(FakeTensorMode):
                 self._wait(function)
             if fake and "cpu" in targets:
                 return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
-        # Torch would take a tensor of the host for a constant, and copy it for real.
+        # Torch would treat a tensor of the host as a constant, and really copy it.
         args, kwargs = tree_map_only(torch.Tensor, self._as_fake, (args, kwargs))
         result = super().__torch_dispatch__(function, types, args, kwargs)
         if fake and any(tensor.ndim for tensor in hosted):
@@ -95,7 +95,7 @@ def backward(loss: torch.Tensor) -> None:
     grads: dict[Any, list[torch.Tensor | None]] = {loss.grad_fn: [torch.ones_like(loss)]}
     for node in _from_loss_to_leaves(loss.grad_fn):
         inputs = grads.pop(node, [])
-        if all(each is None for each in inputs):
+        if all(grad is None for grad in inputs):
             continue
         if hasattr(node, "variable"):
             leaf, grad = node.variable, inputs[0]
@@ -104,10 +104,10 @@ def backward(loss: torch.Tensor) -> None:
         edges = node.next_functions
         outputs = node.apply(*inputs) if hasattr(node, "apply") else node(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        if hasattr(node, "needs_input_grad"):  # a class of Python: its edges lack other inputs
+        if hasattr(node, "needs_input_grad"):  # a Python class has edges only for inputs in need
             outputs = [
-                each
-                for each, is_needed in zip(outputs, node.needs_input_grad, strict=False)
+                output
+                for output, is_needed in zip(outputs, node.needs_input_grad, strict=False)
                 if is_needed
             ]
             edges = [edge for edge in edges if edge[0] is not None]

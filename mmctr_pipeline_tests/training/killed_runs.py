@@ -1,4 +1,4 @@
-"""Runs that are killed and started again, in a process whose children the system kills.
+"""Runs that are killed and started again, each start in a child process.
 
 `python -m mmctr_pipeline_tests.training.killed_runs FOLDER NAME` trains the run NAME of `RUNS` once
 without a break and once for each part of an epoch that it may be killed in. Results go to FOLDER.
@@ -151,7 +151,7 @@ def main(folder: Path, name: str) -> None:
     while start("each", die_at=2):
         n_deaths += 1
     assert n_deaths == n_parts - 1
-    # Started once more after its end: nothing is left to train.
+    # Starting a finished run again trains nothing.
     assert start("each", die_at=1) == 0
 
 

@@ -15,8 +15,8 @@ _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 class RecordedGraph:
     """Repeats recorded operations on the same memory, as `torch.cuda.CUDAGraph` does.
 
-    Tensors are read and written where they were during the capture. Numbers of the host keep the
-    values that they had then. Random numbers are drawn again.
+    Tensors are read and written at their addresses during the capture. Host numbers keep the values
+    that they had then. Random numbers are drawn again.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         # Indexing waits only for masks.
-        masks = [each for each in _tensors(args[1:]) if each.dtype == torch.bool]
+        masks = [tensor for tensor in _tensors(args[1:]) if tensor.dtype == torch.bool]
         is_index = function is torch.ops.aten.index.Tensor and not masks
         if _WAITS.intersection(function.tags) and not is_index:
             raise RuntimeError(f"{function} is not permitted when the stream is capturing")
@@ -59,7 +59,7 @@ class _Recorder(TorchDispatchMode):
 
 @contextlib.contextmanager
 def capture(graph: RecordedGraph) -> Iterator[None]:
-    """Record the block in `graph`; afterwards, no tensor has changed, as if nothing had run."""
+    """Record the block in `graph`, and undo its changes to tensors afterwards."""
     random_state, recorder = torch.get_rng_state(), _Recorder(graph)
     try:
         with recorder:

@@ -1,4 +1,4 @@
-"""Averaged weights against weighted means written out, alone and within a run."""
+"""Averaged weights equal explicit weighted means, alone and within a run."""
 
 import pytest
 import torch
@@ -7,19 +7,19 @@ from torch import nn
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.averaging import SNAPSHOTS_PER_EPOCH, WeightAverage
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline_tests.training.toy_runs import Weight, batches_of, fit_toy, squared_error
+from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, make_batches, squared_error
 
-COUNTS = {1.0: lambda t: t, 3.0: lambda t: t * (t + 1) * (t + 2)}
-"""What snapshot t of a run counts, by power: about t to that power."""
+SNAPSHOT_WEIGHTS = {1.0: lambda t: t, 3.0: lambda t: t * (t + 1) * (t + 2)}
+"""The weight of snapshot t, by power: about t to that power."""
 
 
 def weighted_mean(values: list[torch.Tensor], power: float) -> torch.Tensor:
-    counts = [COUNTS[power](t) for t in range(1, len(values) + 1)]
-    total = sum(count * value.double() for count, value in zip(counts, values, strict=True))
-    return (total / sum(counts)).float()
+    weights = [SNAPSHOT_WEIGHTS[power](t) for t in range(1, len(values) + 1)]
+    total = sum(weight * value.double() for weight, value in zip(weights, values, strict=True))
+    return (total / sum(weights)).float()
 
 
-@pytest.mark.parametrize("power", COUNTS)
+@pytest.mark.parametrize("power", SNAPSHOT_WEIGHTS)
 def test_late_snapshots_count_more_and_statistics_are_averaged_too(power: float) -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     average = WeightAverage(module, power, SNAPSHOTS_PER_EPOCH)
@@ -34,7 +34,7 @@ def test_late_snapshots_count_more_and_statistics_are_averaged_too(power: float)
     with average.applied():
         for name, tensor in module.state_dict().items():
             if tensor.is_floating_point():
-                expected = weighted_mean([each[name] for each in seen], power)
+                expected = weighted_mean([snapshot[name] for snapshot in seen], power)
                 torch.testing.assert_close(tensor, expected)
         assert module[1].num_batches_tracked == 7
     for name, tensor in module.state_dict().items():
@@ -79,7 +79,7 @@ def test_without_a_power_nothing_is_averaged_or_read() -> None:
     assert average.state_dict()["mean"] == {}
 
 
-def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> None:
+def test_a_run_validates_and_keeps_the_average_while_training_continues_without_it() -> None:
     after_steps: list[torch.Tensor] = []
     validated: list[torch.Tensor] = []
 
@@ -94,11 +94,13 @@ def test_a_run_validates_and_keeps_the_average_but_trains_on_without_it() -> Non
     def trained(power: float) -> Weight:
         module = Weight()
         config = TrainingConfig(max_epochs=3, learning_rate=0.1, weight_averaging=power)
-        fit_toy(module, config, evaluate, batches_of(4, 4, 2), loss)
+        fit_toy(module, config, evaluate, make_batches(4, 4, 2), loss)
         return module
 
     trained(0.0)
-    plain, after_steps[:], validated[:] = list(after_steps), [], []
+    plain = list(after_steps)
+    after_steps.clear()
+    validated.clear()
     module = trained(1.0)
     assert torch.equal(torch.stack(after_steps), torch.stack(plain))  # the same path
     # Before step i the weights are those after step i - 1; an epoch has three steps.

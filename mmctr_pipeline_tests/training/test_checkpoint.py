@@ -23,7 +23,7 @@ def loaded(checkpoints: Checkpoints) -> Any:
     return checkpoints.load(torch.device("cpu"))
 
 
-def test_there_is_none_before_one_is_written(tmp_path: Path) -> None:
+def test_no_checkpoint_is_found_before_one_is_written(tmp_path: Path) -> None:
     assert loaded(Checkpoints(tmp_path / "run")) is None
 
 
@@ -89,7 +89,7 @@ def test_a_state_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_a_damaged_file_is_named_and_the_run_begins_again(
+def test_a_damaged_file_is_named_and_training_starts_from_the_beginning(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path, every_seconds=0)
@@ -113,7 +113,7 @@ def test_runs_that_differ_in_anything_decisive_have_their_own_folders(tmp_path: 
     changes = ({"data": "abd"}, {"config": {"seed": 2, "patience": 2}}, {"vectors": ["y", "x"]})
     keys = {key, *(run_key(**{**known, **change}) for change in changes)}
     assert len(keys) == 4
-    folders = {Checkpoints.for_run(tmp_path, each).folder for each in keys}
+    folders = {Checkpoints.for_run(tmp_path, one_key).folder for one_key in keys}
     assert {folder.parent for folder in folders} == {tmp_path / "checkpoints"}
     assert len(folders) == 4
 
@@ -124,13 +124,13 @@ from pathlib import Path
 import torch
 from mmctr_pipeline.training.checkpoint import Checkpoints
 
-class Deadly:
+class KillsItsWriter:
     def __reduce__(self):
         os.kill(os.getpid(), signal.SIGKILL)
 
 checkpoints = Checkpoints(Path(sys.argv[1]), every_seconds=0)
 checkpoints.save(lambda: {"n": 1})
-checkpoints.save(lambda: {"n": 2, "weights": torch.zeros(100_000), "last": Deadly()})
+checkpoints.save(lambda: {"n": 2, "weights": torch.zeros(100_000), "last": KillsItsWriter()})
 """
 
 
@@ -152,13 +152,14 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> 
 def test_a_resumed_run_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    def run(most_rows: int, n_validations: int) -> nn.Module:
+    def run(max_rows: int, n_validations: int) -> nn.Module:
+        """Train with memory for `max_rows` rows, until validation `n_validations` + 1."""
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         validations = iter(range(n_validations))
 
         def loss(module: nn.Module, rows_B1: torch.Tensor) -> torch.Tensor:
-            if len(rows_B1) > most_rows:
+            if len(rows_B1) > max_rows:
                 raise torch.OutOfMemoryError
             sizes.append(len(rows_B1))
             return module(rows_B1).square().mean()
@@ -179,11 +180,11 @@ def test_a_resumed_run_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Pat
         return module
 
     with pytest.raises(KeyboardInterrupt):
-        run(most_rows=4, n_validations=1)
+        run(max_rows=4, n_validations=1)
     assert sizes == [4] * 4
-    resumed = run(most_rows=8, n_validations=1)
+    resumed = run(max_rows=8, n_validations=1)
     assert sizes == [4] * 6
     assert not resumed.training
-    finished = run(most_rows=8, n_validations=0)
+    finished = run(max_rows=8, n_validations=0)
     assert sizes == [4] * 6
     assert not finished.training

@@ -1,4 +1,4 @@
-"""When a step is captured, checked and replayed, on a stand-in for CUDA."""
+"""Steps are captured, checked and replayed when they should be, on a stand-in for CUDA."""
 
 import dataclasses
 import logging
@@ -97,7 +97,7 @@ def test_the_frequent_shape_is_captured_once_and_then_replayed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     step = CountingStep(60)
-    train(step, lambda number: 3 if number % 6 == 5 else 8)
+    train(step, shorter_every_sixth)
     assert step.captured == [8]
     # Three steps warm up, the capture needs a fourth, and the check of the first replay a fifth.
     assert [number for number in step.plain if number % 6 != 5] == [0, 1, 2, 3, 4]
@@ -118,7 +118,7 @@ def test_steps_in_parts_are_not_captured() -> None:
     assert step.captured == []
 
 
-class WithoutMemory(CountingStep):
+class StepWithoutMemory(CountingStep):
     def gradients_or_raise(self, batch: Numbered) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
@@ -126,31 +126,39 @@ class WithoutMemory(CountingStep):
 def test_steps_run_plainly_if_a_graph_does_not_fit_into_memory(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    step = WithoutMemory()
+    step = StepWithoutMemory()
     train(step)
     assert step.plain == list(range(30))
     assert caplog.text == ""
 
 
-class Waiting(CountingStep):
+class StepThatWaits(CountingStep):
+    """The host waits for a value of the device, which a capture does not allow."""
+
     def update(self) -> None:
         super().update()
         self.total.item()
 
 
-class WithNumberOfTheHost(CountingStep):
+class StepWithHostIndex(CountingStep):
+    """An index that the host computes stays what it was during the capture."""
+
     def update(self) -> None:
         self.n_trained[self.plain[-1]] += 1
         self.total += 1
 
 
-class WithCounterOfTheHost(CountingStep):
+class StepWithHostCounter(CountingStep):
+    """A counter of the host stays what it was during the capture."""
+
     def update(self) -> None:
         self.n_trained.index_add_(0, self.batch.number, torch.ones(1))
         self.total.fill_(len(self.plain))
 
 
-class WithLossOfTheHost(CountingStep):
+class StepWithHostLoss(CountingStep):
+    """A number that the host adds to the loss stays what it was during the capture."""
+
     def gradients_or_raise(self, batch: Numbered) -> torch.Tensor:
         return super().gradients_or_raise(batch) + len(self.plain)
 
@@ -164,10 +172,10 @@ def stop_halfway(graph: RecordedGraph) -> None:
 @pytest.mark.parametrize(
     ("step", "replay", "problem"),
     [
-        (Waiting(), None, "its capture failed: aten._local_scalar_dense"),
-        (WithNumberOfTheHost(), None, "its counts differ from a plain step's by 1.4 of"),
-        (WithCounterOfTheHost(), None, "its totals differ from a plain step's by inf of"),
-        (WithLossOfTheHost(), None, "its loss is 8.0 instead of 5.0"),
+        (StepThatWaits(), None, "its capture failed: aten._local_scalar_dense"),
+        (StepWithHostIndex(), None, "its counts differ from a plain step's by 1.4 of"),
+        (StepWithHostCounter(), None, "its totals differ from a plain step's by inf of"),
+        (StepWithHostLoss(), None, "its loss is 8.0 instead of 5.0"),
         (CountingStep(), stop_halfway, "its replay failed: an illegal memory access"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An AUC at chance is said with its likely causes, each from real training with that fault."""
+"""An AUC at chance is reported with likely causes, each tested by training with that fault."""
 
 import dataclasses
 import logging
@@ -35,7 +35,7 @@ def shuffled(split: Split, seed: int = 0) -> Split:
     return relabelled(split, np.random.default_rng(seed).permutation(split.label))
 
 
-def causes_of(trained: TrainedCtr) -> str:
+def likely_causes(trained: TrainedCtr) -> str:
     """Return all causes, after checking that the AUC is at chance."""
     assert trained.metrics["valid_auc_low"] <= 0.5
     assert trained.likely_causes
@@ -50,10 +50,10 @@ def test_a_good_auc_has_no_causes(caplog: pytest.LogCaptureFixture) -> None:
 def test_shuffled_train_labels(caplog: pytest.LogCaptureFixture) -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, train=shuffled(dataset.train)), vectors)
-    assert "may be shuffled" in causes_of(trained)
-    logged = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "may be shuffled" in likely_causes(trained)
+    warnings = [line.getMessage() for line in caplog.records if line.levelno == logging.WARNING]
     start = "the valid AUC is no better than chance; a likely cause: "
-    assert logged == [f"{start}{cause}" for cause in trained.likely_causes]
+    assert warnings == [f"{start}{cause}" for cause in trained.likely_causes]
 
 
 @pytest.mark.slow
@@ -61,7 +61,7 @@ def test_shuffled_valid_labels_of_a_model_that_learns() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, valid=shuffled(dataset.valid)), vectors)
     assert trained.metrics["train_auc"] > 0.6
-    causes = causes_of(trained)
+    causes = likely_causes(trained)
     assert f"the model fits the train rows (AUC {trained.metrics['train_auc']:.4f}), but" in causes
     assert "reversed" not in causes
 
@@ -71,7 +71,7 @@ def test_labels_that_mean_the_opposite_in_valid() -> None:
     assert dataset.valid.label is not None
     valid = relabelled(dataset.valid, 1 - dataset.valid.label)
     trained = train(dataclasses.replace(dataset, valid=valid), vectors)
-    causes = causes_of(trained)
+    causes = likely_causes(trained)
     assert f"the order is reversed (1 - AUC is {1 - trained.metrics['valid_auc']:.4f}" in causes
     assert "shuffled" not in causes
 
@@ -83,7 +83,7 @@ def test_a_learning_rate_that_is_too_high() -> None:
     )
     dataset = dataclasses.replace(dataset, train=shuffled(dataset.train))
     trained = train(dataset, vectors, training)
-    causes = causes_of(trained)
+    causes = likely_causes(trained)
     peak = max(trained.history.epochs, key=lambda record: record.train_loss)
     assert peak.train_loss > 2
     assert f"the train loss was {peak.train_loss:.4g} in epoch {peak.epoch:g}, above" in causes
@@ -98,7 +98,7 @@ def test_a_learning_rate_that_is_too_low() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     dataset = dataclasses.replace(dataset, valid=shuffled(dataset.valid))
     trained = train(dataset, vectors, dataclasses.replace(TRAINING, **rates))
-    causes = causes_of(trained)
+    causes = likely_causes(trained)
     assert "no epoch had a higher learning rate than 1e-09" in causes
     assert "too high" not in causes
 
@@ -110,7 +110,7 @@ def test_too_few_steps() -> None:
     )
     training = dataclasses.replace(TRAINING, batch_size=1750, max_epochs=1)
     trained = train(dataset, vectors, training)
-    assert "took only 2 steps: lower training.batch_size (1,750)" in causes_of(trained)
+    assert "took only 2 steps: lower training.batch_size (1,750)" in likely_causes(trained)
 
 
 def test_no_vectors_and_only_cold_items() -> None:
@@ -130,7 +130,7 @@ def test_no_vectors_and_only_cold_items() -> None:
         histories=histories,
     )
     masked = dataclasses.replace(vectors.fused, vectors=np.zeros_like(vectors.fused.vectors))
-    causes = causes_of(train(dataset, ItemVectors(masked)))
+    causes = likely_causes(train(dataset, ItemVectors(masked)))
     assert "only 0 of 60 items have a fused vector that is not zero" in causes
     assert "100% of the valid rows have a target that no train row has" in causes
 
@@ -154,7 +154,7 @@ def test_equal_scores_and_few_rows() -> None:
     )
     training = dataclasses.replace(TRAINING, learning_rate=1e-6, max_epochs=1)
     trained = train_ctr(dataset, vectors, model, training, CPU)
-    causes = causes_of(trained)
+    causes = likely_causes(trained)
     assert "the interval is wide: valid has only " in causes
     spread = np.ptp(trained.valid_scores)
     assert ("all valid rows have nearly the same score" in causes) == bool(spread < 1e-3)

@@ -1,4 +1,4 @@
-"""The final fit: its rows and length, and that nothing else in the result changes."""
+"""The final fit trains on train and valid rows for the selected length, and changes no metric."""
 
 import dataclasses
 import logging
@@ -74,7 +74,7 @@ def concatenated(first: Split, second: Split) -> Split:
 def test_the_model_is_trained_on_train_and_valid_rows(
     selected: TrainedCtr, final: TrainedCtr
 ) -> None:
-    """The reference is an ordinary run on both, whose validations repeat the selection run's."""
+    """The reference is a run on both whose validations repeat those of the selection run."""
     history = selected.history
     n_parts = round(history.best_epoch * 2)
     assert 1 < n_parts < len(history.epochs)
@@ -88,8 +88,8 @@ def test_the_model_is_trained_on_train_and_valid_rows(
     dataset, vectors = small_sample(**ROWS)
     items = item_features(dataset.items, vectors, SMALL_MODEL)
     trainer = CtrTrainer(dataset, items, selected.spec, SMALL_MODEL, TRAINING, CPU)
-    both = concatenated(dataset.train, dataset.valid)
-    trainer.fit(both, EarlyStopping(repeat, "valid_auc", TRAINING))
+    rows = concatenated(dataset.train, dataset.valid)
+    trainer.fit(rows, EarlyStopping(repeat, "valid_auc", TRAINING))
     for name, tensor in final.module.state_dict().items():
         assert torch.equal(tensor, weights[n_parts - 1][name]), name
 
@@ -140,7 +140,7 @@ def with_new_item_and_user(dataset: CtrDataset, item: int, user: int) -> CtrData
     )
     valid.item_id[5], valid.user_id[5] = item, user
     items = dataset.items
-    more = dataclasses.replace(
+    extended = dataclasses.replace(
         items,
         ids=np.append(items.ids, item),
         item_id=np.append(items.item_id, np.int32(item)),
@@ -148,7 +148,7 @@ def with_new_item_and_user(dataset: CtrDataset, item: int, user: int) -> CtrData
         views_level=np.append(items.views_level, np.int8(0)),
         tags=Ragged.from_lists([[1]] * (len(items) + 1)),
     )
-    return dataclasses.replace(dataset, valid=valid, items=more)
+    return dataclasses.replace(dataset, valid=valid, items=extended)
 
 
 @pytest.mark.parametrize("final_fit", [False, True])
@@ -163,9 +163,9 @@ def test_only_the_final_fit_takes_statistics_from_valid_rows(final_fit: bool) ->
 
 def test_in_batch_negatives_are_not_memorised() -> None:
     config = dataclasses.replace(TRAINING, patience=6, learning_rate=0.02)
-    given, in_batch, again = (
+    plain, in_batch, again = (
         train(dataclasses.replace(config, in_batch_negatives=share)).history.epochs[-1].train_loss
         for share in (0.0, 1.0, 1.0)
     )
-    assert in_batch > given + 0.05
+    assert in_batch > plain + 0.05
     assert in_batch == again

@@ -1,4 +1,4 @@
-"""Gradient norm, learning rate and loss of each epoch: measured right, and kept with the model."""
+"""Gradient norms of each epoch are measured correctly and recorded."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def test_mean_and_maximum_are_those_of_the_norms_before_clipping(clip_norm: floa
     def loss(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
         value = module(batch).square().mean()
         gradients = torch.autograd.grad(value, list(module.parameters()), retain_graph=True)
-        norms.append(torch.cat([each.flatten() for each in gradients]).norm().item())
+        norms.append(torch.cat([gradient.flatten() for gradient in gradients]).norm().item())
         return value
 
     config = TrainingConfig(
@@ -38,9 +38,9 @@ def test_mean_and_maximum_are_those_of_the_norms_before_clipping(clip_norm: floa
     history = fit_toy(module, config, batches=TrainBatches(20, epoch), loss=loss)
     assert len(norms) == 8
     for number, record in enumerate(history.epochs):
-        own = norms[2 * number : 2 * number + 2]
-        assert record.gradient_norm == pytest.approx(sum(own) / 2, rel=1e-5)
-        assert record.largest_gradient_norm == pytest.approx(max(own), rel=1e-5)
+        expected = norms[2 * number : 2 * number + 2]
+        assert record.gradient_norm == pytest.approx(sum(expected) / 2, rel=1e-5)
+        assert record.largest_gradient_norm == pytest.approx(max(expected), rel=1e-5)
 
 
 def test_table_rows_count_as_dense_gradients_do() -> None:

@@ -1,4 +1,4 @@
-"""The metrics report: popularity counted row by row, buckets, and buckets without an AUC."""
+"""The metrics report counts popularity on train rows and buckets valid rows by it."""
 
 import dataclasses
 import json
@@ -91,11 +91,12 @@ def test_valid_and_test_rows_do_not_count_as_popularity() -> None:
     before = report_on(dataset, scores)
     # Item 40 is in the history of every valid user, but stays cold.
     assert all(40 in history for history in list(dataset.histories)[310:])
-    more = [
-        [*history, 3, 3] if n not in set(dataset.train.history.tolist()) else list(history)
+    in_train = set(dataset.train.history.tolist())
+    lists = [
+        list(history) if n in in_train else [*history, 3, 3]
         for n, history in enumerate(dataset.histories)
     ]
-    changed = dataclasses.replace(dataset, histories=Ragged.from_lists(more))
+    changed = dataclasses.replace(dataset, histories=Ragged.from_lists(lists))
     assert report_on(changed, scores) == before
 
 

@@ -1,4 +1,4 @@
-"""Replayed steps train as plain ones do: bit by bit on a stand-in, and alike on a GPU."""
+"""Replayed steps train like plain ones: bit by bit on a stand-in, approximately on a GPU."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ CONFIG = TrainingConfig(
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the CPU for a CUDA device, where layers have no shortcuts for CPUs."""
+    """Treat the CPU as a CUDA device, and use the code that layers have for devices."""
     pretend_cuda(monkeypatch)
     monkeypatch.setattr(row_adamw, "distinct_rows", padded_distinct_rows)
     monkeypatch.setattr(dropout.Dropout, "forward", torch.nn.Dropout.forward)
@@ -47,7 +47,7 @@ def weights_after_two_epochs(
 ) -> dict[str, torch.Tensor]:
     """Train a small model with the rates in tensors, as on CUDA, and a lower one in epoch 2.
 
-    `left_out` names tensors that the check of the first replay does not hear of.
+    `left_out` names tensors that the check of the first replay neither saves nor restores.
     """
     dataset, vectors = small_sample(n_train=64 * N_BATCHES)
     items = item_features(dataset.items, vectors, SMALL_MODEL)
@@ -87,7 +87,7 @@ def different(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def test_replays_train_as_plain_steps_do(
     optimizer: str, cuda: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Dropout, negatives, decay, BatchNorm and a change of the learning rate included."""
+    """The steps include dropout, negatives, decay, BatchNorm and a change of the learning rate."""
     replays = []
     replay = RecordedGraph.replay
     monkeypatch.setattr(

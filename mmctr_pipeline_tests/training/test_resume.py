@@ -1,4 +1,4 @@
-"""A run that is killed at any time and started again ends with the same weights, bit by bit."""
+"""A run that is killed at any time and started again ends with the same weights, bit for bit."""
 
 import functools
 import math
@@ -78,7 +78,8 @@ def test_a_run_killed_in_any_part_ends_as_if_undisturbed(name: str) -> None:
 
 
 @each_run
-def test_so_does_a_run_killed_in_every_part_and_started_after_its_end(name: str) -> None:
+def test_a_run_killed_in_every_part_ends_as_if_undisturbed(name: str) -> None:
+    # The last start found the run finished, so that it logged no part.
     result = results(name)["each"]
     assert_same_result(result, results(name)[None])
     assert count_parts(result["lines"]) == 0
@@ -106,7 +107,7 @@ def test_the_quick_run_covers_a_final_fit_shorter_than_selection() -> None:
     assert count_parts(final["lines"]) == n_selection + n_final
 
 
-class Toy:
+class ToyRun:
     """A run on batches that hold their epoch's number; from epoch `bad_from` the loss is NaN."""
 
     def __init__(self, values: list[float], bad_from: float = math.inf) -> None:
@@ -142,7 +143,7 @@ def test_a_diverged_run_keeps_its_best_weights_and_its_last_good_checkpoint(
     tmp_path: Path, values: list[float], best: int
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
-    diverged = Toy(values, bad_from=3)
+    diverged = ToyRun(values, bad_from=3)
     with pytest.raises(TrainingDivergedError, match="epoch 3, step 2: the loss is nan"):
         diverged.run(checkpoints)
     assert diverged.module.weight.item() == diverged.weights[best]
@@ -152,7 +153,7 @@ def test_a_diverged_run_keeps_its_best_weights_and_its_last_good_checkpoint(
     assert saved["module"]["weight"].item() == diverged.weights[2]
 
     # A run resumed from there equals one in which nothing was wrong.
-    resumed, never_bad = Toy(values), Toy(values)
+    resumed, never_bad = ToyRun(values), ToyRun(values)
     history = resumed.run(checkpoints)
     never_bad.run(Checkpoints(tmp_path / "other", every_seconds=0))
     assert set(resumed.weights) == {3, 4}

@@ -1,4 +1,4 @@
-"""Scoring: probabilities in order, for any batch size."""
+"""Scores are probabilities in the order of the rows, for any batch size."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""One step: gradients, whole or in parts if memory runs out, number formats, the loss meter."""
+"""A step computes gradients, in parts if memory runs out, in the configured number format."""
 
 import dataclasses
 import math
@@ -108,8 +108,8 @@ def test_steps_in_parts_train_the_same_weights_including_tables(
     assert not torch.equal(theirs, Rows().table.weight)
     # A weight whose gradient nearly vanishes may move a little differently.
     assert torch.allclose(ours, theirs, atol=1e-4)
-    for mine, plain in zip(module.network.parameters(), whole.network.parameters(), strict=True):
-        assert torch.allclose(mine, plain, atol=1e-4)
+    for part, plain in zip(module.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.allclose(part, plain, atol=1e-4)
 
 
 def test_a_small_batch_is_split_into_parts_of_at_least_two_rows() -> None:

@@ -1,4 +1,4 @@
-"""Stopping policies: what ends a run, which weights are best, and how a final fit follows."""
+"""Stopping policies decide when a run ends and which weights are best."""
 
 import dataclasses
 import math

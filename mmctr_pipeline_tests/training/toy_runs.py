@@ -29,7 +29,7 @@ def squared_error(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     return (module(batch) - 3 * batch).square().mean()
 
 
-def batches_of(*sizes: int) -> TrainBatches[torch.Tensor]:
+def make_batches(*sizes: int) -> TrainBatches[torch.Tensor]:
     """Return batches of these sizes that hold their epoch's number."""
 
     def epoch(number: int) -> Iterator[torch.Tensor]:
@@ -51,7 +51,7 @@ def fit_toy(
     return fit(
         module,
         {"main": list(module.parameters())},
-        batches or batches_of(4, 2),
+        batches or make_batches(4, 2),
         loss,
         stopping or EarlyStopping(evaluate, "score", config),
         config,

@@ -1,8 +1,9 @@
 """Click rates of users or items as features; train rows read rates without their own fold.
 
-Leaving out the row alone would reveal its label: the rate is lower if the row was clicked. Leaving
-out its fold still tells the mean label of the fold to a model that knows that of all rows, which an
-id embedding learns. So beside rates an id has an embedding for each fold, `FoldTable`.
+Leaving out only the row itself would reveal its label: the rate is lower if the row was clicked.
+Without its whole fold, the rate still shows the mean label of the fold to a model that knows the
+rate over all rows, and an id embedding learns that rate. So beside its rate, an id has a separate
+embedding for each fold (`FoldTable`).
 """
 
 import numpy as np
@@ -14,10 +15,11 @@ from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 
 
 class ClickRates(nn.Module):
-    """Two features of an id: the logit of its smoothed click rate, and the log of its rows.
+    """Two features of an id: the logit of its smoothed click rate, and the log of 1 + its rows.
 
-    The logit is less that of the mean rate. Both are 0 for unknown ids. Counts by fold are buffers,
-    so that a saved model scores alone; in scoring all folds count. Before `fit` there are no rows.
+    The logit of the mean rate is subtracted from the first. Both are 0 for unknown ids. Counts by
+    fold are buffers, so a saved model can score without train rows; scoring uses the counts of all
+    folds. Before `fit` all counts are 0.
     """
 
     n_rows_RF: torch.Tensor
@@ -71,9 +73,9 @@ class ClickRates(nn.Module):
 class FoldTable(EmbeddingTable):
     """Embeddings of ids below `n_ids` and of unknown ids, one for each fold of the train rows.
 
-    A train row reads and trains that of its own fold. So it learns nothing of the other folds,
-    whose labels the row's rate tells. In scoring, an id has the mean over the folds where it has
-    rows.
+    A train row reads and trains the embedding of its own fold. So this embedding learns nothing
+    about the other folds, from which the row's rate comes. In scoring, an id has the mean over the
+    folds in which it has train rows.
     """
 
     def __init__(self, n_ids: int, dim: int) -> None:

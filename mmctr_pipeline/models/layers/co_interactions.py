@@ -45,14 +45,14 @@ class CoInteractionSimilarity(nn.Module):
         Takes ids, `(T,) int64` each, and returns `(T,) float32` each, the cosine in [0, 1]. Ids
         beyond the table, and 0, share no users.
         """
-        is_users_target_T = self._has(user_T, target_T)
-        is_users_item_T = self._has(user_T, item_T)
+        has_target_T = self._has(user_T, target_T)
+        has_item_T = self._has(user_T, item_T)
         low_T, high_T = torch.minimum(target_T, item_T), torch.maximum(target_T, item_T)
         shared_T = self._count(low_T * self._n_items + high_T)
-        shared_T = shared_T - (is_users_target_T & is_users_item_T).int()
+        shared_T = shared_T - (has_target_T & has_item_T).int()
         within_T = (low_T > 0) & (high_T < self._n_items) & (low_T != high_T)
         shared_T = torch.where(within_T, shared_T, 0).float()
-        users_T = self._users(target_T, is_users_target_T) * self._users(item_T, is_users_item_T)
+        users_T = self._other_users(target_T, has_target_T) * self._other_users(item_T, has_item_T)
         return shared_T / users_T.sqrt(), torch.log1p(shared_T)
 
     def _has(self, user_T: torch.Tensor, item_T: torch.Tensor) -> torch.Tensor:
@@ -60,17 +60,17 @@ class CoInteractionSimilarity(nn.Module):
         found_T = _find(self.interaction_E, user_T * self._n_items + item_T)[1]
         return found_T & (item_T < self._n_items)
 
-    def _users(self, item_T: torch.Tensor, is_users_item_T: torch.Tensor) -> torch.Tensor:
+    def _other_users(self, item_T: torch.Tensor, has_item_T: torch.Tensor) -> torch.Tensor:
         """Return the number of other users of each item, at least one, `(T,) float32`."""
-        listed_T = known_rows(item_T, self._n_items)
-        return (self.users_of_item_I[listed_T] - is_users_item_T.int()).clamp_min(1).float()
+        row_T = known_rows(item_T, self._n_items)
+        return (self.users_of_item_I[row_T] - has_item_T.int()).clamp_min(1).float()
 
     def _count(self, key_T: torch.Tensor) -> torch.Tensor:
         """Return the number of users of each pair of items, `(T,) int32`."""
         if len(self.pair_P) == 0:
             return torch.zeros_like(key_T, dtype=torch.int32)
-        place_T, found_T = _find(self.pair_P, key_T)
-        return torch.where(found_T, self.users_of_pair_P[place_T], 0)
+        position_T, found_T = _find(self.pair_P, key_T)
+        return torch.where(found_T, self.users_of_pair_P[position_T], 0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # The number of pairs depends on the data; torch would refuse buffers of another size.
@@ -84,5 +84,5 @@ def _find(sorted_K: torch.Tensor, key_T: torch.Tensor) -> tuple[torch.Tensor, to
     """Return the index of each key, or where it would be inserted, and whether it is present."""
     if len(sorted_K) == 0:
         return torch.zeros_like(key_T), torch.zeros_like(key_T, dtype=torch.bool)
-    place_T = torch.searchsorted(sorted_K, key_T).clamp_max(len(sorted_K) - 1)
-    return place_T, sorted_K[place_T] == key_T
+    position_T = torch.searchsorted(sorted_K, key_T).clamp_max(len(sorted_K) - 1)
+    return position_T, sorted_K[position_T] == key_T

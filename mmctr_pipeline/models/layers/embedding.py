@@ -48,9 +48,10 @@ class RowServer(Protocol):
 class ValueTable(nn.Embedding):
     """A table of rows by value, whose untrained rows hold the mean of the trained ones.
 
-    `record_trained` tells which rows training reads. Whenever the table enters evaluation mode, and
+    `record_trained` sets which rows training reads. Whenever the table enters evaluation mode, and
     when it is saved in that mode, every other row except the padding is set to their mean, so that
-    a value without training says nothing. Before `record_trained` all rows count as trained.
+    untrained values do not differ from each other. Before `record_trained` all rows count as
+    trained.
     """
 
     untrained_K: torch.Tensor

@@ -1,10 +1,10 @@
-"""Which values the train rows hold, and which ones training hides so that unknown is learned."""
+"""Find the values that occur in train rows, and hide some of them to train the unknown row."""
 
 import numpy as np
 import torch
 
 MIN_ROWS = 3
-"""Occurrences in what training reads from which on a level or tag counts as known."""
+"""A level or tag that training reads fewer times than this counts as unknown."""
 
 
 def held_often(values: np.ndarray, n_values: int, min_rows: int = MIN_ROWS) -> torch.Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 _ROWS_PER_CODE = 64
-"""Maximum number of vectors per centroid that a fit uses; more hardly move a mean."""
+"""Maximum number of vectors per centroid that a fit uses. More would hardly move a mean."""
 
 _STARTING_VECTORS = 4
 """Vectors averaged for a centroid's start. In many dimensions a single vector is so far from all
@@ -93,5 +93,5 @@ def _nearest(
         for block_ND in vectors_ND.split(_BLOCK_ROWS)
     ]
     # The vector's own norm adds the same to all its distances.
-    distance_N = torch.cat([each.values for each in found]) + vectors_ND.square().sum(1)
-    return torch.cat([each.indices for each in found]), distance_N
+    distance_N = torch.cat([block.values for block in found]) + vectors_ND.square().sum(1)
+    return torch.cat([block.indices for block in found]), distance_N

@@ -1,11 +1,11 @@
-"""A ragged batch and its plainest padded form, for the tests of the ragged layers."""
+"""A ragged batch and its plain padded form, for tests of the ragged layers."""
 
 from collections.abc import Callable, Iterable
 
 import torch
 
 LENGTHS = [3, 0, 7, 1, 100, 0, 5, 1]
-"""Lengths of histories: empty, of one position, and of the maximum of 100."""
+"""Lengths of histories; some are empty, some have one position, one has the maximum of 100."""
 
 N_ROWS = len(LENGTHS)
 N_REAL = sum(LENGTHS)
@@ -13,7 +13,7 @@ SPARE = 9
 DIM = 6
 
 
-def offsets_of(lengths: list[int]) -> torch.Tensor:
+def row_offsets(lengths: list[int]) -> torch.Tensor:
     return torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
 
 
@@ -25,10 +25,10 @@ def random_values(spare: int, dim: int = DIM) -> torch.Tensor:
 
 
 def random_keep(spare: int) -> torch.Tensor:
-    """Return `(T,) bool` that keeps no position of the fourth row, which has one."""
+    """Return `(T,) bool` that keeps no position of row 3, and the only position of row 7."""
     keep_T = torch.rand(N_REAL + spare) > 0.3
-    keep_T[offsets_of(LENGTHS)[3]] = False
-    keep_T[offsets_of(LENGTHS)[7]] = True
+    keep_T[row_offsets(LENGTHS)[3]] = False
+    keep_T[row_offsets(LENGTHS)[7]] = True
     return keep_T
 
 
@@ -50,12 +50,12 @@ def masked_softmax(scores_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tens
 def result_and_gradients(
     run: Callable[[], torch.Tensor], leaves: Iterable[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Return the result of `run`, and the gradients of its product with a fixed random vector."""
+    """Return the result of `run`, and the gradients of its dot product with a fixed direction."""
     leaves = list(leaves)
     result = run()
     generator = torch.Generator().manual_seed(0)
-    toward = torch.randn(result.shape, generator=generator, dtype=torch.float64)
-    gradients = torch.autograd.grad((result * toward).sum(), leaves, allow_unused=True)
+    direction = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+    gradients = torch.autograd.grad((result * direction).sum(), leaves, allow_unused=True)
     return [
         result.detach(),
         *(

@@ -1,4 +1,4 @@
-"""Attention without padding against the plain padded forms in float64."""
+"""Attention without padding equals its plain padded form in float64."""
 
 import copy
 import math
@@ -24,14 +24,14 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     SPARE,
     assert_same,
     masked_softmax,
-    offsets_of,
     padded,
     random_keep,
     random_values,
     result_and_gradients,
+    row_offsets,
 )
 
-OFFSETS = offsets_of(LENGTHS)
+OFFSETS = row_offsets(LENGTHS)
 MASK_BL = padded(torch.ones(N_REAL, dtype=torch.bool))
 
 
@@ -150,7 +150,7 @@ def test_target_attention_equals_the_padded_form(
     attention = randomised(target_attention(hidden_dims, activation, softmax))
     query_BD, keys_TD = random_queries(), random_values(spare)
     leaves = [query_BD, keys_TD, *attention.parameters()]
-    if softmax:  # which ignores the bias of the score
+    if softmax:  # softmax ignores the bias of the score
         leaves = [leaf for leaf in leaves if leaf is not attention.score.bias]
     ours = result_and_gradients(lambda: attention(query_BD, keys_TD, OFFSETS), leaves)
     theirs = result_and_gradients(
@@ -215,8 +215,8 @@ def every_layer() -> list[nn.Module]:
 each_layer = pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: type(layer).__name__)
 
 
-def run_of(layer: nn.Module, query_BD: torch.Tensor) -> Run:
-    """Return the layer as a function of the positions."""
+def bind_layer(layer: nn.Module, query_BD: torch.Tensor) -> Run:
+    """Return the layer as a function of the positions alone."""
     if isinstance(layer, AttentionPooling):
         return lambda values_TD: layer(
             values_TD, OFFSETS, torch.ones(len(values_TD), dtype=torch.bool)
@@ -227,7 +227,7 @@ def run_of(layer: nn.Module, query_BD: torch.Tensor) -> Run:
 @each_layer
 def test_every_real_position_counts_and_no_spare_one(layer: nn.Module) -> None:
     torch.manual_seed(9)
-    run = run_of(layer.double(), random_queries())
+    run = bind_layer(layer.double(), random_queries())
     values_TD = random_values(SPARE).detach()
     result_BD = run(values_TD)
     assert torch.allclose(result_BD, run(values_TD[:N_REAL]), atol=1e-12, rtol=0)
@@ -245,14 +245,14 @@ def test_float32_and_bfloat16_autocast_stay_near_float64(layer: nn.Module) -> No
     query_BD, values_TD = random_queries(), random_values(0)
     exact = copy.deepcopy(layer).double()
     leaves = [values_TD, *exact.parameters()]
-    expected = result_and_gradients(lambda: run_of(exact, query_BD)(values_TD), leaves)
+    expected = result_and_gradients(lambda: bind_layer(exact, query_BD)(values_TD), leaves)
     layer.float()
     values_TD = values_TD.detach().float().requires_grad_()
-    run = run_of(layer, query_BD.detach().float())
+    run = bind_layer(layer, query_BD.detach().float())
     for enabled, bound in ((False, 1e-5), (True, 0.05)):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            got = result_and_gradients(lambda: run(values_TD), [values_TD, *layer.parameters()])
-        assert got[1].dtype == torch.float32
-        for ours, exactly in zip(got, expected, strict=True):
-            scale = float(exactly.abs().max()) + 0.1
-            assert float((ours - exactly).abs().max()) < bound * scale
+            found = result_and_gradients(lambda: run(values_TD), [values_TD, *layer.parameters()])
+        assert found[1].dtype == torch.float32
+        for ours, float64 in zip(found, expected, strict=True):
+            scale = float(float64.abs().max()) + 0.1
+            assert float((ours - float64).abs().max()) < bound * scale

@@ -1,4 +1,4 @@
-"""The bilinear interaction against torch's own in float64, and under autocast against float32."""
+"""The bilinear interaction equals torch's own in float64, and is close under autocast."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None
     ours = BilinearInteraction(5, 7, 3).double()
     theirs = nn.Bilinear(5, 7, 3).double()
     theirs.load_state_dict(ours.state_dict())
-    toward = torch.randn(n_rows, 3, dtype=torch.float64)
+    direction = torch.randn(n_rows, 3, dtype=torch.float64)
     results = []
     for layer in (ours, theirs):
         torch.manual_seed(2)
         x = torch.randn(n_rows, 5, dtype=torch.float64, requires_grad=True)
         y = torch.randn(n_rows, 7, dtype=torch.float64, requires_grad=True)
         out = layer(x, y)
-        (out * toward).sum().backward()
+        (out * direction).sum().backward()
         results.append([out, x.grad, y.grad, layer.weight.grad, layer.bias.grad])
     for our, their in zip(*results, strict=True):
         assert torch.allclose(our, their, atol=1e-11, rtol=0)
@@ -29,7 +29,7 @@ def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None
 def test_bfloat16_under_autocast_is_close_to_float32() -> None:
     torch.manual_seed(4)
     layer = BilinearInteraction(32, 32, 16)
-    toward = torch.randn(700, 16)
+    direction = torch.randn(700, 16)
     results = []
     for enabled in (False, True):
         torch.manual_seed(5)
@@ -38,7 +38,7 @@ def test_bfloat16_under_autocast_is_close_to_float32() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             out = layer(x, y)
         assert out.dtype == (torch.bfloat16 if enabled else torch.float32)
-        (out.float() * toward).sum().backward()
+        (out.float() * direction).sum().backward()
         results.append([out.float(), x.grad, y.grad, layer.weight.grad, layer.bias.grad])
     for full, half in zip(*results, strict=True):
         assert half.dtype == torch.float32
@@ -50,8 +50,8 @@ def test_inputs_may_have_no_gradient() -> None:
     layer, theirs = BilinearInteraction(3, 4, 2), nn.Bilinear(3, 4, 2)
     theirs.load_state_dict(layer.state_dict())
     x, y = torch.randn(5, 3), torch.randn(5, 4)
-    for each in (layer, theirs):
-        each(x, y).sum().backward()
+    for module in (layer, theirs):
+        module(x, y).sum().backward()
     assert torch.allclose(layer.weight.grad, theirs.weight.grad, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         assert not layer(x, y).requires_grad

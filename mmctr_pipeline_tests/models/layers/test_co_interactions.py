@@ -1,5 +1,6 @@
-"""Shared users of two items: correct counts that never include the row's own user."""
+"""Similarity by shared users has correct counts, which never include the row's own user."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -37,9 +38,8 @@ def fitted(counts: CoInteractions) -> CoInteractionSimilarity:
 def everything(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return every user with every pair of items, including padding and ids beyond the tables."""
     ids = torch.arange(N_ITEMS + 2)
-    return tuple(
-        each.flatten() for each in torch.meshgrid(torch.arange(n_users), ids, ids, indexing="ij")
-    )
+    user, target, item = torch.meshgrid(torch.arange(n_users), ids, ids, indexing="ij")
+    return user.flatten(), target.flatten(), item.flatten()
 
 
 def test_similarity_counts_all_other_users() -> None:
@@ -47,15 +47,15 @@ def test_similarity_counts_all_other_users() -> None:
     items = items_by_user(train, histories)
     cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(*everything())
     assert (cosine_T > 0).sum() > 100
-    for place, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):
+    for position, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):
         with_a, with_b = (
             {other for other, theirs in items.items() if other != user and item in theirs}
             for item in (a, b)
         )
         shared = len(with_a & with_b) if a != b else 0
         expected = shared / math.sqrt(max(len(with_a), 1) * max(len(with_b), 1))
-        assert cosine_T[place].item() == pytest.approx(expected, abs=1e-6), (user, a, b)
-        assert log_shared_T[place].item() == pytest.approx(math.log1p(shared), abs=1e-6)
+        assert cosine_T[position].item() == pytest.approx(expected, abs=1e-6), (user, a, b)
+        assert log_shared_T[position].item() == pytest.approx(math.log1p(shared), abs=1e-6)
 
 
 def similarities_of_train_rows(
@@ -70,40 +70,34 @@ def similarities_of_train_rows(
     return torch.stack(layer(*(torch.tensor(x) for x in (user, target, item))))
 
 
-def leak_of(layer: CoInteractionSimilarity, train: Split, histories: Ragged) -> float:
+def largest_leak(layer: CoInteractionSimilarity, train: Split, histories: Ragged) -> float:
     """Return the largest change of a row's features if its own label is flipped."""
     assert train.label is not None
-    most = 0.0
+    largest = 0.0
     for row in range(len(train)):
         flipped = train.label.copy()
         flipped[row] = 1 - flipped[row]
-        other = fitted(
-            count_co_interactions(
-                Split(*(getattr(train, name) for name in FIELDS), flipped), histories, N_ITEMS
-            )
-        )
+        changed = dataclasses.replace(train, label=flipped)
+        other = fitted(count_co_interactions(changed, histories, N_ITEMS))
         one_row = train.take(np.array([row]))
         before = similarities_of_train_rows(layer, one_row, histories)
         after = similarities_of_train_rows(other, one_row, histories)
-        most = max(most, float((before - after).abs().max()))
-    return most
-
-
-FIELDS = ("user_id", "item_id", "history", "likes_level", "views_level")
+        largest = max(largest, float((before - after).abs().max()))
+    return largest
 
 
 def test_a_rows_own_label_does_not_change_its_features() -> None:
     train, histories = random_rows()
     layer = fitted(count_co_interactions(train, histories, N_ITEMS))
-    assert leak_of(layer, train, histories) == 0
+    assert largest_leak(layer, train, histories) == 0
 
 
 def test_a_planted_leak_is_caught() -> None:
     train, histories = random_rows()
     layer = fitted(count_co_interactions(train, histories, N_ITEMS))
-    # Without the users' interactions nothing is subtracted, so that the row counts itself.
+    # Without the users' interactions nothing is subtracted, and the row's own user counts.
     layer.interaction_E = torch.zeros(0, dtype=torch.int64)
-    assert leak_of(layer, train, histories) > 0.1
+    assert largest_leak(layer, train, histories) > 0.1
 
 
 def test_a_saved_layer_loads_with_any_number_of_pairs() -> None:

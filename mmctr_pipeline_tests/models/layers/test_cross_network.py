@@ -1,4 +1,4 @@
-"""DCNv2's cross network against its formula, and against FuxiCTR's."""
+"""DCNv2's cross network equals its formula, and FuxiCTR's."""
 
 import pytest
 import torch
@@ -61,9 +61,9 @@ def test_bfloat16_under_autocast_rounds_products_and_not_states() -> None:
     x_BD = exact_BD.detach().float().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         low = result_and_gradients(lambda: network(x_BD, STAIRS), [x_BD, *network.parameters()])
-    for exactly, rounded in zip(exact, low, strict=True):
+    for float64, rounded in zip(exact, low, strict=True):
         assert rounded.dtype == torch.float32
-        assert 0 < (rounded - exactly).norm() / exactly.norm() < 0.02
+        assert 0 < (rounded - float64).norm() / float64.norm() < 0.02
     for layer in network.layers:
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
@@ -83,5 +83,5 @@ def test_fuxictrs_layer_with_the_same_weights_gives_the_same(n_layers: int) -> N
     theirs.load_state_dict(weights)
     stairs = Staircase((10, 30), (64, 40))
     x_BD = stepped(stairs, 64).detach().float()
-    for given in (Staircase.full(30, 64), stairs):
-        torch.testing.assert_close(ours(x_BD, given), theirs(x_BD), atol=1e-6, rtol=1e-5)
+    for steps in (Staircase.full(30, 64), stairs):
+        torch.testing.assert_close(ours(x_BD, steps), theirs(x_BD), atol=1e-6, rtol=1e-5)

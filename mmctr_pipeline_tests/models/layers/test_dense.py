@@ -1,4 +1,4 @@
-"""Products under autocast, activations (Dice against its formula in float64) and the tower."""
+"""Exact products under autocast, activations (Dice equals its formula) and the tower."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_results_under_autocast_equal_those_without() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x_ND), linear_NO)
         assert torch.equal(exact_dots(x_ND, y_ND), dots_N)
-        # The rounding that both avoid.
+        # Torch's own product is rounded.
         assert torch.linalg.vecdot(x_ND, y_ND).dtype == torch.bfloat16
 
 

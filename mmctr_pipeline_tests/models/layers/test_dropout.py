@@ -1,4 +1,4 @@
-"""Dropout: shares, scale, independence, gradient and random state."""
+"""Dropout drops the configured share independently, and scales values and gradients alike."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_evaluation_and_a_rate_of_zero_pass_values_through() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_rate_of_one_leaves_nothing() -> None:
+def test_a_rate_of_one_drops_everything() -> None:
     assert not bool(dropped(1.0, (1000,)).any())
 
 

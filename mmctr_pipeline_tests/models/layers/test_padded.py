@@ -1,4 +1,4 @@
-"""Padded views and blocks of similar length against slices of each row."""
+"""Padded views and blocks of similar length equal slices of each row."""
 
 import pytest
 import torch
@@ -17,12 +17,12 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     N_ROWS,
     SPARE,
     assert_same,
-    offsets_of,
     random_values,
     result_and_gradients,
+    row_offsets,
 )
 
-OFFSETS = offsets_of(LENGTHS)
+OFFSETS = row_offsets(LENGTHS)
 
 
 def plain_view(values_TD: torch.Tensor, length: int) -> torch.Tensor:

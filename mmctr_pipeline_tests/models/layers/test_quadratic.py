@@ -1,4 +1,4 @@
-"""Quadratic layers against their formula, and their dropout."""
+"""Quadratic layers equal their formula and drop rows or outputs in training."""
 
 import pytest
 import torch

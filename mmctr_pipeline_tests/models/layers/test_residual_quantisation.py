@@ -25,7 +25,7 @@ def left_over(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[to
 
 
 def share_left(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[float]:
-    return [float(each.square().mean()) for each in left_over(quantiser, vectors_ND)]
+    return [float(residual_ND.square().mean()) for residual_ND in left_over(quantiser, vectors_ND)]
 
 
 def test_codes_are_the_centroids_nearest_to_the_residual() -> None:

@@ -1,4 +1,4 @@
-"""Similarities over a ragged batch against plain loops."""
+"""Similarities over a ragged batch equal plain loops."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from mmctr_pipeline.models.layers.similarity import (
     cosines,
     summaries,
 )
-from mmctr_pipeline_tests.models.layers.ragged_case import LENGTHS, N_REAL, SPARE, offsets_of
+from mmctr_pipeline_tests.models.layers.ragged_case import LENGTHS, N_REAL, SPARE, row_offsets
 
-OFFSETS = offsets_of(LENGTHS)
+OFFSETS = row_offsets(LENGTHS)
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
@@ -25,14 +25,14 @@ def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
     slot_N = torch.randint(0, 9, (len(LENGTHS) + n_positions,))
     items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
     found_T = cosines(vectors_UD, items, Segments.from_offsets(OFFSETS, n_positions))
-    place = 0
+    position = 0
     for row, length in enumerate(LENGTHS):
         target = vectors_UD[slot_N[row]]
         for _ in range(length):
-            item = vectors_UD[slot_N[len(LENGTHS) + place]]
+            item = vectors_UD[slot_N[len(LENGTHS) + position]]
             expected = torch.nn.functional.cosine_similarity(target, item, dim=0)
-            assert found_T[place].item() == pytest.approx(expected.item(), abs=1e-6)
-            place += 1
+            assert found_T[position].item() == pytest.approx(expected.item(), abs=1e-6)
+            position += 1
     assert not found_T[N_REAL:].any()
 
 
@@ -68,10 +68,10 @@ def test_learned_vectors_are_content_plus_id() -> None:
     content_UC, row_U = torch.randn(2, 4), torch.tensor([0, 3])
     assert learned.id is not None
     first, last = learned.content[0], learned.content[2]
-    for place in range(2):
-        hidden = (first.weight @ content_UC[place] + first.bias).clamp_min(0)
+    for position in range(2):
+        hidden = (first.weight @ content_UC[position] + first.bias).clamp_min(0)
         expected = last.weight @ hidden + last.bias
-        expected = expected + learned.ID_SCALE * learned.id.weight[row_U[place]]
-        torch.testing.assert_close(learned(content_UC, row_U)[place], expected)
+        expected = expected + learned.ID_SCALE * learned.id.weight[row_U[position]]
+        torch.testing.assert_close(learned(content_UC, row_U)[position], expected)
     alone = LearnedVectors(content_dim=4, hidden_dim=6, dim=3, n_rows=None)
     assert torch.equal(alone(content_UC, row_U), alone(content_UC, torch.tensor([1, 1])))

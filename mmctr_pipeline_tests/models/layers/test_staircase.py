@@ -1,4 +1,4 @@
-"""Products that leave zeros out against the full products, in float64."""
+"""Products that skip leading zeros equal the full products, in float64."""
 
 import pytest
 import torch
@@ -67,7 +67,7 @@ def test_many_rows_of_a_width_form_a_step_and_few_join_the_wider_one() -> None:
     assert Staircase.from_widths([]) == Staircase((), ())
 
 
-def test_no_row_is_cut() -> None:
+def test_every_step_is_as_wide_as_its_widest_row() -> None:
     torch.manual_seed(3)
     widths = torch.randint(0, 40, (3000,)).sort(descending=True).values.tolist()
     stairs = Staircase.from_widths(widths)

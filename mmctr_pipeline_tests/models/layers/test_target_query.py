@@ -1,4 +1,4 @@
-"""The target-query encoder against torch's attention on padded histories."""
+"""The target-query encoder equals torch's attention on each row alone."""
 
 import pytest
 import torch
@@ -16,17 +16,17 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     N_ROWS,
     SPARE,
     assert_same,
-    offsets_of,
     padded,
     random_keep,
     random_values,
     result_and_gradients,
+    row_offsets,
 )
 
-OFFSETS = offsets_of(LENGTHS)
+OFFSETS = row_offsets(LENGTHS)
 
 
-def an_encoder(
+def make_encoder(
     max_history: int = max(LENGTHS), dropout: float = 0.0, n_heads: int = 2
 ) -> TargetQueryEncoder:
     config = TargetCrossAttentionConfig(
@@ -74,7 +74,7 @@ def plain(
 @pytest.mark.parametrize("newest", [100, 7, 4, 2])
 def test_the_encoder_equals_the_plain_form_of_each_row(newest: int, spare: int) -> None:
     torch.manual_seed(0)
-    encoder, target_BD, history_TD = an_encoder(newest), random_targets(), random_values(spare)
+    encoder, target_BD, history_TD = make_encoder(newest), random_targets(), random_values(spare)
     leaves = [target_BD, history_TD, *encoder.parameters()]
     ours = result_and_gradients(lambda: encoder(target_BD, history_TD, OFFSETS), leaves)
     theirs = result_and_gradients(lambda: plain(encoder, target_BD, history_TD, newest), leaves)
@@ -91,16 +91,16 @@ def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     theirs.load_state_dict(ours.state_dict())
     query_BD, history_TD = random_targets(), random_values(0)
     mask_BL = padded(random_keep(0))
-    some_B = mask_BL.any(1)
-    assert not some_B.all()
+    is_filled_B = mask_BL.any(1)
+    assert not is_filled_B.all()
 
     def plain() -> torch.Tensor:
         # For a row without positions torch gives NaN, and ours the output bias.
-        history_BLD = padded(history_TD)[some_B]
-        query_B1D, masked_BL = query_BD[some_B].unsqueeze(1), ~mask_BL[some_B]
+        history_BLD = padded(history_TD)[is_filled_B]
+        query_B1D, masked_BL = query_BD[is_filled_B].unsqueeze(1), ~mask_BL[is_filled_B]
         attended, _ = theirs(query_B1D, history_BLD, history_BLD, key_padding_mask=masked_BL)
         result_BD = theirs.out_proj.bias.repeat(N_ROWS, 1)
-        return result_BD.index_copy(0, some_B.nonzero()[:, 0], attended.squeeze(1))
+        return result_BD.index_copy(0, is_filled_B.nonzero()[:, 0], attended.squeeze(1))
 
     inputs = [query_BD, history_TD]
     assert_same(
@@ -123,7 +123,7 @@ def test_the_attention_is_initialised_as_torchs_own() -> None:
 
 def test_dropout_applies_in_training_only() -> None:
     torch.manual_seed(2)
-    encoder, target_BD, history_TD = an_encoder(dropout=0.5), random_targets(), random_values(0)
+    encoder, target_BD, history_TD = make_encoder(dropout=0.5), random_targets(), random_values(0)
     assert not torch.equal(*(encoder(target_BD, history_TD, OFFSETS) for _ in range(2)))
     encoder.eval()
     assert torch.equal(*(encoder(target_BD, history_TD, OFFSETS) for _ in range(2)))
@@ -157,7 +157,7 @@ def test_a_layer_drops_attention_hidden_units_and_feed_forward() -> None:
 
 def test_bfloat16_autocast_stays_near_float64() -> None:
     torch.manual_seed(4)
-    encoder, target_BD, history_TD = an_encoder(), random_targets(), random_values(0)
+    encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(0)
     expected_BD = encoder(target_BD, history_TD, OFFSETS)
     with torch.autocast("cpu", torch.bfloat16):
         found_BD = encoder.float()(target_BD.float(), history_TD.float(), OFFSETS)
@@ -168,7 +168,7 @@ def test_bfloat16_autocast_stays_near_float64() -> None:
 @torch.no_grad()
 def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> None:
     torch.manual_seed(4)
-    encoder = an_encoder().float()
+    encoder = make_encoder().float()
     target_BD, history_TD = random_targets().float(), random_values(0).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         found_BD = encoder(target_BD, history_TD, OFFSETS)
@@ -178,7 +178,7 @@ def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> No
 @pytest.mark.cuda
 def test_the_encoder_gives_the_same_on_cuda() -> None:
     torch.manual_seed(5)
-    encoder, target_BD, history_TD = an_encoder(), random_targets(), random_values(SPARE)
+    encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(SPARE)
     expected_BD = encoder(target_BD, history_TD, OFFSETS)
     found_BD = encoder.cuda()(target_BD.cuda(), history_TD.cuda(), OFFSETS.cuda())
     torch.testing.assert_close(found_BD.cpu(), expected_BD, atol=1e-9, rtol=0)
@@ -186,4 +186,4 @@ def test_the_encoder_gives_the_same_on_cuda() -> None:
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:
     with pytest.raises(ValueError, match="4 heads do not divide 6"):
-        an_encoder(n_heads=4)
+        make_encoder(n_heads=4)

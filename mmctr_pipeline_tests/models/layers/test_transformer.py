@@ -1,4 +1,4 @@
-"""The transformer without padding against torch's own with padding, in float64."""
+"""The transformer without padding equals torch's own with padding, in float64."""
 
 import pytest
 import torch
@@ -17,13 +17,13 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     N_REAL,
     SPARE,
     assert_same,
-    offsets_of,
     padded,
     random_values,
     result_and_gradients,
+    row_offsets,
 )
 
-OFFSETS = offsets_of(LENGTHS)
+OFFSETS = row_offsets(LENGTHS)
 N_LAYERS, HIDDEN = 2, 16
 FILLED_B = torch.tensor(LENGTHS) > 0
 MASK_BL = padded(torch.ones(N_REAL, dtype=torch.bool))
@@ -83,7 +83,7 @@ def test_an_inverted_mask_gives_another_result() -> None:
     theirs = torchs_own(ours)
     encoded_TD = ours(values_TD, OFFSETS, max(LENGTHS))
     assert torch.allclose(encoded_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
-    # The longest row has no padding; an inverted mask would hide all of it, and torch give NaN.
+    # An inverted mask would hide all of the longest row, which has no padding, and give NaN there.
     inverted_TD = plain(theirs, values_TD, MASK_BL & (torch.tensor(LENGTHS) < 100)[:, None])
     assert (encoded_TD - inverted_TD).abs().max() > 1e-2
 

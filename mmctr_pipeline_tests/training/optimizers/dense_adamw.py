@@ -1,4 +1,4 @@
-"""Dense AdamW in its plainest form, in float64."""
+"""A plain reference of dense AdamW in float64."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The optimisers of a module: recipe A's groups, the formulas, clipping over all gradients."""
+"""The optimisers of a module have recipe A's groups, follow their formulas, and clip together."""
 
 import copy
 from typing import Literal
@@ -163,10 +163,10 @@ def test_a_state_moves_to_other_optimisers_of_the_same_kind() -> None:
     other, other_optimizers = build("row_adamw")
     other.load_state_dict(module.state_dict())
     other_optimizers.load_state_dict(copy.deepcopy(optimizers.state_dict()))
-    for each, its_optimizers in ((module, optimizers), (other, other_optimizers)):
-        large_gradients(each, its_optimizers, [[1, 5, 3]])
+    for one, its_optimizers in ((module, optimizers), (other, other_optimizers)):
+        large_gradients(one, its_optimizers, [[1, 5, 3]])
         step(its_optimizers)
-        each.eval()
+        one.eval()
     for ours, theirs in zip(module.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -1,4 +1,4 @@
-"""Row-wise AdamW against dense AdamW in float64, with the same gradients."""
+"""Row-wise AdamW trains like dense AdamW in float64 with the same gradients."""
 
 import io
 import math
@@ -43,7 +43,7 @@ def train_step(
     optimizer.count_step()
 
 
-def up_to_date(table: EmbeddingTable) -> torch.Tensor:
+def current_weight(table: EmbeddingTable) -> torch.Tensor:
     return table.state_dict()["weight"]
 
 
@@ -63,7 +63,7 @@ def constant(step: int) -> float:
     return RATE
 
 
-def long_tail(
+def long_tail_errors(
     scale: float, decay: float, rate_at: Callable[[int], float]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the errors of row-wise and of lazy AdamW after 1,200 steps over 1,500 rows."""
@@ -85,7 +85,7 @@ def long_tail(
     touched = ids_SN.unique()
     assert len(touched) > 0.96 * n_rows
     return (
-        displacement_errors(up_to_date(table), dense, start, touched),
+        displacement_errors(current_weight(table), dense, start, touched),
         displacement_errors(lazy.weight, dense, start, touched),
     )
 
@@ -95,7 +95,7 @@ def long_tail(
     [
         (1.0, 0.0, cosine_restarts),
         (1.0, 3.0, cosine_restarts),
-        # With gradients this small, epsilon matters, in the second case more than all else.
+        # With gradients this small epsilon matters; in the second case it dominates.
         (1e-6, 0.0, constant),
         (1e-9, 0.0, constant),
     ],
@@ -103,10 +103,10 @@ def long_tail(
 def test_each_row_moves_as_far_as_under_dense_adamw(
     scale: float, decay: float, rate_at: Callable[[int], float]
 ) -> None:
-    ours, lazy = long_tail(scale, decay, rate_at)
+    ours, lazy = long_tail_errors(scale, decay, rate_at)
     assert ours.median() < BOUND
     assert ours.quantile(0.99) < 0.05
-    # The bound means something: skipping the rows that a batch does not touch is far from it.
+    # The bound is strict: lazy AdamW, which skips rows that a batch does not touch, is far from it.
     assert lazy.median() > 0.3
 
 
@@ -144,18 +144,22 @@ def test_two_groups_with_several_lookups_per_step() -> None:
     )
     dense = [DenseAdamW(table.weight) for table in (one, two, three)]
     for ids, gradients in small_steps(100):
-        more_ids, more_gradients = ids[:4].flip(0), gradients[2:] * 3
-        lookups = [(one, ids, gradients), (two, ids, -gradients), (two, more_ids, more_gradients)]
+        second_ids, second_gradients = ids[:4].flip(0), gradients[2:] * 3
+        lookups = [
+            (one, ids, gradients),
+            (two, ids, -gradients),
+            (two, second_ids, second_gradients),
+        ]
         if ids[0] == 1:  # not every step looks up every table
             lookups.append((three, ids, gradients))
         train_step(optimizer, *lookups)
         dense[0].step(ids, gradients, 0.01)
         dense[1].step(
-            torch.cat([ids, more_ids]), torch.cat([-gradients, more_gradients]), 0.002, 2.0
+            torch.cat([ids, second_ids]), torch.cat([-gradients, second_gradients]), 0.002, 2.0
         )
         dense[2].step(ids, gradients * float(ids[0] == 1), 0.002, 2.0)
     for table, expected in zip((one, two, three), dense, strict=True):
-        assert (up_to_date(table) - expected.weight).abs().max() < 2e-6
+        assert (current_weight(table) - expected.weight).abs().max() < 2e-6
 
 
 def test_padding_stays_zero_whatever_its_gradient() -> None:
@@ -164,7 +168,7 @@ def test_padding_stays_zero_whatever_its_gradient() -> None:
     for _ in range(3):
         train_step(optimizer, (table, torch.tensor([0, 3, 0, 99]), torch.ones(4, DIM)))
     assert bool((table(torch.tensor([0, 99])) == 0).all())
-    assert bool((up_to_date(table)[0] == 0).all())
+    assert bool((current_weight(table)[0] == 0).all())
 
 
 def test_a_row_that_no_batch_touched_decays_as_under_dense_adamw() -> None:
@@ -176,7 +180,7 @@ def test_a_row_that_no_batch_touched_decays_as_under_dense_adamw() -> None:
         ids, gradients = torch.tensor([1, 2]), torch.ones(2, DIM)
         train_step(optimizer, (table, ids, gradients))
         dense.step(ids, gradients, rate, 1.5)
-    weight = up_to_date(table)
+    weight = current_weight(table)
     assert torch.allclose(weight[3:].double(), dense.weight[3:], rtol=1e-6, atol=0)
     assert bool((weight[3:] / start[3:] < 0.97).all())
 
@@ -197,12 +201,12 @@ def test_tables_are_up_to_date_when_read(read: Callable[[nn.Module, RowAdamW], o
     optimizer = RowAdamW([{"tables": tables, "lr": 0.01, "weight_decay": 0.5}])
     for ids, gradients in small_steps(30):
         train_step(optimizer, *((table, ids, gradients) for table in tables))
-        for each in dense:
-            each.step(ids, gradients, 0.01, 0.5)
+        for reference in dense:
+            reference.step(ids, gradients, 0.01, 0.5)
     assert (tables[0].weight - dense[0].weight).abs().max() > 1e-4
     read(model, optimizer)
-    for table, each in zip(tables, dense, strict=True):
-        assert (table.weight - each.weight).abs().max() < 1e-6
+    for table, reference in zip(tables, dense, strict=True):
+        assert (table.weight - reference.weight).abs().max() < 1e-6
 
 
 def weights_and_moments(
@@ -214,10 +218,10 @@ def weights_and_moments(
         train_step(optimizer, (table, ids, gradients))
         if step in flush_after:
             optimizer.flush()
-    return up_to_date(table), optimizer.state_dict()["moments"][0]
+    return current_weight(table), optimizer.state_dict()["moments"][0]
 
 
-def test_flushing_changes_nothing_but_rounding() -> None:
+def test_flushing_changes_only_rounding() -> None:
     weight, (m, v) = weights_and_moments(())
     flushed_weight, (flushed_m, flushed_v) = weights_and_moments((0, 7, 8, 91, 140))
     assert (weight - flushed_weight).abs().max() < 1e-6
@@ -225,7 +229,7 @@ def test_flushing_changes_nothing_but_rounding() -> None:
     assert torch.allclose(v, flushed_v, rtol=1e-4, atol=1e-12)
 
 
-def test_a_flush_happens_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flush_happens_after_a_fixed_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     n_steps = 512
     monkeypatch.setattr(row_adamw, "_STEPS_BETWEEN_FLUSHES", n_steps)
     table = random_table(4)
@@ -242,7 +246,7 @@ def test_a_flush_happens_after_so_many_steps(monkeypatch: pytest.MonkeyPatch) ->
         if step in (n_steps - 1, n_steps):
             is_up_to_date = bool((table.weight - dense.weight).abs().max() < 1e-5)
             assert is_up_to_date == (step == n_steps)
-    assert (up_to_date(table) - dense.weight).abs().max() < 1e-5
+    assert (current_weight(table) - dense.weight).abs().max() < 1e-5
 
 
 def test_a_saved_state_continues_bit_by_bit() -> None:
@@ -263,7 +267,7 @@ def test_a_saved_state_continues_bit_by_bit() -> None:
     for ids, gradients in steps[70:]:
         train_step(optimizer, (table, ids, gradients))
         train_step(other, (other_table, ids, gradients))
-    assert torch.equal(up_to_date(table), up_to_date(other_table))
+    assert torch.equal(current_weight(table), current_weight(other_table))
 
 
 def test_released_tables_train_as_plain_ones() -> None:

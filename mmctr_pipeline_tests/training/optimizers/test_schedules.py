@@ -1,4 +1,4 @@
-"""Learning rates of every epoch against the formulas."""
+"""The learning rates of every epoch follow the formulas."""
 
 import copy
 import math
@@ -77,7 +77,7 @@ def test_cosine_waits_for_the_end_of_an_epoch() -> None:
 
 @pytest.mark.parametrize("larger_is_better", [True, False])
 @pytest.mark.parametrize("epoch_ended", [True, False])
-def test_a_plateau_lowers_the_rates_to_the_least_one(
+def test_a_plateau_lowers_the_rates_down_to_the_minimum(
     larger_is_better: bool, epoch_ended: bool
 ) -> None:
     optimizers = build(
