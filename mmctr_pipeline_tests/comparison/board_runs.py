@@ -1,6 +1,7 @@
-"""A comparison of two quick rows on a small dataset, as a process of its own to be killed.
+"""A comparison of two quick rows on a small dataset.
 
-`python -m mmctr_pipeline_tests.comparison.board_runs STORAGE` runs it.
+`python -m mmctr_pipeline_tests.comparison.board_runs STORAGE` runs it in a process that a test can
+kill.
 """
 
 import dataclasses

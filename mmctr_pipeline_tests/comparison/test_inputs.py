@@ -1,4 +1,4 @@
-"""Training inputs: written, read back, told apart."""
+"""Training inputs survive writing and reading, and different inputs have different keys."""
 
 import dataclasses
 from pathlib import Path
@@ -12,7 +12,7 @@ from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline_tests.comparison.board_runs import small_inputs
 
 
-def test_they_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_inputs_survive_writing_and_reading(tmp_path: Path) -> None:
     inputs = small_inputs()
     folder = inputs.write(tmp_path)
     assert folder == tmp_path / inputs.key
@@ -24,13 +24,13 @@ def test_they_are_read_as_they_were_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(table.vectors, other.vectors)
         assert table.identity == other.identity
     files = [folder / "dataset" / "train.parquet", folder / "table_fused.parquet"]
-    written = [file.stat().st_mtime_ns for file in files]
+    times = [file.stat().st_mtime_ns for file in files]
     assert inputs.write(tmp_path) == folder
-    assert [file.stat().st_mtime_ns for file in files] == written
+    assert [file.stat().st_mtime_ns for file in files] == times, "written a second time"
 
-    # Other vectors share the dataset on disk.
-    fused = dataclasses.replace(inputs.vectors, text=None)
-    other_folder = TrainingInputs(inputs.dataset, fused).write(tmp_path)
+    # Inputs with other vectors share the dataset on disk.
+    without_text = dataclasses.replace(inputs.vectors, text=None)
+    other_folder = TrainingInputs(inputs.dataset, without_text).write(tmp_path)
     assert other_folder != folder
     assert (other_folder / "dataset").resolve() == (folder / "dataset").resolve()
     assert TrainingInputs.read(other_folder).vectors.text is None

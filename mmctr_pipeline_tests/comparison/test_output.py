@@ -1,4 +1,4 @@
-"""The best possible AUC, by which a table on a sample dataset is judged."""
+"""The best possible AUC on a sample dataset follows from its true probabilities."""
 
 import json
 from pathlib import Path
@@ -17,14 +17,11 @@ def test_the_best_possible_auc_is_that_of_the_true_probabilities(
     truth = pq.read_table(SamplePaths(small_sample).truth).to_pylist()
     valid = [row for row in truth if row["split"] == "valid"]
     whole = json.loads(SamplePaths(small_sample).summary.read_text())["best_possible_auc"]
-    every = np.ones(len(valid), bool)
-    assert best_possible_auc(small_sample, every) == pytest.approx(whole)
+    all_rows = np.ones(len(valid), bool)
+    assert best_possible_auc(small_sample, all_rows) == pytest.approx(whole)
     mask = np.arange(len(valid)) % 3 == 0
-    ahead = [
-        (a["probability"] > b["probability"]) + 0.5 * (a["probability"] == b["probability"])
-        for a in valid[::3]
-        for b in valid[::3]
-        if a["label"] == 1 and b["label"] == 0
-    ]
-    assert best_possible_auc(small_sample, mask) == pytest.approx(np.mean(ahead))
+    clicked = [row["probability"] for row in valid[::3] if row["label"] == 1]
+    others = [row["probability"] for row in valid[::3] if row["label"] == 0]
+    wins = [(a > b) + 0.5 * (a == b) for a in clicked for b in others]
+    assert best_possible_auc(small_sample, mask) == pytest.approx(np.mean(wins))
     assert best_possible_auc(tmp_path, mask) is None

@@ -1,4 +1,4 @@
-"""A comparison's row: its process ends when its parent does, and damaged results are not reused."""
+"""A row's process ends when its parent does, and damaged results are not reused."""
 
 import dataclasses
 import subprocess
@@ -19,7 +19,7 @@ def test_the_process_of_a_row_ends_with_its_parent_even_while_it_waits_for_the_l
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-m", "mmctr_pipeline.comparison.row", str(tmp_path)]
-    # As if another process worked on the row: without its parent the process would wait forever.
+    # The lock is held as if by another process: without its parent the row would wait forever.
     with locked(tmp_path / ".lock"):
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert process.stdin is not None
