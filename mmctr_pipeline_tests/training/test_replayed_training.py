@@ -7,6 +7,7 @@ import torch
 
 from mmctr_pipeline.comparison.entries import Entry
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.layers import dropout
 from mmctr_pipeline.models.layers.embedding import padded_distinct_rows
@@ -15,7 +16,7 @@ from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.cuda_graph import GraphedStep
-from mmctr_pipeline.training.losses import ctr_loss
+from mmctr_pipeline.training.losses import ctr_loss, redrawn_logits
 from mmctr_pipeline.training.optimizers import row_adamw
 from mmctr_pipeline.training.optimizers.build import Optimizers
 from mmctr_pipeline.training.optimizers.schedules import build_scheduler
@@ -57,9 +58,12 @@ def weights_after_two_epochs(
     optimizers = Optimizers(model, model.parameter_groups(), config)
     for group in (group for member in optimizers.members for group in member.param_groups):
         group["lr"] = torch.tensor(group["lr"])
-    plain_step = TrainStep(
-        model, lambda model, batch: ctr_loss(model, batch, config), optimizers, config, CPU, None
-    )
+    redrawn_I = redrawn_logits(dataset.train, config.redrawn_share, len(items.present_I))
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return ctr_loss(model, batch, config, redrawn_I)
+
+    plain_step = TrainStep(model, loss, optimizers, config, CPU, None)
     if left_out:
         tensors = plain_step.tensors
         plain_step.tensors = lambda: {  # type: ignore[method-assign]
