@@ -7,11 +7,13 @@ so changing them needs no new training.
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmctr_pipeline.baselines import NAMES, BaselineDifference
 from mmctr_pipeline.data.known import MICROLENS_1M_X1
-from mmctr_pipeline.registry.model_file import ModelFile
+
+if TYPE_CHECKING:  # imports torch, which checks of other assets do without
+    from mmctr_pipeline.registry.model_file import ModelFile
 
 PUBLISHED_FLOORS = {MICROLENS_1M_X1: 0.85}
 """Floors of known data sets unless a preset sets another one; recipe A reports 0.9251 on this."""
@@ -33,7 +35,7 @@ class AucVerdict:
 
 
 def judge_auc(
-    model_file: ModelFile, auc_floor: float | None = None, beat_baselines: bool = True
+    model_file: "ModelFile", auc_floor: float | None = None, beat_baselines: bool = True
 ) -> AucVerdict:
     """Judge the validation AUC that a model file records.
 
@@ -74,7 +76,7 @@ def judge_auc(
     return AucVerdict(passed, ". ".join(sentences), numbers)
 
 
-def recorded_baselines(model_file: ModelFile) -> dict[str, BaselineDifference]:
+def recorded_baselines(model_file: "ModelFile") -> dict[str, BaselineDifference]:
     """Return the differences from the baselines, the best baseline first; NaN where unreadable."""
     names = [field.name for field in dataclasses.fields(BaselineDifference)]
     found = {
@@ -84,7 +86,7 @@ def recorded_baselines(model_file: ModelFile) -> dict[str, BaselineDifference]:
     return dict(sorted(found.items(), key=lambda pair: -pair[1].auc))
 
 
-def _against_baselines(model_file: ModelFile) -> AucVerdict:
+def _against_baselines(model_file: "ModelFile") -> AucVerdict:
     baselines = recorded_baselines(model_file)
     absent = [
         f"{NAMES.get(key, key)} is undefined: {why}"
@@ -114,7 +116,7 @@ def _against_baselines(model_file: ModelFile) -> AucVerdict:
     return AucVerdict(passed, "; ".join([finding, *absent]), shown)
 
 
-def _against_floor(model_file: ModelFile, auc_floor: float | None) -> AucVerdict:
+def _against_floor(model_file: "ModelFile", auc_floor: float | None) -> AucVerdict:
     reason = "checks.auc_floor"
     if auc_floor is None:
         auc_floor = PUBLISHED_FLOORS[model_file.data_name]

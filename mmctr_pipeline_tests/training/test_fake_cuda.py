@@ -19,7 +19,7 @@ from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.averaging import WeightAverage
 from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.losses import ctr_loss
+from mmctr_pipeline.training.losses import ctr_loss, redrawn_logits
 from mmctr_pipeline.training.optimizers.build import Optimizers
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline.training.step import LossMeter, TrainStep
@@ -59,16 +59,18 @@ def source_on_device(config: ModelConfig) -> BatchSource:
 def train_and_score(
     config: ModelConfig,
     training: TrainingConfig,
-    loss: Callable[[nn.Module, Batch, TrainingConfig], torch.Tensor] = ctr_loss,
+    loss: Callable[..., torch.Tensor] = ctr_loss,
     n_steps: int = 1,
 ) -> None:
     """Do what the training loop does up to a validation; fail where the host waits."""
     with FakeCuda() as cuda:
         model, source = model_on_device(config).train(), source_on_device(config)
         optimizers = Optimizers(model, model.parameter_groups(), training)
+        n_items = 1 + int(DATASET.items.item_id.max())
+        redrawn_I = redrawn_logits(DATASET.train, training.redrawn_share, n_items).to(DEVICE)
         step = TrainStep(
             model,
-            lambda model, batch: loss(model, batch, training),
+            lambda model, batch: loss(model, batch, training, redrawn_I),
             optimizers,
             training,
             DEVICE,
@@ -99,6 +101,8 @@ def train_and_score(
 def test_fake_cuda_trains_and_scores_every_preset(entry: Entry) -> None:
     model, training = entry.preset.model, entry.preset.training
     training = dataclasses.replace(training, precision="bfloat16", batch_size=BATCH_SIZE)
+    if training.in_batch_negatives == "auto":
+        training = dataclasses.replace(training, in_batch_negatives=1.0)
     train_and_score(narrow(model), training)
 
 
@@ -168,7 +172,9 @@ MISTAKES: dict[str, tuple[Callable[[torch.Tensor], Any], type[Exception]]] = {
 def test_fake_cuda_finds_planted_waits_and_mismatches(mistake: str) -> None:
     planted, error = MISTAKES[mistake]
 
-    def loss(model: nn.Module, batch: Batch, config: TrainingConfig) -> torch.Tensor:
+    def loss(
+        model: nn.Module, batch: Batch, config: TrainingConfig, _: torch.Tensor
+    ) -> torch.Tensor:
         result = planted(model(batch).float())
         return ctr_loss(model, batch, config) + (result.sum() if torch.is_tensor(result) else 0)
 
