@@ -65,13 +65,14 @@ def build_pair(comparison: Comparison, config: ModelConfig) -> Pair:
                 buffer.normal_(0, 0.2)
             elif name.endswith("running_var"):
                 buffer.uniform_(0.5, 1.5)
+    ours.eval()  # gives untrained rows the mean of the trained ones
     plain = comparison.plain_form(config, ours, items)
     take_weights(plain, ours)
 
     source = BatchSource(dataset.valid, dataset.histories, items, CPU, WIDTH)
     padded = PaddedRows(dataset.valid, dataset.histories, WIDTH)
     return Pair(
-        ours.eval(),
+        ours,
         plain.eval(),
         next(iter(source.in_order(N_ROWS))),
         next(iter(padded_batches(padded, N_ROWS, CPU, shuffle=False))),
