@@ -8,7 +8,7 @@ from pathlib import Path
 from mmctr_pipeline import advice
 
 PACKAGE = Path(__file__).parents[1] / "mmctr_pipeline"
-WITHOUT_ADVICE = {"MetricError", "UnreadableImageError"}
+WITHOUT_ADVICE = {"CalibrationError", "MetricError", "UnreadableImageError"}
 """Errors that the package handles itself, or that only a bug can raise."""
 
 

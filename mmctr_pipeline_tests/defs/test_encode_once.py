@@ -105,6 +105,6 @@ def test_attention_is_chosen_by_config_stored_and_reused(
     )
     # Back to the first method: its transform is still stored and gives the same vectors.
     back = _run(data, storage)
-    assert back["fused_pca"]["method"] == "pca"
+    assert back["fused_pca"]["method"] == "pca_each"
     assert back["fused_pca"]["transform used again"] is True
     assert _read(storage)["fused_pca"].content_hash() == first.content_hash()

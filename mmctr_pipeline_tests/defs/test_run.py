@@ -132,7 +132,7 @@ def test_the_run_config_is_kept(finished_run: FinishedRun) -> None:
     assert model.resolved_config["training"]["batch_size"] == 256
     assert model.resolved_config["model"]["name"] == "improved_mmctr"
     assert model.resolved_config["text_embeddings"]["encoder"]["batch_tokens"] == 512
-    assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca"
+    assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca_each"
 
 
 def test_steps_checks_and_log_lines_of_the_core_are_printed_and_recorded(
