@@ -40,7 +40,7 @@ class BaselineScores:
 class BaselineDifference:
     """AUC of a baseline, and the model's AUC minus it on the same rows (DeLong's paired test).
 
-    `low` is the one-sided 95 % lower end of the difference.
+    `low` is the one-sided 95 % lower bound of the difference.
     """
 
     auc: float

@@ -14,13 +14,13 @@ _ACTIVE = re.compile(
     r"[\\`*~|$@]"  # code, emphasis, table cells, formulas, mail addresses
     r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, but not snake_case
     r"|!(?=\[)|\](?=[(\[:])"  # images, links and their targets
-    r"|(?<=:)/(?=/)|(?<=\bwww)\."  # bare addresses
-    r"|^#|^[+\-](?=\s)|^[=\-:](?=[=\-:]*$)|^\d+[.)](?=\s|$)"  # headings, lists, lines
+    r"|(?<=:)/(?=/)|(?<=\bwww)\."  # bare URLs
+    r"|^#|^[+\-](?=\s)|^[=\-:](?=[=\-:]*$)|^\d+[.)](?=\s|$)"  # headings, lists, rules
 )
 
 
 def escaped(value: Any) -> str:
-    """Return text that Markdown shows as it is: in one line, no markup, no HTML."""
+    """Return text that Markdown shows as it is: on one line, no markup, no HTML."""
     text = " ".join(_HIDDEN.sub("", str(value)).split())
     return _ACTIVE.sub(
         lambda found: f"{found[0][:-1]}\\{found[0][-1]}", html.escape(text, quote=False)
@@ -28,7 +28,7 @@ def escaped(value: Any) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """Return a Markdown table. The caller has `escaped` the cells where needed.
+    """Return a Markdown table. Cells with text of others must be `escaped` already.
 
     `align` has an `l` or `r` for each column.
     """

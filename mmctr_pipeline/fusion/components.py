@@ -49,8 +49,8 @@ def separate_components(
     """Fit a PCA on each modality by itself; the components of text precede those of image.
 
     Each modality is scaled to a total variance of 1 over the items that have it, so that neither
-    dominates distances. `shared_out` divides `dim` between them. Everything else is as in
-    `joint_components`.
+    dominates distances. `components_per_modality` divides `dim` between them. Everything else is as
+    in `joint_components`.
     """
     moments = _moments(modalities)
     weights, components, variances = [], [], []
@@ -62,7 +62,7 @@ def separate_components(
         weights.append(weight)
         components.append(fitted)
         variances.append(variance)
-    numbers = shared_out(variances, dim)
+    numbers = components_per_modality(variances, dim)
     if not any(numbers):
         raise _all_equal(moments)
     pairs = list(zip(variances, numbers, strict=True))
@@ -81,7 +81,7 @@ def rotation(n: int, seed: int | Sequence[int]) -> np.ndarray:
     return (orthogonal * np.sign(np.diag(upper))).T
 
 
-def shared_out(shares: Sequence[np.ndarray], dim: int) -> list[int]:
+def components_per_modality(shares: Sequence[np.ndarray], dim: int) -> list[int]:
     """Return how many of its components each modality keeps: `dim` in total, or all of them.
 
     `shares` holds the share of the variance of each component, descending, by modality. Each next

@@ -26,15 +26,19 @@ class FeatureConfig(Settings):
     """Features of users, items and context; target and history items have the same ones.
 
     Item features are joined in the order id, tags, levels, vectors. `training.auto_settings`
-    replaces `auto`; a model that is built without that treats `auto` as `never`.
+    replaces `auto`; a model that is built without this step treats `auto` as `never`.
     """
 
     user: Literal["never", "rates", "always", "auto"] = setting(
-        "never", "click rate and activity of the user; always and auto: and an embedding"
+        "never",
+        "rates: the user's click rate and number of train rows; always: these and an embedding; "
+        "auto: always or never, as the data suggest",
     )
     user_id: bool = setting(False, "an embedding of the user")
     item_rates: Literal["never", "always", "auto"] = setting(
-        "never", "click rate and number of rows of the target"
+        "never",
+        "click rate and number of train rows of the target item; auto: always or never, as the "
+        "data suggest",
     )
     item_id: bool = setting(True, "an embedding of the item")
     item_tags: bool = setting(True, "the mean embedding of the item's tags")
@@ -53,16 +57,22 @@ class FeatureConfig(Settings):
     )
     max_history: int = setting(64, "number of newest history items that are read", ge=1, le=10_000)
     unknown_rate: float = setting(
-        0.0, "share of known ids that training reads as unknown; 0: unknown is the mean", **SHARE
+        0.0,
+        "share of known ids that are read as unknown in training, so that the embedding of unknown "
+        "ids is learned; 0: unknown ids get the mean of the trained embeddings",
+        **SHARE,
     )
     unknown_value_rate: float = setting(
-        0.0, "the same for tags and pairs of levels, and for all features of an item", **SHARE
+        0.0,
+        "share of tags, and of pairs of likes level and views level, that are read as unknown in "
+        "training; also the share of items whose features are all hidden",
+        **SHARE,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.item_rates == "always" and self.item_id:
-            problem = (
-                "is 'always'; beside item_id it would reveal labels of train rows: turn one off"
+            raise self.invalid(
+                "item_rates",
+                "is 'always'; together with item_id it reveals labels of train rows: turn one off",
             )
-            raise self.invalid("item_rates", problem)

@@ -85,7 +85,7 @@ def _baselines(model_file: ModelFile) -> list[str]:
         ]
         for key, baseline in recorded_baselines(model_file).items()
     ]
-    headers = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower end"]
+    headers = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower bound"]
     absent = model_file.absent_baselines.items()
     lines = [f"Undefined baseline: {NAMES.get(key, key)} ({_cell(why)})." for key, why in absent]
     return [table(headers, rows, "lrrr"), *lines] if rows else lines

@@ -1,4 +1,4 @@
-"""Replace settings that are `auto` by a choice that fits the data, and log it with its reason."""
+"""Replace settings that are `auto` with a choice that fits the data, and log it with its reason."""
 
 import dataclasses
 import logging
@@ -15,9 +15,10 @@ logger = logging.getLogger(__name__)
 def resolve_auto(
     dataset: CtrDataset, model: ModelConfig, training: TrainingConfig
 ) -> tuple[ModelConfig, TrainingConfig]:
-    """Return both settings without any `auto`; train needs labels of both classes.
+    """Return both settings without any `auto`.
 
-    Settings without `auto` are returned as they are, and the data are not looked at.
+    The train rows must then have labels of both classes. Settings without `auto` are returned as
+    they are, and the data are not read.
     """
     if training.in_batch_negatives != "auto" and not _has_auto(model):
         return model, training
@@ -41,8 +42,8 @@ def _has_auto(model: ModelConfig) -> bool:
 
 def _features(features: FeatureConfig, facts: DataFacts) -> FeatureConfig:
     if features.user == "auto":
-        # Drawn at a fixed number for each click, negatives give all users the same rate. The other
-        # folds' clicks would then reveal those of a row's own fold.
+        # If every click has the same number of sampled negatives, all users have the same click
+        # rate. A user's rate over the other folds then reveals the clicks of a row's own fold.
         is_drawn = facts.negatives == "draws"
         is_on = facts.users_return and not is_drawn
         features = dataclasses.replace(features, user="always" if is_on else "never")
@@ -57,4 +58,4 @@ def _features(features: FeatureConfig, facts: DataFacts) -> FeatureConfig:
 
 
 def _log(setting: str, value: str, reason: str) -> None:
-    logger.info(f"{setting}: auto is {value}, because {reason}")
+    logger.info(f"{setting}: auto chose {value}, because {reason}")

@@ -63,8 +63,8 @@ def claim_lzo(path: Path, column: str) -> None:
 def write_without_list_group(path: Path, table: pa.Table, column: str, **options: Any) -> Path:
     """Write a table whose list column is a repeated field without a group, as the format allows.
 
-    Pyarrow writes a required list of required values, which has the same pages; only the schema is
-    changed afterwards.
+    First pyarrow writes a required list of required values. Its pages are those of the repeated
+    field, so only the footer is changed.
     """
     value_type = table.schema.field(column).type.value_type
     lists = pa.list_(pa.field("element", value_type, nullable=False))

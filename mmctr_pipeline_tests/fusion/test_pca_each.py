@@ -8,7 +8,7 @@ import pytest
 
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.files.tensors import load_tensors, save_tensors
-from mmctr_pipeline.fusion.components import shared_out
+from mmctr_pipeline.fusion.components import components_per_modality
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.pca import PcaEachTransform, PcaTransform, fit_pca
 from mmctr_pipeline.fusion.transform import Transform
@@ -27,7 +27,9 @@ TEXT, IMAGE = table(1, TEXT_DIM), table(2, IMAGE_DIM, scale=50.0)
 EACH = FusionConfig(method="pca_each", dim=10)
 
 
-def kept(transform: Transform, text: VectorTable = TEXT, image: VectorTable = IMAGE) -> dict:
+def variance_kept(
+    transform: Transform, text: VectorTable = TEXT, image: VectorTable = IMAGE
+) -> dict:
     return transform.transform(text, image).provenance["explained_variance_of"]
 
 
@@ -55,12 +57,13 @@ def test_each_modality_is_reduced_by_its_own_pca() -> None:
         )
 
 
-def test_the_check_sees_the_modality_that_a_joint_pca_of_raw_vectors_drowns() -> None:
-    raw, each = (kept(fit_pca(TEXT, IMAGE, config)) for config in (FusionConfig(dim=10), EACH))
-    assert raw["image"] > 0.85
-    assert raw["text"] < 0.2
-    assert min(each.values()) > 0.7
-    assert abs(each["text"] - each["image"]) < 0.1
+def test_a_joint_pca_of_raw_vectors_keeps_little_of_the_smaller_modality() -> None:
+    joint = variance_kept(fit_pca(TEXT, IMAGE, FusionConfig(dim=10)))
+    separate = variance_kept(fit_pca(TEXT, IMAGE, EACH))
+    assert joint["image"] > 0.85
+    assert joint["text"] < 0.2
+    assert min(separate.values()) > 0.7
+    assert abs(separate["text"] - separate["image"]) < 0.1
 
 
 @pytest.mark.parametrize("method", ["pca", "pca_each"])
@@ -95,12 +98,12 @@ def test_standardised_vectors_equal_a_float64_svd() -> None:
 
 def test_the_modality_that_keeps_least_gets_the_next_component() -> None:
     steep, flat = np.array([0.7, 0.2, 0.1]), np.full(5, 0.2)
-    assert shared_out([steep, flat], 1) == [1, 0]
+    assert components_per_modality([steep, flat], 1) == [1, 0]
     # 0.7 of one, then 0.8 of the other.
-    assert shared_out([steep, flat], 5) == [1, 4]
-    assert shared_out([steep, flat], 6) == [2, 4]
-    assert shared_out([steep, flat], 100) == [3, 5]
-    assert shared_out([flat], 4) == [4]
+    assert components_per_modality([steep, flat], 5) == [1, 4]
+    assert components_per_modality([steep, flat], 6) == [2, 4]
+    assert components_per_modality([steep, flat], 100) == [3, 5]
+    assert components_per_modality([flat], 4) == [4]
 
 
 @pytest.mark.parametrize("config", [EACH, FusionConfig(dim=10)], ids=["pca_each", "pca"])
@@ -108,7 +111,7 @@ def test_a_rotation_keeps_distances_and_evens_out_the_variances(config: FusionCo
     plain = fit_pca(TEXT, IMAGE, config)
     turned = fit_pca(TEXT, IMAGE, dataclasses.replace(config, rotate=True))
     assert turned.identity != plain.identity
-    assert kept(turned) == pytest.approx(kept(plain))
+    assert variance_kept(turned) == pytest.approx(variance_kept(plain))
     np.testing.assert_array_equal(turned.explained_variance_ratio, plain.explained_variance_ratio)
     before, after = (t.transform(TEXT, IMAGE).vectors[1:] for t in (plain, turned))
     np.testing.assert_allclose(distances(after), distances(before), rtol=1e-4, atol=1e-4)
@@ -116,14 +119,14 @@ def test_a_rotation_keeps_distances_and_evens_out_the_variances(config: FusionCo
     assert uneven_after < uneven_before / 1.5
 
 
-def test_an_item_without_a_cover_has_zeros_in_its_place() -> None:
+def test_an_item_without_a_cover_has_zero_image_components() -> None:
     image = table(2, IMAGE_DIM, tuple(range(100)), scale=50.0)
     transform = fit_pca(TEXT, image, EACH)
     fused = transform.transform(TEXT, image).vectors[1:]
     n_text = int(transform.components[:, :TEXT_DIM].any(axis=1).sum())
     assert not fused[:100, n_text:].any()
     assert fused[100:, n_text:].any(axis=1).all()
-    # Those that have one are scaled as if they were alone.
+    # Items with a cover get the scale that they would have without the others.
     own = VectorTable(TEXT.item_id[100:], image.vectors[100:], image.present[100:], image.identity)
     text = VectorTable(TEXT.item_id[100:], TEXT.vectors[100:], TEXT.present[100:], TEXT.identity)
     alone = fit_pca(text, own, EACH).transform(text, own).vectors[1:]
@@ -138,7 +141,7 @@ def test_titles_alone_get_all_dimensions(kind: str) -> None:
     assert (transform.dim, transform.text_dim, transform.image_dim) == (10, TEXT_DIM, 0)
     joint = fit_pca(TEXT, masked(), dataclasses.replace(config, method="pca"))
     np.testing.assert_allclose(transform.components, joint.components, atol=1e-9)
-    assert list(kept(transform, image=masked())) == ["text"]
+    assert list(variance_kept(transform, image=masked())) == ["text"]
 
 
 def test_the_data_limit_the_number_of_components() -> None:
@@ -146,23 +149,23 @@ def test_the_data_limit_the_number_of_components() -> None:
     low_rank = dataclasses.replace(
         IMAGE, vectors=IMAGE.vectors[:, :3] @ np.ones((3, IMAGE_DIM), np.float32).cumsum(axis=1)
     )
-    whole = dataclasses.replace(EACH, dim=128)
-    assert fit_pca(TEXT, IMAGE, whole).dim == TEXT_DIM + IMAGE_DIM
-    assert fit_pca(TEXT, low_rank, whole).dim == TEXT_DIM + 1
+    as_many_as_possible = dataclasses.replace(EACH, dim=128)
+    assert fit_pca(TEXT, IMAGE, as_many_as_possible).dim == TEXT_DIM + IMAGE_DIM
+    assert fit_pca(TEXT, low_rank, as_many_as_possible).dim == TEXT_DIM + 1
     for kind in ("raw", "standardised"):
-        config = dataclasses.replace(whole, input=kind, rotate=True)
+        config = dataclasses.replace(as_many_as_possible, input=kind, rotate=True)
         transform = fit_pca(constant, IMAGE, config)
         assert transform.dim == IMAGE_DIM
-        assert kept(transform, constant) == {"image": pytest.approx(1)}
-        # Titles differ later, when the transform is used again.
+        assert variance_kept(transform, constant) == {"image": pytest.approx(1)}
+        # Titles were constant when the transform was fitted, but vary here.
         assert np.isfinite(transform.transform(TEXT, IMAGE).vectors).all()
     with pytest.raises(ValueError, match="all 300 vectors are equal"):
-        fit_pca(constant, masked(), whole)
+        fit_pca(constant, masked(), as_many_as_possible)
     single = table(2, IMAGE_DIM, tuple(range(1, N_ITEMS)))
-    assert fit_pca(TEXT, single, whole).dim == TEXT_DIM
+    assert fit_pca(TEXT, single, as_many_as_possible).dim == TEXT_DIM
     first = [VectorTable(t.item_id[:1], t.vectors[:1], t.present[:1], "x") for t in (TEXT, IMAGE)]
     with pytest.raises(ValueError, match="at least two items"):
-        fit_pca(*first, whole)
+        fit_pca(*first, as_many_as_possible)
 
 
 @pytest.mark.parametrize("dim", [1, 7])
@@ -185,7 +188,7 @@ def test_a_saved_transform_is_unchanged(tmp_path: Path, method: str, dim: int) -
         type(transform).load(path)
 
 
-def test_raw_transforms_are_written_as_before_there_were_weights(tmp_path: Path) -> None:
+def test_raw_transforms_keep_the_format_without_weights(tmp_path: Path) -> None:
     transform = fit_pca(TEXT, IMAGE, FusionConfig(dim=7))
     transform.save(tmp_path / "pca.pt")
     assert list(load_tensors(tmp_path / "pca.pt")) == [

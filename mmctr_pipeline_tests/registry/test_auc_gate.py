@@ -24,10 +24,10 @@ def test_a_model_passes_if_it_is_surely_better_than_the_best_baseline() -> None:
     assert verdict.passed
     assert verdict.explanation == (
         "valid AUC 0.8123 is above the best trivial baseline (click rates 0.7800): difference "
-        "+0.0323, one-sided 95 % lower end +0.0200; title cosine is undefined: no titles"
+        "+0.0323, one-sided 95 % lower bound +0.0200; title cosine is undefined: no titles"
     )
     assert verdict.numbers["best baseline"] == "click rates"
-    assert verdict.numbers["lower end of the difference"] == 0.02
+    assert verdict.numbers["lower bound of the difference"] == 0.02
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_draws_have_a_constant_ratio(caplog: pytest.LogCaptureFixture) -> None:
     assert training.in_batch_negatives == 1.0
     assert (model.features.user, model.features.item_rates) == ("never", "never")
     assert (
-        "training.in_batch_negatives: auto is 1, because 100% of the users or histories have "
+        "training.in_batch_negatives: auto chose 1, because 100% of the users or histories have "
         "exactly 2 rows without a click for each click" in caplog.messages
     )
 
@@ -79,7 +79,7 @@ def test_users_who_return_get_features(
     assert training.in_batch_negatives == 0.0
     assert (model.features.user, model.features.item_rates) == ("always", "always")
     assert (
-        "model.features.user: auto is always, because 100.0% of the valid rows have a user who "
+        "model.features.user: auto chose always, because 100.0% of the valid rows have a user who "
         "occurs in train" in caplog.messages
     )
 

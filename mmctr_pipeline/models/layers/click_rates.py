@@ -1,9 +1,9 @@
-"""Click rates of users or items as features; train rows read rates without their own fold.
+"""Click rates of users or items as features; train rows get rates over the other folds.
 
 Leaving out only the row itself would reveal its label: the rate is lower if the row was clicked.
-Without its whole fold, the rate still shows the mean label of the fold to a model that knows the
-rate over all rows, and an id embedding learns that rate. So beside its rate, an id has a separate
-embedding for each fold (`FoldTable`).
+Even a rate over the other folds leaks: an id embedding learns the rate over all rows, and the two
+together reveal the mean label of the row's own fold. So an id with a rate gets one embedding per
+fold (`FoldTable`).
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ class ClickRates(nn.Module):
     mean: torch.Tensor
 
     def __init__(self, n_ids: int, smoothing: float) -> None:
-        """Build for ids below `n_ids`; `smoothing` rows with the mean rate are added to each."""
+        """Build for ids below `n_ids`; each gets `smoothing` extra rows at the mean rate."""
         super().__init__()
         self._smoothing = smoothing
         self.register_buffer("n_rows_RF", torch.zeros(n_ids, N_FOLDS, dtype=torch.int32))
@@ -35,7 +35,10 @@ class ClickRates(nn.Module):
         self.register_buffer("mean", torch.tensor(0.5))
 
     def fit(self, ids: np.ndarray, label: np.ndarray | None, fold_N: np.ndarray) -> None:
-        """Count rows and clicks of `ids` `(N,)` by fold; raises as `ClickCounts.count`."""
+        """Count rows and clicks of `ids` `(N,)` by fold.
+
+        Raises the errors of `ClickCounts.count`.
+        """
         cell_N = ids.astype(np.int64) * N_FOLDS + fold_N
         counts = ClickCounts.count(cell_N, label, self.n_rows_RF.numel())
         self.n_rows_RF.copy_(torch.from_numpy(counts.n_rows_I).view_as(self.n_rows_RF))
@@ -43,7 +46,7 @@ class ClickRates(nn.Module):
         self.mean.fill_(counts.mean)
 
     def forward(self, ids_B: torch.Tensor, fold_B: torch.Tensor | None) -> torch.Tensor:
-        """Return `(B, 2) float32`: logit and log; rows of `fold_B`, if given, do not count."""
+        """Return logit and log, `(B, 2) float32`, without the folds `fold_B` if they are given."""
         n_rows_B = self._count(self.n_rows_RF, ids_B, fold_B)
         n_clicks_B = self._count(self.n_clicks_RF, ids_B, fold_B)
         mean, smoothing = self.mean, self._smoothing
@@ -83,25 +86,25 @@ class FoldTable(EmbeddingTable):
         self._n_ids = n_ids
 
     def read(
-        self, row_B: torch.Tensor, has_rows_BF: torch.Tensor, fold_B: torch.Tensor | None
+        self, id_B: torch.Tensor, has_rows_BF: torch.Tensor, fold_B: torch.Tensor | None
     ) -> torch.Tensor:
         """Return `(B, D)`.
 
         Parameters
         ----------
-        row_B
+        id_B
             Ids, and `n_ids` for unknown ones, `(B,) int64`.
         has_rows_BF
             In which folds each id has train rows, `(B, F) bool`.
         fold_B
             Folds of train rows; None in scoring.
         """
-        n_rows = self._n_ids + 1
+        ids_per_fold = self._n_ids + 1
         if fold_B is not None:
-            return self(row_B + n_rows * fold_B)
-        is_known_B = (row_B < self._n_ids) & has_rows_BF.any(1)
-        row_B = torch.where(is_known_B, row_B, self._n_ids)
-        counts_BF = (has_rows_BF | ~is_known_B.unsqueeze(1)).to(self.weight.dtype)
-        fold_F = torch.arange(N_FOLDS, device=row_B.device)
-        rows_BFD = self(row_B.unsqueeze(1) + n_rows * fold_F)
-        return (rows_BFD * counts_BF.unsqueeze(2)).sum(1) / counts_BF.sum(1, keepdim=True)
+            return self(id_B + ids_per_fold * fold_B)
+        is_known_B = (id_B < self._n_ids) & has_rows_BF.any(1)
+        id_B = torch.where(is_known_B, id_B, self._n_ids)
+        weight_BF = (has_rows_BF | ~is_known_B.unsqueeze(1)).to(self.weight.dtype)
+        fold_F = torch.arange(N_FOLDS, device=id_B.device)
+        rows_BFD = self(id_B.unsqueeze(1) + ids_per_fold * fold_F)
+        return (rows_BFD * weight_BF.unsqueeze(2)).sum(1) / weight_BF.sum(1, keepdim=True)
