@@ -67,7 +67,7 @@ def test_only_microlens_1m_x1_has_a_floor_of_its_own() -> None:
     model = dataclasses.replace(MODEL_FILE, data_name=MICROLENS_1M_X1)
     verdict = judge_auc(model)
     assert not verdict.passed
-    assert "is below the floor 0.8500 (of MicroLens_1M_x1" in verdict.explanation
+    assert "is below the floor 0.8500 (the default for MicroLens_1M_x1" in verdict.explanation
     assert judge_auc(model, auc_floor=0.7).passed
     assert judge_auc(dataclasses.replace(model, data_name="other")).passed
 
