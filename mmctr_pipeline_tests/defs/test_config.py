@@ -68,7 +68,7 @@ def test_models_are_a_union_discriminated_by_name() -> None:
     assert seen[1] == {"name": "other", "dim": 3}
     with pytest.raises(dg.DagsterInvalidConfigError):
         job.execute_in_process(
-            run_config={"ops": {"chosen": {"config": {"model": {"nameless": {}}}}}}
+            run_config={"ops": {"chosen": {"config": {"model": {"no_such_model": {}}}}}}
         )
 
 
@@ -78,7 +78,7 @@ def test_bounds_hold_for_each_number_of_a_list() -> None:
 
 
 @pytest.mark.parametrize("name", shipped_presets())
-def test_run_config_of_a_preset_is_accepted_by_every_asset(name: str) -> None:
+def test_run_config_spells_out_every_value_of_a_preset(name: str) -> None:
     preset = load_preset(name)
     ops = run_config(preset)["ops"]
     assert set(ops) == set(ASSET_SECTIONS)
@@ -102,7 +102,7 @@ def test_preset_gives_the_defaults() -> None:
         assert not hasattr(config.checks, "max_missing_images")
 
 
-def test_the_floor_is_no_part_of_the_training() -> None:
+def test_auc_floor_is_not_in_the_training_config() -> None:
     assert "checks" not in asset_config("trained_model")().resolved
 
 

@@ -122,7 +122,7 @@ def test_every_history_item_and_the_target_matter(name: str) -> None:
 
 
 TARGET_ITEMS, HISTORY_ITEMS = slice(1, 15), slice(15, 29)
-"""Item ids that occur in the train rows; those of targets and histories differ."""
+"""Item ids that occur in the train rows; target and history ids do not overlap."""
 
 COLUMNS = {"user": "user_id_B", "likes level": "likes_level_B", "views level": "views_level_B"}
 TABLES = {
@@ -148,7 +148,7 @@ FEATURES_READ = dict.fromkeys(SMALL_MODELS, EVERYTHING) | {
 
 @every_model
 @torch.no_grad()
-def test_exactly_the_features_that_a_model_reads_matter(name: str) -> None:
+def test_logits_depend_on_exactly_the_configured_features(name: str) -> None:
     torch.manual_seed(5)
     items = random_items()
     batch = dataclasses.replace(
@@ -168,7 +168,7 @@ def test_exactly_the_features_that_a_model_reads_matter(name: str) -> None:
 
 
 def change_feature(batch: Batch, role: str, feature: str) -> Batch:
-    """Return the batch with other values of one feature of its rows, targets or history items."""
+    """Return the batch with one feature of its rows, targets or history items changed."""
     if role == "row":
         values_B = getattr(batch, COLUMNS[feature])
         return dataclasses.replace(batch, **{COLUMNS[feature]: values_B % 10 + 1})
@@ -186,7 +186,7 @@ def change_feature(batch: Batch, role: str, feature: str) -> Batch:
 
 
 def renumber_items(batch: Batch, item_ids: slice) -> Batch:
-    """Return the batch with some items renumber_items; their features stay the same."""
+    """Return the batch with new ids for some items, whose features stay the same."""
     items = batch.items
     new_I = torch.arange(len(items.present_I))
     new_I[item_ids] = new_I[item_ids].roll(-1)

@@ -1,4 +1,4 @@
-"""Resizing and normalising equal open_clip's."""
+"""Images are resized and normalised as by open_clip, after conversion to RGB or grey."""
 
 import itertools
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_spec_of_a_loaded_model_equals_its_preprocessing() -> None:
     assert torch.equal(prepared(image, spec), preprocess(image))
 
 
-def test_side_that_would_vanish_keeps_one_row() -> None:
+def test_a_side_that_rounds_to_zero_becomes_one_pixel() -> None:
     spec = PixelSpec.from_open_clip(RN50 | {"resize_mode": "longest"})
     assert spec.resized(5_000, 1) == (224, 1)
     assert spec.resized(1, 5_000) == (1, 224)
@@ -107,12 +107,12 @@ def test_pixels_of_another_shape_or_dtype_are_rejected(bad: torch.Tensor) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'; known: bicubic, bil"),
-        ({"resize_mode": "crop"}, "unknown resize_mode 'crop'; known: shortest, longest, sq"),
+        ({"interpolation": "nearest"}, "unknown interpolation 'nearest'; known: bicubic, bilinear"),
+        ({"resize_mode": "crop"}, "unknown resize_mode 'crop'; known: shortest, longest, squash"),
         ({"size": (0, 9)}, "at least 1 x 1"),
     ],
 )
-def test_unknown_preprocessing_is_rejected(change: dict[str, Any], message: str) -> None:
+def test_invalid_preprocessing_is_rejected(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PixelSpec.from_open_clip(RN50 | change)
 
@@ -129,7 +129,7 @@ def test_ordinary_modes_are_returned_unchanged(mode: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["<u2", ">u2"])
-def test_sixteen_bits_are_scaled_and_not_clipped(order: str) -> None:
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(order: str) -> None:
     values = np.array([[0, 300, 30_000, 65_535]], dtype=order)
     image = Image.fromarray(values)
     assert image.mode.startswith("I;16")
@@ -151,9 +151,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(order: str) -> None:
         ([-7.0, -7.0, -7.0], [0, 0, 0]),
     ],
 )
-def test_floats_are_scaled_by_the_smallest_usual_maximum_that_fits(
-    values: list[float], expected: list[int]
-) -> None:
+def test_floats_are_scaled_to_their_likely_white(values: list[float], expected: list[int]) -> None:
     assert grey(as_colour(Image.fromarray(np.array([values], dtype=np.float32)))) == expected
 
 
@@ -181,14 +179,14 @@ def test_transparency_is_blended_over_white() -> None:
     assert as_colour(faded).getpixel((0, 0)) == (204, 204, 204)
 
 
-def test_transparent_palette_colour_is_blended_over_white() -> None:
+def test_a_colour_marked_as_transparent_becomes_white() -> None:
     image = Image.new("RGB", (2, 1), (10, 20, 30))
     image.putpixel((1, 0), (1, 2, 3))
     image.info["transparency"] = (10, 20, 30)
     assert np.asarray(as_colour(image))[0].tolist() == [[255, 255, 255], [1, 2, 3]]
 
 
-def test_palettes_and_two_levels_become_colour_and_grey() -> None:
+def test_a_palette_becomes_rgb_and_one_bit_becomes_grey() -> None:
     colours = Image.new("RGB", (2, 1), (255, 0, 0))
     colours.putpixel((1, 0), (0, 0, 255))
     palette = as_colour(colours.quantize(2))
