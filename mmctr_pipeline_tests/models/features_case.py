@@ -27,7 +27,7 @@ EVERYTHING = dataclasses.replace(
     **{
         field.name: True
         for field in dataclasses.fields(NOTHING)
-        # The choice of the vectors' layer is not a feature.
+        # This chooses the layer of the vectors; it is not itself a feature.
         if getattr(NOTHING, field.name) is False and field.name != "vector_projection"
     },
 )
@@ -35,7 +35,7 @@ UNKNOWN_ITEM, UNKNOWN_USER = SPEC.n_items, SPEC.n_users
 
 
 def fitted(config: FeatureConfig, items: ItemFeatures) -> FeatureEmbedding:
-    """Return features in evaluation mode, with no table row at zero except padding."""
+    """Return fitted features in evaluation mode, with random weights in all rows but the first."""
     features = FeatureEmbedding(config, SPEC)
     features.fit(items, *random_train_rows())
     with torch.no_grad():
@@ -58,9 +58,9 @@ def batch_of(items: ItemFeatures, targets: list[int], histories: list[list[int]]
     )
 
 
-def both(found: Features) -> torch.Tensor:
-    """Return the features of the targets, followed by those of the histories."""
-    return torch.cat([found.item_BD, found.history_TD])
+def all_item_features(output: Features) -> torch.Tensor:
+    """Return the features of the targets, followed by those of the history items."""
+    return torch.cat([output.item_BD, output.history_TD])
 
 
 def ids_of(batch: Batch) -> list[int]:

@@ -13,6 +13,7 @@ from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
 
 SPARE = 5
+"""Number of positions of `history_T` behind the last history."""
 
 
 def exact_model(config: ModelConfig) -> CtrModel:
@@ -46,15 +47,15 @@ def exact_batch(n_rows: int) -> Batch:
 
 def padded_features(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, ...]:
     """Return targets `(B, D)`, histories `(B, L, D)`, their mask `(B, L)`, contexts `(B, C)`."""
-    found = features(batch)
+    output = features(batch)
     lengths = batch.history_offsets.diff().tolist()
-    histories = found.history_TD[: sum(lengths)].split(lengths)
+    histories = output.history_TD[: sum(lengths)].split(lengths)
     longest = max(lengths)
     history_BLD = torch.stack(
         [functional.pad(history, (0, 0, 0, longest - len(history))) for history in histories]
     )
     mask_BL = torch.arange(longest) < torch.tensor(lengths)[:, None]
-    return found.item_BD, history_BLD, mask_BL, found.context_BC
+    return output.item_BD, history_BLD, mask_BL, output.context_BC
 
 
 def batch_norm(layer: torch.nn.BatchNorm1d, x_BD: torch.Tensor) -> torch.Tensor:

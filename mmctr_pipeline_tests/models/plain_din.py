@@ -1,4 +1,4 @@
-"""Plain references of item features and DIN, one item and one row at a time."""
+"""Plain reference implementations of item features and DIN, one item and one row at a time."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,16 +16,16 @@ from mmctr_pipeline_tests.models.zoo import random_train_rows
 def known_ids() -> tuple[set[int], set[int]]:
     """Return the items and the users of `random_train_rows`."""
     train, histories = random_train_rows()
-    read = {item for history in train.history for item in histories[history].tolist()}
-    return read | set(train.item_id.tolist()), set(train.user_id.tolist())
+    in_histories = {item for history in train.history for item in histories[history].tolist()}
+    return in_histories | set(train.item_id.tolist()), set(train.user_id.tolist())
 
 
 def plain_item_features(
     features: FeatureEmbedding, items: ItemFeatures, ids: Iterable[int]
 ) -> torch.Tensor:
-    """Return `(N, D)` for item ids in evaluation mode, after a fit to `random_train_rows`.
+    """Return the features `(N, D)` of item ids in evaluation mode.
 
-    The statistics of the vectors are the fitted ones.
+    `features` was fitted to `random_train_rows`. Vectors are standardised with its statistics.
     """
     known, _ = known_ids()
     rows = []
@@ -56,7 +56,7 @@ def plain_item_features(
 
 
 def plain_context(features: FeatureEmbedding, batch: Batch) -> torch.Tensor:
-    """Return `(B, C)` in evaluation mode, after a fit to `random_train_rows`."""
+    """Return contexts `(B, C)` in evaluation mode, after a fit to `random_train_rows`."""
     _, known = known_ids()
     rows = []
     for row in range(len(batch)):

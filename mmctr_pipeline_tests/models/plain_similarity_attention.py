@@ -1,4 +1,4 @@
-"""A plain reference of our model, one row, one position and one head at a time."""
+"""A plain reference implementation of our model, one row, one position and one head at a time."""
 
 import math
 
@@ -19,14 +19,18 @@ N_SIMILARITIES = 7
 def plain_logits(model: SimilarityAttention, batch: Batch, n_heads: int) -> torch.Tensor:
     """Return the logits `(B,) float64` in evaluation mode, after a fit to `random_train_rows`.
 
-    `n_heads` is that of the cross-attention. The features come from the model itself.
+    `n_heads` is the number of heads of the cross-attention. The features are those of the model.
     """
-    found = model.features(batch)
+    features = model.features(batch)
     lengths = batch.history_offsets.diff().tolist()
-    histories = found.history_TD[: sum(lengths)].split(lengths)
+    histories = features.history_TD[: sum(lengths)].split(lengths)
     logits = [
         _logit(
-            model, batch, row, (found.item_BD[row], histories[row], found.context_BC[row]), n_heads
+            model,
+            batch,
+            row,
+            (features.item_BD[row], histories[row], features.context_BC[row]),
+            n_heads,
         )
         for row in range(len(batch))
     ]
@@ -39,10 +43,10 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int) -> torch.Tensor:
-    """Return the seven similarities of a row's target and an item, without the row's own user."""
+    """Return the seven similarities of a row's target and an item, leaving out the row's user."""
     items, target = batch.items, int(batch.item_id_B[row])
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
-    found = [_cosine(table[target], table[item]) for table in vectors.values()]
+    similarities = [_cosine(table[target], table[item]) for table in vectors.values()]
 
     by_user = items_by_user(*random_train_rows())
     by_user.pop(int(batch.user_id_B[row]), None)
@@ -52,13 +56,13 @@ def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int)
     )
     shared = len(users_of_target & users_of_item) if target != item else 0
     sizes = max(len(users_of_target), 1) * max(len(users_of_item), 1)
-    found += [torch.tensor(shared / math.sqrt(sizes)), torch.tensor(math.log1p(shared))]
+    similarities += [torch.tensor(shared / math.sqrt(sizes)), torch.tensor(math.log1p(shared))]
 
     for learned in model.learned:
         target_vector = _learned_vector(learned, vectors, target)
         item_vector = _learned_vector(learned, vectors, item)
-        found.append(_cosine(target_vector, item_vector))
-    return torch.stack([similarity.double() for similarity in found])
+        similarities.append(_cosine(target_vector, item_vector))
+    return torch.stack([similarity.double() for similarity in similarities])
 
 
 def _learned_vector(

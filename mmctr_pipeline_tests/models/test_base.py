@@ -1,4 +1,4 @@
-"""Initial weights are FuxiCTR's: small normal tables, Xavier-normal layers, zero biases."""
+"""Initial weights follow FuxiCTR: small normal tables, Xavier-normal layers, zero biases."""
 
 import math
 
@@ -22,7 +22,7 @@ def test_tables_start_with_small_rows_and_zero_padding() -> None:
         assert abs(float(weight.mean())) < 3e-6
 
 
-def test_layers_at_any_depth_start_xavier_normal_with_zero_biases() -> None:
+def test_linear_layers_at_any_depth_start_xavier_normal_with_zero_biases() -> None:
     torch.manual_seed(0)
     module = nn.Sequential(
         nn.Linear(300, 100), nn.Sequential(Float32Linear(100, 300), nn.Linear(200, 200, bias=False))
@@ -38,7 +38,7 @@ def test_layers_at_any_depth_start_xavier_normal_with_zero_biases() -> None:
         assert layer.bias is None or not layer.bias.any()
 
 
-def test_other_layers_keep_torchs_initialisation() -> None:
+def test_batch_norm_and_prelu_keep_their_default_initialisation() -> None:
     norm, slope = nn.BatchNorm1d(4), nn.PReLU(4)
     initialise(nn.Sequential(norm, slope))
     assert torch.equal(norm.weight, torch.ones(4))

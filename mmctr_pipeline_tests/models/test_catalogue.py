@@ -17,7 +17,7 @@ def test_every_configured_model_can_be_built(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
 
 
-def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_name_is_refused_and_the_known_names_are_listed() -> None:
     config: Any = SimpleNamespace(name="no_such_model")
     with pytest.raises(SettingsError, match=r"unknown model 'no_such_model'; known: din, "):
         build_model(config, FeatureSpec())

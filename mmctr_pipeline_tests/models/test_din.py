@@ -57,8 +57,8 @@ def test_din_equals_its_plain_form(activation: str, softmax: bool) -> None:
     )
     assert plain_B.std() > 0.1
     torch.testing.assert_close(model(batch), plain_B, atol=1e-9, rtol=1e-9)
-    moved = dataclasses.replace(batch, history_T=batch.history_T % 20 + 1)
-    assert (model(moved) - plain_B).abs().max() > 0.1
+    with_other_histories = dataclasses.replace(batch, history_T=batch.history_T % 20 + 1)
+    assert (model(with_other_histories) - plain_B).abs().max() > 0.1
 
 
 def test_tables_and_vector_matrices_form_their_own_parameter_group() -> None:

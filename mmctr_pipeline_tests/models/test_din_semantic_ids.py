@@ -61,7 +61,7 @@ def test_each_level_of_each_kind_has_its_own_rows_and_zero_means_no_vector() -> 
         assert len(rows) > 1
 
 
-def test_codes_are_those_of_the_quantiser() -> None:
+def test_codes_are_the_quantiser_output_plus_the_offset_of_their_position() -> None:
     items = example_items()
     semantic_ids = fitted(items)
     codes_IL = semantic_ids.quantisers["text"](items.text_vectors_ID)[: SPEC.n_items]
@@ -70,17 +70,17 @@ def test_codes_are_those_of_the_quantiser() -> None:
     assert torch.equal(semantic_ids.codes_IC[present_I, 2:4], expected[present_I])
 
 
-def test_an_item_is_the_mean_of_the_embeddings_of_its_codes() -> None:
+def test_the_embedding_of_an_item_is_the_mean_over_its_codes() -> None:
     items = example_items()
     semantic_ids = fitted(items)
     ids = [3, 0, 7, 3, 39, 12, 20]
-    found_ND = semantic_ids(torch.tensor(ids), items)
+    actual_ND = semantic_ids(torch.tensor(ids), items)
     expected = [mean_embedding(semantic_ids, semantic_ids.codes_IC[item].tolist()) for item in ids]
-    torch.testing.assert_close(found_ND, torch.stack(expected))
-    assert not found_ND[1].any()
+    torch.testing.assert_close(actual_ND, torch.stack(expected))
+    assert not actual_ND[1].any()
 
 
-def test_items_newer_than_training_get_the_codes_of_their_vectors() -> None:
+def test_items_added_after_training_are_coded_by_their_vectors() -> None:
     items = example_items()
     semantic_ids = fitted(items)
     twin, unlike = 5, SPEC.n_items + 1
@@ -93,13 +93,13 @@ def test_items_newer_than_training_get_the_codes_of_their_vectors() -> None:
     )
     nowhere = n_rows + 50
     ids = torch.tensor([twin, SPEC.n_items, unlike, nowhere])
-    found_ND = semantic_ids(ids, renewed)
-    assert found_ND[0].any()
-    assert torch.equal(found_ND[0], found_ND[1])
-    assert not torch.equal(found_ND[0], found_ND[2])
-    assert not found_ND[3].any()
+    actual_ND = semantic_ids(ids, renewed)
+    assert actual_ND[0].any()
+    assert torch.equal(actual_ND[0], actual_ND[1])
+    assert not torch.equal(actual_ND[0], actual_ND[2])
+    assert not actual_ND[3].any()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(semantic_ids(ids, renewed), found_ND)
+        assert torch.equal(semantic_ids(ids, renewed), actual_ND)
 
 
 def test_codes_depend_only_on_their_own_seed() -> None:
@@ -115,14 +115,16 @@ def test_kinds_of_vectors_that_no_item_has_get_no_codes() -> None:
     spec = dataclasses.replace(SPEC, text_dim=0)
     assert SemanticIds(CONFIG, spec).codes_IC.shape == (SPEC.n_items, 2 * 2)
     config = dataclasses.replace(CONFIG, fused_codes=False, image_codes=False)
-    with pytest.raises(ValueError, match="to encode text vectors, but no item has any; set fused"):
+    with pytest.raises(
+        ValueError, match="to encode text vectors, but no item has any; set fused_codes"
+    ):
         SemanticIds(config, spec)
     config = dataclasses.replace(config, text_codes=False)
     with pytest.raises(ValueError, match="to encode no vectors"):
         SemanticIds(config, SPEC)
 
 
-def test_the_model_reads_the_vectors_that_it_codes() -> None:
+def test_the_modalities_are_those_that_the_model_encodes_or_reads() -> None:
     assert CONFIG.modalities == ("text", "image")
     fused = dataclasses.replace(CONFIG, text_codes=False, image_codes=False)
     assert fused.modalities == ()
@@ -153,8 +155,8 @@ def test_the_model_equals_its_plain_form() -> None:
             rows = [semantic_ids.table.weight[code] for code in codes_IC[item].tolist() if code]
             none = torch.zeros(semantic_ids.table.embedding_dim, dtype=torch.float64)
             semantic.append(sum(rows) / len(rows) if rows else none)
-        others = plain_item_features(model.features, items, ids)
-        return torch.cat([others, torch.stack(semantic)], dim=1)
+        plain_features = plain_item_features(model.features, items, ids)
+        return torch.cat([plain_features, torch.stack(semantic)], dim=1)
 
     plain_B = plain_din_logits(model, batch, item_features)
     assert plain_B.std() > 0.1
@@ -166,10 +168,10 @@ def plain_codes(semantic_ids: SemanticIds, items: ItemFeatures, item: int) -> li
     rows, position = [], 0
     for kind in ("fused", "text", "image"):
         vectors_ID, present_I = items.vectors_of(kind)
-        left_D = vectors_ID[item].double()
+        residual_D = vectors_ID[item].double()
         for centroids_KD in semantic_ids.quantisers[kind].centroids_LKD:
-            code = int((centroids_KD - left_D).square().sum(1).argmin())
-            left_D = left_D - centroids_KD[code]
+            code = int((centroids_KD - residual_D).square().sum(1).argmin())
+            residual_D = residual_D - centroids_KD[code]
             rows.append(1 + position * len(centroids_KD) + code if present_I[item] else 0)
             position += 1
     return rows

@@ -13,8 +13,8 @@ from mmctr_pipeline_tests.models.features_case import (
     NOTHING,
     UNKNOWN_ITEM,
     UNKNOWN_USER,
+    all_item_features,
     batch_of,
-    both,
     fitted,
     ids_of,
     standardised,
@@ -28,28 +28,29 @@ def a_batch(n_rows: int = 20) -> Batch:
     return random_batch(n_rows, random_items())
 
 
-def alone(part: str, batch: Batch) -> tuple[FeatureEmbedding, Features]:
+def with_only(part: str, batch: Batch) -> tuple[FeatureEmbedding, Features]:
+    """Return fitted features with one part switched on, and their output for a batch."""
     features = fitted(dataclasses.replace(NOTHING, **{part: True}), batch.items)
     return features, features(batch)
 
 
-def test_the_id_gives_its_row_or_the_unknown_row() -> None:
+def test_an_item_id_reads_its_own_row_or_the_unknown_row() -> None:
     batch = a_batch()
-    features, found = alone("item_id", batch)
+    features, output = with_only("item_id", batch)
     known, _ = known_ids()
     rows = [item if item in known else UNKNOWN_ITEM for item in ids_of(batch)]
     assert set(rows) > {UNKNOWN_ITEM}
     assert features.item_id is not None
-    assert torch.equal(both(found), features.item_id.weight[rows])
-    assert found.context_BC.shape == (len(batch), 0)
+    assert torch.equal(all_item_features(output), features.item_id.weight[rows])
+    assert output.context_BC.shape == (len(batch), 0)
 
 
-def test_tags_give_the_mean_of_their_rows() -> None:
+def test_the_tags_of_an_item_give_the_mean_of_their_rows() -> None:
     batch = a_batch()
-    features, found = alone("item_tags", batch)
+    features, output = with_only("item_tags", batch)
     assert features.tags is not None
     seen = set()
-    for item, vector in zip(ids_of(batch), both(found), strict=True):
+    for item, vector in zip(ids_of(batch), all_item_features(output), strict=True):
         tags = [tag for tag in batch.items.tags_IK[item].tolist() if tag != 0]
         seen.add(len(tags))
         expected = features.tags.weight[tags].mean(0) if tags else torch.zeros(5)
@@ -57,7 +58,7 @@ def test_tags_give_the_mean_of_their_rows() -> None:
     assert seen >= {2, 3}
 
 
-def test_tags_beyond_the_table_and_items_without_tags_give_zero() -> None:
+def test_tags_beyond_the_table_are_ignored_and_no_tags_give_zero() -> None:
     items = random_items()
     tags_IK = torch.zeros_like(items.tags_IK)
     tags_IK[1] = torch.tensor([4, SPEC.n_tags + 3, 0])
@@ -65,33 +66,33 @@ def test_tags_beyond_the_table_and_items_without_tags_give_zero() -> None:
     items = dataclasses.replace(items, tags_IK=tags_IK)
     features = fitted(dataclasses.replace(NOTHING, item_tags=True), items)
     assert features.tags is not None
-    found = features(batch_of(items, [1, 2, 3], [[], [], []])).item_BD
-    assert torch.equal(found[0], features.tags.weight[4])
-    assert not found[1:].any()
+    output = features(batch_of(items, [1, 2, 3], [[], [], []])).item_BD
+    assert torch.equal(output[0], features.tags.weight[4])
+    assert not output[1:].any()
 
 
 def test_item_levels_come_from_the_item_table() -> None:
     batch = a_batch()
-    features, found = alone("item_levels", batch)
+    features, output = with_only("item_levels", batch)
     ids = ids_of(batch)
     likes, views = batch.items.likes_level_I[ids], batch.items.views_level_I[ids]
     assert features.item_likes is not None
     assert features.item_views is not None
     expected = [features.item_likes.weight[likes], features.item_views.weight[views]]
-    assert torch.equal(both(found), torch.cat(expected, dim=1))
+    assert torch.equal(all_item_features(output), torch.cat(expected, dim=1))
 
 
 @pytest.mark.parametrize("kind", ["fused", "text", "image"])
 def test_vectors_are_standardised_over_the_items_that_have_one(kind: str) -> None:
     batch = a_batch()
-    _, found = alone(f"{kind}_vectors", batch)
+    _, output = with_only(f"{kind}_vectors", batch)
     expected = torch.stack([standardised(batch.items, kind, item) for item in ids_of(batch)])
-    torch.testing.assert_close(both(found), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(all_item_features(output), expected, atol=1e-5, rtol=0)
     assert (expected == 0).all(1).any()
 
 
 @pytest.mark.parametrize("kind", ["fused", "text", "image"])
-def test_projected_vectors_pass_a_learned_matrix(kind: str) -> None:
+def test_projected_vectors_are_multiplied_by_a_learned_matrix(kind: str) -> None:
     batch = a_batch()
     config = dataclasses.replace(NOTHING, **{f"{kind}_vectors": True}, vector_projection=True)
     features = fitted(config, batch.items)
@@ -99,15 +100,15 @@ def test_projected_vectors_pass_a_learned_matrix(kind: str) -> None:
     item_N = ids_of(batch)
     listed_N = [item if item < len(present_I) else 0 for item in item_N]
     expected = vectors_ID[listed_N] @ features.vector_layers[kind].matrix.weight.T
-    found = both(features(batch))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    output = all_item_features(features(batch))
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=0)
     assert not present_I[listed_N].all()
-    assert not found[~present_I[listed_N]].any()
-    found.sum().backward()
+    assert not output[~present_I[listed_N]].any()
+    output.sum().backward()
     assert features.vector_layers[kind].matrix.weight.grad.any()
 
 
-def test_the_user_gives_its_row_or_the_unknown_row() -> None:
+def test_a_user_id_reads_its_own_row_or_the_unknown_row() -> None:
     batch = dataclasses.replace(a_batch(), user_id_B=torch.arange(1, 21) * 2)
     features = fitted(dataclasses.replace(NOTHING, item_id=True, user_id=True), batch.items)
     assert features.user_id is not None
@@ -131,23 +132,23 @@ def test_context_levels_come_from_the_batch() -> None:
 def test_parts_have_the_documented_order_and_width() -> None:
     batch = a_batch()
     features = fitted(EVERYTHING, batch.items)
-    found = features(batch)
+    output = features(batch)
     # id, tags, two levels, fused, title and cover vectors; user and two levels
-    assert features.item_dim == found.item_BD.shape[1] == 5 + 5 + 3 + 3 + 12 + 10 + 6
-    assert features.context_dim == found.context_BC.shape[1] == 5 + 3 + 3
+    assert features.item_dim == output.item_BD.shape[1] == 5 + 5 + 3 + 3 + 12 + 10 + 6
+    assert features.context_dim == output.context_BC.shape[1] == 5 + 3 + 3
     expected = plain_item_features(features, batch.items, ids_of(batch))
-    torch.testing.assert_close(both(found), expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(found.context_BC, plain_context(features, batch))
+    torch.testing.assert_close(all_item_features(output), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(output.context_BC, plain_context(features, batch))
 
 
-def test_an_item_has_the_same_features_at_every_place() -> None:
+def test_an_item_has_the_same_features_as_target_and_in_any_history() -> None:
     items = random_items()
     features = fitted(EVERYTHING, items)
-    found = features(batch_of(items, [7, 3, 7], [[3, 7], [], [7, 3, 3]]))
-    three_D, seven_D = found.item_BD[1], found.item_BD[0]
+    output = features(batch_of(items, [7, 3, 7], [[3, 7], [], [7, 3, 3]]))
+    three_D, seven_D = output.item_BD[1], output.item_BD[0]
     assert not torch.equal(three_D, seven_D)
     expected = [seven_D, three_D, seven_D, three_D, seven_D, seven_D, three_D, three_D]
-    assert torch.equal(both(found), torch.stack(expected))
+    assert torch.equal(all_item_features(output), torch.stack(expected))
 
 
 @pytest.mark.parametrize("vector_projection", [False, True])
@@ -158,9 +159,10 @@ def test_gradients_equal_those_of_plain_look_ups(vector_projection: bool) -> Non
     weights = list(features.parameters())
     direction_ND = torch.randn(len(ids_of(batch)), features.item_dim, dtype=torch.float64)
     direction_BC = torch.randn(len(batch), features.context_dim, dtype=torch.float64)
-    found = features(batch)
+    output = features(batch)
     ours = torch.autograd.grad(
-        (both(found) * direction_ND).sum() + (found.context_BC * direction_BC).sum(), weights
+        (all_item_features(output) * direction_ND).sum() + (output.context_BC * direction_BC).sum(),
+        weights,
     )
     plain_ND = plain_item_features(features, batch.items, ids_of(batch))
     plain_BC = plain_context(features, batch)
@@ -178,20 +180,20 @@ def test_spare_positions_change_no_other_feature() -> None:
     spare = dataclasses.replace(
         batch, history_T=torch.cat([batch.history_T, torch.zeros(9, dtype=torch.int64)])
     )
-    found, padded = features(batch), features(spare)
-    assert torch.equal(padded.item_BD, found.item_BD)
-    assert torch.equal(padded.history_TD[:-9], found.history_TD)
+    output, padded = features(batch), features(spare)
+    assert torch.equal(padded.item_BD, output.item_BD)
+    assert torch.equal(padded.history_TD[:-9], output.history_TD)
     assert padded.history_TD.shape == (len(batch.history_T) + 9, features.item_dim)
 
 
-def test_vectors_that_no_item_has_are_left_out() -> None:
+def test_kinds_of_vectors_that_no_item_has_are_left_out() -> None:
     batch = a_batch()
     items = dataclasses.replace(batch.items, text_vectors_ID=None, text_present_I=None)
     config = dataclasses.replace(NOTHING, text_vectors=True, image_vectors=True)
     features = FeatureEmbedding(config, dataclasses.replace(SPEC, text_dim=0))
     features.fit(items, *random_train_rows())
-    found = features(dataclasses.replace(batch, items=items))
-    assert features.item_dim == found.item_BD.shape[1] == SPEC.image_dim
+    output = features(dataclasses.replace(batch, items=items))
+    assert features.item_dim == output.item_BD.shape[1] == SPEC.image_dim
 
 
 def test_missing_vectors_that_the_model_reads_are_refused() -> None:
@@ -208,7 +210,7 @@ def test_fitted_statistics_are_saved_with_the_weights() -> None:
     again = FeatureEmbedding(EVERYTHING, SPEC).eval()
     initialise(again)
     again.load_state_dict(features.state_dict())
-    assert torch.equal(both(again(batch)), both(features(batch)))
+    assert torch.equal(all_item_features(again(batch)), all_item_features(features(batch)))
     assert torch.equal(again(batch).context_BC, features(batch).context_BC)
 
 
@@ -220,12 +222,12 @@ def test_zeros_pad_the_item_features_to_a_multiple(multiple_of: int, n_zeros: in
     expected = FeatureEmbedding(config, SPEC)(batch)
     torch.manual_seed(0)
     features = FeatureEmbedding(config, SPEC, multiple_of)
-    found = features(batch)
+    output = features(batch)
     assert features.item_dim == 14 + n_zeros
-    for found_ND, expected_ND in (
-        (found.item_BD, expected.item_BD),
-        (found.history_TD, expected.history_TD),
+    for actual_ND, expected_ND in (
+        (output.item_BD, expected.item_BD),
+        (output.history_TD, expected.history_TD),
     ):
-        assert torch.equal(found_ND[:, :14], expected_ND)
-        assert found_ND.shape[1] == features.item_dim
-        assert not found_ND[:, 14:].any()
+        assert torch.equal(actual_ND[:, :14], expected_ND)
+        assert actual_ND.shape[1] == features.item_dim
+        assert not actual_ND[:, 14:].any()

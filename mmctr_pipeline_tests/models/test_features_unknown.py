@@ -13,8 +13,8 @@ from mmctr_pipeline_tests.models.features_case import (
     NOTHING,
     UNKNOWN_ITEM,
     UNKNOWN_USER,
+    all_item_features,
     batch_of,
-    both,
     fitted,
     ids_of,
     standardised,
@@ -29,17 +29,17 @@ def test_cold_and_new_items_keep_their_other_features() -> None:
     features = fitted(config, items)
     cold, in_item_table, nowhere = 39, SPEC.n_items + 1, 1000
     assert features.item_id is not None
-    found = features(batch_of(items, [cold, in_item_table, nowhere], [[0], [], []]))
+    output = features(batch_of(items, [cold, in_item_table, nowhere], [[0], [], []]))
     unknown_D = features.item_id.weight[UNKNOWN_ITEM]
-    assert torch.equal(found.item_BD[:, :5], unknown_D.expand(3, 5))
-    for place, item in ((0, cold), (1, in_item_table)):
+    assert torch.equal(output.item_BD[:, :5], unknown_D.expand(3, 5))
+    for row, item in ((0, cold), (1, in_item_table)):
         vector_D = standardised(items, "fused", item)
-        torch.testing.assert_close(found.item_BD[place, 5:], vector_D, atol=1e-5, rtol=0)
-    assert not found.item_BD[2, 5:].any()
-    assert not found.history_TD[0].any()  # padding
+        torch.testing.assert_close(output.item_BD[row, 5:], vector_D, atol=1e-5, rtol=0)
+    assert not output.item_BD[2, 5:].any()
+    assert not output.history_TD[0].any()  # padding
 
 
-def test_items_only_in_histories_beyond_the_limit_are_unknown() -> None:
+def test_items_seen_only_beyond_the_history_limit_are_unknown() -> None:
     items = random_items()
     rows, _ = random_train_rows()
     train = dataclasses.replace(
@@ -54,12 +54,12 @@ def test_items_only_in_histories_beyond_the_limit_are_unknown() -> None:
 
 
 def replaced(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return which targets and history positions have the unknown row, and which their own."""
+    """Return which targets and history items have the unknown row, and which have their own."""
     assert features.item_id is not None
     weight = features.item_id.weight
-    found_ND = both(features(batch))
-    is_unknown_N = (found_ND == weight[UNKNOWN_ITEM]).all(1)
-    return is_unknown_N, (found_ND == weight[ids_of(batch)]).all(1)
+    actual_ND = all_item_features(features(batch))
+    is_unknown_N = (actual_ND == weight[UNKNOWN_ITEM]).all(1)
+    return is_unknown_N, (actual_ND == weight[ids_of(batch)]).all(1)
 
 
 def test_training_replaces_known_ids_at_the_configured_rate() -> None:
@@ -75,10 +75,10 @@ def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     is_unknown_N, is_own_N = replaced(features, batch)
     assert bool((is_unknown_N ^ is_own_N).all())
     targets_B, history_T = is_unknown_N.split([n_rows, n_rows * length])
-    # Four standard errors.
+    # The tolerances are four standard errors.
     assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
     assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
-    # Each place is drawn independently, and again in every batch.
+    # Each position is drawn independently, and anew for every batch.
     assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
     assert not torch.equal(replaced(features, batch)[0], is_unknown_N)
 
@@ -90,7 +90,7 @@ def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     assert not replaced(features.eval(), batch)[0].any()
 
 
-def test_a_rate_of_zero_and_padding_replace_nothing() -> None:
+def test_a_rate_of_zero_replaces_nothing_and_padding_is_never_replaced() -> None:
     items = random_items()
     never = fitted(dataclasses.replace(NOTHING, item_id=True), items).train()
     known = sorted(known_ids()[0])

@@ -16,7 +16,7 @@ from mmctr_pipeline.models.config import ImprovedMmctrConfig
 
 SPEC = FeatureSpec(n_users=30, n_items=40, vector_dim=16)
 CONFIG = ImprovedMmctrConfig()
-N_ITEM_ROWS = 45  # the catalogue has grown since training: five items are beyond the table
+N_ITEM_ROWS = 45  # five items were added after training, so they are beyond the table
 
 
 def no_rows() -> tuple[Split, Ragged]:
@@ -68,8 +68,8 @@ def rows_of(batch: Batch, rows: list[int]) -> Batch:
 
 
 @pytest.fixture(name="model")
-def trained_looking_model() -> CtrModel:
-    """A model in evaluation mode with no weight or statistic at its initial value."""
+def model_with_random_tables() -> CtrModel:
+    """A model in evaluation mode with random tables, biases and running statistics."""
     torch.manual_seed(0)
     model = build_model(CONFIG, SPEC)
     for name, tensor in model.state_dict().items():
@@ -85,7 +85,7 @@ def trained_looking_model() -> CtrModel:
 
 
 def plain_logit(weights: dict[str, np.ndarray], batch: Batch, row: int) -> float:
-    """Recipe A as described, one row at a time, padded to 100, in float64."""
+    """Compute the logit of one row by recipe A as described, padded to 100, in float64."""
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -161,23 +161,23 @@ def test_logits_equal_the_plain_padded_form(model: CtrModel) -> None:
     assert expected_B.std() > 0.01
 
 
-def test_permuting_rows_permutes_logits_and_splitting_changes_nothing(model: CtrModel) -> None:
+def test_permuting_rows_permutes_logits_and_splitting_changes_none(model: CtrModel) -> None:
     torch.manual_seed(2)
     batch = random_batch(33, random_items())
     order = torch.randperm(33).tolist()
     with torch.no_grad():
-        whole_B = model(batch)
+        together_B = model(batch)
         permuted_B = model(rows_of(batch, order))
         single_B = torch.cat([model(rows_of(batch, [row])) for row in range(33)])
-    assert (permuted_B - whole_B[order]).abs().max() < 1e-5
-    assert (single_B - whole_B).abs().max() < 1e-5
+    assert (permuted_B - together_B[order]).abs().max() < 1e-5
+    assert (single_B - together_B).abs().max() < 1e-5
 
 
-def test_every_input_matters(model: CtrModel) -> None:
+def test_changing_any_input_changes_some_logit(model: CtrModel) -> None:
     torch.manual_seed(3)
     batch = random_batch(20, random_items())
     other_history_T = batch.history_T.roll(1) % (SPEC.n_items - 1) + 1
-    moved = {
+    changed = {
         "user_id_B": batch.user_id_B % (SPEC.n_users - 1) + 1,
         "item_id_B": batch.item_id_B % (SPEC.n_items - 1) + 1,
         "likes_level_B": (batch.likes_level_B + 1) % 11,
@@ -187,7 +187,7 @@ def test_every_input_matters(model: CtrModel) -> None:
     }
     with torch.no_grad():
         before_B = model(batch)
-        for name, value in moved.items():
+        for name, value in changed.items():
             after_B = model(dataclasses.replace(batch, **{name: value}))
             assert (after_B - before_B).abs().max() > 1e-3, name
 
@@ -206,7 +206,7 @@ def test_empty_histories_give_finite_logits_and_gradients() -> None:
     assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())
 
 
-def test_initialisation_is_xavier_normal_with_zero_biases_and_padding_rows() -> None:
+def test_initialisation_is_xavier_normal_except_for_the_bilinear_forms() -> None:
     torch.manual_seed(5)
     spec = FeatureSpec(n_users=3000, n_items=2000, vector_dim=128)
     state = build_model(CONFIG, spec).state_dict()
@@ -275,22 +275,22 @@ def test_sharing_a_history_or_a_user_changes_no_logit() -> None:
     items = random_items()
     model = build_model(CONFIG, SPEC).eval()
     model.fit_statistics(items, *no_rows())
-    plain = random_batch(24, items)
-    starts = plain.history_offsets.tolist()
-    histories = [plain.history_T[starts[row] : starts[row + 1]] for row in range(3)]
+    unshared = random_batch(24, items)
+    starts = unshared.history_offsets.tolist()
+    histories = [unshared.history_T[starts[row] : starts[row + 1]] for row in range(3)]
     row_B = torch.arange(3).repeat_interleave(8)
-    # Users 4, 4, ... 9, ...: one user with two histories, and one history of two users.
+    # Users 4 and 9 have two histories each, and share one of them.
     user_id_B = torch.tensor([4] * 12 + [9] * 12)
     lengths_H = torch.tensor([len(history) for history in histories])
     shared = dataclasses.replace(
-        plain,
+        unshared,
         user_id_B=user_id_B,
         history_T=torch.cat(histories),
         history_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths_H.cumsum(0)]),
         history_row_B=row_B,
     )
     alone = dataclasses.replace(
-        plain,
+        unshared,
         user_id_B=user_id_B,
         history_T=torch.cat([histories[row] for row in row_B.tolist()]),
         history_offsets=torch.cat([torch.zeros(1, dtype=torch.int64), lengths_H[row_B].cumsum(0)]),

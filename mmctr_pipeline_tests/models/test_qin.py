@@ -1,4 +1,4 @@
-"""QIN equals its formulas on padded histories and has the published size."""
+"""QIN equals the published formulas on padded histories and has the published size."""
 
 import dataclasses
 import math
@@ -21,11 +21,12 @@ from mmctr_pipeline_tests.models.padded_case import (
 from mmctr_pipeline_tests.models.zoo import FEATURES
 
 N_ROWS = 3
-KNOWN = dataclasses.replace(FEATURES, unknown_rate=0.0)
+DETERMINISTIC = dataclasses.replace(FEATURES, unknown_rate=0.0)
+"""Features that draw nothing at random in training."""
 
 
 def plain_logits(model: Qin, batch: Batch) -> torch.Tensor:
-    """QIN as published, with padded histories and one product per row of weights."""
+    """QIN as published, with padded histories and one quadratic product after another."""
     target_BD, history_BLD, mask_BL, context_BC = padded_features(model.features, batch)
     weight = dict(model.named_parameters())
     query_BA = target_BD @ weight["attention.query.weight"].T
@@ -53,8 +54,8 @@ def plain_logits(model: Qin, batch: Batch) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_logits_and_gradients_equal_the_formulas(training: bool) -> None:
-    config = QinConfig(features=KNOWN, n_layers=2, n_rows=N_ROWS, dropout=0.0)
+def test_logits_and_gradients_equal_the_published_formulas(training: bool) -> None:
+    config = QinConfig(features=DETERMINISTIC, n_layers=2, n_rows=N_ROWS, dropout=0.0)
     model, batch = exact_model(config).train(training), exact_batch(20)
     assert isinstance(model, Qin)
     assert_same_logits_and_gradients(model, model(batch), plain_logits(model, batch))
@@ -70,8 +71,8 @@ def test_the_preset_has_the_parameter_count_of_the_published_run() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == 31_244_293 + 128
 
 
-def test_rows_are_dropped_in_training_only() -> None:
-    config = QinConfig(features=KNOWN, n_layers=1, dropout=0.0, row_dropout=0.5)
+def test_row_dropout_acts_in_training_only() -> None:
+    config = QinConfig(features=DETERMINISTIC, n_layers=1, dropout=0.0, row_dropout=0.5)
     model, batch = exact_model(config), exact_batch(20)
     assert not torch.equal(model(batch), model(batch))
     model.eval()

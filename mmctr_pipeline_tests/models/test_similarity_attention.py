@@ -43,7 +43,7 @@ N_HEADS = CONFIG.cross_attention_heads
 
 
 def flipped(train: Split, row: int) -> Split:
-    """Return the train rows with the label of one of them flipped."""
+    """Return the train rows with the label of one row flipped."""
     assert train.label is not None
     label = train.label.copy()
     label[row] = 1 - label[row]
@@ -52,7 +52,7 @@ def flipped(train: Split, row: int) -> Split:
 
 @contextlib.contextmanager
 def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
-    """Plant a leak: count the rows' own users among those who share two items."""
+    """Plant a leak: count a row's own user, too, among the users that two items share."""
     assert model.co_interactions is not None
     planted = model.co_interactions.register_forward_pre_hook(
         lambda layer, inputs: (torch.zeros_like(inputs[0]), *inputs[1:])
@@ -64,7 +64,7 @@ def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
 
 
 @torch.no_grad()
-def test_similarity_in_logit_adds_their_weighted_means() -> None:
+def test_similarity_in_logit_adds_weighted_means_of_learned_similarities() -> None:
     model, batch = exact_model(CONFIG).eval(), exact_batch(24)
     without = build_model(dataclasses.replace(CONFIG, similarity_in_logit=False), SPEC).double()
     state = model.state_dict()
@@ -84,7 +84,7 @@ def test_the_learned_part_of_the_logit_is_not_rounded_under_autocast() -> None:
         parameter.zero_()
     with torch.autocast("cpu", torch.bfloat16):
         logits_B = model(random_batch(200, items))
-    logits_B = logits_B[logits_B != 0]  # empty histories have zero
+    logits_B = logits_B[logits_B != 0]  # empty histories give zero
     assert (logits_B != logits_B.bfloat16()).float().mean() > 0.9
 
 
@@ -151,7 +151,7 @@ SWITCHES = [
 
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=lambda changes: ", ".join(changes))
-def test_every_part_can_be_switched(changes: dict) -> None:
+def test_switching_any_part_leaves_no_unused_parameter(changes: dict) -> None:
     torch.manual_seed(0)
     items = random_items()
     model = build_model(dataclasses.replace(CONFIG, **changes), SPEC)
@@ -166,7 +166,7 @@ def test_every_part_can_be_switched(changes: dict) -> None:
     assert unused == []
 
 
-def test_it_works_without_vectors_that_no_item_has() -> None:
+def test_the_model_works_if_no_item_has_title_or_cover_vectors() -> None:
     spec = dataclasses.replace(SPEC, text_dim=0, image_dim=0)
     items = random_items()
     items = dataclasses.replace(
@@ -187,19 +187,19 @@ def test_it_works_without_vectors_that_no_item_has() -> None:
 def test_valid_and_test_rows_do_not_affect_the_model() -> None:
     dataset, vectors = small_sample(n_train=600, n_valid=300, n_items=1500)
     generator = np.random.default_rng(0)
-    # Change targets, labels and histories of the valid rows and targets of the test rows. Put items
-    # unknown to train rows into the histories that no train row has.
+    # Change targets, labels and histories of the valid rows, and targets of the test rows. Fill the
+    # histories that no train row has with items that occur in no train row.
     is_train_history = np.isin(np.arange(len(dataset.histories)), dataset.train.history)
     in_train = np.repeat(is_train_history, dataset.histories.lengths)
     values = dataset.histories.values
-    shown = np.concatenate([dataset.train.item_id, values[in_train]])
-    new = np.setdiff1d(dataset.items.item_id, shown)
-    assert len(new) > 0
+    in_train_rows = np.concatenate([dataset.train.item_id, values[in_train]])
+    unseen = np.setdiff1d(dataset.items.item_id, in_train_rows)
+    assert len(unseen) > 0
     assert not in_train.all()
     changed = dataclasses.replace(
         dataset,
         histories=Ragged(
-            np.where(in_train, values, generator.choice(new, len(values))).astype(np.int32),
+            np.where(in_train, values, generator.choice(unseen, len(values))).astype(np.int32),
             dataset.histories.offsets,
         ),
         valid=dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The challenge leaders' model equals its plain padded form."""
+"""The model of the challenge's leaders equals its plain padded form in float64."""
 
 import dataclasses
 
@@ -69,7 +69,7 @@ def plain_multihead(
         part = slice(head * head_dim, (head + 1) * head_dim)
         scores_BL = (key_BLD[..., part] * query_BD[:, None, part]).sum(-1) / head_dim**0.5
         exponentials_BL = scores_BL.exp() * mask_BL
-        # A row without history has no weights.
+        # A row without history would divide by zero.
         total_B1 = exponentials_BL.sum(1, keepdim=True)
         weight_BL = exponentials_BL / torch.where(total_B1 > 0, total_B1, 1.0)
         heads.append((weight_BL[..., None] * value_BLD[..., part]).sum(1))

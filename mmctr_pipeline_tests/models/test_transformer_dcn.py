@@ -22,11 +22,11 @@ from mmctr_pipeline_tests.models.zoo import (
     small_model,
 )
 
-KEPT, WIDTH = 3, 8
+KEPT_POSITIONS, WIDTH = 3, 8
 LENGTHS = [0, 1, 2, 3, 4, 8, 5, 0, 3, 1] * 12
 
 
-def double_batch(lengths: list[int]) -> Batch:
+def float64_batch(lengths: list[int]) -> Batch:
     torch.manual_seed(5)
     batch = random_batch(len(lengths), random_items(), lengths=lengths)
     items = batch.items
@@ -37,8 +37,8 @@ def double_batch(lengths: list[int]) -> Batch:
     return dataclasses.replace(batch, items=dataclasses.replace(items, **vectors))
 
 
-def double_model() -> TransformerDcn:
-    items = double_batch(LENGTHS).items
+def float64_model() -> TransformerDcn:
+    items = float64_batch(LENGTHS).items
     model = small_model("transformer_dcn", items).double()
     assert isinstance(model, TransformerDcn)
     for layer in model.modules():
@@ -78,7 +78,7 @@ def plain_logits(model: TransformerDcn, batch: Batch, inverted: bool = False) ->
             )[0]
             top_D = encoded_LD[~is_padding_L].amax(0)
             encoded_LD = encoded_LD.masked_fill(is_padding_L[:, None], 0.0)
-        newest_F = encoded_LD[-KEPT:].flatten()
+        newest_F = encoded_LD[-KEPT_POSITIONS:].flatten()
         inputs.append(torch.cat([newest_F, model.pooled(top_D), target_D, context_C]))
     x_BF = torch.stack(inputs)
     crossed_BF = x_BF
@@ -95,7 +95,7 @@ def plain_logits(model: TransformerDcn, batch: Batch, inverted: bool = False) ->
 
 @pytest.mark.parametrize("lengths", [LENGTHS, sorted(LENGTHS), [2, 1], [0, 0, 5]])
 def test_logits_and_gradients_equal_the_plain_form(lengths: list[int]) -> None:
-    model, batch = double_model(), double_batch(lengths)
+    model, batch = float64_model(), float64_batch(lengths)
     used = [parameter for parameter in model.parameters() if parameter.requires_grad]
     ours = result_and_gradients(lambda: model(batch), used)
     theirs = result_and_gradients(lambda: plain_logits(model, batch), used)
@@ -104,8 +104,8 @@ def test_logits_and_gradients_equal_the_plain_form(lengths: list[int]) -> None:
         torch.testing.assert_close(our, their, atol=1e-9, rtol=1e-9)
 
 
-def test_an_inverted_mask_gives_other_logits() -> None:
-    model, batch = double_model(), double_batch(LENGTHS)
+def test_an_inverted_mask_would_change_the_logits() -> None:
+    model, batch = float64_model(), float64_batch(LENGTHS)
     logits_B = model(batch)
     torch.testing.assert_close(logits_B, plain_logits(model, batch), atol=1e-9, rtol=0)
     assert (logits_B - plain_logits(model, batch, inverted=True)).abs().max() > 1e-2
@@ -114,7 +114,7 @@ def test_an_inverted_mask_gives_other_logits() -> None:
 @pytest.mark.parametrize(
     ("rates", "varies"), [((0.0, 0.0), False), ((0.3, 0.0), True), ((0.0, 0.3), True)]
 )
-def test_transformer_and_tower_drop_in_training_only(
+def test_dropout_of_transformer_and_tower_acts_in_training_only(
     rates: tuple[float, float], varies: bool
 ) -> None:
     config = SMALL_MODELS["transformer_dcn"]
@@ -125,15 +125,15 @@ def test_transformer_and_tower_drop_in_training_only(
         transformer_dropout=rates[0],
         dropout=rates[1],
     )
-    model, batch = build_model(config, SPEC).double(), double_batch(LENGTHS)
+    model, batch = build_model(config, SPEC).double(), float64_batch(LENGTHS)
     assert torch.equal(model(batch), model(batch)) is not varies
     model.eval()
     assert torch.equal(model(batch), model(batch))
 
 
 @pytest.mark.cuda
-def test_a_gpu_pads_and_gives_the_same() -> None:
-    model, batch = double_model(), double_batch(LENGTHS)
+def test_a_padded_batch_on_a_gpu_gives_the_same_logits_and_gradients() -> None:
+    model, batch = float64_model(), float64_batch(LENGTHS)
     parameters = list(model.parameters())
     expected = result_and_gradients(lambda: model(batch), parameters)
     device = torch.device("cuda")
@@ -145,8 +145,8 @@ def test_a_gpu_pads_and_gives_the_same() -> None:
     }
     tensors["history_T"] = functional.pad(tensors["history_T"], (0, 9))
     moved = dataclasses.replace(batch, **tensors, items=batch.items.to(device))
-    found = result_and_gradients(lambda: model(moved).cpu(), list(model.parameters()))
-    for theirs, ours in zip(expected, found, strict=True):
+    actual = result_and_gradients(lambda: model(moved).cpu(), list(model.parameters()))
+    for theirs, ours in zip(expected, actual, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, atol=1e-9, rtol=1e-9)
 
 
@@ -157,7 +157,7 @@ def test_networks_without_a_hidden_layer_are_refused(empty: str) -> None:
         build_model(config, FeatureSpec(n_users=5, n_items=5, vector_dim=4))
 
 
-def test_the_presets_are_the_recipes_at_full_size() -> None:
+def test_the_presets_have_the_settings_and_the_size_of_the_recipes() -> None:
     recipe, first_place = load_preset("transformer_dcn"), load_preset("transformer_dcn_momo")
     assert recipe.model == first_place.model
     assert dataclasses.replace(recipe.training, max_epochs=100) == first_place.training

@@ -1,4 +1,4 @@
-"""Values that no train row holds: no untrained weight reaches a logit, in no model."""
+"""No model lets an untrained weight reach a logit through a value that no train row holds."""
 
 import dataclasses
 from typing import Any
@@ -30,7 +30,7 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 NEW_USER, NEW_ITEM, NEW_LEVEL, NEW_TAG = 390, 1, 0, 9
 N_USERS = 300
 UNTRAINED = 50.0
-"""Weight of rows that training must not read: it would decide any logit that it reaches."""
+"""Weight of table rows that must not be read: any logit that it reached would be far off."""
 
 FEATURES = FeatureConfig(
     user_id=True, item_levels=True, embedding_dim=8, level_embedding_dim=4, max_history=8
@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 
 def dataset_with_new_values() -> tuple[CtrDataset, ItemVectors]:
-    """Return data in which everything matters, and train rows hold none of the new values."""
+    """Return data whose labels depend on users, levels and tags; no train row has a new value."""
     dataset, vectors = small_sample(n_train=2500)
     generator = np.random.default_rng(1)
     n_items = len(dataset.items)
@@ -171,15 +171,15 @@ def test_an_unseen_value_of_any_feature_leaves_the_mean_near_the_base_rate(name:
         source = BatchSource(split, dataset.histories, planted_items, CPU, config.max_history)
         means[feature] = score(module, source).mean()
     assert 0.3 < base_rate < 0.7
-    # The item's tag and levels are new, too, and means of all tables at once are farther off than
-    # rows that were trained for such items.
+    # The new item also has a new tag and new levels. Means that replace the rows of
+    # all of them at once are less accurate than rows that were trained for such items.
     limit = dict.fromkeys(means, 0.1)
     limit["item"] = 0.2 if name in ("improved_mmctr", "din") else 0.1
-    far = {f: mean for f, mean in means.items() if not abs(mean - base_rate) < limit[f]}
-    assert not far, f"base rate {base_rate}"
+    far_off = {f: mean for f, mean in means.items() if not abs(mean - base_rate) < limit[f]}
+    assert not far_off, f"base rate {base_rate}"
 
 
-def test_a_saved_model_scores_unseen_values_alone() -> None:
+def test_a_loaded_model_scores_unseen_values_like_the_saved_one() -> None:
     config = MODELS["improved_mmctr"]
     dataset, vectors = dataset_with_new_values()
     items = item_features(dataset.items, vectors, config)

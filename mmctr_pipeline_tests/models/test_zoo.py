@@ -95,19 +95,19 @@ def test_padding_a_batch_changes_no_logit(name: str, n_padding: int) -> None:
 def test_padding_a_batch_changes_no_gradient(name: str) -> None:
     batch = example_batch()
     padded_history_T = torch.nn.functional.pad(batch.history_T, (0, 20))
-    found = []
-    for one in (batch, dataclasses.replace(batch, history_T=padded_history_T)):
+    gradients = []
+    for variant in (batch, dataclasses.replace(batch, history_T=padded_history_T)):
         model = small_model(name, batch.items).double()
         # The model is in evaluation mode: in training, random draws depend on the padding.
-        model(to_float64(one)).square().sum().backward()
-        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    plain, padded = found
-    for parameter, gradient in plain.items():
+        model(to_float64(variant)).square().sum().backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    unpadded, padded = gradients
+    for parameter, gradient in unpadded.items():
         torch.testing.assert_close(padded[parameter], gradient, atol=1e-9, rtol=1e-6)
 
 
 @every_model
-def test_every_history_item_and_the_target_matter(name: str) -> None:
+def test_every_history_item_and_the_target_affect_the_logits(name: str) -> None:
     torch.manual_seed(5)
     items = random_items()
     batch = random_batch(8, items, lengths=[3] * 8)
@@ -117,8 +117,8 @@ def test_every_history_item_and_the_target_matter(name: str) -> None:
         history_T[position::3] = history_T[position::3] % 20 + 2
         changed_B = compute_logits(name, dataclasses.replace(batch, history_T=history_T))
         assert (changed_B - logits_B).abs().max() > 1e-6, f"position {position} of the histories"
-    other = dataclasses.replace(batch, item_id_B=batch.item_id_B % 20 + 2)
-    assert (compute_logits(name, other) - logits_B).abs().max() > 1e-6
+    changed = dataclasses.replace(batch, item_id_B=batch.item_id_B % 20 + 2)
+    assert (compute_logits(name, changed) - logits_B).abs().max() > 1e-6
 
 
 TARGET_ITEMS, HISTORY_ITEMS = slice(1, 15), slice(15, 29)

@@ -75,7 +75,7 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         cross_attention_feed_forward_dim=8,
         hidden_dims=(16, 8),
     ),
-    "din, vectors as they are": DinConfig(
+    "din, projected vectors": DinConfig(
         features=dataclasses.replace(FEATURES, vector_projection=True),
         attention_hidden_dims=(8, 4),
         hidden_dims=(16, 8),
@@ -96,7 +96,7 @@ SMALL_MODELS: dict[str, ModelConfig] = {
         hidden_dims=(16, 8),
     ),
 }
-"""Small configurations by an arbitrary name; every model has at least one."""
+"""Small configurations, by names of our choice; every model has at least one."""
 
 
 def random_items() -> ItemFeatures:
