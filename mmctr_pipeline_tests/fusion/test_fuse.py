@@ -1,4 +1,4 @@
-"""A transform is fitted once for settings, encoders and data, and then reused."""
+"""A transform is fitted once per combination of settings, encoders and data, and then reused."""
 
 import dataclasses
 import logging
@@ -113,7 +113,7 @@ def test_each_combination_of_settings_encoders_and_data_has_its_own_transform(
     run: Runs, changed: dict[str, Any]
 ) -> None:
     first = run(PCA)
-    # Equal vectors give equal transforms, so another day's vectors tell them apart.
+    # Equal vectors would give equal transforms, so this run has the vectors of another day.
     other = run(**{"config": PCA, "text": TEXT_LATER} | changed)
     assert not other.reused
     assert other.transform.identity != first.transform.identity
@@ -121,7 +121,7 @@ def test_each_combination_of_settings_encoders_and_data_has_its_own_transform(
     assert run(PCA).transform.identity == first.transform.identity
 
 
-def test_the_record_of_a_pca_is_named_as_before_it_could_be_rotated(run: Runs) -> None:
+def test_the_settings_of_a_pca_mention_rotation_only_if_it_is_rotated(run: Runs) -> None:
     made_by = run(PCA).vectors.provenance["made_by"]
     assert made_by["settings"] == {"method": "pca", "dim": 5, "input": "raw"}
     rotated = run(dataclasses.replace(PCA, rotate=True)).vectors.provenance["made_by"]
@@ -157,7 +157,9 @@ def test_settings_of_the_other_method_are_ignored(run: Runs) -> None:
 
 
 @pytest.mark.parametrize("config", [PCA, ATTENTION], ids=["pca", "attention"])
-def test_a_damaged_transform_is_named_with_the_fix(run: Runs, config: FusionConfig) -> None:
+def test_a_damaged_transform_is_reported_with_the_fix_and_a_missing_one_refitted(
+    run: Runs, config: FusionConfig
+) -> None:
     path = run(config).path
     content = path.read_bytes()
     for n_bytes in (0, 1, 200, len(content) - 1):
@@ -175,7 +177,7 @@ def test_a_damaged_transform_is_named_with_the_fix(run: Runs, config: FusionConf
     assert run(config).reused
 
 
-def test_a_damaged_record_is_named_with_the_fix(run: Runs) -> None:
+def test_a_damaged_record_is_reported_with_the_fix(run: Runs) -> None:
     run(PCA)
     (record,) = run.folder.glob("*.json")
     record.write_text(record.read_text()[:20])

@@ -77,7 +77,9 @@ def test_tags_come_from_item_info_if_it_has_them(tmp_path: Path) -> None:
     assert pq.read_table(path).column("item_tags").to_pylist()[1] == [0, 0, 0, 0, 3]
 
 
-def test_vectors_of_other_items_are_refused_and_the_old_file_is_kept(tmp_path: Path) -> None:
+def test_vectors_that_do_not_fit_the_items_are_refused_and_the_old_file_is_kept(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "item_info.parquet"
     write_item_info(path, fused(), ITEMS)
     before = path.read_bytes()
@@ -93,7 +95,7 @@ def test_vectors_of_other_items_are_refused_and_the_old_file_is_kept(tmp_path: P
 def _write_and_read_tags(
     source: dict[str, Any], tmp_path: Path, items: ItemTable = ITEMS
 ) -> list[list[int]]:
-    """Write the table with tags of `source`; return those of the padding and of `items`."""
+    """Write the table with the tags in `source`; return the tags of the padding and of `items`."""
     pq.write_table(pa.table(source), tmp_path / "source.parquet")
     ids = np.concatenate([np.zeros(1, items.ids.dtype), items.ids])
     vectors = dataclasses.replace(fused(), item_id=ids)
@@ -105,7 +107,9 @@ def _write_and_read_tags(
 
 
 @pytest.mark.parametrize("ids", [["a", "b", "é"], [5, 2_000_000_000, 2**62]], ids=["text", "large"])
-def test_other_ids_have_one_row_each(tmp_path: Path, ids: list[Any]) -> None:
+def test_text_and_large_ids_have_one_row_per_item_and_no_gaps(
+    tmp_path: Path, ids: list[Any]
+) -> None:
     items = dataclasses.replace(ITEMS, ids=np.array(ids), item_id=np.array([1, 2, 3], np.int32))
     padding = "" if isinstance(ids[0], str) else 0
     source = {"item_id": [ids[2], padding, ids[0]], "item_tags": [[0, 7], [0, 0], [8, 9]]}
@@ -152,7 +156,7 @@ SOURCE = {"item_id": [1, 2, 5], "item_tags": [[0, 1], [0, 2], [3, 4]]}
         ({"item_id": pa.array([1, 2, 2**63], pa.uint64())}, "item_id", 2, "9223372036854775808"),
     ],
 )
-def test_invalid_tags_are_refused_and_the_old_file_is_kept(
+def test_invalid_tags_or_ids_are_refused_and_the_old_file_is_kept(
     tmp_path: Path, changed: dict[str, Any], column: str, row: int | None, problem: str
 ) -> None:
     path = tmp_path / "item_info.parquet"

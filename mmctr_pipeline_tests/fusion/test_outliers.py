@@ -55,7 +55,7 @@ def fused(text: VectorTable, image: VectorTable, config: FusionConfig, folder: P
 
 @pytest.mark.parametrize("factor", [1e6, 3e37])
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
-def test_a_fit_equals_one_without_the_implausible_vectors(
+def test_a_fit_with_implausible_vectors_equals_one_in_which_they_are_masked(
     tmp_path: Path, config: FusionConfig, factor: float
 ) -> None:
     expected = fused(masked(TEXT), IMAGE, config, tmp_path / "a")

@@ -84,7 +84,7 @@ def test_row_zero_is_zero_and_ignored() -> None:
     np.testing.assert_allclose(fused.vectors[1:].mean(axis=0), 0, atol=1e-4)
 
 
-def test_the_mean_replaces_a_missing_modality_and_items_without_any_are_masked() -> None:
+def test_the_mean_replaces_a_missing_modality_and_items_without_either_are_masked() -> None:
     neither, no_image, no_text = 5, (7, 8, 9), (20,)
     text = table(1, TEXT_DIM, (neither, *no_text))
     image = table(2, IMAGE_DIM, (neither, *no_image))
@@ -127,7 +127,7 @@ def test_a_modality_that_no_item_has_is_left_out() -> None:
     np.testing.assert_allclose(image_only.components, transform.components[:3], atol=1e-12)
 
 
-def test_the_data_limit_the_number_of_components() -> None:
+def test_a_fit_has_no_more_components_than_the_data_support() -> None:
     def first(t: VectorTable, n: int) -> VectorTable:
         return VectorTable(t.item_id[:n], t.vectors[:n], t.present[:n], t.identity)
 
@@ -146,7 +146,7 @@ def test_the_data_limit_the_number_of_components() -> None:
 
 
 @pytest.mark.parametrize("dim", [1, 7])
-def test_a_saved_transform_is_unchanged(tmp_path: Path, dim: int) -> None:
+def test_a_saved_transform_loads_unchanged(tmp_path: Path, dim: int) -> None:
     text, image = table(1, TEXT_DIM, (3,)), table(2, IMAGE_DIM)
     transform = fit_pca(text, image, FusionConfig(dim=dim))
     path = tmp_path / "transforms" / "pca.pt"
@@ -176,7 +176,7 @@ def test_a_changed_or_foreign_file_is_refused(tmp_path: Path) -> None:
         PcaTransform.load(path)
 
 
-def test_the_identity_depends_on_content_and_encoders() -> None:
+def test_the_identity_depends_on_content_encoders_and_settings() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     config = FusionConfig(dim=7)
     identity = fit_pca(text, image, config).identity
@@ -202,7 +202,7 @@ def test_vectors_of_another_encoder_or_of_other_items_are_refused() -> None:
         fit_pca(*with_padding, FusionConfig())
 
 
-def test_a_non_finite_vector_is_named() -> None:
+def test_a_non_finite_vector_is_refused_and_its_item_is_named() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     text.vectors[10, 3] = np.nan
     with pytest.raises(ValueError, match=f"vector of item {text.item_id[10]} by encoder1"):

@@ -1,4 +1,4 @@
-"""A PCA of each modality, standardised and rotated PCAs, against plain float64 references."""
+"""PCA per modality, and standardised and rotated PCA, against plain float64 references."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ TEXT, IMAGE = table(1, TEXT_DIM), table(2, IMAGE_DIM, scale=50.0)
 EACH = FusionConfig(method="pca_each", dim=10)
 
 
-def variance_kept(
+def explained_variance(
     transform: Transform, text: VectorTable = TEXT, image: VectorTable = IMAGE
 ) -> dict:
     return transform.transform(text, image).provenance["explained_variance_of"]
@@ -57,9 +57,9 @@ def test_each_modality_is_reduced_by_its_own_pca() -> None:
         )
 
 
-def test_a_joint_pca_of_raw_vectors_keeps_little_of_the_smaller_modality() -> None:
-    joint = variance_kept(fit_pca(TEXT, IMAGE, FusionConfig(dim=10)))
-    separate = variance_kept(fit_pca(TEXT, IMAGE, EACH))
+def test_a_joint_pca_of_raw_vectors_explains_little_of_the_low_variance_modality() -> None:
+    joint = explained_variance(fit_pca(TEXT, IMAGE, FusionConfig(dim=10)))
+    separate = explained_variance(fit_pca(TEXT, IMAGE, EACH))
     assert joint["image"] > 0.85
     assert joint["text"] < 0.2
     assert min(separate.values()) > 0.7
@@ -68,7 +68,9 @@ def test_a_joint_pca_of_raw_vectors_keeps_little_of_the_smaller_modality() -> No
 
 @pytest.mark.parametrize("method", ["pca", "pca_each"])
 @pytest.mark.parametrize("kind", ["raw", "unit", "standardised"])
-def test_the_variance_kept_is_what_the_fused_vectors_restore(method: str, kind: str) -> None:
+def test_the_explained_variance_is_the_share_that_the_fused_vectors_restore(
+    method: str, kind: str
+) -> None:
     text = table(1, TEXT_DIM, (3, 4, 5))
     transform = fit_pca(text, IMAGE, FusionConfig(method=method, dim=6, input=kind))
     fused = transform.transform(text, IMAGE)
@@ -87,7 +89,7 @@ def test_the_variance_kept_is_what_the_fused_vectors_restore(method: str, kind: 
         assert fused.provenance["explained_variance_of"][name] == pytest.approx(share, abs=1e-5)
 
 
-def test_standardised_vectors_equal_a_float64_svd() -> None:
+def test_a_pca_of_standardised_vectors_equals_a_float64_svd() -> None:
     transform = fit_pca(TEXT, IMAGE, FusionConfig(dim=10, input="standardised"))
     parts = [each.vectors.astype(np.float64) for each in (TEXT, IMAGE)]
     parts = [(each - each.mean(0)) / each.std(0) / np.sqrt(each.shape[1]) for each in parts]
@@ -96,10 +98,10 @@ def test_standardised_vectors_equal_a_float64_svd() -> None:
     np.testing.assert_allclose(transform.explained_variance_ratio, ratio, rtol=1e-9)
 
 
-def test_the_modality_that_keeps_least_gets_the_next_component() -> None:
+def test_the_modality_with_the_least_explained_variance_gets_the_next_component() -> None:
     steep, flat = np.array([0.7, 0.2, 0.1]), np.full(5, 0.2)
     assert components_per_modality([steep, flat], 1) == [1, 0]
-    # 0.7 of one, then 0.8 of the other.
+    # `steep` reaches 0.7 with one component, so `flat` gets four, which reach 0.8.
     assert components_per_modality([steep, flat], 5) == [1, 4]
     assert components_per_modality([steep, flat], 6) == [2, 4]
     assert components_per_modality([steep, flat], 100) == [3, 5]
@@ -111,7 +113,7 @@ def test_a_rotation_keeps_distances_and_evens_out_the_variances(config: FusionCo
     plain = fit_pca(TEXT, IMAGE, config)
     turned = fit_pca(TEXT, IMAGE, dataclasses.replace(config, rotate=True))
     assert turned.identity != plain.identity
-    assert variance_kept(turned) == pytest.approx(variance_kept(plain))
+    assert explained_variance(turned) == pytest.approx(explained_variance(plain))
     np.testing.assert_array_equal(turned.explained_variance_ratio, plain.explained_variance_ratio)
     before, after = (t.transform(TEXT, IMAGE).vectors[1:] for t in (plain, turned))
     np.testing.assert_allclose(distances(after), distances(before), rtol=1e-4, atol=1e-4)
@@ -126,7 +128,7 @@ def test_an_item_without_a_cover_has_zero_image_components() -> None:
     n_text = int(transform.components[:, :TEXT_DIM].any(axis=1).sum())
     assert not fused[:100, n_text:].any()
     assert fused[100:, n_text:].any(axis=1).all()
-    # Items with a cover get the scale that they would have without the others.
+    # Items with a cover are scaled as if those without one did not exist.
     own = VectorTable(TEXT.item_id[100:], image.vectors[100:], image.present[100:], image.identity)
     text = VectorTable(TEXT.item_id[100:], TEXT.vectors[100:], TEXT.present[100:], TEXT.identity)
     alone = fit_pca(text, own, EACH).transform(text, own).vectors[1:]
@@ -141,10 +143,10 @@ def test_titles_alone_get_all_dimensions(kind: str) -> None:
     assert (transform.dim, transform.text_dim, transform.image_dim) == (10, TEXT_DIM, 0)
     joint = fit_pca(TEXT, masked(), dataclasses.replace(config, method="pca"))
     np.testing.assert_allclose(transform.components, joint.components, atol=1e-9)
-    assert list(variance_kept(transform, image=masked())) == ["text"]
+    assert list(explained_variance(transform, image=masked())) == ["text"]
 
 
-def test_the_data_limit_the_number_of_components() -> None:
+def test_a_fit_has_no_more_components_than_the_data_support() -> None:
     constant = dataclasses.replace(TEXT, vectors=np.full_like(TEXT.vectors, 0.1))
     low_rank = dataclasses.replace(
         IMAGE, vectors=IMAGE.vectors[:, :3] @ np.ones((3, IMAGE_DIM), np.float32).cumsum(axis=1)
@@ -156,7 +158,7 @@ def test_the_data_limit_the_number_of_components() -> None:
         config = dataclasses.replace(as_many_as_possible, input=kind, rotate=True)
         transform = fit_pca(constant, IMAGE, config)
         assert transform.dim == IMAGE_DIM
-        assert variance_kept(transform, constant) == {"image": pytest.approx(1)}
+        assert explained_variance(transform, constant) == {"image": pytest.approx(1)}
         # Titles were constant when the transform was fitted, but vary here.
         assert np.isfinite(transform.transform(TEXT, IMAGE).vectors).all()
     with pytest.raises(ValueError, match="all 300 vectors are equal"):
@@ -170,7 +172,9 @@ def test_the_data_limit_the_number_of_components() -> None:
 
 @pytest.mark.parametrize("dim", [1, 7])
 @pytest.mark.parametrize("method", ["pca", "pca_each"])
-def test_a_saved_transform_is_unchanged(tmp_path: Path, method: str, dim: int) -> None:
+def test_a_saved_transform_loads_unchanged_and_only_as_its_own_method(
+    tmp_path: Path, method: str, dim: int
+) -> None:
     config = FusionConfig(method=method, dim=dim, input="standardised", rotate=True)
     transform = fit_pca(TEXT, IMAGE, config)
     path = tmp_path / "transform.pt"
@@ -188,7 +192,7 @@ def test_a_saved_transform_is_unchanged(tmp_path: Path, method: str, dim: int) -
         type(transform).load(path)
 
 
-def test_raw_transforms_keep_the_format_without_weights(tmp_path: Path) -> None:
+def test_a_raw_transform_is_saved_in_the_format_without_weights(tmp_path: Path) -> None:
     transform = fit_pca(TEXT, IMAGE, FusionConfig(dim=7))
     transform.save(tmp_path / "pca.pt")
     assert list(load_tensors(tmp_path / "pca.pt")) == [

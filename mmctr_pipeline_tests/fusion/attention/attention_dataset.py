@@ -62,7 +62,7 @@ def masked(like: VectorTable) -> VectorTable:
 
 
 def matching_neighbours(fused: VectorTable, dataset: Dataset) -> float:
-    """Share of the five nearest watched items with the category and style of a cold item."""
+    """Share of cold items' five nearest watched items that have their category and style."""
     norms = np.linalg.norm(fused.vectors[1:], axis=1, keepdims=True)
     vectors = fused.vectors[1:] / norms.clip(1e-9)
     queries = np.flatnonzero(dataset.cold & fused.present[1:])

@@ -1,4 +1,4 @@
-"""The attention fusion learns from histories, and a saved transform is unchanged."""
+"""The attention fusion learns from histories, and a saved transform loads unchanged."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ def fused(transform: AttentionTransform) -> VectorTable:
 def test_learning_moves_cold_items_next_to_watched_items_of_their_kind() -> None:
     learning = changed(QUICK, max_epochs=8, learning_rate=5e-3)
     learned = fitted(learning)
-    # With so small a step the network stays as initialised.
+    # With such a small learning rate the network stays as initialised.
     untrained = fitted(changed(learning, max_epochs=1, learning_rate=1e-12))
     share, before = (
         matching_neighbours(transform.transform(DATASET.text, DATASET.image), DATASET)
@@ -71,7 +71,7 @@ def test_learning_moves_cold_items_next_to_watched_items_of_their_kind() -> None
     assert best["co_interaction"] < record["before_training"]["co_interaction"] - 0.1
 
 
-def test_before_training_it_is_a_pca_of_standardised_vectors_with_equal_weights() -> None:
+def test_an_untrained_fusion_is_a_pca_of_standardised_vectors_with_equal_attention() -> None:
     config = changed(QUICK, max_epochs=1, learning_rate=1e-12, held_out_share=1e-9)
     transform = fitted(dataclasses.replace(config, dim=10))
     fused = transform.transform(DATASET.text, DATASET.image)
@@ -216,7 +216,7 @@ def test_explained_variance_is_the_share_that_the_decoder_restores(
     assert fused.provenance["explained_variance"] == pytest.approx(1 - lost / total, rel=1e-5)
 
 
-def test_without_histories_it_warns_and_learns_from_images_and_titles(
+def test_without_histories_the_fit_warns_and_learns_from_titles_and_covers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = changed(QUICK, max_epochs=1)
@@ -231,7 +231,7 @@ def test_without_histories_it_warns_and_learns_from_images_and_titles(
     assert np.isfinite(transform.transform(DATASET.text, DATASET.image).vectors).all()
 
 
-def test_a_saved_transform_is_unchanged(
+def test_a_saved_transform_loads_unchanged(
     tmp_path: Path, transform: AttentionTransform, fused: VectorTable
 ) -> None:
     path = tmp_path / "transforms" / "attention.pt"

@@ -66,7 +66,7 @@ def test_anchors_can_be_restricted() -> None:
     assert pairs.draw(50, np.random.default_rng(3), anchors=~ALL_ITEMS).shape == (0, 2)
 
 
-def test_histories_without_pairs_yield_none() -> None:
+def test_histories_without_pairs_yield_no_pairs() -> None:
     for histories in (Ragged.from_lists([]), Ragged.from_lists([[10], [], [20]])):
         pairs = HistoryPairs(histories, ITEM_ID, ALL_ITEMS, window=3, popularity=0.0)
         assert len(pairs) == 0
@@ -74,14 +74,14 @@ def test_histories_without_pairs_yield_none() -> None:
         assert not pairs.partner_frequency().any()
 
 
-def test_an_unknown_item_is_named() -> None:
+def test_an_unknown_item_in_a_history_is_refused() -> None:
     for unknown in (5, 25, 99):
         histories = Ragged.from_lists([[10, unknown]])
         with pytest.raises(ValueError, match=f"history has item {unknown}"):
             HistoryPairs(histories, ITEM_ID, ALL_ITEMS, window=3, popularity=0.0)
 
 
-def test_the_same_generator_draws_the_same_pairs() -> None:
+def test_the_same_seed_draws_the_same_pairs() -> None:
     pairs = HistoryPairs(HISTORIES, ITEM_ID, ALL_ITEMS, window=2, popularity=0.5)
     first, second, other = (pairs.draw(100, np.random.default_rng(s)) for s in (1, 1, 2))
     np.testing.assert_array_equal(first, second)
