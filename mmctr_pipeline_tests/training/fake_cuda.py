@@ -73,7 +73,7 @@ class FakeCuda(FakeTensorMode):
 def pretend_driver(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 1 << 40) -> None:
     """Replace the parts of torch that need a driver.
 
-    These are free memory, pinned memory, autocast's look for hardware, the kernels of fused Adam,
+    These are free memory, pinned memory, autocast's check for hardware, the kernels of fused Adam,
     and the engine of the backward pass.
     """
 
@@ -104,7 +104,8 @@ def backward(loss: torch.Tensor) -> None:
         edges = node.next_functions
         outputs = node.apply(*inputs) if hasattr(node, "apply") else node(*inputs)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        if hasattr(node, "needs_input_grad"):  # a Python class has edges only for inputs in need
+        # The node of a Python function has edges only for inputs that need a gradient.
+        if hasattr(node, "needs_input_grad"):
             outputs = [
                 output
                 for output, is_needed in zip(outputs, node.needs_input_grad, strict=False)

@@ -34,7 +34,7 @@ def with_returning_users() -> CtrDataset:
     return dataclasses.replace(dataset, valid=dataset.train.take(np.arange(500)))
 
 
-def with_draws() -> CtrDataset:
+def with_drawn_negatives() -> CtrDataset:
     """Return data in which each user has two rows without a click for each click."""
     dataset, _ = small_sample()
     train = dataset.train.take(np.argsort(dataset.train.user_id, kind="stable"))
@@ -47,17 +47,19 @@ def with_draws() -> CtrDataset:
     )
 
 
-def test_impressions_and_new_users() -> None:
+def test_impressions_of_new_users_get_no_user_features_and_no_negatives() -> None:
     dataset, _ = small_sample()
     model, training = resolve_auto(dataset, AUTO, AUTO_TRAINING)
     assert isinstance(model, DinConfig)
     assert (model.features.user, training.in_batch_negatives) == ("never", 0.0)
 
 
-def test_draws_have_a_constant_ratio(caplog: pytest.LogCaptureFixture) -> None:
+def test_drawn_negatives_turn_in_batch_negatives_on_and_click_rates_off(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.INFO, "mmctr_pipeline"):
         # Even if users return: they all have the same click rate.
-        drawn = with_draws()
+        drawn = with_drawn_negatives()
         drawn = dataclasses.replace(drawn, valid=drawn.train.take(np.arange(500)))
         model, training = resolve_auto(drawn, AUTO, AUTO_TRAINING)
     assert isinstance(model, DinConfig)
@@ -69,7 +71,7 @@ def test_draws_have_a_constant_ratio(caplog: pytest.LogCaptureFixture) -> None:
     )
 
 
-def test_users_who_return_get_features(
+def test_users_who_return_get_user_features_and_item_rates(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     dataset = with_returning_users()
@@ -93,7 +95,9 @@ def test_item_rates_stay_off_beside_item_ids() -> None:
     assert (model.features.user, model.features.item_rates) == ("always", "never")
 
 
-def test_settings_without_auto_stay_and_log_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_settings_without_auto_stay_unchanged_and_log_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     dataset, _ = small_sample(n_train=100, n_valid=100)
     settings = ImprovedMmctrConfig(), TrainingConfig(in_batch_negatives=0.5)
     with caplog.at_level(logging.INFO, "mmctr_pipeline"):

@@ -20,7 +20,7 @@ def weighted_mean(values: list[torch.Tensor], power: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("power", SNAPSHOT_WEIGHTS)
-def test_late_snapshots_count_more_and_statistics_are_averaged_too(power: float) -> None:
+def test_late_snapshots_count_more_and_batch_statistics_are_averaged_too(power: float) -> None:
     module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     average = WeightAverage(module, power, SNAPSHOTS_PER_EPOCH)
     seen: list[dict[str, torch.Tensor]] = []
@@ -54,7 +54,7 @@ class CountingServer:
 
 
 @pytest.mark.parametrize(("batch_size", "n_snapshots"), [(1, 16), (5, 16), (20, 8), (160, 1)])
-def test_an_epoch_has_sixteen_snapshots_of_up_to_date_tables(
+def test_an_epoch_has_at_most_sixteen_snapshots_of_up_to_date_tables(
     batch_size: int, n_snapshots: int
 ) -> None:
     table = EmbeddingTable(2, 1)
@@ -67,7 +67,7 @@ def test_an_epoch_has_sixteen_snapshots_of_up_to_date_tables(
     assert average.state_dict()["n_snapshots"] == 2 * n_snapshots
 
 
-def test_without_a_power_nothing_is_averaged_or_read() -> None:
+def test_with_power_zero_nothing_is_averaged_and_no_table_is_read() -> None:
     table = EmbeddingTable(2, 1)
     table.server = server = CountingServer()
     average = WeightAverage(table, 0.0, 1)
@@ -102,7 +102,8 @@ def test_a_run_validates_and_keeps_the_average_while_training_continues_without_
     after_steps.clear()
     validated.clear()
     module = trained(1.0)
-    assert torch.equal(torch.stack(after_steps), torch.stack(plain))  # the same path
+    # Averaging does not affect training.
+    assert torch.equal(torch.stack(after_steps), torch.stack(plain))
     # Before step i the weights are those after step i - 1; an epoch has three steps.
     torch.testing.assert_close(validated[0], weighted_mean(after_steps[1:4], 1.0))
     torch.testing.assert_close(validated[1], weighted_mean(after_steps[1:7], 1.0))

@@ -74,7 +74,7 @@ def test_in_order_yields_every_row_with_its_own_history() -> None:
 
 @pytest.mark.parametrize(("batch_size", "step"), [(25, 64), (400, 100)])
 def test_batches_have_few_shapes(batch_size: int, step: int) -> None:
-    """Positions are padded to a multiple of 64 or of a quarter of the rows."""
+    """History positions are padded to a multiple of 64, or of a quarter of the rows if larger."""
     dataset, vectors = small_sample(n_train=10 * batch_size)
     batches = list(source_of(dataset, vectors).shuffled(batch_size, 1, 1))
     for batch in batches:
@@ -98,7 +98,7 @@ def test_a_batch_has_the_documented_types() -> None:
     assert batch.label_B.dtype == torch.float32
 
 
-def test_test_rows_have_no_labels() -> None:
+def test_batches_of_the_test_split_have_no_labels() -> None:
     dataset, vectors = small_sample()
     assert next(source_of(dataset, vectors, "test").in_order(8)).label_B is None
 
@@ -214,7 +214,7 @@ def test_only_the_first_tags_are_kept() -> None:
     assert features.tags_IK[2].tolist() == [5, *[0] * (MAX_TAGS - 1)]
 
 
-def test_modalities_are_included_if_the_model_reads_them_and_an_item_has_one() -> None:
+def test_a_modality_is_included_if_the_model_reads_it_and_some_item_has_it() -> None:
     dataset, vectors = small_sample(n_items=10)
     fused = vectors.fused
     absent = dataclasses.replace(fused, present=np.zeros_like(fused.present))
@@ -234,14 +234,14 @@ def test_modalities_are_included_if_the_model_reads_them_and_an_item_has_one() -
     assert feature_spec(dataset, given, SMALL_MODEL).text_dim == 0
 
 
-def test_a_modality_that_is_not_given_is_named() -> None:
+def test_a_modality_that_the_model_reads_but_was_not_given_is_refused() -> None:
     dataset, vectors = small_sample(n_items=10)
     only_text = ItemVectors(vectors.fused, text=vectors.fused)
     with pytest.raises(TrainingDataError, match="din reads image vectors, which were not given"):
         item_features(dataset.items, only_text, BOTH_MODALITIES)
 
 
-def test_vectors_that_are_not_finite_are_refused_by_item() -> None:
+def test_non_finite_vectors_are_refused_and_the_item_is_named() -> None:
     dataset, vectors = small_sample()
     vectors.fused.vectors[7, 3] = np.nan
     with pytest.raises(ValueError, match=r"1 item vectors of small-sample-vectors .* item 7"):

@@ -57,7 +57,7 @@ def test_calibration_changes_neither_weights_nor_ranking(
     assert calibrated.history.best.metrics == plain.history.best.metrics
 
 
-def test_it_is_fitted_on_half_of_the_users_and_measured_on_the_others(
+def test_calibration_is_fitted_on_half_of_the_users_and_measured_on_the_others(
     plain: TrainedCtr, calibrated: TrainedCtr
 ) -> None:
     valid = SAMPLE[0].valid
@@ -91,7 +91,7 @@ def test_an_underconfident_model_gets_honest_probabilities(calibrated: TrainedCt
     assert found["valid_log_loss"] < found["valid_log_loss_uncalibrated"] - 0.05
 
 
-def test_saved_models_score_calibrated_and_old_files_as_before(
+def test_saved_models_give_calibrated_scores_and_old_files_give_plain_ones(
     plain: TrainedCtr, calibrated: TrainedCtr, tmp_path: Path
 ) -> None:
     file = small_model_file(calibrated, SAMPLE[1])
@@ -103,7 +103,7 @@ def test_saved_models_score_calibrated_and_old_files_as_before(
     np.testing.assert_array_equal(score_valid(old), plain.valid_scores)
 
 
-def test_a_final_fit_keeps_the_map_of_the_selection_run(
+def test_a_final_fit_keeps_the_calibration_map_of_the_selection_run(
     calibrated: TrainedCtr, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -115,7 +115,7 @@ def test_a_final_fit_keeps_the_map_of_the_selection_run(
     assert not np.array_equal(score_valid(final), uncalibrated)
 
 
-def only_users(selecting: bool) -> TrainedCtr:
+def train_with_valid_users(selecting: bool) -> TrainedCtr:
     dataset, vectors = SAMPLE
     rows = selects_epoch(dataset.valid.user_id) == selecting
     half = dataclasses.replace(dataset, valid=dataset.valid.take(rows))
@@ -123,9 +123,11 @@ def only_users(selecting: bool) -> TrainedCtr:
     return train_ctr(half, vectors, SMALL_MODEL, config, CPU)
 
 
-def test_a_comparison_fits_it_on_all_users_who_select(caplog: pytest.LogCaptureFixture) -> None:
+def test_with_selecting_users_only_calibration_is_fitted_on_all_valid_rows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
-    trained = only_users(selecting=True)
+    trained = train_with_valid_users(selecting=True)
     assert trained.calibration is not None
     assert trained.calibration.n_rows == len(trained.valid_scores)
     assert "on the same rows the error is" in caplog.text
@@ -136,5 +138,5 @@ def test_valid_rows_that_allow_no_fit_are_refused_before_training(
 ) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(TrainingDataError, match=r"has 0 rows, 0 with a click.*calibration to none"):
-        only_users(selecting=False)
+        train_with_valid_users(selecting=False)
     assert "epoch 1" not in caplog.text

@@ -27,7 +27,7 @@ def test_no_checkpoint_is_found_before_one_is_written(tmp_path: Path) -> None:
     assert loaded(Checkpoints(tmp_path / "run")) is None
 
 
-def test_a_state_is_restored_as_it_was_and_logged(
+def test_a_saved_state_is_restored_unchanged_and_the_log_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run", every_seconds=0)
@@ -75,7 +75,7 @@ def test_removing_deletes_the_folder_and_may_be_repeated(tmp_path: Path) -> None
     assert loaded(checkpoints) is None
 
 
-def test_a_state_that_fails_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+def test_a_failed_save_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, every_seconds=0)
     checkpoints.save(lambda: {"n": 1})
 
@@ -102,7 +102,7 @@ def test_a_damaged_file_is_named_and_training_starts_from_the_beginning(
     assert loaded(checkpoints) == {"n": 1}
 
 
-def test_runs_that_differ_in_anything_decisive_have_their_own_folders(tmp_path: Path) -> None:
+def test_runs_with_different_configs_data_or_vectors_have_their_own_folders(tmp_path: Path) -> None:
     known: dict[str, Any] = {
         "config": {"seed": 1, "patience": 2},
         "data": "abc",
@@ -149,7 +149,7 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path: Path) -> 
     assert list(tmp_path.glob("*.pt")) == [checkpoints.path]
 
 
-def test_a_resumed_run_keeps_its_parts_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_splitting_batches_and_ends_in_evaluation_mode(tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def run(max_rows: int, n_validations: int) -> nn.Module:

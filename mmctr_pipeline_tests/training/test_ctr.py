@@ -1,4 +1,4 @@
-"""Training a CTR model: it learns, repeats itself, and refuses data it cannot measure."""
+"""Training a CTR model: it learns, is reproducible, and refuses data without a defined AUC."""
 
 import dataclasses
 
@@ -111,7 +111,7 @@ def test_a_split_without_labels_is_refused() -> None:
         train(dataclasses.replace(dataset, valid=dataset.test), vectors)
 
 
-def test_rare_classes_still_get_a_train_auc() -> None:
+def test_a_single_click_still_gives_a_train_auc() -> None:
     dataset, vectors = small_sample(n_train=300)
     label = np.zeros(300, np.int8)
     label[150] = 1
@@ -119,7 +119,7 @@ def test_rare_classes_still_get_a_train_auc() -> None:
     assert 0 <= train(rare, vectors).metrics["train_auc"] <= 1
 
 
-def test_bfloat16_learns_as_much_and_keeps_float32_weights(trained: TrainedCtr) -> None:
+def test_bfloat16_reaches_the_same_auc_and_keeps_float32_weights(trained: TrainedCtr) -> None:
     dataset, vectors = small_sample()
     half = train(dataset, vectors, dataclasses.replace(WELL_TRAINED, precision="bfloat16"))
     expected = trained.metrics["valid_auc"]
@@ -127,7 +127,7 @@ def test_bfloat16_learns_as_much_and_keeps_float32_weights(trained: TrainedCtr) 
     assert half.history.epochs[0].train_loss != trained.history.epochs[0].train_loss
     assert {parameter.dtype for parameter in half.module.parameters()} == {torch.float32}
     assert half.valid_scores.dtype == np.float32
-    # The weights are as good with exact products.
+    # Scored in float32, the weights are as good.
     assert dataset.valid.label is not None
     items = item_features(dataset.items, vectors, SMALL_MODEL)
     scores = score(half.module, BatchSource(dataset.valid, dataset.histories, items, CPU))
@@ -154,7 +154,7 @@ def test_the_default_optimizer_trains_as_dense_adamw_does(weight_averaging: floa
 
 
 @pytest.mark.cuda
-def test_a_gpu_learns_the_same() -> None:
+def test_training_on_a_gpu_learns() -> None:
     training = TrainingConfig(max_epochs=10, batch_size=128)
     trained = train_ctr(*small_sample(), SMALL_MODEL, training, torch.device("cuda:0"))
     assert next(trained.module.parameters()).device.type == "cuda"

@@ -104,7 +104,7 @@ def test_the_frequent_shape_is_captured_once_and_then_replayed(
     assert caplog.text == ""
 
 
-def test_a_second_shape_that_becomes_frequent_takes_the_graph() -> None:
+def test_the_graph_is_captured_again_for_a_shape_that_becomes_frequent() -> None:
     step = CountingStep(20)
     train(step, lambda number: 8 if number < 10 else 9)
     assert step.captured == [8, 9]
@@ -123,7 +123,7 @@ class StepWithoutMemory(CountingStep):
         raise torch.OutOfMemoryError
 
 
-def test_steps_run_plainly_if_a_graph_does_not_fit_into_memory(
+def test_steps_run_without_a_graph_if_it_does_not_fit_into_memory(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     step = StepWithoutMemory()
@@ -179,7 +179,7 @@ def stop_halfway(graph: RecordedGraph) -> None:
         (CountingStep(), stop_halfway, "its replay failed: an illegal memory access"),
     ],
 )
-def test_a_graph_that_fails_or_differs_is_dropped_with_one_warning(
+def test_a_graph_that_fails_or_differs_from_plain_steps_is_dropped_with_a_warning(
     step: CountingStep,
     replay: Callable[[RecordedGraph], None] | None,
     problem: str,

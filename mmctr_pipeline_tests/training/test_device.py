@@ -27,7 +27,7 @@ def test_cuda_is_refused_on_machines_without_it() -> None:
         resolve_device("cuda")
 
 
-def test_seeded_repeats_itself_and_restores_the_state() -> None:
+def test_seeded_repeats_its_draws_and_restores_the_random_state() -> None:
     before = torch.get_rng_state()
     draws = []
     for seed in (1, 1, 2):
@@ -38,7 +38,7 @@ def test_seeded_repeats_itself_and_restores_the_state() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_state_is_restored_after_an_error() -> None:
+def test_the_random_state_is_restored_after_an_error() -> None:
     def fail_after_drawing() -> None:
         with seeded(1, CPU):
             torch.rand(4)
@@ -51,7 +51,7 @@ def test_the_state_is_restored_after_an_error() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "inside"), [(SMALL_BATCH, 1), (SMALL_BATCH + 1, None)])
-def test_small_steps_use_one_thread_and_the_number_is_restored(
+def test_small_batches_use_one_thread_and_the_number_of_threads_is_restored(
     batch_size: int, inside: int | None
 ) -> None:
     before = torch.get_num_threads()

@@ -42,12 +42,12 @@ def likely_causes(trained: TrainedCtr) -> str:
     return "\n".join(trained.likely_causes)
 
 
-def test_a_good_auc_has_no_causes(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_good_auc_has_no_likely_causes(caplog: pytest.LogCaptureFixture) -> None:
     assert train(*small_sample(n_train=3500)).likely_causes == ()
     assert "chance" not in caplog.text
 
 
-def test_shuffled_train_labels(caplog: pytest.LogCaptureFixture) -> None:
+def test_shuffled_train_labels_are_named_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, train=shuffled(dataset.train)), vectors)
     assert "may be shuffled" in likely_causes(trained)
@@ -57,7 +57,7 @@ def test_shuffled_train_labels(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.slow
-def test_shuffled_valid_labels_of_a_model_that_learns() -> None:
+def test_shuffled_valid_labels_of_a_model_that_learns_are_named() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     trained = train(dataclasses.replace(dataset, valid=shuffled(dataset.valid)), vectors)
     assert trained.metrics["train_auc"] > 0.6
@@ -66,7 +66,7 @@ def test_shuffled_valid_labels_of_a_model_that_learns() -> None:
     assert "reversed" not in causes
 
 
-def test_labels_that_mean_the_opposite_in_valid() -> None:
+def test_reversed_valid_labels_are_named() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     assert dataset.valid.label is not None
     valid = relabelled(dataset.valid, 1 - dataset.valid.label)
@@ -76,7 +76,7 @@ def test_labels_that_mean_the_opposite_in_valid() -> None:
     assert "shuffled" not in causes
 
 
-def test_a_learning_rate_that_is_too_high() -> None:
+def test_a_learning_rate_that_is_too_high_is_named() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     training = dataclasses.replace(
         TRAINING, learning_rate=10.0, gradient_clip_norm=1e9, weight_decay=0.0
@@ -93,7 +93,7 @@ def test_a_learning_rate_that_is_too_high() -> None:
 
 
 @pytest.mark.slow
-def test_a_learning_rate_that_is_too_low() -> None:
+def test_a_learning_rate_that_is_too_low_is_named() -> None:
     rates = {"learning_rate": 1e-9, "multimodal_learning_rate": 1e-9, "min_learning_rate": 0.0}
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     dataset = dataclasses.replace(dataset, valid=shuffled(dataset.valid))
@@ -103,7 +103,7 @@ def test_a_learning_rate_that_is_too_low() -> None:
     assert "too high" not in causes
 
 
-def test_too_few_steps() -> None:
+def test_too_few_steps_are_named() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     dataset = dataclasses.replace(
         dataset, train=shuffled(dataset.train), valid=shuffled(dataset.valid)
@@ -113,7 +113,7 @@ def test_too_few_steps() -> None:
     assert "took only 2 steps: lower training.batch_size (1,750)" in likely_causes(trained)
 
 
-def test_no_vectors_and_only_cold_items() -> None:
+def test_missing_vectors_and_cold_targets_are_named() -> None:
     dataset, vectors = small_sample(n_train=3500, n_valid=1000)
     is_known = dataset.histories.values <= 30
     lengths = np.add.reduceat(np.append(is_known, False), dataset.histories.offsets[:-1])
@@ -141,7 +141,7 @@ def test_no_vectors_and_only_cold_items() -> None:
     assert "fused vector" not in "".join(trained.likely_causes)
 
 
-def test_equal_scores_and_few_rows() -> None:
+def test_equal_scores_and_few_rows_are_named() -> None:
     dataset, vectors = small_sample(n_train=600, n_valid=60)
     dataset = dataclasses.replace(dataset, valid=shuffled(dataset.valid))
     items = FeatureConfig(

@@ -183,7 +183,7 @@ def test_fake_cuda_finds_planted_waits_and_mismatches(mistake: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
-def test_fake_cuda_backward_computes_what_torch_does(
+def test_fake_cuda_backward_computes_the_gradients_that_torch_does(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.undo()

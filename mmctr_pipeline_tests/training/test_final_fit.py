@@ -1,4 +1,4 @@
-"""The final fit trains on train and valid rows for the selected length, and changes no metric."""
+"""The final fit trains on train and valid rows up to the selected epoch, and changes no metric."""
 
 import dataclasses
 import logging
@@ -74,7 +74,7 @@ def concatenated(first: Split, second: Split) -> Split:
 def test_the_model_is_trained_on_train_and_valid_rows(
     selected: TrainedCtr, final: TrainedCtr
 ) -> None:
-    """The reference is a run on both whose validations repeat those of the selection run."""
+    """The reference is a run on both splits whose validations repeat the selection run's values."""
     history = selected.history
     n_parts = round(history.best_epoch * 2)
     assert 1 < n_parts < len(history.epochs)
@@ -100,7 +100,7 @@ def test_the_model_is_trained_on_train_and_valid_rows(
     assert not final.module.training
 
 
-def test_the_returned_model_scores_differently_from_the_recorded_one(final: TrainedCtr) -> None:
+def test_the_returned_model_does_not_reproduce_the_recorded_valid_scores(final: TrainedCtr) -> None:
     dataset, vectors = small_sample(**ROWS)
     items = item_features(dataset.items, vectors, SMALL_MODEL)
     source = BatchSource(dataset.valid, dataset.histories, items, CPU)
@@ -111,7 +111,9 @@ def epoch_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in caplog.messages if ": train loss" in line]
 
 
-def test_log_lines_name_the_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_say_whether_they_belong_to_selection_or_final_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO)
     final = train(dataclasses.replace(TRAINING, max_epochs=2, final_fit=True))
     assert final.final_fit is not None

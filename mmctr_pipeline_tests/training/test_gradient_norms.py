@@ -43,7 +43,7 @@ def test_mean_and_maximum_are_those_of_the_norms_before_clipping(clip_norm: floa
         assert record.largest_gradient_norm == pytest.approx(max(expected), rel=1e-5)
 
 
-def test_table_rows_count_as_dense_gradients_do() -> None:
+def test_row_adamw_records_the_same_gradient_norm_as_dense_adamw() -> None:
     norms = []
     for optimizer in ("row_adamw", "adamw"):
         training = dataclasses.replace(
@@ -56,7 +56,7 @@ def test_table_rows_count_as_dense_gradients_do() -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
-def test_records_of_earlier_versions_have_no_norms() -> None:
+def test_records_of_earlier_versions_load_without_gradient_norms() -> None:
     fields = ("epoch", "train_loss", "learning_rate", "seconds", "validation_seconds")
     old = {**dict.fromkeys((*fields, "rows_per_second"), 1.0), "metrics": {"score": 0.5}}
     state = RunState()

@@ -41,7 +41,7 @@ def run(
     return module, script, fit_toy(module, config, stopping=stopping)
 
 
-def test_early_stopping_restores_the_best_epochs_weights() -> None:
+def test_early_stopping_restores_the_weights_of_the_best_epoch() -> None:
     module, script, history = run([0.1, 0.5, 0.4, 0.5, 0.9])
     assert len(script.weights) == 4
     assert len(set(script.weights)) == 4
@@ -53,7 +53,7 @@ def test_early_stopping_restores_the_best_epochs_weights() -> None:
     assert not script.saw_training_mode
 
 
-def test_smaller_can_be_better() -> None:
+def test_a_smaller_metric_can_be_better() -> None:
     module, script, history = run([0.5, 0.3, 0.4, 0.6, 0.1], larger_is_better=False)
     assert history.best_epoch == 2
     assert module.weight.item() == script.weights[1]
@@ -66,7 +66,7 @@ def test_training_ends_after_the_last_epoch() -> None:
     assert not history.stopped_early
 
 
-def test_the_history_has_loss_rate_and_speed_of_each_epoch() -> None:
+def test_the_history_has_metrics_learning_rate_and_speed_of_each_epoch() -> None:
     _, _, history = run([0.1, 0.2, 0.3], max_epochs=3)
     assert [record.epoch for record in history.epochs] == [1, 2, 3]
     first = history.epochs[0]

@@ -20,8 +20,8 @@ from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy
 class Trace:
     """A run over rows 0, 1, ... in batches of `sizes` that records what happens.
 
-    The loss of row i is i in every epoch. Each validation finds the next of `values`, and repeats
-    the last one.
+    The loss of row i is i in every epoch. Each validation returns the next of `values`;
+    after the last, it repeats that one.
     """
 
     sizes: tuple[int, ...]
@@ -87,8 +87,10 @@ def test_train_loss_is_the_mean_over_the_rows_since_the_last_validation() -> Non
     ("sizes", "n_parts", "last_epoch"),
     [((1, 1, 1, 1), 1, 4), ((1, 1, 1, 1), 2, 3.5), ((1, 1, 1, 1), 4, 3.25), ((4, 2), 5, 3.8)],
 )
-def test_patience_counts_epochs(sizes: tuple[int, ...], n_parts: int, last_epoch: float) -> None:
-    """The first validation is the best, and none within three epochs is better."""
+def test_patience_counts_epochs_not_validations(
+    sizes: tuple[int, ...], n_parts: int, last_epoch: float
+) -> None:
+    """The first validation is the best, so the run ends three epochs after it."""
     history = Trace(sizes).run(
         TrainingConfig(max_epochs=20, validations_per_epoch=n_parts, patience=3)
     )
@@ -96,7 +98,7 @@ def test_patience_counts_epochs(sizes: tuple[int, ...], n_parts: int, last_epoch
     assert history.stopped_early
 
 
-def test_the_best_weights_may_be_those_of_half_an_epoch() -> None:
+def test_the_best_epoch_may_be_a_fraction() -> None:
     history = Trace((1,) * 4, values=[0.1, 0.2, 0.9, 0.3]).run(
         TrainingConfig(max_epochs=2, validations_per_epoch=2)
     )
@@ -121,7 +123,7 @@ def test_cosine_schedules_step_once_per_epoch() -> None:
     assert len(set(whole)) == 4
 
 
-def test_a_plateau_lowers_the_rate_after_validations_without_a_better_one() -> None:
+def test_a_plateau_lowers_the_rate_after_validations_without_improvement() -> None:
     config = TrainingConfig(
         max_epochs=4,
         validations_per_epoch=2,
@@ -147,7 +149,7 @@ def test_each_part_has_its_own_random_numbers_which_follow_from_the_seed() -> No
 
 
 @pytest.mark.parametrize("schedule", ["plateau", "cosine", "cosine_restarts"])
-def test_a_final_fit_repeats_the_rates_of_selection_up_to_its_best_epoch(
+def test_a_final_fit_repeats_the_learning_rates_of_selection_up_to_the_best_epoch(
     schedule: Literal["plateau", "cosine", "cosine_restarts"], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = TrainingConfig(
@@ -161,7 +163,7 @@ def test_a_final_fit_repeats_the_rates_of_selection_up_to_its_best_epoch(
     selection = Trace((1,) * 4, values=[0.5, 0.2, 0.1, 0.6, 0.3, 0.4, 0.8, 0.1]).run(config)
     assert selection.best_epoch == 3.5 < selection.epochs[-1].epoch
 
-    # More rows, as in a final fit: the parts are parts of these.
+    # More rows, as in a final fit: an epoch and its parts are longer.
     final = Trace((1,) * 6)
     caplog.set_level(logging.INFO)
     history = final.run(config, FollowSelection(selection))

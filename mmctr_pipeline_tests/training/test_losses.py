@@ -1,4 +1,4 @@
-"""Losses against their formulas; in-batch negatives replace targets, and odds stay the data's."""
+"""Losses follow their formulas; in-batch negatives replace targets but not the best logits."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def test_loss_is_cross_entropy_against_smoothed_targets(smoothing: float) -> Non
     assert loss.item() == pytest.approx(plain_cross_entropy(logits, labels, smoothing), rel=1e-6)
 
 
-def test_recipe_a_targets_are_0_025_and_0_975() -> None:
+def test_recipe_a_smooths_the_target_of_a_click_to_0_975() -> None:
     logits_B = torch.zeros(1, requires_grad=True)
     smoothed_binary_cross_entropy(logits_B, torch.ones(1), 0.05).backward()
     assert logits_B.grad is not None
@@ -88,7 +88,7 @@ def test_pairwise_loss_is_the_mean_over_pairs_with_different_labels(n_rows: int)
     assert pairwise_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_pairwise_loss_depends_on_order_alone() -> None:
+def test_pairwise_loss_ignores_a_shift_and_falls_as_clicks_score_higher() -> None:
     logits_B = torch.randn(30)
     label_B = (torch.arange(30) % 3 == 0).float()
     shifted = pairwise_loss(logits_B + 5, label_B)
@@ -106,18 +106,18 @@ def test_pairwise_loss_of_equal_labels_and_its_gradient_are_zero(label: float) -
     assert not logits_B.grad.any()
 
 
-def test_the_contrast_of_the_joint_objective_is_its_formula() -> None:
+def test_contrastive_loss_follows_its_formula_and_ignores_a_shift() -> None:
     logits_B = torch.randn(20, generator=torch.Generator().manual_seed(3))
     label_B = (torch.arange(20) % 3 == 0).float()
     expected = plain_contrast(logits_B.tolist(), label_B.tolist())
     assert contrastive_loss(logits_B, label_B).item() == pytest.approx(expected, rel=1e-4)
     shifted = contrastive_loss(logits_B + 4, label_B).item()
-    assert shifted == pytest.approx(expected, rel=1e-4)  # ranks only
+    assert shifted == pytest.approx(expected, rel=1e-4)  # a shift does not matter
     assert contrastive_loss(torch.full((20,), 3.0), label_B).item() == pytest.approx(0, abs=1e-5)
 
 
 class ItemLogits(nn.Module):
-    """Gives an item the logit of its id."""
+    """Gives each item a logit that is linear in its id."""
 
     def forward(self, batch: Batch) -> torch.Tensor:
         return batch.item_id_B / 20 - 1.5
@@ -140,7 +140,7 @@ def test_ctr_loss_weighs_cross_entropy_pairwise_loss_and_contrast(
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_weights_of_more_than_one_are_refused() -> None:
+def test_loss_weights_that_sum_to_more_than_one_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"joint_weight.*at most 1"):
         TrainingConfig(pairwise_weight=0.6, joint_weight=0.5)
 
@@ -181,14 +181,14 @@ def test_rows_without_a_click_get_targets_of_the_batch_with_their_levels(
     assert all(old == new for old, new, is_negative in rows if not is_negative)
     replacing = [new for old, new, _ in rows if old != new]
     assert len(replacing) / sum(is_negative_B) == pytest.approx(share, abs=0.06)
-    assert len(set(replacing)) == len(replacing)  # each target replaces at most one
+    assert len(set(replacing)) == len(replacing)  # each target replaces at most one other
     clicked = {old for old, _, is_negative in rows if not is_negative}
     share_clicked = sum(target in clicked for target in replacing) / len(replacing)
     assert share_clicked == pytest.approx(len(clicked) / len(before), abs=0.08)
     assert set(replacing) <= set(before)
 
 
-def test_users_histories_and_labels_stay(batch: Batch) -> None:
+def test_in_batch_negatives_keep_users_histories_and_labels(batch: Batch) -> None:
     after = with_new_targets(batch, 1.0)
     for field in dataclasses.fields(Batch):
         if field.name not in TARGET_COLUMNS:
@@ -210,7 +210,7 @@ def test_a_batch_of_clicks_keeps_its_targets(batch: Batch) -> None:
 def uneven_rows(n_rows: int = 200_000) -> tuple[Split, np.ndarray]:
     """Return rows whose clicks depend on the item, and the true logit of each item `(I,)`.
 
-    Popular items are clicked more, so other rows' targets differ from those of rows without click.
+    Popular items are clicked more, so targets of random rows differ from those without a click.
     """
     generator = np.random.default_rng(0)
     probability_I = np.linspace(0.05, 0.95, 11)
@@ -245,7 +245,7 @@ def test_with_in_batch_negatives_the_best_logits_are_those_of_the_given_rows(sha
         assert np.abs(best_I.numpy() - redrawn_logits(train, share, 11).numpy() - true_I).max() > 1
 
 
-def test_redrawn_logits_are_smoothed_counts() -> None:
+def test_redrawn_logits_follow_from_smoothed_counts() -> None:
     item_id = np.array([1, 1, 1, 1, 2, 2, 3], np.int32)
     label = np.array([1, 1, 1, 0, 0, 0, 1], np.int8)
     empty = np.zeros(7, np.int32)
@@ -260,7 +260,7 @@ def test_redrawn_logits_are_smoothed_counts() -> None:
     assert found_I[0] == found_I[4] == 0
 
 
-def test_ctr_loss_subtracts_what_in_batch_negatives_take(batch: Batch) -> None:
+def test_ctr_loss_subtracts_the_redrawn_logits_of_in_batch_negatives(batch: Batch) -> None:
     config = TrainingConfig(label_smoothing=0.0, in_batch_negatives=1.0)
     redrawn_I = torch.linspace(-1, 1, 61)
     torch.manual_seed(4)

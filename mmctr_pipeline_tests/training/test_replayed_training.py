@@ -46,7 +46,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights_after_two_epochs(
     config: TrainingConfig, cuda_graph: bool, left_out: str = ""
 ) -> dict[str, torch.Tensor]:
-    """Train a small model with the rates in tensors, as on CUDA, and a lower one in epoch 2.
+    """Train a small model with learning rates in tensors, as on CUDA, that are lower in epoch 2.
 
     `left_out` names tensors that the check of the first replay neither saves nor restores.
     """
@@ -155,7 +155,7 @@ def trained(
     return train_ctr(*small_sample(n_train), model, training, torch.device(device))
 
 
-def test_the_setting_has_no_effect_on_the_cpu() -> None:
+def test_the_cuda_graph_setting_has_no_effect_on_the_cpu() -> None:
     captured, plain = (
         trained(graph, "cpu", n_train=500).module.state_dict() for graph in (True, False)
     )

@@ -58,7 +58,7 @@ def train_auc(dataset: CtrDataset, fold_of_row: bool = True, **features: object)
 
 
 @pytest.mark.slow
-def test_shuffled_labels_are_learned_no_better_with_the_users_rate() -> None:
+def test_shuffled_labels_are_learned_no_better_with_user_click_rates() -> None:
     dataset = shuffled()
     without = train_auc(dataset, user_id=True)
     assert without > 0.55  # the id learns each user's share of clicks, which is no leak
@@ -69,12 +69,12 @@ def test_shuffled_labels_are_learned_no_better_with_the_users_rate() -> None:
 
 
 @pytest.mark.slow
-def test_shuffled_labels_are_learned_no_better_with_the_items_rate() -> None:
+def test_shuffled_labels_are_learned_no_better_with_item_click_rates() -> None:
     dataset = shuffled()
     without = train_auc(dataset)
     assert train_auc(dataset, item_rates="always") < without + TOLERANCE
 
 
-def test_item_rates_refuse_an_embedding_that_knows_all_folds() -> None:
+def test_item_rates_cannot_be_combined_with_item_ids() -> None:
     with pytest.raises(SettingsError, match=r"item_rates is 'always'; .* item_id"):
         FeatureConfig(item_id=True, item_rates="always")

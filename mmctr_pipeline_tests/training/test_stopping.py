@@ -36,7 +36,7 @@ def add(state: RunState, stopping: StoppingPolicy, new: EpochRecord) -> None:
 
 
 def run_to_its_end(values: Sequence[float], epoch_length: float = 1.0) -> TrainingHistory:
-    """Return the history of a run whose validations find `values`."""
+    """Return the history of a run whose validations return `values`."""
     state, stopping = RunState(), early_stopping()
     for n, value in enumerate(values, start=1):
         if stopping.ended_by(state):
@@ -59,7 +59,7 @@ def test_a_run_records_what_ended_it() -> None:
 
 
 @pytest.mark.parametrize(("larger_is_better", "value", "expected"), [(True, 2, 1), (False, 1, 0)])
-def test_better_depends_on_the_direction_and_ties_go_to_the_first(
+def test_the_best_record_follows_the_direction_and_ties_go_to_the_first(
     larger_is_better: bool, value: float, expected: int
 ) -> None:
     stopping = EarlyStopping(lambda module: {}, "score", CONFIG, larger_is_better)

@@ -126,7 +126,7 @@ def test_row_adamw_trains_a_module_as_adamw_does() -> None:
         pytest.param([[1, 2, 0], [0, 3, 9]], id="padding has no gradient"),
     ],
 )
-def test_gradients_are_clipped_by_the_norm_of_all_of_them(ids_B3: list[list[int]]) -> None:
+def test_gradients_are_clipped_by_their_joint_norm(ids_B3: list[list[int]]) -> None:
     plain, plain_optimizers = build("adamw")
     large_gradients(plain, plain_optimizers, ids_B3)
     gradients = [p.grad for p in plain.parameters() if p.grad is not None]

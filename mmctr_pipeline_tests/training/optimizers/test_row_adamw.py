@@ -95,7 +95,7 @@ def long_tail_errors(
     [
         (1.0, 0.0, cosine_restarts),
         (1.0, 3.0, cosine_restarts),
-        # With gradients this small epsilon matters; in the second case it dominates.
+        # With gradients this small, epsilon matters; in the second case it dominates.
         (1e-6, 0.0, constant),
         (1e-9, 0.0, constant),
     ],
@@ -134,7 +134,7 @@ def test_a_lookup_returns_current_rows() -> None:
         assert (table(all_ids).detach() - dense.weight).abs().max() < 1e-6
 
 
-def test_two_groups_with_several_lookups_per_step() -> None:
+def test_two_groups_with_several_lookups_per_step_train_as_dense_adamw() -> None:
     one, two, three = random_table(30, 1), random_table(30, 2), random_table(30, 3)
     optimizer = RowAdamW(
         [
@@ -281,9 +281,9 @@ def test_released_tables_train_as_plain_ones() -> None:
     assert table.weight.grad[2].tolist() == [1] * DIM
 
 
-def test_filler_rows_train_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filler_rows_change_no_weights_or_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, (m, v) = weights_and_moments((80,))
-    # Devices other than the CPU use these, so that no shape depends on data.
+    # Devices other than the CPU use filler rows, so that no shape depends on data.
     monkeypatch.setattr(row_adamw, "distinct_rows", padded_distinct_rows)
     padded_weight, (padded_m, padded_v) = weights_and_moments((80,))
     assert torch.equal(weight, padded_weight)

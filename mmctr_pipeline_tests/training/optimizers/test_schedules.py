@@ -61,7 +61,7 @@ def test_cosine_goes_down_once_over_all_epochs() -> None:
         assert_cosine(found, epoch / 8)
 
 
-def test_constant_rates_stay() -> None:
+def test_a_constant_schedule_keeps_the_rates() -> None:
     assert rates_per_epoch(8, schedule="constant") == [(2e-3, 5e-4)] * 8
 
 
