@@ -18,7 +18,7 @@ from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.config import TrainingConfig
 
 
-def test_default_rows_are_each_shipped_model_and_training_once() -> None:
+def test_the_default_rows_have_each_shipped_model_and_training_once() -> None:
     entries = preset_entries([], shared=load_preset("sample"))
     names = [entry.name for entry in entries]
     assert {"din", "improved_mmctr", "sample"} <= set(names)
@@ -30,7 +30,7 @@ def test_default_rows_are_each_shipped_model_and_training_once() -> None:
         assert compared.count((preset.model, preset.training)) == 1
 
 
-def test_rows_have_shared_encoders_and_fusion_or_their_own() -> None:
+def test_rows_use_the_shared_encoders_and_fusion_or_else_their_own() -> None:
     shared = load_preset("improved_mmctr_given")
     names = ["improved_mmctr", "transformer_dcn"]
     for entry, name in zip(preset_entries(names, shared), names, strict=True):
@@ -42,7 +42,7 @@ def test_rows_have_shared_encoders_and_fusion_or_their_own() -> None:
     assert {"improved_mmctr_given", "text_only"} <= {entry.name for entry in preset_entries([])}
 
 
-def test_rows_keep_the_order_of_names_and_files_go_by_their_stem(tmp_path: Path) -> None:
+def test_rows_keep_the_given_order_and_files_are_named_by_their_stem(tmp_path: Path) -> None:
     without = tmp_path / "without_tags.yaml"
     without.write_text("extends: din\nmodel: {features: {item_tags: false}}\n")
     entries = preset_entries([str(without), "din", "text_only", "improved_mmctr"])
@@ -68,7 +68,7 @@ def test_a_run_has_its_own_seed_the_shorter_limit_and_no_final_fit() -> None:
     assert entry.with_seed(0, minutes=0.0).preset.training.max_minutes == 3
 
 
-def test_the_ablation_withholds_one_modality_the_other_and_both() -> None:
+def test_the_ablation_withholds_neither_either_or_both_modalities() -> None:
     preset = load_preset("transformer_dcn")
     entries = ablation_entries(preset)
     assert {entry.name: entry.without for entry in entries} == {
@@ -84,7 +84,7 @@ def test_the_ablation_withholds_one_modality_the_other_and_both() -> None:
     assert {name for pair in ABLATION_PAIRS for name in pair} <= {e.name for e in entries}
 
 
-def test_fusions_share_the_seed_of_training() -> None:
+def test_attention_and_random_projections_use_the_training_seed() -> None:
     entries = {entry.name: entry for entry in fusion_entries(load_preset("sample"))}
     # The first row is compared with each of the others.
     assert next(iter(entries)) == "pca_each rotated"
@@ -102,7 +102,7 @@ def test_fusions_share_the_seed_of_training() -> None:
     assert random.with_seed(0, 0.0).vector_settings != random.with_seed(1, 0.0).vector_settings
 
 
-def test_fusions_differ_from_recipe_a_as_they_say_whatever_the_preset_has() -> None:
+def test_fusion_rows_have_the_settings_they_name_whatever_the_preset_has() -> None:
     preset = load_preset("sample")
     ours = FusionConfig(method="pca_each", input="unit", rotate=True)
     for fusion in (preset.fusion, ours):

@@ -36,7 +36,7 @@ def test_inputs_survive_writing_and_reading(tmp_path: Path) -> None:
     assert TrainingInputs.read(other_folder).vectors.text is None
 
 
-def test_other_contents_have_another_key() -> None:
+def test_inputs_with_different_contents_have_different_keys() -> None:
     inputs = small_inputs()
     keys = {inputs.key}
     for name in ("fused", "text", "image"):
@@ -50,7 +50,9 @@ def test_other_contents_have_another_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["table_fused", "dataset/valid"])
-def test_damaged_inputs_are_named_with_the_folder_to_remove(name: str, tmp_path: Path) -> None:
+def test_the_error_for_damaged_inputs_names_the_file_and_the_folder_to_remove(
+    name: str, tmp_path: Path
+) -> None:
     folder = small_inputs().write(tmp_path)
     path = folder / f"{name}.parquet"
     content = bytearray(path.read_bytes())

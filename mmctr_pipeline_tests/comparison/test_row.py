@@ -19,7 +19,7 @@ def test_the_process_of_a_row_ends_with_its_parent_even_while_it_waits_for_the_l
     tmp_path: Path,
 ) -> None:
     command = [sys.executable, "-m", "mmctr_pipeline.comparison.row", str(tmp_path)]
-    # The lock is held as if by another process: without its parent the row would wait forever.
+    # The lock is never released: a row that outlived its parent would wait for it forever.
     with locked(tmp_path / ".lock"):
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         assert process.stdin is not None

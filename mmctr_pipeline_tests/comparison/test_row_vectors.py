@@ -1,4 +1,4 @@
-"""Vectors of a row: computed as by the assets, withheld, or projected at random."""
+"""The vectors of a row: the same as from the assets, withheld, or projected at random."""
 
 import dataclasses
 import logging
@@ -81,7 +81,7 @@ def test_withheld_modalities_are_absent_from_the_fusion_and_the_model(
     assert neither.fused.present.all()
 
 
-def test_each_fusion_of_the_list_gives_other_vectors_with_each_seed(
+def test_fusions_give_different_vectors_and_only_seeded_ones_vary_by_seed(
     row_vectors: RowVectors,
 ) -> None:
     attention = dataclasses.replace(GIVEN.fusion.attention, max_epochs=1, rows_per_epoch=500)
@@ -118,7 +118,7 @@ def test_random_projections_keep_distances_roughly_and_follow_the_seed() -> None
     assert not np.array_equal(projected(8, 1).vectors, projected(8, 2).vectors)
 
 
-def test_an_unavailable_encoder_is_an_error_in_one_line(
+def test_an_unavailable_encoder_is_a_settings_error(
     row_vectors: RowVectors, tmp_path: Path
 ) -> None:
     preset = tmp_path / "absent.yaml"

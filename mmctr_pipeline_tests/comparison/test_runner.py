@@ -33,7 +33,7 @@ RUN_PROCESS = "mmctr_pipeline.comparison.runner._run_process"
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """Return the storage of a comparison killed in its second row, and when the first was done."""
+    """Return the storage of a comparison killed in its second row, and when its first was done."""
     storage = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "mmctr_pipeline_tests.comparison.board_runs"]
     process = subprocess.Popen(
@@ -78,7 +78,7 @@ def rows_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_scores_of_an_undisturbed_one(
+def test_a_killed_comparison_resumes_and_gets_the_scores_of_an_undisturbed_one(
     killed: tuple[Path, float],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -110,7 +110,7 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     board, _ = run(caplog, tmp_path)
-    # The numbers are those of the saved scores on the users that selected no epoch.
+    # The measures are those of the saved scores of users who do not select the epoch.
     valid = small_inputs().dataset.valid
     assert valid.label is not None
     label = valid.label[~selects_epoch(valid.user_id)]

@@ -30,7 +30,7 @@ def test_better_needs_fewer_rows_than_not_worse() -> None:
     assert verdict(0.0, 50_000, is_slice=True) == "not worse"
 
 
-def test_equal_means_both_ends_within_the_margin() -> None:
+def test_is_equal_requires_both_ends_within_the_margin_and_enough_rows() -> None:
     assert paired(-0.0029, 0.0029).is_equal
     assert not paired(-0.0031, 0.001).is_equal
     assert not paired(-0.001, 0.0031).is_equal

@@ -55,7 +55,7 @@ def plain_auc(scores: np.ndarray, rows: np.ndarray | slice = slice(None)) -> flo
     return float(((ahead > 0) + 0.5 * (ahead == 0)).mean())
 
 
-def test_one_seed_is_measured_on_the_saved_scores() -> None:
+def test_rows_of_one_seed_are_measured_and_compared_on_their_scores() -> None:
     strong, weak = draw_scores(2.0, 1), draw_scores(0.5, 2)
     rows = [row("weak", outcome(1, weak)), row("strong", outcome(1, strong))]
     board = Leaderboard.compare(rows, REPORTING, pairs=[("strong", "weak"), ("strong", "absent")])
@@ -128,7 +128,7 @@ def test_rows_with_a_cold_target_are_measured_and_compared_on_their_own() -> Non
     assert cells(board, 1)["cold AUC"] == f"{np.mean(areas[1]):.4f}"
 
 
-def test_without_cold_rows_of_both_classes_their_cells_are_empty() -> None:
+def test_the_cold_cells_are_empty_unless_cold_rows_have_both_classes() -> None:
     one_class = ReportingRows(LABEL, IS_COLD & (LABEL == 1))
     rows = [
         TableRow.measure(name, "din", [outcome(1, draw_scores(1, 1))], one_class) for name in "ab"
