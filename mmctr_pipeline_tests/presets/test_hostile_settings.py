@@ -16,13 +16,13 @@ from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError
 
 HOSTILE: dict[str, Any] = {
-    "nothing": None,
+    "null": None,
     "true": True,
     "zero": 0,
     "one": 1,
     "minus one": -1,
     "half": 0.5,
-    "whole float": 2.0,
+    "integral float": 2.0,
     "largest seed": MAX_SEED,
     "2**63": 2**63,
     "2**70": 2**70,
@@ -36,20 +36,20 @@ HOSTILE: dict[str, Any] = {
     "empty text": "",
     "number as text": "2e-3",
     "null character": "a\0b",
-    "endless text": "x" * 5000,
+    "long text": "x" * 5000,
     "bytes": b"x",
     "list": ["din"],
     "empty list": [],
     "list of lists": [[1]],
     "list with a boolean": [8, True],
     "list with a float": [8, 4.0],
-    "endless list": [1] * 1000,
+    "long list": [1] * 1000,
     "mapping": {"name": "din"},
 }
 
 
 def classes_in(settings_class: type[Settings]) -> Iterator[type[Settings]]:
-    """Yield the class and those of its fields, models included."""
+    """Yield a class of settings and those of its fields, including all models."""
     yield settings_class
     for hint in typing.get_type_hints(settings_class).values():
         for option in typing.get_args(hint) or (hint,):
@@ -75,7 +75,7 @@ def test_every_number_has_a_lower_and_an_upper_bound(name: str) -> None:
 
 
 def refusal(build: Callable[..., Any], *args: Any, **values: Any) -> str | None:
-    """Return the message with which a value is refused, or None."""
+    """Return the message with which values are refused, or None if they are accepted."""
     try:
         build(*args, **values)
     except (SettingsError, ValidationError) as error:
@@ -84,7 +84,7 @@ def refusal(build: Callable[..., Any], *args: Any, **values: Any) -> str | None:
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if name != "Preset"])
-def test_hostile_values_are_refused_by_name_in_presets_and_in_dagster_alike(name: str) -> None:
+def test_presets_and_dagster_refuse_the_same_hostile_values_and_name_the_setting(name: str) -> None:
     settings_class = CLASSES[name]
     derived = config_class(settings_class(), "section")
     n_refused = 0
@@ -99,7 +99,7 @@ def test_hostile_values_are_refused_by_name_in_presets_and_in_dagster_alike(name
                 continue
             n_refused += 1
             if field.name == "corrupt_image_share" and value == 1:
-                continue  # the message names the other share, which it limits
+                continue  # the message names missing_image_share, as both add up to at most 1
             assert preset.startswith(f"my.yaml: section.{field.name}"), case
             assert len(preset) < 1000, case
             assert f"run configuration: section.{field.name}" in dagster, case

@@ -1,4 +1,4 @@
-"""Models train on fused vectors of any width: a PCA has at most as many components as the rank."""
+"""Models train on fused vectors of any width, as PCA yields no more components than the rank."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ PRESET_MODELS = {load_preset(name).model: name for name in shipped_presets()}
 
 
 @pytest.mark.parametrize("model", PRESET_MODELS, ids=list(PRESET_MODELS.values()))
-def test_every_preset_trains_on_vectors_of_a_lower_rank(model: ModelConfig) -> None:
+def test_every_preset_trains_on_fused_vectors_of_127_dimensions(model: ModelConfig) -> None:
     assert_trains_with(model, vector_dim=127)
 
 

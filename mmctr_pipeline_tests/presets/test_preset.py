@@ -24,7 +24,7 @@ def test_the_basic_presets_are_shipped() -> None:
 def test_every_shipped_preset_loads(name: str) -> None:
     preset = load_preset(name)
     assert isinstance(preset, Preset)
-    # The data decide how high an AUC is good: no floor is inherited.
+    # How high a good AUC is depends on the data, so no preset sets a floor.
     assert (preset.checks.auc_floor, preset.checks.beat_baselines) == (None, True)
 
 
@@ -37,7 +37,7 @@ def test_only_our_presets_differ_from_the_published_fusions() -> None:
         assert fusion.rotate is (name in ours), name
 
 
-def test_improved_mmctr_is_recipe_a() -> None:
+def test_improved_mmctr_has_the_settings_of_recipe_a() -> None:
     preset = load_preset("improved_mmctr")
     assert preset.encoders.text.model == "all-MiniLM-L6-v2"
     assert preset.encoders.image.model == "RN50/openai"
@@ -66,7 +66,7 @@ def test_presets_share_the_settings_they_do_not_change() -> None:
     assert load_preset("improved_mmctr_given").encoders.text.source == "given"
 
 
-def test_a_file_of_two_lines_changes_one_thing(tmp_path: Path) -> None:
+def test_a_file_of_two_lines_changes_only_one_setting(tmp_path: Path) -> None:
     path = _write(tmp_path / "mine.yaml", "extends: text_only\ntraining: {max_epochs: 2}\n")
     preset, base = load_preset(path), load_preset("text_only")
     assert preset.training.max_epochs == 2
@@ -75,7 +75,7 @@ def test_a_file_of_two_lines_changes_one_thing(tmp_path: Path) -> None:
     assert preset.encoders == base.encoders
 
 
-def test_files_extend_files_in_their_own_folder(tmp_path: Path) -> None:
+def test_a_file_may_extend_another_file_in_its_own_folder(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     _write(tmp_path / "deep" / "base.yaml", "extends: sample\nmodel: {dropout: 0.1}\n")
     path = _write(tmp_path / "deep" / "top.yaml", "extends: base.yaml\nfusion: {dim: 16}\n")
@@ -171,15 +171,15 @@ def test_an_error_names_all_files_that_a_preset_extends(tmp_path: Path) -> None:
 
 
 def seeds_in(settings: Settings, path: str = "") -> dict[str, int]:
-    """Return every setting with seed in its name, by its path."""
-    found = {}
+    """Return every setting that has `seed` in its name, by its path."""
+    seeds = {}
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), f"{path}.{field.name}".lstrip(".")
         if isinstance(value, Settings):
-            found |= seeds_in(value, name)
+            seeds |= seeds_in(value, name)
         elif "seed" in field.name:
-            found[name] = value
-    return found
+            seeds[name] = value
+    return seeds
 
 
 @pytest.mark.parametrize("name", shipped_presets())
@@ -199,7 +199,7 @@ def test_one_seed_sets_every_seed_of_a_preset(name: str, tmp_path: Path) -> None
     assert dataclasses.replace(preset, fusion=fusion, training=training, model=model) == base
 
 
-def test_a_single_seed_overrides_the_common_one_and_a_file_those_it_extends(tmp_path: Path) -> None:
+def test_specific_seeds_override_common_ones_and_files_override_their_base(tmp_path: Path) -> None:
     _write(
         tmp_path / "base.yaml",
         "extends: din\nseed: 7\nmodel: {name: din_semantic_ids}\ntraining: {seed: 8}\n",

@@ -121,12 +121,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_published_settings(name: str) -> None:
+def test_a_preset_has_the_published_settings(name: str) -> None:
     preset = load_preset(name)
-    found = {}
+    actual = {}
     for setting in PUBLISHED[name]:
         value: Any = preset
         for part in setting.split("."):
             value = getattr(value, part)
-        found[setting] = value
-    assert found == PUBLISHED[name]
+        actual[setting] = value
+    assert actual == PUBLISHED[name]

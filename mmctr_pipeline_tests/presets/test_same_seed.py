@@ -63,8 +63,10 @@ def test_equal_seeds_give_equal_weights(entry: Entry) -> None:
         runs.append(trained(entry, entry.preset.training.seed))
     first, second = (run.module.state_dict() for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
-    losses, again = ([epoch.train_loss for epoch in run.history.epochs] for run in runs)
-    assert losses == again
+    first_losses, second_losses = (
+        [epoch.train_loss for epoch in run.history.epochs] for run in runs
+    )
+    assert first_losses == second_losses
 
 
 def test_different_seeds_give_different_weights() -> None:

@@ -1,4 +1,4 @@
-"""Files of settings are refused if a key repeats or YAML is ambiguous; errors show no content."""
+"""Settings files with repeated keys or ambiguous YAML are refused; errors show no content."""
 
 import os
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_a_key_that_is_set_twice_is_named_with_its_lines(name: str, tmp_path: Pa
 BROKEN: dict[str, tuple[str | bytes, str]] = {
     "python object": (f"model: !!python/object/apply:os.system [{SECRET}]", "line 1: tags (!...)"),
     "python name": (f"model: {{name: !!python/name:{SECRET} x}}", "line 1: tags (!...)"),
-    "own tag": (f"a: 1\nb: !{SECRET} x", "line 2: tags (!...)"),
+    "custom tag": (f"a: 1\nb: !{SECRET} x", "line 2: tags (!...)"),
     "set": (f"a: !!set {{{SECRET}}}", "line 1: tags (!...)"),
     "binary value": ("a: !!binary aGVsbG8=", "line 1: tags (!...)"),
     "wrong tag": (f"a: !!int {SECRET}", "line 1: not a number"),
@@ -80,12 +80,12 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "key that is a boolean": (f"on: {SECRET}", "line 1: a key must be the name"),
     "merge of text": (f"<<: {SECRET}", "line 1: << takes a mapping"),
     "octal": ("training: {batch_size: 0127}", "line 1: a number that YAML reads as octal"),
-    "sixties": ("training:\n  batch_size: 2:10", "line 2: a number that YAML reads as octal"),
-    "endless integer": (f"training: {{seed: {'9' * 5000}}}", "line 1: not a number"),
+    "base 60": ("training:\n  batch_size: 2:10", "line 2: a number that YAML reads as octal"),
+    "very long integer": (f"training: {{seed: {'9' * 5000}}}", "line 1: not a number"),
     "UTF-16": (f"a: {SECRET}".encode("utf-16"), "is not UTF-8 text (byte 1)"),
     "Latin-1": (f"a: {SECRET} ü".encode("latin-1"), "is not UTF-8 text (byte"),
     "null bytes": (f"a: 1\nb: {SECRET}\0", "line 2: not text but binary content"),
-    "picture": (b"\x89PNG\r\n\x1a\n\0\0\0" + SECRET.encode(), "is not UTF-8 text (byte 1)"),
+    "image": (b"\x89PNG\r\n\x1a\n\0\0\0" + SECRET.encode(), "is not UTF-8 text (byte 1)"),
     "large": (f"a: {SECRET}\n" + "# more\n" * 20_000, "has more than 100,000 bytes"),
     "deep": ("a: " + "[" * 40 + SECRET + "]" * 40, "nested more than 32 levels deep"),
     "very deep": ("a: " + "[" * 600, "nested more than 32 levels deep"),
@@ -104,11 +104,11 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
         "more than 10,000 values",
     ),
     "environment file": (f"TOKEN={SECRET}\n", "holds text instead of sections"),
-    "mapping of other things": (
+    "mapping with keys that are not names": (
         f"{SECRET}: 1\nhttps://user:{SECRET}@host: 2\n" + f"k: {SECRET}",
         "unknown setting (no name), (no name), k; known: encoders, fusion",
     ),
-    "mapping of many things": (
+    "mapping with many unknown keys": (
         "".join(f"key{n}: {SECRET}\n" for n in range(100)),
         "unknown setting key0, key1, key2, key3, key4 and 95 more; known",
     ),
@@ -116,7 +116,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_file_is_refused_by_name_and_line_without_its_content(
+def test_the_error_about_a_broken_file_names_it_and_shows_no_content(
     name: str, tmp_path: Path
 ) -> None:
     content, problem = BROKEN[name]
