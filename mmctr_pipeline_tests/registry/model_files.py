@@ -1,4 +1,4 @@
-"""Small model files: one by hand, and one of a quickly trained model."""
+"""Small model files: one written by hand, and those of quickly trained models."""
 
 import re
 

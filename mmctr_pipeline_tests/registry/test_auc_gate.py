@@ -1,4 +1,4 @@
-"""The AUC gate: baselines, floors, and words that name the best baseline."""
+"""The AUC gate: baselines, floors, and explanations that name the best baseline."""
 
 import dataclasses
 import math
@@ -13,13 +13,13 @@ from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 
 
 def _model(difference: float, low: float, **changes: Any) -> ModelFile:
-    """Return a model that differs by `difference` from the rates, its best baseline."""
+    """Return a model whose AUC is `difference` above that of click rates."""
     rates = {"auc": 0.81234 - difference, "difference": difference, "low": low}
     baselines = {**MODEL_FILE.baselines, "rates": rates}
     return dataclasses.replace(MODEL_FILE, baselines=baselines, **changes)
 
 
-def test_a_model_passes_if_it_is_surely_better_than_the_best_baseline() -> None:
+def test_a_model_passes_if_it_is_significantly_better_than_the_best_baseline() -> None:
     verdict = judge_auc(MODEL_FILE)
     assert verdict.passed
     assert verdict.explanation == (
@@ -40,7 +40,9 @@ def test_a_model_passes_if_it_is_surely_better_than_the_best_baseline() -> None:
         (0.001, math.nan, "has no usable baselines"),
     ],
 )
-def test_a_model_that_is_not_surely_better_fails(difference: float, low: float, words: str) -> None:
+def test_a_model_that_is_not_significantly_better_fails(
+    difference: float, low: float, words: str
+) -> None:
     verdict = judge_auc(_model(difference, low))
     assert not verdict.passed
     assert words in verdict.explanation
@@ -50,7 +52,7 @@ def test_a_model_that_is_not_surely_better_fails(difference: float, low: float, 
     assert allowed.explanation == "valid AUC 0.8123 has no floor to reach"
 
 
-def test_a_floor_comes_on_top_of_the_baselines() -> None:
+def test_a_floor_applies_in_addition_to_the_baselines() -> None:
     both = judge_auc(MODEL_FILE, auc_floor=0.8)
     assert both.passed
     assert both.explanation.endswith("; it reaches the floor 0.8000 (checks.auc_floor)")
@@ -63,7 +65,7 @@ def test_a_floor_comes_on_top_of_the_baselines() -> None:
     assert alone.explanation == "valid AUC 0.8123 reaches the floor 0.8123 (checks.auc_floor)"
 
 
-def test_only_microlens_1m_x1_has_a_floor_of_its_own() -> None:
+def test_only_microlens_1m_x1_has_a_default_floor() -> None:
     model = dataclasses.replace(MODEL_FILE, data_name=MICROLENS_1M_X1)
     verdict = judge_auc(model)
     assert not verdict.passed
@@ -72,7 +74,7 @@ def test_only_microlens_1m_x1_has_a_floor_of_its_own() -> None:
     assert judge_auc(dataclasses.replace(model, data_name="other")).passed
 
 
-def test_a_model_without_any_baseline_is_refused_with_the_reasons() -> None:
+def test_a_model_without_any_baseline_fails_and_the_reasons_are_given() -> None:
     absent = {"popularity": "one row of a class", "rates": "one row of a class"}
     verdict = judge_auc(dataclasses.replace(MODEL_FILE, baselines={}, absent_baselines=absent))
     assert not verdict.passed
@@ -80,14 +82,14 @@ def test_a_model_without_any_baseline_is_refused_with_the_reasons() -> None:
 
 
 @pytest.mark.parametrize("metrics", [{}, {"valid_auc": math.nan}])
-def test_a_model_of_unknown_quality_is_refused(metrics: dict[str, float]) -> None:
+def test_a_model_without_usable_metrics_fails(metrics: dict[str, float]) -> None:
     recorded = {**dict.fromkeys(metrics, 0.0), **metrics}
     verdict = judge_auc(dataclasses.replace(MODEL_FILE, metrics=recorded), beat_baselines=False)
     assert not verdict.passed
     assert "no usable valid_auc, valid_auc_low" in verdict.explanation
 
 
-def test_the_verdict_names_the_measured_model_and_the_causes_of_chance() -> None:
+def test_the_verdict_names_the_measured_run_and_likely_causes_of_an_auc_at_chance() -> None:
     model = dataclasses.replace(
         MODEL_FILE, final_fit={"n_rows": 1}, likely_causes=["few rows", "no vectors"]
     )

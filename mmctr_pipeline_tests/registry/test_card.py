@@ -35,7 +35,7 @@ EVALUATION: dict[str, Any] = {
 }
 
 
-def test_popularity_is_a_table_that_explains_a_missing_auc() -> None:
+def test_the_popularity_table_explains_a_missing_auc() -> None:
     assert unpadded(popularity_table(EVALUATION)).splitlines()[2:] == [
         "| cold | 0 | 1,200 | 300 | 0.6123 | 0.6023 to 0.6223 |",
         "| rare | 1 to 5 | 7 | 7 | none | the rows are of one class |",
@@ -45,7 +45,7 @@ def test_popularity_is_a_table_that_explains_a_missing_auc() -> None:
     assert unpadded(popularity_table(empty)).endswith("| cold | 0 | 0 | 0 | none | no rows |")
 
 
-def test_the_card_reports_users_calibration_and_popularity() -> None:
+def test_the_card_reports_calibration_and_auc_by_user_and_by_popularity() -> None:
     card = model_card(dataclasses.replace(MODEL_FILE, evaluation=EVALUATION), "7")
     assert "0.7651, the mean over 1,234 users who have rows of both classes" in card
     assert "weighted by their 4,321 rows" in card
@@ -66,7 +66,7 @@ def test_the_card_of_a_final_fit_says_which_model_the_metrics_describe() -> None
     assert "final fit" not in model_card(MODEL_FILE, "7")
 
 
-def test_epochs_show_gradient_norms_if_they_were_recorded() -> None:
+def test_the_epochs_table_shows_gradient_norms_if_they_were_recorded() -> None:
     (record,) = MODEL_FILE.history["epochs"]
     later = {**record, "epoch": 2, "gradient_norm": 0.1234, "largest_gradient_norm": 56.78}
     history = {**MODEL_FILE.history, "epochs": [record, later]}

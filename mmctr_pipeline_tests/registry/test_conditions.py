@@ -1,4 +1,4 @@
-"""A model file records the conditions of its run, and each later change is one sentence."""
+"""A model file records the conditions of its run; each one that has changed gets a sentence."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def test_a_model_file_keeps_the_conditions_of_its_run(tmp_path: Path) -> None:
     assert 0 < record["gradient_norm"] <= record["largest_gradient_norm"]
 
 
-def test_each_difference_is_a_sentence() -> None:
+def test_each_changed_condition_is_reported_in_a_sentence() -> None:
     now = library_versions() | run_conditions(CPU, "float32")
     assert changed_conditions(now, now) == []
     before = {**now, "threads": 64, "code of training": "0123", "torch": "2.9.0"}

@@ -48,7 +48,7 @@ def saved_file(model_file: ModelFile, tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-def test_a_loaded_model_has_the_weights_in_evaluation_mode(
+def test_a_loaded_model_has_the_trained_weights_and_is_in_evaluation_mode(
     trained: TrainedCtr, saved: Path
 ) -> None:
     module = build_module(ModelFile.load(saved))
@@ -98,7 +98,7 @@ def test_a_final_fit_is_recorded_as_such(
     assert loaded.metrics == trained.metrics
 
 
-def test_an_old_file_without_evaluation_and_final_fit_is_read(saved: Path) -> None:
+def test_an_old_file_may_lack_evaluation_and_final_fit_but_not_metrics(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     del content["evaluation"], content["final_fit"]
     torch.save(content, saved)
@@ -111,7 +111,7 @@ def test_an_old_file_without_evaluation_and_final_fit_is_read(saved: Path) -> No
         ModelFile.load(saved)
 
 
-def test_building_leaves_the_random_state_alone(saved: Path) -> None:
+def test_building_a_module_leaves_the_random_state_unchanged(saved: Path) -> None:
     model_file = ModelFile.load(saved)
     before = torch.get_rng_state()
     build_module(model_file)
@@ -153,10 +153,10 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     plain_pickle.write_bytes(pickle.dumps(Path("x")))
     with pytest.raises(DamagedFileError, match=r"pickle\.pt .* cannot be read"):
         ModelFile.load(plain_pickle)
-    whole_module = tmp_path / "module.pt"
-    torch.save(torch.nn.Linear(1, 1), whole_module)
+    pickled_module = tmp_path / "module.pt"
+    torch.save(torch.nn.Linear(1, 1), pickled_module)
     with pytest.raises(DamagedFileError, match="objects other than tensors"):
-        ModelFile.load(whole_module)
+        ModelFile.load(pickled_module)
     weights = tmp_path / "weights.pt"
     torch.save({"weight": torch.zeros(2)}, weights)
     with pytest.raises(ModelFileError, match="not a model saved by this pipeline"):
@@ -198,7 +198,7 @@ def test_values_that_could_not_be_read_back_are_refused_at_writing(
     assert not (tmp_path / "model.pt").exists()
 
 
-def test_weights_of_another_size_are_refused(model_file: ModelFile) -> None:
+def test_weights_of_another_size_and_unknown_models_are_refused(model_file: ModelFile) -> None:
     resized = dataclasses.replace(model_file, spec={**model_file.spec, "n_users": 9})
     with pytest.raises(ModelFileError, match="weights do not fit the saved configuration"):
         build_module(resized)

@@ -1,4 +1,4 @@
-"""Versions are complete folders with an atomic link to the latest; killed writers do no harm."""
+"""Versions are complete folders, a link names the latest, and killed writers do no harm."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ def test_a_version_holds_model_metrics_and_card(tmp_path: Path) -> None:
     assert metrics["version"] == folder.name
 
 
-def test_the_name_is_a_utc_time_and_the_content_hash(tmp_path: Path) -> None:
+def test_a_version_is_named_by_utc_time_and_content_hash(tmp_path: Path) -> None:
     folder = write_version(tmp_path, MODEL_FILE)
     sha256 = hashlib.sha256((folder / "model.pt").read_bytes()).hexdigest()
     assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", folder.name)
@@ -63,7 +63,7 @@ def test_the_card_shows_metrics_identities_and_settings(tmp_path: Path) -> None:
         assert expected in card, expected
 
 
-def test_best_model_points_to_the_latest_by_a_relative_link(tmp_path: Path) -> None:
+def test_best_model_is_a_relative_link_to_the_latest_version(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     assert latest(tmp_path) == first / "model.pt"
     second = write_version(tmp_path, dataclasses.replace(MODEL_FILE, preset="other"))
@@ -81,7 +81,7 @@ def test_writing_the_same_model_again_is_harmless(tmp_path: Path) -> None:
     assert not list((tmp_path / "models").glob(".incoming-*"))
 
 
-def test_a_failed_write_keeps_the_latest_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_latest_version_and_leaves_nothing_behind(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     broken = dataclasses.replace(MODEL_FILE, metrics={"valid_auc": np.float32(0.9)})
     with pytest.raises(ModelFileError, match="float32"):
@@ -99,7 +99,7 @@ def die_while_writing(storage: Path) -> None:
     write_version(storage, ModelFileThatKillsItsWriter(**vars(MODEL_FILE)))
 
 
-def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_the_next_writer_removes_what_a_killed_writer_left(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     process = multiprocessing.get_context("fork").Process(
         target=die_while_writing, args=(tmp_path,)
