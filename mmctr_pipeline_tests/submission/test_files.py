@@ -35,7 +35,7 @@ def test_files_have_the_format_of_the_competition(paths: tuple[Path, Path]) -> N
     assert check_submission(*paths, TEST_ID) == []
 
 
-def test_scores_read_back_bit_by_bit(paths: tuple[Path, Path]) -> None:
+def test_scores_are_read_back_bit_for_bit(paths: tuple[Path, Path]) -> None:
     random = np.random.default_rng(0)
     scores = np.concatenate(
         [random.random(5000), 10.0 ** -random.uniform(0, 30, 5000), [0.0, 1.0]]
@@ -83,24 +83,26 @@ def test_scores_that_are_not_probabilities_are_not_written(
     assert [path.read_bytes() for path in paths] == before
 
 
-def test_damaged_weights_are_suspected_where_scores_are_not_probabilities() -> None:
+def test_the_error_about_invalid_scores_suspects_damaged_weights() -> None:
     scores = np.array([0.1, np.nan, 0.2, 1.5], np.float32)
     message = r"1 of Task1&2 are not finite, the first nan in row 1; 1 of .* weights .* damaged"
     with pytest.raises(SubmissionError, match=message):
         submission_frame(TEST_ID, scores)
 
 
-def test_repeated_missing_and_no_rows_are_not_written(paths: tuple[Path, Path]) -> None:
+def test_frames_with_repeated_ids_missing_values_or_no_rows_are_not_written(
+    paths: tuple[Path, Path],
+) -> None:
     repeated = pl.DataFrame({"ID": [3, 10, 3, 4], "Task1&2": SCORES})
     with pytest.raises(SubmissionError, match="1 rows repeat an ID, the first 3"):
         write_submission(repeated, *paths)
     with pytest.raises(SubmissionError, match="there are no rows"):
         write_submission(repeated.clear(), *paths)
-    hole = pl.DataFrame({"ID": [1, 2], "Task1&2": [0.5, None]})
+    incomplete = pl.DataFrame({"ID": [1, 2], "Task1&2": [0.5, None]})
     with pytest.raises(SubmissionError, match="1 values are missing"):
-        write_submission(hole, *paths)
+        write_submission(incomplete, *paths)
     with pytest.raises(SubmissionError, match="the columns are"):
-        write_submission(hole.rename({"Task1&2": "score"}), *paths)
+        write_submission(incomplete.rename({"Task1&2": "score"}), *paths)
     assert not paths[0].exists()
     assert not paths[1].exists()
 
@@ -121,7 +123,9 @@ def test_repeated_missing_and_no_rows_are_not_written(paths: tuple[Path, Path]) 
         ("ID,Task1&2\n", "there are no rows"),
     ],
 )
-def test_problems_of_a_file_are_listed(paths: tuple[Path, Path], text: str, problem: str) -> None:
+def test_the_problems_of_a_submission_file_are_listed(
+    paths: tuple[Path, Path], text: str, problem: str
+) -> None:
     paths[0].write_text(text)
     with zipfile.ZipFile(paths[1], "w") as archive:
         archive.writestr("prediction.csv", text)
@@ -129,7 +133,7 @@ def test_problems_of_a_file_are_listed(paths: tuple[Path, Path], text: str, prob
     assert any(problem in line for line in problems), problems
 
 
-def test_a_zip_that_is_not_the_csv_is_found(paths: tuple[Path, Path]) -> None:
+def test_a_zip_that_does_not_hold_exactly_the_csv_is_reported(paths: tuple[Path, Path]) -> None:
     frame = submission_frame(TEST_ID, SCORES)
     write_submission(frame, *paths)
     paths[0].write_text(paths[0].read_text().replace("0.25", "0.35"))

@@ -1,4 +1,4 @@
-"""Models that fail the AUC gate and changed test files are refused before anything is written."""
+"""Changed test files and models that fail the AUC gate are refused."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from mmctr_pipeline.submission.gate import BelowAucFloorError, require_auc, requ
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
 
-def test_a_model_that_fails_the_gate_is_refused_in_the_words_of_the_check() -> None:
+def test_a_model_that_fails_is_refused_with_the_explanation_of_the_verdict() -> None:
     require_auc(AucVerdict(True, ""))
-    with pytest.raises(BelowAucFloorError, match=r"^valid AUC 0\.7 is below$"):
-        require_auc(AucVerdict(False, "valid AUC 0.7 is below"))
+    with pytest.raises(BelowAucFloorError, match=r"^valid AUC 0\.7 is below the floor$"):
+        require_auc(AucVerdict(False, "valid AUC 0.7 is below the floor"))
 
 
-def test_a_dataset_whose_test_rows_are_not_those_of_the_file_is_refused() -> None:
+def test_a_dataset_whose_test_ids_differ_from_the_test_file_is_refused() -> None:
     dataset, _ = small_sample(n_train=10, n_valid=50)
     row_id = dataset.test.row_id
     assert row_id is not None
