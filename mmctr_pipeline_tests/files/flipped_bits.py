@@ -72,13 +72,13 @@ def count_unnoticed(
     n_unnoticed = 0
     for _ in flips(path, positions):
         try:
-            found = plain(read())
+            content = plain(read())
         except DamagedFileError as error:
             message = str(error)
         else:
             message = path.name
             n_unnoticed += 1
-            assert found == expected
+            assert content == expected
         assert path.name in message or path.parent.name in message
     assert plain(read()) == expected
     return n_unnoticed

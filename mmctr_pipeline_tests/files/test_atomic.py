@@ -1,4 +1,4 @@
-"""Readers find the previous artefact or the new one, also after a kill."""
+"""Readers find the previous artefact or the new one, even after the writer is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Writers name the file and the reason when disk or permissions do not allow a write."""
+"""Writers name the file and the reason if the disk or permissions prevent a write."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Locks exclude other processes and end with their holder."""
+"""Locks keep other holders out and are released, also after an error."""
 
 import threading
 import time

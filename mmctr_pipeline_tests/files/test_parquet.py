@@ -34,12 +34,12 @@ def written_path(tmp_path: Path) -> Path:
 def test_tables_are_read_back_with_their_metadata(tmp_path: Path, raw: bool) -> None:
     path = tmp_path / "table.parquet"
     write_parquet(TABLE, path, raw=raw)
-    found = read_parquet(path)
-    assert found.equals(TABLE, check_metadata=True)
+    table = read_parquet(path)
+    assert table.equals(TABLE, check_metadata=True)
     assert read_parquet(path, ["title"]).column_names == ["title"]
 
 
-def test_a_table_that_was_read_is_written_again_with_the_same_bytes(path: Path) -> None:
+def test_writing_a_table_that_was_read_gives_the_same_bytes(path: Path) -> None:
     first = path.read_bytes()
     assert write_parquet(read_parquet(path), path)
     assert path.read_bytes() == first
@@ -79,7 +79,7 @@ def test_a_file_without_checksums_is_read(path: Path) -> None:
     assert read_parquet(path).equals(TABLE, check_metadata=True)
 
 
-def test_a_file_with_page_checksums_only_has_them_verified(path: Path) -> None:
+def test_page_checksums_are_verified_in_a_file_without_a_file_checksum(path: Path) -> None:
     pq.write_table(TABLE, path, write_page_checksum=True, compression="none", use_dictionary=False)
     assert read_parquet(path).equals(TABLE)
     content = bytearray(path.read_bytes())
@@ -89,7 +89,7 @@ def test_a_file_with_page_checksums_only_has_them_verified(path: Path) -> None:
         read_parquet(path)
 
 
-def test_another_file_in_its_place_is_noticed(path: Path, tmp_path: Path) -> None:
+def test_a_file_replaced_by_another_one_is_noticed(path: Path, tmp_path: Path) -> None:
     expected = write_parquet(TABLE, path)
     assert read_parquet(path, expected=expected).num_rows == 3
     write_parquet(TABLE.slice(1), path)
@@ -100,20 +100,20 @@ def test_another_file_in_its_place_is_noticed(path: Path, tmp_path: Path) -> Non
         read_parquet(path, expected=expected)
 
 
-def test_missing_files_and_missing_permission_are_not_damage(path: Path, tmp_path: Path) -> None:
+def test_a_missing_file_or_a_folder_is_not_reported_as_damage(path: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_parquet(tmp_path / "none.parquet")
     with pytest.raises(IsADirectoryError):
         read_parquet(tmp_path)
 
 
-def test_errors_of_the_reader_pass_unchanged(path: Path) -> None:
+def test_errors_of_the_caller_pass_unchanged(path: Path) -> None:
     with pytest.raises(ValueError, match="of the caller") as raised, open_parquet(path):
         raise ValueError("of the caller")
     assert type(raised.value) is ValueError
 
 
-def test_a_text_that_looks_like_the_entry_is_left_alone(path: Path) -> None:
+def test_metadata_that_look_like_the_checksum_entry_are_left_alone(path: Path) -> None:
     """Metadata hold names that users choose, and a name may look like the checksum's entry."""
     hostile = TABLE.replace_schema_metadata({"name": "mmctr.crc32: 00000000", "z": "mmctr.crc32"})
     write_parquet(hostile, path)

@@ -1,4 +1,4 @@
-"""When progress lines are logged, and their content."""
+"""Progress lines are logged for long work only, with count, rate and remaining time."""
 
 import logging
 
@@ -32,6 +32,6 @@ def test_long_work_logs_count_rate_and_remaining_time(caplog: pytest.LogCaptureF
     assert progress.per_second > 0
 
 
-def test_the_end_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_completion_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     Progress(logger, "reading", 10, every_seconds=0).advance(10)
     assert caplog.messages == []

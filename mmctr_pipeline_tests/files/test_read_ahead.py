@@ -1,4 +1,4 @@
-"""Reading ahead keeps the order, stays a few ahead, and passes errors on."""
+"""Reading ahead keeps the order, stays only a few items ahead, and passes errors on."""
 
 import threading
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_read_ahead_fetches_while_the_previous_batch_is_in_use() -> None:
     assert next(ahead) == "second"
 
 
-def test_read_ahead_raises_an_error_in_place_of_its_batch() -> None:
+def test_read_ahead_raises_an_error_after_the_batches_before_it() -> None:
     def batches() -> Iterator[str]:
         yield "first"
         raise OSError("the disk is gone")

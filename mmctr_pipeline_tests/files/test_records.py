@@ -24,7 +24,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
     write_record(path, {"a": 0.25, "mmctr.crc": "mmctr.crc32: 00000000"})
 
     def read() -> dict:
-        # With a flip in its name, the checksum's entry is read like any other.
+        # If a bit of its key is flipped, the checksum's entry is read like any other entry.
         return {key: value for key, value in read_record(path).items() if key in ("a", "mmctr.crc")}
 
     # Flips in the 24 bytes of the checksum's entry may go unnoticed.
@@ -32,7 +32,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5", "\xff", "[" * 100_000])
-def test_other_texts_are_damaged_records(tmp_path: Path, text: str) -> None:
+def test_texts_that_are_not_json_objects_are_damaged_records(tmp_path: Path, text: str) -> None:
     path = tmp_path / "record.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DamagedFileError, match=r"record\.json is damaged: it is not"):

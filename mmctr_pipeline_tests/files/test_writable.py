@@ -1,4 +1,4 @@
-"""Folders that cannot be written to are refused with path, variable and fix."""
+"""Folders that cannot be written to are refused with the path, the variable and a fix."""
 
 import resource
 import subprocess
@@ -17,7 +17,7 @@ def test_a_folder_is_created_and_left_empty(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("below", ["", "/deeper", "/deeper/still"])
-def test_a_file_in_its_place_is_named(below: str, tmp_path: Path) -> None:
+def test_a_file_where_the_folder_should_be_is_named(below: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     folder = Path(f"{tmp_path / 'file'}{below}")
     with pytest.raises(WriteError, match="Not a directory") as error:
