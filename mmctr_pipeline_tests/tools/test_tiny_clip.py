@@ -1,4 +1,4 @@
-"""The training of the tiny CLIP runs and learns."""
+"""The shipped tiny CLIP retrieves unseen items; its training runs and learns."""
 
 import io
 import json
@@ -55,24 +55,24 @@ def test_the_shipped_configuration_matches_the_code() -> None:
 
 
 @pytest.fixture(scope="module")
-def found(unseen: CaptionedImages) -> dict[str, float | int]:
+def results(unseen: CaptionedImages) -> dict[str, float | int]:
     """Results of the shipped model on unseen items."""
     return tiny_clip.evaluate(tiny_clip.load(), unseen)
 
 
-def test_retrieval_on_unseen_items_is_far_above_chance(found: dict[str, float | int]) -> None:
-    assert found["n_items"] + found["n_skipped"] == 600
-    assert found["n_skipped"] > 0
-    assert found["top_title_style"] > 0.9
-    assert found["top_title_style_by_chance"] == pytest.approx(1 / 6, abs=1e-3)
-    assert found["top_title_both"] > 3 * found["top_title_both_by_chance"]
-    assert found["caption_style_accuracy"] > 0.95
-    assert found["recall_at_10"] > 2.5 * found["recall_at_10_by_chance"]
+def test_retrieval_on_unseen_items_is_far_above_chance(results: dict[str, float | int]) -> None:
+    assert results["n_items"] + results["n_skipped"] == 600
+    assert results["n_skipped"] > 0
+    assert results["top_title_style"] > 0.9
+    assert results["top_title_style_by_chance"] == pytest.approx(1 / 6, abs=1e-3)
+    assert results["top_title_both"] > 3 * results["top_title_both_by_chance"]
+    assert results["caption_style_accuracy"] > 0.95
+    assert results["recall_at_10"] > 2.5 * results["recall_at_10_by_chance"]
 
 
-def test_image_vectors_show_the_style_and_not_the_category(found: dict[str, float | int]) -> None:
-    assert found["probe_style"] > 0.95
-    assert found["probe_category"] < 0.4
+def test_image_vectors_show_the_style_and_not_the_category(results: dict[str, float | int]) -> None:
+    assert results["probe_style"] > 0.95
+    assert results["probe_category"] < 0.4
 
 
 def test_image_vectors_vary_mostly_with_the_style(unseen: CaptionedImages) -> None:
@@ -86,9 +86,9 @@ def test_image_vectors_vary_mostly_with_the_style(unseen: CaptionedImages) -> No
 def test_a_model_with_random_weights_scores_near_chance(unseen: CaptionedImages) -> None:
     torch.manual_seed(0)
     random = open_clip.model.CLIP(**tiny_clip.MODEL_CONFIG).eval()
-    found = tiny_clip.evaluate(random, unseen)
-    assert found["top_title_style"] < 0.4
-    assert found["recall_at_10"] < 2.5 * found["recall_at_10_by_chance"]
+    results = tiny_clip.evaluate(random, unseen)
+    assert results["top_title_style"] < 0.4
+    assert results["recall_at_10"] < 2.5 * results["recall_at_10_by_chance"]
 
 
 def test_training_lowers_the_loss_and_saved_weights_load(
