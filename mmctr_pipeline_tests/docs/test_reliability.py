@@ -9,11 +9,11 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 TABLE = TESTS.parent / "docs" / "reliability.md"
 TEST = re.compile(r"([\w/.-]+\.py)?::(test_\w+)")
-"""A file and a test; the file may be omitted if it is the same as that of the test before."""
+"""A file and a test; the file may be omitted if it is the same as for the test named before it."""
 
 
 def faults() -> list[tuple[int, str, str]]:
-    """Return line number, fault and last column of each row of the table."""
+    """Return the line number, the fault and the last column of each row of the table."""
     rows = []
     for number, line in enumerate(TABLE.read_text(encoding="utf-8").splitlines(), start=1):
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
@@ -56,6 +56,6 @@ def test_the_table_has_at_least_120_distinct_faults() -> None:
     assert len(named) >= 120
 
 
-def test_every_test_in_the_tables_was_checked() -> None:
+def test_tests_are_named_only_in_rows_that_are_checked() -> None:
     text = TABLE.read_text(encoding="utf-8")
     assert text.count("::test_") == sum(tests.count("::") for _, _, tests in faults())
