@@ -91,8 +91,8 @@ def write_without_list_group(path: Path, table: pa.Table, column: str, **options
 def chunks(footer: Struct, column: str) -> list[Struct]:
     """Return the metadata of a column in each row group."""
     groups = footer[ROW_GROUPS][1][1]
-    found = [chunk[METADATA][1] for group in groups for chunk in group[COLUMNS][1][1]]
-    return [chunk for chunk in found if chunk[PATH][1][1][0] == column.encode()]
+    metadata = [chunk[METADATA][1] for group in groups for chunk in group[COLUMNS][1][1]]
+    return [chunk for chunk in metadata if chunk[PATH][1][1][0] == column.encode()]
 
 
 def _decode(kind: int, content: bytes, position: int) -> tuple[Any, int]:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from mmctr_pipeline.data.schemas import MAX_TAG
 
 Place = tuple[str, str | None, int | None]
-"""File name, column and row of a fault; column and row are None where it has none."""
+"""File name, column and row of a fault; None if a fault is not in one column or one row."""
 
 _INTERACTION = {
     "user_id": "id",
@@ -64,11 +64,11 @@ def read_plainly(root: Path) -> PlainDataset:
             faults.add((file, None, None))
         for column, kind in columns.items():
             exists = column in table.column_names
-            found = _type_name(str(table.schema.field(column).type)) if exists else "none"
-            if found not in _ALLOWED_TYPES[kind]:
+            type_name = _type_name(str(table.schema.field(column).type)) if exists else "none"
+            if type_name not in _ALLOWED_TYPES[kind]:
                 faults.add((file, column, None))
             elif kind in ("id", "id_list"):
-                id_types[name, column] = found.removesuffix(" list")
+                id_types[name, column] = type_name.removesuffix(" list")
         rows[name] = table.to_pylist()
     unreadable = {file.removesuffix(".parquet") for file, _, _ in faults}
     for (name, column), id_type in id_types.items():
@@ -105,8 +105,8 @@ def _type_name(arrow_type: str) -> str:
 
 
 def _faults(name: str, rows: list[dict[str, Any]], items: set[Any]) -> set[tuple[str, int | None]]:
-    """Return column and row of each fault in the values of a file."""
-    found: set[tuple[str, int | None]] = set()
+    """Return the column and the row of each fault in the values of a file."""
+    faults: set[tuple[str, int | None]] = set()
     seen: dict[str, set[Any]] = {"ID": set(), "item_id": set()}
     is_padded = any(value in _PADDING for row in rows for value in row.get("item_seq") or [])
     for number, row in enumerate(rows):
@@ -114,16 +114,16 @@ def _faults(name: str, rows: list[dict[str, Any]], items: set[Any]) -> set[tuple
             value = row[column]
             is_target = column == "item_id" and name != "item_feature"
             if _is_wrong(value, kind) or (is_target and value not in items):
-                found.add((column, number))
+                faults.add((column, number))
             elif column == "item_seq":
                 width = len(rows[0]["item_seq"] or [])
                 if _is_wrong_history(value, items, width if is_padded else None):
-                    found.add((column, number))
+                    faults.add((column, number))
             if column == "ID" or (column == "item_id" and name == "item_feature"):
                 if value in seen[column]:
-                    found.add((column, number))
+                    faults.add((column, number))
                 seen[column].add(value)
-    return found
+    return faults
 
 
 def _is_wrong_history(history: list[Any], items: set[Any], width: int | None) -> bool:

@@ -1,4 +1,4 @@
-"""Helpers that read a folder of tables: the dataset, the expected error, equal datasets."""
+"""Helpers that read a folder of tables, expect an error, or compare two datasets."""
 
 import itertools
 from pathlib import Path
@@ -28,14 +28,14 @@ def expect_data_error(root: Path) -> DataError:
     return error.value
 
 
-def assert_equal(one: CtrDataset, other: CtrDataset) -> None:
+def assert_equal(dataset: CtrDataset, expected: CtrDataset) -> None:
     """Check that two datasets have the same rows, histories and items."""
-    for name, split in one.splits.items():
+    for name, split in dataset.splits.items():
         for column, values in split.columns.items():
-            assert values.tolist() == other.splits[name].columns[column].tolist(), column
-    assert _lists(one.histories) == _lists(other.histories)
-    assert one.items.title.to_pylist() == other.items.title.to_pylist()
-    assert _lists(one.items.tags) == _lists(other.items.tags)
+            assert values.tolist() == expected.splits[name].columns[column].tolist(), column
+    assert _lists(dataset.histories) == _lists(expected.histories)
+    assert dataset.items.title.to_pylist() == expected.items.title.to_pylist()
+    assert _lists(dataset.items.tags) == _lists(expected.items.tags)
 
 
 def _lists(ragged: Ragged) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Builds splits and histories from hand-written rows, and the set of items of each user."""
+"""Builds splits and histories from hand-written rows, and collects the items of each user."""
 
 import numpy as np
 
@@ -19,6 +19,7 @@ def train_rows(
 
 
 def items_by_user(train: Split, histories: Ragged) -> dict[int, set[int]]:
+    """Return the items that each user has in a history or clicked."""
     assert train.label is not None
     items: dict[int, set[int]] = {}
     for row in range(len(train)):

@@ -38,7 +38,7 @@ def test_rows_keep_their_order_and_values(tmp_path: Path) -> None:
     assert dataset.test.label is None
 
 
-def test_dtypes(tmp_path: Path) -> None:
+def test_columns_have_compact_dtypes(tmp_path: Path) -> None:
     dataset = _build(small_data.write_data(tmp_path))
     for split in dataset.splits.values():
         assert split.user_id.dtype == split.item_id.dtype == split.history.dtype == np.int32
@@ -49,9 +49,9 @@ def test_dtypes(tmp_path: Path) -> None:
     assert dataset.test.row_id.dtype == np.int64
 
 
-def test_histories_are_stored_once_across_splits_by_first_appearance(tmp_path: Path) -> None:
+def test_histories_are_stored_once_across_splits_in_order_of_first_use(tmp_path: Path) -> None:
     dataset = _build(small_data.write_data(tmp_path))
-    assert [one.tolist() for one in dataset.histories] == [[1, 2], [3, 2, 1], [], [2]]
+    assert [history.tolist() for history in dataset.histories] == [[1, 2], [3, 2, 1], [], [2]]
     assert dataset.train.history.tolist() == [0, 0, 1, 2]
     assert dataset.valid.history.tolist() == [1, 3]
     assert dataset.test.history.tolist() == [1, 3]
@@ -114,11 +114,11 @@ def test_many_batches_equal_a_plain_reference(tmp_path: Path) -> None:
     }
     dataset = _build(small_data.write_data(tmp_path, train=columns))
     lists = [tuple(row[row > 0].tolist()) for row in padded]
-    stored = [tuple(one.tolist()) for one in dataset.histories]
+    stored = [tuple(history.tolist()) for history in dataset.histories]
     assert [stored[index] for index in dataset.train.history] == lists
     assert len(set(stored)) == len(stored)
     assert stored[: len(set(lists))] == list(dict.fromkeys(lists))
-    inside = [item in one for item, one in zip(columns["item_id"], lists, strict=True)]
+    inside = [item in history for item, history in zip(columns["item_id"], lists, strict=True)]
     assert dataset.provenance["train"]["share_target_in_history"] == pytest.approx(np.mean(inside))
 
 
@@ -131,7 +131,9 @@ def test_a_built_dataset_survives_writing_and_reading(tmp_path: Path) -> None:
     assert again.fingerprint == dataset.fingerprint
     assert again.test.row_id is not None
     assert again.test.row_id.tolist() == [11, 10]
-    assert [one.tolist() for one in again.histories] == [one.tolist() for one in dataset.histories]
+    assert [history.tolist() for history in again.histories] == [
+        history.tolist() for history in dataset.histories
+    ]
 
 
 def test_loading_does_not_import_pandas(tmp_path: Path) -> None:
@@ -160,7 +162,7 @@ def test_train_histories_come_from_train_rows_only(tmp_path: Path) -> None:
     layout = find_data(small_data.write_data(tmp_path))
     histories = read_train_histories(layout, read_items(layout))
     # The whole dataset also has [2], which is only in valid and test.
-    assert [one.tolist() for one in histories] == [[1, 2], [3, 2, 1], []]
+    assert [history.tolist() for history in histories] == [[1, 2], [3, 2, 1], []]
     unknown = small_data.train() | {"item_seq": [[0, 1, 2], [0, 1, 77], [3, 2, 1], [0, 0, 0]]}
     small_data.write(layout.train, unknown)
     with pytest.raises(DataError, match="77"):

@@ -1,4 +1,4 @@
-"""Co-interactions against a reference with Python sets."""
+"""Co-interaction counts equal those of a plain reference that uses Python sets."""
 
 import dataclasses
 import itertools
@@ -27,8 +27,8 @@ def assert_counts(counts: CoInteractions, train: Split, histories: Ragged) -> No
     interactions, users_of_item, pairs = plain_counts(train, histories)
     assert counts.interaction_E.tolist() == sorted(u * N_ITEMS + i for u, i in interactions)
     assert counts.users_of_item_I.tolist() == [users_of_item[item] for item in range(N_ITEMS)]
-    found = zip(counts.pair_P.tolist(), counts.users_of_pair_P.tolist(), strict=True)
-    assert {divmod(key, N_ITEMS): count for key, count in found} == dict(pairs)
+    pair_counts = zip(counts.pair_P.tolist(), counts.users_of_pair_P.tolist(), strict=True)
+    assert {divmod(key, N_ITEMS): count for key, count in pair_counts} == dict(pairs)
     assert counts.pair_P.tolist() == sorted(counts.pair_P.tolist())
 
 

@@ -1,4 +1,4 @@
-"""CSV files in FuxiCTR's form are read like parquet; errors name column and row."""
+"""CSV files in FuxiCTR's form are read like parquet; errors name the column and the row."""
 
 import gzip
 from pathlib import Path
@@ -30,7 +30,17 @@ def _convert_to_csv(path: Path) -> Path:
     return write_csv(path.with_suffix(".csv"), table.to_pydict())
 
 
-_AWKWARD = ['a "quoted" title', "comma, here", "line\nbreak", "", None, "七 🎬", "x", "y", "z"]
+_AWKWARD_TITLES = [
+    'a "quoted" title',
+    "comma, here",
+    "line\nbreak",
+    "",
+    None,
+    "七 🎬",
+    "x",
+    "y",
+    "z",
+]
 
 
 @pytest.mark.parametrize("block_bytes", [16 << 20, 400])
@@ -39,7 +49,7 @@ def test_csv_is_read_like_parquet(
 ) -> None:
     files = {
         "train": many_rows(),
-        "item_feature": {**small_data.item_feature(), "item_title": _AWKWARD},
+        "item_feature": {**small_data.item_feature(), "item_title": _AWKWARD_TITLES},
     }
     expected = read_folder(small_data.write_data(tmp_path / "parquet", **files))
     root = small_data.write_data(tmp_path / "csv", **files)
@@ -81,7 +91,16 @@ def test_csv_beside_parquet_is_ignored_and_the_description_says_so(tmp_path: Pat
         ("item_seq", [[1, 2], [1, None, 2], [3], [1]], 1, "has a missing value in it"),
         ("item_seq", [[1, 2], [1], [3, 77], [1]], 2, "item 77 is not in item_feature.parquet"),
     ],
-    ids=["text", "float", "overflow", "id", "empty", "list", "empty_in_list", "unknown"],
+    ids=[
+        "text",
+        "float",
+        "overflow",
+        "mixed_ids",
+        "empty",
+        "text_in_list",
+        "empty_in_list",
+        "unknown_item",
+    ],
 )
 def test_wrong_values_in_csv_are_named(
     tmp_path: Path, column: str, values: list[Any], row: int, problem: str

@@ -11,7 +11,7 @@ from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.ragged import Ragged
 
 
-def _split(item_id: list[int], **last: list[int]) -> Split:
+def _split(item_id: list[int], **label_or_row_id: list[int]) -> Split:
     n_rows = len(item_id)
     return Split(
         user_id=np.arange(1, n_rows + 1, dtype=np.int32),
@@ -19,7 +19,7 @@ def _split(item_id: list[int], **last: list[int]) -> Split:
         history=np.zeros(n_rows, np.int32),
         likes_level=np.arange(n_rows, dtype=np.int8),
         views_level=np.arange(n_rows, dtype=np.int8),
-        **{name: np.array(values) for name, values in last.items()},
+        **{name: np.array(values) for name, values in label_or_row_id.items()},
     )
 
 
@@ -69,11 +69,11 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     assert again.items.title.to_pylist() == dataset.items.title.to_pylist()
     assert [tags.tolist() for tags in again.items.tags] == [[1], [], [2, 3]]
     assert again.items.likes_level.dtype == np.int8
-    assert [one.tolist() for one in again.histories] == [[1, 2]]
+    assert [history.tolist() for history in again.histories] == [[1, 2]]
     assert (again.fingerprint, again.provenance) == (dataset.fingerprint, dataset.provenance)
 
 
-def test_sizes() -> None:
+def test_lengths_of_splits_and_items() -> None:
     dataset = _dataset()
     assert {name: len(split) for name, split in dataset.splits.items()} == {
         "train": 3,

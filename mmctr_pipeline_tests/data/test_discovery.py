@@ -26,7 +26,7 @@ def _touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"x")
 
 
-def test_flat_copy(tmp_path: Path) -> None:
+def test_a_flat_copy_is_found(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path, item_info={"item_id": [0]})
     layout = find_data(root)
     assert layout.train == root / "train.parquet"
@@ -38,7 +38,7 @@ def test_flat_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["MicroLens_1M_x1", "another"])
-def test_nested_copy(tmp_path: Path, name: str) -> None:
+def test_a_nested_copy_is_found(tmp_path: Path, name: str) -> None:
     root = _nest(small_data.write_data(tmp_path), name)
     layout = find_data(root)
     assert layout.test == root / name / "test.parquet"
@@ -64,7 +64,7 @@ def test_naming_the_inner_folder_is_refused_with_advice(tmp_path: Path) -> None:
         find_data(root / "MicroLens_1M_x1")
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_data_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataNotFoundError, match="is not a folder"):
         find_data(tmp_path / "nowhere")
 
@@ -131,7 +131,7 @@ def test_leftovers_of_archivers_are_not_searched(tmp_path: Path) -> None:
     assert find_data(root).images is None
 
 
-def test_images_of_unknown_names_fail_only_when_matched(tmp_path: Path) -> None:
+def test_unknown_image_names_are_refused_only_when_matched_with_items(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / "item_images", "a.jpg", "b.jpg", "c.jpg", "d.jpg")
     images = find_data(root).images
@@ -153,7 +153,7 @@ def test_images_of_other_items_count_as_no_match(tmp_path: Path) -> None:
         images.match(np.array([5, 6]))
 
 
-def test_an_empty_folder_of_images(tmp_path: Path) -> None:
+def test_an_empty_folder_of_images_is_refused_when_matched(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     (root / "item_images").mkdir()
     images = find_data(root).images
@@ -162,7 +162,7 @@ def test_an_empty_folder_of_images(tmp_path: Path) -> None:
         images.match(np.array([5]))
 
 
-MIXED = {
+FILES_OF_ITEMS = {
     1: ("1.JPG", "1.JPG"),
     2: ("2.jpg", "2.jpg"),
     3: ("image3.png", "image3.png"),
@@ -180,21 +180,21 @@ MIXED = {
 def test_each_item_uses_the_first_of_its_files(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     folder = root / "item_images"
-    for names, _ in MIXED.values():
+    for names, _ in FILES_OF_ITEMS.values():
         for name in names.split():
             _touch((folder / name).parent, Path(name).name)
     layout = find_data(root)
     images = layout.images
     assert images is not None
-    for item, (_, expected) in MIXED.items():
+    for item, (_, expected) in FILES_OF_ITEMS.items():
         assert images.path(item) == (None if expected is None else folder / expected), item
-    found = images.match(np.array(list(MIXED)))
-    assert found.tolist() == [expected is not None for _, expected in MIXED.values()]
+    has_image = images.match(np.array(list(FILES_OF_ITEMS)))
+    assert has_image.tolist() == [expected is not None for _, expected in FILES_OF_ITEMS.values()]
     assert (images.n_unused, images.n_ignored) == (5, 2)
     assert "5 second files of an item unused; 2 other files ignored" in layout.description
 
 
-def test_images_of_string_ids(tmp_path: Path) -> None:
+def test_images_of_string_ids_are_found_by_exact_name(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     _touch(root / "item_images", "dQw4w9WgXcQ.jpg", "007.png", "image-x.jpg")
     images = find_data(root).images

@@ -11,7 +11,7 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 
 
 def rows(user_id: list[int], item_id: list[int], label: list[int], level: int = 1) -> Split:
-    """Return rows whose history is the user's."""
+    """Return rows in which user u has the history number u - 1."""
     levels = np.full(len(user_id), level, np.int8)
     users = np.array(user_id, np.int32)
     return Split(users, np.array(item_id, np.int32), users - 1, levels, levels, np.array(label))
@@ -21,7 +21,7 @@ def dataset(train: Split, valid: Split) -> CtrDataset:
     return dataclasses.replace(small_sample()[0], train=train, valid=valid)
 
 
-def test_a_constant_ratio_means_draws() -> None:
+def test_negatives_in_a_constant_ratio_to_clicks_count_as_draws() -> None:
     users = np.repeat(np.arange(1, 101), 4).tolist()
     items = np.random.default_rng(0).integers(1, 60, 400).tolist()
     drawn = rows(users, items, [1, 0, 0, 0] * 100)
@@ -35,7 +35,7 @@ def test_a_constant_ratio_means_draws() -> None:
     assert "only 90% of the users or histories have exactly 3 rows" in facts.why_negatives()
 
 
-def test_clicks_alone_or_a_few_users_say_nothing() -> None:
+def test_almost_only_clicks_or_too_few_users_do_not_count_as_draws() -> None:
     users = np.repeat(np.arange(1, 101), 2).tolist()
     only_clicks = rows([*users, 101], [1] * 201, [1] * 200 + [0])
     assert data_facts(dataset(only_clicks, only_clicks)).negatives == "impressions"
@@ -48,7 +48,8 @@ def test_returning_users_cold_items_and_popularity() -> None:
     valid = rows([1, 9, 9, 9], [5, 6, 7, 7], [1, 0, 1, 0])
     facts = data_facts(dataset(train, valid))
     assert (facts.returning, facts.cold, facts.users_return) == (0.25, 0.5, True)
-    # Item 5 has one other click at each of its clicks, item 6 none; the other row's item has two.
+    # Besides the click itself, item 5 has one more click and item 6 none. The row without a click
+    # has item 5, with two clicks.
     assert facts.clicked_popularity == pytest.approx((2 * 2 * 1) ** (1 / 3) - 1)
     assert facts.other_popularity == pytest.approx(2)
 

@@ -23,7 +23,7 @@ def _write(path: Path, text: str) -> Path:
     return path
 
 
-def test_files_count_by_content_and_order(tmp_path: Path) -> None:
+def test_the_fingerprint_of_files_depends_on_content_and_order(tmp_path: Path) -> None:
     a, b = _write(tmp_path / "a", "1"), _write(tmp_path / "b", "2")
     c, d = _write(tmp_path / "x" / "c", "1"), _write(tmp_path / "x" / "d", "2")
     os.utime(c, (1, 1))
@@ -39,7 +39,7 @@ def test_moving_content_between_files_changes_the_fingerprint(tmp_path: Path) ->
     assert fingerprint_files(one) != fingerprint_files(other)
 
 
-def test_each_file_of_the_dataset_counts(tmp_path: Path) -> None:
+def test_a_change_in_any_file_of_the_dataset_changes_the_fingerprint(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path / "data")
     before = fingerprint_dataset(find_data(root))
     nested = tmp_path / "other" / "MicroLens_1M_x1"
@@ -53,7 +53,7 @@ def test_each_file_of_the_dataset_counts(tmp_path: Path) -> None:
         assert fingerprint_dataset(find_data(changed)) != before
 
 
-def test_images_count_by_name_and_content(tmp_path: Path) -> None:
+def test_the_fingerprint_of_images_depends_on_names_and_contents(tmp_path: Path) -> None:
     def fingerprint(folder: str, **files: str) -> str:
         for name, text in files.items():
             _write(tmp_path / folder / f"{name.strip('_')}.jpg", text)
@@ -68,7 +68,7 @@ def test_images_count_by_name_and_content(tmp_path: Path) -> None:
     assert fingerprint("a", _3="") != before
 
 
-def test_a_broken_link_is_logged_and_counts(
+def test_a_broken_link_is_logged_and_changes_the_fingerprint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _write(tmp_path / "1.jpg", "x")
@@ -83,7 +83,7 @@ def test_a_broken_link_is_logged_and_counts(
     assert caplog.messages[-1] == "2 of 3 images cannot be opened"
 
 
-def test_arrays_count_by_type_shape_and_values() -> None:
+def test_the_fingerprint_of_an_array_depends_on_dtype_shape_and_values() -> None:
     numbers = np.arange(6, dtype=np.int32)
     assert fingerprint_array(numbers) == fingerprint_array(numbers.copy())
     assert fingerprint_array(numbers[::2]) == fingerprint_array(numbers[::2].copy())

@@ -30,19 +30,21 @@ def _read(array: pa.Array) -> RowHistories:
 @pytest.mark.parametrize(
     "make_list", [pa.list_, pa.large_list, lambda integer: pa.list_(integer, 3)]
 )
-def test_neighbours_share_a_list(make_list: Callable[[pa.DataType], pa.DataType]) -> None:
+def test_equal_neighbouring_histories_share_a_list(
+    make_list: Callable[[pa.DataType], pa.DataType],
+) -> None:
     history = _read(pa.array(_PADDED, make_list(pa.int64())))
-    assert [one.tolist() for one in history.lists] == [[1, 2], [], [1, 2], [3, 1, 2], [2]]
+    assert [values.tolist() for values in history.lists] == [[1, 2], [], [1, 2], [3, 1, 2], [2]]
     assert history.list_of_row.tolist() == [0, 0, 0, 1, 1, 2, 3, 4]
 
 
-def test_a_slice_of_a_larger_array() -> None:
+def test_only_the_slice_of_a_larger_array_is_read() -> None:
     history = _read(pa.array([[3, 3, 3], *_PADDED, [3, 3, 3]]).slice(1, 4))
-    assert [one.tolist() for one in history.lists] == [[1, 2], []]
+    assert [values.tolist() for values in history.lists] == [[1, 2], []]
     assert history.list_of_row.tolist() == [0, 0, 0, 1]
 
 
-def test_targets_are_looked_up_in_the_rows_own_history() -> None:
+def test_a_target_is_looked_up_only_in_the_history_of_its_own_row() -> None:
     history = _read(pa.array(_PADDED))
     # Rows 1, 5 and 6; the other targets are only in histories of other rows.
     assert history.count_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
@@ -57,20 +59,20 @@ def test_histories_are_stored_once_over_blocks_and_files(tmp_path: Path) -> None
     for number in range(2):
         lists = [rng.integers(1, 4, lengths[rng.integers(60)]).tolist() for _ in range(50)]
         rows = [lists[i] for i in np.sort(rng.integers(0, 50, 300))]
-        parts.append([[0] * (3 - len(one)) + one for one in rows])
+        parts.append([[0] * (3 - len(history)) + history for history in rows])
         pq.write_table(pa.table({"item_seq": parts[-1]}), tmp_path / f"{number}.parquet")
     with (
-        pq.ParquetFile(tmp_path / "0.parquet") as one,
-        pq.ParquetFile(tmp_path / "1.parquet") as other,
+        pq.ParquetFile(tmp_path / "0.parquet") as first,
+        pq.ParquetFile(tmp_path / "1.parquet") as second,
     ):
         histories = [
             _read(batch.column("item_seq"))
-            for file in (one, other)
+            for file in (first, second)
             for batch in file.iter_batches(70)
         ]
     expected = [tuple(filter(None, row)) for part in parts for row in part]
     distinct, index = merge_histories(histories)
-    assert [tuple(one.tolist()) for one in distinct] == list(dict.fromkeys(expected))
+    assert [tuple(values.tolist()) for values in distinct] == list(dict.fromkeys(expected))
     assert [tuple(distinct[row].tolist()) for row in index] == expected
     assert index.dtype == np.int32
 

@@ -1,4 +1,4 @@
-"""Data sets with sparse and string ids are read, or refused by file, column and row."""
+"""Data sets with sparse or string ids are read; faults are located by file, column and row."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ NAMES = ("item_feature", "train", "valid", "test")
 
 
 def _strings(columns: Columns) -> Columns:
-    """Return the columns with string ids in place of integers, `v4` for 4 and "" for 0."""
+    """Return the columns with string ids instead of integers, `v4` for 4 and "" for 0."""
 
     def text(number: int) -> str:
         return f"v{number}" if number else ""
@@ -86,10 +86,10 @@ def test_any_string_type_is_read(tmp_path: Path, kind: pa.DataType) -> None:
     dataset = _build(tmp_path, files)
     assert dataset.train.item_id.tolist() == [4, 5, 6, 7]
     assert dataset.train.user_id.tolist() == [1, 1, 2, 2]
-    assert [one.tolist() for one in dataset.histories] == [[1, 2], [3, 2, 1], [], [2]]
+    assert [history.tolist() for history in dataset.histories] == [[1, 2], [3, 2, 1], [], [2]]
 
 
-def test_the_mapping_is_read_back(tmp_path: Path) -> None:
+def test_id_maps_survive_writing_and_reading(tmp_path: Path) -> None:
     dataset = _build(tmp_path / "data", _string_files())
     (tmp_path / "out").mkdir()
     dataset.write(tmp_path / "out")
@@ -164,7 +164,9 @@ def test_faults_of_string_ids_are_located(
 
 
 @pytest.mark.parametrize("column", ["item_id", "item_seq"])
-def test_an_id_is_not_taken_for_one_with_the_same_low_bits(tmp_path: Path, column: str) -> None:
+def test_an_unknown_id_is_not_taken_for_a_known_one_with_the_same_low_bits(
+    tmp_path: Path, column: str
+) -> None:
     files = _integer_files()
     item = 2**32 + 5
     files["train"][column][1] = item if column == "item_id" else [0, item, 2]
@@ -183,7 +185,7 @@ def test_ids_that_are_not_utf8_are_located(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "column", "other"),
+    ("name", "column", "reference"),
     [
         ("train", "item_id", "item_feature"),
         ("valid", "item_seq", "item_feature"),
@@ -192,20 +194,20 @@ def test_ids_that_are_not_utf8_are_located(tmp_path: Path) -> None:
         ("test", "user_id", "train"),
     ],
 )
-@pytest.mark.parametrize("own", ["strings", "integers"])
-def test_mixed_kinds_of_ids_name_both_files(
-    tmp_path: Path, name: str, column: str, other: str, own: str
+@pytest.mark.parametrize("kind", ["strings", "integers"])
+def test_an_error_about_mixed_string_and_integer_ids_names_both_files(
+    tmp_path: Path, name: str, column: str, reference: str, kind: str
 ) -> None:
     integers, strings = _integer_files(), _string_files()
-    files, source = (integers, strings) if own == "strings" else (strings, integers)
+    files, source = (integers, strings) if kind == "strings" else (strings, integers)
     files[name][column] = source[name][column]
     error = _fault(tmp_path, files)
     assert (error.file.name, error.column) == (f"{name}.parquet", column)
-    assert f"the ids are {own}" in str(error)
-    assert f"{other}.parquet" in str(error)
+    assert f"the ids are {kind}" in str(error)
+    assert f"{reference}.parquet" in str(error)
 
 
-def test_given_vectors_with_another_kind_of_ids_are_refused(tmp_path: Path) -> None:
+def test_given_vectors_with_string_ids_are_refused_if_items_have_integers(tmp_path: Path) -> None:
     item_info = {"item_id": ["", "v1"], "emb": [[0.0], [1.0]]}
     layout = find_data(small_data.write_data(tmp_path, item_info=item_info))
     problem = r"the ids are strings, .*item_feature\.parquet are integers"
@@ -213,7 +215,7 @@ def test_given_vectors_with_another_kind_of_ids_are_refused(tmp_path: Path) -> N
         read_given_vectors(layout, "emb")
 
 
-def test_given_vectors_of_string_ids_lose_the_padding_row(tmp_path: Path) -> None:
+def test_the_padding_row_is_dropped_from_given_vectors_with_string_ids(tmp_path: Path) -> None:
     item_info = {"item_id": ["v2", "", "v1"], "emb": [[2.0], [0.0], [1.0]]}
     layout = find_data(small_data.write_data(tmp_path, item_info=item_info, **_string_files()))
     table = read_given_vectors(layout, "emb")

@@ -1,4 +1,4 @@
-"""Maps of ids to rows, against plain dictionaries."""
+"""Maps from ids to rows agree with plain dictionaries; ids survive conversions."""
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +35,7 @@ KINDS = {
         ([], True),
     ],
 )
-def test_integers_are_rows_if_the_largest_is_at_most_twice_their_number(
+def test_integer_ids_are_row_numbers_if_the_largest_is_at_most_twice_their_count(
     ids: list[int], is_identity: bool
 ) -> None:
     id_map = IdMap.from_ids(np.array(ids, np.int64))
@@ -43,12 +43,12 @@ def test_integers_are_rows_if_the_largest_is_at_most_twice_their_number(
     assert id_map.n_rows == 1 + (max(ids, default=0) if is_identity else len(ids))
 
 
-def test_strings_are_never_rows() -> None:
+def test_string_ids_are_never_row_numbers() -> None:
     assert not IdMap.from_ids(np.array(["1", "2"])).is_identity
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_are_looked_up(kind: str) -> None:
+def test_look_up_returns_the_row_of_an_id_and_0_for_unknown_ids(kind: str) -> None:
     ids = KINDS[kind]
     id_map = IdMap.from_ids(ids)
     row_of = dict(zip(ids.tolist(), id_map.rows.tolist(), strict=True))
@@ -82,7 +82,7 @@ def test_large_unsigned_integers_are_not_compared_as_floats() -> None:
 
 
 @pytest.mark.parametrize("ids", [[2, 1], [1, 1]])
-def test_ids_of_a_map_ascend(ids: list[int]) -> None:
+def test_ids_of_a_map_must_be_distinct_and_ascending(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="distinct and ascending"):
         IdMap(np.array(ids), is_identity=False)
 
@@ -116,7 +116,7 @@ def test_columns_of_strings_share_a_map() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ids_survive_files_and_model_files(kind: str) -> None:
+def test_ids_survive_conversion_to_arrow_and_to_model_arrays(kind: str) -> None:
     ids = KINDS[kind]
     for again in (ids_from_arrow(ids_to_arrow(ids)), ids_from_arrays(ids_to_arrays(ids))):
         assert again.tolist() == ids.tolist()
@@ -133,7 +133,7 @@ def test_ids_survive_files_and_model_files(kind: str) -> None:
         {"lengths": np.array([1]), "utf8": np.frombuffer(b"\xff", np.uint8)},
         {"lengths": np.array([1])},
     ],
-    ids=["nothing", "floats", "short", "empty id", "not UTF-8", "no text"],
+    ids=["nothing", "floats", "text too short", "empty id", "not UTF-8", "no text"],
 )
 def test_damaged_ids_of_a_model_file_are_refused(arrays: dict[str, np.ndarray]) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -141,12 +141,12 @@ def test_damaged_ids_of_a_model_file_are_refused(arrays: dict[str, np.ndarray]) 
 
 
 def test_different_ids_have_different_bytes() -> None:
-    several = [
+    encoded = [
         id_bytes(ids)
         for ids in (*KINDS.values(), np.array(["a", "b"]), np.array(["ab"]), np.array(["ab", "c"]))
     ]
-    assert len(set(several)) == len(several)
-    # Ids that fit have the bytes of int32, as in earlier versions, whatever their integer type.
+    assert len(set(encoded)) == len(encoded)
+    # Ids that fit into int32 are encoded as int32, as in earlier versions, whatever their dtype.
     assert id_bytes(np.array([1, 5])) == np.array([1, 5], np.int32).tobytes()
-    # The width of the array's type does not count.
+    # The width of a string dtype makes no difference.
     assert id_bytes(np.array(["a", "b"], "U9")) == id_bytes(np.array(["a", "b"]))

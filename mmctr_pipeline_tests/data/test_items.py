@@ -38,7 +38,7 @@ def test_missing_titles_and_tags_are_allowed(tmp_path: Path) -> None:
     tags = [None, [], [0, 0], [4], [0, 5, 6], [7, 0, 8], [1], [1], [1]]
     items = read_items(_layout(tmp_path, item_title=titles, item_tags=tags))
     assert items.title.to_pylist() == [None, None, None, *titles[3:]]
-    assert [one.tolist() for one in items.tags][:6] == [[], [], [], [4], [5, 6], [7, 8]]
+    assert [values.tolist() for values in items.tags][:6] == [[], [], [], [4], [5, 6], [7, 8]]
 
 
 def test_a_missing_title_stays_with_its_item_when_items_are_sorted(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_titles_that_are_not_utf8_are_left_to_the_encoder(tmp_path: Path) -> Non
     raw = [b"lone \xed\xa0\x80", b" \xe3\x80\x80 ", b"\x00", *[b"a title"] * 6]
     layout = _layout(tmp_path, item_title=pa.array(raw, pa.binary()).view(pa.string()))
     items = read_items(layout)
-    kept = items.title.cast(pa.large_binary()).to_pylist()
-    assert kept[0] == raw[0]
-    assert kept[1] is None, "an ideographic space is blank"
-    assert kept[2:] == raw[2:]
+    titles = items.title.cast(pa.large_binary()).to_pylist()
+    assert titles[0] == raw[0]
+    assert titles[1] is None, "an ideographic space is blank"
+    assert titles[2:] == raw[2:]
     path = small_data.write(tmp_path / "written.parquet", {"title": items.title})
-    assert pq.read_table(path).column("title").cast(pa.large_binary()).to_pylist() == kept
+    assert pq.read_table(path).column("title").cast(pa.large_binary()).to_pylist() == titles
 
 
 def test_a_padding_row_in_item_feature_is_refused(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_titles_must_be_strings(tmp_path: Path) -> None:
 _FLOAT_LIST = pa.list_(pa.float64())
 
 
-def test_vectors_of_item_feature(tmp_path: Path) -> None:
+def test_given_vectors_are_read_from_item_feature(tmp_path: Path) -> None:
     vectors: list[list[float] | None] = [[float(i), 0.5] for i in range(1, 10)]
     vectors[1], vectors[2] = None, [0.0, 0.0]
     order = [8, 0, 1, 2, 3, 4, 5, 6, 7]
@@ -94,7 +94,7 @@ def test_vectors_of_item_feature(tmp_path: Path) -> None:
     assert (table.provenance["n_null"], table.provenance["n_zero"]) == (1, 1)
 
 
-def test_vectors_of_item_info_lose_the_padding_row(tmp_path: Path) -> None:
+def test_the_padding_row_is_dropped_from_vectors_in_item_info(tmp_path: Path) -> None:
     item_info = {
         "item_id": [0, 2, 1],
         "emb": pa.array([[0, 0, 0], [2, 2, 2], [1, 1, 1]], pa.list_(pa.float32(), 3)),
@@ -124,7 +124,7 @@ def test_a_column_whose_first_5000_vectors_are_missing_is_read(tmp_path: Path) -
     assert table.vectors[-1].tolist() == [8999.0, 1.0]
 
 
-def test_an_unknown_column_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+def test_an_unknown_vector_column_is_refused_and_known_ones_are_listed(tmp_path: Path) -> None:
     item_info = {"item_id": [0, 1], "item_emb_d128": [[0.0], [1.0]]}
     layout = _layout(tmp_path, item_info, txt_emb_BERT=[[1.0]] * 9)
     with pytest.raises(DataError) as error:
@@ -164,7 +164,7 @@ def test_invalid_vectors_are_reported_by_row(
     assert (error.value.column, error.value.row) == ("emb", 5)
 
 
-def test_repeated_ids_are_refused(tmp_path: Path) -> None:
+def test_repeated_ids_in_item_info_are_refused(tmp_path: Path) -> None:
     item_info = {"item_id": [0, 1, 1], "emb": [[0.0], [1.0], [2.0]]}
     with pytest.raises(DataError, match="already occurs in row 1") as error:
         read_given_vectors(_layout(tmp_path, item_info), "emb")

@@ -11,7 +11,7 @@ from mmctr_pipeline.data.ragged import Ragged
 
 
 def _dataset(items: list[object], users: list[object] | None = None) -> CtrDataset:
-    """Return one test row per item: user 1, 2, ... in turn, and all items as its history."""
+    """Return a dataset with a row for each item: users 1, 2, ..., all items as the history."""
     item_map = IdMap.from_ids(np.array(items))
     n = len(items)
     zeros = np.zeros(n, np.int8)
@@ -53,7 +53,7 @@ def _model_rows(
     return items.item_id.tolist(), histories.values.tolist(), split.user_id.tolist()
 
 
-def test_the_same_ids_change_nothing() -> None:
+def test_a_dataset_with_the_ids_of_the_model_is_unchanged() -> None:
     for dataset in (_dataset([1, 2, 3]), _dataset(["a", "b"], ["u", "v"])):
         same = in_model_rows(dataset, dataset.test, dataset.id_maps, 9, 9)
         assert same == (dataset.items, dataset.histories, dataset.test)
@@ -90,7 +90,7 @@ def test_a_model_of_sparse_ids_reads_ids_that_are_rows() -> None:
 
 
 @pytest.mark.parametrize("column", ["item_id", "user_id"])
-def test_the_other_kind_of_ids_is_refused(column: str) -> None:
+def test_string_ids_for_a_model_of_integers_or_the_reverse_are_refused(column: str) -> None:
     texts = IdMap(np.array(["a"]), is_identity=False)
     integers = _dataset([5_000, 2_000_000_000], [10**9, 10**10])
     with pytest.raises(OtherIdsError, match=f"strings as {column}, but this dataset has integers"):

@@ -36,10 +36,10 @@ ORDINARY = {
     "log-normal": np.exp(RANDOM.standard_normal(N_ITEMS)),
     "wide log-normal": np.exp(2 * RANDOM.standard_normal(N_ITEMS)),
     "power law": 1 + RANDOM.pareto(3.0, N_ITEMS),
-    "student": np.abs(RANDOM.standard_t(5, N_ITEMS)) + 1,
+    "student t": np.abs(RANDOM.standard_t(5, N_ITEMS)) + 1,
     "some missing": np.where(RANDOM.random(N_ITEMS) < 0.4, 0.0, 14.0),
-    "one": np.ones(1),
-    "none": np.zeros(3),
+    "one vector": np.ones(1),
+    "only zeros": np.zeros(3),
 }
 
 
@@ -47,10 +47,10 @@ ORDINARY = {
 def test_ordinary_norms_have_no_outliers(norms: np.ndarray) -> None:
     ordinary = table(norms)
     assert not len(find_outliers(ordinary).rows)
-    kept = without_outliers(ordinary, "encoder")
-    assert kept.vectors is ordinary.vectors
-    assert kept.present is ordinary.present
-    assert kept.provenance["counts"]["outliers"] == 0
+    masked = without_outliers(ordinary, "encoder")
+    assert masked.vectors is ordinary.vectors
+    assert masked.present is ordinary.present
+    assert masked.provenance["counts"]["outliers"] == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.3])
@@ -60,13 +60,13 @@ def test_exactly_the_implausible_norms_are_found(norm: float, wild: float, share
     norms = norm * (1 + 0.1 * np.random.default_rng(2).standard_normal(N_ITEMS))
     rows = np.array([*range(int(N_ITEMS * share)), N_ITEMS - 1])
     norms[rows] = wild
-    found = find_outliers(table(norms))
-    assert found.rows.tolist() == rows.tolist()
-    np.testing.assert_allclose(found.norms, wild, rtol=1e-4)
-    assert found.median == pytest.approx(norm, rel=0.05 + 0.2 * share)
+    outliers = find_outliers(table(norms))
+    assert outliers.rows.tolist() == rows.tolist()
+    np.testing.assert_allclose(outliers.norms, wild, rtol=1e-4)
+    assert outliers.median == pytest.approx(norm, rel=0.05 + 0.2 * share)
 
 
-def test_norms_beyond_float32_are_found() -> None:
+def test_a_vector_whose_norm_overflows_float32_is_found() -> None:
     wild = table(np.ones(100), dim=1024)
     wild.vectors[7] = 3e38
     assert np.isinf(np.linalg.norm(wild.vectors[7]))
@@ -74,22 +74,22 @@ def test_norms_beyond_float32_are_found() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-def test_other_faults_are_left_to_their_check(value: float) -> None:
-    other = table(np.ones(100))
-    other.vectors[3] = value
-    assert not len(find_outliers(other).rows)
+def test_nan_infinity_and_zeros_do_not_count_as_outliers(value: float) -> None:
+    faulty = table(np.ones(100))
+    faulty.vectors[3] = value
+    assert not len(find_outliers(faulty).rows)
 
 
 def test_outliers_are_masked_named_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     norms = np.full(400, 14.0)
     norms[[4, 9, 10, 11, 12, 13]] = 1e6
     wild = table(norms).recording(counts={"items": 400})
-    kept = without_outliers(wild, "column emb")
-    assert np.flatnonzero(~kept.present).tolist() == [4, 9, 10, 11, 12, 13]
-    assert not kept.vectors[~kept.present].any()
-    np.testing.assert_array_equal(kept.vectors[kept.present], wild.vectors[kept.present])
-    assert kept.provenance["counts"] == {"items": 400, "outliers": 6}
-    named = kept.provenance["outliers"]
+    masked = without_outliers(wild, "column emb")
+    assert np.flatnonzero(~masked.present).tolist() == [4, 9, 10, 11, 12, 13]
+    assert not masked.vectors[~masked.present].any()
+    np.testing.assert_array_equal(masked.vectors[masked.present], wild.vectors[masked.present])
+    assert masked.provenance["counts"] == {"items": 400, "outliers": 6}
+    named = masked.provenance["outliers"]
     assert [outlier["item_id"] for outlier in named] == [5, 10, 11, 12, 13]
     assert named[0]["norm"] == pytest.approx(1e6)
     assert named[0]["median_norm"] == pytest.approx(14)
@@ -98,9 +98,9 @@ def test_outliers_are_masked_named_counted_and_logged(caplog: pytest.LogCaptureF
     assert "median 14: item 5 (1e+06), item 10 (1e+06)" in line
     # The original table is unchanged, and a second pass changes nothing.
     assert wild.present.all()
-    again = without_outliers(kept, "column emb")
-    assert again.provenance == kept.provenance
-    assert again.content_hash() == kept.content_hash()
+    again = without_outliers(masked, "column emb")
+    assert again.provenance == masked.provenance
+    assert again.content_hash() == masked.content_hash()
 
 
 def test_an_implausible_given_vector_is_masked(tmp_path: Path) -> None:
@@ -115,7 +115,9 @@ def test_an_implausible_given_vector_is_masked(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
 @pytest.mark.parametrize("value", [1e39, -1e300, np.inf, np.nan])
-def test_values_beyond_float32_are_refused_by_row(tmp_path: Path, value: float) -> None:
+def test_values_that_are_not_finite_in_float32_are_refused_by_row(
+    tmp_path: Path, value: float
+) -> None:
     emb = [[float(i), 1.0] for i in range(1, 9)] + [[1.0, value]]
     columns = {**small_data.item_feature(), "emb": pa.array(emb, pa.list_(pa.float64()))}
     layout = find_data(small_data.write_data(tmp_path, item_feature=columns))

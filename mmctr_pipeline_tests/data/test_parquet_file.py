@@ -1,4 +1,4 @@
-"""Parquet files with legacy lists, damage or encryption are read correctly or refused by name."""
+"""Parquet files with legacy lists, damage or encryption are read correctly or refused."""
 
 import base64
 import subprocess
@@ -79,13 +79,13 @@ def _damage(path: Path, column: str, row_group: int = 0) -> None:
     path.write_bytes(content)
 
 
-_CHECKED = {"write_page_checksum": True, "row_group_size": 200, "use_dictionary": False}
+_WITH_CHECKSUMS = {"write_page_checksum": True, "row_group_size": 200, "use_dictionary": False}
 
 
 @pytest.mark.parametrize("column", ["user_id", "item_id", "item_seq", "likes_level", "label"])
 def test_a_damaged_page_is_named_by_file_column_and_rows(tmp_path: Path, column: str) -> None:
     root = small_data.write_data(tmp_path)
-    pq.write_table(pa.table(many_rows()), root / "train.parquet", **_CHECKED)
+    pq.write_table(pa.table(many_rows()), root / "train.parquet", **_WITH_CHECKSUMS)
     _damage(root / "train.parquet", column, row_group=1)
     error = expect_data_error(root)
     assert (error.file, error.column) == (root / "train.parquet", column)
@@ -100,7 +100,7 @@ def test_damage_in_a_part_file_is_named(tmp_path: Path) -> None:
     for number in range(2):
         path = root / "train.parquet" / f"part-{number}.parquet"
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table(many_rows()), path, **_CHECKED)
+        pq.write_table(pa.table(many_rows()), path, **_WITH_CHECKSUMS)
     _damage(path, "item_seq", row_group=2)
     error = expect_data_error(root)
     assert (error.file, error.column) == (path, "item_seq")
@@ -110,7 +110,7 @@ def test_damage_in_a_part_file_is_named(tmp_path: Path) -> None:
 def test_a_damaged_item_table_is_named(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
     path = root / "item_feature.parquet"
-    pq.write_table(pa.table(small_data.item_feature()), path, **_CHECKED)
+    pq.write_table(pa.table(small_data.item_feature()), path, **_WITH_CHECKSUMS)
     _damage(path, "item_title")
     error = expect_data_error(root)
     assert (error.file, error.column) == (path, "item_title")
@@ -125,8 +125,8 @@ def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
     assert "not a readable parquet file" in str(error)
 
 
-def test_a_hole_in_the_middle_is_named(tmp_path: Path) -> None:
-    # An interrupted download that had reserved its space leaves zeros; the file has no checksums.
+def test_a_hole_of_zeros_in_the_middle_is_located(tmp_path: Path) -> None:
+    # A download that reserves its space first and is interrupted leaves zeros. No checksums here.
     root = small_data.write_data(tmp_path, train=many_rows(5_000))
     path = root / "train.parquet"
     content = bytearray(path.read_bytes())
@@ -159,7 +159,7 @@ def test_an_unsupported_codec_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["damaged", "lzo", "nested", "twice", "dotted"])
-def test_a_column_that_is_not_needed_does_not_matter(tmp_path: Path, kind: str) -> None:
+def test_a_faulty_column_that_is_not_needed_does_not_matter(tmp_path: Path, kind: str) -> None:
     columns: dict[str, Any] = {**small_data.train(), "other": [1, 2, 3, 4]}
     if kind == "nested":
         columns["other"] = [{"item_seq": [[1]], "label": {"x": 1.5}}] * 4
@@ -180,7 +180,7 @@ def test_a_column_that_is_not_needed_does_not_matter(tmp_path: Path, kind: str) 
     assert_equal(read_folder(root), read_folder(small_data.write_data(tmp_path / "plain")))
 
 
-_READ = """
+_READING_PROGRAM = """
 import sys
 from pathlib import Path
 from mmctr_pipeline.data.schemas import LABELLED_COLUMNS
@@ -226,7 +226,7 @@ def _write_encrypted(path: Path, table: pa.Table, column: str, is_footer_plain: 
         ("item_seq", True, "column item_seq: the column is encrypted"),
         ("other", False, "not a readable parquet file"),
     ],
-    ids=["not_needed", "label", "history", "whole_footer"],
+    ids=["not_needed", "label", "history", "footer"],
 )
 def test_encryption_matters_only_in_columns_that_are_needed(
     tmp_path: Path, column: str, is_footer_plain: bool, expected: str
@@ -235,13 +235,13 @@ def test_encryption_matters_only_in_columns_that_are_needed(
     table = pa.table({**small_data.train(), "other": [1, 2, 3, 4]})
     _write_encrypted(path, table, column, is_footer_plain)
     # In a process of its own, as pyarrow may crash.
-    command = [sys.executable, "-c", _READ, str(path)]
+    command = [sys.executable, "-c", _READING_PROGRAM, str(path)]
     reading = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert reading.returncode == 0, reading.stderr
     assert expected in reading.stdout
 
 
-def test_reading_verifies_checksums_only_of_files_that_have_them(tmp_path: Path) -> None:
+def test_files_with_and_without_page_checksums_are_read(tmp_path: Path) -> None:
     table = pa.table(small_data.train())
     for has_checksums in (True, False):
         path = tmp_path / f"{has_checksums}.parquet"

@@ -18,7 +18,7 @@ _LISTS = [[1, 2], [], [3], [4, 5, 6]]
 def test_from_lists() -> None:
     ragged = Ragged.from_lists(_LISTS)
     assert len(ragged) == 4
-    assert [one.tolist() for one in ragged] == _LISTS
+    assert [values.tolist() for values in ragged] == _LISTS
     assert ragged.lengths.tolist() == [2, 0, 1, 3]
     assert ragged.values.dtype == np.int32
     assert len(Ragged.from_lists([])) == 0
@@ -35,7 +35,7 @@ def test_indexing() -> None:
 @pytest.mark.parametrize("indices", [[3, 0, 0], [1, 1], [], [2]])
 def test_take(indices: list[int]) -> None:
     taken = Ragged.from_lists(_LISTS).take(np.array(indices, dtype=np.int64))
-    assert [one.tolist() for one in taken] == [_LISTS[index] for index in indices]
+    assert [values.tolist() for values in taken] == [_LISTS[index] for index in indices]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,12 @@ def test_take(indices: list[int]) -> None:
     ],
 )
 def test_from_arrow(column: pa.Array) -> None:
-    assert [one.tolist() for one in Ragged.from_arrow(column)] == _LISTS
+    assert [values.tolist() for values in Ragged.from_arrow(column)] == _LISTS
 
 
 def test_from_fixed_width_lists() -> None:
     ragged = Ragged.from_arrow(pa.array([[1, 2], [3, 4]], pa.list_(pa.int32(), 2)))
-    assert [one.tolist() for one in ragged] == [[1, 2], [3, 4]]
+    assert [values.tolist() for values in ragged] == [[1, 2], [3, 4]]
 
 
 def test_arrow_round_trip() -> None:
@@ -76,9 +76,9 @@ def test_wrong_offsets_are_refused(offsets: list[int]) -> None:
         Ragged(np.zeros(3, np.int32), np.array(offsets, np.int64))
 
 
-def test_lists_containing_values() -> None:
+def test_lists_containing_returns_the_list_of_each_value() -> None:
     ragged = Ragged.from_lists([[], *_LISTS, []])
-    expected = [row for row, one in enumerate(ragged) for _ in one]
+    expected = [row for row, values in enumerate(ragged) for _ in values]
     assert lists_containing(np.arange(len(ragged.values)), ragged.offsets).tolist() == expected
 
 
@@ -89,14 +89,16 @@ def test_wrong_types_are_refused() -> None:
 
 def test_newest_keeps_the_last_values_of_each_list() -> None:
     ragged = Ragged.from_lists([[1, 2, 3], [], [4], [5, 6]])
-    assert [one.tolist() for one in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
-    assert [one.tolist() for one in ragged.newest(9)] == [one.tolist() for one in ragged]
+    assert [values.tolist() for values in ragged.newest(2)] == [[2, 3], [], [4], [5, 6]]
+    assert [values.tolist() for values in ragged.newest(9)] == [
+        values.tolist() for values in ragged
+    ]
 
 
 def test_zeros_are_removed_anywhere_in_a_list() -> None:
     values = np.array([0, 0, 5, 0, 0, 0, 7, 0, 8])
     lists = without_zeros(values, np.array([0, 3, 5, 5, 9]))
-    assert [one.tolist() for one in lists] == [[5], [], [], [7, 8]]
+    assert [values.tolist() for values in lists] == [[5], [], [], [7, 8]]
     assert lists.values.dtype == np.int32
 
 
@@ -108,7 +110,7 @@ def test_left_padding_keeps_the_last_values() -> None:
 
 def test_concatenated_parts_keep_their_order() -> None:
     ragged = Ragged.concatenate([Ragged.from_lists(_LISTS), Ragged.from_lists([[7], []])])
-    assert [one.tolist() for one in ragged] == [*_LISTS, [7], []]
+    assert [values.tolist() for values in ragged] == [*_LISTS, [7], []]
 
 
 def _random_lists(seed: int, count: int, n_ids: int) -> list[list[int]]:
@@ -119,18 +121,18 @@ def _random_lists(seed: int, count: int, n_ids: int) -> list[list[int]]:
 @pytest.mark.parametrize("seed", [64, 8, 2])
 def test_distinct_lists_equal_the_keys_of_a_dictionary(seed: int) -> None:
     lists = _random_lists(seed, count=700, n_ids=4)
-    found, index = distinct_lists(Ragged.from_lists(lists))
+    distinct, index = distinct_lists(Ragged.from_lists(lists))
     seen: dict[tuple[int, ...], int] = {}
-    expected_index = [seen.setdefault(tuple(one), len(seen)) for one in lists]
-    assert [tuple(one) for one in found] == list(seen)
+    expected_index = [seen.setdefault(tuple(values), len(seen)) for values in lists]
+    assert [tuple(values) for values in distinct] == list(seen)
     assert index.tolist() == expected_index
     assert index.dtype == np.int32
 
 
 def test_order_and_length_make_lists_distinct() -> None:
     lists = [[1, 2], [2, 1], [1], [1, 1], [], [1, 2], []]
-    found, index = distinct_lists(Ragged.from_lists(lists))
-    assert [one.tolist() for one in found] == [[1, 2], [2, 1], [1], [1, 1], []]
+    distinct, index = distinct_lists(Ragged.from_lists(lists))
+    assert [values.tolist() for values in distinct] == [[1, 2], [2, 1], [1], [1, 1], []]
     assert index.tolist() == [0, 1, 2, 3, 4, 0, 4]
 
 
@@ -139,19 +141,19 @@ def test_all_pairs_of_ids_are_distinct() -> None:
     lists = Ragged(
         pairs.astype(np.int32).reshape(-1), np.arange(0, 2 * len(pairs) + 1, 2, dtype=np.int64)
     )
-    found, index = distinct_lists(lists)
-    assert np.array_equal(found.values, lists.values)
+    distinct, index = distinct_lists(lists)
+    assert np.array_equal(distinct.values, lists.values)
     assert np.array_equal(index, np.arange(len(pairs)))
 
 
 @pytest.mark.parametrize("lists", [[], [[], [], []]])
 def test_distinct_lists_without_any_value(lists: list[list[int]]) -> None:
-    found, index = distinct_lists(Ragged.from_lists(lists))
-    assert [one.tolist() for one in found] == lists[:1]
+    distinct, index = distinct_lists(Ragged.from_lists(lists))
+    assert [values.tolist() for values in distinct] == lists[:1]
     assert index.tolist() == [0] * len(lists)
 
 
-def test_runs_of_equal_neighbours() -> None:
+def test_run_starts_finds_runs_of_equal_lists() -> None:
     values = np.array([0, 1, 0, 1, 0, 2, 0, 1, 1, 1, 1, 1])
     starts = run_starts(values, np.arange(0, 13, 2))
     assert starts.tolist() == [0, 2, 3, 4, 6]
@@ -159,7 +161,7 @@ def test_runs_of_equal_neighbours() -> None:
     assert run_starts(np.zeros(0, np.int64), np.array([0])).tolist() == [0]
 
 
-def test_lists_of_differing_length_are_not_compared() -> None:
+def test_lists_of_different_lengths_start_new_runs() -> None:
     values = np.array([1, 1, 1, 1, 1])
     assert run_starts(values, np.array([0, 1, 2, 5])).tolist() == [0, 1, 2, 3]
     assert run_starts(values[:0], np.array([0, 0, 0])).tolist() == [0, 1, 2]

@@ -1,4 +1,4 @@
-"""On drawn data sets the reader agrees with a plain reader, or names a fault that they have."""
+"""On drawn data sets, the reader agrees with a plain one or names a fault that is there."""
 
 import tempfile
 from pathlib import Path
@@ -71,7 +71,7 @@ def _check_equal(dataset: CtrDataset, plain: PlainDataset) -> None:
     for name, split in dataset.splits.items():
         rows = plain.rows[name]
         lists = [dataset.histories[index].tolist() for index in split.history]
-        found: dict[str, list[Any]] = {
+        columns_of_split: dict[str, list[Any]] = {
             "user_id": [user_of_row.get(user, user) for user in split.user_id.tolist()],
             "item_id": [item_of_row[item] for item in split.item_id.tolist()],
             "item_seq": [[item_of_row[item] for item in history] for history in lists],
@@ -79,10 +79,10 @@ def _check_equal(dataset: CtrDataset, plain: PlainDataset) -> None:
             "views_level": split.views_level.tolist(),
         }
         if split.label is not None:
-            found["label"] = split.label.tolist()
+            columns_of_split["label"] = split.label.tolist()
         if split.row_id is not None:
-            found["ID"] = split.row_id.tolist()
-        for column, values in found.items():
+            columns_of_split["ID"] = split.row_id.tolist()
+        for column, values in columns_of_split.items():
             assert values == [row[column] for row in rows], (name, column)
 
 
@@ -112,7 +112,7 @@ _drawn = given(
 
 @_QUICK
 @_drawn
-def test_the_reader_agrees_with_a_plain_one(
+def test_the_reader_agrees_with_the_plain_reader(
     files: dict[str, pa.Table], row_group: int, ends: list[int]
 ) -> None:
     _check(files, row_group, ends)
@@ -121,7 +121,7 @@ def test_the_reader_agrees_with_a_plain_one(
 @pytest.mark.slow
 @_LONG
 @_drawn
-def test_the_reader_agrees_with_a_plain_one_at_length(
+def test_the_reader_agrees_with_the_plain_reader_on_more_examples(
     files: dict[str, pa.Table], row_group: int, ends: list[int]
 ) -> None:
     _check(files, row_group, ends)
@@ -157,7 +157,7 @@ def test_csv_and_legacy_lists_give_the_same_dataset(files: dict[str, Columns]) -
 
 def test_the_plain_reader_finds_faults() -> None:
     # Without this, the properties above would also hold for a reader that finds none.
-    table = {
+    files = {
         "item_feature": pa.table(
             {
                 "item_id": [1, 2],
@@ -175,10 +175,10 @@ def test_the_plain_reader_finds_faults() -> None:
         "likes_level": [1, 1],
         "views_level": [1, None],
     }
-    table["train"] = table["valid"] = pa.table({**interactions, "label": [1, 2]})
-    table["test"] = pa.table({**interactions, "ID": [5, 5]})
+    files["train"] = files["valid"] = pa.table({**interactions, "label": [1, 2]})
+    files["test"] = pa.table({**interactions, "ID": [5, 5]})
     with tempfile.TemporaryDirectory() as folder:
-        _write(Path(folder), table, 1)
+        _write(Path(folder), files, 1)
         faults = read_plainly(Path(folder)).faults
     assert ("item_feature.parquet", "item_tags", 1) in faults
     assert ("item_feature.parquet", "likes_level", 1) in faults

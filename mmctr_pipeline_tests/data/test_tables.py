@@ -1,4 +1,4 @@
-"""Part files are read as one table, or refused by name."""
+"""Part files are read as one table; errors name the part file."""
 
 import dataclasses
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_errors_name_the_part_file_and_its_row(
     assert "through all of train.parquet" in str(error)
 
 
-def test_errors_of_tables_that_are_read_whole_name_the_part_file(tmp_path: Path) -> None:
+def test_errors_in_the_item_table_name_the_part_file(tmp_path: Path) -> None:
     ids = [1, 2, 3, 4, 5, 6, 7, 8, 3]
     items = {**small_data.item_feature(), "item_id": ids}
     root = small_data.write_data(tmp_path, item_feature=items)
@@ -95,15 +95,15 @@ def test_part_files_must_have_the_same_types(tmp_path: Path) -> None:
     assert "the column is missing" in str(expect_data_error(root))
 
 
-@pytest.mark.parametrize("other", ["day=1/part-00000.parquet", "notes.txt", "part-00001.parquet/x"])
-def test_a_folder_with_anything_else_in_it_is_refused(tmp_path: Path, other: str) -> None:
+@pytest.mark.parametrize("extra", ["day=1/part-00000.parquet", "notes.txt", "part-00001.parquet/x"])
+def test_a_folder_with_anything_besides_part_files_is_refused(tmp_path: Path, extra: str) -> None:
     root = small_data.write_data(tmp_path)
-    path = split_into_parts(root / "train.parquet", n_parts=1) / other
+    path = split_into_parts(root / "train.parquet", n_parts=1) / extra
     path.parent.mkdir(exist_ok=True)
     path.touch()
     with pytest.raises(DataError, match="the folder also has") as error:
         find_data(root)
-    assert Path(other).parts[0] in str(error.value)
+    assert Path(extra).parts[0] in str(error.value)
     assert "sink_parquet" in error.value.fix
 
 
@@ -129,7 +129,7 @@ def test_the_fingerprint_covers_each_part_file(tmp_path: Path) -> None:
     assert fingerprint_files(paths) != before
 
 
-def test_files_are_closed(tmp_path: Path) -> None:
+def test_part_files_are_closed_with_their_table(tmp_path: Path) -> None:
     path = split_into_parts(small_data.write(tmp_path / "train.parquet", small_data.train()))
     with open_table(path, LABELLED_COLUMNS) as file:
         parts = file._parts

@@ -1,4 +1,4 @@
-"""The split of the valid users: by user id only, disjoint, of about equal size."""
+"""Valid users are split by their ids alone, into disjoint sides of about equal size."""
 
 import dataclasses
 from typing import Any
@@ -17,19 +17,19 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 MASK = 2**64 - 1
 
 
-def plain_side(user: int) -> bool:
+def plain_selects(user: int) -> bool:
     mixed = (user + 0x9E3779B97F4A7C15) & MASK
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & MASK
     return bool((mixed ^ (mixed >> 31)) & 1)
 
 
-def test_the_side_is_the_lowest_bit_of_splitmix_of_the_user() -> None:
+def test_the_side_of_a_user_is_the_lowest_bit_of_splitmix64_of_the_id() -> None:
     users = np.concatenate([np.arange(1, 2000), [1_000_000, 2**31 - 1]]).astype(np.int32)
-    assert selects_epoch(users).tolist() == [plain_side(int(user)) for user in users]
+    assert selects_epoch(users).tolist() == [plain_selects(int(user)) for user in users]
 
 
-def test_users_stay_whole_and_both_sides_are_about_equal() -> None:
+def test_no_user_is_on_both_sides_and_the_sides_are_about_equal() -> None:
     dataset = small_sample(n_valid=1500)[0]
     valid = dataset.valid
     selecting, reporting = split_valid(dataset)

@@ -1,4 +1,4 @@
-"""Invalid values are refused by file, column, row and fix."""
+"""Invalid values are refused with file, column, row and a fix."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +57,7 @@ def _train(**changed: Any) -> dict[str, Any]:
         ("item_seq", [[1, 2], [1], [3, 2, 1], [0, 0, 0]], 1, "row 3 is padded with 0"),
     ],
 )
-def test_errors_name_the_row(
+def test_errors_name_file_column_and_row(
     tmp_path: Path, column: str, values: list[Any], row: int, problem: str
 ) -> None:
     error = _fault(tmp_path, train=_train(**{column: values}))
@@ -96,11 +96,13 @@ def test_rows_are_numbered_over_the_whole_file(tmp_path: Path) -> None:
         ([0, 3, 30], "item 30 is not in item_feature.parquet (6 such values in rows 0 to 9)"),
     ],
 )
-def test_equal_neighbours_are_counted_individually(
+def test_each_row_of_a_run_of_equal_histories_is_counted(
     tmp_path: Path, history: list[int], problem: str
 ) -> None:
-    right = [[0, 0, 1]] * 3
-    error = _fault(tmp_path, train=_many_rows(right + [history] * 4 + [[0, 0, 2]] + [history] * 2))
+    correct = [[0, 0, 1]] * 3
+    error = _fault(
+        tmp_path, train=_many_rows(correct + [history] * 4 + [[0, 0, 2]] + [history] * 2)
+    )
     assert error.row == 3
     assert problem in str(error)
 
@@ -115,14 +117,14 @@ def test_widths_are_compared_over_the_whole_file(tmp_path: Path) -> None:
 def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path, name: str) -> None:
     columns = getattr(small_data, name)()
     for column in list(columns):
-        rest = {other: values for other, values in columns.items() if other != column}
+        rest = {key: values for key, values in columns.items() if key != column}
         error = _fault(tmp_path / column, **{name: rest})
         assert (error.file.name, error.column) == (f"{name}.parquet", column)
         assert ", ".join(rest) in str(error)
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "found"),
+    ("column", "values", "actual_type"),
     [
         ("label", [1.0, 0.0, 0.0, 1.0], "double"),
         ("user_id", [1.0, 1.0, 2.0, 2.0], "double"),
@@ -134,11 +136,11 @@ def test_a_missing_column_is_reported_with_the_existing_ones(tmp_path: Path, nam
     ],
 )
 def test_wrong_types_are_refused(
-    tmp_path: Path, column: str, values: list[Any], found: str
+    tmp_path: Path, column: str, values: list[Any], actual_type: str
 ) -> None:
     error = _fault(tmp_path, train=_train(**{column: values}))
     assert error.column == column
-    assert f"the type is {found}" in str(error)
+    assert f"the type is {actual_type}" in str(error)
     assert "cast the column" in error.fix
 
 
@@ -152,9 +154,9 @@ def test_floats_caused_by_missing_values_are_explained(tmp_path: Path) -> None:
 def test_integers_of_any_width_and_lists_of_any_kind_are_accepted(
     tmp_path: Path, integer: str, make_list: Callable[[pa.DataType], pa.DataType]
 ) -> None:
-    narrow = pa.type_for_alias(integer)
+    integer_type = pa.type_for_alias(integer)
     columns = {
-        name: pa.array(values, make_list(narrow) if name == "item_seq" else narrow)
+        name: pa.array(values, make_list(integer_type) if name == "item_seq" else integer_type)
         for name, values in small_data.train().items()
     }
     small_data.write_data(tmp_path, train=columns)
@@ -203,7 +205,7 @@ def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: str, pro
     ],
     ids=["padded", "ragged", "of_one_width"],
 )
-def test_the_advice_for_a_missing_history_passes_the_next_check(
+def test_following_the_advice_for_a_missing_history_makes_the_data_valid(
     tmp_path: Path, histories: list[Any], advice: str, empty: list[int]
 ) -> None:
     error = _fault(tmp_path / "null", train=_train(item_seq=histories))

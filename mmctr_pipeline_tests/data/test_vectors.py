@@ -21,7 +21,7 @@ def _table() -> VectorTable:
     )
 
 
-def test_align_by_id_and_mask_the_rest() -> None:
+def test_vectors_are_aligned_by_id_and_missing_ones_are_masked() -> None:
     aligned = _table().aligned_to(np.array([1, 2, 5, 7, 9, 10]))
     assert aligned.item_id.tolist() == [1, 2, 5, 7, 9, 10]
     assert aligned.vectors.tolist() == [[0, 0], [1, 2], [0, 0], [0, 0], [5, 6], [0, 0]]
@@ -29,7 +29,7 @@ def test_align_by_id_and_mask_the_rest() -> None:
     assert aligned.identity == "encoder:abc"
 
 
-def test_align_by_string_ids() -> None:
+def test_vectors_are_aligned_by_string_ids() -> None:
     table = dataclasses.replace(_table(), item_id=np.array(["", "a", "é"]))
     aligned = table.aligned_to(np.array(["a", "ab", "é"]))
     assert aligned.vectors.tolist() == [[0, 0], [0, 0], [5, 6]]
@@ -69,7 +69,7 @@ def test_round_trip_through_parquet(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ids", [[5, 2, 9], [2, 2, 9]])
-def test_ids_must_ascend(ids: list[int]) -> None:
+def test_ids_must_be_distinct_and_ascending(ids: list[int]) -> None:
     with pytest.raises(ValueError, match="ascending"):
         VectorTable(np.array(ids, np.int32), np.zeros((3, 2), np.float32), np.ones(3, bool), "x")
 

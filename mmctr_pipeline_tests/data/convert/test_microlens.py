@@ -1,4 +1,4 @@
-"""MicroLens: interactions, drawn negatives, titles, levels and categories."""
+"""MicroLens conversion: interactions, drawn negatives, titles, levels and categories."""
 
 from collections import Counter
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_negatives_follow_the_popularity_to_the_given_power(
     assert np.abs(deviations).max() < 4.5
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(tmp_path: Path) -> None:
     raw = write_microlens(tmp_path / "raw", drawn_pairs())
     outputs = []
     for seed in (1, 1, 2):
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     assert outputs[0] != outputs[2]
 
 
-def test_pairs_in_rows_of_users_give_the_same_interactions(tmp_path: Path) -> None:
+def test_pairs_without_times_in_one_line_per_user_give_the_same_clicks(tmp_path: Path) -> None:
     pairs = sorted(drawn_pairs(), key=lambda pair: (pair[0], pair[2]))
     raw = write_microlens(tmp_path / "raw", pairs)
     with_times = _rows(raw)
@@ -103,10 +103,12 @@ def test_pairs_in_rows_of_users_give_the_same_interactions(tmp_path: Path) -> No
         for user in users
     ]
     (raw / "MicroLens-50k_pairs.tsv").write_text("".join(lines))
-    without = _rows(raw)
+    without_times = _rows(raw)
     columns = ("user_id", "item_id", "item_seq")
     for name in SPLITS:
-        clicks = [rows[name].filter(label=1).select(columns) for rows in (with_times, without)]
+        clicks = [
+            rows[name].filter(label=1).select(columns) for rows in (with_times, without_times)
+        ]
         assert clicks[0].equals(clicks[1])
 
 

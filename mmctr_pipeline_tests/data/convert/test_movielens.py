@@ -1,4 +1,4 @@
-"""MovieLens: labels, time-ordered splits and histories against a plain count by user."""
+"""MovieLens conversion: labels, splits by time and histories equal those found by hand."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -32,9 +32,9 @@ def _converted(raw: Path, config: MovieLensConfig | None = None) -> dict[str, pl
 
 
 def _splits_by_hand(ratings: list[Rating], held_out: float) -> dict[tuple[int, int], str]:
-    """Return the split of each pair of user and movie whose user liked one before."""
+    """Return the split of each (user, movie) that follows the first movie the user liked."""
     by_user = defaultdict(list)
-    for user, movie, rating, _ in sorted(ratings, key=lambda each: each[3]):
+    for user, movie, rating, _ in sorted(ratings, key=lambda row: row[3]):
         by_user[user].append((movie, rating))
     splits: dict[tuple[int, int], str] = {}
     for user, rated in by_user.items():
@@ -47,16 +47,16 @@ def _splits_by_hand(ratings: list[Rating], held_out: float) -> dict[tuple[int, i
 
 
 @pytest.mark.parametrize("write", [write_movielens_1m, write_movielens_latest])
-def test_rows_are_the_ratings_with_a_history_split_by_time(
+def test_ratings_after_the_first_like_become_rows_split_by_time(
     write: Callable[[Path, list[Rating]], Path], tmp_path: Path
 ) -> None:
     ratings = drawn_ratings()
     tables = _converted(write(tmp_path / "ml", ratings))
-    found = {
+    split_of = {
         (row["user_id"], row["item_id"]): name for name in SPLITS for row in tables[name].to_dicts()
     }
-    assert found == _splits_by_hand(ratings, 0.1)
-    assert len(found) == sum(len(tables[name]) for name in SPLITS)
+    assert split_of == _splits_by_hand(ratings, 0.1)
+    assert len(split_of) == sum(len(tables[name]) for name in SPLITS)
     rating_of = {(user, movie): rating for user, movie, rating, _ in ratings}
     for row in pl.concat(
         tables[name].select("user_id", "item_id", "label") for name in SPLITS
@@ -64,7 +64,7 @@ def test_rows_are_the_ratings_with_a_history_split_by_time(
         assert row[2] == (rating_of[row[:2]] >= 4)
 
 
-def test_a_history_has_the_movies_liked_at_earlier_times_only(tmp_path: Path) -> None:
+def test_a_history_has_only_the_movies_liked_at_earlier_times(tmp_path: Path) -> None:
     ratings = drawn_ratings(n_times=9)  # many equal times
     tables = _converted(write_movielens_1m(tmp_path / "ml", ratings))
     time_of = {(user, movie): time for user, movie, _, time in ratings}

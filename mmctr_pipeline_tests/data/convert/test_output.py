@@ -1,4 +1,4 @@
-"""The converted folder: replaced only if a conversion wrote it, images, reader and training."""
+"""The converted folder is replaced only if a conversion wrote it; the pipeline runs on it."""
 
 import re
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_an_error_leaves_the_earlier_conversion(raw: Path, tmp_path: Path) -> No
     assert _names(tmp_path) == {"ml", "data", "other"}
 
 
-def test_no_user_with_three_rows_is_an_error(raw: Path, tmp_path: Path) -> None:
+def test_a_conversion_that_would_keep_no_user_is_refused(raw: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"at least 1000 items in their history\. Fix: lower"):
         convert_movielens(raw, tmp_path / "data", MovieLensConfig(min_history=1000))
 
@@ -103,7 +103,7 @@ def _vectors(item_id: np.ndarray) -> ItemVectors:
 
 
 @pytest.mark.parametrize("name", ["movielens", "microlens"])
-def test_the_pipeline_reads_trains_and_scores_and_the_labels_score_it(
+def test_the_pipeline_runs_on_converted_data_and_is_scored_as_documented(
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
