@@ -1,4 +1,4 @@
-"""Users of the sample dataset click by taste, with a known probability."""
+"""Users of the sample dataset click according to their tastes, with a known probability."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_history_lengths_match_the_real_data() -> None:
     assert list(np.quantile(length, [0.25, 0.5, 0.75])) == [4, 6, 9]
 
 
-def test_each_user_gets_the_requested_rows_in_order(rows: Impressions) -> None:
+def test_users_get_the_requested_numbers_of_rows_in_order(rows: Impressions) -> None:
     assert np.array_equal(rows.user, np.repeat(np.arange(len(ROWS_OF_USER)), ROWS_OF_USER))
 
 
@@ -41,7 +41,7 @@ def test_four_rows_of_a_user_share_a_history(rows: Impressions) -> None:
     assert set(rows.history) == set(range(len(rows.histories)))
 
 
-def test_no_item_is_shown_twice(rows: Impressions) -> None:
+def test_no_user_sees_an_item_twice(rows: Impressions) -> None:
     assert len(np.unique(np.stack([rows.user, rows.item_id]), axis=1).T) == len(rows)
     for index in range(len(rows.histories)):
         history = rows.histories[index]
@@ -49,7 +49,7 @@ def test_no_item_is_shown_twice(rows: Impressions) -> None:
         assert not np.isin(rows.item_id[rows.history == index], history).any()
 
 
-def test_cold_items_are_only_targets_and_have_the_requested_share(
+def test_cold_items_appear_only_as_targets_in_the_requested_share_of_rows(
     rows: Impressions, catalogue: Catalogue
 ) -> None:
     assert not catalogue.cold[rows.histories.values - 1].any()
@@ -68,7 +68,7 @@ def test_labels_match_their_probabilities(rows: Impressions) -> None:
 def test_both_tastes_show_in_histories_and_affect_clicks(
     rows: Impressions, catalogue: Catalogue, side: str
 ) -> None:
-    """An untrained count over the history separates liked targets from others."""
+    """The majority family of a history, found without training, predicts clicks."""
     family = getattr(catalogue, side) // FAMILY_SIZE
     owner = np.repeat(np.arange(len(rows.histories)), rows.histories.lengths)
     total = np.bincount(owner, weights=family[rows.histories.values - 1])
@@ -77,7 +77,7 @@ def test_both_tastes_show_in_histories_and_affect_clicks(
     assert rows.label[liked].mean() > rows.label[~liked].mean() + 0.2
 
 
-def test_without_effects_all_clicks_have_probability_one_half(catalogue: Catalogue) -> None:
+def test_without_effects_every_click_probability_is_one_half(catalogue: Catalogue) -> None:
     config = SampleConfig(style_effect=0, category_effect=0, popularity_effect=0, intercept=0)
     rows = Behaviour(catalogue, config).draw(ROWS_OF_USER, 0.0, np.random.default_rng(0))
     assert np.all(rows.probability == 0.5)

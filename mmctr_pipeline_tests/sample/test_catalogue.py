@@ -45,7 +45,9 @@ def test_levels_follow_popularity_and_stay_in_range(catalogue: Catalogue) -> Non
         assert np.corrcoef(level, catalogue.log_popularity)[0, 1] > 0.7
 
 
-def test_more_than_half_of_the_tags_belong_to_the_category(catalogue: Catalogue) -> None:
+def test_more_than_half_of_the_tags_belong_to_the_category_of_their_item(
+    catalogue: Catalogue,
+) -> None:
     assert catalogue.tags.lengths.min() == 1
     assert catalogue.tags.lengths.max() == MAX_TAGS
     assert catalogue.tags.values.min() >= 1
@@ -81,7 +83,7 @@ def test_popular_items_are_drawn_more_often(catalogue: Catalogue) -> None:
     assert means[0] + 0.3 < means[1] < means[2] - 0.3
 
 
-def test_a_pool_without_a_cell_yields_items_of_other_cells() -> None:
+def test_a_pool_without_items_of_a_cell_yields_items_of_other_cells() -> None:
     drawn = draw_catalogue(SampleConfig(n_items=180, cold_item_share=0.21))
     # Only one cell has cold items.
     catalogue = Catalogue(**{**vars(drawn), "cold": (drawn.cell == 3) & drawn.cold})

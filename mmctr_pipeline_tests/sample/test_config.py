@@ -23,10 +23,10 @@ def test_the_full_size_matches_microlens() -> None:
 
 
 @pytest.mark.parametrize(("small", "large"), [(0.1, 0.5), (0.5, 1), (1, 7.5), (7.5, 90)])
-def test_everything_grows_with_the_scale(small: float, large: float) -> None:
-    one, other = SampleConfig.scaled(small), SampleConfig.scaled(large)
+def test_every_size_grows_with_the_scale(small: float, large: float) -> None:
+    smaller, larger = SampleConfig.scaled(small), SampleConfig.scaled(large)
     for name in ("n_items", "n_users", "n_train_rows", "n_valid_rows", "n_test_rows"):
-        assert getattr(one, name) < getattr(other, name), name
+        assert getattr(smaller, name) < getattr(larger, name), name
 
 
 @pytest.mark.parametrize("scale", [0, -1, 90.1, float("nan")])
@@ -35,12 +35,12 @@ def test_an_invalid_scale_is_refused(scale: float) -> None:
         SampleConfig.scaled(scale)
 
 
-def test_changes_apply_on_top_of_the_scale() -> None:
+def test_explicit_settings_override_those_of_the_scale() -> None:
     config = SampleConfig.scaled(0.1, seed=3, n_items=200)
     assert (config.seed, config.n_items, config.n_train_rows) == (3, 200, 4_000)
 
 
-def test_the_key_has_seed_and_size_and_is_distinct() -> None:
+def test_the_key_names_seed_and_size_and_differs_between_settings() -> None:
     assert "seed7" in SampleConfig().key
     assert "1500x6000x40000" in SampleConfig().key
     configs = [
@@ -55,6 +55,6 @@ def test_the_key_has_seed_and_size_and_is_distinct() -> None:
     assert SampleConfig().key == SampleConfig().key
 
 
-def test_images_cannot_be_missing_and_corrupt_at_once() -> None:
+def test_missing_and_corrupt_shares_that_sum_to_more_than_one_are_refused() -> None:
     with pytest.raises(SettingsError, match="corrupt_image_share"):
         SampleConfig(missing_image_share=0.6, corrupt_image_share=0.6)

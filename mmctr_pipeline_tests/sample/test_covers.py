@@ -1,4 +1,4 @@
-"""Covers show style and category, and depend on the seed alone."""
+"""Covers show the style, rarely the category, and depend only on the seed."""
 
 import io
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_a_cover_is_a_small_jpeg(style: int) -> None:
     assert len(content) < 30_000
 
 
-def test_equal_seeds_give_equal_files_and_others_do_not() -> None:
+def test_equal_seeds_give_equal_files_and_different_seeds_different_ones() -> None:
     one, same, other = (draw_cover(1, 3, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert one == same
     assert one != other

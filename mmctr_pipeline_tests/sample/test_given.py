@@ -1,4 +1,4 @@
-"""Given vectors are noisy views of the items' tastes."""
+"""Given vectors are noisy views of the categories and styles of the items."""
 
 from typing import Literal
 
@@ -23,8 +23,8 @@ def _all_vectors(
     return GivenVectors(catalogue, seed, view).next(slice(0, len(catalogue)))
 
 
-def _probe(vectors: np.ndarray, kind: np.ndarray) -> float:
-    """Accuracy on every other item of the nearest class mean of the remaining items."""
+def _nearest_mean_accuracy(vectors: np.ndarray, kind: np.ndarray) -> float:
+    """Accuracy of the nearest class mean: means from half of the items, tested on the rest."""
     means = np.stack([vectors[::2][kind[::2] == k].mean(axis=0) for k in range(kind.max() + 1)])
     distance = ((vectors[1::2, None] - means) ** 2).sum(axis=2)
     return float(np.mean(distance.argmin(axis=1) == kind[1::2]))
@@ -34,15 +34,15 @@ def test_each_view_shows_its_own_attributes(catalogue: Catalogue) -> None:
     text, image, item = (_all_vectors(catalogue, view) for view in ("text", "image", "item"))
     assert (text.shape, image.shape, item.shape) == ((600, 768), (600, 1024), (600, 128))
     assert text.dtype == image.dtype == item.dtype == np.float32
-    assert _probe(text, catalogue.category) > 0.9
-    assert _probe(text, catalogue.style) < 0.3
-    assert _probe(image, catalogue.style) > 0.9
-    assert _probe(image, catalogue.category) < 0.3
-    assert _probe(item, catalogue.category) > 0.9
-    assert _probe(item, catalogue.style) > 0.9
+    assert _nearest_mean_accuracy(text, catalogue.category) > 0.9
+    assert _nearest_mean_accuracy(text, catalogue.style) < 0.3
+    assert _nearest_mean_accuracy(image, catalogue.style) > 0.9
+    assert _nearest_mean_accuracy(image, catalogue.category) < 0.3
+    assert _nearest_mean_accuracy(item, catalogue.category) > 0.9
+    assert _nearest_mean_accuracy(item, catalogue.style) > 0.9
 
 
-def test_slices_equal_the_whole(catalogue: Catalogue) -> None:
+def test_vectors_drawn_in_slices_equal_those_drawn_at_once(catalogue: Catalogue) -> None:
     for view in ("text", "image", "item"):
         given = GivenVectors(catalogue, CONFIG.seed, view)
         parts = [given.next(slice(start, start + 200)) for start in (0, 200, 400)]

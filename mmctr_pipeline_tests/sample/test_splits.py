@@ -33,7 +33,7 @@ def histories(splits: dict[str, pa.Table]) -> dict[str, np.ndarray]:
 
 
 def _plain_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the pairs of a click and a non-click in the right order; ties count half."""
+    """Share of (click, non-click) pairs in which the click scores higher; ties count half."""
     clicked, others = scores[labels == 1][:, None], scores[labels == 0][None, :]
     return float((clicked > others).mean() + (clicked == others).mean() / 2)
 
@@ -98,7 +98,7 @@ def test_even_a_tiny_split_has_its_own_users(tmp_path: Path, n_rows: tuple[int, 
     assert tuple(len(table) for table in tables) == n_rows
     users = [set(table.column("user_id").to_pylist()) for table in tables]
     assert all(users)
-    assert sum(len(found) for found in users) == len(set().union(*users))
+    assert sum(len(ids) for ids in users) == len(set().union(*users))
 
 
 @pytest.mark.parametrize("name", SPLITS)
@@ -124,7 +124,7 @@ def test_about_four_rows_share_a_history(
     assert len(train) / len(np.unique(rows, axis=0)) == pytest.approx(4, abs=0.1)
 
 
-def test_train_and_all_histories_have_no_cold_item(
+def test_train_targets_and_all_histories_contain_no_cold_items(
     sample: SamplePaths, splits: dict[str, pa.Table], histories: dict[str, np.ndarray]
 ) -> None:
     truth = pq.read_table(sample.item_truth)
@@ -181,14 +181,14 @@ def test_the_best_possible_auc_is_that_of_the_true_probabilities(
 def test_popularity_alone_is_a_weak_score(sample: SamplePaths, splits: dict[str, pa.Table]) -> None:
     shown = np.bincount(splits["train"].column("item_id").to_numpy(), minlength=1_501)
     score = shown[splits["valid"].column("item_id").to_numpy()]
-    found = _plain_auc(score, splits["valid"].column("label").to_numpy())
-    assert found < 0.60
+    auc = _plain_auc(score, splits["valid"].column("label").to_numpy())
+    assert auc < 0.60
     summary = json.loads(sample.summary.read_text())
-    assert summary["popularity_auc"] == pytest.approx(found, abs=1e-9)
+    assert summary["popularity_auc"] == pytest.approx(auc, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_the_bounds_hold_for_other_seeds(tmp_path: Path, seed: int) -> None:
+def test_the_auc_bounds_hold_for_other_seeds(tmp_path: Path, seed: int) -> None:
     summary = generate_sample(SampleConfig(seed=seed, images=False), tmp_path)
     assert 0.82 < summary["best_possible_auc"] < 0.90
     assert summary["popularity_auc"] < 0.60

@@ -1,4 +1,4 @@
-"""Titles show category and style, and read like video titles."""
+"""Titles show the category but hardly the style, and read like video titles."""
 
 import collections
 
@@ -37,7 +37,7 @@ def test_few_titles_are_empty(titles: list[str]) -> None:
 
 
 def _guessing_accuracy(titles: list[str], kinds: np.ndarray) -> float:
-    """Accuracy on every other title of naive Bayes on the words of the remaining titles."""
+    """Accuracy of naive Bayes on words, fitted on half of the titles and tested on the rest."""
     counts: dict[int, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for title, kind in zip(titles[::2], kinds[::2], strict=True):
         counts[int(kind)].update(title.lower().split())
@@ -55,14 +55,14 @@ def _guessing_accuracy(titles: list[str], kinds: np.ndarray) -> float:
     return right / len(titles[1::2])
 
 
-def test_titles_show_the_category_and_hardly_the_style(
+def test_titles_show_the_category_but_hardly_the_style(
     titles: list[str], catalogue: Catalogue
 ) -> None:
     assert _guessing_accuracy(titles, catalogue.category) > 0.9
     assert _guessing_accuracy(titles, catalogue.style) < 0.45
 
 
-def test_captions_name_the_category_and_depend_on_the_style(catalogue: Catalogue) -> None:
+def test_captions_name_the_category_and_determine_the_style(catalogue: Catalogue) -> None:
     captions = describe(catalogue)
     assert all(CATEGORIES[c] in text for c, text in zip(catalogue.category, captions, strict=True))
     styles_by_caption = collections.defaultdict(set)

@@ -20,7 +20,9 @@ def _contents(folder: Path) -> dict[str, str]:
     }
 
 
-def test_equal_settings_give_equal_bytes_and_other_seeds_do_not(tmp_path: Path) -> None:
+def test_equal_settings_give_equal_bytes_and_another_seed_changes_every_file(
+    tmp_path: Path,
+) -> None:
     for name, seed in (("one", 7), ("same", 7), ("other", 8)):
         generate_sample(SampleConfig.scaled(0.02, seed=seed), tmp_path / name)
     one, same, other = (_contents(tmp_path / name) for name in ("one", "same", "other"))
@@ -51,15 +53,18 @@ def test_without_images_the_other_files_are_the_same_and_need_only_pyarrow(tmp_p
     command = [sys.executable, "-c", PLAIN_PROCESS, str(tmp_path / "plain")]
     subprocess.run(command, env=environment, check=True)
     generate_sample(SampleConfig.scaled(0.02, images=False), tmp_path / "without")
-    found = _contents(tmp_path / "without")
-    assert _contents(tmp_path / "plain") == found
+    without_images = _contents(tmp_path / "without")
+    assert _contents(tmp_path / "plain") == without_images
     assert not SamplePaths(tmp_path / "without").images.exists()
     expected = {
         name: digest
         for name, digest in _contents(tmp_path / "with").items()
         if not name.startswith("item_images/") and name != "sample_dataset.json"
     }
-    assert {**expected, "sample_dataset.json": found["sample_dataset.json"]} == found
+    assert {
+        **expected,
+        "sample_dataset.json": without_images["sample_dataset.json"],
+    } == without_images
     assert with_images["n_images"] > 100
 
 
@@ -92,7 +97,7 @@ def test_concurrent_processes_generate_one_dataset(tmp_path: Path) -> None:
     assert read_best_possible_auc(tmp_path / config.key) is not None
 
 
-def test_a_complete_dataset_is_reused_and_an_incomplete_one_is_not(tmp_path: Path) -> None:
+def test_a_complete_dataset_is_reused_and_an_incomplete_one_generated_again(tmp_path: Path) -> None:
     folder = ensure_sample(TINY, tmp_path)
     before = _contents(folder)
     written_at = os.stat(folder / "item_seq.parquet").st_mtime_ns
@@ -108,5 +113,5 @@ def test_a_complete_dataset_is_reused_and_an_incomplete_one_is_not(tmp_path: Pat
     assert not leftover.exists()
 
 
-def test_other_data_have_no_best_possible_auc(tmp_path: Path) -> None:
+def test_a_folder_without_a_sample_dataset_has_no_best_possible_auc(tmp_path: Path) -> None:
     assert read_best_possible_auc(tmp_path) is None
