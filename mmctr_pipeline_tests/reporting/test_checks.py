@@ -80,7 +80,7 @@ def test_shape_fails_on_missing_and_unknown_items(item_id: list[int], word: str)
     assert word in outcome.explanation
 
 
-def test_shape_fails_if_the_width_differs_from_the_record() -> None:
+def test_shape_fails_if_the_width_differs_from_the_recorded_one() -> None:
     table = _vectors()
     narrowed = dataclasses.replace(table, vectors=table.vectors[:, :2])
     outcome = checks.vectors_shape(narrowed, table.item_id)
@@ -127,7 +127,9 @@ def _outlying(n_wild: int) -> VectorTable:
     return VectorTable(ids, vectors, np.ones(200, bool), "test")
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["in the table", "masked before"])
+@pytest.mark.parametrize(
+    "masked", [False, True], ids=["outliers in the table", "outliers already masked"]
+)
 @pytest.mark.parametrize(("n_wild", "passes"), [(0, True), (2, True), (3, False)])
 def test_norm_outliers_enforces_the_limit_and_names_the_items(
     n_wild: int, passes: bool, masked: bool
@@ -149,7 +151,7 @@ def test_image_coverage_enforces_both_limits(missing: int, unreadable: int, pass
 
 
 @pytest.mark.parametrize(("share", "passes"), [(0.5, True), (0.49, False), (float("nan"), False)])
-def test_explained_variance(share: float, passes: bool) -> None:
+def test_explained_variance_enforces_its_limit(share: float, passes: bool) -> None:
     outcome = checks.explained_variance(share, 0.5)
     assert (outcome.passed, outcome.severe) == (passes, True)
 
@@ -221,7 +223,7 @@ def test_user_overlap_warns_about_a_mixed_split(users: list[int], passes: bool, 
     assert not outcome.severe
 
 
-def test_target_in_history_counts_rows_once() -> None:
+def test_target_in_history_counts_each_row_once() -> None:
     dataset = dataclasses.replace(
         _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
         histories=Ragged.from_lists([[1, 1, 4], [4], []]),
@@ -240,7 +242,7 @@ def test_target_in_history_fails_on_a_leak_only_in_valid() -> None:
     assert "valid rows" in outcome.explanation
 
 
-def test_auc_floor_has_the_words_of_the_verdict() -> None:
+def test_auc_floor_repeats_the_verdict() -> None:
     outcome = checks.auc_floor(AucVerdict(False, "valid AUC 0.5 is below", {"floor": 0.6}))
     assert (outcome.passed, outcome.explanation) == (False, "valid AUC 0.5 is below")
     assert outcome.numbers == {"floor": 0.6}

@@ -1,4 +1,4 @@
-"""The picture of neighbours shows covers and titles, is small, and draws awkward input."""
+"""The contact sheet shows covers and titles, stays small, and copes with awkward input."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ from mmctr_pipeline_tests.reporting.item_tables import (
 RED, GREEN, BLUE, GREY = (220, 20, 20), (20, 160, 20), (20, 20, 220), (224, 224, 224)
 
 
-def count(content: bytes, colour: tuple[int, int, int]) -> int:
+def count_pixels(content: bytes, colour: tuple[int, int, int]) -> int:
     with Image.open(io.BytesIO(content)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     return int((np.abs(pixels - colour).max(axis=2) < 8).sum())
@@ -49,8 +49,8 @@ def test_the_sheet_has_the_covers_and_titles_of_its_items(tmp_path: Path) -> Non
         return sheet.full
 
     content = draw(["a", "b", "c"])
-    assert (count(content, GREEN), count(content, BLUE)) == (96 * 96, 96 * 96)
-    assert count(content, RED) == 0
+    assert (count_pixels(content, GREEN), count_pixels(content, BLUE)) == (96 * 96, 96 * 96)
+    assert count_pixels(content, RED) == 0
     assert content == draw(["not shown", "b", "c"])
     assert content != draw(["a", "b", "other"])
 
@@ -88,12 +88,12 @@ def test_bad_covers_become_grey_tiles(tmp_path: Path) -> None:
     table = random_vectors(1, item_id=IDS[:6])
     sheet = neighbour_sheet(items, images, {"image": table}, n_queries=1, n_neighbours=5)
     tile = 96 * 96
-    assert count(sheet.full, RED) == tile
+    assert count_pixels(sheet.full, RED) == tile
     # The words "no cover" hide a few pixels of each of the five tiles.
-    assert 4.4 * tile < count(sheet.full, GREY) < 5.1 * tile
+    assert 4.4 * tile < count_pixels(sheet.full, GREY) < 5.1 * tile
 
 
-AWKWARD = [
+AWKWARD_TITLES = [
     "",
     None,
     " \t\n",
@@ -117,14 +117,14 @@ def test_items_with_string_ids_are_drawn() -> None:
     assert sheet != integers
 
 
-@pytest.mark.parametrize("title", AWKWARD)
+@pytest.mark.parametrize("title", AWKWARD_TITLES)
 def test_awkward_titles_are_drawn(title: str | None) -> None:
     table = {"text": random_vectors(1)}
     sheet = neighbour_sheet(item_table(pa.array([title] * N_ITEMS, pa.string())), None, table)
     blank = neighbour_sheet(item_table(pa.array(["."] * N_ITEMS)), None, table)
     assert len(sheet.small) <= 50_000
     # More ink than a dot, and no more than three full lines for each of 96 items.
-    ink, ink_of_dots = (count(drawn.full, (32, 32, 32)) for drawn in (sheet, blank))
+    ink, ink_of_dots = (count_pixels(drawn.full, (32, 32, 32)) for drawn in (sheet, blank))
     assert ink_of_dots < ink < 150_000
 
 
@@ -136,7 +136,7 @@ def test_emoji_that_the_font_lacks_are_left_out() -> None:
     assert emoji == plain != without
 
 
-def test_neighbours_are_named_by_id() -> None:
+def test_items_are_labelled_with_their_ids() -> None:
     titles = pa.array(["title"] * 3)
     tables = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 90], np.int32))}
     other = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 91], np.int32))}
@@ -171,10 +171,10 @@ def test_a_sheet_without_images_has_no_tiles(tmp_path: Path) -> None:
         with Image.open(io.BytesIO(sheet.full)) as image:
             heights.append(image.height)
     assert heights[0] < 0.7 * heights[1]
-    assert count(without.full, GREY) < count(empty.full, GREY) / 10
+    assert count_pixels(without.full, GREY) < count_pixels(empty.full, GREY) / 10
 
 
-def test_both_pictures_stay_below_their_limits_with_covers_of_noise(tmp_path: Path) -> None:
+def test_both_pictures_stay_below_their_size_limits_with_covers_of_noise(tmp_path: Path) -> None:
     for item in IDS:
         noise = np.random.default_rng(item).integers(0, 256, (150, 150, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{item}.jpg", quality=95)

@@ -28,7 +28,7 @@ def plain_neighbours(
 
 
 def test_neighbours_equal_those_of_a_plain_search() -> None:
-    # Each table has its own ids: some unknown, some missing, and the padding row 0.
+    # The image table lacks some items, and has unknown ids and the padding row 0.
     ids = np.unique(np.concatenate([[0], IDS[5:], np.arange(500, 520)])).astype(np.int32)
     image, text = random_vectors(1, 6, ids), random_vectors(2, 9)
     image.vectors[8] = 0
@@ -84,7 +84,7 @@ def test_a_fully_masked_table_is_left_out() -> None:
     assert list(found.item_id) == ["text"]
 
 
-def test_queries_have_every_modality_if_some_items_do() -> None:
+def test_queries_are_items_with_every_modality_if_there_are_any() -> None:
     rare = np.isin(np.arange(N_ITEMS), (3, 17, 30))
     tables = {
         "image": vector_table(random_vectors(1).vectors, present=rare),
@@ -94,7 +94,7 @@ def test_queries_have_every_modality_if_some_items_do() -> None:
     assert sorted(found.query.tolist()) == IDS[rare].tolist()
 
 
-def test_a_query_without_a_vector_has_no_neighbours_of_that_kind() -> None:
+def test_a_query_without_a_vector_of_a_kind_has_no_neighbours_of_that_kind() -> None:
     first = np.arange(N_ITEMS) < N_ITEMS // 2
     tables = {
         "image": vector_table(random_vectors(1).vectors, present=first),
@@ -117,14 +117,14 @@ def test_queries_do_not_cluster_in_a_dense_region() -> None:
         assert np.isin(IDS[[4, 11, 20, 39]], query).all(), seed
 
 
-def test_queries_depend_on_the_seed_and_not_on_their_number() -> None:
+def test_queries_depend_on_the_seed_and_fewer_queries_are_the_first_ones() -> None:
     tables = {"text": random_vectors(1)}
     queries = [find_neighbours(IDS, None, tables, 5, 1, seed).query.tolist() for seed in (0, 0, 1)]
     assert queries[0] == queries[1] != queries[2]
     assert find_neighbours(IDS, None, tables, 2, 1, 0).query.tolist() == queries[0][:2]
 
 
-def test_queries_prefer_items_with_a_cover(tmp_path: Path) -> None:
+def test_items_with_a_cover_are_preferred_as_queries(tmp_path: Path) -> None:
     covered = IDS[[2, 19, 33]]
     for item in covered:
         Image.new("RGB", (9, 9)).save(tmp_path / f"{item}.jpg")

@@ -61,11 +61,15 @@ GRADIENTS = {
 PLOTS = {
     "gradients": lambda: gradient_curve(GRADIENTS),
     "gradients of one epoch": lambda: gradient_curve({"epochs": GRADIENTS["epochs"][:1]}),
-    "gradients of an old file": lambda: gradient_curve(history([0.7, 0.8])),
+    "gradients that were not recorded": lambda: gradient_curve(history([0.7, 0.8])),
     "training curve": lambda: training_curve(history([0.7, 0.8, 0.79])),
     "training curve of one epoch": lambda: training_curve(history([0.7])),
-    "curve by halves of epochs": lambda: training_curve(history([0.7, 0.8, 0.79, 0.78], parts=2)),
-    "curve of a long fusion": lambda: training_curve(history(RANDOM.random(200), "held_out_loss")),
+    "training curve by half epochs": lambda: training_curve(
+        history([0.7, 0.8, 0.79, 0.78], parts=2)
+    ),
+    "training curve of a long fusion": lambda: training_curve(
+        history(RANDOM.random(200), "held_out_loss")
+    ),
     "reliability": lambda: reliability(calibrated()),
     "reliability of one bin": lambda: reliability(calibrated(n_bins=1)),
     "spectrum": lambda: pca_spectrum(np.exp(-np.arange(128) / 20) / 21),
@@ -229,7 +233,7 @@ def test_a_picture_below_the_limit_is_unchanged() -> None:
         assert np.array_equal(np.asarray(image), pixels)
 
 
-def test_an_impossible_limit_is_refused() -> None:
+def test_an_impossible_size_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="no PNG has at most 10 bytes"):
         small_picture(Image.new("RGB", (9, 9)), 10)
 
