@@ -30,7 +30,7 @@ def test_model_is_in_float32_and_evaluation_mode(clip: LoadedClip) -> None:
         assert not any(module.training for module in loaded.model.modules())
 
 
-def test_pixel_spec_and_tokeniser_of_the_model(clip: LoadedClip) -> None:
+def test_pixel_spec_and_tokeniser_are_those_of_the_model(clip: LoadedClip) -> None:
     assert clip.pixels == PixelSpec(
         size=(32, 32),
         interpolation="bicubic",
@@ -90,7 +90,7 @@ def test_pixel_settings_of_the_weights_are_used(clip: LoadedClip) -> None:
     assert loaded.image_settings_hash() != clip.image_settings_hash()
 
 
-def test_definition_is_part_of_the_settings_hash(clip: LoadedClip, tmp_path: Path) -> None:
+def test_model_definition_is_part_of_the_settings_hashes(clip: LoadedClip, tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "copy", seed=0)
     path = folder / "open_clip_config.json"
     config = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""CLIP weights in every form that users have are read exactly or refused by name."""
+"""CLIP weights in each common form are read exactly, or refused with the name of the file."""
 
 import json
 import logging
@@ -79,10 +79,10 @@ def load_model(folder: Path) -> Any:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "pointer": (replace_file(WEIGHTS, POINTER), r"safetensors is a Git LFS pointer"),
-    "page": (replace_file(WEIGHTS, b"<html>"), r"safetensors is a web page"),
+    "Git LFS pointer": (replace_file(WEIGHTS, POINTER), r"safetensors is a Git LFS pointer"),
+    "web page": (replace_file(WEIGHTS, b"<html>"), r"safetensors is a web page"),
     "empty": (replace_file(WEIGHTS, b""), r"safetensors is empty"),
-    "cut": (cut_file(WEIGHTS, 5000), r"safetensors is damaged or truncated"),
+    "cut off": (cut_file(WEIGHTS, 5000), r"safetensors is damaged or truncated"),
     "tensor missing": (
         edit_tensors(lambda state: state.pop("visual.proj"), WEIGHTS),
         r"does not fit .*Missing key\S* in state_dict: \"visual\.proj\"",
@@ -93,7 +93,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         ),
         r"does not fit .*Missing .*\"visual\.proj\"\. Unexpected .*\"visual\.project\"",
     ),
-    "tensor too many": (
+    "extra tensor": (
         edit_tensors(lambda state: state.update({"visual.more": torch.zeros(1)}), WEIGHTS),
         r"does not fit .*Unexpected key\S* in state_dict: \"visual\.more\"",
     ),
@@ -105,11 +105,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         write_pickle(lambda folder, state: {"epoch": 3}, WEIGHTS),
         r"\.bin holds no table of tensors",
     ),
-    "a list": (
+    "list instead of tensors": (
         write_pickle(lambda folder, state: [1], WEIGHTS),
         r"\.bin holds no table of tensors",
     ),
-    "checkpoint of training with arrays": (
+    "training checkpoint with arrays": (
         write_pickle(lambda folder, state: {"state_dict": state, "best": np.float64(0.5)}, WEIGHTS),
         r"\.bin holds numpy\S+ besides tensors, .*run code.*Fix: use the model's \.safetensors",
     ),
@@ -125,7 +125,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS)
-def test_unusable_weights_are_refused_by_name(
+def test_unusable_weights_are_refused_and_the_file_is_named(
     folder: Path, change: Callable[[Path], Any], message: str
 ) -> None:
     change(folder)
@@ -143,7 +143,7 @@ def test_unusable_weights_are_refused_by_name(
         lambda folder, state: {"state_dict": state, "epoch": 3},
         lambda folder, state: {f"module.{name}": value for name, value in state.items()},
     ],
-    ids=["state", "checkpoint of training", "of parallel training"],
+    ids=["state dict", "training checkpoint", "names of parallel training"],
 )
 def test_pickled_tensors_are_read(folder: Path, content: Any) -> None:
     expected = load_model(folder).encode_image(PIXELS)
@@ -151,9 +151,7 @@ def test_pickled_tensors_are_read(folder: Path, content: Any) -> None:
     assert torch.equal(load_model(folder).encode_image(PIXELS), expected)
 
 
-def test_an_archive_of_openai_is_read_exactly_and_with_quick_gelu(
-    archive: Path, openai: Any
-) -> None:
+def test_an_openai_archive_is_read_exactly_and_with_quick_gelu(archive: Path, openai: Any) -> None:
     located = locate_image_model(f"{NAME}/{archive}")
     assert located.quick_gelu
     loaded = load_clip(located, "cpu").model
@@ -216,7 +214,7 @@ def test_a_damaged_archive_and_one_of_another_architecture_are_refused(
         load_clip(locate_image_model(f"wider-clip/{archive}"), "cpu")
 
 
-def test_an_archive_in_a_folder_is_refused_with_the_form_that_works(
+def test_an_archive_in_a_folder_is_refused_with_a_hint_how_to_name_it(
     archive: Path, folder: Path
 ) -> None:
     (folder / WEIGHTS).unlink()
@@ -234,7 +232,7 @@ def checkpoint(openai: Any, tmp_path: Path) -> Callable[[str], Path]:
     return write
 
 
-def test_weights_of_openai_need_an_architecture_with_quick_gelu(
+def test_openai_weights_need_an_architecture_with_quick_gelu(
     checkpoint: Callable[[str], Path], openai: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = checkpoint("clip-OpenAI.safetensors")
@@ -263,12 +261,12 @@ def test_the_activation_of_a_local_checkpoint_is_logged(
     assert f"use {other}/mine.safetensors" in line
 
 
-def test_known_weights_under_a_name_with_quick_gelu_are_refused_with_the_right_name() -> None:
+def test_known_gelu_weights_under_a_quickgelu_name_are_refused_with_the_right_name() -> None:
     with pytest.raises(ModelNotFoundError, match="Fix: ViT-B-32/laion2b_s34b_b79k, which"):
         locate_image_model("ViT-B-32-quickgelu/laion2b_s34b_b79k")
 
 
-def test_a_folder_of_openai_without_quick_gelu_is_logged(
+def test_a_folder_named_openai_without_quick_gelu_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = write_clip(tmp_path / "vit_base_clip.openai", seed=0)

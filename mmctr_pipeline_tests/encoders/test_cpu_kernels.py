@@ -1,4 +1,4 @@
-"""CPU kernels fall back to documented operators where the fast one is missing."""
+"""CPU kernels fall back to documented operators where the fast ones do not work."""
 
 from collections.abc import Callable
 
@@ -32,8 +32,8 @@ def refuse(*arguments: object) -> torch.Tensor:
 
 
 @pytest.fixture(params=["packed", "documented"])
-def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Force one of the two bfloat16 paths; replace operators that do not work here."""
+def _bfloat16_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Force one of the two bfloat16 paths; replace operators that do not work on this CPU."""
     is_packed = request.param == "packed"
     if not is_packed:
         replace_operators(monkeypatch, refuse, refuse)
@@ -50,7 +50,7 @@ def _path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(cpu_kernels, "packed_linear_works", lambda: is_packed)
 
 
-@pytest.mark.usefixtures("_path")
+@pytest.mark.usefixtures("_bfloat16_path")
 @pytest.mark.parametrize("shape", [(5,), (3, 7), (1, 1)])
 def test_both_bfloat16_paths_round_the_exact_product(shape: tuple[int, ...]) -> None:
     weight_ED, bias_E = random_weights(torch.bfloat16)
@@ -62,7 +62,7 @@ def test_both_bfloat16_paths_round_the_exact_product(shape: tuple[int, ...]) -> 
     torch.testing.assert_close(found.double(), exact, rtol=2**-7, atol=2**-6)
 
 
-def test_other_formats_take_the_documented_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float32_takes_the_documented_path(monkeypatch: pytest.MonkeyPatch) -> None:
     replace_operators(monkeypatch, refuse, refuse)
     monkeypatch.setattr(cpu_kernels, "packed_linear_works", lambda: True)
     weight_ED, bias_E = random_weights(torch.float32)
@@ -71,12 +71,13 @@ def test_other_formats_take_the_documented_path(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(cpu_kernels.affine(weight_ED, bias_E)(x_BD), expected_BE)
 
 
-def wrong(x: torch.Tensor, *rest: object) -> torch.Tensor:
+def return_zeros(x: torch.Tensor, *rest: object) -> torch.Tensor:
     return torch.zeros_like(x)
 
 
 @pytest.mark.parametrize(
-    ("pack", "multiply"), [(refuse, wrong), (torch.clone, refuse), (torch.clone, wrong)]
+    ("pack", "multiply"),
+    [(refuse, return_zeros), (torch.clone, refuse), (torch.clone, return_zeros)],
 )
 def test_operators_that_refuse_the_cpu_or_multiply_wrongly_are_not_used(
     pack: Callable[..., torch.Tensor],

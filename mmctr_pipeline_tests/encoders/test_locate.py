@@ -65,7 +65,7 @@ def test_local_folder_is_used_in_place(packaged: LocatedTextModel, copied: Path)
     assert located.settings_hash == packaged.settings_hash
 
 
-def test_other_weights_or_pooling_change_the_hashes(
+def test_changed_weights_or_pooling_change_the_matching_hash(
     packaged: LocatedTextModel, copied: Path
 ) -> None:
     pooling = copied / "1_Pooling" / "config.json"
@@ -103,7 +103,7 @@ def test_module_weights_in_the_older_format_are_hashed(
     assert before != packaged.weights_hash
     dense.write_bytes(b"others")
     assert locate_text_model(str(copied)).weights_hash != before
-    # Next to safetensors the file is another copy of the same weights, which is not loaded.
+    # Next to a safetensors file, a .bin file is a copy of the same weights that is not loaded.
     (copied / "pytorch_model.bin").write_bytes(b"a copy")
     dense.write_bytes(b"weights")
     assert locate_text_model(str(copied)).weights_hash == before
@@ -119,7 +119,7 @@ def test_incomplete_folder_raises_with_the_missing_files(tmp_path: Path) -> None
         locate_text_model(str(tmp_path))
 
 
-def test_offline_uses_the_hub_cache_or_raises_with_a_fix(
+def test_offline_models_come_from_the_hub_cache_or_raise_with_a_fix(
     packaged: LocatedTextModel, tmp_path: Path
 ) -> None:
     repository = tmp_path / "models--someone--encoder"
@@ -144,7 +144,9 @@ def local_clip(folder: Path) -> Path:
     return folder
 
 
-def test_image_models_in_a_local_folder(tmp_path: Path) -> None:
+def test_image_model_in_a_local_folder_is_located_or_its_missing_files_named(
+    tmp_path: Path,
+) -> None:
     folder = local_clip(tmp_path / "clip")
     located = locate_image_model(f"local-dir:{folder}")
     assert located.architecture == f"local-dir:{folder}"
@@ -160,7 +162,7 @@ def test_image_models_in_a_local_folder(tmp_path: Path) -> None:
         locate_image_model(f"local-dir:{folder}/deeper")
 
 
-def test_local_checkpoint_of_a_known_architecture(tmp_path: Path) -> None:
+def test_local_checkpoint_of_a_known_architecture_is_located(tmp_path: Path) -> None:
     checkpoint = tmp_path / "mine.safetensors"
     checkpoint.write_bytes(b"weights")
     located = locate_image_model(f"RN50/{checkpoint}")
@@ -178,6 +180,6 @@ def test_local_checkpoint_of_a_known_architecture(tmp_path: Path) -> None:
         ("ViT-B/32/nothing", "knows for ViT-B-32"),
     ],
 )
-def test_unknown_image_models_raise_with_known_ones(model: str, message: str) -> None:
+def test_unknown_image_models_raise_with_suggestions(model: str, message: str) -> None:
     with pytest.raises(ModelNotFoundError, match=message):
         locate_image_model(model)

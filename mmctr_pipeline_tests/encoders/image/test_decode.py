@@ -1,4 +1,4 @@
-"""Covers are decoded as open_clip does, or refused with a reason."""
+"""Covers are decoded as by open_clip, or refused with a reason."""
 
 import dataclasses
 import io
@@ -39,8 +39,8 @@ RN50 = PixelSpec((224, 224), "bicubic", "shortest", (0, 0, 0), (1, 1, 1))
 NOWHERE = Path("x.jpg")
 
 
-def open_clips(image: Image.Image, size: int = 32) -> np.ndarray:
-    """Return open_clip's own pixels before normalisation, `(H, W, 3) uint8`."""
+def pixels_of_open_clip(image: Image.Image, size: int = 32) -> np.ndarray:
+    """Return the pixels of open_clip before normalisation, `(H, W, 3) uint8`."""
     cfg = PreprocessCfg(size=size, mean=(0, 0, 0), std=(1, 1, 1))
     pixels_CHW = image_transform_v2(cfg, is_train=False)(image)
     return (pixels_CHW.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
@@ -102,24 +102,24 @@ PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
 
 
 @pytest.mark.parametrize("item", GOOD)
-def test_readable_images_equal_open_clip(folder: Path, item: int) -> None:
+def test_readable_images_decode_to_the_pixels_of_open_clip(folder: Path, item: int) -> None:
     path = folder / f"{item}.jpg"
     with quiet_pillow(), Image.open(path) as image:
         assert image.mode == GOOD[item]
         pixels = decode(read_bytes(path), SMALL, path)
         assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
-        assert np.array_equal(pixels, open_clips(image)) == (item in AS_OPEN_CLIP)
+        assert np.array_equal(pixels, pixels_of_open_clip(image)) == (item in AS_OPEN_CLIP)
         if item not in AS_OPEN_CLIP:
             # Both blend over white, but round differently.
-            assert error_of(pixels, open_clips(PREPARED[item](image))) < 0.5
+            assert error_of(pixels, pixels_of_open_clip(PREPARED[item](image))) < 0.5
 
 
 def test_first_picture_of_several_is_decoded(folder: Path) -> None:
-    expected = open_clips(picture(100))
+    expected = pixels_of_open_clip(picture(100))
     for item in (9, 32, 33, 36):
         path = folder / f"{item}.jpg"
         assert error_of(decode(read_bytes(path), SMALL, path), expected) < 5
-    assert error_of(open_clips(picture(101)), expected) > 50
+    assert error_of(pixels_of_open_clip(picture(101)), expected) > 50
 
 
 @pytest.mark.parametrize("item", BROKEN)
@@ -150,7 +150,7 @@ def test_file_without_read_permission_has_a_reason(tmp_path: Path) -> None:
         read_bytes(tmp_path / "1.jpg")
 
 
-def test_too_many_pixels_are_found_in_the_header(folder: Path) -> None:
+def test_too_many_pixels_are_detected_in_the_header(folder: Path) -> None:
     content = (folder / "17.jpg").read_bytes()
     header_alone = content[: content.index(b"IDAT") + 4]
     with pytest.raises(UnreadableImageError, match="too many pixels"):
@@ -168,7 +168,7 @@ def test_long_and_narrow_picture_is_rejected_before_it_is_enlarged() -> None:
 def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     content = encoded(picture(1, (91, 61)), kind, exif=oriented(orientation))
     pixels = decode(content, SMALL, NOWHERE)
-    assert np.array_equal(pixels, open_clips(ImageOps.exif_transpose(opened(content))))
+    assert np.array_equal(pixels, pixels_of_open_clip(ImageOps.exif_transpose(opened(content))))
     unturned = decode(encoded(picture(1, (91, 61)), kind), SMALL, NOWHERE)
     assert (error_of(pixels, unturned) < 3) == (orientation == 1)
 
@@ -181,14 +181,14 @@ def test_large_jpegs_are_decoded_smaller_within_the_documented_error(
     pictures = [(photograph(0, *size), 1), (photograph(1, *size), 1), (texture(*size), 2)]
     for image, bound in pictures:
         content = encoded(image, "JPEG", **options)
-        error = error_of(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
+        error = error_of(decode(content, RN50, NOWHERE), pixels_of_open_clip(opened(content), 224))
         # An error of zero would mean that the picture was decoded in full.
         assert 0 < error < bound
 
 
-def test_jpegs_not_much_larger_than_the_model_are_decoded_in_full() -> None:
+def test_jpegs_not_much_larger_than_the_model_input_are_decoded_in_full() -> None:
     content = encoded(photograph(0, 1_300, 895), "JPEG")
-    assert np.array_equal(decode(content, RN50, NOWHERE), open_clips(opened(content), 224))
+    assert np.array_equal(decode(content, RN50, NOWHERE), pixels_of_open_clip(opened(content), 224))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -198,7 +198,7 @@ def test_large_jpegs_are_turned_upright_to_a_fraction_of_a_pixel(orientation: in
     expected = ImageOps.exif_transpose(opened(content))
     for size in (160, 80, 40):
         spec = dataclasses.replace(SMALL, size=(size, size))
-        assert 0 < error_of(decode(content, spec, NOWHERE), open_clips(expected, size)) < 1
+        assert 0 < error_of(decode(content, spec, NOWHERE), pixels_of_open_clip(expected, size)) < 1
 
 
 def test_size_of_a_turned_jpeg_is_compared_upright() -> None:

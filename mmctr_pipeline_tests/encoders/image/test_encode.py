@@ -132,7 +132,7 @@ def test_second_call_encodes_nothing_and_returns_equal_vectors_and_problems(
     assert again.problems.equals(encoding.problems)
 
 
-def test_another_pillow_retries_unreadable_files(
+def test_another_version_of_pillow_retries_unreadable_files(
     images: ImageIndex,
     config: ImageEncoderConfig,
     vectors: Path,
@@ -248,7 +248,7 @@ def test_parity_with_float32_is_recorded_and_stored(
     assert encode([1, 2, 3], folder, half, store).table.provenance["parity"] == first
 
 
-def test_given_and_none_need_no_images(tmp_path: Path) -> None:
+def test_sources_given_and_none_need_no_images(tmp_path: Path) -> None:
     store = VectorStore(tmp_path)
     none = encode_images(ITEM_ID, None, ImageEncoderConfig(source="none"), "cpu", store)
     assert none.table.identity == "none"
@@ -264,7 +264,7 @@ def test_given_and_none_need_no_images(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_no_folder_no_match_and_no_readable_image_raise(
+def test_missing_folder_unmatched_names_and_unreadable_images_raise(
     config: ImageEncoderConfig, images: ImageIndex, tmp_path: Path
 ) -> None:
     store = VectorStore(tmp_path / "v")
@@ -281,7 +281,7 @@ def test_no_folder_no_match_and_no_readable_image_raise(
         encode([1, 2, 3], folder, config, store)
 
 
-def test_covers_of_mixed_names_and_string_ids_are_encoded(
+def test_covers_with_mixed_names_and_string_ids_are_encoded(
     config: ImageEncoderConfig, tmp_path: Path
 ) -> None:
     folder = tmp_path / "item_images"

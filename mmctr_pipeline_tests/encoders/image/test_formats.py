@@ -1,4 +1,4 @@
-"""Image sizes are read from the header, before anything is decoded."""
+"""Image formats are recognised by the first bytes of a file."""
 
 import pytest
 
@@ -35,5 +35,5 @@ def test_unreadable_formats_are_named(name: str) -> None:
         (b"", None),
     ],
 )
-def test_format_by_first_bytes(content: bytes, name: str | None) -> None:
+def test_formats_are_recognised_by_their_first_bytes(content: bytes, name: str | None) -> None:
     assert picture_format(content) == name

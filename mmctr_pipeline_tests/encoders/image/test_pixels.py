@@ -83,7 +83,7 @@ def test_a_side_that_rounds_to_zero_becomes_one_pixel() -> None:
     assert spec.resized(1, 5_000) == (1, 224)
 
 
-def test_one_number_applies_to_all_channels() -> None:
+def test_a_single_mean_or_std_applies_to_all_channels() -> None:
     spec = PixelSpec.from_open_clip(RN50 | {"mean": 0.5, "std": 0.25})
     assert (spec.mean, spec.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
@@ -123,7 +123,7 @@ def grey(image: Image.Image) -> list[int]:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_ordinary_modes_are_returned_unchanged(mode: str) -> None:
+def test_images_of_ordinary_modes_are_returned_unchanged(mode: str) -> None:
     image = Image.new(mode, (2, 2))
     assert as_colour(image) is image
 
@@ -151,7 +151,9 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(order: str) -> None:
         ([-7.0, -7.0, -7.0], [0, 0, 0]),
     ],
 )
-def test_floats_are_scaled_to_their_likely_white(values: list[float], expected: list[int]) -> None:
+def test_floats_are_scaled_to_their_likely_white_level(
+    values: list[float], expected: list[int]
+) -> None:
     assert grey(as_colour(Image.fromarray(np.array([values], dtype=np.float32)))) == expected
 
 

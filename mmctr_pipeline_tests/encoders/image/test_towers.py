@@ -1,4 +1,4 @@
-"""Image towers compute the same as open_clip's."""
+"""Image towers compute the same vectors as open_clip."""
 
 import copy
 import dataclasses
@@ -60,7 +60,7 @@ class Reference:
     def centred_cosine(self, found: np.ndarray) -> np.ndarray:
         """Return the cosine of each row to its reference, after subtracting the mean vector.
 
-        Without that, any two vectors of a tower have a high cosine.
+        Without the subtraction, any two vectors of a tower have a high cosine.
         """
         mean = self.vectors.mean(axis=0)
         found, expected = found - mean, self.vectors[: len(found)] - mean

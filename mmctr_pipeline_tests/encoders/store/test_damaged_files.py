@@ -1,4 +1,4 @@
-"""Damaged files of the vector store are noticed, and do not stop a run."""
+"""Damaged files of the vector store are detected, and do not stop a run."""
 
 import os
 import shutil
@@ -31,13 +31,13 @@ def _flip_a_bit_of_a_vector(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _take_from_another_encoder(path: Path) -> None:
+def _replace_by_a_shard_of_another_encoder(path: Path) -> None:
     run(path.parents[1], [1, 2, 3, 4], identity="encoder:2")
     (other,) = [other for other in shard_files(path.parents[1]) if other.parent != path.parent]
     shutil.copy(other, path)
 
 
-def _take_other_contents(path: Path) -> None:
+def _replace_by_a_shard_of_other_contents(path: Path) -> None:
     run(path.parents[1] / "elsewhere", [5, 6])
     (other,) = shard_files(path.parents[1] / "elsewhere")
     shutil.copy(other, path)
@@ -47,20 +47,20 @@ def _take_other_contents(path: Path) -> None:
     "damage",
     [
         *(_truncate, _empty, _flip_a_bit_of_a_vector),
-        *(_take_from_another_encoder, _take_other_contents),
+        *(_replace_by_a_shard_of_another_encoder, _replace_by_a_shard_of_other_contents),
     ],
 )
 def test_damaged_shard_is_logged_renamed_and_encoded_again(
     tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = run(tmp_path, [1, 2, 3, 4])
+    intact = run(tmp_path, [1, 2, 3, 4])
     (path,) = shard_files(tmp_path)
     damage(path)
     # Other shards are planned, so that the file is not simply overwritten.
     encoder = Encoder([4, 3, 2, 1, 7])
     result = run(tmp_path, [4, 3, 2, 1, 7], encoder, shard_size=9)
     assert encoder.encoded == [1, 2, 3, 4, 7]
-    np.testing.assert_array_equal(result.vectors[:4, 0], whole.vectors[::-1, 0])
+    np.testing.assert_array_equal(result.vectors[:4, 0], intact.vectors[::-1, 0])
     (line,) = [line for line in caplog.messages if "renamed to" in line]
     assert str(path) in line
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""Pruning deletes what no run has used, and changes no look-up."""
+"""Pruning deletes what no recent run has used, and leaves the results of the rest unchanged."""
 
 import datetime
 import os
@@ -47,7 +47,7 @@ def test_unused_contents_are_dropped_and_the_rest_is_unchanged(tmp_path: Path) -
     assert after.reasons == {1: "1 is truncated"}
 
 
-def test_last_allowed_day_is_kept(tmp_path: Path) -> None:
+def test_contents_unused_for_exactly_the_allowed_days_are_kept(tmp_path: Path) -> None:
     run(tmp_path, [1, 2])
     assert _prune(tmp_path, day=30)[0].n_dropped == 0
     assert _prune(tmp_path, day=31)[0].n_dropped == 2
@@ -153,7 +153,7 @@ def test_failures_of_different_readers_are_not_merged(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("others", [[8], [9], [10], [11]])
-def test_content_in_two_shards_keeps_the_one_that_lookups_use(
+def test_pruning_keeps_the_copy_of_a_content_that_lookups_use(
     tmp_path: Path, others: list[int]
 ) -> None:
     """One shard loses some or all rows; the other is rewritten under another name."""
@@ -181,7 +181,7 @@ def test_rewritten_shard_may_take_the_name_of_a_dropped_one(tmp_path: Path, othe
     assert after.vectors.tobytes() == before.vectors.tobytes()
 
 
-def test_without_a_record_the_file_time_counts(tmp_path: Path) -> None:
+def test_without_a_record_of_use_the_time_of_the_file_counts(tmp_path: Path) -> None:
     run(tmp_path, range(8), shard_size=4)
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.unlink()
@@ -194,7 +194,9 @@ def test_without_a_record_the_file_time_counts(tmp_path: Path) -> None:
     assert _prune(tmp_path, day=51)[0].n_dropped == 4
 
 
-def test_damaged_record_drops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_record_of_use_restarts_the_count_of_unused_days(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run(tmp_path, [1, 2])
     (record,) = tmp_path.glob("*/last_used.parquet")
     record.write_bytes(record.read_bytes()[:50])

@@ -30,7 +30,7 @@ def test_vectors_are_in_requested_order_and_each_content_is_encoded_once(tmp_pat
     assert (result.n_encoded, result.n_reused, result.reasons) == (4, 0, {})
 
 
-def test_encodes_in_the_order_of_the_keys(tmp_path: Path) -> None:
+def test_contents_are_encoded_in_the_order_of_their_keys(tmp_path: Path) -> None:
     encoder = Encoder(range(10))
     run(tmp_path, range(10), encoder, shard_size=4)
     assert [len(call) for call in encoder.calls] == [4, 4, 2]
@@ -49,7 +49,7 @@ def test_second_run_encodes_only_new_contents(tmp_path: Path) -> None:
     assert all(notes in after.notes for notes in before.notes)
 
 
-def test_empty_request(tmp_path: Path) -> None:
+def test_empty_request_encodes_nothing(tmp_path: Path) -> None:
     encoder = Encoder([])
     assert run(tmp_path, [], encoder).vectors.shape == (0, 0)
     assert encoder.calls == []
@@ -77,7 +77,7 @@ def test_similar_identities_share_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 6])
-def test_restarted_run_after_kill_equals_an_undisturbed_one(tmp_path: Path, stop_at: int) -> None:
+def test_run_restarted_after_a_kill_equals_an_undisturbed_one(tmp_path: Path, stop_at: int) -> None:
     process = start_run(tmp_path / "killed", 22, tmp_path / "result", stop_at=stop_at)
     process.communicate(timeout=900)
     assert process.returncode == -signal.SIGKILL
@@ -146,7 +146,7 @@ def test_concurrent_runs_share_the_work(tmp_path: Path) -> None:
     assert list(tmp_path.glob("store/*/*.parquet.lock")) == []
 
 
-def test_shard_of_a_killed_concurrent_run_is_encoded(
+def test_shard_of_a_killed_concurrent_run_is_encoded_by_the_waiting_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = start_run(tmp_path / "store", 12, tmp_path / "result", step_by_step=True)
@@ -241,7 +241,7 @@ def test_invalid_encoder_results_raise(tmp_path: Path, shard: Shard, message: st
     assert len(shard_files(tmp_path)) == n_files
 
 
-def test_row_of_a_failure_is_ignored(tmp_path: Path) -> None:
+def test_vector_in_the_row_of_a_failure_is_ignored(tmp_path: Path) -> None:
     def encode(positions: np.ndarray) -> Shard:
         vectors = np.full((2, WIDTH), np.nan, np.float32)
         vectors[positions == 0] = 5

@@ -1,4 +1,4 @@
-"""The fast BERT computes the same as transformers' own."""
+"""CompactBert computes the same hidden states as the BERT of transformers."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def expected(model: BertModel, tokens_BL: torch.Tensor, mask_BL: torch.Tensor) -
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, (9, 9, 9), (1,)])
-def test_hidden_states_equal_transformers_at_every_token(
+def test_hidden_states_equal_those_of_transformers_at_every_token(
     model: BertModel, lengths: tuple[int, ...]
 ) -> None:
     tokens_BL, mask_BL = batch(lengths)
@@ -80,7 +80,7 @@ def test_bfloat16_is_close_and_does_not_change_the_model(
     np.testing.assert_array_equal(after.numpy(), before.numpy())
 
 
-def test_fits_only_models_that_it_computes_equally(model: BertModel) -> None:
+def test_compact_bert_fits_only_models_whose_results_it_reproduces(model: BertModel) -> None:
     class OtherBert(BertModel):
         """A subclass may compute something else."""
 

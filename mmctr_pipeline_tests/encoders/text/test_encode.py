@@ -70,7 +70,7 @@ def encoding(store: VectorStore) -> TextEncoding:
     return encode_titles(item_table(TITLES), MINILM, "cpu", store)
 
 
-def test_vectors_equal_the_library_in_item_order(encoding: TextEncoding) -> None:
+def test_vectors_equal_those_of_the_library_in_item_order(encoding: TextEncoding) -> None:
     table = encoding.table
     assert table.vectors.shape == (len(TITLES), 384)
     assert table.vectors.dtype == np.float32
@@ -106,7 +106,7 @@ def test_items_without_a_title_are_masked_and_counted(encoding: TextEncoding) ->
     assert table.provenance["parity"] is None
 
 
-def test_lengths_before_truncation(encoding: TextEncoding) -> None:
+def test_lengths_are_those_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)

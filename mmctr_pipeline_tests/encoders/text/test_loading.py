@@ -1,4 +1,4 @@
-"""Incomplete or damaged text models are refused by file name; complete ones load in any form."""
+"""Incomplete or damaged text models are refused and named; complete ones load in any form."""
 
 import shutil
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def load_model(folder: Path) -> SentenceModel:
     return SentenceModel(locate_text_model(str(folder)), "cpu", torch.float32)
 
 
-def state_dict(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def unchanged_state(folder: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
@@ -72,9 +72,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "vocabulary without merges": (write_words_without_merges, r"model has no merges\.txt"),
     "vocabulary is a pointer": (
         replace_file("tokenizer.json", POINTER),
-        r"tokenizer\.json is a Git",
+        r"tokenizer\.json is a Git LFS pointer",
     ),
-    "vocabulary is a page": (
+    "vocabulary is a web page": (
         replace_file("tokenizer.json", PAGE),
         r"tokenizer\.json is a web page",
     ),
@@ -103,9 +103,9 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "weights are a pointer": (
         replace_file("model.safetensors", POINTER),
-        r"model\.safetensors is a Git",
+        r"model\.safetensors is a Git LFS pointer",
     ),
-    "weights are a page": (
+    "weights are a web page": (
         replace_file("model.safetensors", PAGE),
         r"model\.safetensors is a web page",
     ),
@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights are empty": (replace_file("model.safetensors", b""), r"model\.safetensors is empty"),
     "weights are cut": (
         cut_file("model.safetensors", 99_999),
-        r"model\.safetensors is damaged or trunc",
+        r"model\.safetensors is damaged or truncated",
     ),
     "weights' header is cut": (cut_file("model.safetensors", 5), r"model\.safetensors is damaged"),
     "weights are text": (
@@ -133,7 +133,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         edit_tensors(remove_a_layer),
         r"they lack encoder\.layer\.1\.\S+, .* and 13 more",
     ),
-    "layer too many": (
+    "extra layer": (
         edit_settings("config.json", num_hidden_layers=1),
         r"they have too much: encoder\.layer\.1\.",
     ),
@@ -170,11 +170,11 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "pickle without tensors": (
         write_pickle(lambda folder, state: [1, 2]),
-        r"pytorch_model\.bin holds no table",
+        r"pytorch_model\.bin holds no table of tensors",
     ),
     "pickle is cut": (
         lambda folder: (
-            write_pickle(state_dict)(folder),
+            write_pickle(unchanged_state)(folder),
             cut_file("pytorch_model.bin", 9999)(folder),
         ),
         r"pytorch_model\.bin is damaged",
@@ -183,7 +183,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS)
-def test_an_incomplete_model_is_refused(
+def test_incomplete_or_damaged_models_are_refused(
     folder: Path, change: Callable[[Path], Any], message: str
 ) -> None:
     change(folder)
@@ -203,7 +203,7 @@ COMPLETE_FORMS: dict[str, Callable[[Path], Any]] = {
     "without the unused pooler": edit_tensors(lambda state: state.pop("pooler.dense.bias")),
     "with a head for another task": edit_tensors(add_a_head),
     "in parts": split_weights,
-    "pickled tensors": write_pickle(state_dict),
+    "pickled tensors": write_pickle(unchanged_state),
     "without the tokeniser's settings": remove("tokenizer_config.json"),
 }
 
@@ -219,7 +219,9 @@ def test_other_forms_of_a_complete_model_give_equal_vectors(
     np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
 
 
-def test_a_model_of_transformers_alone_is_loaded(complete: Path, tmp_path: Path) -> None:
+def test_a_model_without_sentence_transformers_files_is_loaded(
+    complete: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "plain"
     folder.mkdir()
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):

@@ -76,7 +76,7 @@ def assert_equal_in_order(vectors: np.ndarray, expected: np.ndarray) -> None:
 
 # The longest text has more than 40 tokens; 1,000 are enough for all the others together.
 @pytest.mark.parametrize("batch_tokens", [40, 1000])
-def test_all_minilm_equals_the_library_in_order(
+def test_all_minilm_gives_the_vectors_of_the_library_in_text_order(
     minilm: SentenceModel, expected: np.ndarray, batch_tokens: int
 ) -> None:
     assert_equal_in_order(minilm.encode(TEXTS, batch_tokens), expected)
@@ -103,14 +103,16 @@ def test_all_minilm_in_bfloat16_is_close_to_float32(library: SentenceTransformer
     assert np.abs(vectors - expected).max() > 1e-4
 
 
-def test_token_counts_before_truncation(minilm: SentenceModel) -> None:
+def test_token_counts_are_those_before_truncation(minilm: SentenceModel) -> None:
     texts = ["cat", "cat " * 254, "cat " * 255, "cat " * 3000]
     assert minilm.token_counts(texts).tolist() == [3, 256, 257, 3002]
     assert minilm.token_counts([]).tolist() == []
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-def test_other_architectures_equal_the_library(tmp_path: Path, precision: torch.dtype) -> None:
+def test_other_architectures_give_the_vectors_of_the_library(
+    tmp_path: Path, precision: torch.dtype
+) -> None:
     folder = write_sentence_model(tmp_path / "model", "distilbert", Pooling(TEXT_WIDTH, "mean"))
     expected = loaded_by_library(folder).encode(TEXTS, show_progress_bar=False)
     vectors = SentenceModel(locate_text_model(str(folder)), "cpu", precision).encode(TEXTS, 64)
@@ -138,7 +140,7 @@ def build_modules(case: str) -> list[Any]:
         ("fewer dimensions", {}, 16, 16),
     ],
 )
-def test_modules_after_bert_equal_the_library(
+def test_bert_with_further_modules_gives_the_vectors_of_the_library(
     tmp_path: Path, case: str, prompts: dict[str, str], dim: int, width: int
 ) -> None:
     folder = write_sentence_model(
@@ -153,7 +155,7 @@ def test_modules_after_bert_equal_the_library(
     assert model.token_counts(["cat"]).tolist() == [3 + n_prompt]
 
 
-def test_static_embeddings_equal_the_library(tmp_path: Path) -> None:
+def test_static_embeddings_give_the_vectors_of_the_library(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(
         str(locate_text_model("all-MiniLM-L6-v2").folder / "tokenizer.json")
     )
@@ -192,13 +194,15 @@ def test_clip_text_tower_in_bfloat16_is_close_to_float32(tiny_clip: LoadedClip) 
 
 
 @pytest.mark.parametrize("changes", [{"no_causal_mask": True}, {"pool_type": "last"}])
-def test_text_tower_that_cannot_cut_texts_equals_open_clip(changes: dict[str, object]) -> None:
+def test_text_tower_that_needs_texts_at_full_length_equals_open_clip(
+    changes: dict[str, object],
+) -> None:
     torch.manual_seed(0)
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     clip = random_clip({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text | changes})
     with torch.no_grad():
-        # As initialised, positions and words hardly differ.
+        # As initialised, positions and words have almost equal embeddings.
         clip.positional_embedding.mul_(30)
         clip.token_embedding.weight.mul_(30)
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=16)

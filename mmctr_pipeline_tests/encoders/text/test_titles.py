@@ -27,7 +27,7 @@ NAMES = {7: "cats", 8: "home cooking", 9: "DIY"}
         ("{{literally}} {title}", {"title"}),
     ],
 )
-def test_template_fields(template: str, fields: set[str]) -> None:
+def test_fields_of_a_template_are_found(template: str, fields: set[str]) -> None:
     assert template_fields(template) == fields
 
 
@@ -46,7 +46,7 @@ def test_template_fields(template: str, fields: set[str]) -> None:
         "{title:{tags}}",
     ],
 )
-def test_other_template_fields_are_rejected(template: str) -> None:
+def test_templates_without_fields_or_with_other_fields_are_rejected(template: str) -> None:
     with pytest.raises(TemplateError, match=r"must name one or both of \{title\} and \{tags\}"):
         template_fields(template)
 
@@ -72,7 +72,7 @@ def test_template_is_filled_with_title_and_tag_names() -> None:
     assert item_texts(items, "{title} {tags}", NAMES).texts[3] == "DIY"
 
 
-def test_template_with_only_tags_gives_no_text_without_tags() -> None:
+def test_template_with_only_tags_gives_no_text_to_items_without_tags() -> None:
     items = item_table(["A cat", "Soup"], [[], [8]])
     assert item_texts(items, "about {tags}", NAMES).texts == ["", "about home cooking"]
 
@@ -146,7 +146,7 @@ def write_tag_names(path: Path, rows: dict[str, list[object]]) -> Path:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_tag_names_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
+def test_tag_names_are_read_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
     rows: dict[str, list[object]] = {
         "tag_name": ["cats", " home cooking", "猫"],
         "tag_id": [7, 8, 11_739],
@@ -156,7 +156,7 @@ def test_tag_names_from_csv_and_parquet(tmp_path: Path, suffix: str) -> None:
     assert read_tag_names(path) == {7: "cats", 8: "home cooking", 11_739: "猫"}
 
 
-def test_tag_names_from_a_spreadsheet_export(tmp_path: Path) -> None:
+def test_tag_names_are_read_from_a_spreadsheet_export(tmp_path: Path) -> None:
     path = tmp_path / "names.csv"
     path.write_bytes('\ufefftag_id,tag_name\r\n7,"cats, big"\r\n8,1984\r\n'.encode())
     assert read_tag_names(path) == {7: "cats, big", 8: "1984"}

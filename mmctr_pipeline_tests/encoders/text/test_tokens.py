@@ -62,7 +62,7 @@ def fast(tokenizer: Tokenizer, unknown: str) -> PreTrainedTokenizerFast:
     [wordpiece, unigram, lambda: fast(unigram(), "<unk>"), words, lambda: fast(words(), "[UNK]")],
     ids=["WordPiece", "Unigram", "Unigram of transformers", "words", "words of transformers"],
 )
-def test_unknown_texts_are_found(build: Callable[[], Any]) -> None:
+def test_texts_without_a_known_word_are_found(build: Callable[[], Any]) -> None:
     tokenizer = build()
     assert unknown_only(tokenizer, KNOWN).tolist() == [False, False, False]
     # Only BERT's vocabulary has the text [UNK].
