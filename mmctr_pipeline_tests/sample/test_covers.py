@@ -1,4 +1,4 @@
-"""Covers show the style, rarely the category, and depend only on the seed."""
+"""Covers show the style, sometimes the category, and depend only on the seed."""
 
 import io
 from pathlib import Path

@@ -91,7 +91,7 @@ def test_concurrent_processes_generate_one_dataset(tmp_path: Path) -> None:
     assert [process.returncode for process in processes] == [0, 0]
     config = SampleConfig.scaled(0.1)
     assert {folder for folder, _ in outputs} == {str(tmp_path / config.key)}
-    # Only the process that generated it logged anything.
+    # Only the process that generated the dataset logged anything.
     assert sorted(bool(log) for _, log in outputs) == [False, True]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [config.key]
     assert read_best_possible_auc(tmp_path / config.key) is not None
