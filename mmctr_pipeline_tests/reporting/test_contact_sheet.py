@@ -111,7 +111,7 @@ def test_items_with_string_ids_are_drawn() -> None:
     table = vector_table(random_vectors(1).vectors, names)
     sheet = neighbour_sheet(item_table(titles, names), None, {"text": table})
     integers = neighbour_sheet(item_table(titles), None, {"text": random_vectors(1)})
-    # The same queries and neighbours; only the captions differ.
+    # Queries and neighbours are the same; only the captions differ.
     sizes = {Image.open(io.BytesIO(drawn.full)).size for drawn in (sheet, integers)}
     assert len(sizes) == 1
     assert sheet != integers
