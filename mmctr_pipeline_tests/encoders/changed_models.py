@@ -1,4 +1,4 @@
-"""Changes to the folder of a model: damage, missing parts, and other forms of its weights."""
+"""Changes to a model folder: damage, missing parts, and other forms of its weights."""
 
 import json
 import pickle
@@ -32,7 +32,7 @@ def remove(*names: str) -> Callable[[Path], None]:
 
 
 def break_link(name: str) -> Callable[[Path], None]:
-    """Replace a file by a broken link, as an interrupted download into the hub's cache leaves."""
+    """Replace a file by a broken link, as an interrupted hub download leaves it."""
 
     def change(folder: Path) -> None:
         (folder / name).unlink()

@@ -26,7 +26,7 @@ def test_unreadable_formats_are_named(name: str) -> None:
         (b"8BPS\0\1", "PSD"),
         (b"\0\0\0\x1cftypisom\0\0\2\0isomiso2mp41", "MP4"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
-        # The same major brand, but a readable content.
+        # The same major brand, but with content that can be read.
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
         (b"\xef\xbb\xbf  <SVG></SVG>", "SVG"),
         (b"<!DOCTYPE html><body><svg></svg></body>", None),

@@ -225,7 +225,7 @@ def test_towers_equal_open_clip_and_do_not_change_its_model(
 
 def test_other_towers_run_unchanged() -> None:
     class Captioning(nn.Module):
-        """Returns a pair of the vectors and something else."""
+        """Returns the vectors together with a second output."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -146,7 +146,7 @@ def test_failures_of_different_readers_are_not_merged(tmp_path: Path) -> None:
     again = Encoder([1, 2, 3, 4], failing={1})
     assert run(tmp_path, [1, 2, 3, 4], again, reader="reader 2").reasons.keys() == {0, 2}
     assert again.encoded == [1]
-    # The latest of two failures of one content is kept.
+    # Of two failures of the same content, the latest is kept.
     os.utime(shard_files(tmp_path)[0], (0, 0))
     _prune(tmp_path, day=1)
     assert run(tmp_path, [1], Encoder([]), reader="reader 2").reasons

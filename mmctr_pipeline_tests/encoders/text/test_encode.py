@@ -38,11 +38,11 @@ TITLES = [
     "x",
     "😂",
 ]
-# The last has no word that the tokeniser knows.
+# All rows with a title but the last, which has no word that the tokeniser knows.
 ENCODED = [0, 2, 4, 6, 7, 8, 9]
 
 MINILM = TextEncoderConfig(precision="float32")
-# Much faster, for tests that work with any model.
+# Much faster than MiniLM, for tests that work with any model.
 CLIP = TextEncoderConfig(source="open_clip", model="tiny-clip", precision="float32")
 
 THREE_SHARDS = [f"A cat {'and a dog ' * (row % 7)}number {row}" for row in range(40)]

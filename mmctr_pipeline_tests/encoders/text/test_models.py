@@ -127,7 +127,7 @@ def build_modules(case: str) -> list[Any]:
     if case == "first token and dense":
         torch.manual_seed(1)
         return [Pooling(TEXT_WIDTH, "cls"), Dense(TEXT_WIDTH, 20)]
-    # In one case the tokens of the prompt are not part of the mean.
+    # In the case "prompt left out", the mean excludes the tokens of the prompt.
     return [Pooling(TEXT_WIDTH, "mean", include_prompt=case != "prompt left out")]
 
 
