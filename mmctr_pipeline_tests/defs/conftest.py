@@ -15,7 +15,7 @@ from mmctr_pipeline_tests.defs.running import Deployment
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A deployment after one run of the whole pipeline, the printed lines, and the summary."""
+    """A deployment after one run of the whole pipeline, with the printed lines and the summary."""
 
     deployment: Deployment
     log: str

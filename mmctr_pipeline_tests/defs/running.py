@@ -1,4 +1,4 @@
-"""Run the pipeline in tests, with a Dagster home and a storage folder of their own."""
+"""Runs the pipeline in tests, each deployment with its own Dagster home and storage folder."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ SECRETS = {
     "MMCTR_SECRET": "secret-of-our-own-prefix-5d1c",
     "DAGSTER_CLOUD_API_TOKEN": "secret-of-dagster-5d1c",
 }
-"""Variables that a run must not record; all runs in tests have them."""
+"""Environment variables that a run must not record; every run in tests gets them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Deployment:
     def run_pipeline(self, max_file_bytes: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run the pipeline as `make run` does; errors are printed to stdout too.
 
-        `max_file_bytes` limits the size of each file, like a full disk.
+        `max_file_bytes` limits the size of each file, to imitate a full disk.
         """
 
         def limit_files() -> None:
@@ -96,13 +96,13 @@ class Deployment:
         return [record.event_log_entry for record in records]
 
     def check_results(self, run_id: str) -> dict[str, bool]:
-        """Return `asset.check` -> passed of a run, as Dagster recorded it."""
+        """Return for each `asset.check` of a run whether it passed, as Dagster recorded it."""
         entries = self.records(run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
-        return passed_checks(entry.dagster_event.asset_check_evaluation_data for entry in entries)
+        return passed_by_check(entry.dagster_event.asset_check_evaluation_data for entry in entries)
 
 
-def passed_checks(evaluations: Any) -> dict[str, bool]:
-    """Return `asset.check` -> passed."""
+def passed_by_check(evaluations: Any) -> dict[str, bool]:
+    """Return for each `asset.check` whether it passed."""
     return {
         f"{evaluation.asset_key.to_user_string()}.{evaluation.check_name}": evaluation.passed
         for evaluation in evaluations

@@ -1,4 +1,4 @@
-"""Single assets on the artefacts of an earlier run: overrides, the AUC floor, missing inputs."""
+"""Assets materialised alone after an earlier run: overrides, the AUC floor, missing inputs."""
 
 import dataclasses
 from pathlib import Path
@@ -15,8 +15,8 @@ from mmctr_pipeline.training.ctr import FinalFit
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import Deployment, in_process
 
-ANY_AUC = {"checks": {"auc_floor": 0.5, "beat_baselines": False}}
-TOO_HIGH = {"checks": {"auc_floor": 0.9999, "beat_baselines": False}}
+LOW_FLOOR = {"checks": {"auc_floor": 0.5, "beat_baselines": False}}
+UNREACHABLE_FLOOR = {"checks": {"auc_floor": 0.9999, "beat_baselines": False}}
 
 
 def _execute(deployment: Deployment, *assets: str, **configs: Any) -> dg.ExecuteInProcessResult:
@@ -33,7 +33,7 @@ def _error(result: dg.ExecuteInProcessResult) -> str:
     return failure.step_failure_data.error.to_string()
 
 
-def test_training_alone_reuses_the_vectors_and_overrides_by_config(
+def test_training_alone_reuses_the_vectors_and_applies_the_run_config(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
@@ -48,8 +48,8 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
         deployment,
         *("trained_model", "submission_csv"),
         trained_model={"training": training},
-        trained_model_checks=ANY_AUC,
-        submission_csv=ANY_AUC,
+        trained_model_checks=LOW_FLOOR,
+        submission_csv=LOW_FLOOR,
     )
     assert result.success
     model = ModelFile.load(deployment.storage / "best_model.pt")
@@ -64,7 +64,7 @@ def test_training_alone_reuses_the_vectors_and_overrides_by_config(
     assert vector_times() == before
 
 
-def test_below_the_floor_nothing_is_submitted_in_the_same_run_or_a_later_one(
+def test_a_model_below_the_auc_floor_is_submitted_neither_in_its_run_nor_later(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
@@ -77,26 +77,26 @@ def test_below_the_floor_nothing_is_submitted_in_the_same_run_or_a_later_one(
         deployment,
         *("trained_model", "submission_csv"),
         trained_model={"training": {"max_epochs": 1}},
-        trained_model_checks=TOO_HIGH,
-        submission_csv=TOO_HIGH,
+        trained_model_checks=UNREACHABLE_FLOOR,
+        submission_csv=UNREACHABLE_FLOOR,
     )
     assert not together.success
     (check,) = together.get_asset_check_evaluations()
     assert (check.check_name, check.passed) == ("auc_floor", False)
 
-    alone = _execute(deployment, "submission_csv", submission_csv=TOO_HIGH)
+    alone = _execute(deployment, "submission_csv", submission_csv=UNREACHABLE_FLOOR)
     assert not alone.success
     assert f"{BelowAucFloorError.__name__}: {check.description}" in _error(alone)
     assert submission.read_bytes() == marked
 
-    # Another floor needs no training.
+    # With a lower floor the same model is submitted, without training again.
     version = (deployment.storage / "best_model.pt").resolve()
-    assert _execute(deployment, "submission_csv", submission_csv=ANY_AUC).success
+    assert _execute(deployment, "submission_csv", submission_csv=LOW_FLOOR).success
     assert submission.read_bytes() != marked
     assert (deployment.storage / "best_model.pt").resolve() == version
 
 
-def test_a_model_of_an_earlier_version_is_compared_with_the_baselines(
+def test_the_check_computes_baselines_that_an_older_model_file_lacks(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)

@@ -1,4 +1,4 @@
-"""Known data sets are recognised by their counts, but not a sample dataset of the same size."""
+"""MicroLens_1M_x1 is recognised by its counts; a sample dataset of the same size is not."""
 
 import dataclasses
 from pathlib import Path
@@ -35,7 +35,9 @@ def test_microlens_1m_x1_is_recognised_by_its_counts() -> None:
 
 
 @pytest.mark.parametrize("is_sample", [False, True])
-def test_a_sample_dataset_of_full_size_is_not_microlens(tmp_path: Path, is_sample: bool) -> None:
+def test_a_sample_dataset_of_full_size_is_not_taken_for_microlens(
+    tmp_path: Path, is_sample: bool
+) -> None:
     if is_sample:
         SamplePaths(tmp_path).summary.write_text("{}")
     deployment = DeploymentResource(data_dir=str(tmp_path), storage_dir=str(tmp_path), device="cpu")

@@ -1,4 +1,4 @@
-"""For every asset check there is a fault of the artefact that makes this check fail in Dagster."""
+"""Each asset check fails in Dagster on an artefact with the fault that it looks for."""
 
 import dataclasses
 from collections.abc import Callable
@@ -80,7 +80,7 @@ def _unknown_target(dataset: CtrDataset) -> CtrDataset:
     return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, item_id=item_id))
 
 
-def _label_of_two(dataset: CtrDataset) -> CtrDataset:
+def _with_a_label_of_2(dataset: CtrDataset) -> CtrDataset:
     assert dataset.train.label is not None
     label = dataset.train.label.copy()
     label[0] = 2
@@ -93,7 +93,7 @@ def _targets_from_histories(dataset: CtrDataset) -> CtrDataset:
     return dataclasses.replace(dataset, train=train)
 
 
-def _half_the_users_in_train(dataset: CtrDataset) -> CtrDataset:
+def _half_the_valid_users_in_train(dataset: CtrDataset) -> CtrDataset:
     users = np.unique(dataset.valid.user_id)
     moved = users[: len(users) // 2]
     user_id = dataset.train.user_id.copy()
@@ -135,9 +135,9 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "fused_pca.finite_norms": _vectors("fused_pca", _with_nan),
     "fused_pca.explained_variance": _vectors("fused_pca", _with_little_explained_variance),
     "train_dataset.id_ranges": _dataset(_unknown_target),
-    "train_dataset.label_values": _dataset(_label_of_two),
+    "train_dataset.label_values": _dataset(_with_a_label_of_2),
     "train_dataset.target_in_history": _dataset(_targets_from_histories),
-    "train_dataset.user_overlap": _dataset(_half_the_users_in_train),
+    "train_dataset.user_overlap": _dataset(_half_the_valid_users_in_train),
     "trained_model.auc_floor": _below_the_baselines,
     "submission_csv.submission_valid": _without_the_last_row,
 }
@@ -147,12 +147,12 @@ OTHER_FAULTS = {
 }
 
 
-def test_every_check_has_a_fault() -> None:
+def test_there_is_a_fault_for_every_check() -> None:
     assert set(FAULTS) == {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
 
 
 @pytest.mark.parametrize(("check", "fault"), [*FAULTS.items(), *OTHER_FAULTS.items()])
-def test_only_the_check_for_a_fault_fails(
+def test_a_fault_fails_only_its_own_check(
     check: str, fault: Callable[[Path], None], finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     asset, name = check.split(".")

@@ -72,7 +72,7 @@ def test_models_are_a_union_discriminated_by_name() -> None:
         )
 
 
-def test_bounds_hold_for_each_number_of_a_list() -> None:
+def test_bounds_apply_to_each_number_in_a_list() -> None:
     with pytest.raises(ValidationError):
         config_class(ImprovedMmctrConfig())(hidden_dims=[64, 0])
 
@@ -91,7 +91,7 @@ def test_run_config_spells_out_every_value_of_a_preset(name: str) -> None:
         assert derived.model_dump(mode="json") == expected
 
 
-def test_preset_gives_the_defaults() -> None:
+def test_defaults_come_from_the_preset() -> None:
     preset = load_preset("improved_mmctr")
     assert asset_config("trained_model", preset)().training.batch_size == 2048
     checks = dataclasses.replace(preset.checks, auc_floor=0.625, beat_baselines=False)
@@ -106,7 +106,7 @@ def test_auc_floor_is_not_in_the_training_config() -> None:
     assert "checks" not in asset_config("trained_model")().resolved
 
 
-def test_unknown_names_fail_before_anything_runs() -> None:
+def test_a_misspelt_setting_fails_before_anything_runs() -> None:
     from mmctr_pipeline.definitions import defs
 
     job = defs.resolve_job_def("full_pipeline")

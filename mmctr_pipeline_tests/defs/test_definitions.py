@@ -95,7 +95,7 @@ def test_sources_are_observable() -> None:
         assert graph.get(dg.AssetKey(name)).is_observable
 
 
-def test_loading_the_definitions_leaves_heavy_libraries_out() -> None:
+def test_loading_the_definitions_imports_no_heavy_library() -> None:
     code = (
         "import sys, mmctr_pipeline.definitions; "
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
@@ -114,7 +114,7 @@ UNUSABLE = [
     ({"MMCTR_DATA_DIR": "."}, ["MMCTR_PRESET", "improved_mmctr", "text_only"]),
     ({"MMCTR_DATA_DIR": "/no/such/folder", "MMCTR_PRESET": "text_only"}, ["/no/such/folder"]),
 ]
-"""Variables that the definitions refuse, with words of the error message."""
+"""Environment variables that the definitions refuse, with words of the error message."""
 
 LOAD_WITH_EACH = """
 import json, os, sys
@@ -133,7 +133,7 @@ print(json.dumps(errors))
 """
 
 
-def test_an_unusable_environment_is_refused_with_the_known_values() -> None:
+def test_an_unusable_environment_is_refused_with_the_cause_or_the_choices() -> None:
     result = _python("-c", LOAD_WITH_EACH, json.dumps(UNUSABLE))
     assert result.returncode == 0, result.stderr
     errors = json.loads(result.stdout)
@@ -143,7 +143,7 @@ def test_an_unusable_environment_is_refused_with_the_known_values() -> None:
             assert word in error
 
 
-def test_a_preset_file_of_two_lines_changes_the_default(
+def test_a_preset_file_changes_the_defaults_of_the_run_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preset = tmp_path / "mine.yaml"
@@ -165,7 +165,7 @@ def test_exactly_one_code_location_loads(tmp_path: Path) -> None:
     assert "All definitions loaded successfully" in check.stdout + check.stderr
 
 
-def test_sources_are_observed_by_the_hash_of_their_content(
+def test_the_data_version_of_a_source_changes_only_with_its_content(
     small_sample: Path, tmp_path: Path
 ) -> None:
     names = ("item_feature", "item_images", "interactions")

@@ -78,12 +78,12 @@ def test_only_a_changed_title_is_encoded(
     assert changed["fused_pca"]["transform used again"] is False
 
 
-def test_refit_fits_again(finished_run: FinishedRun, storage: Path) -> None:
+def test_refit_fits_the_transform_again(finished_run: FinishedRun, storage: Path) -> None:
     again = _run(finished_run.deployment.data, storage, refit=True)
     assert again["fused_pca"]["transform used again"] is False
 
 
-def test_attention_is_chosen_by_config_stored_and_reused(
+def test_attention_fusion_is_chosen_in_the_config_then_stored_and_reused(
     finished_run: FinishedRun, storage: Path
 ) -> None:
     data = finished_run.deployment.data

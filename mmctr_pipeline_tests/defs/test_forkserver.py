@@ -41,7 +41,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_libraries_of_encoders_are_imported_where_they_are_used() -> None:
+def test_encoder_libraries_are_preloaded_only_if_the_encoder_is_used() -> None:
     assert {TEXT, IMAGE} <= set(preloaded_modules(EncodersConfig()))
     given = EncodersConfig.from_mapping(
         {"text": {"source": "given", "column": "t"}, "image": {"source": "none"}}
@@ -50,7 +50,7 @@ def test_libraries_of_encoders_are_imported_where_they_are_used() -> None:
 
 
 @pytest.mark.slow
-def test_no_module_uses_cuda_while_it_is_imported() -> None:
+def test_no_preloaded_module_uses_cuda_while_it_is_imported() -> None:
     # All except orphan_watch, which sets the alarm of the process that imports it.
     modules = preloaded_modules(EncodersConfig())[1:]
     command = [sys.executable, "-c", IMPORT_WITHOUT_CUDA, *modules]
@@ -58,7 +58,7 @@ def test_no_module_uses_cuda_while_it_is_imported() -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_a_forkserver_ends_with_its_parent_while_it_imports() -> None:
+def test_a_forkserver_ends_with_its_parent_even_during_its_imports() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))

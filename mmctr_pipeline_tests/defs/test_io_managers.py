@@ -24,7 +24,7 @@ COLUMNS = {"item_id": [1, 2], "title": ["a", None]}
 
 
 def _round_trip(kind: type, value: Any, folder: Path) -> Any:
-    """Materialise an asset that yields `value` and one that reads it as `kind`."""
+    """Store `value` as an asset, and return what an asset that reads it as `kind` gets."""
     seen = []
 
     def written():
@@ -81,7 +81,7 @@ def test_vector_tables_round_trip_with_identity_and_provenance(tmp_path: Path) -
     assert (back.identity, back.provenance) == (table.identity, table.provenance)
 
 
-def test_other_types_are_refused_by_name(tmp_path: Path) -> None:
+def test_an_unsupported_type_is_refused_by_its_name(tmp_path: Path) -> None:
     manager = ParquetIOManager(storage_dir=str(tmp_path))
     with pytest.raises(TypeError, match="dict"):
         manager.write({"a": 1}, tmp_path / "x.parquet")
@@ -140,7 +140,7 @@ ASSETS: dict[str, tuple[str, Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("damage", ["flipped", "cut off", "removed"])
+@pytest.mark.parametrize("damage", ["bit flipped", "cut off", "removed"])
 @pytest.mark.parametrize("name", ASSETS)
 def test_a_damaged_artefact_is_named_with_the_command_that_makes_it_again(
     name: str, damage: str, tmp_path: Path
@@ -154,7 +154,7 @@ def test_a_damaged_artefact_is_named_with_the_command_that_makes_it_again(
     else:
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
-        path.write_bytes(content if damage == "flipped" else content[:-7])
+        path.write_bytes(content if damage == "bit flipped" else content[:-7])
     context = dg.build_input_context(
         asset_key=dg.AssetKey(name), dagster_type=dg.PythonObjectDagsterType(VectorTable)
     )

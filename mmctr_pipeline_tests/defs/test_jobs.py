@@ -55,13 +55,13 @@ def _record_success(instance: dg.DagsterInstance, request: dg.RunRequest) -> Non
     instance.handle_new_event(entry)
 
 
-def test_runs_the_whole_pipeline_at_two() -> None:
+def test_the_nightly_schedule_runs_the_full_pipeline_at_2_utc() -> None:
     assert jobs.nightly.cron_schedule == "0 2 * * *"
     assert jobs.nightly.execution_timezone == "UTC"
     assert jobs.nightly.job_name == "full_pipeline"
 
 
-def test_requests_a_run_and_skips_once_one_succeeded_on_the_same_inputs(data_dir: Path) -> None:
+def test_the_schedule_skips_only_if_the_latest_success_had_the_same_inputs(data_dir: Path) -> None:
     with dg.instance_for_test() as instance:
         request = _tick(instance)
         assert isinstance(request, dg.RunRequest)
@@ -83,7 +83,7 @@ def test_requests_a_run_and_skips_once_one_succeeded_on_the_same_inputs(data_dir
         assert isinstance(_tick(instance), dg.RunRequest), "storage holds the other data's model"
 
 
-def test_a_broken_link_changes_the_stamp_and_raises_nothing(data_dir: Path) -> None:
+def test_a_broken_link_changes_the_input_stamp_without_an_error(data_dir: Path) -> None:
     before = jobs.input_stamp()
     (data_dir / "1.jpg").symlink_to(data_dir / "nowhere.jpg")
     assert jobs.input_stamp() != before
@@ -97,7 +97,9 @@ def test_links_to_the_data_folder_itself_are_not_followed(data_dir: Path) -> Non
     assert jobs.input_stamp() == before
 
 
-def test_another_preset_is_another_input(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_preset_changes_the_input_stamp(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mmctr_pipeline.presets.preset import load_preset
 
     before = jobs.input_stamp()

@@ -1,4 +1,4 @@
-"""Launches: dead ones are noticed, and several may open a fresh Dagster home at once."""
+"""Launches of runs: dead ones are reported, and several can open a new Dagster home at once."""
 
 import os
 import subprocess
@@ -19,18 +19,18 @@ def _run(launch: Launch, status: dg.DagsterRunStatus) -> str:
     return create_run_for_test(launch.instance, tags=launch.tags, status=status).run_id
 
 
-def test_the_run_of_a_killed_launch_is_reported_as_failed_and_others_are_left_alone() -> None:
+def test_only_the_run_of_a_killed_launch_is_reported_as_failed() -> None:
     with dg.instance_for_test() as instance:
         folder = Path(instance.root_directory) / "launches"
         killed, ended = Launch(instance, "killed"), Launch(instance, "ended")
-        nothing_yet = Launch(instance, "nothing-yet")
+        without_run = Launch(instance, "without-run")
         elsewhere = Launch(instance, "elsewhere")
         started = dg.DagsterRunStatus.STARTED
         killed_run, elsewhere_run = _run(killed, started), _run(elsewhere, started)
         ended_run = _run(ended, dg.DagsterRunStatus.SUCCESS)
         folder.mkdir()
-        for launch in (killed, ended, nothing_yet):
-            # A lock file without a process that holds it.
+        for launch in (killed, ended, without_run):
+            # A lock file that no process holds.
             (folder / f"{launch.id}.lock").touch()
         with launched(instance) as alive:
             alive_run = _run(alive, started)
@@ -55,7 +55,7 @@ def test_the_end_of_a_run_is_reported_once() -> None:
 
 
 @pytest.mark.slow
-def test_first_runs_at_once_share_a_fresh_home(tmp_path: Path) -> None:
+def test_simultaneous_first_runs_share_a_new_dagster_home(tmp_path: Path) -> None:
     environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "home")}
     # All wait here until each of them has imported Dagster.
     with locked(tmp_path / "home" / ".opening.lock"):

@@ -1,4 +1,4 @@
-"""`mmctr repeat` repeats a recorded run byte by byte, and lists the differences."""
+"""`mmctr repeat` repeats a recorded run byte for byte, and lists the differences."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ def _restore_threads() -> Any:
 def deployment(
     finished_run: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Deployment:
-    """A copy of the finished run, which is this process' deployment."""
+    """A copy of the finished run, set as the deployment of this process."""
     copy = finished_run.copy(tmp_path)
     for name, value in copy.environment().items():
         monkeypatch.setenv(name, value)
@@ -40,9 +40,9 @@ def repeat(
     capsys: pytest.CaptureFixture[str], *arguments: str, status: int
 ) -> tuple[str, dict[str, Any]]:
     """Run the command; return its output and the JSON in it, or for status 2 the error and {}."""
-    found = main(["repeat", *arguments])
+    returned = main(["repeat", *arguments])
     out, err = capsys.readouterr()
-    assert found == status, out + err[-3000:]
+    assert returned == status, out + err[-3000:]
     if status == 2:
         return err.splitlines()[-1], {}
     return out, json.loads(out.splitlines()[-1])
@@ -54,7 +54,7 @@ def write_changed_version(deployment: Deployment, **fields: Any) -> None:
     write_version(deployment.storage, dataclasses.replace(model, **fields))
 
 
-def test_a_run_is_repeated_byte_by_byte(
+def test_a_run_is_repeated_byte_for_byte(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(str(path) for path in deployment.storage.rglob("*"))
@@ -108,7 +108,7 @@ def test_differences_and_changed_conditions_are_printed(
     assert "\ndifferent\n" in out
 
 
-def test_another_encoder_or_transform_ends_before_training(
+def test_a_changed_encoder_or_transform_stops_the_repeat_before_training(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
     identities = {"text": "another encoder", "image": "another encoder"}
@@ -129,7 +129,7 @@ def test_a_run_that_cannot_be_repeated_is_reported_in_one_line(
     line, _ = repeat(capsys, "no-such-version", status=2)
     assert line.endswith(f"models has no version no-such-version; it has: {version}")
 
-    # The labels of the valid rows are exchanged.
+    # Invert the labels of the valid rows.
     data = tmp_path / "data"
     shutil.copytree(deployment.data, data)
     path = next(data.rglob("valid.parquet"))

@@ -123,7 +123,7 @@ def test_sources_were_observed(finished_run: FinishedRun) -> None:
             assert instance.get_latest_data_version_record(dg.AssetKey(name)) is not None
 
 
-def test_the_run_config_is_kept(finished_run: FinishedRun) -> None:
+def test_the_run_config_is_saved_in_a_file_and_in_the_model(finished_run: FinishedRun) -> None:
     path = finished_run.deployment.storage / "run_config.yaml"
     assert str(path) in finished_run.log
     config = yaml.safe_load(path.read_text())
@@ -135,7 +135,7 @@ def test_the_run_config_is_kept(finished_run: FinishedRun) -> None:
     assert model.resolved_config["fused_pca"]["fusion"]["method"] == "pca_each"
 
 
-def test_steps_checks_and_log_lines_of_the_core_are_printed_and_recorded(
+def test_events_and_log_lines_of_the_core_are_printed_once_and_recorded(
     finished_run: FinishedRun,
 ) -> None:
     time_and_step = r"^\d\d:\d\d:\d\d  "

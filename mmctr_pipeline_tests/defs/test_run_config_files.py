@@ -67,7 +67,7 @@ def write_file(folder: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_bad_file_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_refused_and_named(name: str, tmp_path: Path) -> None:
     text, problem = BAD[name]
     path = write_file(tmp_path, text)
     for command in COMMANDS:
@@ -79,7 +79,7 @@ def test_a_bad_file_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
         check_run_config_files(["dagster", f"--config={tmp_path}/*.yaml"])
 
 
-def test_good_files_and_other_commands_pass(tmp_path: Path) -> None:
+def test_good_files_missing_files_and_other_commands_pass(tmp_path: Path) -> None:
     good = write_file(tmp_path, TRAINED_MODEL % "model: {din: {dropout: 0.5}}, training: {seed: 3}")
     check_run_config_files(["dagster", "asset", "materialize", "-c", good])
     bad = write_file(tmp_path, "a: 1\na: 2\n")

@@ -1,4 +1,4 @@
-"""`make run` ends well when it cannot start, cannot write, or is interrupted."""
+"""`make run` fails cleanly when it cannot start, cannot write, or is interrupted."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_an_unusable_environment_is_reported_in_one_line_without_a_run(
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
+def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
@@ -83,7 +83,7 @@ def test_a_full_disk_ends_the_run_in_one_line_with_path_and_variable(
     assert ModelFile.load(model).training_config["max_epochs"] == 2
 
 
-def test_a_database_that_cannot_grow_is_named(tmp_path: Path, small_sample: Path) -> None:
+def test_a_dagster_database_that_cannot_grow_is_named(tmp_path: Path, small_sample: Path) -> None:
     deployment = Deployment(small_sample, tmp_path)
     result = deployment.run_pipeline(max_file_bytes=20_000)
     assert result.returncode == 2
@@ -133,7 +133,7 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
             pytest.fail("the run ended before it could be interrupted")
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 3  # forkserver, resource tracker, step
-        if receiver == "process group":  # as Ctrl-C in a terminal
+        if receiver == "process group":  # as Ctrl-C does in a terminal
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)

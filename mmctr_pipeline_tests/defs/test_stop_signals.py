@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the process, or the block within its grace period."""
+"""Ctrl-C and SIGTERM end the process, unless its block ends within the grace period."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A real webserver with its daemon shows the graph, and a run launched there finishes."""
+"""A real webserver with its daemon lists the assets, and a run launched there finishes."""
 
 import contextlib
 import json
@@ -106,7 +106,7 @@ def webserver(deployment: Deployment) -> Iterator[Webserver]:
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_shows_the_graph(webserver: Webserver) -> None:
+def test_the_webserver_lists_all_assets_with_descriptions(webserver: Webserver) -> None:
     nodes = webserver.query(ASSETS)["assetNodes"]
     assert {node["assetKey"]["path"][0] for node in nodes} == {
         *("item_feature", "item_images", "interactions", "text_embeddings", "image_embeddings"),
@@ -160,5 +160,5 @@ def test_the_page_of_an_asset_loads_in_a_browser(webserver: Webserver, tmp_path:
     ).stdout
     assert "Title and image vectors fused into one per item" in page
     assert "explained_variance" in page or "Latest check results" in page
-    # The invitation to a community would cover the page.
+    # Dagster's invitation to its community would cover the page.
     assert "Join the Dagster community" not in page
