@@ -1,4 +1,4 @@
-"""`mmctr ablation` and `mmctr fusions`; rows train in this process to save time."""
+"""`mmctr ablation` and `mmctr fusions`, whose rows train in this process to save time."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from mmctr_pipeline.comparison.row import run_row
 
 
 @pytest.fixture(autouse=True)
-def rows_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def train_rows_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
     monkeypatch.setattr(
         "mmctr_pipeline.comparison.runner._run_process", lambda folder, label: run_row(folder)
@@ -40,7 +40,7 @@ def test_ablation_compares_the_four_variants(
     assert (tmp_path / "leaderboard" / "ablation.md").is_file()
 
 
-def test_fusions_compares_each_fusion_with_each_seed(
+def test_fusions_trains_and_compares_every_fusion_with_every_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     preset = tmp_path / "short.yaml"
@@ -66,7 +66,7 @@ def test_fusions_compares_each_fusion_with_each_seed(
 
 
 @pytest.mark.parametrize("command", ["fusions", "leaderboard"])
-def test_options_of_the_sample_dataset_are_refused_beside_a_data_folder(
+def test_options_for_the_sample_dataset_are_refused_with_a_data_folder(
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""`mmctr convert`."""
+"""`mmctr convert` writes a data folder, or says what is wrong."""
 
 import resource
 import subprocess

@@ -1,4 +1,4 @@
-"""`mmctr leaderboard`."""
+"""`mmctr leaderboard` compares presets, and refuses unusable options and data."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     assert len(scores) == line["n_reporting_rows"]
 
 
-def test_rows_share_the_deployments_vectors_or_bring_their_own(
+def test_rows_use_the_vectors_of_the_deployment_or_with_vary_all_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))

@@ -1,4 +1,4 @@
-"""`mmctr prune`."""
+"""`mmctr prune` drops vectors and checkpoints that were not used for a number of days."""
 
 import datetime
 import os
@@ -34,7 +34,7 @@ def test_it_drops_vectors_that_are_no_longer_used(
             assert lines == [f"encoder:1: {counts} and 0 leftover files", f"total: {counts}"]
 
 
-def test_it_drops_checkpoints_of_runs_that_were_never_resumed(
+def test_it_drops_checkpoints_that_are_older_than_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))

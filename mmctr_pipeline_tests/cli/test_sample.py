@@ -1,4 +1,4 @@
-"""`mmctr sample`."""
+"""`mmctr sample` writes a sample dataset, or says what is wrong."""
 
 import resource
 import subprocess
