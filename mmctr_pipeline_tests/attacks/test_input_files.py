@@ -1,4 +1,4 @@
-"""Hostile tables: files that claim or expand to more than fits in memory, and damaged files."""
+"""Hostile tables: damaged ones, and ones that claim, or expand to, more than fits in memory."""
 
 import os
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def _repeat_row_group(footer: Struct) -> None:
         ("item_feature", "item_tags", N_VALUES, 2**40),
     ],
 )
-def test_a_column_that_claims_more_than_fits_is_refused(
+def test_a_column_that_claims_more_than_fits_in_memory_is_refused(
     tmp_path: Path, name: str, column: str, field: int, size: int
 ) -> None:
     root = small_data.write_data(tmp_path)
@@ -73,7 +73,7 @@ def test_a_column_that_claims_more_than_fits_is_refused(
     assert "more than half of this machine's memory" in str(error)
 
 
-def test_a_run_of_rows_that_expands_to_more_than_fits_is_refused(tmp_path: Path) -> None:
+def test_repeated_rows_that_expand_to_more_than_fits_in_memory_are_refused(tmp_path: Path) -> None:
     # Run-length encoding keeps the file small, and so do row groups that share their pages.
     root = small_data.write_data(tmp_path)
     n_rows = 1_000_000
@@ -142,17 +142,19 @@ def _nest(footer: Struct) -> None:
     elements[1:1] = [group] * 100_000
 
 
-@pytest.mark.parametrize("damage", ["nested", "no_footer", "footer_length", "not_parquet", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["deeply_nested", "no_footer", "wrong_footer_length", "not_parquet", "empty"]
+)
 def test_malformed_files_are_refused(tmp_path: Path, damage: str) -> None:
     root = small_data.write_data(tmp_path)
     path = root / "train.parquet"
     content = path.read_bytes()
     match damage:
-        case "nested":
+        case "deeply_nested":
             edit_footer(path, _nest)
         case "no_footer":
             path.write_bytes(content[:-8] + b"\0" * 8)
-        case "footer_length":
+        case "wrong_footer_length":
             path.write_bytes(content[:-8] + (2**31).to_bytes(4, "little") + b"PAR1")
         case "not_parquet":
             path.write_bytes(b"PK\x03\x04" + content[4:-4] + b"PK\x05\x06")
@@ -172,7 +174,7 @@ def test_a_pipe_is_not_opened_as_a_table(tmp_path: Path) -> None:
         find_data(root)
 
 
-def test_a_column_that_points_to_another_file_is_read_from_its_own(tmp_path: Path) -> None:
+def test_a_column_that_points_to_another_file_is_read_from_its_own_file(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
 
     def point_elsewhere(footer: Struct) -> None:
@@ -202,7 +204,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path: Path) -> None:
         except DataError as error:
             n_refused += error.file == path
         else:
-            # The bit does not matter, such as one of a statistic in the footer.
+            # The bit does not matter, for example because it is in a statistic of the footer.
             assert found.train.item_id.tolist() == expected.train.item_id.tolist()
             assert found.train.history.tolist() == expected.train.history.tolist()
     assert n_refused > 100

@@ -79,7 +79,9 @@ READERS: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("reader", READERS)
-def test_no_code_runs(form: Callable[[Path, Planted], None], reader: str, tmp_path: Path) -> None:
+def test_no_planted_code_runs(
+    form: Callable[[Path, Planted], None], reader: str, tmp_path: Path
+) -> None:
     path, marker = tmp_path / "planted.pt", tmp_path / "ran"
     form(path, Planted(marker))
     with pytest.raises(DamagedFileError, match=r"planted\.pt") as caught:
@@ -97,7 +99,7 @@ def test_the_function_that_would_run_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_no_code_of_a_checkpoint_runs(
+def test_no_planted_code_of_a_checkpoint_runs(
     form: Callable[[Path, Planted], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     checkpoints = Checkpoints(tmp_path)
@@ -107,7 +109,7 @@ def test_no_code_of_a_checkpoint_runs(
     assert not (tmp_path / "ran").exists()
 
 
-def test_the_planted_code_would_run(tmp_path: Path) -> None:
+def test_the_planted_code_would_run_in_an_unsafe_loader(tmp_path: Path) -> None:
     """The forms above are real: a loader that runs code creates the marker."""
     for form in (write_zip, write_sealed_zip, write_legacy):
         marker = tmp_path / form.__name__
@@ -119,13 +121,13 @@ def test_the_planted_code_would_run(tmp_path: Path) -> None:
     assert (tmp_path / "raw").exists()
 
 
-def test_a_storage_larger_than_its_record_is_refused(tmp_path: Path) -> None:
-    """Reading it would read the memory of the process."""
-    path, crafted_path = tmp_path / "whole.pt", tmp_path / "crafted.pt"
+def test_a_storage_that_claims_more_than_its_record_is_refused(tmp_path: Path) -> None:
+    """Reading it would read beyond the record, from the memory of the process."""
+    path, crafted_path = tmp_path / "intact.pt", tmp_path / "crafted.pt"
     torch.save({"w": torch.arange(4.0)}, path)
-    with zipfile.ZipFile(path) as whole, zipfile.ZipFile(crafted_path, "w") as archive:
-        for name in whole.namelist():
-            content = whole.read(name)
+    with zipfile.ZipFile(path) as intact, zipfile.ZipFile(crafted_path, "w") as archive:
+        for name in intact.namelist():
+            content = intact.read(name)
             if name.endswith("data.pkl"):
                 # The number of elements of the storage, and the size of the tensor.
                 assert content.count(b"K\x04") == 2
@@ -148,7 +150,7 @@ def built_model_file() -> ModelFile:
 
 
 def write_crafted(model_file: ModelFile, path: Path, **changes: Any) -> Path:
-    """Write a model file with changed entries; None removes one."""
+    """Write a model file with changed entries; None removes an entry."""
     content = {"format": "mmctr_pipeline.model", "format_version": 1, **vars(model_file), **changes}
     save_tensors(path, {name: value for name, value in content.items() if value is not None})
     return path

@@ -1,4 +1,4 @@
-"""Hostile titles, names and presets are shown as text in everything that is Markdown or HTML."""
+"""Hostile titles and names are shown as text in Markdown and HTML; hostile zips stay packed."""
 
 import dataclasses
 import html
@@ -77,7 +77,7 @@ def printable(text: str) -> str:
     ("form", "expected"),
     [("{}", {"p"}), ("# {}", {"h1"}), ("Model {} of today.", {"p"}), ("**{}**", {"p", "strong"})],
 )
-def test_text_is_shown_as_it_is(name: str, form: str, expected: set[str]) -> None:
+def test_hostile_text_is_shown_literally(name: str, form: str, expected: set[str]) -> None:
     found = rendered(form.format(escaped(HOSTILE[name])))
     assert tags(found) == expected
     plain = form.replace("#", "").replace("*", "")
@@ -85,7 +85,7 @@ def test_text_is_shown_as_it_is(name: str, form: str, expected: set[str]) -> Non
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_cells_stay_in_their_column(name: str) -> None:
+def test_hostile_text_stays_in_its_table_cell(name: str) -> None:
     cell = escaped(HOSTILE[name])
     found = rendered(table(["a", "b"], [[cell, "1"], ["2", cell]], "lr"))
     assert tags(found) == {"table", "thead", "tbody", "tr", "th", "td"}
@@ -113,7 +113,7 @@ def test_bare_addresses_do_not_become_links(text: str) -> None:
         "2026-01-02T03:04:05+00:00",
     ],
 )
-def test_usual_text_stays_readable(text: str) -> None:
+def test_ordinary_text_is_not_escaped(text: str) -> None:
     assert escaped(text) == text
 
 
@@ -178,7 +178,7 @@ def write_zip(path: Path, names: list[str]) -> None:
     ids=str,
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_zip_with_other_names_is_reported_and_nothing_is_unpacked(
+def test_a_zip_with_unexpected_members_is_reported_and_not_unpacked(
     names: list[str], tmp_path: Path
 ) -> None:
     folder = tmp_path / "a" / "b"
@@ -205,9 +205,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 @pytest.mark.parametrize("position", [0, 20, 40, 60, -60, -30, -5])
-def test_a_damaged_zip_is_reported_and_raises_nothing(
-    method: int, position: int, tmp_path: Path
-) -> None:
+def test_checking_a_damaged_zip_raises_nothing(method: int, position: int, tmp_path: Path) -> None:
     csv, packed = tmp_path / "submission.csv", tmp_path / "prediction.zip"
     write_submission(submission_frame(np.array([1]), np.array([0.5])), csv, packed)
     with zipfile.ZipFile(packed, "w", method) as archive:
