@@ -39,7 +39,7 @@ class Pair:
 
 
 def sample_dataset() -> tuple[CtrDataset, ItemVectors]:
-    """Return a dataset with items that train lacks, tags, and empty and long histories."""
+    """Return a dataset with tags, items absent from train, and both empty and long histories."""
     dataset, vectors = small_sample(n_train=12, n_valid=N_ROWS)
     generator = np.random.default_rng(1)
     tags = [generator.integers(1, 9, n).tolist() for n in generator.integers(0, 4, 60)]
@@ -83,7 +83,7 @@ def build_pair(comparison: Comparison, config: ModelConfig) -> Pair:
 def assert_same_model(pair: Pair) -> None:
     """Assert equal logits in evaluation mode, and equal gradients in training mode in float64.
 
-    The gradients need settings without dropout.
+    The settings must have no dropout, with which the gradients would differ.
     """
     assert not pair.length_N.all()
     assert pair.length_N.max() == WIDTH

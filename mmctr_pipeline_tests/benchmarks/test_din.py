@@ -48,7 +48,7 @@ def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     assert_same_model(build_pair(DIN, SMALL))
 
 
-def test_the_plain_form_has_dropout_where_ours_has() -> None:
+def test_the_plain_form_has_dropout_in_the_same_places_as_ours() -> None:
     config = dataclasses.replace(SMALL, attention_dropout=0.1, dropout=0.25)
     plain = build_pair(DIN, config).plain
     assert dropout_rates(plain.get_submodule("attention")) == [0.1, 0.1]
@@ -65,7 +65,7 @@ def test_each_use_of_a_weight_counts_six_operations() -> None:
     assert DIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
 
 
-def test_the_plain_forms_operations_include_padding_and_counting_changes_no_weight() -> None:
+def test_counted_operations_include_padding_and_counting_changes_no_weight() -> None:
     pair = build_pair(DIN, SMALL)
     training = PaddedTraining(pair.plain, settings(DIN)[1], CPU)
     before = [parameter.detach().clone() for parameter in pair.plain.parameters()]
@@ -99,7 +99,7 @@ def test_steps_train_every_parameter_and_continue_after_an_epoch() -> None:
         PaddedRows(dataset.valid, dataset.histories, 101)
 
 
-def test_the_benchmark_ends_with_rates_ratios_and_shares(
+def test_the_benchmark_prints_rates_ratios_and_shares_of_the_ceiling(
     small_sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run_sides_in_this_process(

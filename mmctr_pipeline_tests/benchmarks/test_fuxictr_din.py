@@ -36,7 +36,7 @@ def inputs() -> TrainingInputs:
     return small_inputs()
 
 
-def test_a_row_of_a_batch_is_the_newest_twenty_items_of_the_history_and_the_target(
+def test_batch_rows_hold_the_newest_twenty_items_of_a_history_then_the_target(
     inputs: TrainingInputs,
 ) -> None:
     dataset = inputs.dataset
@@ -54,7 +54,7 @@ def test_a_row_of_a_batch_is_the_newest_twenty_items_of_the_history_and_the_targ
     assert torch.equal(*(epoch.sum(0) for epoch in epochs))
 
 
-def test_our_din_has_the_same_settings() -> None:
+def test_our_settings_file_matches_the_constants_of_fuxictr_din() -> None:
     (entry,) = preset_entries([str(REPOSITORY / "benchmarks" / "din_fuxictr_settings.yaml")])
     ours = entry.preset
     model, training = ours.model.to_mapping(), ours.training
@@ -132,7 +132,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
 
 
 @pytest.mark.bench
-def test_the_peer_has_the_baselines_parameters_and_learns(
+def test_the_peer_has_the_expected_parameters_and_learns(
     inputs: TrainingInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
@@ -161,7 +161,7 @@ def test_the_peer_has_the_baselines_parameters_and_learns(
     assert metrics.auc(label, scores) > 0.6
 
 
-def test_without_the_package_the_error_names_what_to_install() -> None:
+def test_without_fuxictr_the_error_names_the_command_that_installs_it() -> None:
     start = "sys.argv = ['fuxictr_din']; from benchmarks.fuxictr_din import main; main()"
     result = subprocess.run(
         [sys.executable, "-c", hide_packages("fuxictr") + start],

@@ -1,4 +1,4 @@
-"""The run on a GPU survives failing parts, keeps what it has, and is rehearsed on the CPU."""
+"""The GPU benchmark outlives failing parts, saves each result, and rehearses on the CPU."""
 
 import json
 import os
@@ -59,14 +59,14 @@ def test_parts_are_left_out_when_time_is_up_or_a_package_is_missing() -> None:
     assert absent == {"ok": None, "outcome": "left out: pytest is not installed"}
 
 
-def test_counts_of_tests_and_dropped_graphs_are_found() -> None:
+def test_pytest_counts_and_warnings_about_dropped_graphs_are_found() -> None:
     warning = "training continues without the CUDA graph, which is slower"
     found = run(program(f"print('{warning}'); print('2 failed, 14 passed, 1 error in 3.21s')"))
     assert found["result"] == {"failed": 2, "passed": 14, "error": 1}
     assert found["warnings"] == [warning]
 
 
-def test_each_part_is_in_the_file_before_the_next_group_starts(tmp_path: Path) -> None:
+def test_each_part_is_saved_before_the_next_group_starts(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     # Fails unless the file already has the first part.
     reader = f"assert 'first' in open({str(out)!r}).read(); print('{{}}')"
@@ -85,7 +85,7 @@ def test_the_summary_works_when_parts_failed_or_did_not_run() -> None:
     assert found["failed"] == ["score"]
 
 
-def test_the_tests_for_cuda_are_found() -> None:
+def test_the_first_part_runs_the_tests_that_need_cuda() -> None:
     (tests, *_), *_ = gpu.part_groups(rehearse=False, data=Path("data"))
     files = [word for word in tests.command if word.endswith(".py")]
     assert "mmctr_pipeline_tests/training/test_replayed_training.py" in files

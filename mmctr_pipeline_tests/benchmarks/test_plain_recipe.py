@@ -68,7 +68,7 @@ def test_the_plain_form_has_our_logits_with_our_weights() -> None:
     assert n_plain == n_ours
 
 
-def test_the_plain_form_has_the_recipes_parameter_count_at_full_size() -> None:
+def test_at_full_size_the_plain_form_has_as_many_parameters_as_the_recipe() -> None:
     with torch.device("meta"):
         model = PlainRecipe(1_000_001, 91_718, torch.empty(91_718, 128))
     assert sum(p.numel() for p in model.parameters()) == 70_802_562

@@ -28,7 +28,7 @@ def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     assert_same_model(build_pair(QIN, SMALL))
 
 
-def test_the_plain_form_has_dropout_where_ours_has() -> None:
+def test_the_plain_form_has_dropout_in_the_same_places_as_ours() -> None:
     plain = build_pair(QIN, dataclasses.replace(SMALL, dropout=0.25)).plain
     # One after each of the two quadratic layers.
     assert dropout_rates(plain) == [0.25, 0.25]
@@ -43,7 +43,7 @@ def test_each_use_of_a_weight_counts_six_operations() -> None:
     assert QIN.operations_per_row(pair.ours, pair.length_N) == pytest.approx(expected)
 
 
-def test_settings_are_the_presets_and_row_dropout_is_refused() -> None:
+def test_settings_come_from_the_preset_and_row_dropout_is_refused() -> None:
     config, training = settings(QIN)
     assert isinstance(config, QinConfig)
     assert (config.row_dropout, config.features.max_history) == (0.0, 64)

@@ -1,4 +1,4 @@
-"""The ablation of our model: each file is its preset with something switched off or added."""
+"""The ablation of our model: each file is the preset with something switched off or added."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,12 @@ import pytest
 from mmctr_pipeline.comparison.entries import preset_entries
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "similarity_attention"
-FILES = sorted(FOLDER.glob("without_*.yaml"))
+REMOVALS = sorted(FOLDER.glob("without_*.yaml"))
 ADDITIONS = sorted(FOLDER.glob("with_*.yaml"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=[file.stem for file in FILES])
-def test_each_file_differs_from_the_preset_only_in_settings_that_are_off(
+@pytest.mark.parametrize("file", REMOVALS, ids=[file.stem for file in REMOVALS])
+def test_a_without_file_differs_from_the_preset_only_by_settings_switched_off(
     file: Path,
 ) -> None:
     ours, without = preset_entries(["similarity_attention", str(file)])
@@ -26,21 +26,19 @@ def test_each_file_differs_from_the_preset_only_in_settings_that_are_off(
 
 
 @pytest.mark.parametrize("file", ADDITIONS, ids=[file.stem for file in ADDITIONS])
-def test_each_addition_differs_from_the_preset(file: Path) -> None:
+def test_a_with_file_differs_from_the_preset(file: Path) -> None:
     ours, added = (entry.preset for entry in preset_entries(["similarity_attention", str(file)]))
     assert (added.model, added.training) != (ours.model, ours.training)
 
 
-def test_each_part_that_the_preset_switches_on_has_a_file_that_switches_off_only_that_part() -> (
-    None
-):
+def test_each_part_of_the_preset_has_a_file_that_switches_off_only_it() -> None:
     ours = preset_entries(["similarity_attention"])[0]
     settings = ours.preset.model.to_mapping()
     parts = {name for name, value in settings.items() if value is True}
     parts |= {f"features.{name}" for name, value in settings["features"].items() if value is True}
     assert {"co_interactions", "features.item_levels"} <= parts
     switched_off = set()
-    for file in FILES:
+    for file in REMOVALS:
         without = preset_entries([str(file)])[0]
         changed = _changed(settings, without.preset.model.to_mapping())
         if without.preset.training == ours.preset.training and len(changed) == 1:

@@ -26,7 +26,7 @@ def test_the_full_plan_has_over_100_points_and_ten_kills_per_asset() -> None:
     assert {point.executor for point in points} == {"multiprocess"}
 
 
-def test_the_short_plan_has_six_points_of_every_kind() -> None:
+def test_the_six_points_of_the_short_plan_include_every_kind() -> None:
     points = soak.plan(full=False, n_points=None, seed=1)
     assert [point.kind for point in points] == [
         *("kill", "write", "term", "together", "prune", "kill")

@@ -36,7 +36,7 @@ def test_the_plain_form_has_our_logits_and_gradients_with_our_weights() -> None:
     assert_same_model(build_pair(TRANSFORMER_DCN, SMALL))
 
 
-def test_the_plain_form_has_dropout_where_ours_has() -> None:
+def test_the_plain_form_has_dropout_in_the_same_places_as_ours() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     config = dataclasses.replace(SMALL, transformer_dropout=0.5, dropout=0.25)
     plain = build_pair(TRANSFORMER_DCN, config).plain
@@ -67,7 +67,7 @@ def test_each_use_of_a_weight_counts_six_operations() -> None:
     assert found == pytest.approx(np.mean(expected))
 
 
-def test_settings_are_the_presets_except_batches_and_histories() -> None:
+def test_settings_come_from_the_preset_except_batch_size_and_history_length() -> None:
     config, training = settings(TRANSFORMER_DCN, TRANSFORMER_DCN.batch_size)
     assert isinstance(config, TransformerDcnConfig)
     assert (config.kept_positions, config.features.max_history) == (16, 64)
