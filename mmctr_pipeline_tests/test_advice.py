@@ -28,7 +28,7 @@ def test_every_error_of_the_package_is_listed_in_its_module() -> None:
     assert found == advice.ERRORS
 
 
-def test_errors_with_advice_are_those_of_imported_modules_and_import_no_others() -> None:
+def test_errors_with_advice_come_from_imported_modules_without_importing_others() -> None:
     code = (
         "import sys; from mmctr_pipeline import advice, settings; "
         "assert settings.SettingsError in advice.errors_with_advice(); "

@@ -1,4 +1,4 @@
-"""Baselines against loops over rows, and the comparison with a model's scores."""
+"""Baselines equal loops over rows, and are compared with the scores of a model."""
 
 import dataclasses
 import math
@@ -109,13 +109,13 @@ def test_a_model_is_compared_with_each_baseline_on_the_same_rows(
     assert set(compared.metrics) == {
         *("baseline_popularity_auc", "baseline_rates_auc", "baseline_cosine_auc"),
     }
-    for key, each in compared.compared.items():
+    for key, comparison in compared.compared.items():
         area = metrics.auc(label, baselines.scores[key])
-        assert compared.metrics[f"baseline_{key}_auc"] == each.auc == area
-        assert each.difference == pytest.approx(metrics.auc(label, model) - area, abs=1e-12)
+        assert compared.metrics[f"baseline_{key}_auc"] == comparison.auc == area
+        assert comparison.difference == pytest.approx(metrics.auc(label, model) - area, abs=1e-12)
         error = metrics.compare_auc(label, model, baselines.scores[key]).standard_error
         quantile = statistics.NormalDist().inv_cdf(0.95)
-        assert each.low == pytest.approx(each.difference - quantile * error, abs=1e-12)
+        assert comparison.low == pytest.approx(comparison.difference - quantile * error, abs=1e-12)
     single = np.zeros(len(label))
     single[0] = 1
     alone = compare_with_baselines(single, model, baselines)

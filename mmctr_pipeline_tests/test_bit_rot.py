@@ -81,9 +81,9 @@ def frame(kind: type) -> Callable[[Path], Artefact]:
 
 
 def dataset() -> CtrDataset:
-    whole = small_sample(n_train=60, n_valid=30, n_users=40, n_items=20)[0]
+    sample = small_sample(n_train=60, n_valid=30, n_users=40, n_items=20)[0]
     users = IdMap(np.arange(1, 41) * 10**9, is_identity=False)
-    return dataclasses.replace(whole, users=users, provenance={"rows": 60})
+    return dataclasses.replace(sample, users=users, provenance={"rows": 60})
 
 
 def dataset_file(name: str) -> Callable[[Path], Artefact]:
@@ -237,14 +237,14 @@ def test_a_damaged_checkpoint_is_ignored_with_a_warning(
 
 def test_artefacts_of_earlier_versions_are_read(tmp_path: Path) -> None:
     """Earlier versions wrote files without checksums."""
-    table, whole = vectors(), dataset()
+    table, written = vectors(), dataset()
     pq.write_table(table.to_arrow(), tmp_path / "vectors.parquet")
     found = VectorTable.read(tmp_path / "vectors.parquet")
     assert found.content_hash() == table.content_hash()
     assert (found.identity, found.provenance) == (table.identity, table.provenance)
 
-    whole = dataclasses.replace(whole, users=None)
-    whole.write(tmp_path)
+    written = dataclasses.replace(written, users=None)
+    written.write(tmp_path)
     for name in ("train", "valid", "test", "items", "histories"):
         path = tmp_path / f"{name}.parquet"
         old = pq.read_table(path)
@@ -254,7 +254,7 @@ def test_artefacts_of_earlier_versions_are_read(tmp_path: Path) -> None:
             if key in (b"mmctr.fingerprint", b"mmctr.provenance")
         }
         pq.write_table(old.replace_schema_metadata(kept), path)
-    assert np.array_equal(CtrDataset.read(tmp_path).train.item_id, whole.train.item_id)
+    assert np.array_equal(CtrDataset.read(tmp_path).train.item_id, written.train.item_id)
 
     path, read = shard(tmp_path)
     stored, metadata = read(), pq.read_schema(path).metadata

@@ -1,4 +1,4 @@
-"""The calibration map: a general optimiser as reference, monotony, no more bends than needed."""
+"""The calibration map is the one of a general optimiser, monotone, and bent only if needed."""
 
 import dataclasses
 import math
@@ -121,15 +121,17 @@ def test_any_map_is_strictly_monotone_and_keeps_the_auc(seed: int) -> None:
     assert auc(label, apply(fitted, logits)) == pytest.approx(auc(label, logits), abs=1e-12)
 
 
-def test_other_rows_are_calibrated_as_well_as_by_chance() -> None:
+def test_on_unseen_rows_the_calibration_error_is_within_chance() -> None:
     fitted = fit_calibration(*drawn_rows(20_000))
     logits, label = drawn_rows(4_000, seed=1)
-    before, after = (calibration(label, sigmoid(each)) for each in (logits, apply(fitted, logits)))
+    before, after = (
+        calibration(label, sigmoid(scores)) for scores in (logits, apply(fitted, logits))
+    )
     assert before.error > 0.05
     assert after.error < after.limit
 
 
-def test_the_rows_of_the_fit_have_as_many_clicks_as_predicted() -> None:
+def test_predictions_for_the_fitted_rows_add_up_to_their_clicks() -> None:
     logits, label = drawn_rows(3_000)
     fitted = fit_calibration(logits, label)
     assert sigmoid(apply(fitted, logits)).mean() == pytest.approx(label.mean(), abs=1e-5)
@@ -174,4 +176,4 @@ def test_damaged_maps_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(DamagedFileError, match="calibration is damaged"):
         saved_map({**BENT.to_mapping(), **change})
     with pytest.raises(DamagedFileError, match="'n_rows'"):
-        saved_map({name: each for name, each in BENT.to_mapping().items() if name != "n_rows"})
+        saved_map({name: value for name, value in BENT.to_mapping().items() if name != "n_rows"})

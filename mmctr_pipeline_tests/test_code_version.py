@@ -69,7 +69,7 @@ def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: 
         ("unused", "VALUE = 2\n"),
     ],
 )
-def test_prose_formatting_and_other_modules_do_not_count(
+def test_comments_formatting_and_unused_modules_do_not_count(
     tmp_path: Path, file: str, content: str
 ) -> None:
     assert version(tmp_path, {file: content}) == version(tmp_path)
@@ -91,7 +91,7 @@ def test_a_caller_counts_without_the_modules_that_it_imports(tmp_path: Path) -> 
     assert first == with_caller({"orders": SHOP["orders"] + "OTHER = 2\n"})
 
 
-def test_unknown_module_is_an_error(tmp_path: Path) -> None:
+def test_an_unknown_module_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModuleNotFoundError, match=r"shop\.nothing"):
         version(tmp_path, module="shop.nothing")
 

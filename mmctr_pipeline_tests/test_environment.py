@@ -50,7 +50,7 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert deployment.storage_dir == tmp_path / "out"
 
 
-def test_the_process_environment_is_the_default(
+def test_environment_variables_of_the_process_are_read_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
@@ -76,8 +76,16 @@ def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
     [
         ("storage/models/x.pt", errno.ENOSPC, "free some space there, or set MMCTR_STORAGE_DIR"),
         ("home/history/runs.db", errno.EROFS, "make it writable, or set DAGSTER_HOME"),
-        ("storage", errno.ENOTDIR, "move the file away that is in its place, or set MMCTR_STORAGE"),
-        ("storage/x", errno.EFBIG, "raise the limit of file sizes (ulimit -f), or set MMCTR_STOR"),
+        (
+            "storage",
+            errno.ENOTDIR,
+            "move the file away that is in its place, or set MMCTR_STORAGE_DIR",
+        ),
+        (
+            "storage/x",
+            errno.EFBIG,
+            "raise the limit of file sizes (ulimit -f), or set MMCTR_STORAGE_DIR",
+        ),
         ("storage/x", errno.EIO, "check the disk, or set MMCTR_STORAGE_DIR"),
         ("elsewhere/x", errno.EACCES, "make it writable, or name another place"),
     ],
@@ -90,7 +98,7 @@ def test_the_advice_names_the_variable_that_chose_the_place(
     assert place_advice(tmp_path / place, number).startswith(f"Fix: {expected}")
 
 
-def test_the_advice_knows_the_default_folder_and_a_linked_one(
+def test_the_advice_recognises_the_default_folder_and_a_linked_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -37,7 +37,7 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_contracts_hold() -> None:
+def test_import_contracts_hold() -> None:
     linter = Path(sys.executable).parent / "lint-imports"
     result = subprocess.run([linter], capture_output=True, text=True, cwd=REPOSITORY, timeout=900)
     assert result.returncode == 0, result.stdout

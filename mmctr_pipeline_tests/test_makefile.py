@@ -1,4 +1,4 @@
-"""The Makefile in folders whose names have spaces."""
+"""`make install` links Dagster's instance file, also in folders whose names have spaces."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def test_install_links_the_instance_file_within_the_checkout(checkout: Path) -> 
     assert list(checkout.parents[1].iterdir()) == [checkout.parent]
 
 
-def test_a_dagster_home_with_spaces_may_be_used_by_two_at_once(
+def test_several_installs_at_once_may_share_a_dagster_home_with_spaces(
     checkout: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "the home" / "of dagster"
@@ -52,7 +52,9 @@ def test_a_dagster_home_with_spaces_may_be_used_by_two_at_once(
     assert {path.name for path in tmp_path.iterdir()} == {"a b", "the home"}
 
 
-def test_the_users_own_instance_file_stays(checkout: Path, tmp_path: Path) -> None:
+def test_an_existing_instance_file_of_the_user_is_left_alone(
+    checkout: Path, tmp_path: Path
+) -> None:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     environment = _environment(DAGSTER_HOME=str(tmp_path))
     subprocess.run([*MAKE, "install"], cwd=checkout, env=environment, check=True)

@@ -73,7 +73,7 @@ def test_auc_is_exact_beyond_the_precision_of_float32() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_interval_equals_delongs_equations(seed: int) -> None:
+def test_interval_follows_the_equations_of_delong(seed: int) -> None:
     labels, scores = sample(seed)
     interval = auc_interval(labels, scores)
     error = math.sqrt(plain_covariance(labels, scores, scores))
@@ -119,7 +119,7 @@ def test_a_single_row_of_a_class_leaves_the_interval_wide() -> None:
     assert interval.low < 0.05
 
 
-def test_comparison_equals_delongs_equations() -> None:
+def test_comparison_follows_the_equations_of_delong() -> None:
     labels, a = sample(3)
     b = np.round(a + np.random.default_rng(4).normal(0, 0.8, len(a)), 1)
     comparison = compare_auc(labels, a, b)
@@ -142,7 +142,7 @@ def test_a_scorer_does_not_differ_from_itself() -> None:
     assert (comparison.difference, comparison.standard_error, comparison.p_value) == (0.0, 0.0, 1.0)
 
 
-def test_paired_comparison_has_a_smaller_error_than_two_intervals() -> None:
+def test_a_paired_comparison_has_a_smaller_error_than_a_single_auc() -> None:
     generator = np.random.default_rng(6)
     labels = (generator.random(4000) < 0.5).astype(int)
     a = labels + generator.normal(0, 1.5, 4000)
@@ -157,7 +157,7 @@ def test_log_loss_equals_its_definition() -> None:
     assert log_loss(labels, probabilities) == pytest.approx(expected, rel=1e-12)
 
 
-def test_log_loss_stays_finite_at_certainty_and_with_one_class() -> None:
+def test_log_loss_is_finite_for_certain_predictions_and_for_one_class() -> None:
     certain = np.array([0.0, 1.0], np.float32)
     assert log_loss([1, 0], certain) == pytest.approx(-math.log(1e-7))
     assert log_loss([1, 1], [0.5, 0.5]) == pytest.approx(math.log(2))
@@ -258,7 +258,7 @@ def test_calibration_ignores_the_order_of_equal_probabilities() -> None:
     assert calibration([1, 1], [0.25, 0.25]).error == 0.75
 
 
-def test_the_limit_is_the_95th_percentile_of_errors_of_drawn_labels() -> None:
+def test_the_calibration_limit_is_the_95th_percentile_of_chance_errors() -> None:
     generator = np.random.default_rng(5)
     probabilities = generator.random(900) ** 2
     errors = [
@@ -276,5 +276,5 @@ def test_calibration_refuses_invalid_probabilities() -> None:
 
 def test_equal_values_share_a_bin() -> None:
     values = np.array([3, 1, 1, 1, 1, 2, 9, 1])
-    # Midranks 7, 3, ..., 6, 8: the five ones share the bin of their middle.
+    # Midranks 7, 3, ..., 6, 8: the five values 1 share the bin of their midrank.
     assert equal_mass_bins(values, 4).tolist() == [3, 1, 1, 1, 1, 2, 3, 1]

@@ -26,6 +26,8 @@ API_DOCUMENT = Path(__file__).parents[1] / "docs" / "python_api.md"
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
+    """A dataset with its vectors, and a model trained on them."""
+
     dataset: CtrDataset
     vectors: ItemVectors
     result: TrainedCtr
@@ -84,7 +86,7 @@ def test_trained_saved_and_loaded_models_score_the_same(trained: Trained, tmp_pa
     np.testing.assert_array_equal(valid, trained.result.valid_scores)
 
 
-def test_other_vectors_than_those_of_training_are_refused(trained: Trained) -> None:
+def test_vectors_other_than_those_of_training_are_refused(trained: Trained) -> None:
     other = dataclasses.replace(trained.vectors.fused, identity="pca128-raw:other")
     changed = dataclasses.replace(trained, vectors=ItemVectors(other))
     identity = trained.vectors.fused.identity

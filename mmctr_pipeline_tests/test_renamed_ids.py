@@ -98,10 +98,10 @@ def dense(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(scope="module", params=[sparse, strings], ids=lambda rename: rename.__name__)
-def other(
+def renamed_run(
     request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, Rename]:
-    folder = tmp_path_factory.mktemp("other")
+    folder = tmp_path_factory.mktemp("renamed")
     layout = renamed(data, folder / "data", request.param, request.param)
     return run_pipeline(layout, folder / "run", PCA, SMALL_MODEL), request.param
 
@@ -111,16 +111,18 @@ def same_weights(one: TrainedCtr, other: TrainedCtr) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_weights_and_submission_are_the_same(dense: Run, other: tuple[Run, Rename]) -> None:
-    run, _ = other
+def test_renamed_ids_change_neither_weights_nor_submission(
+    dense: Run, renamed_run: tuple[Run, Rename]
+) -> None:
+    run, _ = renamed_run
     assert dense.dataset.id_maps == {}
     assert list(run.dataset.id_maps) == ["item_id", "user_id"]
     assert same_weights(run.trained, dense.trained)
     assert run.submission == dense.submission
 
 
-def test_results_have_the_ids_of_the_data(dense: Run, other: tuple[Run, Rename]) -> None:
-    run, rename = other
+def test_results_have_the_ids_of_the_data(dense: Run, renamed_run: tuple[Run, Rename]) -> None:
+    run, rename = renamed_run
     ids = rename(dense.dataset.items.ids).to_pylist()
     assert run.dataset.items.ids.tolist() == ids
     assert run.vectors.fused.item_id.tolist() == ["" if isinstance(ids[0], str) else 0, *ids]
@@ -133,11 +135,11 @@ def test_results_have_the_ids_of_the_data(dense: Run, other: tuple[Run, Rename])
         assert table[column].to_pylist() == expected[column].to_pylist()
 
 
-def test_the_fusion_learned_from_histories_is_the_same(
-    dense: Run, other: tuple[Run, Rename], tmp_path: Path
+def test_renamed_ids_do_not_change_the_fusion_learned_from_histories(
+    dense: Run, renamed_run: tuple[Run, Rename], tmp_path: Path
 ) -> None:
     fused = []
-    for name, run in (("dense", dense), ("other", other[0])):
+    for name, run in (("dense", dense), ("renamed", renamed_run[0])):
         text, image = run.vectors.text, run.vectors.image
         assert text is not None
         assert image is not None
@@ -147,21 +149,21 @@ def test_the_fusion_learned_from_histories_is_the_same(
     np.testing.assert_array_equal(fused[0], fused[1])
 
 
-def test_a_description_of_the_model_file_has_no_ids(other: tuple[Run, Rename]) -> None:
-    assert "id_maps" not in json.loads(json.dumps(other[0].file.description()))
+def test_a_description_of_the_model_file_has_no_ids(renamed_run: tuple[Run, Rename]) -> None:
+    assert "id_maps" not in json.loads(json.dumps(renamed_run[0].file.description()))
 
 
-def test_a_model_keeps_its_rows_when_the_data_gain_ids(
-    other: tuple[Run, Rename], tmp_path: Path
+def test_scores_stay_the_same_when_the_data_gain_ids(
+    renamed_run: tuple[Run, Rename], tmp_path: Path
 ) -> None:
-    run, rename = other
+    run, rename = renamed_run
     dataset = pipeline.load_dataset(_with_a_first_user_and_item(run.layout, tmp_path, rename))
     rows = dataset.items.id_map.look_up(run.dataset.items.ids)
     assert rows.tolist() == (run.dataset.items.item_id + 1).tolist()
     later = run.scores(dataclasses.replace(run, dataset=dataset))
     assert len(later) == len(run.dataset.test) + 1
     np.testing.assert_allclose(later[:-1], run.scores(run), rtol=0, atol=1e-6)
-    # The new row's user and item are unknown to the model, which must not read those of others.
+    # The model does not know the new row's user and item; it must not use the weights of other ids.
     assert later[-1] not in later[:-1]
 
 
@@ -186,8 +188,8 @@ def test_damaged_ids_in_a_model_file_are_refused(dense: Run) -> None:
         dataclasses.replace(dense, file=file).scores(dense)
 
 
-def test_a_model_of_integers_refuses_strings(dense: Run, other: tuple[Run, Rename]) -> None:
-    run, rename = other
+def test_models_refuse_ids_of_the_other_type(dense: Run, renamed_run: tuple[Run, Rename]) -> None:
+    run, rename = renamed_run
     if rename is strings:
         with pytest.raises(OtherIdsError, match=r"on integers as item_id, .* has strings"):
             dense.scores(run)

@@ -24,7 +24,7 @@ class Outer(Settings):
     inner: Inner = dataclasses.field(default_factory=Inner)
 
 
-def test_defaults_hold() -> None:
+def test_defaults_are_used() -> None:
     assert Outer() == Outer(3, (4, 2), "fast", False, None, Inner(0.5))
 
 
