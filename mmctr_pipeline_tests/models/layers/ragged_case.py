@@ -18,14 +18,14 @@ def row_offsets(lengths: list[int]) -> torch.Tensor:
 
 
 def random_values(spare: int, dim: int = DIM) -> torch.Tensor:
-    """Return `(T, D) float64`, with garbage at the spare positions."""
+    """Return random `(T, D) float64`, with garbage at the spare positions."""
     values_TD = torch.randn(N_REAL + spare, dim, dtype=torch.float64)
     values_TD[N_REAL:] = 1e3
     return values_TD.requires_grad_()
 
 
 def random_keep(spare: int) -> torch.Tensor:
-    """Return `(T,) bool` that keeps no position of row 3, and the only position of row 7."""
+    """Return a mask `(T,) bool` that keeps no position of row 3, and the only position of row 7."""
     keep_T = torch.rand(N_REAL + spare) > 0.3
     keep_T[row_offsets(LENGTHS)[3]] = False
     keep_T[row_offsets(LENGTHS)[7]] = True
@@ -66,7 +66,7 @@ def result_and_gradients(
 
 
 def assert_same(ours: list[torch.Tensor], theirs: list[torch.Tensor], atol: float = 1e-11) -> None:
-    """Assert that results and gradients are equal, and that none of ours is all zeros."""
+    """Assert that results and gradients are equal, and that none of `ours` is all zeros."""
     for our, their in zip(ours, theirs, strict=True):
         assert our.shape == their.shape
         assert torch.allclose(our, their, atol=atol, rtol=0), float((our - their).abs().max())

@@ -88,9 +88,9 @@ def test_pooling_reads_only_the_kept_positions() -> None:
     masked_TD = torch.where(is_read_T[:, None], values_TD, 50.0)
     assert torch.equal(pooling(masked_TD, OFFSETS, keep_T), result_BD)
     keeping_B = padded(keep_T).any(1)
-    moved_BD = pooling(torch.where(keep_T[:, None], -2 * values_TD, values_TD), OFFSETS, keep_T)
-    assert bool((moved_BD != result_BD).any(1)[keeping_B].all())
-    assert torch.equal(moved_BD[~keeping_B], result_BD[~keeping_B])
+    changed_BD = pooling(torch.where(keep_T[:, None], -2 * values_TD, values_TD), OFFSETS, keep_T)
+    assert bool((changed_BD != result_BD).any(1)[keeping_B].all())
+    assert torch.equal(changed_BD[~keeping_B], result_BD[~keeping_B])
 
 
 def plain_target_attention(
@@ -216,7 +216,7 @@ each_layer = pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: t
 
 
 def bind_layer(layer: nn.Module, query_BD: torch.Tensor) -> Run:
-    """Return the layer as a function of the positions alone."""
+    """Return the layer as a function of the history vectors alone."""
     if isinstance(layer, AttentionPooling):
         return lambda values_TD: layer(
             values_TD, OFFSETS, torch.ones(len(values_TD), dtype=torch.bool)
@@ -225,7 +225,9 @@ def bind_layer(layer: nn.Module, query_BD: torch.Tensor) -> Run:
 
 
 @each_layer
-def test_every_real_position_counts_and_no_spare_one(layer: nn.Module) -> None:
+def test_changing_real_positions_changes_results_and_spare_ones_do_not_count(
+    layer: nn.Module,
+) -> None:
     torch.manual_seed(9)
     run = bind_layer(layer.double(), random_queries())
     values_TD = random_values(SPARE).detach()
@@ -234,9 +236,9 @@ def test_every_real_position_counts_and_no_spare_one(layer: nn.Module) -> None:
     other_spare_TD = torch.cat([values_TD[:N_REAL], -values_TD[N_REAL:]])
     assert torch.equal(run(other_spare_TD), result_BD)
     has_history_B = MASK_BL.any(1)
-    moved_BD = run(-2 * values_TD)
-    assert bool((moved_BD != result_BD).any(1)[has_history_B].all())
-    assert torch.equal(moved_BD[~has_history_B], result_BD[~has_history_B])
+    changed_BD = run(-2 * values_TD)
+    assert bool((changed_BD != result_BD).any(1)[has_history_B].all())
+    assert torch.equal(changed_BD[~has_history_B], result_BD[~has_history_B])
 
 
 @each_layer
@@ -251,8 +253,8 @@ def test_float32_and_bfloat16_autocast_stay_near_float64(layer: nn.Module) -> No
     run = bind_layer(layer, query_BD.detach().float())
     for enabled, bound in ((False, 1e-5), (True, 0.05)):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            found = result_and_gradients(lambda: run(values_TD), [values_TD, *layer.parameters()])
-        assert found[1].dtype == torch.float32
-        for ours, float64 in zip(found, expected, strict=True):
+            actual = result_and_gradients(lambda: run(values_TD), [values_TD, *layer.parameters()])
+        assert actual[1].dtype == torch.float32
+        for ours, float64 in zip(actual, expected, strict=True):
             scale = float(float64.abs().max()) + 0.1
             assert float((ours - float64).abs().max()) < bound * scale

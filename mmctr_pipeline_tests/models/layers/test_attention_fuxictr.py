@@ -1,4 +1,4 @@
-"""FuxiCTR's DIN attention equals ours with the same weights."""
+"""Our DIN attention equals that of FuxiCTR with the same weights."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ HIDDEN_DIMS = (16, 8)
 def both_attentions(
     activation: Activation, softmax: bool
 ) -> tuple[TargetAttention, torch.nn.Module]:
-    """Return ours and FuxiCTR's with the same weights, none of them at its initial value."""
+    """Return our attention and that of FuxiCTR, with the same random weights."""
     layers = pytest.importorskip("fuxictr.pytorch.layers", reason="needs the bench extra")
     config = DinAttentionSettings(
         attention_hidden_dims=HIDDEN_DIMS,
@@ -47,8 +47,8 @@ def both_attentions(
     return ours, theirs
 
 
-def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    """Assert equality up to float32 rounding of sums of numbers of the results' size."""
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Assert equality up to float32 rounding, relative to the largest value."""
     scale = float(theirs.detach().abs().max())
     assert scale > 1e-3
     torch.testing.assert_close(ours, theirs, atol=3e-6 * scale, rtol=0)
@@ -56,7 +56,9 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "dice"])
-def test_outputs_and_gradients_equal_fuxictrs(activation: Activation, softmax: bool) -> None:
+def test_outputs_and_gradients_equal_those_of_fuxictr(
+    activation: Activation, softmax: bool
+) -> None:
     torch.manual_seed(0)
     ours, theirs = both_attentions(activation, softmax)
     ours.eval()
@@ -67,7 +69,7 @@ def test_outputs_and_gradients_equal_fuxictrs(activation: Activation, softmax: b
     keys_BLD = torch.randn(40, WIDTH, DIM) * mask_BL.unsqueeze(2)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), length_B.cumsum(0)])
     query_BD = torch.randn(40, DIM)
-    close(
+    assert_close(
         ours(query_BD, keys_BLD[mask_BL], offsets),
         theirs(query_BD, keys_BLD, mask_BL),
     )
@@ -76,15 +78,15 @@ def test_outputs_and_gradients_equal_fuxictrs(activation: Activation, softmax: b
     their_first = next(x for x in theirs.modules() if isinstance(x, torch.nn.Linear))
     assert ours.first.weight.grad is not None
     assert their_first.weight.grad is not None
-    close(ours.first.weight.grad, their_first.weight.grad)
+    assert_close(ours.first.weight.grad, their_first.weight.grad)
 
 
-def test_dice_has_fuxictrs_statistics_without_padding() -> None:
+def test_dice_has_the_statistics_of_fuxictr_if_there_is_no_padding() -> None:
     torch.manual_seed(1)
     ours, theirs = both_attentions("dice", softmax=False)
     keys_BLD, query_BD = torch.randn(30, WIDTH, DIM), torch.randn(30, DIM)
     offsets = torch.arange(0, 30 * WIDTH + 1, WIDTH)
-    close(
+    assert_close(
         ours(query_BD, keys_BLD.flatten(0, 1), offsets),
         theirs(query_BD, keys_BLD, torch.ones(30, WIDTH)),
     )

@@ -1,4 +1,4 @@
-"""The bilinear interaction equals torch's own in float64, and is close under autocast."""
+"""The bilinear interaction equals `nn.Bilinear` in float64, and is close under autocast."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 5, 512, 513, 1300])
-def test_bilinear_equals_torchs_own_in_result_and_gradients(n_rows: int) -> None:
+def test_results_and_gradients_equal_those_of_nn_bilinear(n_rows: int) -> None:
     torch.manual_seed(1)
     ours = BilinearInteraction(5, 7, 3).double()
     theirs = nn.Bilinear(5, 7, 3).double()
@@ -45,7 +45,7 @@ def test_bfloat16_under_autocast_is_close_to_float32() -> None:
         assert 0 < (half - full).norm() / full.norm() < 0.01
 
 
-def test_inputs_may_have_no_gradient() -> None:
+def test_inputs_need_not_require_a_gradient() -> None:
     torch.manual_seed(6)
     layer, theirs = BilinearInteraction(3, 4, 2), nn.Bilinear(3, 4, 2)
     theirs.load_state_dict(layer.state_dict())
@@ -57,7 +57,7 @@ def test_inputs_may_have_no_gradient() -> None:
         assert not layer(x, y).requires_grad
 
 
-def test_bilinear_keeps_torchs_initialisation() -> None:
+def test_initial_weights_are_those_of_nn_bilinear() -> None:
     torch.manual_seed(3)
     ours = BilinearInteraction(64, 64, 64)
     torch.manual_seed(3)
@@ -67,7 +67,7 @@ def test_bilinear_keeps_torchs_initialisation() -> None:
 
 
 @pytest.mark.parametrize("n_left", [3, 4])
-def test_sharing_the_left_side_changes_nothing(n_left: int) -> None:
+def test_sharing_the_left_side_between_rows_does_not_change_the_result(n_left: int) -> None:
     torch.manual_seed(0)
     layer = BilinearInteraction(6, 4, 5).double()
     left, right = torch.randn(n_left, 6).double(), torch.randn(7, 4).double()

@@ -1,4 +1,4 @@
-"""Click rates out of fold, and embeddings by fold, against plain counts."""
+"""Out-of-fold click rates against plain counts, and embeddings by fold."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_rates_leave_out_the_fold_of_a_train_row() -> None:
             torch.testing.assert_close(features[row], torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_unknown_ids_have_the_mean_rate_and_no_rows() -> None:
+def test_unknown_ids_have_the_features_of_a_mean_rate_and_no_rows() -> None:
     ids, label, fold = drawn_rows()
     rates = ClickRates(N_IDS, SMOOTHING)
     rates.fit(ids, label, fold)
@@ -50,7 +50,7 @@ def test_unknown_ids_have_the_mean_rate_and_no_rows() -> None:
     assert not rates.has_rows(unknown).any()
 
 
-def test_the_own_label_does_not_change_a_train_rows_features() -> None:
+def test_the_label_of_a_train_row_does_not_change_its_own_features() -> None:
     ids, label, fold = drawn_rows()
     flipped = label.copy()
     flipped[0] = 1 - label[0]
@@ -59,7 +59,7 @@ def test_the_own_label_does_not_change_a_train_rows_features() -> None:
     for labels in (label, flipped):
         rates = ClickRates(N_IDS, SMOOTHING)
         rates.fit(ids, labels, fold)
-        rates.mean.fill_(0.5)  # else the mean over all rows would move a little
+        rates.mean.fill_(0.5)  # otherwise the mean over all rows would change a little
         features.append(rates(*rows))
     assert torch.equal(*features)
 

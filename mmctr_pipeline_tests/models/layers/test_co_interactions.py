@@ -1,4 +1,4 @@
-"""Similarity by shared users has correct counts, which never include the row's own user."""
+"""Similarity by shared users has correct counts, which never include the user of the row."""
 
 import dataclasses
 import math
@@ -35,21 +35,23 @@ def fitted(counts: CoInteractions) -> CoInteractionSimilarity:
     return layer
 
 
-def everything(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def all_triples(n_users: int = 22) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return every user with every pair of items, including padding and ids beyond the tables."""
     ids = torch.arange(N_ITEMS + 2)
     user, target, item = torch.meshgrid(torch.arange(n_users), ids, ids, indexing="ij")
     return user.flatten(), target.flatten(), item.flatten()
 
 
-def test_similarity_counts_all_other_users() -> None:
+def test_similarity_counts_all_users_but_that_of_the_row() -> None:
     train, histories = random_rows()
     items = items_by_user(train, histories)
-    cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(*everything())
+    cosine_T, log_shared_T = fitted(count_co_interactions(train, histories, N_ITEMS))(
+        *all_triples()
+    )
     assert (cosine_T > 0).sum() > 100
-    for position, (user, a, b) in enumerate(zip(*(x.tolist() for x in everything()), strict=True)):
+    for position, (user, a, b) in enumerate(zip(*(x.tolist() for x in all_triples()), strict=True)):
         with_a, with_b = (
-            {other for other, theirs in items.items() if other != user and item in theirs}
+            {u for u, items_of_u in items.items() if u != user and item in items_of_u}
             for item in (a, b)
         )
         shared = len(with_a & with_b) if a != b else 0
@@ -78,15 +80,15 @@ def largest_leak(layer: CoInteractionSimilarity, train: Split, histories: Ragged
         flipped = train.label.copy()
         flipped[row] = 1 - flipped[row]
         changed = dataclasses.replace(train, label=flipped)
-        other = fitted(count_co_interactions(changed, histories, N_ITEMS))
+        refitted = fitted(count_co_interactions(changed, histories, N_ITEMS))
         one_row = train.take(np.array([row]))
         before = similarities_of_train_rows(layer, one_row, histories)
-        after = similarities_of_train_rows(other, one_row, histories)
+        after = similarities_of_train_rows(refitted, one_row, histories)
         largest = max(largest, float((before - after).abs().max()))
     return largest
 
 
-def test_a_rows_own_label_does_not_change_its_features() -> None:
+def test_the_label_of_a_row_does_not_change_its_own_features() -> None:
     train, histories = random_rows()
     layer = fitted(count_co_interactions(train, histories, N_ITEMS))
     assert largest_leak(layer, train, histories) == 0
@@ -105,17 +107,17 @@ def test_a_saved_layer_loads_with_any_number_of_pairs() -> None:
     for assign in (True, False):
         fresh = CoInteractionSimilarity(N_ITEMS)
         fresh.load_state_dict(layer.state_dict(), assign=assign)
-        for mine, theirs in zip(fresh(*everything()), layer(*everything()), strict=True):
+        for mine, theirs in zip(fresh(*all_triples()), layer(*all_triples()), strict=True):
             assert torch.equal(mine, theirs)
 
 
-def test_before_fitting_nothing_is_shared() -> None:
-    cosine_T, log_shared_T = CoInteractionSimilarity(N_ITEMS)(*everything())
+def test_all_similarities_are_zero_before_fitting() -> None:
+    cosine_T, log_shared_T = CoInteractionSimilarity(N_ITEMS)(*all_triples())
     assert not cosine_T.any()
     assert not log_shared_T.any()
 
 
-def test_counts_of_another_item_table_are_refused() -> None:
+def test_counts_for_another_number_of_items_are_refused() -> None:
     counts = count_co_interactions(*random_rows(), N_ITEMS)
     with pytest.raises(ValueError, match="counts of 12 items for a model of 13"):
         CoInteractionSimilarity(13).fit(counts)

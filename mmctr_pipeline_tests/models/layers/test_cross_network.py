@@ -1,4 +1,4 @@
-"""DCNv2's cross network equals its formula, and FuxiCTR's."""
+"""The cross network of DCNv2 equals its formula and the layer of FuxiCTR."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients() -> None:
     assert all(bool((parameter.grad == 0).all()) for parameter in network.parameters())
 
 
-def test_bfloat16_under_autocast_rounds_products_and_not_states() -> None:
+def test_bfloat16_under_autocast_rounds_products_but_not_the_sums() -> None:
     torch.manual_seed(1)
     network = random_network(2)
     exact_BD = stepped(STAIRS, DIM)
@@ -73,7 +73,7 @@ def test_bfloat16_under_autocast_rounds_products_and_not_states() -> None:
 
 @pytest.mark.bench
 @pytest.mark.parametrize("n_layers", [1, 3])
-def test_fuxictrs_layer_with_the_same_weights_gives_the_same(n_layers: int) -> None:
+def test_results_equal_those_of_fuxictr_with_the_same_weights(n_layers: int) -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     from fuxictr.pytorch.layers import CrossNetV2
 

@@ -20,7 +20,7 @@ from mmctr_pipeline_tests.models.layers.ragged_case import assert_same, result_a
 DIM = 5
 
 
-def test_results_under_autocast_equal_those_without() -> None:
+def test_exact_products_are_the_same_with_and_without_autocast() -> None:
     torch.manual_seed(0)
     layer, x_ND, y_ND = Float32Linear(8, 3), torch.randn(50, 8), torch.randn(50, 8)
     linear_NO, dots_N = layer(x_ND), exact_dots(x_ND, y_ND)
@@ -28,11 +28,11 @@ def test_results_under_autocast_equal_those_without() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(layer(x_ND), linear_NO)
         assert torch.equal(exact_dots(x_ND, y_ND), dots_N)
-        # Torch's own product is rounded.
+        # The product of torch itself is rounded.
         assert torch.linalg.vecdot(x_ND, y_ND).dtype == torch.bfloat16
 
 
-def test_short_formats_become_float32_and_others_stay() -> None:
+def test_16_bit_formats_become_float32_and_longer_formats_stay() -> None:
     for short in (torch.bfloat16, torch.float16, torch.float32):
         assert at_least_float32(torch.ones(2, dtype=short)).dtype == torch.float32
     assert at_least_float32(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
@@ -95,7 +95,7 @@ def test_activations_by_name(name: Activation, kind: type[nn.Module]) -> None:
         assert parameter.shape == (DIM,)
 
 
-def test_an_unknown_activation_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_activation_is_refused_and_the_known_ones_are_listed() -> None:
     with pytest.raises(ValueError, match="'tanh'; known: dice, prelu, relu, sigmoid"):
         activation("tanh", DIM)
 

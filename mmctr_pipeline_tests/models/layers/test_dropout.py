@@ -14,7 +14,7 @@ def dropped(rate: float, shape: tuple[int, ...] = (N,), seed: int = 0) -> torch.
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3, 0.5, 0.9])
-def test_a_share_of_values_is_zero_and_the_mean_stays(rate: float) -> None:
+def test_the_configured_share_is_zero_and_the_rest_is_scaled_up(rate: float) -> None:
     values = dropped(rate)
     five_deviations = 5 * (rate * (1 - rate) / N) ** 0.5
     assert float((values == 0).double().mean()) == pytest.approx(rate, abs=five_deviations)
@@ -25,7 +25,7 @@ def test_a_share_of_values_is_zero_and_the_mean_stays(rate: float) -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 8])
 def test_neighbours_are_dropped_independently(lag: int) -> None:
-    """Values less than four apart may come from one random number."""
+    """Values fewer than four positions apart may come from the same random number."""
     is_kept = (dropped(0.3) != 0).double()
     pairs = torch.stack([is_kept[:-lag], is_kept[lag:]])
     assert abs(float(torch.corrcoef(pairs)[0, 1])) < 5 / N**0.5
@@ -85,7 +85,7 @@ def test_draws_follow_the_seed_and_differ_between_calls() -> None:
     assert not torch.equal(dropped(0.5, (1000,), seed=4), dropped(0.5, (1000,), seed=5))
 
 
-def test_bfloat16_stays_bfloat16_with_its_mean() -> None:
+def test_bfloat16_values_stay_bfloat16_and_keep_their_mean() -> None:
     torch.manual_seed(0)
     values = torch.ones(N + 1, dtype=torch.bfloat16, requires_grad=True)
     result = Dropout(0.3)(values)
@@ -98,7 +98,7 @@ def test_bfloat16_stays_bfloat16_with_its_mean() -> None:
     assert float(result.detach().double().mean()) == pytest.approx(1, abs=0.01)
 
 
-def test_it_accepts_a_linear_layers_output_under_autocast() -> None:
+def test_dropout_accepts_the_output_of_a_linear_layer_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         result = Dropout(0.5)(torch.nn.Linear(3, 5)(torch.ones(2, 3)))
     assert result.dtype == torch.bfloat16

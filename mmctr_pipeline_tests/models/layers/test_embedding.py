@@ -32,7 +32,7 @@ def test_known_rows_maps_ids_beyond_the_table_to_row_zero() -> None:
     assert known_rows(torch.tensor([0, 1, 4, 5, 99]), 5).tolist() == [0, 1, 4, 0, 0]
 
 
-def test_weights_are_those_of_nn_embedding_with_padding() -> None:
+def test_weights_and_gradients_equal_those_of_nn_embedding_with_padding() -> None:
     torch.manual_seed(0)
     ours = EmbeddingTable(7, 3)
     torch.manual_seed(0)
@@ -80,7 +80,7 @@ def test_reading_the_whole_table_flushes_the_server() -> None:
 
 
 @pytest.mark.parametrize("ids", [[7], [0, 0, 0], [3, 1, 3, 0, 8, 1, 1, 5], [4, 4, 2, 2, 9]])
-def test_both_forms_of_distinct_rows_reproduce_the_ids(ids: list[int]) -> None:
+def test_distinct_rows_padded_or_not_reproduce_the_ids(ids: list[int]) -> None:
     ids_N = torch.tensor(ids)
     row_U, slot_N = distinct_rows(ids_N)
     padded_N, padded_slot_N = padded_distinct_rows(ids_N)

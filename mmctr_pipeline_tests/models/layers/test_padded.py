@@ -48,7 +48,7 @@ def test_a_padded_view_holds_the_newest_positions(length: int, spare: int) -> No
 
 
 @pytest.mark.parametrize("length", [5, 100])
-def test_from_padded_returns_each_position_its_vector(length: int) -> None:
+def test_from_padded_puts_each_vector_back_at_its_position(length: int) -> None:
     torch.manual_seed(1)
     padded_BLD = torch.randn(N_ROWS, length, DIM, dtype=torch.float64, requires_grad=True)
     number_BL = plain_view(torch.arange(N_REAL) + 1, length)
@@ -64,7 +64,7 @@ def test_from_padded_returns_each_position_its_vector(length: int) -> None:
 
 
 class RowEncoder(nn.Module):
-    """Attention among a row's positions, then the newest of them and their maximum."""
+    """Attention among the positions of a row, then the newest position and the maximum."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,12 +35,12 @@ def test_dropout_within_a_layer_drops_single_rows_in_training_only() -> None:
     torch.nn.init.zeros_(layer.rows.weight)
     torch.nn.init.ones_(layer.rows.bias)
     x_BD = torch.full((500, DIM), 5.0)
-    # Each of the three rows is one, and dropped or doubled.
+    # Each of the three rows gives 5, which is dropped or doubled.
     assert layer(x_BD).unique().tolist() == [0.0, 10.0, 20.0, 30.0]
     assert layer.eval()(x_BD).unique().tolist() == [15.0]
 
 
-def test_dropout_of_a_block_keeps_its_input() -> None:
+def test_a_block_passes_its_input_on_where_the_quadratic_part_is_dropped() -> None:
     torch.manual_seed(2)
     block = QuadraticBlock(DIM, 2, dropout=0.5)
     x_BD = torch.randn(500, DIM)
@@ -49,7 +49,7 @@ def test_dropout_of_a_block_keeps_its_input() -> None:
 
 
 @pytest.mark.parametrize("row_dropout", [0.0, 0.5])
-def test_a_block_stays_near_itself_under_autocast_and_keeps_its_input_exact(
+def test_a_block_is_close_under_autocast_and_does_not_round_its_input(
     row_dropout: float,
 ) -> None:
     torch.manual_seed(3)

@@ -16,7 +16,7 @@ def fitted(
     return quantiser
 
 
-def left_over(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[torch.Tensor]:
+def residuals(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[torch.Tensor]:
     """Return the vectors, and their residuals after each level."""
     left = [vectors_ND]
     for centroids_KD, code_N in zip(quantiser.centroids_LKD, quantiser(vectors_ND).T, strict=True):
@@ -24,8 +24,8 @@ def left_over(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[to
     return left
 
 
-def share_left(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[float]:
-    return [float(residual_ND.square().mean()) for residual_ND in left_over(quantiser, vectors_ND)]
+def mean_squared_residuals(quantiser: ResidualQuantiser, vectors_ND: torch.Tensor) -> list[float]:
+    return [float(residual_ND.square().mean()) for residual_ND in residuals(quantiser, vectors_ND)]
 
 
 def test_codes_are_the_centroids_nearest_to_the_residual() -> None:
@@ -55,7 +55,7 @@ def test_levels_find_coarse_and_fine_groups() -> None:
 def test_further_levels_reduce_the_residual() -> None:
     torch.manual_seed(2)
     vectors_ND = torch.randn(2000, 8) + 3
-    left = share_left(fitted(vectors_ND, n_levels=4, n_codes=16), vectors_ND)
+    left = mean_squared_residuals(fitted(vectors_ND, n_levels=4, n_codes=16), vectors_ND)
     assert all(after < 0.8 * before for before, after in itertools.pairwise(left))
 
 
@@ -82,7 +82,7 @@ def test_rare_vectors_get_their_own_codes() -> None:
     vectors_ND = torch.cat([torch.full((400, 9), 0.5), rare])
     quantiser = fitted(vectors_ND, n_levels=1, n_codes=8)
     assert len(quantiser(vectors_ND).unique()) == 8
-    assert share_left(quantiser, vectors_ND)[1] < 1e-10
+    assert mean_squared_residuals(quantiser, vectors_ND)[1] < 1e-10
 
 
 def test_fewer_vectors_than_codes_get_distinct_codes() -> None:
@@ -92,9 +92,9 @@ def test_fewer_vectors_than_codes_get_distinct_codes() -> None:
     assert len(quantiser(vectors_ND).unique(dim=0)) == 5
     assert quantiser.centroids_LKD.shape == (3, 16, 4)
     assert bool(quantiser.centroids_LKD.isfinite().all())
-    assert share_left(quantiser, vectors_ND)[-1] < 1e-10
+    assert mean_squared_residuals(quantiser, vectors_ND)[-1] < 1e-10
     same = fitted(vectors_ND[:1], n_levels=2, n_codes=4)
-    assert share_left(same, vectors_ND[:1])[-1] < 1e-12
+    assert mean_squared_residuals(same, vectors_ND[:1])[-1] < 1e-12
 
 
 def test_codes_are_the_same_under_autocast() -> None:
@@ -106,6 +106,6 @@ def test_codes_are_the_same_under_autocast() -> None:
         assert torch.equal(quantiser(vectors_ND), codes_NL)
 
 
-def test_no_vectors_are_refused() -> None:
+def test_fitting_without_any_vector_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot fit centroids: there is no vector"):
         fitted(torch.zeros(0, 4), 2, 8)

@@ -88,8 +88,8 @@ def test_a_sum_of_bfloat16_values_is_rounded_once() -> None:
     assert torch.allclose(sums_BD.float(), torch.tensor(1007.8125), rtol=2**-8)
 
 
-def test_expanded_gradients_of_one_memory_cell_are_summed_correctly() -> None:
-    # The gradient of a sum is one number, expanded without copies.
+def test_gradients_expanded_from_a_single_number_are_summed_correctly() -> None:
+    # The gradient of a sum is a single number, expanded without copies.
     rows_BD = torch.randn(N_ROWS, DIM, requires_grad=True)
     expand_to_positions(rows_BD, make_segments(N_REAL)).sum().backward()
     assert torch.equal(rows_BD.grad, LENGTH_B1.float().expand(-1, DIM))
@@ -101,7 +101,7 @@ def test_rows_of_positions_skip_empty_rows_and_spare_positions_are_beyond_the_la
     assert Segments.from_offsets(row_offsets([0, 0]), 0).row_T.tolist() == []
 
 
-def test_ages_count_from_the_newest() -> None:
+def test_ages_count_from_the_newest_position_of_each_row() -> None:
     segments = Segments.from_offsets(torch.tensor([0, 3, 3, 5]), 8)
     assert segments.ages().tolist() == [2, 1, 0, 1, 0, 0, 0, 0]
 
@@ -182,5 +182,5 @@ def test_row_dots_and_their_gradients_equal_those_of_float32_under_autocast() ->
     segments, leaves = make_segments(N_REAL), [rows_BD, values_TD]
     plain = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
     with torch.autocast("cpu", torch.bfloat16):
-        found = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
-    assert all(map(torch.equal, found, plain))
+        actual = result_and_gradients(lambda: row_dots(rows_BD, values_TD, segments), leaves)
+    assert all(map(torch.equal, actual, plain))

@@ -17,23 +17,23 @@ OFFSETS = row_offsets(LENGTHS)
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
-def test_cosines_are_those_of_each_row_and_position(spare: int) -> None:
+def test_cosines_compare_the_target_of_each_row_with_its_history(spare: int) -> None:
     torch.manual_seed(0)
     n_positions = N_REAL + spare
     vectors_UD = torch.randn(9, 5)
     vectors_UD[0] = 0
     slot_N = torch.randint(0, 9, (len(LENGTHS) + n_positions,))
     items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
-    found_T = cosines(vectors_UD, items, Segments.from_offsets(OFFSETS, n_positions))
+    actual_T = cosines(vectors_UD, items, Segments.from_offsets(OFFSETS, n_positions))
     position = 0
     for row, length in enumerate(LENGTHS):
         target = vectors_UD[slot_N[row]]
         for _ in range(length):
             item = vectors_UD[slot_N[len(LENGTHS) + position]]
             expected = torch.nn.functional.cosine_similarity(target, item, dim=0)
-            assert found_T[position].item() == pytest.approx(expected.item(), abs=1e-6)
+            assert actual_T[position].item() == pytest.approx(expected.item(), abs=1e-6)
             position += 1
-    assert not found_T[N_REAL:].any()
+    assert not actual_T[N_REAL:].any()
 
 
 def test_cosines_are_float32_under_autocast() -> None:
@@ -42,8 +42,8 @@ def test_cosines_are_float32_under_autocast() -> None:
     items = DistinctItems(torch.arange(9), torch.arange(9), slot_N, len(LENGTHS))
     vectors_UD, segments = torch.randn(9, 5), Segments.from_offsets(OFFSETS, N_REAL)
     with torch.autocast("cpu", torch.bfloat16):
-        found_T = cosines(vectors_UD, items, segments)
-    assert torch.equal(found_T, cosines(vectors_UD, items, segments))
+        actual_T = cosines(vectors_UD, items, segments)
+    assert torch.equal(actual_T, cosines(vectors_UD, items, segments))
 
 
 @pytest.mark.parametrize("spare", [0, SPARE])
@@ -62,7 +62,7 @@ def test_summaries_are_mean_maximum_last_and_recency_weighted_mean(spare: int) -
         torch.testing.assert_close(found_BS[row], expected)
 
 
-def test_learned_vectors_are_content_plus_id() -> None:
+def test_learned_vectors_are_the_sum_of_a_content_part_and_an_id_part() -> None:
     torch.manual_seed(2)
     learned = LearnedVectors(content_dim=4, hidden_dim=6, dim=3, n_rows=5)
     content_UC, row_U = torch.randn(2, 4), torch.tensor([0, 3])

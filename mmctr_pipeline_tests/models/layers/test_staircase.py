@@ -23,7 +23,9 @@ def stepped(stairs: Staircase, dim: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("stairs", [STAIRS, Staircase.full(6, 9), Staircase((6,), (4,))])
-def test_a_product_and_its_gradients_equal_the_full_ones(stairs: Staircase, biased: bool) -> None:
+def test_a_product_and_its_gradients_equal_those_of_the_full_product(
+    stairs: Staircase, biased: bool
+) -> None:
     torch.manual_seed(0)
     x_BI = stepped(stairs, 9)
     inside_BI = x_BI.detach() != 0
@@ -44,7 +46,7 @@ def test_values_outside_the_staircase_are_not_read() -> None:
     assert torch.allclose(product_BO, x_BI @ weight_OI.T, atol=1e-12, rtol=0)
 
 
-def test_results_have_autocasts_format_and_gradients_are_float32() -> None:
+def test_results_under_autocast_are_bfloat16_and_gradients_are_float32() -> None:
     torch.manual_seed(2)
     x_BI = stepped(STAIRS, 9).detach().float().requires_grad_()
     weight_OI, bias_O = torch.randn(3, 9, requires_grad=True), torch.randn(3, requires_grad=True)
@@ -59,7 +61,7 @@ def test_results_have_autocasts_format_and_gradients_are_float32() -> None:
     assert torch.allclose(weight_OI.grad[0], x_BI.detach().sum(0), atol=0.05)
 
 
-def test_many_rows_of_a_width_form_a_step_and_few_join_the_wider_one() -> None:
+def test_many_rows_of_a_width_form_a_step_and_few_rows_join_the_wider_step() -> None:
     wide, narrow = [9] * 1000, [3] * 1000
     assert Staircase.from_widths(wide + narrow) == Staircase((1000, 2000), (9, 3))
     assert Staircase.from_widths([*wide, 8, *narrow]) == Staircase((1001, 2001), (9, 3))

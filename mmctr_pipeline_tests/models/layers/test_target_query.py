@@ -59,10 +59,10 @@ def plain(
             theirs = nn.MultiheadAttention(DIM, 2).double()
             weights = dict(layer.attention.named_parameters())
             query = nn.functional.rms_norm(t, (DIM,), layer.attention_norm.weight, 1e-6)
-            found = layer.attention.out_proj.bias
+            answer = layer.attention.out_proj.bias
             if len(keys):
-                found, _ = torch.func.functional_call(theirs, weights, (query, keys, keys))
-            t = t + found
+                answer, _ = torch.func.functional_call(theirs, weights, (query, keys, keys))
+            t = t + answer
             norm, first, _, _, second = layer.feed_forward
             normed = nn.functional.rms_norm(t, (DIM,), norm.weight, 1e-6)
             t = t + second(torch.relu(first(normed)))
@@ -82,7 +82,7 @@ def test_the_encoder_equals_the_plain_form_of_each_row(newest: int, spare: int) 
 
 
 @pytest.mark.parametrize("n_heads", [1, 3])
-def test_the_attention_equals_torchs_own(n_heads: int) -> None:
+def test_the_attention_equals_that_of_torch(n_heads: int) -> None:
     torch.manual_seed(1)
     ours = QueryAttention(DIM, n_heads).double()
     for parameter in ours.parameters():
@@ -95,7 +95,7 @@ def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     assert not is_filled_B.all()
 
     def plain() -> torch.Tensor:
-        # For a row without positions torch gives NaN, and ours the output bias.
+        # For a row without positions torch gives NaN, and our layer the output bias.
         history_BLD = padded(history_TD)[is_filled_B]
         query_B1D, masked_BL = query_BD[is_filled_B].unsqueeze(1), ~mask_BL[is_filled_B]
         attended, _ = theirs(query_B1D, history_BLD, history_BLD, key_padding_mask=masked_BL)
@@ -111,7 +111,7 @@ def test_the_attention_equals_torchs_own(n_heads: int) -> None:
     )
 
 
-def test_the_attention_is_initialised_as_torchs_own() -> None:
+def test_the_initial_weights_have_the_shapes_and_ranges_of_those_of_torch() -> None:
     torch.manual_seed(4)
     ours = QueryAttention(DIM, 2).state_dict()
     theirs = nn.MultiheadAttention(DIM, 2).state_dict()
@@ -134,14 +134,14 @@ def test_attention_weights_are_dropped_one_by_one() -> None:
     attention = QueryAttention(DIM, 1, dropout=0.5)
     nn.init.ones_(attention.in_proj_bias)
     nn.init.eye_(attention.out_proj.weight)
-    found_BD = attention(
+    actual_BD = attention(
         torch.randn(1000, DIM), torch.zeros(1000, 2, DIM), torch.ones(1000, 2, dtype=torch.bool)
     )
-    # Two equal weights of a half, each doubled or dropped, as is the value bias they carry.
-    assert found_BD[:, 0].unique().tolist() == [0.0, 1.0, 2.0]
+    # Both weights are 0.5 and all values 1; each weight is doubled or dropped.
+    assert actual_BD[:, 0].unique().tolist() == [0.0, 1.0, 2.0]
 
 
-def test_a_layer_drops_attention_hidden_units_and_feed_forward() -> None:
+def test_a_layer_drops_out_attention_hidden_units_and_feed_forward() -> None:
     torch.manual_seed(6)
     layer = TargetQueryLayer(DIM, n_heads=1, feed_forward_dim=5, dropout=0.5)
     for name, parameter in layer.named_parameters():
@@ -149,9 +149,9 @@ def test_a_layer_drops_attention_hidden_units_and_feed_forward() -> None:
         if name in ("attention.out_proj.bias", "feed_forward.1.bias", "feed_forward.4.weight"):
             nn.init.ones_(parameter)
     nothing_BLD, mask_BL = torch.zeros(2000, 1, DIM), torch.ones(2000, 1, dtype=torch.bool)
-    found_BD = layer(torch.zeros(2000, DIM), nothing_BLD, mask_BL)
+    actual_BD = layer(torch.zeros(2000, DIM), nothing_BLD, mask_BL)
     # Attention gives 0 or 2, as does each of five hidden units; their sum is doubled or dropped.
-    assert found_BD.unique().tolist() == list(range(0, 24, 2))
+    assert actual_BD.unique().tolist() == list(range(0, 24, 2))
     assert layer.eval()(torch.zeros(1, DIM), nothing_BLD[:1], mask_BL[:1]).unique().tolist() == [6]
 
 
@@ -160,9 +160,9 @@ def test_bfloat16_autocast_stays_near_float64() -> None:
     encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(0)
     expected_BD = encoder(target_BD, history_TD, OFFSETS)
     with torch.autocast("cpu", torch.bfloat16):
-        found_BD = encoder.float()(target_BD.float(), history_TD.float(), OFFSETS)
-    assert found_BD.dtype == torch.float32
-    assert (found_BD - expected_BD).abs().max() < 0.05 * expected_BD.abs().max()
+        actual_BD = encoder.float()(target_BD.float(), history_TD.float(), OFFSETS)
+    assert actual_BD.dtype == torch.float32
+    assert (actual_BD - expected_BD).abs().max() < 0.05 * expected_BD.abs().max()
 
 
 @torch.no_grad()
@@ -171,17 +171,17 @@ def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> No
     encoder = make_encoder().float()
     target_BD, history_TD = random_targets().float(), random_values(0).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found_BD = encoder(target_BD, history_TD, OFFSETS)
-        assert torch.equal(found_BD, encoder(target_BD, history_TD.float(), OFFSETS))
+        actual_BD = encoder(target_BD, history_TD, OFFSETS)
+        assert torch.equal(actual_BD, encoder(target_BD, history_TD.float(), OFFSETS))
 
 
 @pytest.mark.cuda
-def test_the_encoder_gives_the_same_on_cuda() -> None:
+def test_the_encoder_gives_the_same_result_on_cuda() -> None:
     torch.manual_seed(5)
     encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(SPARE)
     expected_BD = encoder(target_BD, history_TD, OFFSETS)
-    found_BD = encoder.cuda()(target_BD.cuda(), history_TD.cuda(), OFFSETS.cuda())
-    torch.testing.assert_close(found_BD.cpu(), expected_BD, atol=1e-9, rtol=0)
+    actual_BD = encoder.cuda()(target_BD.cuda(), history_TD.cuda(), OFFSETS.cuda())
+    torch.testing.assert_close(actual_BD.cpu(), expected_BD, atol=1e-9, rtol=0)
 
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""The transformer without padding equals torch's own with padding, in float64."""
+"""The transformer without padding equals that of torch with padding, in float64."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def encoder(n_heads: int = 1, dropout: float = 0.0) -> TransformerEncoder:
     return layers
 
 
-def torchs_own(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerEncoder:
+def torch_encoder(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerEncoder:
     layer = nn.TransformerEncoderLayer(DIM, n_heads, HIDDEN, dropout=0.0, batch_first=True)
     theirs = nn.TransformerEncoder(layer, N_LAYERS, enable_nested_tensor=False).double()
     theirs.load_state_dict(ours.state_dict())
@@ -53,7 +53,7 @@ def torchs_own(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerEnco
 def plain(
     theirs: nn.TransformerEncoder, values_TD: torch.Tensor, ignored_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Return torch's result at the positions, with those of `ignored_BL` masked."""
+    """Return the result of torch at all positions, of which `ignored_BL` are masked."""
     # Rows without positions are left out: torch gives NaN for them.
     encoded_BLD = theirs(padded(values_TD)[FILLED_B], src_key_padding_mask=ignored_BL[FILLED_B])
     return encoded_BLD[MASK_BL[FILLED_B]]
@@ -61,10 +61,10 @@ def plain(
 
 @pytest.mark.parametrize("spare", [0, SPARE])
 @pytest.mark.parametrize("n_heads", [1, 3])
-def test_results_and_gradients_equal_torchs_own(n_heads: int, spare: int) -> None:
+def test_results_and_gradients_equal_those_of_torch(n_heads: int, spare: int) -> None:
     torch.manual_seed(0)
     ours, values_TD = encoder(n_heads), random_values(spare)
-    theirs = torchs_own(ours, n_heads)
+    theirs = torch_encoder(ours, n_heads)
     assert_same(
         result_and_gradients(
             lambda: ours(values_TD, OFFSETS, max(LENGTHS))[:N_REAL],
@@ -77,10 +77,10 @@ def test_results_and_gradients_equal_torchs_own(n_heads: int, spare: int) -> Non
     )
 
 
-def test_an_inverted_mask_gives_another_result() -> None:
+def test_an_inverted_mask_would_change_the_result() -> None:
     torch.manual_seed(1)
     ours, values_TD = encoder(), random_values(0).detach()
-    theirs = torchs_own(ours)
+    theirs = torch_encoder(ours)
     encoded_TD = ours(values_TD, OFFSETS, max(LENGTHS))
     assert torch.allclose(encoded_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
     # An inverted mask would hide all of the longest row, which has no padding, and give NaN there.
@@ -88,7 +88,7 @@ def test_an_inverted_mask_gives_another_result() -> None:
     assert (encoded_TD - inverted_TD).abs().max() > 1e-2
 
 
-def test_padding_to_one_width_changes_nothing() -> None:
+def test_padding_all_rows_to_the_same_width_does_not_change_the_result() -> None:
     torch.manual_seed(2)
     layer, values_TD = encoder(2).layers[0], random_values(SPARE)
     results = [
@@ -102,7 +102,7 @@ def test_padding_to_one_width_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, None])
-def test_rows_without_positions_give_no_result_and_finite_gradients(
+def test_a_batch_of_empty_rows_gives_finite_gradients(
     lengths: list[int] | None,
 ) -> None:
     torch.manual_seed(3)
@@ -126,11 +126,11 @@ def test_dropout_applies_in_training_only() -> None:
     ours.eval()
     first_TD, second_TD = (ours(values_TD, OFFSETS, 100) for _ in range(2))
     assert torch.equal(first_TD, second_TD)
-    theirs = torchs_own(ours)
+    theirs = torch_encoder(ours)
     assert torch.allclose(first_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
 
 
-def test_each_dropout_of_a_layer_drops() -> None:
+def test_each_dropout_of_a_layer_drops_its_configured_share() -> None:
     torch.manual_seed(6)
     n_rows = 2000
     values_TD = torch.randn(n_rows, DIM)
@@ -143,24 +143,24 @@ def test_each_dropout_of_a_layer_drops() -> None:
         nn.init.zeros_(parameter)
     nn.init.ones_(layer.norm1.weight)
     nn.init.ones_(layer.norm2.weight)
-    unmoved_TD = layer(values_TD, rows)
+    unchanged_TD = layer(values_TD, rows)
 
-    def share_of_unmoved(results_TD: torch.Tensor) -> float:
-        same_T = torch.isclose(results_TD, unmoved_TD, atol=1e-4).all(1)
+    def share_of_unchanged(results_TD: torch.Tensor) -> float:
+        same_T = torch.isclose(results_TD, unchanged_TD, atol=1e-4).all(1)
         return float(same_T.double().mean())
 
-    # One bias in one dimension: dropped in every second position.
+    # A bias in a single dimension is dropped at half of the positions.
     for bias_D in (layer.self_attn.out_proj.bias, layer.linear2.bias):
         nn.init.zeros_(bias_D)
         bias_D.data[0] = 3.0
-        moved_TD = layer(values_TD, rows)
-        assert share_of_unmoved(moved_TD) == pytest.approx(0.5, abs=0.05)
+        biased_TD = layer(values_TD, rows)
+        assert share_of_unchanged(biased_TD) == pytest.approx(0.5, abs=0.05)
         nn.init.zeros_(bias_D)
-    # One hidden unit to one dimension: dropped before or after.
+    # A single hidden unit that feeds one dimension is dropped before or after its product.
     nn.init.ones_(layer.linear1.bias)
     layer.linear2.weight.data[0] = 3.0
-    moved_TD = layer(values_TD, rows)
-    assert share_of_unmoved(moved_TD) == pytest.approx(0.75, abs=0.05)
+    biased_TD = layer(values_TD, rows)
+    assert share_of_unchanged(biased_TD) == pytest.approx(0.75, abs=0.05)
 
 
 def test_bfloat16_under_autocast_is_close() -> None:
