@@ -152,7 +152,7 @@ def test_there_is_a_fault_for_every_check() -> None:
 
 
 @pytest.mark.parametrize(("check", "fault"), [*FAULTS.items(), *OTHER_FAULTS.items()])
-def test_a_fault_fails_only_its_own_check(
+def test_a_fault_makes_only_its_own_check_fail(
     check: str, fault: Callable[[Path], None], finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     asset, name = check.split(".")

@@ -81,7 +81,7 @@ def test_vector_tables_round_trip_with_identity_and_provenance(tmp_path: Path) -
     assert (back.identity, back.provenance) == (table.identity, table.provenance)
 
 
-def test_an_unsupported_type_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_an_unsupported_type_is_refused_and_named(tmp_path: Path) -> None:
     manager = ParquetIOManager(storage_dir=str(tmp_path))
     with pytest.raises(TypeError, match="dict"):
         manager.write({"a": 1}, tmp_path / "x.parquet")

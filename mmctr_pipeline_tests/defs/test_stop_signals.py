@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the process, unless its block ends within the grace period."""
+"""Ctrl-C and SIGTERM end the process, at the latest after the grace period of its block."""
 
 import os
 import signal
