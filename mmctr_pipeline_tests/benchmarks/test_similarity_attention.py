@@ -13,7 +13,7 @@ ADDITIONS = sorted(FOLDER.glob("with_*.yaml"))
 
 
 @pytest.mark.parametrize("file", REMOVALS, ids=[file.stem for file in REMOVALS])
-def test_a_without_file_differs_from_the_preset_only_by_settings_switched_off(
+def test_a_removal_differs_from_the_preset_only_by_settings_switched_off(
     file: Path,
 ) -> None:
     ours, without = preset_entries(["similarity_attention", str(file)])
@@ -26,12 +26,12 @@ def test_a_without_file_differs_from_the_preset_only_by_settings_switched_off(
 
 
 @pytest.mark.parametrize("file", ADDITIONS, ids=[file.stem for file in ADDITIONS])
-def test_a_with_file_differs_from_the_preset(file: Path) -> None:
+def test_an_addition_differs_from_the_preset(file: Path) -> None:
     ours, added = (entry.preset for entry in preset_entries(["similarity_attention", str(file)]))
     assert (added.model, added.training) != (ours.model, ours.training)
 
 
-def test_each_part_of_the_preset_has_a_file_that_switches_off_only_it() -> None:
+def test_each_part_of_the_preset_has_a_file_that_switches_off_only_that_part() -> None:
     ours = preset_entries(["similarity_attention"])[0]
     settings = ours.preset.model.to_mapping()
     parts = {name for name, value in settings.items() if value is True}
