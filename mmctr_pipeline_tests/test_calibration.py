@@ -1,4 +1,4 @@
-"""The calibration map is the one of a general optimiser, monotone, and bent only if needed."""
+"""The calibration map equals the fit of a general optimiser, is monotone, and bends as needed."""
 
 import dataclasses
 import math
