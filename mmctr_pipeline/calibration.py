@@ -137,7 +137,7 @@ class _Fit:
     Parameters are the intercept and the logarithms of the K slopes, `(1 + K,)`, which keeps slopes
     positive. A priori the logarithm of the first slope is standard normal, and each of the others
     differs from the one before by a normal of variance `1 / weight`. `parts_KN` holds the part of
-    each logit that lies in each segment.
+    each logit that is in each segment.
     """
 
     parts_KN: np.ndarray

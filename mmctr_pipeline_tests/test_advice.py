@@ -12,7 +12,7 @@ WITHOUT_ADVICE = {"CalibrationError", "MetricError", "UnreadableImageError"}
 """Errors that the package handles itself, or that only a bug can raise."""
 
 
-def test_every_error_of_the_package_is_listed_in_its_module() -> None:
+def test_every_error_of_the_package_is_listed_under_its_module() -> None:
     found = {}
     for path in PACKAGE.rglob("*.py"):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

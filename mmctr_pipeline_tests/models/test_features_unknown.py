@@ -27,6 +27,7 @@ def test_cold_and_new_items_keep_their_other_features() -> None:
     items = random_items()
     config = dataclasses.replace(NOTHING, item_id=True, fused_vectors=True)
     features = fitted(config, items)
+    # In no train row; beyond the ids of the model but in the item table; in neither.
     cold, in_item_table, nowhere = 39, SPEC.n_items + 1, 1000
     assert features.item_id is not None
     output = features(batch_of(items, [cold, in_item_table, nowhere], [[0], [], []]))
@@ -78,7 +79,7 @@ def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     # The tolerances are four standard errors.
     assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
     assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
-    # Each position is drawn independently, and anew for every batch.
+    # Each position of each batch has its own draw: two coincide in 0.3 ** 2 = 0.09 of the rows.
     assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
     assert not torch.equal(replaced(features, batch)[0], is_unknown_N)
 
@@ -96,8 +97,8 @@ def test_a_rate_of_zero_replaces_nothing_and_padding_is_never_replaced() -> None
     known = sorted(known_ids()[0])
     assert not replaced(never, batch_of(items, known * 20, [[]] * len(known) * 20))[0].any()
     often = fitted(dataclasses.replace(NOTHING, item_id=True, unknown_rate=0.9), items).train()
-    spare = often(batch_of(items, [known[0]], [[0] * 200])).history_TD
-    assert not spare.any()
+    padding_TD = often(batch_of(items, [known[0]], [[0] * 200])).history_TD
+    assert not padding_TD.any()
 
 
 def test_replacement_trains_the_unknown_row() -> None:
@@ -113,5 +114,6 @@ def test_replacement_trains_the_unknown_row() -> None:
         gradient = features.item_id.weight.grad
         assert gradient is not None
         assert bool(gradient[UNKNOWN_ITEM].any()) == is_trained
+        # Each use of a row adds 1 to each number of its gradient.
         n_own = int(gradient[:UNKNOWN_ITEM, 0].sum())
         assert n_own + int(gradient[UNKNOWN_ITEM, 0]) == len(known)

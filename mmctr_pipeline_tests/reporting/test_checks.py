@@ -139,7 +139,7 @@ def test_norm_outliers_enforces_the_limit_and_names_the_items(
     assert outcome.passed is passes
     assert outcome.numbers["outliers"] == n_wild
     assert ("item 1 (1.73e+06)" in outcome.explanation) == (n_wild > 0)
-    assert ("raise checks.max_outlier_vectors" in outcome.explanation) is not passes
+    assert ("raise checks.max_outlier_vectors" in outcome.explanation) == (not passes)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,7 @@ def test_explained_variance_warns_of_a_drowned_modality() -> None:
     assert drowned.numbers["explained variance of titles"] == 0.107
     assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed
     assert checks.explained_variance(0.9, 0.5, {"text": 0.9}).passed
+    # A total below the limit is an error all the same.
     assert checks.explained_variance(0.4, 0.5, {"text": 0.1, "image": 0.9}).severe
 
 
@@ -228,7 +229,8 @@ def test_target_in_history_counts_each_row_once() -> None:
         _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
         histories=Ragged.from_lists([[1, 1, 4], [4], []]),
     )
-    # Of the rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first contains its target.
+    # Of the train rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first has its target in
+    # its history; of the valid rows none has.
     assert checks.target_in_history(dataset, 0.25).passed
     outcome = checks.target_in_history(dataset, 0.2)
     assert not outcome.passed
