@@ -15,7 +15,7 @@ EXECUTORS = ("multiprocess", "in_process", "k8s")
 def share_cores() -> None:
     """Let OpenMP threads wait for each other actively, but briefly. Call before importing torch.
 
-    A training step consists of hundreds of short parallel loops, many of which take less time than
+    A training step consists of hundreds of short parallel loops, and many take less time than
     waking a sleeping thread. By default threads wait actively without limit, which takes their
     cores from other processes. Variables already set (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`, see
     libgomp's manual) take precedence.

@@ -39,7 +39,7 @@ class DataFacts:
 
     @property
     def negatives(self) -> Literal["draws", "impressions"]:
-        """Whether rows without a click are random draws, or items that a user saw.
+        """Tell whether rows without a click are random draws, or impressions that a user saw.
 
         Users click on any number of the items that they see, but random draws are made in a fixed
         number for each click.
@@ -48,7 +48,7 @@ class DataFacts:
 
     @property
     def users_return(self) -> bool:
-        """Whether valid users occur in train often enough for features of the user."""
+        """Tell whether enough valid rows have a user who occurs in train."""
         return self.returning >= MIN_RETURNING
 
     def why_negatives(self) -> str:

@@ -27,7 +27,7 @@ _FIX = (
 
 @dataclasses.dataclass(frozen=True)
 class AucVerdict:
-    """Whether a model passes the gate, the reason, and the numbers behind it."""
+    """The verdict of the gate on a model: passed or not, the reason, and its numbers."""
 
     passed: bool
     explanation: str
