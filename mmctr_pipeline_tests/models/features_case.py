@@ -27,7 +27,7 @@ EVERYTHING = dataclasses.replace(
     **{
         field.name: True
         for field in dataclasses.fields(NOTHING)
-        # This chooses the layer of the vectors; it is not itself a feature.
+        # `vector_projection` changes how vectors are read; it is not itself a feature.
         if getattr(NOTHING, field.name) is False and field.name != "vector_projection"
     },
 )
@@ -68,7 +68,7 @@ def ids_of(batch: Batch) -> list[int]:
 
 
 def standardised(items: ItemFeatures, kind: str, item: int) -> torch.Tensor:
-    """Return an item's vector, standardised over the items that have one."""
+    """Return an item's vector, standardised over the items that have one; zeros if it has none."""
     vectors_ID, present_I = items.vectors_of(kind)
     if not present_I[item]:
         return torch.zeros(vectors_ID.shape[1])

@@ -13,7 +13,7 @@ from mmctr_pipeline.models.features import FeatureEmbedding
 from mmctr_pipeline_tests.models.zoo import SPEC, random_batch, random_items, random_train_rows
 
 SPARE = 5
-"""Number of positions of `history_T` behind the last history."""
+"""Number of positions of `history_T` after the last history."""
 
 
 def exact_model(config: ModelConfig) -> CtrModel:
@@ -32,7 +32,7 @@ def exact_model(config: ModelConfig) -> CtrModel:
 
 
 def exact_batch(n_rows: int) -> Batch:
-    """Return a batch with float64 vectors, empty histories, and items at spare positions."""
+    """Return a batch with float64 vectors, some empty histories, and items at spare positions."""
     torch.manual_seed(1)
     items = random_items()
     vectors = {

@@ -1,4 +1,4 @@
-"""Plain reference implementations of item features and DIN, one item and one row at a time."""
+"""Plain reference implementations of features and DIN, one item and one row at a time."""
 
 from collections.abc import Callable, Iterable
 
@@ -25,7 +25,8 @@ def plain_item_features(
 ) -> torch.Tensor:
     """Return the features `(N, D)` of item ids in evaluation mode.
 
-    `features` was fitted to `random_train_rows`. Vectors are standardised with its statistics.
+    `features` was fitted to `random_train_rows`. Vectors are standardised with its statistics or
+    multiplied by its matrix.
     """
     known, _ = known_ids()
     rows = []

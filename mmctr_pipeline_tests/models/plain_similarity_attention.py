@@ -1,4 +1,4 @@
-"""A plain reference implementation of our model, one row, one position and one head at a time."""
+"""Plain reference of `similarity_attention`, one row, one position and one head at a time."""
 
 import math
 
@@ -19,7 +19,8 @@ N_SIMILARITIES = 7
 def plain_logits(model: SimilarityAttention, batch: Batch, n_heads: int) -> torch.Tensor:
     """Return the logits `(B,) float64` in evaluation mode, after a fit to `random_train_rows`.
 
-    `n_heads` is the number of heads of the cross-attention. The features are those of the model.
+    `n_heads` is the number of heads of the cross-attention. The features are those that
+    `model.features` computes.
     """
     features = model.features(batch)
     lengths = batch.history_offsets.diff().tolist()
@@ -43,7 +44,10 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int) -> torch.Tensor:
-    """Return the seven similarities of a row's target and an item, leaving out the row's user."""
+    """Return the seven similarities of a row's target and an item.
+
+    The users that both have in common are counted without the row's own user.
+    """
     items, target = batch.items, int(batch.item_id_B[row])
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
     similarities = [_cosine(table[target], table[item]) for table in vectors.values()]

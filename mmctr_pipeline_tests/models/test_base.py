@@ -33,7 +33,7 @@ def test_linear_layers_at_any_depth_start_xavier_normal_with_zero_biases() -> No
     for layer in layers:
         expected = math.sqrt(2 / (layer.in_features + layer.out_features))
         assert 0.97 * expected < float(layer.weight.detach().std()) < 1.03 * expected
-        # Normal, not uniform: a uniform weight never exceeds 1.7 standard deviations.
+        # Normal, not uniform: a uniform weight never exceeds sqrt(3) standard deviations.
         assert float(layer.weight.detach().abs().max()) > 3 * expected
         assert layer.bias is None or not layer.bias.any()
 

@@ -9,7 +9,7 @@ from mmctr_pipeline.models.batch import Batch, ItemFeatures
 
 LENGTHS = [2, 0, 3, 1, 0, 4, 2]
 SPARE = 5
-"""Number of positions of `history_T` behind the last history."""
+"""Number of positions of `history_T` after the last history."""
 
 
 def make_items() -> ItemFeatures:
@@ -23,7 +23,7 @@ def make_items() -> ItemFeatures:
 
 
 def make_batch(first: int = 0, labels: bool = True) -> Batch:
-    """Return seven rows whose values count up from `first`, and spare positions."""
+    """Return seven rows and spare positions; another `first` gives other ids and levels."""
     numbers_B = torch.arange(first, first + len(LENGTHS))
     history_T = torch.arange(first, first + sum(LENGTHS)) + 1
     return Batch(

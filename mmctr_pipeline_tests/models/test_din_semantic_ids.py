@@ -86,7 +86,7 @@ def test_items_added_after_training_are_coded_by_their_vectors() -> None:
     twin, unlike = 5, SPEC.n_items + 1
     n_rows = len(items.present_I)
     order = torch.arange(n_rows)
-    order[SPEC.n_items] = twin  # a new item with everything of item 5
+    order[SPEC.n_items] = twin  # a new item with all features of item 5
     renewed = dataclasses.replace(
         items,
         **{field.name: getattr(items, field.name)[order] for field in dataclasses.fields(items)},

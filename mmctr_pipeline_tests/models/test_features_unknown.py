@@ -79,7 +79,8 @@ def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     # The tolerances are four standard errors.
     assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
     assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
-    # Each position of each batch has its own draw: two coincide in 0.3 ** 2 = 0.09 of the rows.
+    # Targets and history items are drawn independently: both are replaced in 0.3 ** 2 = 0.09 of
+    # the rows. The next batch has new draws.
     assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
     assert not torch.equal(replaced(features, batch)[0], is_unknown_N)
 

@@ -85,7 +85,7 @@ def model_with_random_tables() -> CtrModel:
 
 
 def plain_logit(weights: dict[str, np.ndarray], batch: Batch, row: int) -> float:
-    """Compute the logit of one row by recipe A as described, padded to 100, in float64."""
+    """Compute one row's logit by recipe A's formulas in float64, on a history padded to 100."""
 
     def linear(x: np.ndarray, name: str) -> np.ndarray:
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]

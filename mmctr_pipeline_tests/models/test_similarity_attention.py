@@ -1,4 +1,4 @@
-"""Our model equals plain loops, and its statistics do not leak a row's label."""
+"""`similarity_attention` equals plain loops; a row's own label does not affect its logit."""
 
 import contextlib
 import dataclasses
@@ -64,7 +64,7 @@ def own_user_left_in(model: SimilarityAttention) -> Iterator[None]:
 
 
 @torch.no_grad()
-def test_similarity_in_logit_adds_weighted_means_of_learned_similarities() -> None:
+def test_similarity_in_logit_with_zero_weights_equals_a_model_without_it() -> None:
     model, batch = exact_model(CONFIG).eval(), exact_batch(24)
     without = build_model(dataclasses.replace(CONFIG, similarity_in_logit=False), SPEC).double()
     state = model.state_dict()

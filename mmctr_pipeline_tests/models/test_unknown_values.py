@@ -1,4 +1,4 @@
-"""No model lets an untrained weight reach a logit through a value that no train row holds."""
+"""Values that no train row holds let no untrained weight reach a logit."""
 
 import dataclasses
 from typing import Any
@@ -127,7 +127,10 @@ def trained(
 
 
 def planted(rows: Split, items: ItemFeatures) -> dict[str, tuple[Split, ItemFeatures]]:
-    """Return rows and items in which every row holds one new value, by the name of the feature."""
+    """Return rows and items in which every row holds one new value, by the name of the feature.
+
+    Under `nothing` no value is new.
+    """
 
     def column(name: str, value: int) -> tuple[Split, ItemFeatures]:
         values = np.full_like(getattr(rows, name), value)
@@ -171,8 +174,8 @@ def test_an_unseen_value_of_any_feature_leaves_the_mean_near_the_base_rate(name:
         source = BatchSource(split, dataset.histories, planted_items, CPU, config.max_history)
         means[feature] = score(module, source).mean()
     assert 0.3 < base_rate < 0.7
-    # The new item also has a new tag and new levels. Means that replace the rows of
-    # all of them at once are less accurate than rows that were trained for such items.
+    # The new item also has a new tag and new levels. `improved_mmctr` and `din` use a mean for each
+    # of these, which is less accurate than the unknown rows that the other models train.
     limit = dict.fromkeys(means, 0.1)
     limit["item"] = 0.2 if name in ("improved_mmctr", "din") else 0.1
     far_off = {f: mean for f, mean in means.items() if not abs(mean - base_rate) < limit[f]}

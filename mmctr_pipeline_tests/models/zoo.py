@@ -100,7 +100,10 @@ SMALL_MODELS: dict[str, ModelConfig] = {
 
 
 def random_items() -> ItemFeatures:
-    """Return features of the items of `SPEC` and of two more; some lack vectors and tags."""
+    """Return features of the items of `SPEC` and of two more.
+
+    Some lack vectors, and some have fewer than three tags.
+    """
     n_rows = SPEC.n_items + 2
     fields = {}
     for prefix, dim in (("", SPEC.vector_dim), ("text_", 10), ("image_", 6)):
@@ -118,7 +121,10 @@ def random_items() -> ItemFeatures:
 
 
 def random_batch(n_rows: int, items: ItemFeatures, lengths: list[int] | None = None) -> Batch:
-    """Return a batch of known, untrained and out-of-table ids; some histories are empty."""
+    """Return a batch of known, untrained and out-of-table ids.
+
+    By default some histories are empty.
+    """
     length_B = torch.randint(0, 8, (n_rows,)) if lengths is None else torch.tensor(lengths)
     offsets = torch.zeros(n_rows + 1, dtype=torch.int64)
     torch.cumsum(length_B, 0, out=offsets[1:])

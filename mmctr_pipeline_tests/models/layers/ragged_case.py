@@ -10,6 +10,8 @@ LENGTHS = [3, 0, 7, 1, 100, 0, 5, 1]
 N_ROWS = len(LENGTHS)
 N_REAL = sum(LENGTHS)
 SPARE = 9
+"""Number of spare positions at the end of a batch, which belong to no row."""
+
 DIM = 6
 
 

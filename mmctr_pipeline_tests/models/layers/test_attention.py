@@ -49,7 +49,7 @@ def randomised(layer: nn.Module) -> nn.Module:
 def padded_pooling(
     pooling: AttentionPooling, values_TD: torch.Tensor, keep_T: torch.Tensor
 ) -> torch.Tensor:
-    """The recipe's attention pooling in its usual form: padding, mask, softmax."""
+    """Recipe A's attention pooling in its usual form: padding, mask, softmax."""
     padded_BLD = padded(values_TD)
     hidden = torch.tanh(padded_BLD @ pooling.hidden.weight.T + pooling.hidden.bias)
     scores_BL = (hidden @ pooling.score.weight.T + pooling.score.bias)[..., 0]

@@ -67,7 +67,7 @@ def test_the_server_answers_lookups_only_in_training_mode() -> None:
     assert len(server.asked) == 1
 
 
-def test_reading_the_whole_table_flushes_the_server() -> None:
+def test_state_dict_and_evaluation_mode_flush_the_server() -> None:
     table = EmbeddingTable(4, 2)
     table.server = server = Doubling(table)
     model = nn.Sequential(table)

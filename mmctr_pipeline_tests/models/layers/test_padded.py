@@ -1,4 +1,4 @@
-"""Padded views and blocks of similar length equal slices of each row."""
+"""Padded views hold slices of each row; encoding in blocks by length equals one wide view."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ OFFSETS = row_offsets(LENGTHS)
 
 
 def plain_view(values_TD: torch.Tensor, length: int) -> torch.Tensor:
-    """Return the newest `length` positions of each row, row after row."""
+    """Return the newest `length` positions of each row, padded with zeros on the left."""
     rows = []
     for values in values_TD[:N_REAL].split(LENGTHS):
         newest = values[max(len(values) - length, 0) :]

@@ -8,7 +8,7 @@ from mmctr_pipeline.models.layers.staircase import Staircase, staircase_linear
 from mmctr_pipeline_tests.models.layers.ragged_case import assert_same, result_and_gradients
 
 STAIRS = Staircase((2, 5, 6), (7, 4, 2))
-"""Steps of six rows, for matrices of about nine columns."""
+"""Three steps over six rows, for matrices of nine columns."""
 
 
 def stepped(stairs: Staircase, dim: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ def torch_encoder(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerE
 def plain(
     theirs: nn.TransformerEncoder, values_TD: torch.Tensor, ignored_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Return torch's result at all positions; `ignored_BL` are masked."""
+    """Return torch's result at all positions; attention ignores those in `ignored_BL`."""
     # Rows without positions are left out: torch gives NaN for them.
     encoded_BLD = theirs(padded(values_TD)[FILLED_B], src_key_padding_mask=ignored_BL[FILLED_B])
     return encoded_BLD[MASK_BL[FILLED_B]]
@@ -83,7 +83,8 @@ def test_an_inverted_mask_would_change_the_result() -> None:
     theirs = torch_encoder(ours)
     encoded_TD = ours(values_TD, OFFSETS, max(LENGTHS))
     assert torch.allclose(encoded_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
-    # An inverted mask would hide all of the longest row, which has no padding, and give NaN there.
+    # The longest row has no padding: an inverted mask would hide all of it and give NaN. So this
+    # row is not masked at all.
     inverted_TD = plain(theirs, values_TD, MASK_BL & (torch.tensor(LENGTHS) < 100)[:, None])
     assert (encoded_TD - inverted_TD).abs().max() > 1e-2
 
@@ -156,7 +157,7 @@ def test_each_dropout_of_a_layer_drops_its_configured_share() -> None:
         biased_TD = layer(values_TD, rows)
         assert share_of_unchanged(biased_TD) == pytest.approx(0.5, abs=0.05)
         nn.init.zeros_(bias_D)
-    # A single hidden unit that feeds one dimension is dropped before or after its product.
+    # A single hidden unit that feeds one dimension is dropped before or after `linear2`.
     nn.init.ones_(layer.linear1.bias)
     layer.linear2.weight.data[0] = 3.0
     biased_TD = layer(values_TD, rows)
