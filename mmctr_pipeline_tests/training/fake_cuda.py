@@ -20,9 +20,9 @@ class HostWaitsError(RuntimeError):
 class FakeCuda(FakeTensorMode):
     """A mode in which tensors on `cuda` are fake, while those of the host are real.
 
-    Operations fail if they mix devices or data types as a device would not allow, or need values
-    of the device. Within `without_waiting`, copies between host and device fail, too, unless they
-    are asynchronous. Copies to the host contain zeros.
+    Operations fail if they mix devices or data types in ways that CUDA does not allow, or if the
+    host needs values from the device. Within `without_waiting`, copies between host and device
+    fail, too, unless they are asynchronous. Copies to the host contain zeros.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class FakeCuda(FakeTensorMode):
 def pretend_driver(monkeypatch: pytest.MonkeyPatch, free_bytes: int = 1 << 40) -> None:
     """Replace the parts of torch that need a driver.
 
-    These are free memory, pinned memory, autocast's check for hardware, the kernels of fused Adam,
+    These are free memory, pinned memory, autocast's checks of hardware, the kernels of fused Adam,
     and the engine of the backward pass.
     """
 

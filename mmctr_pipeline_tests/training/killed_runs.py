@@ -1,7 +1,8 @@
 """Runs that are killed and started again, each start in a child process.
 
 `python -m mmctr_pipeline_tests.training.killed_runs FOLDER NAME` trains the run NAME of `RUNS` once
-without a break and once for each part of an epoch that it may be killed in. Results go to FOLDER.
+without a break, once for each part of an epoch that it may be killed in, and once with a kill in
+every part. Results go to FOLDER.
 """
 
 import dataclasses
@@ -56,12 +57,15 @@ RUNS = {
 
 
 def count_parts(lines: list[str]) -> int:
-    """Return the number of epochs, or parts of one, that the lines of a log report."""
+    """Return the number of epochs, or parts of epochs, that the lines of a log report."""
     return sum(": train loss" in line for line in lines)
 
 
 def load_result(folder: Path, killed_at: int | str | None) -> dict[str, Any]:
-    """Return weights, metrics, history and log lines of the run that was killed at `killed_at`."""
+    """Return what `_train` saved for the run that was killed in part `killed_at`.
+
+    None is the run without a break, "each" the one that was killed in every part.
+    """
     result: dict[str, Any] = torch.load(_path(folder, killed_at), weights_only=False)
     return result
 
@@ -71,7 +75,7 @@ def _path(folder: Path, killed_at: int | str | None) -> Path:
 
 
 class _Lines(logging.Handler):
-    """Keeps log lines, and kills the process at the line about part `die_at`."""
+    """Keeps log lines, and kills the process at its `die_at`-th line about a part, if set."""
 
     def __init__(self, die_at: int | None) -> None:
         super().__init__()
@@ -100,7 +104,7 @@ def _train(
     killed_at: int | str | None,
     die_at: int | None,
 ) -> None:
-    """Train until the log reports the part `die_at`, before its checkpoint is written."""
+    """Train to the end, or die at the `die_at`-th part, before its checkpoint is written."""
     handler = _Lines(die_at)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     checkpoints = Checkpoints(folder / f"{killed_at}", every_seconds=0)
@@ -135,7 +139,7 @@ def _in_child(work: Callable[[], None]) -> int:
 def main(folder: Path, name: str) -> None:
     """Do all variants of one run."""
     sample = _sample(name)
-    # torch's imports for its first step take longer than a run.
+    # torch's imports for its first step take longer than a run; the children inherit them.
     torch.optim.SGD([torch.zeros(1)]).step()
 
     def start(killed_at: int | str | None, die_at: int | None = None) -> int:
@@ -146,7 +150,7 @@ def main(folder: Path, name: str) -> None:
     for part in range(1, n_parts + 1):
         assert start(part, die_at=part) == signal.SIGKILL
         assert start(part) == 0
-    # Killed in every part: each start trains one part more than the previous one.
+    # Killed in every part: each start completes one part and dies in the next.
     n_deaths = 0
     while start("each", die_at=2):
         n_deaths += 1

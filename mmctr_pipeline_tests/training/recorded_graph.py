@@ -15,8 +15,8 @@ _WAITS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 class RecordedGraph:
     """Repeats recorded operations on the same memory, as `torch.cuda.CUDAGraph` does.
 
-    Tensors are read and written at their addresses during the capture. Host numbers keep the values
-    that they had then. Random numbers are drawn again.
+    Tensors are read and written at the addresses that they had during the capture. Host numbers
+    keep the values that they had then. Random numbers are drawn again.
     """
 
     def __init__(self) -> None:

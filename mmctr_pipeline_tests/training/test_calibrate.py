@@ -98,7 +98,7 @@ def test_saved_models_give_calibrated_scores_and_old_files_give_plain_ones(
     file.save(tmp_path / "model.pt")
     for model in (calibrated, file, ModelFile.load(tmp_path / "model.pt")):
         np.testing.assert_array_equal(score_valid(model), calibrated.valid_scores)
-    # A file of an earlier version has no such field.
+    # Files of earlier versions have no calibration map.
     old = dataclasses.replace(file, calibration=None)
     np.testing.assert_array_equal(score_valid(old), plain.valid_scores)
 
@@ -123,7 +123,7 @@ def train_with_valid_users(selecting: bool) -> TrainedCtr:
     return train_ctr(half, vectors, SMALL_MODEL, config, CPU)
 
 
-def test_with_selecting_users_only_calibration_is_fitted_on_all_valid_rows(
+def test_calibration_is_fitted_on_all_valid_rows_if_all_valid_users_select_the_epoch(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -153,7 +153,7 @@ def test_a_resumed_run_keeps_splitting_batches_and_ends_in_evaluation_mode(tmp_p
     sizes: list[int] = []
 
     def run(max_rows: int, n_validations: int) -> nn.Module:
-        """Train with memory for `max_rows` rows, until validation `n_validations` + 1."""
+        """Train with memory for `max_rows` rows; validation `n_validations + 1` is interrupted."""
         torch.manual_seed(0)
         module = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
         validations = iter(range(n_validations))

@@ -1,4 +1,4 @@
-"""An AUC at chance is reported with likely causes, each tested by training with that fault."""
+"""An AUC no better than chance has likely causes, each tested by training with that fault."""
 
 import dataclasses
 import logging
@@ -36,7 +36,7 @@ def shuffled(split: Split, seed: int = 0) -> Split:
 
 
 def likely_causes(trained: TrainedCtr) -> str:
-    """Return all causes, after checking that the AUC is at chance."""
+    """Return all causes, after checking that the AUC is no better than chance."""
     assert trained.metrics["valid_auc_low"] <= 0.5
     assert trained.likely_causes
     return "\n".join(trained.likely_causes)

@@ -115,7 +115,9 @@ def test_fake_cuda_trains_and_scores_every_preset(entry: Entry) -> None:
         ("adam", "float32"),
     ],
 )
-def test_fake_cuda_trains_with_every_loss_and_optimizer(optimizer: str, precision: str) -> None:
+def test_fake_cuda_trains_with_pairwise_loss_and_each_optimizer(
+    optimizer: str, precision: str
+) -> None:
     training = TrainingConfig(
         optimizer=optimizer,
         precision=precision,

@@ -133,7 +133,7 @@ def test_a_plateau_lowers_the_rate_after_validations_without_improvement() -> No
         plateau_factor=0.25,
     )
     history = Trace((1,) * 4, values=[0.1, 0.2, 0.2, 0.15, 0.1, 0.3, 0.2, 0.3]).run(config)
-    # The third and fourth are no better than the second, so the fifth part is slower.
+    # The third and fourth values are no better than the second, so the rate is lower from part 5.
     assert learning_rates(history) == pytest.approx([0.08] * 4 + [0.02] * 4)
 
 

@@ -1,4 +1,4 @@
-"""Losses follow their formulas; in-batch negatives replace targets but not the best logits."""
+"""Losses follow their formulas; in-batch negatives change targets but not the best logits."""
 
 import dataclasses
 import math
@@ -51,7 +51,10 @@ def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
 
 
 def plain_contrast(logits: list[float], labels: list[float]) -> float:
-    """Return the listwise term of JRC with logits s / 2 (click) and -s / 2 (none), minus log(B)."""
+    """Return the listwise term of JRC minus log(B).
+
+    A row with the logit s has the logit s / 2 for a click and -s / 2 for none.
+    """
     terms = []
     for row, label in enumerate(labels):
         scores = [(logit if label == 1 else -logit) / 2 for logit in logits]
@@ -210,7 +213,7 @@ def test_a_batch_of_clicks_keeps_its_targets(batch: Batch) -> None:
 def uneven_rows(n_rows: int = 200_000) -> tuple[Split, np.ndarray]:
     """Return rows whose clicks depend on the item, and the true logit of each item `(I,)`.
 
-    Popular items are clicked more, so targets of random rows differ from those without a click.
+    Popular items are clicked more, so they are rarer among rows without a click than among all.
     """
     generator = np.random.default_rng(0)
     probability_I = np.linspace(0.05, 0.95, 11)

@@ -36,7 +36,7 @@ CONFIG = TrainingConfig(
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat the CPU as a CUDA device, and use the code that layers have for devices."""
+    """Treat the CPU as a CUDA device, and use the code that runs on CUDA instead of the CPU's."""
     pretend_cuda(monkeypatch)
     monkeypatch.setattr(row_adamw, "distinct_rows", padded_distinct_rows)
     monkeypatch.setattr(dropout.Dropout, "forward", torch.nn.Dropout.forward)
@@ -46,7 +46,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights_after_two_epochs(
     config: TrainingConfig, cuda_graph: bool, left_out: str = ""
 ) -> dict[str, torch.Tensor]:
-    """Train a small model with learning rates in tensors, as on CUDA, that are lower in epoch 2.
+    """Train a small model; return its weights and gradient norms.
+
+    The learning rates are in tensors, as on CUDA, and lower in epoch 2.
 
     `left_out` names tensors that the check of the first replay neither saves nor restores.
     """

@@ -1,4 +1,4 @@
-"""A run that is killed at any time and started again ends with the same weights, bit for bit."""
+"""A run that is killed in any part and started again ends with the same weights, bit for bit."""
 
 import functools
 import math

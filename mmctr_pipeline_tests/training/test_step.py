@@ -20,7 +20,7 @@ from mmctr_pipeline.training.step import (
 
 CPU = torch.device("cpu")
 TOO_MANY_VALUES = 1 << 46
-"""More values than fit into any address space."""
+"""More values than a machine can allocate."""
 
 
 @dataclasses.dataclass

@@ -47,7 +47,7 @@ def fit_toy(
     stopping: StoppingPolicy | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingHistory:
-    """Train all parameters of `module`; the metric `score` decides."""
+    """Train all parameters of `module`; by default early stopping watches `score`."""
     return fit(
         module,
         {"main": list(module.parameters())},

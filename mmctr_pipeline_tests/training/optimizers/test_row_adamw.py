@@ -16,7 +16,7 @@ from mmctr_pipeline_tests.training.optimizers.dense_adamw import DenseAdamW
 DIM = 4
 RATE = 1e-3
 BOUND = 1e-3
-"""Largest relative difference in the displacement of the median row."""
+"""Upper bound of the median of `displacement_errors`."""
 
 
 def random_table(n_rows: int, seed: int = 1) -> EmbeddingTable:
@@ -95,7 +95,7 @@ def long_tail_errors(
     [
         (1.0, 0.0, cosine_restarts),
         (1.0, 3.0, cosine_restarts),
-        # With gradients this small, epsilon matters; in the second case it dominates.
+        # With gradients this small, epsilon matters; at 1e-9 it dominates.
         (1e-6, 0.0, constant),
         (1e-9, 0.0, constant),
     ],

@@ -29,7 +29,8 @@ def rates(optimizers: Optimizers) -> tuple[float, ...]:
     by_name = {
         name: {g["lr"] for g in groups if g["name"] == name} for name in ("main", "multimodal")
     }
-    (main,), (multimodal,) = by_name["main"], by_name["multimodal"]  # the table's is the same
+    # A table has an optimiser of its own, with the rate of its group.
+    (main,), (multimodal,) = by_name["main"], by_name["multimodal"]
     return main, multimodal
 
 
