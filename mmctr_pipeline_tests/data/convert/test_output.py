@@ -56,7 +56,7 @@ def test_a_conversion_replaces_an_earlier_one_and_nothing_else(raw: Path, tmp_pa
     assert _names(tmp_path) == {"ml", "data"}
 
 
-def test_what_a_killed_conversion_left_is_removed(raw: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_conversion_are_removed(raw: Path, tmp_path: Path) -> None:
     for name in (".data.making", ".data.old"):
         (tmp_path / name / "item_images").mkdir(parents=True)
     (tmp_path / ".data.lock").touch()
