@@ -1,4 +1,4 @@
-"""Image bombs: small files that claim, or decode to, far more than a cover."""
+"""Image bombs: small files that claim to be, or decode to, huge pictures."""
 
 import contextlib
 import io
