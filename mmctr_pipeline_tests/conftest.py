@@ -1,4 +1,4 @@
-"""Shared fixtures, and an option that fails if tests of the bench extra are skipped."""
+"""Set-up of all tests: environment variables, skipped tests and the sample dataset."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Baselines equal loops over rows, and are compared with the scores of a model."""
+"""Baseline scores equal those of plain loops over rows, and are compared with a model's scores."""
 
 import dataclasses
 import math

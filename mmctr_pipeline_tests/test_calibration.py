@@ -25,7 +25,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def drawn_rows(n_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits and labels whose true logits have a bend."""
+    """Return logits, and labels drawn after mapping the logits by a line with a bend at -1."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(-1, 2, n_rows)
     true = np.where(logits < -1, 0.2 * logits - 0.8, 1.3 * logits + 0.3)
@@ -37,7 +37,7 @@ def apply(fitted: CalibrationMap, logits: np.ndarray) -> np.ndarray:
 
 
 def plain_map(fitted: CalibrationMap, logit: float) -> float:
-    """Walk from logit 0 of the first segment's line, segment by segment."""
+    """Follow the first segment's line, then add what each later segment adds below `logit`."""
     edges = [*fitted.knots, math.inf]
     value = fitted.intercept + fitted.slopes[0] * min(logit, edges[0])
     for low, high, slope in zip(edges, edges[1:], fitted.slopes[1:], strict=False):
@@ -101,7 +101,7 @@ def test_the_fit_is_the_best_under_the_prior_with_the_largest_evidence(
     np.testing.assert_allclose(found, fits[best][1], atol=2e-3)
 
 
-def test_logits_that_are_only_scaled_get_a_nearly_straight_line() -> None:
+def test_logits_that_need_no_bend_get_a_nearly_straight_line() -> None:
     logits, label = drawn_rows(3_000)
     assert np.ptp(np.log(fit_calibration(logits, label).slopes)) > 1
     scaled = np.random.default_rng(1).random(3_000) < sigmoid(logits / 2 - 1)

@@ -1,4 +1,4 @@
-"""Import contracts: imports run only downward, and the core runs without Dagster and polars."""
+"""Imports run only downward; the core needs no Dagster, training only numpy, torch and pyarrow."""
 
 import subprocess
 import sys

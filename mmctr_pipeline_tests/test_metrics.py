@@ -200,7 +200,8 @@ def test_grouped_auc_is_the_mean_over_groups_weighted_by_rows(seed: int) -> None
         rows = groups == group
         if len(set(labels[rows].tolist())) == 2:
             found.append((int(rows.sum()), plain_auc(labels[rows], scores[rows])))
-    assert 5 < len(found) < len(set(groups.tolist())), "some groups have one class"
+    n_groups = len(set(groups.tolist()))
+    assert 5 < len(found) < n_groups, f"{len(found)} of {n_groups} groups have both classes"
     assert len({n_rows for n_rows, _ in found}) > 3
     result = grouped_auc(labels, scores, groups)
     n_rows = sum(n for n, _ in found)
@@ -229,7 +230,8 @@ def test_calibration_equals_its_definition(n_rows: int, n_bins: int) -> None:
     probabilities = generator.random(n_rows)  # all distinct
     labels = (generator.random(n_rows) < probabilities**2).astype(int)
     ascending = sorted(zip(probabilities.tolist(), labels.tolist(), strict=True))
-    # Row r of N, from 0, belongs to the bin that contains the middle of its share of the rows.
+    # Divide 0..1 into n_bins equal bins. Sorted row r (counted from 0) takes the interval from
+    # r / n_rows to (r + 1) / n_rows, and belongs to the bin that its midpoint falls in.
     bins: list[list[tuple[float, int]]] = [[] for _ in range(n_bins)]
     for r, row in enumerate(ascending):
         bins[int((r + 0.5) * n_bins / n_rows)].append(row)
@@ -276,5 +278,5 @@ def test_calibration_refuses_invalid_probabilities() -> None:
 
 def test_equal_values_share_a_bin() -> None:
     values = np.array([3, 1, 1, 1, 1, 2, 9, 1])
-    # Midranks 7, 3, ..., 6, 8: the five values 1 share the bin of their midrank.
+    # The midranks are 7, 3, 3, 3, 3, 6, 8, 3. Midrank m is in bin floor((m - 0.5) * 4 / 8).
     assert equal_mass_bins(values, 4).tolist() == [3, 1, 1, 1, 1, 2, 3, 1]

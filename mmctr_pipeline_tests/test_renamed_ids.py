@@ -51,7 +51,7 @@ class Run:
     item_info: Path
 
     def scores(self, other: "Run") -> np.ndarray:
-        """Return this model's scores of the test rows of another run's data."""
+        """Score the test rows of another run with this run's model."""
         vectors = dataclasses.replace(other.vectors.fused, identity=self.vectors.fused.identity)
         return pipeline.score(
             self.file, other.dataset, other.dataset.test, ItemVectors(vectors), CPU

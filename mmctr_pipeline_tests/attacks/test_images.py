@@ -1,4 +1,4 @@
-"""Image bombs: small files that claim, or decode to, far more than a cover."""
+"""Image bombs: small files that claim to be, or decode to, huge pictures."""
 
 import contextlib
 import io
@@ -93,7 +93,7 @@ BOMBS = {
     "bmp_of_the_smallest_int32_height": (_bmp(10, -(2**31)), "too many pixels damaged"),
     "tiff_of_4_billion_pixels": (_tiff(65_535, 65_535), "too many pixels"),
 }
-"""Content, and the reasons with which it may be refused; if empty, it may also be read."""
+"""Content, and the reasons allowed for refusing it; without reasons it may also be read."""
 
 
 @pytest.mark.parametrize("name", BOMBS)

@@ -137,7 +137,7 @@ def test_a_title_of_megabytes_is_refused(tmp_path: Path) -> None:
 def _nest(footer: Struct) -> None:
     """Declare a schema of 100,000 nested groups."""
     elements = footer[SCHEMA][1][1]
-    n_children = 5  # number of the field of a schema element
+    n_children = 5  # number of the field SchemaElement.num_children
     group = {REPETITION: (I32, 1), NAME: (BINARY, b"g"), n_children: (I32, 1)}
     elements[1:1] = [group] * 100_000
 

@@ -1,4 +1,4 @@
-"""Malicious `.pt` files run no code and allocate no memory, and errors name the file."""
+"""Malicious `.pt` files run no code and do not exhaust memory; errors name file or field."""
 
 import dataclasses
 import os
@@ -110,7 +110,7 @@ def test_no_planted_code_of_a_checkpoint_runs(
 
 
 def test_the_planted_code_would_run_in_an_unsafe_loader(tmp_path: Path) -> None:
-    """The forms above are real: a loader that runs code creates the marker."""
+    """A loader that runs code creates the marker from each file that has a single pickle."""
     for form in (write_zip, write_sealed_zip, write_legacy):
         marker = tmp_path / form.__name__
         form(tmp_path / "planted.pt", Planted(marker))
@@ -229,7 +229,7 @@ def test_huge_sizes_are_refused_before_memory_is_taken(
     [{"embedding_dim": 10**7}, {"hidden_dims": [10**6, 10**6]}, {"attention_dim": 10**9}],
     ids=str,
 )
-def test_huge_layers_are_refused_before_memory_is_taken(
+def test_huge_layers_are_refused(
     model_file: ModelFile, tmp_path: Path, config: dict[str, Any]
 ) -> None:
     huge = {**model_file.model_config, **config}

@@ -75,7 +75,7 @@ def test_rows_use_the_vectors_of_the_deployment_or_with_vary_all_their_own(
     assert narrow != wide
 
 
-def test_unusable_options_and_data_are_refused_in_one_line(
+def test_unusable_options_and_data_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_DATA_DIR", str(tmp_path))

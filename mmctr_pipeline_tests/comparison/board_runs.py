@@ -1,4 +1,4 @@
-"""A comparison of two quick rows on a small dataset.
+"""A comparison of two rows, `quick` and `long`, on a small dataset.
 
 `python -m mmctr_pipeline_tests.comparison.board_runs STORAGE` runs it in a process that a test can
 kill.

@@ -33,14 +33,14 @@ RUN_PROCESS = "mmctr_pipeline.comparison.runner._run_process"
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """Return the storage of a comparison killed in its second row, and when its first was done."""
+    """Kill a comparison in its second row; return its storage and when its first row was done."""
     storage = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "mmctr_pipeline_tests.comparison.board_runs"]
     process = subprocess.Popen(
         [*command, str(storage)], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     )
     assert process.stdout is not None
-    # The line of epoch 3 comes before its checkpoint, so that the last one is of epoch 2.
+    # Epoch 3 is logged after the checkpoint of epoch 2 is written.
     for line in process.stdout:
         if line.startswith("long (seed 3): epoch 3 of 6: train loss"):
             break
@@ -110,7 +110,7 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     board, _ = run(caplog, tmp_path)
-    # The measures are those of the saved scores of users who do not select the epoch.
+    # Measures are computed from the saved scores of users who do not select the epoch.
     valid = small_inputs().dataset.valid
     assert valid.label is not None
     label = valid.label[~selects_epoch(valid.user_id)]
@@ -136,7 +136,7 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
     areas = {NAMES[key]: metrics.auc(label, each) for key, each in trivial.items()}
     assert {row.name: row.measures["auc"] for row in board.baselines} == pytest.approx(areas)
     assert len(areas) == 3
-    # Finished rows are not trained again, unless asked to.
+    # Finished rows are trained again only with `again`.
     before = time.time()
     assert run(caplog, tmp_path)[0].to_mapping() == board.to_mapping()
     assert all((folder / "result.json").stat().st_mtime < before for folder in folders)
@@ -151,7 +151,7 @@ def test_a_row_that_diverges_shows_why_and_the_others_run(
 ) -> None:
     inputs = small_inputs()
     fused = inputs.vectors.fused
-    # Products of such vectors are infinite in float32.
+    # Products of vectors this large are infinite in float32.
     fused = dataclasses.replace(fused, vectors=fused.vectors * np.float32(3e37))
     huge = dataclasses.replace(inputs.vectors, fused=fused)
     features = dataclasses.replace(LONG_MODEL.features, vector_projection=True)

@@ -1,4 +1,4 @@
-"""The table's numbers follow from scores and labels, not from what a row reports about itself."""
+"""The table's AUCs and log-losses follow from scores and labels, not from the row's own report."""
 
 import json
 import math

@@ -19,7 +19,7 @@ _TITLES = st.none() | st.text(_LETTERS, max_size=4)
 _LEVELS = st.integers(0, 10)
 _INTEGERS = ["int64", "int32", "uint8", "int8", "uint64", "uint32"]
 _CHANGES = ["value", "value", "history", "repeat", "type", "drop", "empty"]
-# Replacements of a value: for every column, at least one of them is wrong.
+# Replacements of a value: for every column except item_title, at least one of them is wrong.
 _WRONG = [None, -1, 0, 2, 11, 12_345, 2**31, 2**63, "", "unknown"]
 
 
@@ -108,7 +108,7 @@ def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
 
 @st.composite
 def wrong_values(draw: st.DrawFn, values: list[Any], row: int) -> Any:
-    """Draw a wrong value for a row; for a list, None or the list with a wrong value in it."""
+    """Draw one of `_WRONG` for a row; for a list, None or the list with one of them inserted."""
     value, wrong = values[row], draw(st.sampled_from(_WRONG))
     if isinstance(value, list) and draw(st.booleans()):
         position = draw(st.integers(0, len(value)))
@@ -119,7 +119,10 @@ def wrong_values(draw: st.DrawFn, values: list[Any], row: int) -> Any:
 
 @st.composite
 def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = None) -> pa.Array:
-    """Draw an Arrow array of the values, in any type that holds them; mixed values become text."""
+    """Draw an Arrow array of the values, in any type that holds them; mixed values become text.
+
+    With `changed`, the values of a column without lists are converted to this type instead.
+    """
     if changed is not None and not any(isinstance(value, list) for value in values):
         values = [None if value is None else _converted(value, changed) for value in values]
         return pa.array(values, changed)

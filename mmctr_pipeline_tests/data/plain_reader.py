@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from mmctr_pipeline.data.schemas import MAX_TAG
 
 Place = tuple[str, str | None, int | None]
-"""File name, column and row of a fault; None if a fault is not in one column or one row."""
+"""File name, column and row of a fault; None where the fault is in the whole file or column."""
 
 _INTERACTION = {
     "user_id": "id",
@@ -46,7 +46,10 @@ _PADDING = (0, "")
 
 @dataclasses.dataclass
 class PlainDataset:
-    """Rows by file: each a dictionary of plain values; histories and tags without padding."""
+    """Rows by file, each a dictionary of plain values, and all faults.
+
+    Without faults, histories and tags have no padding, and blank titles are None.
+    """
 
     rows: dict[str, list[dict[str, Any]]]
     faults: set[Place]
@@ -88,7 +91,7 @@ def read_plainly(root: Path) -> PlainDataset:
 
 
 def _normalise(row: dict[str, Any]) -> None:
-    """Remove padding from the lists of a row, and let None stand for a blank title."""
+    """Remove padding from the lists of a row, and replace a blank title by None."""
     for column in {"item_seq", "item_tags"} & row.keys():
         row[column] = [value for value in row[column] or [] if value not in _PADDING]
     if not (row.get("item_title") or "").strip():

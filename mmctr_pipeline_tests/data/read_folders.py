@@ -1,4 +1,4 @@
-"""Helpers that read a folder of tables, expect an error, or compare two datasets."""
+"""Helpers that read folders of tables, expect errors, compare datasets, make rows and parts."""
 
 import itertools
 from pathlib import Path
@@ -29,7 +29,7 @@ def expect_data_error(root: Path) -> DataError:
 
 
 def assert_equal(dataset: CtrDataset, expected: CtrDataset) -> None:
-    """Check that two datasets have the same rows, histories and items."""
+    """Check that two datasets have the same rows, histories, titles and tags."""
     for name, split in dataset.splits.items():
         for column, values in split.columns.items():
             assert values.tolist() == expected.splits[name].columns[column].tolist(), column

@@ -22,7 +22,7 @@ def unchanged(rank: np.ndarray) -> pa.Array:
 
 
 def sparse(rank: np.ndarray) -> pa.Array:
-    """Integers with gaps, up to nearly the largest that int64 holds."""
+    """Integers above 2**62, with gaps."""
     large = 2**62 + rank * 1_000_003
     # Every third gap is smaller than the others.
     return pa.array(np.where(rank == 0, 0, np.where(rank % 3 == 1, large, large + rank)))

@@ -88,7 +88,7 @@ def test_provenance_describes_the_data(tmp_path: Path) -> None:
     assert facts["train"]["mean_history_length"] == pytest.approx((2 + 2 + 3 + 0) / 4)
     assert facts["train"]["max_history_length"] == 3
     assert facts["train"]["share_target_in_history"] == 0.0
-    # Of users 2 and 3, train has 2. Item 3 is in the row's own history (3, 2, 1).
+    # Valid has users 2 and 3; train has only user 2. Target 3 is in its row's history (3, 2, 1).
     assert facts["valid"]["share_users_in_train"] == 0.5
     assert facts["valid"]["share_target_in_history"] == 0.5
     # Train has items 4 to 7 as targets and 1 to 3 in histories.

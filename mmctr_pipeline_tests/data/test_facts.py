@@ -1,4 +1,4 @@
-"""Facts about a dataset: negatives, returning users, cold items, values that train lacks."""
+"""Facts: negatives, returning users, cold items, popularity, values that train lacks."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 
 
 def rows(user_id: list[int], item_id: list[int], label: list[int], level: int = 1) -> Split:
-    """Return rows in which user u has the history number u - 1."""
+    """Return rows in which user u has history u - 1."""
     levels = np.full(len(user_id), level, np.int8)
     users = np.array(user_id, np.int32)
     return Split(users, np.array(item_id, np.int32), users - 1, levels, levels, np.array(label))
@@ -48,8 +48,8 @@ def test_returning_users_cold_items_and_popularity() -> None:
     valid = rows([1, 9, 9, 9], [5, 6, 7, 7], [1, 0, 1, 0])
     facts = data_facts(dataset(train, valid))
     assert (facts.returning, facts.cold, facts.users_return) == (0.25, 0.5, True)
-    # Besides the click itself, item 5 has one more click and item 6 none. The row without a click
-    # has item 5, with two clicks.
+    # In rows with a click, item 5 has one click besides the row's own, and item 6 none. The row
+    # without a click has item 5, which has two clicks.
     assert facts.clicked_popularity == pytest.approx((2 * 2 * 1) ** (1 / 3) - 1)
     assert facts.other_popularity == pytest.approx(2)
 

@@ -1,4 +1,4 @@
-"""Fingerprints depend on the contents of files and not on their paths."""
+"""Fingerprints depend on contents and not on paths; those of images also on the file names."""
 
 import os
 from pathlib import Path

@@ -99,7 +99,7 @@ def test_columns_of_sparse_integers_share_a_map() -> None:
     assert id_map is not None
     assert id_map.ids.tolist() == [7, 2_000_000_000, FAR]
     assert rows.tolist() == [3, 1, 2, 1]
-    # All values are below twice the number of rows, but not below twice the number of ids.
+    # The largest value, 9, is below twice the number of rows, but above twice the number of ids.
     id_map, rows = map_columns([np.array([9, 9, 9, 9, 1])])
     assert id_map is not None
     assert rows.tolist() == [2, 2, 2, 2, 1]

@@ -45,7 +45,7 @@ def _dataset(items: list[object], users: list[object] | None = None) -> CtrDatas
 def _model_rows(
     dataset: CtrDataset, maps: dict[str, IdMap], n_items: int, n_users: int
 ) -> tuple[list[int], list[int], list[int]]:
-    """Return rows of items, histories and users of the test rows."""
+    """Return the model's table rows for the items, the histories and the users of test."""
     items, histories, split = in_model_rows(dataset, dataset.test, maps, n_items, n_users)
     assert split.item_id.tolist() == items.item_id.tolist() == histories.values.tolist()
     assert items.item_id.dtype == histories.values.dtype == split.user_id.dtype == np.int32
@@ -71,7 +71,7 @@ def test_known_ids_keep_the_rows_of_the_model_and_new_ones_come_after() -> None:
 
 
 def test_a_model_whose_ids_are_rows_reads_sparse_ids() -> None:
-    # An item of id 2e9 joined the catalogue 1, 2, 4: all rows moved, but the model's did not.
+    # Id 2e9 joined the catalogue 1, 2, 4, which moved item 4 to row 3; in the model it has row 4.
     dataset = _dataset([1, 2, 4, 2_000_000_000])
     assert dataset.items.item_id.tolist() == [1, 2, 3, 4]
     items, _, users = _model_rows(dataset, {}, n_items=5, n_users=5)

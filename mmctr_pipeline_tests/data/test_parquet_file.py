@@ -126,7 +126,7 @@ def test_a_file_cut_in_the_middle_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_hole_of_zeros_in_the_middle_is_located(tmp_path: Path) -> None:
-    # A download that reserves its space first and is interrupted leaves zeros. No checksums here.
+    # An interrupted download into reserved space leaves zeros. This file has no page checksums.
     root = small_data.write_data(tmp_path, train=many_rows(5_000))
     path = root / "train.parquet"
     content = bytearray(path.read_bytes())

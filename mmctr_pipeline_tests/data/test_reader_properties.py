@@ -156,7 +156,7 @@ def test_csv_and_legacy_lists_give_the_same_dataset(files: dict[str, Columns]) -
 
 
 def test_the_plain_reader_finds_faults() -> None:
-    # Without this, the properties above would also hold for a reader that finds none.
+    # Without this, the properties above would also hold for two readers that find no faults.
     files = {
         "item_feature": pa.table(
             {

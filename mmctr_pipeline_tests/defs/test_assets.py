@@ -1,4 +1,4 @@
-"""Assets materialised alone after an earlier run: overrides, the AUC floor, missing inputs."""
+"""Assets materialised alone after an earlier run: overrides, the AUC gate, missing inputs."""
 
 import dataclasses
 from pathlib import Path

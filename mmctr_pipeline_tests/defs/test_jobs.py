@@ -65,7 +65,7 @@ def test_the_schedule_skips_only_if_the_latest_success_had_the_same_inputs(data_
     with dg.instance_for_test() as instance:
         request = _tick(instance)
         assert isinstance(request, dg.RunRequest)
-        assert isinstance(_tick(instance), dg.RunRequest), "nothing succeeded yet"
+        assert isinstance(_tick(instance), dg.RunRequest), "skipped before any run succeeded"
         _record_success(instance, request)
         skipped = _tick(instance)
         assert isinstance(skipped, str)
@@ -75,12 +75,13 @@ def test_the_schedule_skips_only_if_the_latest_success_had_the_same_inputs(data_
         before = train.read_bytes(), train.stat().st_mtime_ns
         train.write_bytes(b"some rows and more")
         changed = _tick(instance)
-        assert isinstance(changed, dg.RunRequest), "the data changed"
+        assert isinstance(changed, dg.RunRequest), "skipped although the data changed"
         _record_success(instance, changed)
 
         train.write_bytes(before[0])
         os.utime(train, ns=(before[1], before[1]))
-        assert isinstance(_tick(instance), dg.RunRequest), "storage holds the other data's model"
+        # Storage still holds the model of the changed data.
+        assert isinstance(_tick(instance), dg.RunRequest), "skipped although the data changed back"
 
 
 def test_a_broken_link_changes_the_input_stamp_without_an_error(data_dir: Path) -> None:

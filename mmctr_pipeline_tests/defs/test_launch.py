@@ -1,4 +1,4 @@
-"""Errors of a run are printed as one line if the user can correct them."""
+"""Errors of a run are printed without a traceback if the user can correct them."""
 
 import sys
 from pathlib import Path

@@ -57,7 +57,7 @@ def test_the_end_of_a_run_is_reported_once() -> None:
 @pytest.mark.slow
 def test_simultaneous_first_runs_share_a_new_dagster_home(tmp_path: Path) -> None:
     environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "home")}
-    # All wait here until each of them has imported Dagster.
+    # The processes wait for this lock, so that all have imported Dagster when the first gets it.
     with locked(tmp_path / "home" / ".opening.lock"):
         processes = [
             subprocess.Popen(

@@ -37,7 +37,7 @@ from mmctr_pipeline_tests.defs.running import PRESET, RUN_COMMAND, Deployment
         ({"MMCTR_EXECUTOR": "celery"}, "known executors"),
     ],
 )
-def test_an_unusable_environment_is_reported_in_one_line_without_a_run(
+def test_an_unusable_environment_is_reported_without_a_traceback(
     variables: dict[str, str],
     message: str,
     tmp_path: Path,

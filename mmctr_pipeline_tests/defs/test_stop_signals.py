@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the process, at the latest after the grace period of its block."""
+"""Ctrl-C and SIGTERM end the process, at the latest after the grace period of `StopSignals`."""
 
 import os
 import signal

@@ -56,7 +56,7 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
     table = pa.table({"x": pa.array([7, 8], pa.int32())})
     write_parquet(table.replace_schema_metadata({"k": "v"}), path, raw=True)
     bits = all_bits(path)
-    # Flips in the 24 bytes of the name of the checksum's entry may go unnoticed.
+    # A flip in the checksum's entry may hide the entry; the bound allows 24 bytes for that.
     assert count_unnoticed(path, lambda: read_parquet(path), bits) <= 8 * 24 < len(bits) / 10
 
 

@@ -24,10 +24,10 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None
     write_record(path, {"a": 0.25, "mmctr.crc": "mmctr.crc32: 00000000"})
 
     def read() -> dict:
-        # If a bit of its key is flipped, the checksum's entry is read like any other entry.
+        # If a bit of the checksum's key is flipped, its entry is read like any other.
         return {key: value for key, value in read_record(path).items() if key in ("a", "mmctr.crc")}
 
-    # Flips in the 24 bytes of the checksum's entry may go unnoticed.
+    # A flip in the checksum's entry may hide the entry; the bound allows 24 bytes for that.
     assert count_unnoticed(path, read, all_bits(path)) <= 8 * 24
 
 

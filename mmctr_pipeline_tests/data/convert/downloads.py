@@ -13,7 +13,7 @@ GENRES = ("Action", "Children's", "Comedy", "Sci-Fi")
 
 
 def drawn_ratings(n_users: int = 12, n_movies: int = 40, n_times: int = 10**9) -> list[Rating]:
-    """Return 8 to 30 ratings of each user in whole stars; few distinct times make ties."""
+    """Return 8 to 30 ratings of each user, in whole stars; with a small `n_times`, times repeat."""
     generator = np.random.default_rng(1)
     return [
         (user, int(movie), int(generator.integers(1, 6)), int(generator.integers(1, n_times)))
@@ -55,7 +55,7 @@ Pair = tuple[int, int, int]
 
 
 def drawn_pairs(n_users: int = 60, n_items: int = 80) -> list[Pair]:
-    """Return 5 to 14 interactions of each user, in no order of time."""
+    """Return 5 to 14 interactions of each user, not sorted by time."""
     generator = np.random.default_rng(2)
     popularity = 1 / np.arange(1, n_items + 1)
     return [
@@ -68,7 +68,7 @@ def drawn_pairs(n_users: int = 60, n_items: int = 80) -> list[Pair]:
 
 
 def write_microlens(folder: Path, pairs: Sequence[Pair], n_items: int = 80) -> Path:
-    """Write pairs, titles, likes and views as in MicroLens-50k; item i has 100 i likes."""
+    """Write pairs, titles, likes and views as in MicroLens-50k; item i has 100 * i likes."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [",".join(map(str, pair)) for pair in pairs]
     _write(folder / "MicroLens-50k_pairs.csv", ["user,item,timestamp", *lines])

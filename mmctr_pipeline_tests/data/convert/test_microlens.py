@@ -68,7 +68,8 @@ def test_each_interaction_has_its_negatives_with_the_same_history(tmp_path: Path
 def test_negatives_follow_the_popularity_to_the_given_power(
     exponent: float, tmp_path: Path
 ) -> None:
-    # Every item is there from the start, and no user knows more than a few of them.
+    # Items 1 to 40 exist from the start. Only the last 5,000 users have rows, and they interact
+    # only with items 41 to 44.
     items = [item for item in range(1, 41) for _ in range(item * item)]
     pairs = [(number + 1, item, 1) for number, item in enumerate(items)]
     users = range(len(pairs) + 1, len(pairs) + 5001)

@@ -56,7 +56,7 @@ def test_a_conversion_replaces_an_earlier_one_and_nothing_else(raw: Path, tmp_pa
     assert _names(tmp_path) == {"ml", "data"}
 
 
-def test_what_a_killed_conversion_left_is_removed(raw: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_conversion_are_removed(raw: Path, tmp_path: Path) -> None:
     for name in (".data.making", ".data.old"):
         (tmp_path / name / "item_images").mkdir(parents=True)
     (tmp_path / ".data.lock").touch()
@@ -84,7 +84,9 @@ def test_a_conversion_that_would_keep_no_user_is_refused(raw: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("place", ["ml/posters", "elsewhere"])
-def test_posters_of_movies_are_found_and_linked(place: str, raw: Path, tmp_path: Path) -> None:
+def test_posters_of_movies_are_put_into_the_converted_folder(
+    place: str, raw: Path, tmp_path: Path
+) -> None:
     posters = write_images(tmp_path / place, ["1.jpg", "4.PNG", "5.jpg", "logo.png"])
     given = posters if place == "elsewhere" else None
     convert_movielens(raw, tmp_path / "data", MovieLensConfig(), given)
