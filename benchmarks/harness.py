@@ -1,4 +1,4 @@
-"""Run the sides of a benchmark in turn, each in its own process, and compare them."""
+"""Run the sides of a benchmark (ours and its peers) in turn, each in its own process."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ ALLOCATOR_SETTING = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""Lets glibc reuse large blocks of memory; by default it maps and clears each one again."""
+"""Lets glibc reuse freed large blocks; by default the system maps and clears each new one."""
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
