@@ -1,8 +1,8 @@
-"""Training DIN: ours against the padded form of FuxiCTR's layers.
+"""Train DIN: ours against a padded form with FuxiCTR's layers.
 
     python -m benchmarks.din [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both sides are the preset `din` with three changes: histories are cut to the newest 64 items; the
+Both sides are the preset `din`, which reads the newest 64 items of a history, with two changes: the
 attention has ReLU, since the preset's Dice would normalise over padding too in the padded form; and
 batches have 4,096 rows, since the plain form needs about twice the memory for the preset's 8,192.
 They start from the same weights and have the same features, network, dropout, loss, Adam with L2 in

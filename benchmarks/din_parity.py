@@ -5,9 +5,9 @@
 
 Both sides are trained on a sample dataset with 50,000 valid rows, with the same features (id, mean
 of the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, learning
-rate and epochs, and keep their best epoch. Both have the initial weights and the order of rows of
-the seed, and no dropout, so only the layers and the engine differ. The peer (`PlainDin` of `din`)
-pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in the
+rate and epochs, and keep their best epoch. For each seed, both have the same initial weights and
+order of rows, and no dropout, so only the layers and the engine differ. The peer (`PlainDin` of
+`din`) pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in the
 precision that `auto` selects. `difference` is ours minus the peer with its 95 % interval over seeds
 and valid rows. The verdict is `equal` if both ends are within 0.003 of zero, else that of
 `comparison/statistics.py`.

@@ -3,7 +3,7 @@
     python -m benchmarks.encode_images [--n N]
 
 The pictures are N generated JPEG files of 640 x 480 pixels with as much detail as photographs. The
-weights are random, which makes no difference to the speed. `peer` works as recipe A: open_clip's
+weights are random, which makes no difference to the speed. `peer` works like recipe A: open_clip's
 preprocessing and one forward pass per image in float32. `best` is a DataLoader with two workers
 over open_clip's preprocessing, batches of 16, channels last, in bfloat16 where the machine
 multiplies in it. Times include reading and decoding on every side, but not loading the model. The

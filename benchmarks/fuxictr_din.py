@@ -1,6 +1,6 @@
 """FuxiCTR's DIN, built from the package's layers as in the challenge's baseline, against ours.
 
-    python -m benchmarks.fuxictr_din --data FOLDER [--leaderboard FOLDER] [--kept] [--seeds N]
+    python -m benchmarks.fuxictr_din [--data FOLDER] [--leaderboard FOLDER] [--kept] [--seeds N]
 
 FuxiCTR's own training loop trains it on the rows and vectors of `mmctr leaderboard`: `MMCTR_PRESET`
 sets encoders and fusion, `--data` or `MMCTR_DATA_DIR` the data, by default the sample dataset. As
@@ -210,14 +210,14 @@ def train_din(inputs: TrainingInputs, seed: int, max_epochs: int = MAX_EPOCHS) -
 def compare(table: Path, inputs: TrainingInputs, peer: list[np.ndarray]) -> list[dict[str, Any]]:
     """Return the rows of a table's JSON file, each with its AUC minus that of `peer`.
 
-    `peer` holds scores by seed; surplus seeds of either side are ignored. Raises `SystemExit` if
-    the table is of other data or vectors than `inputs`.
+    `peer` holds scores by seed; surplus seeds of either side are ignored, and so are rows that
+    failed. Raises `SystemExit` if the table was made from other data or vectors than `inputs`.
     """
     rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
     if any(key != inputs.key for row in rows for key in row["inputs"]):
         raise SystemExit(
-            f"{table} is of other data or vectors: run both with the same MMCTR_DATA_DIR (--data), "
-            "MMCTR_PRESET and MMCTR_STORAGE_DIR"
+            f"{table} was made from other data or vectors: run the leaderboard and this benchmark "
+            "with the same MMCTR_DATA_DIR (--data), MMCTR_PRESET and MMCTR_STORAGE_DIR"
         )
     label = _reporting_label(inputs)
     compared = []

@@ -55,7 +55,7 @@ Result = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A process to run: its command, its limit in seconds, or why it is left out."""
+    """A process to run: its command, its limit in seconds, and why it is left out, if it is."""
 
     name: str
     command: Sequence[str]
@@ -119,7 +119,7 @@ def _test_counts(lines: Sequence[str]) -> Result | None:
 
 
 def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
-    """Return the parts in groups that run at the same time. The first group writes `data`."""
+    """Return groups of parts that run at the same time; the first group also writes `data`."""
     device = "cpu" if rehearse else "cuda"
 
     def python(*arguments: str) -> list[str]:
@@ -176,7 +176,7 @@ def run_small(module: str) -> None:
 
 
 def run_all(groups: Sequence[Sequence[Part]], report: Result, out: Path) -> None:
-    """Run the parts, and write `report` with their results to `out` after each of them."""
+    """Run group after group, and write `report` with the results to `out` after each part."""
     deadline = time.monotonic() + (math.inf if report["rehearsal"] else SECONDS)
     report["parts"] = {}
     with concurrent.futures.ThreadPoolExecutor() as pool:

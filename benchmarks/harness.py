@@ -1,4 +1,4 @@
-"""Run the sides of a benchmark in turn, each in its own process, and compare them."""
+"""Run the sides of a benchmark (ours and its peers) in turn, each in its own process."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ ALLOCATOR_SETTING = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
-"""Lets glibc reuse large blocks of memory; by default it maps and clears each one again."""
+"""Lets glibc reuse freed large blocks; by default the system maps and clears each new one."""
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
@@ -42,8 +42,8 @@ def alternate(
 ) -> dict[str, list[dict[str, Any]]]:
     """Run `python -m module --side SIDE` for each side in turn, and return the results by side.
 
-    A side prints one JSON object as its last line. Raises `RuntimeError` with its output if a side
-    fails.
+    A side prints one JSON object as its last line. Raises `RuntimeError` if a side fails, with its
+    standard error unless `show_progress` has already shown it.
 
     Parameters
     ----------
@@ -56,7 +56,8 @@ def alternate(
     arguments
         Further arguments for all sides.
     environments
-        Environment variables by side, added to those of this process, without the allocator's.
+        Environment variables to add for each side. If given, the sides do not inherit the
+        allocator setting of this process.
     show_progress
         Whether the standard error of a side appears at once.
     """

@@ -1,6 +1,6 @@
-"""Measure a ragged model against its plain padded form, for `din`, `qin` and `transformer_dcn`.
+"""Training speed of `din`, `qin` and `transformer_dcn`: ragged against plain padded forms.
 
-The data are a generated sample dataset with the tables of MicroLens_1M_x1 (91,718 items) and fewer
+The data are a generated sample dataset with the tables of MicroLens_1M_x1 (91,717 items) and fewer
 rows, or the first rows of a given dataset; item vectors are its `item_emb_d128`. Each side runs in
 its own process, in turn, with the allocator setting of the harness and the OpenMP setting of our
 own entry points. The plain form is timed for some seconds after its first step. Ours is trained for
@@ -83,7 +83,7 @@ class Comparison:
 
 
 def n_weights(*modules: nn.Module) -> int:
-    """Return the number of matrix entries in the modules: one multiplication each for a vector."""
+    """Return the number of matrix entries: a product with a vector multiplies once by each."""
     return sum(
         parameter.numel()
         for module in modules
@@ -95,7 +95,10 @@ def n_weights(*modules: nn.Module) -> int:
 def settings(
     comparison: Comparison, batch_size: int | None = None
 ) -> tuple[ModelConfig, TrainingConfig]:
-    """Return the settings of both sides: the preset's, with two epochs and at most 64 items."""
+    """Return the settings of both sides: the preset's with two epochs and the given batch size.
+
+    Histories have at most 64 items, and `comparison.changes` are applied.
+    """
     loaded = load_preset(comparison.preset)
     assert isinstance(loaded.model, FeatureModelSettings)
     features = dataclasses.replace(loaded.model.features, max_history=MAX_HISTORY)
@@ -187,7 +190,7 @@ SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": o
 
 def run(comparison: Comparison, description: str | None) -> None:
     """Run the benchmark, or one side of it; `--help` shows `description`."""
-    # The sides inherit the setting; they import torch at once, so it must exist before they start.
+    # The sides get here after importing torch, too late to set OpenMP, so they inherit the setting.
     share_cores()
     chosen = _parser(comparison, description).parse_args()
     if importlib.util.find_spec("fuxictr") is None:

@@ -1,4 +1,4 @@
-"""AUC after two epochs: ours (ragged, catch-up AdamW, bfloat16) against the plain form, over seeds.
+"""Valid AUC: ours (ragged, catch-up AdamW, bfloat16) against the plain form, over seeds.
 
     python -m benchmarks.parity [--device D]
     python -m benchmarks.parity --full [--device D]

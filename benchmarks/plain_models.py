@@ -107,7 +107,7 @@ class PlainFeatures(nn.Module):
         if others is not None or list(ours.vector_layers) != ["fused"]:
             raise ValueError("the plain form has only ids, tags, fused vectors and context levels")
         if not isinstance(ours.vector_layers["fused"], VectorProjection):
-            raise ValueError("the plain form has FuxiCTR's matrix; set vector_projection to true")
+            raise ValueError("the plain form needs a learned matrix; set vector_projection to true")
         vectors_ID, _ = items.vectors_of("fused")
         self.item_id, self.tags = _table_like(ours.item_id), _table_like(ours.tags)
         self.matrix = nn.Linear(vectors_ID.shape[1], vectors_ID.shape[1], bias=False)
@@ -156,7 +156,7 @@ def take_weights(plain: nn.Module, ours: CtrModel) -> None:
     for mine, theirs in zip(plain.parameters(), ours.parameters(), strict=True):
         if mine.shape != theirs.shape:
             raise ValueError(
-                f"a weight of {tuple(mine.shape)} would get one of {tuple(theirs.shape)}"
+                f"a weight has shape {tuple(mine.shape)}, but {tuple(theirs.shape)} in our model"
             )
         mine.copy_(theirs)
     norms = (

@@ -87,7 +87,7 @@ def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor
 
 
 class PlainRecipe(nn.Module):
-    """`ImprovedMMCTRModel`; its parameters have the same names as in ours."""
+    """The notebook's `ImprovedMMCTRModel`; its parameters have the same names as in ours."""
 
     vectors: torch.Tensor
 

@@ -1,10 +1,10 @@
-"""Training QIN: ours against the padded form, written as the authors' code is.
+"""Train QIN: ours against a padded form written like the authors' code.
 
     python -m benchmarks.qin [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both sides are the preset `qin` with the newest 64 items of a history. They start from the same
-weights and have the same features, network, dropout (none within the rows), loss, Adam with L2 in
-the gradient, clipping and batch size.
+Both sides are the preset `qin`, which reads the newest 64 items of a history. They start from the
+same weights and have the same features, network, dropout (none within the rows of weights), loss,
+Adam with L2 in the gradient, clipping and batch size.
 
 The plain form pads histories to 64, projects keys and values at all 64 positions (FuxiCTR's
 `MultiHeadTargetAttention` with ReLU instead of softmax), computes the product with every row of

@@ -1,4 +1,4 @@
-"""Sample datasets for the benchmarks that train: full-size tables, any number of rows."""
+"""Sample datasets for benchmarks: with tables of full size, or scaled to the number of rows."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +15,7 @@ from mmctr_pipeline.sample.write import generate_sample
 
 
 def write_full_tables(folder: Path, n_train_rows: int, n_valid_rows: int) -> None:
-    """Write a dataset of 91,717 items and 1,000,000 user ids with fewer rows."""
+    """Write a dataset of 91,717 items and 1,000,000 user ids with the given numbers of rows."""
     config = SampleConfig.full_size(
         n_train_rows=n_train_rows, n_valid_rows=n_valid_rows, n_test_rows=4
     )
@@ -46,7 +46,9 @@ def write_scaled(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
 
 
 def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
-    """Return the dataset, cut to its first train rows, and the 128-d vectors of item_info.
+    """Return a dataset and the 128-dimensional vectors of its item_info.
+
+    With `n_train_rows`, the dataset has only that many train rows, the first ones.
 
     User ids are the rows of the user table, as in MicroLens_1M_x1. Otherwise the pipeline would
     number only the users that occur, and the table would be smaller.

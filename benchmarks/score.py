@@ -5,8 +5,9 @@
 Generates a sample dataset with the tables of MicroLens_1M_x1, and scores its valid rows: 379,142
 rows with labels, of users that are not in train, a third of them on cold items. Both sides hold the
 rows in memory and have the same weights, those of ours after one short epoch. The plain form
-(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio` is without, and
-`ratio_set` with the allocator setting (`ALLOCATOR_SETTING` of the harness) on both sides.
+(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio_set` compares the
+sides with the allocator setting (`ALLOCATOR_SETTING` of the harness) and the OpenMP setting of our
+own entry points (`share_cores`); for `ratio`, the plain side has neither, ours only that of OpenMP.
 `auc_difference` and `largest_difference` (of two probabilities) are over all rows.
 """
 

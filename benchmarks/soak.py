@@ -6,7 +6,7 @@ Each point starts the run of `make run` over the artefacts of an earlier run on 
 disturbs it:
 
 - kill, term: the run's process gets SIGKILL or SIGTERM, most often in the middle of an asset
-- child: another process of the run gets SIGKILL, as the system does when memory runs out
+- child: another process of the run gets SIGKILL, as if memory had run out
 - write: no file can grow beyond a random size
 - together: a second run starts
 - prune: `mmctr prune --unused-days 0` runs meanwhile
@@ -23,8 +23,8 @@ Afterwards three things are checked:
 Finished points are kept in FOLDER, and the same command continues after them. There is no peer.
 
 With `--full`, each run has a process for each step, like `make run`. By default, only two disturbed
-runs have them, one killed and one terminated; the others have a single process, which takes half
-the time.
+runs do, one that is killed and one that is terminated; the others have a single process, which
+takes half the time.
 """
 
 import argparse

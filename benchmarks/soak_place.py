@@ -41,7 +41,7 @@ class Reference:
     sizes: list[int]
 
     def lost(self, found: dict[str, str]) -> list[str]:
-        """Return the earlier artefacts that have neither their digest nor the undisturbed run's."""
+        """Return the earlier artefacts that changed, unless they equal the undisturbed run's."""
         return [
             name
             for name, digest in self.earlier.items()
@@ -205,7 +205,10 @@ def artefacts(storage: Path) -> dict[str, Path]:
 
 
 def digests(storage: Path) -> dict[str, str]:
-    """Return a digest of each artefact: of its values, without times and counts of the run."""
+    """Return a digest of each artefact: of its values, without times and counts of the run.
+
+    A damaged artefact has its error message instead.
+    """
     from mmctr_pipeline.files.errors import DamagedFileError
 
     found = {}

@@ -6,10 +6,11 @@
 Generates a sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer
 rows, or takes the first rows of a given dataset; item vectors are its `item_emb_d128`. Both sides
 train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its first
-steps, ours for a whole epoch. Each side runs without and with two settings: an allocator setting
-(`ALLOCATOR_SETTING` of the harness), which avoids most page faults of the plain form, and the
-OpenMP setting of our own entry points (`share_cores`). `ratio` has both settings on both sides,
-`ratio_as_is` has neither on the plain side.
+steps, ours for a whole epoch. Each side runs with and without an allocator setting
+(`ALLOCATOR_SETTING` of the harness), which avoids most page faults of the plain form. With it, the
+plain form also has the OpenMP setting of our own entry points (`share_cores`), which ours always
+has. `ratio` compares the sides with both settings; for `ratio_as_is`, the plain side has neither,
+and ours only that of OpenMP.
 
 Ceiling: the machine's rate of matrix products, in the same dtype and the same run, divided by the
 operations that a row needs.
@@ -22,8 +23,8 @@ products depend on the CPU's vector width and the update on its memory, so a sha
 alone would differ between machines. On a GPU the loader is the limit, so the share is printed but
 not required.
 
-`--full` runs ours alone on all rows from the parquet files, and reports the seconds of loading, of
-each epoch and of its validation, and the peak memory.
+`--full` runs ours alone on all rows from the parquet files. It reports the seconds of loading, the
+mean seconds of an epoch and of its validation, and the peak memory.
 """
 
 import json
@@ -173,7 +174,7 @@ def _parser() -> ArgumentParser:
     parser = command_line(__doc__, [*SIDES, "full"], rounds=2)
     parser.add_argument("--data", type=Path, help="a dataset with full-size tables")
     parser.add_argument("--rows", type=int, default=N_ROWS, help="train rows; not with --full")
-    parser.add_argument("--seconds", type=float, default=8, help="timing of plain")
+    parser.add_argument("--seconds", type=float, default=8, help="how long to time the plain form")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--full", action="store_true")
     parser.add_argument("--epochs", type=int, default=1, help="with --full")

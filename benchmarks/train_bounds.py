@@ -10,7 +10,7 @@ from mmctr_pipeline.environment import share_cores
 LEAST_SHARE = 0.2
 """Share of its bound that the plain form must reach to be a fair peer.
 
-It reaches about a tenth of it without the allocator setting, and more than a quarter with it.
+The plain form reaches about a tenth without the allocator setting, and more than a quarter with it.
 """
 
 MEAN_HISTORY = 8

@@ -4,9 +4,9 @@
                                          [--data FOLDER]
 
 Both sides are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches
-of 512 (with the preset's 128, both sides would mostly update Adam's 268 million weights). They
-start from the same weights and have the same features, network, dropout, loss, Adam, clipping and
-batch size.
+of 512 (with the preset's 128, both sides would spend most of their time on Adam's update of 268
+million weights). They start from the same weights and have the same features, network, dropout,
+loss, Adam, clipping and batch size.
 
 The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 positions, then
 FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours omits padding,
@@ -88,11 +88,11 @@ class PlainTransformerDcn(nn.Module):
 def operations_per_row(model: TransformerDcn, length_N: np.ndarray) -> float:
     """Return the multiplications and additions for training on an average row.
 
-    The backward pass costs twice the forward pass. A position needs the encoder's matrices; in each
-    layer, its score and weighted sum take every position of its row. The input of a row has as many
-    columns as its kept positions and its other features fill. The row needs the square of these
-    columns in each matrix of the cross network, these columns in the first layers of tower and last
-    network, and the rest of these networks in full.
+    The backward pass costs twice the forward pass. A position is multiplied by the matrices of the
+    encoder, and attends to every position of its row. The networks read a row's kept positions and
+    its other features, `width_N` numbers; positions that do not exist cost nothing. A matrix of the
+    cross network takes `width_N` squared multiplications; the first layer of the tower and that of
+    the head take `width_N` for each of their outputs. Everything else is counted in full.
     """
     pair_dim, input_dim = model.pooled.in_features, model.deep_first.in_features
     always_dim = pair_dim + model.features.item_dim + model.features.context_dim

@@ -1,4 +1,4 @@
-"""The benchmarks' sample datasets have full-size embedding tables but few rows."""
+"""The benchmarks read sample datasets with a full-size user table, as in MicroLens_1M_x1."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The ablation of our model: each file is the preset with something switched off or added."""
+"""The ablation of our model: files switch parts off, add one, or give DIN our features."""
 
 from pathlib import Path
 from typing import Any

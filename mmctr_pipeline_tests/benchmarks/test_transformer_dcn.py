@@ -40,7 +40,8 @@ def test_the_plain_form_has_dropout_in_the_same_places_as_ours() -> None:
     pytest.importorskip("fuxictr", reason="needs the bench extra")
     config = dataclasses.replace(SMALL, transformer_dropout=0.5, dropout=0.25)
     plain = build_pair(TRANSFORMER_DCN, config).plain
-    # In each layer: attention, hidden units, feed-forward output; and the attention weights.
+    # Each of the two layers drops the attention's output, hidden units and feed-forward output,
+    # and, by a rate of the attention module, the attention weights.
     assert dropout_rates(plain.get_submodule("encoder")) == [0.5] * 6
     attentions = [m for m in plain.modules() if isinstance(m, torch.nn.MultiheadAttention)]
     assert [attention.dropout for attention in attentions] == [0.5, 0.5]

@@ -22,7 +22,7 @@ from mmctr_pipeline_tests.fusion.test_pca import (
     table,
 )
 
-# The variance of the covers is 2,500 times that of the titles.
+# The variance of the covers is about 10,000 times that of the titles.
 TEXT, IMAGE = table(1, TEXT_DIM), table(2, IMAGE_DIM, scale=50.0)
 EACH = FusionConfig(method="pca_each", dim=10)
 

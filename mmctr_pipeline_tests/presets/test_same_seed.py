@@ -33,7 +33,10 @@ def narrow(config: Settings) -> Settings:
 
 
 def short(config: TrainingConfig, seed: int) -> TrainingConfig:
-    """Return the settings with at most two epochs, and batches large enough for all threads."""
+    """Return the settings with at most two epochs, and small batches.
+
+    Batches above `SMALL_BATCH` rows stay above it, so that they still use all threads.
+    """
     return dataclasses.replace(
         config,
         seed=seed,

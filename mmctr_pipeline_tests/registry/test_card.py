@@ -1,4 +1,4 @@
-"""The model card shows quality, quality by popularity, epochs and the final fit."""
+"""The model card reports the quality, the training and the final fit of a model."""
 
 import dataclasses
 from typing import Any

@@ -45,7 +45,7 @@ def read_sample(folder: Path, preprocess: Preprocess, tokenize: Tokenize) -> Cap
     """
     paths = SamplePaths(folder)
     if not paths.images.is_dir():
-        raise FileNotFoundError(f"{paths.images}: generate the sample dataset with images")
+        raise FileNotFoundError(f"{paths.images} is missing: generate the dataset with images")
     feature = pq.read_table(paths.item_feature, columns=["item_id", "item_title"])
     truth = pq.read_table(paths.item_truth).to_pydict()
     if feature.column("item_id").to_pylist() != truth["item_id"]:

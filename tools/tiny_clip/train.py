@@ -87,7 +87,7 @@ def train(
     data
         The training items.
     seed
-        Seed of initialisation, order and augmentation.
+        Seed of initialisation, order, augmentation and blanked tokens.
     epochs
         Passes over the data.
     batch_size

@@ -110,7 +110,7 @@ def test_readable_images_decode_to_the_pixels_of_open_clip(folder: Path, item: i
         assert (pixels.shape, pixels.dtype) == ((32, 32, 3), np.uint8)
         assert np.array_equal(pixels, pixels_of_open_clip(image)) == (item in AS_OPEN_CLIP)
         if item not in AS_OPEN_CLIP:
-            # Both blend over white, but round differently.
+            # `decode` and `over_white` blend alike, but round differently.
             assert error_of(pixels, pixels_of_open_clip(PREPARED[item](image))) < 0.5
 
 

@@ -1,4 +1,4 @@
-"""Images are resized and normalised as by open_clip, after conversion to RGB or grey."""
+"""Images become RGB, grey or CMYK, and are resized and normalised as by open_clip."""
 
 import itertools
 from pathlib import Path

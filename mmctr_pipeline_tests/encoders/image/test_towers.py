@@ -24,7 +24,7 @@ from mmctr_pipeline.sample.covers import draw_cover
 from mmctr_pipeline_tests.encoders.small_models import random_clip, save_clip
 
 # A smaller RN50: half its width and two thirds of its blocks; no text is encoded here. It amplifies
-# rounding as RN50 does, in seconds also on CPUs without bfloat16 products.
+# rounding as RN50 does, but runs in seconds, also on CPUs without bfloat16 products.
 RESNET = {
     "embed_dim": 256,
     "vision_cfg": {"image_size": 96, "layers": [2, 3, 4, 2], "width": 32, "patch_size": None},

@@ -65,7 +65,7 @@ def fast(tokenizer: Tokenizer, unknown: str) -> PreTrainedTokenizerFast:
 def test_texts_without_a_known_word_are_found(build: Callable[[], Any]) -> None:
     tokenizer = build()
     assert unknown_only(tokenizer, KNOWN).tolist() == [False, False, False]
-    # Only BERT's vocabulary has the text [UNK].
+    # Without [UNK], which is the unknown token of only some of these tokenisers.
     assert unknown_only(tokenizer, UNKNOWN[:4]).tolist() == [True] * 4
     assert unknown_only(tokenizer, []).tolist() == []
 

@@ -84,7 +84,7 @@ def test_an_untrained_fusion_is_a_pca_of_standardised_vectors_with_equal_attenti
 
     text, image = standardised(DATASET.text), standardised(DATASET.image)
     expected = fit_pca(text, image, FusionConfig(dim=10)).transform(text, image)
-    # Distances are equal up to the one held-out item; only the basis is rotated.
+    # The rotation of the basis keeps distances; the one held-out item changes them slightly.
     sample = np.arange(20, 60)
     got, want = (
         np.linalg.norm(t.vectors[sample, np.newaxis] - t.vectors[sample], axis=2)
@@ -156,7 +156,7 @@ def test_a_learned_token_replaces_a_missing_modality(
     vectors[NO_IMAGE[0]] = np.nan
     again = transform.transform(DATASET.text, dataclasses.replace(DATASET.image, vectors=vectors))
     np.testing.assert_array_equal(again.vectors, fused.vectors)
-    # The token is not the mean image, which is zero.
+    # The token differs from the mean of its modality, which is zero after standardisation.
     transform_with_mean = dataclasses.replace(
         transform, weights=transform.weights | {"missing": torch.zeros_like(missing)}
     )
