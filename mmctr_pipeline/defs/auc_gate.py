@@ -1,4 +1,4 @@
-"""Judge a trained model for its check and for the submission, by the configuration of either."""
+"""Judge a trained model, for its check and for the submission, each by its own settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
