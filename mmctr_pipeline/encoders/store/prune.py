@@ -146,7 +146,8 @@ def _select(
     has_vector = np.concatenate([shard.has_vector for shard in shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(shard.contents) for shard in shards])
     written = np.array([shard.path.stat().st_mtime for shard in shards])[shard_of]
-    # A lookup prefers a vector, the one of the first file. Of failures only the latest is of use.
+    # A lookup prefers vectors to failures, and among vectors the one in the first file. Among
+    # failures only the latest is useful.
     order = np.lexsort((np.where(has_vector, shard_of, -written), ~has_vector))
     distinct, first = np.unique(contents[order], return_index=True)
     winners = order[first]

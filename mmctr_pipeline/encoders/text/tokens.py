@@ -18,7 +18,7 @@ def unknown_only(tokenizer: Any, texts: list[str]) -> np.ndarray:
     """
     if not hasattr(tokenizer, "encode_batch") and not hasattr(tokenizer, "unk_token_id"):
         return np.zeros(len(texts), dtype=bool)
-    # Of most texts the first word is known, and many texts begin with the same word.
+    # The first word of most texts is known, and many texts begin with the same word.
     first_words = [(text.split(maxsplit=1) or [text])[0] for text in texts]
     distinct = sorted(set(first_words))
     unknown_words = set(itertools.compress(distinct, _all_unknown(tokenizer, distinct)))
