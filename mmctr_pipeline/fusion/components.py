@@ -162,7 +162,7 @@ def _moments(modalities: Modalities) -> _Moments:
 
 
 def _leading(moments: _Moments, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading components `(K, D)` and their variances `(K,)`; none if all are equal."""
+    """Return the leading components `(K, D)` and their variances `(K,)`; none for equal vectors."""
     n_columns = len(moments.mean)
     n_components = min(dim, moments.n_items - 1, n_columns)
     if n_components < 1 or not moments.variance:

@@ -1,4 +1,4 @@
-"""Embedding tables: rows that training never reads, and tables that an optimiser can serve."""
+"""Embedding tables: untrained rows hold the mean, and an optimiser may answer look-ups."""
 
 from typing import Any, Protocol, Self
 
@@ -98,7 +98,10 @@ class ValueTable(nn.Embedding):
             self.weight.index_copy_(0, self.untrained_K, rows_KD)
 
     def mean_beyond(self, values_ND: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
-        """Return rows looked up for `ids_N`, in evaluation mode with the mean beyond the table."""
+        """Return `values_ND`, the rows looked up for `ids_N`.
+
+        In evaluation mode, the mean of the table replaces those of ids beyond the table.
+        """
         if self.training:
             return values_ND
         if self._mean_D is None:
