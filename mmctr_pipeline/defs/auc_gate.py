@@ -37,7 +37,7 @@ def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any)
 
 
 def data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
-    """Return the name of a known data set, or ""; a sample dataset of full size is not one."""
+    """Return the name of a known data set, or ""; a sample dataset of the same size is unknown."""
     name = data_set_name(dataset)
     return "" if name and SamplePaths(deployment.data_root()).summary.is_file() else name
 

@@ -166,7 +166,7 @@ class TransformerDcnConfig(TowerSettings):
     )
     transformer_dropout: float = setting(0.2, "dropout within the transformer", ge=0, lt=1)
     kept_positions: int = setting(
-        16, "newest positions that DCNv2 reads one by one", ge=1, le=10_000
+        16, "newest positions that DCNv2 reads individually", ge=1, le=10_000
     )
     cross_layers: int = setting(3, "layers of the cross network", **LAYERS)
     dropout: float = setting(0.2, "dropout after each hidden layer of the tower", ge=0, lt=1)

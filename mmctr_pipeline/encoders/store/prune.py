@@ -44,9 +44,9 @@ class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
     `encoder` is its identity, or the folder's name if it has no readable shard. `n_kept` and
-    `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` count keys and
-    vectors. `n_left_behind` counts the leftovers of interrupted runs and the damaged files, which
-    are removed too. A folder `in_use` is skipped, and its counts are 0.
+    `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` are the
+    sizes of their keys and vectors. `n_left_behind` counts the leftovers of interrupted runs and
+    the damaged files, which are removed too. A folder `in_use` is skipped, and its counts are 0.
     """
 
     encoder: str

@@ -115,7 +115,7 @@ class EmbeddingTable(ValueTable):
     Ids beyond the table count as 0. The weights are those of `nn.Embedding(..., padding_idx=0)`.
 
     An optimiser may set `server`, which then answers look-ups in training mode: it gathers the few
-    rows that a batch touches, so that their gradient is as small. Rows that no batch touched are
+    rows that a batch touches, so that the gradient has only these. Rows that no batch touched are
     out of date meanwhile. The table has them brought up to date whenever it is read as a whole,
     which is when it enters evaluation mode and when `state_dict` is called.
     """
