@@ -52,7 +52,7 @@ def fitting_rows(dataset: CtrDataset) -> np.ndarray:
 def score_valid(
     module: nn.Module, valid: BatchSource, dataset: CtrDataset, config: TrainingConfig
 ) -> ValidScores:
-    """Score the valid rows; unless `config.calibration` is "none", fit a map and calibrate them.
+    """Score the valid rows and, unless `config.calibration` is "none", calibrate the scores.
 
     Parameters
     ----------
