@@ -1,4 +1,4 @@
-"""Judge a trained model for its check and for the submission, by the configuration of either."""
+"""Judge a trained model, for its check and for the submission, each by its own settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any)
 
 
 def data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
-    """Return the name of a known data set, or ""; a sample dataset of full size is not one."""
+    """Return the name of a known data set, or ""; a sample dataset of the same size is unknown."""
     name = data_set_name(dataset)
     return "" if name and SamplePaths(deployment.data_root()).summary.is_file() else name
 

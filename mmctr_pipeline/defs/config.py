@@ -70,7 +70,7 @@ class AssetConfig(dg.Config):
         return settings_class.from_mapping(self.model_dump()[field], section=field)
 
     def model_settings(self) -> ModelConfig:
-        """Return the core settings of the field `model`, whose class follows from its name."""
+        """Return the core settings of the field `model`; the model's name decides their class."""
         return model_config_from(self.model_dump()["model"], "run configuration", "model")
 
 
@@ -145,7 +145,8 @@ def config_class(
         if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) not in (
             typing.get_args(hint)
         ):
-            hint = Any  # Dagster has no such type; the settings check the value
+            # Dagster accepts a union of plain types only with None; `check` validates the value.
+            hint = Any
         if isinstance(value, tuple):
             hint, value = _LIST[typing.get_args(hint)[0]], list(value)
         fields[field.name] = (hint, pydantic.Field(value, description=field.metadata.get("help")))
@@ -168,7 +169,7 @@ def require_valid(settings: Settings, values: Mapping[str, Any], where: str, sec
     Parameters
     ----------
     settings
-        The settings that they change.
+        The settings that `values` would override; not modified.
     values
         New values by name.
     where, section
@@ -183,7 +184,8 @@ def require_valid(settings: Settings, values: Mapping[str, Any], where: str, sec
     type(settings).from_mapping(merged, where, section)
 
 
-# A type made at run time from values; a type checker reads a subscript as an annotation.
+# `list`, typed as Any: `config_class` subscripts it with a type known only at run time, and a type
+# checker would reject that.
 _LIST: Any = list
 
 
@@ -193,7 +195,8 @@ def run_config(preset: Preset) -> dict[str, Any]:
     for asset in ASSET_SECTIONS:
         config = asset_config(asset, preset)().resolved
         if "model" in config:
-            # Dagster spells the choice of a union as the key above its fields.
+            # In a run config, Dagster names the chosen variant by a key around its fields:
+            # {"din": {...}}, not {"name": "din", ...}.
             config["model"] = {config["model"].pop("name"): config["model"]}
         ops[asset] = {"config": config}
     return {"ops": ops}

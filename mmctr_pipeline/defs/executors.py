@@ -50,7 +50,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         end_when_closed(parent.sentinel)
-        # Ctrl-C signals the whole process group of the run. A step leaves it: the run ends steps.
+        # Ctrl-C signals the whole process group of the run. A step leaves this group, so that only
+        # the run ends it.
         os.setpgid(0, 0)
 
 

@@ -19,7 +19,7 @@ class DeploymentResource(dg.ConfigurableResource):
     """Data folder, storage folder and device of a deployment."""
 
     data_dir: str | None = Field(
-        description="folder of a MicroLens copy; without it the sample dataset is generated"
+        description="folder of the data; without it the sample dataset is generated"
     )
     storage_dir: str = Field(description="folder of all artefacts")
     device: str = Field(description="auto, cpu, cuda or cuda:N")

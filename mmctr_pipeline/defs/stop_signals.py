@@ -18,11 +18,11 @@ _POLL_SECONDS = 0.5
 class StopSignals:
     """Ends the process on SIGINT and SIGTERM in a `with` block, also while Dagster handles them.
 
-    A thread ends the process at once, without cleaning up, since artefacts stay intact even after a
-    kill. Dagster instead raises an exception in each step, which takes long and may be swallowed.
+    A thread ends the process without cleaning up, since artefacts stay intact even after a kill.
+    Dagster instead raises an exception in each step, which takes long and may be swallowed.
 
-    `before_exit` is called first. After a signal, the block has `grace_seconds` to end by itself;
-    a second signal cuts them short.
+    After a signal, the block has `grace_seconds` to end by itself; a second signal cuts them short.
+    Then the thread calls `before_exit` and ends the process.
     """
 
     def __init__(self) -> None:

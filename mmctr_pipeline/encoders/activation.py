@@ -57,5 +57,6 @@ def warn_of_openai_folder(name: str, folder: Path) -> None:
     if "openai" in name.lower() and not config.get("quick_gelu"):
         logger.warning(
             f"image model {name} computes GELU, as its open_clip_config.json says, but OpenAI's "
-            "weights were trained with QuickGELU: if these are, add quick_gelu: true to model_cfg"
+            "weights were trained with QuickGELU. If these are OpenAI's, add quick_gelu: true to "
+            "model_cfg"
         )

@@ -57,11 +57,11 @@ class LoadedClip:
         return _hash({name: value for name, value in state if not name.startswith("visual.")})
 
     def image_settings_hash(self) -> str:
-        """Return 8 hex digits of all that image vectors depend on, except the weights."""
+        """Return 8 hex digits of a hash of all that image vectors depend on, except the weights."""
         return self._settings_hash(self.model.visual.preprocess_cfg)
 
     def text_settings_hash(self) -> str:
-        """Return 8 hex digits of all that text vectors depend on, except the weights."""
+        """Return 8 hex digits of a hash of all that text vectors depend on, except the weights."""
         return self._settings_hash(self.tokenizer()([_PROBE]).tolist())
 
     def _settings_hash(self, preprocessing: Any) -> str:

@@ -51,8 +51,8 @@ class ImageEncoderConfig(Settings):
     )
     model: str = setting(
         "RN50/openai",
-        "an open_clip model: NAME/WEIGHTS, hf-hub:REPOSITORY, local-dir:FOLDER, or tiny-clip, "
-        "which ships with the pipeline",
+        "an open_clip model: NAME/WEIGHTS, NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
+        "local-dir:FOLDER, or tiny-clip, which ships with the pipeline",
     )
     column: str = setting(
         "img_emb_CLIPRN50", "column of item_feature or item_info, for source given"

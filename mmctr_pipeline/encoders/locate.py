@@ -29,7 +29,7 @@ _IMAGE_MODELS = (
 _ModelFiles = tuple[Sequence[str], Sequence[str], Sequence[str]]
 """Names of the files that define a model, patterns of its weights, and patterns of its vocabulary.
 
-A model has at least one file of each group. An empty group is not required.
+A model has at least one file of each group that is not empty.
 """
 
 # A sentence-transformers model without a transformer has only modules.json.
@@ -77,7 +77,7 @@ class LocatedImageModel:
     `name` appears in identities, `architecture` is open_clip's model name (or `local-dir:FOLDER`),
     `weights` a local checkpoint (None for `local-dir:`), `preprocess` has the mean, std,
     interpolation and resize mode from open_clip's record of the weights, `quick_gelu` says whether
-    they were trained with it, and `source` where they came from.
+    the weights were trained with QuickGELU, and `source` where they came from.
     """
 
     name: str
@@ -107,7 +107,7 @@ def locate_text_model(model: str) -> LocatedTextModel:
     if model in MINILM_NAMES and (packaged := _packaged_minilm()) is not None:
         return packaged
     repository = model if "/" in model else f"sentence-transformers/{model}"
-    # Modules after the first may still be in the older format.
+    # Modules in subfolders may have weights only in the older format.
     first = ["*.safetensors", "*/pytorch_model.bin"]
     folder, source = _hub_folder(f"text model {model!r}", repository, first, _TEXT_FILES)
     return _located_text(repository, folder, source)

@@ -104,7 +104,7 @@ def components_per_modality(shares: Sequence[np.ndarray], dim: int) -> list[int]
 class _Moments:
     """Mean `(D,)` and covariance `(D, D)` of vectors of `n_items`, float64.
 
-    `rounding` `(D,)` is an upper bound of the variance by rounding of the float32 input.
+    `rounding` `(D,)` bounds the variance that comes from rounding the input to float32.
     """
 
     mean: np.ndarray
@@ -162,7 +162,7 @@ def _moments(modalities: Modalities) -> _Moments:
 
 
 def _leading(moments: _Moments, dim: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading components `(K, D)` and their variances `(K,)`; none of equal vectors."""
+    """Return the leading components `(K, D)` and their variances `(K,)`; none for equal vectors."""
     n_columns = len(moments.mean)
     n_components = min(dim, moments.n_items - 1, n_columns)
     if n_components < 1 or not moments.variance:

@@ -70,8 +70,9 @@ class FusionConfig(Settings):
     )
     rotate: bool = setting(
         False,
-        "not for attention, which always does. Turn the components at random, so that a model that "
-        "standardises each dimension does not raise the least component to the level of the first",
+        "not for attention, which always rotates. Turn the components at random, so that a model "
+        "that standardises each dimension does not raise the least component to the level of the "
+        "first",
     )
     refit: bool = setting(
         False, "fit again even if a transform for these settings, encoders and data is stored"

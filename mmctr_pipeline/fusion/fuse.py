@@ -1,4 +1,4 @@
-"""Fuse item vectors with a transform that is fitted once: a new basis would break warm models."""
+"""Fuse item vectors with a transform that is fitted once, as a new basis breaks trained models."""
 
 import dataclasses
 import logging

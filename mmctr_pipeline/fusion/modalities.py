@@ -82,9 +82,9 @@ class Modalities:
 
 
 def row_blocks(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the rows where `mask` holds, in blocks whose float64 copy stays near 90 MB.
+    """Yield the rows where `mask` holds, in blocks of at most 8,192.
 
-    That is the size of a block of 1,408 columns, those of the default encoders.
+    A float64 copy of a block takes 92 MB with the 1,408 columns of the default encoders.
     """
     rows = np.flatnonzero(mask)
     return (rows[begin : begin + _BLOCK_ROWS] for begin in range(0, len(rows), _BLOCK_ROWS))

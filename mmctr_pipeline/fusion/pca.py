@@ -40,7 +40,7 @@ class PcaTransform(Transform):
     SCALARS: ClassVar = ("text_dim", "image_dim", "input", *INPUTS)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        # Transforms without weights keep the identity and the file they had before there were any.
+        # Transforms without weights keep the identity and file of versions that had no weights.
         names = ("mean", "components", "explained_variance_ratio", "weight")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 

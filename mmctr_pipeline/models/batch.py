@@ -29,7 +29,7 @@ class FeatureSpec(Settings):
 
 @dataclasses.dataclass(frozen=True)
 class ItemFeatures:
-    """Features of all I items, indexed by item id; row 0 is padding.
+    """Features of all items, one row for each of the I rows of the item table; row 0 is padding.
 
     `vectors_ID` are the fused vectors `(I, D) float32`, zero in row 0; `present_I` is `(I,) bool`,
     False for items without one; `likes_level_I` and `views_level_I` are `(I,) int64` in 0..10;

@@ -59,7 +59,7 @@ class FeatureModelSettings(Settings):
         return tuple(kind for kind in ("text", "image") if kind in self.vector_kinds)
 
     def _require_divisor(self, heads: str, width: int) -> None:
-        """Raise `SettingsError` unless the setting `heads` divides a width; 0 is no width."""
+        """Raise `SettingsError` unless the setting `heads` divides `width`; 0 (unset) passes."""
         n_heads = getattr(self, heads)
         if width % n_heads:
             raise self.invalid(
@@ -130,8 +130,8 @@ class TargetCrossAttentionConfig(DinAttentionSettings):
 class DinSemanticIdsConfig(DinAttentionSettings):
     """DIN with codes of the item vectors as further ids, after QVQ of the challenge.
 
-    QVQ's recipe is the preset of the same name, which uses codes of titles and covers only. With
-    their own seed, codes can be shared by runs of different seeds.
+    QVQ's recipe is the preset of the same name, which uses codes of titles and covers only. Codes
+    have a seed of their own, so that runs with different training seeds have the same codes.
     """
 
     name: Literal["din_semantic_ids"] = "din_semantic_ids"
@@ -161,10 +161,12 @@ class TransformerDcnConfig(TowerSettings):
     n_heads: int = setting(
         1, "attention heads; must divide twice features.projection_dim, if that is set", **WIDTH
     )
-    feed_forward_dim: int = setting(256, "hidden units of its feed-forward layers", **WIDTH)
+    feed_forward_dim: int = setting(
+        256, "hidden units of the transformer's feed-forward layers", **WIDTH
+    )
     transformer_dropout: float = setting(0.2, "dropout within the transformer", ge=0, lt=1)
     kept_positions: int = setting(
-        16, "newest positions that DCNv2 reads one by one", ge=1, le=10_000
+        16, "newest positions that DCNv2 reads individually", ge=1, le=10_000
     )
     cross_layers: int = setting(3, "layers of the cross network", **LAYERS)
     dropout: float = setting(0.2, "dropout after each hidden layer of the tower", ge=0, lt=1)
@@ -172,7 +174,7 @@ class TransformerDcnConfig(TowerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The heads share the features of two items.
+        # The heads split the features of two items, history item and target.
         self._require_divisor("n_heads", 2 * self.features.projection_dim)
 
 
@@ -189,7 +191,9 @@ class SimilarityAttentionConfig(TowerSettings):
     text_similarity: bool = setting(True, "cosine of target and history by title vectors")
     image_similarity: bool = setting(True, "cosine of target and history by cover vectors")
     content_similarity: bool = setting(True, "cosine of vectors learned from titles and covers")
-    id_similarity: bool = setting(True, "the same with an embedding of the item's id added")
+    id_similarity: bool = setting(
+        True, "cosine of vectors learned from titles and covers plus an embedding of the item's id"
+    )
     learned_dim: int = setting(64, "dimensions of the learned vectors", **WIDTH)
     co_interactions: bool = setting(True, "share of users in common, counted on train rows")
     similarity_in_attention: bool = setting(True, "feed the similarities to the attention")
@@ -201,9 +205,13 @@ class SimilarityAttentionConfig(TowerSettings):
         1, "layers of target-query attention; 0: none", ge=0, le=MAX_LAYERS
     )
     cross_attention_heads: int = setting(
-        4, "heads of these layers; must divide features.projection_dim, if that is set", **WIDTH
+        4,
+        "heads of target-query attention; must divide features.projection_dim, if that is set",
+        **WIDTH,
     )
-    cross_attention_feed_forward_dim: int = setting(256, "hidden units of these layers", **WIDTH)
+    cross_attention_feed_forward_dim: int = setting(
+        256, "hidden units of each target-query layer's feed-forward part", **WIDTH
+    )
     quadratic_layers: int = setting(
         1, "quadratic layers before the tower; 0: none", ge=0, le=MAX_LAYERS
     )

@@ -89,7 +89,7 @@ class SemanticIds(nn.Module):
         self.codes_IC.copy_(self._encoded(items, 0)[: len(self.codes_IC)])
 
     def record_trained(self, known_items: np.ndarray) -> None:
-        """Record the codes of the items that the train rows hold; the others read their mean."""
+        """Record the codes of the items that the train rows hold; other codes read their mean."""
         self.table.record_trained(self.codes_IC.cpu().numpy()[known_items].ravel())
 
     def forward(self, ids_N: torch.Tensor, items: ItemFeatures) -> torch.Tensor:

@@ -68,7 +68,7 @@ class ImprovedMmctr(CtrModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         user_U, user_row_B = batch.user_id_B, None
-        if batch.history_row_B is not None:  # rows in order, so a user's rows are consecutive
+        if batch.history_row_B is not None:  # scoring in order: consecutive rows often share a user
             user_U, user_row_B = user_U.unique_consecutive(return_inverse=True)
         # One look-up for target and history: their rows are gathered, and updated, once.
         ids = torch.cat([batch.item_id_B, batch.history_T])

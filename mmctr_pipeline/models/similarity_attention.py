@@ -39,10 +39,10 @@ class SimilarityAttention(FeatureModel):
     (`CoInteractionSimilarity`), and the cosines of learned vectors, with and without ids
     (`LearnedVectors`), whose means are also added to the logit. They are further inputs of DIN's
     attention (arXiv 1706.06978), and their mean, maximum, last and recency-weighted mean over the
-    history are inputs of the tower. Besides them the model reads the item-side levels of the
-    challenge's best systems and has, if configured, layers in which the target queries the history
-    (`TargetQueryEncoder`) and quadratic ones (QIN, arXiv 2504.17699). It always reads the length of
-    the history and, in the attention, the age of each item.
+    history are inputs of the tower. Besides them the model reads the features of `FeatureConfig`
+    and has, if configured, layers in which the target queries the history (`TargetQueryEncoder`)
+    and quadratic ones (QIN, arXiv 2504.17699). It always reads the length of the history and, in
+    the attention, the age of each item.
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:

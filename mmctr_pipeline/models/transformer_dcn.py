@@ -20,7 +20,7 @@ from mmctr_pipeline.models.layers.transformer import TransformerEncoder
 
 
 class TransformerDcn(FeatureModel):
-    """Transformer over `[history item, target]`, its newest positions and their maximum to DCNv2.
+    """A transformer over the pairs `[history item, target]`, whose output DCNv2 reads.
 
     arXiv 2505.03543 and arXiv 2504.17699; DCNv2: Wang et al. 2021, arXiv 2008.13535. Cross network
     and tower read, side by side, the encoded newest positions (zero where the history is shorter),
@@ -37,7 +37,7 @@ class TransformerDcn(FeatureModel):
 
         `n_heads` must divide twice the `projection_dim` of the features, if that is set.
         """
-        # The heads share the features of two items.
+        # The heads split the features of two items, history item and target.
         super().__init__(config, spec, config.n_heads // math.gcd(config.n_heads, 2))
         if not config.hidden_dims or not config.head_hidden_dims:
             raise ValueError(

@@ -63,9 +63,9 @@ def judge_auc(
     if auc_floor is not None or model_file.data_name in PUBLISHED_FLOORS:
         findings.append(_against_floor(model_file, auc_floor))
     passed = all(finding.passed for finding in findings)
-    measured_on = f" ({model_file.measured_on})" if model_file.measured_on else ""
+    of_run = f" (of {model_file.measured_run})" if model_file.measured_run else ""
     found = "; it ".join(each.explanation for each in findings) or "has no floor to reach"
-    sentences = [f"valid AUC {metrics['valid_auc']:.4f}{measured_on} {found}"]
+    sentences = [f"valid AUC {metrics['valid_auc']:.4f}{of_run} {found}"]
     if model_file.likely_causes:
         causes = "; ".join(model_file.likely_causes)
         sentences += ["It is no better than chance", f"Likely: {causes}"]

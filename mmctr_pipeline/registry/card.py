@@ -96,7 +96,7 @@ def _final_fit(model_file: ModelFile) -> list[str]:
     if final is None:
         return []
     return [
-        f"All figures are {model_file.measured_on}: the weights in this file were then trained "
+        f"All figures are of {model_file.measured_run}: the weights in this file were then trained "
         f"from scratch on these {final['n_rows']:,} rows for {final['n_epochs']:g} epochs. No "
         "labelled row is left to measure them on; scoring the valid rows with them would overstate "
         "the AUC."

@@ -150,11 +150,11 @@ class ModelFile:
         )
 
     @property
-    def measured_on(self) -> str:
-        """The model that the metrics describe, if it is not the one in the file; else empty."""
+    def measured_run(self) -> str:
+        """The run that the metrics describe, if the weights are from another one; else empty."""
         if self.final_fit is None:
             return ""
-        return "of the selection run, before the final fit on train and valid rows"
+        return "the selection run, before the final fit on train and valid rows"
 
     def description(self) -> dict[str, Any]:
         """Return everything except the weights and the ids, as JSON values."""

@@ -120,7 +120,7 @@ def norm_outliers(table: VectorTable, max_share: float) -> CheckOutcome:
     if n_outliers:
         explanation = (
             f"{n_outliers:,} of {n_vectors:,} vectors ({share:.2%}) have a norm far from the "
-            f"median {found.median:.3g} and are masked: {described(named)}"
+            f"median {found.median:.3g}: {described(named)}"
         )
     if share > max_share:
         explanation += (
@@ -148,10 +148,12 @@ def image_coverage(
     if missing > max_missing:
         problems.append(f"{missing:.1%} of the items have no image (limit {max_missing:.1%})")
     if unreadable > max_unreadable:
-        problems.append(f"{unreadable:.1%} have an unreadable image (limit {max_unreadable:.1%})")
+        problems.append(
+            f"{unreadable:.1%} of the items have an unreadable image (limit {max_unreadable:.1%})"
+        )
     covered = 1 - missing - unreadable
     numbers = {"missing": n_missing, "unreadable": n_unreadable, "share covered": covered}
-    if_passed = f"{covered:.1%} of the items have an image"
+    if_passed = f"{covered:.1%} of the items have a readable image"
     return _outcome("image_coverage", problems, if_passed, numbers)
 
 
@@ -184,7 +186,7 @@ def explained_variance(
     )
     if is_unbalanced:
         explanation += (
-            f". The {min(share_of, key=share_of.__getitem__)} hardly affect the fused vectors. "
+            f". The fused vectors keep too little of {min(share_of, key=share_of.__getitem__)}. "
             "Fix: set fusion.method to pca_each, which reduces titles and covers separately"
         )
     numbers = {"explained variance": float(share), "required": min_share}
@@ -261,7 +263,7 @@ def target_in_history(dataset: CtrDataset, max_share: float) -> CheckOutcome:
     for name, split in dataset.splits.items():
         own = RowHistories(dataset.histories, split.history)
         shares[name] = own.count_with_target(split.item_id) / max(len(split), 1)
-    # A leak in valid would inflate the very AUC that the floor relies on.
+    # A leak in valid would inflate the very AUC that the check auc_floor judges.
     worst = max(("train", "valid"), key=lambda name: shares[name])
     passed = shares[worst] <= max_share
     limit = "" if passed else f" (limit {max_share:.2%}): the history may reveal the label"

@@ -48,8 +48,8 @@ def find_neighbours(
 
     Queries are drawn at random among the items with the most kinds of vectors, with a cover if
     possible, and so that their vectors of the last kind are far apart. Masked, zero and non-finite
-    vectors are ignored, as are tables without any other vector. Items with equal similarities are
-    in ascending order.
+    vectors are ignored, as are tables that hold only such vectors. Items with equal similarities
+    are in ascending order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of a module's weights over a run, better than its last weights."""
+"""Weight averaging: the mean of a module's weights over a run, often better than the last ones."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ class WeightAverage:
     """Mean of the weights so far; those after a share s of the run count as `s ** power`.
 
     This is polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824). At a constant
-    learning rate, the steps of the last epochs scatter around a point that is better than any of
+    learning rate, the weights of the last epochs scatter around a point that is better than any of
     them. The first epochs, which are far off, count little, and the length of the run need not be
     known. Statistics of BatchNorm are averaged in the same way; tensors without floating-point
     numbers stay as they are. A power of 0 turns averaging off.

@@ -22,7 +22,7 @@ class ValidScores:
     """Probabilities of the valid rows, `(N,) float32`, and the map that calibrated them.
 
     `measured` masks the rows `(N,) bool` for log-loss and calibration error: those that the map was
-    not fitted on. It is None for all rows, if the map was fitted on all of them or there is no map.
+    not fitted on. None means all rows: the map was fitted on all of them, or there is no map.
     `uncalibrated` holds both metrics of the same rows without the map.
     """
 
@@ -35,8 +35,8 @@ class ValidScores:
 def fitting_rows(dataset: CtrDataset) -> np.ndarray:
     """Return which valid rows a calibration map is fitted on, `(N,) bool`: half of the users.
 
-    The half is the one that selects epochs in comparisons, where valid has no other users. Raises
-    `TrainingDataError` if these rows lack a class.
+    In comparisons the same half selects the epoch; there the valid split holds no other users, so
+    the map is fitted on all its rows. Raises `TrainingDataError` if the returned rows lack a class.
     """
     label, fits = dataset.valid.label, selecting_rows(dataset)
     n_rows, n_clicks = int(fits.sum()), int((label[fits] == 1).sum()) if label is not None else 0
@@ -52,7 +52,7 @@ def fitting_rows(dataset: CtrDataset) -> np.ndarray:
 def score_valid(
     module: nn.Module, valid: BatchSource, dataset: CtrDataset, config: TrainingConfig
 ) -> ValidScores:
-    """Score the valid rows; with `config.calibration`, fit a map and calibrate them with it.
+    """Score the valid rows and, unless `config.calibration` is "none", calibrate the scores.
 
     Parameters
     ----------

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 def run_key(**decisive: Any) -> str:
     """Return a hash of everything that decides the result of a run, given as plain values.
 
-    That is the configuration, the code version, the data and the vectors. A run resumes from a
-    checkpoint with the same key.
+    For a training run these are configuration, code version, data, vectors, kind of device, number
+    format and number of threads. A run resumes from a checkpoint with the same key.
     """
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:24]
 
@@ -50,8 +50,8 @@ def abandoned(storage: Path, unused_days: int) -> list[Path]:
 class Checkpoints:
     """The checkpoint of one run, in a `folder` of its own.
 
-    A checkpoint is written after the first validation that ends at least `every_seconds` after the
-    last one was written, since writing takes time and a kill loses no more work than that.
+    Writing takes time, so a checkpoint is written only after a validation, and only if the last one
+    was written at least `every_seconds` before. A kill loses the work since the last checkpoint.
     """
 
     folder: Path

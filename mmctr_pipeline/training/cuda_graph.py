@@ -23,7 +23,7 @@ _UPDATE_TOLERANCE = 0.25
 
 Rounding alone makes up to 3 % in Adam's moments and 8 % in weights (measured in bfloat16 by putting
 the rows in another order; 0.8 % in float32). Most of it comes from weights whose true gradient is
-zero, which Adam moves as far as others. Wrong inputs differed by at least 32 %.
+zero, which Adam moves as far as others. Updates from wrong inputs differed by at least 32 %.
 """
 
 

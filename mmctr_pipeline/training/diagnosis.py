@@ -25,7 +25,8 @@ _MOSTLY = 0.9
 _FEW_STEPS = 100
 _LOW_RATE = 1e-5
 _RISING, _EXPLODED = 1.02, 2.0
-"""Train loss relative to that of the first epoch, and of a constant prediction."""
+"""A train loss is too high if the last one exceeds that of the first epoch and that of a constant
+prediction by the first factor, or if any exceeds that of a constant prediction by the second."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Evidence:
 def likely_causes(evidence: Evidence) -> tuple[str, ...]:
     """Return and log a sentence for each likely cause; none if the AUC is better than chance.
 
-    It is better if its 95 % interval lies above 0.5.
+    Better than chance means that its 95 % interval is above 0.5.
     """
     if evidence.report.auc.low > 0.5:
         return ()

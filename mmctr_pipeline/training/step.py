@@ -22,7 +22,7 @@ _FEWEST_ROWS = 2
 """Fewest rows of a part: BatchNorm cannot take the variance of one row."""
 
 Step = Callable[[BatchT, Callable[[torch.Tensor], None]], torch.Tensor]
-"""Trains on a batch and returns its mean loss; passes the loss to its second argument first."""
+"""Passes a batch's mean loss to its second argument, updates the weights, returns the loss."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -206,7 +206,7 @@ class LossMeter:
         return self._step
 
     def check(self, loss: torch.Tensor) -> None:
-        """Begin a step with its mean loss; raises `TrainingDivergedError` on the CPU."""
+        """Count a step and check its mean loss; raises `TrainingDivergedError` on the CPU only."""
         self._step += 1
         if self._on_cpu:
             if not math.isfinite(loss.item()):

@@ -79,7 +79,7 @@ def test_the_evaluation_is_read_back_and_agrees_with_the_metrics(
     # The small sample has no cold item, so the metric is absent, not zero.
     assert loaded.evaluation["by_popularity"][0]["n_rows"] == 0
     assert "valid_auc_cold" not in loaded.metrics
-    assert (loaded.final_fit, loaded.measured_on) == (None, "")
+    assert (loaded.final_fit, loaded.measured_run) == (None, "")
 
 
 def test_a_final_fit_is_recorded_as_such(
@@ -94,7 +94,7 @@ def test_a_final_fit_is_recorded_as_such(
         "train_loss": 0.55,
         "seconds": 3.25,
     }
-    assert loaded.measured_on.startswith("of the selection run, before the final fit")
+    assert loaded.measured_run.startswith("the selection run, before the final fit")
     assert loaded.metrics == trained.metrics
 
 

@@ -160,7 +160,7 @@ def test_explained_variance_warns_of_a_drowned_modality() -> None:
     drowned = checks.explained_variance(0.9, 0.5, {"text": 0.107, "image": 0.915})
     assert (drowned.passed, drowned.severe) == (False, False)
     assert "10.7% of that of titles and 91.5% of that of covers" in drowned.explanation
-    assert "The titles hardly affect" in drowned.explanation
+    assert "The fused vectors keep too little of titles." in drowned.explanation
     assert drowned.numbers["explained variance of titles"] == 0.107
     assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed
     assert checks.explained_variance(0.9, 0.5, {"text": 0.9}).passed

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @declare.asset(
     decided_by="mmctr_pipeline.fusion.fuse",
-    # Learned fusion reads the train interactions; the edge is there in every preset.
+    # Only the attention fusion reads the train rows, but each preset has the same asset graph.
     deps=["interactions"],
     kinds={"numpy", "parquet"},
     **declare.VECTOR_ASSET,
@@ -52,7 +52,7 @@ def fused_pca(
     item_info = write_item_info(item_info_path, fused, items, layout.item_info)
     for name in {*FILE_NAMES.values()} - {item_info_path.name}:
         if (deployment.storage / name).is_file():
-            logger.info(f"{deployment.storage / name} is from an earlier run of another method")
+            logger.info(f"{deployment.storage / name} was written by another fusion method")
     tables = {"cover": image_embeddings, "title": text_embeddings, "both": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = deployment.storage / "neighbours.png"
@@ -105,7 +105,7 @@ def _pictures(
     also_reads=("text_embeddings",),
     shape="one row per item and the padding row 0, with the width that the fusion recorded",
     finite_norms="no NaN or infinity; exactly the masked rows are zero",
-    explained_variance="the fused vectors keep enough of the variance, of titles and covers alike",
+    explained_variance="enough variance is kept, in similar shares for titles and covers",
 )
 def fused_pca_checks(
     fused_pca: VectorTable, text_embeddings: VectorTable

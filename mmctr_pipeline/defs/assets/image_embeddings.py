@@ -54,7 +54,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
 
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
-    finite_norms="no NaN or infinity; exactly the items without an image have a zero vector",
+    finite_norms="no NaN or infinity; exactly the masked rows are zero",
     norm_outliers="few vectors are far longer or shorter than the others",
     image_coverage="few items have no image or an unreadable one",
 )

@@ -36,11 +36,11 @@ def _source(
 
 item_feature = _source(
     "item_feature",
-    "Titles, tags, likes and views levels of the items (item_feature.parquet).",
+    "Titles, tags, likes and views levels of the items (item_feature, and item_info if present).",
     lambda layout: fingerprint_files(filter(None, [layout.item_feature, layout.item_info])),
     kinds={"parquet"},
     metadata=declare.columns(
-        item_id=("int or string", "integers from 1; distinct"),
+        item_id=("int or string", "integers from 1, or strings; distinct"),
         item_title=("string", "may be empty"),
         item_tags=("list<int>", "tag ids; 0 is padding"),
         likes_level=("int", "0 to 10"),
@@ -61,7 +61,7 @@ interactions = _source(
     lambda layout: fingerprint_files([layout.train, layout.valid, layout.test]),
     kinds={"parquet"},
     metadata=declare.columns(
-        user_id=("int or string", "integers from 1"),
+        user_id=("int or string", "integers from 1, or strings"),
         item_id=("int or string", "the target item"),
         item_seq=("list<int or string>", "the history, oldest first, left-padded with 0 or ''"),
         likes_level=("int", "0 to 10"),

@@ -35,7 +35,7 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
     pictures = {"norms": declare.picture(norms, "norms of the vectors")}
     if encoding.n_tokens is not None and encoding.longest is not None:
         lengths = title_lengths(encoding.n_tokens, encoding.longest)
-        caption = "tokens by title, in a sample of the titles"
+        caption = "tokens per title, in a sample of the titles"
         pictures["title lengths"] = declare.picture(lengths, caption)
     metadata = {
         "titles": int(table.present.sum()),
@@ -53,7 +53,7 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
 
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
-    finite_norms="no NaN or infinity; exactly the items without a title have a zero vector",
+    finite_norms="no NaN or infinity; exactly the masked rows are zero",
     norm_outliers="few vectors are far longer or shorter than the others",
 )
 def text_embeddings_checks(

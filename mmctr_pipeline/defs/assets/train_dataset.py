@@ -20,7 +20,7 @@ from mmctr_pipeline.reporting import checks
     kinds={"parquet"},
     io_manager_key="dataset_io",
     metadata=declare.columns(
-        user_id=("int32", "row of the user; its id, or see users.parquet"),
+        user_id=("int32", "the user's id, or row in users.parquet if that exists"),
         item_id=("int32", "row of the target item in items.parquet, which has its id"),
         history=("int32", "row of histories.parquet"),
         likes_level=("int8", "0 to 10"),

@@ -32,7 +32,11 @@ def trained_model(
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
 ) -> dg.Output[Any]:  # a ModelFile; annotating it would import torch with the definitions
-    """The CTR model at its epoch of best validation AUC; best_model.pt points to it."""
+    """The CTR model of the epoch with the best validation AUC; best_model.pt points to it.
+
+    With training.final_fit, it is then trained again from scratch, on train and valid rows and for
+    as many epochs.
+    """
     import torch
 
     from mmctr_pipeline import pipeline
@@ -93,7 +97,7 @@ def trained_model(
         "vectors": model.vector_identity,
         "data fingerprint": model.data_fingerprint,
         "configuration": dg.MetadataValue.json(config.resolved),
-        "metrics are": model.measured_on or "of this model",
+        "metrics describe": model.measured_run or "this model",
         **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
         "epochs": dg.MetadataValue.md(epochs_table(model.history)),
         "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),
@@ -108,7 +112,9 @@ def trained_model(
     return dg.Output(model, metadata=metadata)
 
 
-@declare.checks(auc_floor="the validation AUC beats the trivial baselines, and any floor")
+@declare.checks(
+    auc_floor="the validation AUC beats the trivial baselines and the floor, if one is set"
+)
 def trained_model_checks(
     config: AssetConfig, deployment: DeploymentResource, trained_model: Any
 ) -> list[checks.CheckOutcome]:

@@ -137,7 +137,7 @@ def _problems(item_id: np.ndarray, paths: list[str], reasons: list[str]) -> pa.T
 def _digests(
     images: ImageIndex, item_id: np.ndarray
 ) -> tuple[dict[int, tuple[Path, bytes]], dict[int, str]]:
-    """Return path and SHA-256 of each readable image, and why the others are unreadable.
+    """Return path and SHA-256 of each readable image, and why the other items have none.
 
     The keys of both are positions in `item_id`.
     """

@@ -22,7 +22,7 @@ _SIGNATURES = {
 
 
 def picture_format(content: bytes) -> str | None:
-    """Return the format's name as Pillow writes it, or None if this is not an image.
+    """Return the format's name as Pillow writes it, or None if no signature matches.
 
     MPO (several JPEG in one file) counts as JPEG, as its first picture is one.
     """

@@ -1,4 +1,4 @@
-"""The image tower of an open_clip model, rebuilt to run fast: same weights, same vectors.
+"""The image tower of an open_clip model, rebuilt to run fast: same vectors up to rounding.
 
 In CLIP's ResNets (Radford et al., "Learning Transferable Visual Models From Natural Language
 Supervision", 2021) the batch normalisation is folded into the convolutions, and the attention

@@ -79,9 +79,9 @@ class PartialLookup:
         """Raise `ValueError` if `width`, of vectors from `source`, differs from that before."""
         if self._vectors is not None and width != self._vectors.shape[1]:
             raise ValueError(
-                f"vectors of width {width} from {source}, of width {self._vectors.shape[1]} "
-                "before. Fix: let the encoder's identity name everything that its vectors "
-                "depend on"
+                f"width {width} from {source}, but earlier vectors have width "
+                f"{self._vectors.shape[1]}. Fix: let the encoder's identity name everything that "
+                "its vectors depend on"
             )
 
     def result(self) -> StoreResult:

@@ -162,7 +162,7 @@ def content_keys(table: pa.Table) -> np.ndarray:
 def find_keys(keys: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return for each of `keys` its position in `known` (ascending), and whether it was found.
 
-    For other keys the position is meaningless but valid. `known` must not be empty.
+    For keys that were not found, the position is meaningless but valid. `known` must not be empty.
     """
     position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return position, known[position] == keys
@@ -179,7 +179,7 @@ def record_use(folder: Path, contents: np.ndarray, day: datetime.date) -> None:
         except DamagedFileError as error:
             logger.warning(f"{error}; starting a new record of last use")
             known, days = np.empty(0, KEY), np.empty(0, "datetime64[D]")
-        # Of a content that is in both, the first entry is kept, which has the new day.
+        # `unique` keeps the first of equal contents, which is the one with the new day.
         merged, first = np.unique(np.concatenate([contents, known]), return_index=True)
         merged_days = np.concatenate([np.full(len(contents), np.datetime64(day)), days])[first]
         if len(merged) > len(known) or not np.array_equal(merged_days, days):

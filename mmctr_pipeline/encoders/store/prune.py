@@ -44,9 +44,9 @@ class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
     `encoder` is its identity, or the folder's name if it has no readable shard. `n_kept` and
-    `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` count keys and
-    vectors. `n_left_behind` counts the leftovers of interrupted runs and the damaged files, which
-    are removed too. A folder `in_use` is skipped, and its counts are 0.
+    `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` are the
+    sizes of their keys and vectors. `n_left_behind` counts the leftovers of interrupted runs and
+    the damaged files, which are removed too. A folder `in_use` is skipped, and its counts are 0.
     """
 
     encoder: str
@@ -146,7 +146,8 @@ def _select(
     has_vector = np.concatenate([shard.has_vector for shard in shards])
     shard_of = np.repeat(np.arange(len(shards)), [len(shard.contents) for shard in shards])
     written = np.array([shard.path.stat().st_mtime for shard in shards])[shard_of]
-    # A lookup prefers a vector, the one of the first file. Of failures only the latest is of use.
+    # A lookup prefers vectors to failures, and among vectors the one in the first file. Among
+    # failures only the latest is useful.
     order = np.lexsort((np.where(has_vector, shard_of, -written), ~has_vector))
     distinct, first = np.unique(contents[order], return_index=True)
     winners = order[first]

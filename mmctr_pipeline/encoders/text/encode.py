@@ -66,7 +66,7 @@ def encode_titles(
     The text of an item is the filled-in template. An item gets zeros and `present` False if its
     text is blank, if the tokeniser knows none of its words (all such texts of one length would
     share a vector), or if its vector is an outlier. Equal texts are encoded once. The provenance
-    counts unusual titles (see `item_texts`), texts of unknown words, duplicates and truncated
+    counts unusual titles (see `ItemTexts`), texts of unknown words, duplicates and truncated
     texts. Its `parity` says how close bfloat16 came to the library's float32: the cosine over a
     few texts of each shard. Raises `ModelNotFoundError`, `ModelFilesError`, `TemplateError`,
     `DataError`.
@@ -182,7 +182,7 @@ def _template_suffix(template: str, tag_names: Mapping[int, str] | None) -> str:
 
 def _lengths(texts: list[str], model: TextModel) -> tuple[np.ndarray, int]:
     """Return the token counts of a sample of the texts, and how many of all texts are cut off."""
-    # A token is at least one byte long, so shorter texts cannot exceed the limit.
+    # A text has at most one token per byte and two special ones, so shorter texts are not cut.
     long = [text for text in texts if len(text.encode()) > model.longest - 2]
     n_cut = int((model.token_counts(long) > model.longest).sum()) if long else 0
     rows = np.random.default_rng(0).permutation(len(texts))[:_LENGTH_SAMPLE]

@@ -65,7 +65,7 @@ def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -
 
 
 def _require_words(folder: Path, first: Any) -> None:
-    """Raise `ModelFilesError` if the vocabulary is missing or much smaller than the weights'."""
+    """Raise `ModelFilesError` if the vocabulary is missing, or too small for the weights."""
     tokenizer = getattr(first, "tokenizer", None)
     names, fix = ", ".join(VOCABULARIES), "Fix: copy the model's whole folder again"
     if tokenizer is None:
@@ -105,7 +105,7 @@ def _require_all_tensors(folder: Path) -> None:
         f"{name} {tuple(found)} for {tuple(expected)}"
         for name, found, expected in loaded["mismatched_keys"]
     ]
-    faults = {"lack": missing, "have too much:": surplus, "have a wrong shape:": sorted(wrong)}
+    faults = {"lack": missing, "have too many:": surplus, "have a wrong shape:": sorted(wrong)}
     problems = [f"they {verb} {shortened(names)}" for verb, names in faults.items() if names]
     if problems:
         raise ModelFilesError(

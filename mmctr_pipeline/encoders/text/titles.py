@@ -22,7 +22,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 class TemplateError(ValueError):
-    """The template names a field that items do not have; the message lists those they have."""
+    """The template cannot be used; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
     """Return the filled-in template of each item, in the order of `items`.
 
     A null title counts as "". `{tags}` becomes the names of the item's tags, separated by spaces.
-    Raises `TemplateError` for another field, or for `{tags}` without `tag_names`.
+    Raises `TemplateError` as `template_fields`, and for `{tags}` without `tag_names`.
     """
     fields = template_fields(template)
     titles, n_repaired = _titles(items.title)
@@ -75,7 +75,11 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
 
 
 def template_fields(template: str) -> set[str]:
-    """Return the fields that a template names; raises `TemplateError` for unknown ones or none."""
+    """Return the fields that a template names.
+
+    Raises `TemplateError` if it cannot be parsed, names no field or an unknown one, or has a format
+    or a conversion.
+    """
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:

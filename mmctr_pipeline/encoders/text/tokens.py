@@ -13,12 +13,12 @@ _BLANK = "\u2581"
 def unknown_only(tokenizer: Any, texts: list[str]) -> np.ndarray:
     """Return which texts have no token except unknown ones, `(n,) bool`.
 
-    `tokenizer` comes from the library transformers or tokenizers. Byte-level tokenisers know every
-    text. A tokeniser of any other kind is assumed to know every text too.
+    `tokenizer` comes from the library transformers or tokenizers. One from another library is
+    assumed to know every text, as byte-level tokenisers do.
     """
     if not hasattr(tokenizer, "encode_batch") and not hasattr(tokenizer, "unk_token_id"):
         return np.zeros(len(texts), dtype=bool)
-    # Of most texts the first word is known, and many texts begin with the same word.
+    # The first word of most texts is known, and many texts begin with the same word.
     first_words = [(text.split(maxsplit=1) or [text])[0] for text in texts]
     distinct = sorted(set(first_words))
     unknown_words = set(itertools.compress(distinct, _all_unknown(tokenizer, distinct)))

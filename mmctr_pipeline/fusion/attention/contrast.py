@@ -85,9 +85,9 @@ class ContrastObjective(nn.Module):
 
     @torch.no_grad()
     def mean_attention(self, among_N: torch.Tensor) -> torch.Tensor:
-        """Return the mean attention weights `(M,)` of the items in a mask that have all modalities.
+        """Return the mean attention weights `(M,)` of the items that have all modalities.
 
-        Zeros if there are no such items.
+        Only items in the mask `among_N` count. Zeros if none of them has all modalities.
         """
         chosen_N = among_N & self._present_NM.all(dim=1)
         projected_RMK = self.fusion.projected(self._items_ND[chosen_N])

@@ -26,7 +26,7 @@ class ContrastSampler:
         settings: AttentionConfig,
         device: torch.device,
     ) -> None:
-        """Draw the held-out pairs and prepare drawing the others.
+        """Draw the held-out pairs and prepare to draw the others.
 
         Parameters
         ----------

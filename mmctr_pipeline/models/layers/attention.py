@@ -47,8 +47,9 @@ class TargetAttention(nn.Module):
     """DIN's attention: an MLP scores `[query, key, query - key, query * key]` at each position.
 
     Zhou et al. 2018, arXiv 1706.06978: the scores weigh the keys unnormalised, so that their sum
-    may express the strength of interest; `softmax` makes them sum to one in each row. The layers
-    are Linear(4 dim, hidden), activation, dropout and so on, and a final Linear to one score.
+    may express the strength of interest; `attention_softmax` makes them sum to one in each row.
+    The layers are Linear(4 dim, hidden), activation, dropout and so on, and a final Linear to one
+    score.
     """
 
     def __init__(self, dim: int, config: DinAttentionSettings, n_inputs: int = 0) -> None:
@@ -141,8 +142,8 @@ class ReluTargetAttention(nn.Module):
     """QIN's attention: weights are the ReLU of scaled dot products, without softmax or biases.
 
     `u = W_o sum_l relu(W_q t . W_k h_l / sqrt(A)) W_v h_l` with A twice `dim`. As only the weights
-    are non-linear, the key projection moves onto the query and the value projection behind the sum:
-    positions meet vectors of width `dim` and no matrix.
+    are non-linear, `W_k` is applied to the query and `W_v` to the sum, once per row instead of once
+    per position.
     """
 
     def __init__(self, dim: int) -> None:

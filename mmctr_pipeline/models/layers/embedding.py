@@ -1,4 +1,4 @@
-"""Embedding tables: rows that training never reads, and tables that an optimiser can serve."""
+"""Embedding tables: untrained rows hold the mean, and an optimiser may answer look-ups."""
 
 from typing import Any, Protocol, Self
 
@@ -98,7 +98,10 @@ class ValueTable(nn.Embedding):
             self.weight.index_copy_(0, self.untrained_K, rows_KD)
 
     def mean_beyond(self, values_ND: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
-        """Return rows looked up for `ids_N`, in evaluation mode with the mean beyond the table."""
+        """Return `values_ND`, the rows looked up for `ids_N`.
+
+        In evaluation mode, the mean of the table replaces those of ids beyond the table.
+        """
         if self.training:
             return values_ND
         if self._mean_D is None:
@@ -112,7 +115,7 @@ class EmbeddingTable(ValueTable):
     Ids beyond the table count as 0. The weights are those of `nn.Embedding(..., padding_idx=0)`.
 
     An optimiser may set `server`, which then answers look-ups in training mode: it gathers the few
-    rows that a batch touches, so that their gradient is as small. Rows that no batch touched are
+    rows that a batch touches, so that the gradient has only these. Rows that no batch touched are
     out of date meanwhile. The table has them brought up to date whenever it is read as a whole,
     which is when it enters evaluation mode and when `state_dict` is called.
     """

@@ -50,7 +50,7 @@ def encode_by_length(
     Parameters
     ----------
     encode
-        Called for each block that has rows as `encode(rows_b, padded_bLD, mask_bL)`, with the
+        Called as `encode(rows_b, padded_bLD, mask_bL)` for each block that has rows, with the
         numbers of its rows `(b,) int64`, their padded view and its mask, all False for a row
         without positions. Returns `(b, ...)`, the trailing shape being the same for all blocks.
     values_TD

@@ -12,7 +12,7 @@ class QuadraticLayer(nn.Module):
     """`sum_r x * (W_r x + b_r)` over rows of weights, as in QIN (arXiv 2504.17699).
 
     Only dropout comes between a product and the sum. Without it the layer equals `x * (W x + b)`
-    with W and b the sums over all rows, and is computed so: one matrix product of `dim` by `dim`.
+    with W and b the sums over all rows, and takes only one matrix product of `dim` by `dim`.
     The rows remain the parameters, since their number determines the standard deviation at which W
     starts and how far a step of Adam moves it. `dropout` applies to each `W_r x + b_r` in training.
     Under autocast all products are taken in autocast's number format.

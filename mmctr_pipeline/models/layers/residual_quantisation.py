@@ -7,8 +7,8 @@ _ROWS_PER_CODE = 64
 """Maximum number of vectors per centroid that a fit uses. More would hardly move a mean."""
 
 _STARTING_VECTORS = 4
-"""Vectors averaged for a centroid's start. In many dimensions a single vector is so far from all
-others that only the shortest would ever be nearest to any vector but itself."""
+"""Vectors averaged for a centroid's start. If single vectors in many dimensions were the starts,
+nearly all others would be nearest to the shortest start, and each longer one only to itself."""
 
 _N_ROUNDS = 10
 """Maximum rounds of Lloyd's algorithm; by then few vectors still change their centroid."""

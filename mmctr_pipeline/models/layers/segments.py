@@ -143,7 +143,7 @@ def segment_softmax(
     """Return softmax weights within each row, of scores `(T,)`.
 
     Positions not in `keep_T` `(T,) bool` get weight zero. The weights of a row sum to one, or are
-    all zero if the row keeps no position. They are float32, or float64 for such scores.
+    all zero if the row keeps no position. They are float32, or float64 if the scores are.
     """
     return _SegmentSoftmax.apply(at_least_float32(scores_T), keep_T & segments.is_real, segments)
 
@@ -208,7 +208,7 @@ class _WeightedSum(torch.autograd.Function):
 def row_dots(rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
     """Return the dot product of each position with its row's vector, `(T,)`.
 
-    Computed in float32 (float64 for such rows), even under autocast; zero at spare positions.
+    Computed in float32 (float64 if `rows_BD` is), even under autocast; zero at spare positions.
     """
     return _RowDots.apply(at_least_float32(rows_BD), values_TD, segments)
 

@@ -24,9 +24,9 @@ class QueryAttention(MultiHeadWeights):
 
     Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
     et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's key
-    projection moves onto the query and its value projection behind the weighted sum, so that each
-    position meets `2 n_heads` vectors instead of two `(dim, dim)` matrices. The key bias, which
-    adds the same to all scores of a row, has no effect there and is not used here.
+    projection can be applied to the query and its value projection to the weighted sum, once per
+    row instead of once per position. The key bias, which adds the same to all scores of a row, has
+    no effect there and is not used here.
     """
 
     def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:

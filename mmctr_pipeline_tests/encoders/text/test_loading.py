@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "extra layer": (
         edit_settings("config.json", num_hidden_layers=1),
-        r"they have too much: encoder\.layer\.1\.",
+        r"they have too many: encoder\.layer\.1\.",
     ),
     "wrong shape": (
         edit_settings("config.json", intermediate_size=48),
