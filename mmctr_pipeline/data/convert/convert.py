@@ -75,7 +75,10 @@ def convert_microlens(
 
 
 def _images(folder: Path, given: Path | None, names: Sequence[str]) -> ImageIndex | None:
-    """Return the images of the given folder, or else of the first of these names in `folder`."""
+    """Return the images of the given folder, or else of the folder in `folder` with such a name.
+
+    `names` are tried in order. Returns None if there is no such folder with numbered images.
+    """
     if given is not None:
         if not given.is_dir():
             raise DataNotFoundError(f"{given} is not a folder. Fix: name the folder of the images")
