@@ -16,7 +16,7 @@ _SHORTEST = 1e-3
 _PRIOR_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = 100
 _DECIMALS = 6
-"""Decimals that fitted values are rounded to, as sums differ in the last digits by machine."""
+"""Fitted values are rounded to this, because the last digits of sums differ between machines."""
 
 
 class CalibrationError(ValueError):
@@ -27,9 +27,9 @@ class CalibrationError(ValueError):
 class CalibrationMap:
     """A continuous piecewise linear map of logits with positive slopes.
 
-    `slopes` has one slope per segment. Segments meet at `knots`, ascending logits, one fewer than
-    segments. The line of the first segment has the value `intercept` at logit 0. `n_rows` is the
-    number of rows that the map was fitted on. With one segment it is Platt scaling (Platt,
+    `slopes` has one slope per segment. Neighbouring segments meet at the `knots`, which are
+    ascending logits. The line of the first segment has the value `intercept` at logit 0. `n_rows`
+    is the number of rows that the map was fitted on. With one segment it is Platt scaling (Platt,
     "Probabilistic outputs for support vector machines", 1999).
     """
 

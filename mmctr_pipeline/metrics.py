@@ -150,9 +150,9 @@ def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7) -> float:
     """Return the mean negative log-likelihood, in nats, of probabilities in [0, 1].
 
-    Probabilities are clipped to [epsilon, 1 - epsilon], by default about float32's resolution at 1.
-    A single class is allowed. Raises `MetricError` for labels other than 0 and 1, and for
-    probabilities that are not finite or outside [0, 1].
+    Probabilities are clipped to [epsilon, 1 - epsilon]; the default epsilon is about float32's
+    resolution at 1. A single class is allowed. Raises `MetricError` for labels other than 0 and 1,
+    and for probabilities that are not finite or outside [0, 1].
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     clipped_N = np.clip(probabilities_N, epsilon, 1 - epsilon)
@@ -171,7 +171,7 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
         raise MetricError(f"{len(scores_N)} scores but groups of shape {np.shape(groups)}")
     n_rows_G, n_positive_G = np.bincount(group_N), np.bincount(group_N, positive_N)
     _, score_N = np.unique(scores_N, return_inverse=True)
-    # Rank by group, then by score, and subtract the rows of earlier groups: groups begin at rank 1.
+    # Rank by group, then by score, and subtract the rows of earlier groups from the ranks.
     ranks_N = _midranks(group_N * len(scores_N) + score_N)
     ranks_N -= (np.cumsum(n_rows_G) - n_rows_G)[group_N]
     rank_sum_G = np.bincount(group_N, ranks_N * positive_N)

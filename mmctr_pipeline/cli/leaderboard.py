@@ -33,8 +33,8 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     "--vary",
     type=click.Choice(["model", "all"]),
     default="model",
-    help="What each row takes from its own preset. model: model and training, while encoders and "
-    "fusion are those of MMCTR_PRESET. all: encoders and fusion too.",
+    help="model: each row takes model and training from its preset, encoders and fusion from "
+    "MMCTR_PRESET; all: each row takes everything from its preset.",
 )
 @click.option(
     "--minutes",
@@ -75,8 +75,8 @@ def leaderboard(
 ) -> int:
     """Compare presets, named by name or path, on the same data.
 
-    The first is compared with each of the others. Without names, all shipped presets are compared,
-    except those that would repeat a row, and ordered by AUC.
+    The first is compared with each of the others. Without names, all shipped presets are compared
+    and ordered by AUC, except those that would repeat a row.
     """
     deployment = Deployment.from_environment()
     shared = load_preset(preset_name(deployment)) if vary == "model" else None

@@ -123,7 +123,7 @@ def ablation_entries(preset: Preset) -> list[Entry]:
 def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
     """Return the named rows of `FUSIONS`, or all.
 
-    Training and a learned or random fusion have the same seed, counted up from 1.
+    Training and a learned or random fusion use the same seed, 1 for the first run of a row.
     """
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
     preset = _with_fusion(preset, method="pca", input="raw", rotate=False)

@@ -37,12 +37,12 @@ _SHOWN_VERSIONS = 10
 
 
 class RepeatError(ValueError):
-    """A recorded run cannot be repeated; the message says what is missing."""
+    """A recorded run cannot be repeated; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A result of the recorded run and of its repetition, as hashes or names; how they differ."""
+    """A result of the recorded run and its repetition, as hashes or names, and their difference."""
 
     name: str
     recorded: str

@@ -38,7 +38,7 @@ class AucDifference:
 
     @property
     def is_equal(self) -> bool:
-        """Whether several seeds on enough rows put both ends of the interval within 0.003 of 0."""
+        """True if several seeds on enough rows put both ends of the interval within 0.003 of 0."""
         within = max(abs(self.low), abs(self.high)) < MARGIN
         return within and self.verdict is not None and self.n_rows >= MIN_ROWS_NOT_WORSE
 

@@ -48,7 +48,7 @@ def read_histories(
     array
         The column `item_seq` of the block, N lists of integers or strings.
     block
-        Where errors are located.
+        The place of the rows in the file, for errors.
     padding
         The check of this file's padding.
     items
@@ -115,7 +115,7 @@ class PaddingCheck:
         values, offsets
             Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
         block
-            Where errors are located.
+            The place of the entries in the file, for errors.
         strings
             If the values are rows of string ids, the map that names them in messages.
         """

@@ -51,7 +51,7 @@ def item_rows(array: pa.Array, block: Block, items: IdMap, source: Path) -> np.n
     Parameters
     ----------
     array, block
-        The column, and where errors are located.
+        The column, and its place in the file, for errors.
     items
         The rows of the known items.
     source
@@ -74,7 +74,7 @@ def listed_items(
     Parameters
     ----------
     array, block
-        The column of lists, and where errors are located.
+        The column of lists, and its place in the file, for errors.
     items
         The rows of the known items.
     source
@@ -106,7 +106,7 @@ def require_known(
     offsets
         `(N + 1,)` integers.
     block
-        Where errors are located.
+        The place of the entries in the file, for errors.
     source
         The file that lists the known ids.
     """

@@ -1,4 +1,4 @@
-"""Split the valid users in two: one half selects the epoch or fits a map, the other measures."""
+"""Split the valid users: one half selects the epoch or fits the calibration, the other measures."""
 
 import hashlib
 

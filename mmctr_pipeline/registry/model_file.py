@@ -48,7 +48,7 @@ class ModelFile:
     result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids
     behind the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an
     id is its own row. `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), None
-    in files of uncalibrated models. `likely_causes` says why the AUC may be no better than chance.
+    in files of uncalibrated models. `likely_causes` explains an AUC that is no better than chance.
 
     For repeating the run (empty in old files): `conditions` (`registry.conditions`),
     `vector_contents` the content hash of each vector table, `valid_scores` that of the scores of

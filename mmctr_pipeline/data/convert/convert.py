@@ -75,9 +75,9 @@ def convert_microlens(
 
 
 def _images(folder: Path, given: Path | None, names: Sequence[str]) -> ImageIndex | None:
-    """Return the images of the given folder, or else of the folder in `folder` with such a name.
+    """Return the images of `given`, or else of a folder in `folder` with one of these names.
 
-    `names` are tried in order. Returns None if there is no such folder with numbered images.
+    Uses the first name that exists. Returns None if none does, or if no image there is numbered.
     """
     if given is not None:
         if not given.is_dir():

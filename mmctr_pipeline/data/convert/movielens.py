@@ -62,7 +62,7 @@ def read_movielens(folder: Path, config: MovieLensConfig) -> RawData:
         raise DataError(
             path,
             f"{movies_path.name} has no movie {interactions['item_id'][row]} ({len(unknown):,} "
-            "such rows)",
+            "rows have a movie that it lacks)",
             "use both files of the same download",
             "movieId",
             row,
