@@ -26,7 +26,7 @@ def metric_name(key: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineScores:
-    """Scores of N rows by each baseline, `(N,) float64`, and why the others are undefined.
+    """Scores of N rows by each defined baseline, `(N,) float64`, and why the others are undefined.
 
     Both are by key of `NAMES`. Scores are higher for rows that are more likely to be clicked, but
     they are not probabilities.
@@ -50,7 +50,7 @@ class BaselineDifference:
 
 @dataclasses.dataclass(frozen=True)
 class Baselines:
-    """A model compared with each baseline; `absent` says why others are undefined.
+    """A model compared with each defined baseline; `absent` says why the others are undefined.
 
     Both are by key of `NAMES`, and empty if no comparison was made.
     """
@@ -78,8 +78,9 @@ def baseline_scores(dataset: CtrDataset, split: Split, text: VectorTable | None)
     - `popularity`: the clicks of the item in train.
     - `rates`: the logits of the item's and the user's click rates in train, smoothed by
       `ITEM_SMOOTHING` and `USER_SMOOTHING` rows, added up.
-    - `cosine`: the mean cosine of the titles of target and history items. Rows without such a pair
-      take the mean of the others.
+    - `cosine`: the mean cosine between the title vector of the target and those of the history
+      items. Rows without a title vector for the target, or for any history item, get the mean over
+      the other rows.
 
     Parameters
     ----------
@@ -129,7 +130,7 @@ def compare_with_baselines(
 
 
 def _mean_cosines(dataset: CtrDataset, split: Split, text: VectorTable) -> np.ndarray:
-    """Return each row's mean title cosine, `(N,) float64`, NaN for rows without a pair."""
+    """Return each row's mean title cosine, `(N,) float64`, NaN where it is undefined."""
     items, histories = dataset.items, dataset.histories
     aligned = text.aligned_to(items.ids)
     squares_M = np.einsum("md,md->m", aligned.vectors, aligned.vectors, dtype=np.float64)

@@ -16,7 +16,7 @@ _SHORTEST = 1e-3
 _PRIOR_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = 100
 _DECIMALS = 6
-"""Fitted values are rounded, so that the last digits of a sum do not matter."""
+"""Fitted values are rounded to this, because the last digits of sums differ between machines."""
 
 
 class CalibrationError(ValueError):
@@ -27,10 +27,10 @@ class CalibrationError(ValueError):
 class CalibrationMap:
     """A continuous piecewise linear map of logits with positive slopes.
 
-    `slopes` has one entry per segment; segments meet at `knots`, ascending logits, one fewer. The
-    line of the first segment has `intercept` at logit 0. `n_rows` is the number of rows it was
-    fitted on. With one segment it is Platt scaling (Platt, "Probabilistic outputs for support
-    vector machines", 1999).
+    `slopes` has one slope per segment. Neighbouring segments meet at the `knots`, which are
+    ascending logits. The line of the first segment has the value `intercept` at logit 0. `n_rows`
+    is the number of rows that the map was fitted on. With one segment it is Platt scaling (Platt,
+    "Probabilistic outputs for support vector machines", 1999).
     """
 
     knots: tuple[float, ...]
@@ -43,8 +43,8 @@ class CalibrationMap:
         numbers = (*self.knots, *self.slopes, self.intercept)
         if len(self.slopes) != len(self.knots) + 1 or not all(map(math.isfinite, numbers)):
             raise CalibrationError(
-                f"a calibration map needs finite numbers and one more slope than knots, not "
-                f"{len(self.slopes)} slopes and {len(self.knots)} knots"
+                f"a calibration map needs finite numbers and one more slope than knots; this one "
+                f"has {len(self.slopes)} slopes and {len(self.knots)} knots"
             )
         if min(self.slopes) <= 0 or list(self.knots) != sorted(set(self.knots)):
             raise CalibrationError(
@@ -180,7 +180,7 @@ class _Fit:
     def _derivatives(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradient of `_nats` and the Fisher information."""
         size = len(parameters)
-        difference = np.diff(np.eye(size), axis=0)[1:]  # of neighbouring slopes
+        difference = np.diff(np.eye(size), axis=0)[1:]  # of the logarithms of neighbouring slopes
         prior = self.weight * difference.T @ difference + 1e-9 * np.eye(size)
         prior[1, 1] += 1
         probability_N = np.exp(-np.logaddexp(0, -self._mapped(parameters)))

@@ -30,7 +30,7 @@ def code_version(module: str, *callers: str, source_dir: Path = _SOURCE_DIR) -> 
     callers
         Other modules whose code counts too, without their imports.
     source_dir
-        Folder of the package.
+        Folder that contains the package.
     """
     found = {name: _existing_path(name, source_dir) for name in (module, *callers)}
     pending = [module]
@@ -67,7 +67,10 @@ def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
 
 
 def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
-    """Yield the names that `node`, in a module of `package`, imports and that may be modules."""
+    """Yield the names within the top-level package that `node` imports and that may be modules.
+
+    `package` is the dotted name, in parts, of the package that contains the module of `node`.
+    """
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):

@@ -16,16 +16,16 @@ def share_cores() -> None:
     """Let OpenMP threads wait for each other actively, but briefly. Call before importing torch.
 
     A training step consists of hundreds of short parallel loops, and many take less time than
-    waking a sleeping thread. By default threads wait actively without limit, which takes their
-    cores from other processes. Variables already set (`GOMP_SPINCOUNT`, `OMP_WAIT_POLICY`, see
-    libgomp's manual) take precedence.
+    waking a sleeping thread. By default threads wait actively 30 times as long as here, which
+    takes their cores from other processes. Variables already set (`GOMP_SPINCOUNT`,
+    `OMP_WAIT_POLICY`, see libgomp's manual) take precedence.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class DeploymentError(ValueError):
-    """An environment variable has an invalid value; the message lists the valid ones."""
+    """An environment variable has an invalid value; the message says what is valid."""
 
 
 _FIRST_FIXES = {

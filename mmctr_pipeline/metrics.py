@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-# 97.5 % quantile of the normal distribution: half the width of a 95 % interval.
+# 97.5 % quantile of the normal distribution: half the width of a 95 % interval in standard errors.
 _NORMAL_975 = 1.959963984540054
 # 95 % quantile: a one-sided 95 % interval ends that many standard errors away.
 _NORMAL_95 = 1.6448536269514722
@@ -150,9 +150,9 @@ def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> 
 def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7) -> float:
     """Return the mean negative log-likelihood, in nats, of probabilities in [0, 1].
 
-    Probabilities are clipped to `epsilon` from 0 and 1, about float32's resolution at 1. A single
-    class is allowed. Raises `MetricError` for labels other than 0 and 1, and for probabilities that
-    are not finite or outside [0, 1].
+    Probabilities are clipped to [epsilon, 1 - epsilon]; the default epsilon is about float32's
+    resolution at 1. A single class is allowed. Raises `MetricError` for labels other than 0 and 1,
+    and for probabilities that are not finite or outside [0, 1].
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     clipped_N = np.clip(probabilities_N, epsilon, 1 - epsilon)
@@ -171,7 +171,7 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
         raise MetricError(f"{len(scores_N)} scores but groups of shape {np.shape(groups)}")
     n_rows_G, n_positive_G = np.bincount(group_N), np.bincount(group_N, positive_N)
     _, score_N = np.unique(scores_N, return_inverse=True)
-    # Ordered by group, then by score; the ranks within a group begin after the groups before it.
+    # Rank by group, then by score, and subtract the rows of earlier groups from the ranks.
     ranks_N = _midranks(group_N * len(scores_N) + score_N)
     ranks_N -= (np.cumsum(n_rows_G) - n_rows_G)[group_N]
     rank_sum_G = np.bincount(group_N, ranks_N * positive_N)
@@ -190,7 +190,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -
     """Return the expected calibration error over bins of equal mass; errors as for `log_loss`.
 
     It is the mean over rows of `|mean probability - share of clicks|` of the row's bin (Naeini,
-    Cooper, Hauskrecht, AAAI 2015, with bins of equal width there). See `equal_mass_bins`.
+    Cooper, Hauskrecht, AAAI 2015, but their bins have equal width). See `equal_mass_bins`.
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     _, bin_N = np.unique(equal_mass_bins(probabilities_N, n_bins), return_inverse=True)
@@ -222,7 +222,7 @@ def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
 
 _Components = tuple[np.ndarray, np.ndarray]
 """DeLong's structural components of positive and negative rows: for each row, the share of the
-other class ranked correctly."""
+other class that is ranked correctly relative to it."""
 
 
 def _components(labels: ArrayLike, scores: ArrayLike) -> _Components:

@@ -1,8 +1,8 @@
 """The pipeline as plain functions, from a data folder to scores; also the public Python API.
 
-Dagster's assets and the comparisons call these functions. Each takes settings and
-values and returns values; only encoders (into `store`) and fusion (into `transforms`) write files.
-`docs/python_api.md` shows all of them in one short example.
+Dagster's assets and the comparisons call these functions. Each takes settings and values and
+returns values; files are written only by encoders (into `store`), fusion (into `transforms`) and
+training (into `checkpoints`, if given). `docs/python_api.md` has a short example of a whole run.
 """
 
 import dataclasses
@@ -136,7 +136,8 @@ def fuse(
 ) -> "Fusion":
     """Return one fused vector per item, by a stored transform if there is one for these inputs.
 
-    Raises `ValueError` if `text` and `items` have different items, and as `fusion.fuse.fuse`.
+    Raises `ValueError` if `text` and `items` have different items, and the errors of
+    `fusion.fuse.fuse`.
 
     Parameters
     ----------
@@ -184,7 +185,8 @@ def train(
 ) -> TrainedCtr:
     """Train a model on the train rows and select its epoch on the valid rows.
 
-    Raises the errors of `training.ctr.train_ctr`.
+    With `final_fit`, a new model is then trained on train and valid rows, and returned. Raises the
+    errors of `training.ctr.train_ctr`.
 
     Parameters
     ----------
@@ -259,7 +261,7 @@ def with_baselines(
     """
     problem = ""
     if model.final_fit is not None:
-        problem = "its weights were trained on the valid rows too, which validate nothing any more"
+        problem = "its weights were trained on the valid rows too, so these cannot validate it"
     elif model.data_fingerprint != dataset.fingerprint:
         problem = "train_dataset has changed since"
     if problem:

@@ -17,7 +17,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 """Number format of matrix products, see `mmctr_pipeline.precision`."""
 
 MAX_SEED = 2**63 - 1
-"""Largest seed that torch, numpy and Dagster take alike."""
+"""Largest seed that torch, numpy and Dagster all accept."""
 
 _MAX_VALUES = 64
 _MAX_CHARACTERS = 4096
@@ -76,7 +76,8 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 class Settings:
     """Base of all settings. Checks types and bounds when a value is created.
 
-    Numbers are finite, a boolean is no number, and a tuple holds at most 64 values.
+    Numbers must be finite, a boolean does not count as a number, a tuple holds at most 64 values,
+    and a string has at most 4,096 characters, none of them the null character.
     """
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class Settings:
     def from_mapping(cls, values: Mapping[str, Any], where: str = "", section: str = "") -> Self:
         """Build from a plain mapping, such as a YAML section.
 
-        Raises `SettingsError` for unknown names, and lists the known ones.
+        Raises `SettingsError` for invalid values, and for unknown names, listing the known ones.
 
         Parameters
         ----------

@@ -10,7 +10,7 @@ from mmctr_pipeline.sample.config import SampleConfig
 
 
 @click.command()
-@click.option("--scale", default=2.0, help="Size of the sample dataset.")
+@click.option("--scale", default=2.0, help="Size of the sample dataset: 1 has 40,000 train rows.")
 @click.option("--seed", default=7, help="Seed of the sample dataset.")
 def ablation(scale: float, seed: int) -> int:
     """Compare models with titles and covers, with only one of them, and with neither."""

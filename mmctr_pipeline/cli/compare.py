@@ -46,7 +46,8 @@ def compare(
     entries
         The rows.
     data
-        The data folder, or the sample dataset, which is generated if storage does not have it.
+        The data folder, or the settings of a sample dataset, which is generated if storage does not
+        have it.
     deployment
         Where to store and compute.
     name
@@ -74,11 +75,11 @@ def compare(
     vectors = RowVectors(layout, dataset.items, storage, device)
     runner = Runner(dataset, vectors, storage, device, minutes, again)
     board = runner.run(entries, seeds, by_auc, pairs)
-    limit = f" or {minutes:g} minutes of training, whichever is less" if minutes else ""
+    limit = f" or {minutes:g} minutes, whichever ends first" if minutes else ""
     heading = (
         f"{layout.root.name}: {len(dataset.train):,} train rows, AUC on "
-        f"{board.n_reporting_rows:,} valid rows of users that selected no epoch; each row's own "
-        f"epochs{limit}, on {device}"
+        f"{board.n_reporting_rows:,} valid rows that did not select the epoch; each model trained "
+        f"for the epochs of its preset{limit}, on {device}"
     )
     best = best_possible_auc(layout.root, ~selecting_rows(dataset))
     lines = write_report(board, runner.folder, name, heading, best)

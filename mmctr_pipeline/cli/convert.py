@@ -28,7 +28,7 @@ def convert() -> None:
 
 
 def _options(config: type[ConvertConfig]) -> Callable[[_Command], _Command]:
-    """Return a decorator that adds an option for each setting."""
+    """Return a decorator that adds an option for each field of `config`."""
 
     def decorated(command: _Command) -> _Command:
         for field in reversed(dataclasses.fields(config)):

@@ -17,17 +17,18 @@ _N_TEST_ROWS = 1_000
 @click.option(
     "--valid-rows",
     type=int,
-    help="Valid rows of the sample dataset; about half of them report. [default: 50,000]",
+    help="Valid rows of the sample dataset; about half select the epoch, the others give the AUC. "
+    "[default: 50,000]",
 )
 @click.option(
-    "--seeds", type=click.IntRange(2, 10), default=5, help="Times each row is trained, by seed."
+    "--seeds", type=click.IntRange(2, 10), default=5, help="Number of training seeds per row."
 )
 @click.option("--seed", type=int, help="Seed of the sample dataset. [default: 11]")
 def fusions(rows: tuple[str, ...], seeds: int, **sample_size: int | None) -> int:
-    """Compare a model with the vectors of each fusion, paired by seed of training.
+    """Train a model on the vectors of each fusion and compare the AUCs, paired by training seed.
 
-    Rows are chosen by name; without names, these are all. The data are those of MMCTR_DATA_DIR, or
-    a sample dataset.
+    Name the rows to compare; without names, all are compared. The data are those of MMCTR_DATA_DIR,
+    or a sample dataset.
     """
     deployment = Deployment.from_environment()
     folder = data_folder(deployment, sample_size)
@@ -42,6 +43,6 @@ def _sample(train_rows: int = 20_000, valid_rows: int = 50_000, seed: int = 11) 
         n_train_rows=train_rows,
         n_valid_rows=valid_rows,
         n_test_rows=_N_TEST_ROWS,
-        # As many rows per user as in the default sample dataset.
+        # About as many rows per user as in the default sample dataset.
         n_users=(train_rows + valid_rows + _N_TEST_ROWS) * 12 // 100,
     )

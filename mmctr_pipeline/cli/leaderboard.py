@@ -33,17 +33,17 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     "--vary",
     type=click.Choice(["model", "all"]),
     default="model",
-    help="What rows take from their preset: model and training, with encoders and fusion of "
-    "MMCTR_PRESET for all; or encoders and fusion too.",
+    help="model: each row takes model and training from its preset, encoders and fusion from "
+    "MMCTR_PRESET; all: each row takes everything from its preset.",
 )
 @click.option(
     "--minutes",
     default=20.0,
     callback=_finite,
-    help="Limit for training and validation of a row; 0 is none.",
+    help="Minutes that a row may train and validate; 0 means no limit.",
 )
 @click.option(
-    "--seeds", type=click.IntRange(1, 10), default=1, help="Times each row is trained, by seed."
+    "--seeds", type=click.IntRange(1, 10), default=1, help="Number of training seeds per row."
 )
 @click.option("--again", is_flag=True, help="Train finished rows again.")
 @click.option(
@@ -60,7 +60,8 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     "--valid-rows",
     "n_valid_rows",
     type=int,
-    help="Valid rows of the sample dataset; about half of them report. [default: 40,000]",
+    help="Valid rows of the sample dataset; about half select the epoch, the others give the AUC. "
+    "[default: 40,000]",
 )
 @click.option("--seed", type=int, help="Seed of the sample dataset. [default: 7]")
 def leaderboard(
@@ -74,8 +75,8 @@ def leaderboard(
 ) -> int:
     """Compare presets, named by name or path, on the same data.
 
-    The first is compared with each of the others. Without names, these are all shipped presets
-    that differ, ordered by AUC.
+    The first is compared with each of the others. Without names, all shipped presets are compared
+    and ordered by AUC, except those that would repeat a row.
     """
     deployment = Deployment.from_environment()
     shared = load_preset(preset_name(deployment)) if vary == "model" else None

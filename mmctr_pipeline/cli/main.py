@@ -1,4 +1,4 @@
-"""`mmctr`: the commands beside Dagster's."""
+"""`mmctr`: the commands that run outside Dagster."""
 
 import logging
 import sys

@@ -8,11 +8,13 @@ from mmctr_pipeline.files.writable import require_writable
 
 @click.command()
 @click.option(
-    "--unused-days", default=30, help="Drop vectors last used more than this many days ago."
+    "--unused-days",
+    default=30,
+    help="Drop vectors last used, and checkpoints last written, more than this many days ago.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
 def prune(unused_days: int, dry_run: bool) -> None:
-    """Drop stored vectors and checkpoints that are no longer used."""
+    """Drop stored vectors and checkpoints that have not been used for some time."""
     storage = Deployment.from_environment().storage_dir
     require_writable(storage, "MMCTR_STORAGE_DIR")
     from mmctr_pipeline.encoders.store.prune import prune as prune_vectors

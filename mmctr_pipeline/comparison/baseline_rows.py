@@ -13,7 +13,7 @@ def baseline_rows(
     n_seeds: int,
     reporting: ReportingRows,
 ) -> tuple[list[TableRow], dict[str, str]]:
-    """Return a measured row for each defined baseline, and why others are undefined, by name.
+    """Return a measured row for each defined baseline, and, by name, why the others are undefined.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def baseline_rows(
     text
         Title vectors, or None.
     n_seeds
-        Seeds of the models that they are compared with; a baseline has the same scores for each.
+        Number of seeds of the models in the table; a baseline has the same scores for each.
     reporting
         The labels of these rows.
     """

@@ -33,7 +33,8 @@ FUSIONS: dict[str, tuple[dict[str, Any], Projection | None]] = {
     "random standardised": ({}, "standardised"),
     "random": ({}, "raw"),
 }
-"""Rows of `mmctr fusions`: the changes to the fusion of recipe A, or the random projection."""
+"""Rows of `mmctr fusions`: changes to the fusion of recipe A, and the random projection that
+replaces it in some rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Entry:
         Modalities whose vectors are withheld from the fusion and the model. Without both, every
         item has the same fused vector, zero.
     projection
-        A random projection instead of `fusion.method`, of the vectors as they are (`raw`) or
+        Replaces the fusion by a random projection of the vectors, unchanged (`raw`) or
         `standardised`. Its seed is the seed of training.
     seed_fusion
         Whether a learned fusion is fitted with the seed of training.
@@ -65,7 +66,8 @@ class Entry:
     def with_seed(self, number: int, minutes: float) -> Self:
         """Return this row with its `number`-th seed, counted from 0, and a time limit.
 
-        The limit holds for training and validation; 0 is none.
+        The limit is `minutes` of training and validation, or the preset's own if that is shorter; 0
+        means no limit.
         """
         training, fusion = self.preset.training, self.preset.fusion
         limits = [limit for limit in (training.max_minutes, minutes) if limit > 0]
@@ -73,7 +75,7 @@ class Entry:
             training,
             seed=training.seed + number,
             max_minutes=min(limits, default=0.0),
-            # A final fit would train on the selecting users too, and be another model.
+            # A final fit would also train on the users that select the epoch.
             final_fit=False,
         )
         if self.seed_fusion:
@@ -90,18 +92,18 @@ class Entry:
 
 
 def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) -> list[Entry]:
-    """Return a row for each preset, given by name or path, in this order; the file name is used.
+    """Return a row for each preset, given by name or path, in this order.
 
-    Encoders and fusion are those of `shared`, or each preset's own. Without names, these are the
-    shipped presets except those that would repeat a row. Raises `SettingsError` for two rows of
-    the same name.
+    A path names its row by the stem of its file. Encoders and fusion are those of `shared`, or each
+    preset's own. Without names, returns the shipped presets, except those whose settings equal
+    those of an earlier row. Raises `SettingsError` for two rows of the same name.
     """
     shipped = shipped_presets()
     entries: dict[str, Entry] = {}
     for name_or_path in names_or_paths or shipped:
         name = name_or_path if name_or_path in shipped else Path(name_or_path).stem
         if name in entries:
-            raise SettingsError(f"two rows would be named {name!r}; rename one of the files")
+            raise SettingsError(f"two rows would be named {name!r}; rename a file or leave one out")
         preset = load_preset(name_or_path)
         if shared is not None:
             preset = dataclasses.replace(preset, encoders=shared.encoders, fusion=shared.fusion)
@@ -119,7 +121,10 @@ def ablation_entries(preset: Preset) -> list[Entry]:
 
 
 def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
-    """Return the named rows of `FUSIONS`, or all. Training and fusion share seeds from 1 on."""
+    """Return the named rows of `FUSIONS`, or all.
+
+    Training and a learned or random fusion use the same seed, 1 for the first run of a row.
+    """
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
     preset = _with_fusion(preset, method="pca", input="raw", rotate=False)
     return [

@@ -53,5 +53,5 @@ class TrainingInputs:
             tables = {name: VectorTable.read(path) for name, path in paths.items()}
             return cls(CtrDataset.read(folder / "dataset"), ItemVectors(**tables))
         except DamagedFileError as error:
-            advice = f"remove {folder.parent}, it is written again"
+            advice = f"remove {folder.parent}; the next run writes it again"
             raise DamagedFileError(f"{error}; {advice}") from error

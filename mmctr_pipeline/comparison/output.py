@@ -18,7 +18,9 @@ from mmctr_pipeline.sample.config import SamplePaths
 def write_report(
     board: Leaderboard, folder: Path, name: str, heading: str, best_possible: float | None
 ) -> list[str]:
-    """Write `<name>.md`, `<name>.json` and `<name>.png` and return the lines of the first.
+    """Write `<name>.md`, `<name>.json` and `<name>.png`.
+
+    Returns the lines of the Markdown file without the link to the picture.
 
     Parameters
     ----------

@@ -37,12 +37,12 @@ _SHOWN_VERSIONS = 10
 
 
 class RepeatError(ValueError):
-    """A recorded run cannot be repeated; the message says what is missing."""
+    """A recorded run cannot be repeated; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A result of the recorded run beside that of its repetition, as hashes or names."""
+    """A result of the recorded run and its repetition, as hashes or names, and their difference."""
 
     name: str
     recorded: str
@@ -81,7 +81,8 @@ def find_version(storage: Path, version: str | None) -> Path:
             return file.resolve()
     newest = sorted(path.parent.name for path in (storage / "models").glob("*/model.pt"))
     known = ", ".join(newest[-_SHOWN_VERSIONS:]) or "none yet; materialise trained_model"
-    raise RepeatError(f"{storage / 'models'} has no version {version or 'at all'}; it has: {known}")
+    what = f"version {version}" if version else "latest version"
+    raise RepeatError(f"{storage / 'models'} has no {what}; it has: {known}")
 
 
 def repeat_run(
@@ -97,7 +98,7 @@ def repeat_run(
     Nothing in `storage` changes, except that missing vectors are added to the vector store. If an
     encoder or the transform differs from the recorded one, nothing is trained.
 
-    Raises `RepeatError` if the data or the recorded configuration are not those of the run.
+    Raises `RepeatError` if the data are not those of the run, or its configuration is unusable.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ def repeat_run(
     fresh
         Encode everything again, into a temporary vector store.
     threads
-        CPU threads of training and scoring; by default as many as recorded.
+        CPU threads; by default as many as recorded.
     """
     layout = find_data(data)
     dataset = pipeline.load_dataset(layout)
@@ -120,7 +121,7 @@ def repeat_run(
         raise RepeatError(
             f"the data in {data} are not those of the recorded run (fingerprint "
             f"{dataset.fingerprint[:12]}, recorded {model_file.data_fingerprint[:12]}): set "
-            "MMCTR_DATA_DIR to the data of that time"
+            "MMCTR_DATA_DIR to the data of that run"
         )
     torch.set_num_threads(
         threads or model_file.conditions.get("threads") or torch.get_num_threads()
@@ -162,7 +163,7 @@ def _changes(model_file: ModelFile, device: torch.device) -> list[str]:
         library_versions() | run_conditions(device, precision),
     )
     if model_file.history.get("ended_by") == "max_minutes":
-        notes.append("recorded with a limit of time, so the number of epochs may differ")
+        notes.append("the recorded run hit its time limit, so the number of epochs may differ")
     if device.type == "cuda":
         notes.append("a GPU does not always add up in the same order: the last digits may differ")
     return notes
@@ -217,7 +218,7 @@ def _vector_results(model_file: ModelFile, vectors: ItemVectors) -> list[Result]
 
 
 def _contents(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:
-    """Compare the vectors themselves; old files do not record them."""
+    """Compare the content hashes of the vectors; old model files record none."""
     now = content_hashes(vectors)
     return [
         Result(f"{name} vectors", recorded, now.get(name, "none"))

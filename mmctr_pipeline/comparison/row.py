@@ -36,10 +36,10 @@ JOB, RESULT_FILE, SCORES_FILE = "job.json", "result.json", "scores.npy"
 
 @dataclasses.dataclass(frozen=True)
 class RowJob:
-    """The task of a row's process, as plain values that decide its result.
+    """The task of a row's process: plain values that decide its result.
 
-    `inputs` is a folder of `TrainingInputs`, `code_version` that of this module. Checkpoints,
-    written at most every `checkpoint_seconds`, change nothing.
+    `inputs` is a folder of `TrainingInputs`, `code_version` that of this module.
+    `checkpoint_seconds` is the least time between checkpoints and does not affect the result.
     """
 
     model: dict[str, Any]
@@ -53,7 +53,7 @@ class RowJob:
 
     @property
     def key(self) -> str:
-        """Hash of what decides the result: the name of the row's folder and its checkpoint."""
+        """Hash of what decides the result; it names the folders of the row and its checkpoint."""
         decisive = dataclasses.asdict(self)
         del decisive["checkpoint_seconds"]
         decisive |= {"inputs": Path(self.inputs).name, "device": torch.device(self.device).type}

@@ -73,9 +73,9 @@ def _zeros(table: VectorTable, dim: int, *, present: bool) -> VectorTable:
 def random_projection(
     text: VectorTable, image: VectorTable, dim: int, seed: int, standardised: bool
 ) -> VectorTable:
-    """Return a seeded Gaussian projection of the concatenated vectors.
+    """Return a seeded Gaussian projection of the centred and concatenated vectors.
 
-    An item that lacks a modality gets that modality's mean.
+    An item that lacks one modality gets that modality's mean; one that lacks both is masked.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ _MAX_REASON = 300
 
 @dataclasses.dataclass(frozen=True)
 class Runner:
-    """Runs each row in its own process and keeps it in `folder`.
+    """Runs each row in its own process and keeps its result in `folder`.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Runner:
     device
         Where rows train.
     minutes
-        Limit for training and validation of a row; 0 is none. The row's own limits hold too.
+        Limit for training and validation of a row; 0 means none. A row's own limit holds too.
     again
         Whether to train finished rows again.
     checkpoint_seconds

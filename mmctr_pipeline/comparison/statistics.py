@@ -10,7 +10,7 @@ import scipy.stats
 from mmctr_pipeline import metrics
 
 MARGIN = 0.003
-"""An interval whose lower end is above minus this counts as not worse."""
+"""An interval whose lower end is above -MARGIN counts as not worse."""
 
 MIN_ROWS_BETTER, MIN_ROWS_BETTER_SLICE = 5_000, 1_000
 """Valid rows that the verdict "better" needs: of all rows, or of a slice such as cold items."""
@@ -38,7 +38,7 @@ class AucDifference:
 
     @property
     def is_equal(self) -> bool:
-        """Return whether several seeds on enough rows put both ends within 0.003 of zero."""
+        """True if several seeds on enough rows put both ends of the interval within 0.003 of 0."""
         within = max(abs(self.low), abs(self.high)) < MARGIN
         return within and self.verdict is not None and self.n_rows >= MIN_ROWS_NOT_WORSE
 

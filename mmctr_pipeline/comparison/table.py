@@ -47,7 +47,7 @@ COLUMNS = (
     Column("first minus this, cold", lambda row: row.behind_cold),
     Column("log-loss", lambda row: row.measures["log_loss"], ".4f"),
     Column("calibration error", lambda row: row.measures["calibration_error"], ".4f"),
-    Column("by chance up to", lambda row: row.measures["calibration_limit"], ".4f"),
+    Column("calibration error by chance", lambda row: row.measures["calibration_limit"], ".4f"),
     Column("parameters", lambda row: row.measures["n_parameters"], ","),
     Column("rows/s", lambda row: row.measures["rows_per_second"], ",.0f"),
     Column("seconds", lambda row: row.measures["seconds"], ",.0f"),
@@ -63,7 +63,7 @@ class Leaderboard:
     """All rows, measured on the same reporting rows; failed rows are last.
 
     `pairs` holds further comparisons by the names of both rows, `baselines` the rows of the trivial
-    baselines, and `undefined` why others have none, by name.
+    baselines. `undefined` says, by name, why the other baselines have no row.
     """
 
     rows: tuple[TableRow, ...]
@@ -97,7 +97,7 @@ class Leaderboard:
         baselines
             Measured rows of the baselines.
         undefined
-            Why other baselines have none, by name.
+            Why the other baselines have no row, by name.
         """
         done = [row for row in rows if row.measures]
         if by_auc:
@@ -127,7 +127,7 @@ class Leaderboard:
         return {row.name: row.failure for row in self.rows if row.failure is not None}
 
     def markdown(self) -> list[str]:
-        """Return the lines of a Markdown table, followed by pairs and reasons of failures."""
+        """Return the lines of a Markdown table, then pairs, failures and undefined baselines."""
         cells = [
             [escaped(column.cell(row)) for column in COLUMNS]
             if row.measures

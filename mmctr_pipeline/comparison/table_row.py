@@ -13,7 +13,7 @@ from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The outcome of one row with one seed: a result with its scores, or the reason of a failure.
+    """The outcome of one row with one seed: a result with its scores, or the reason for a failure.
 
     `key` names the row's folder and `inputs` that of its `TrainingInputs`; `scores` are the
     probabilities of the reporting rows, `(N,)`.
@@ -29,14 +29,17 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class ReportingRows:
-    """The N rows that measure: `label` is `(N,)`, `is_cold` marks those with a cold target."""
+    """The N valid rows that models are measured on.
+
+    `label` is `(N,)`; `is_cold`, `(N,) bool`, marks the rows with a cold target.
+    """
 
     label: np.ndarray
     is_cold: np.ndarray
 
     @property
     def cold_label(self) -> np.ndarray | None:
-        """Labels of the rows with a cold target; None unless two rows of each class have one."""
+        """Labels of the rows with a cold target; None unless each class has two such rows."""
         label = self.label[self.is_cold]
         n_clicks = int((label == 1).sum())
         return label if min(n_clicks, len(label) - n_clicks) >= 2 else None
@@ -47,7 +50,7 @@ class TableRow:
     """One row over its seeds, or a baseline; `measures` is empty if a seed failed.
 
     `behind` is the AUC of the first row minus that of this one, None for the first row itself;
-    `behind_cold` is the same on rows with a cold target, None if they lack a class.
+    `behind_cold` is the same on rows with a cold target, also None if a class has fewer than two.
     """
 
     name: str
@@ -90,7 +93,7 @@ class TableRow:
 
     @property
     def failure(self) -> str | None:
-        """The reason of the first failed seed, or None."""
+        """Why the first failed seed failed, or None."""
         for outcome in self.outcomes:
             if outcome.failure is not None:
                 seed = f"seed {outcome.seed}: " if len(self.outcomes) > 1 else ""
@@ -124,9 +127,10 @@ class TableRow:
 def _measures(
     results: Sequence[RowResult], scores: Sequence[np.ndarray], reporting: ReportingRows
 ) -> dict[str, Any]:
-    """Return a row's numbers: means over its seeds, or lists with one value per seed.
+    """Return a row's numbers: means over its seeds (`peak_mb`: the largest), or lists by seed.
 
-    A baseline has no results; numbers that come from them are None, and lists are empty.
+    A baseline has neither results nor probabilities: numbers that need them are None, and lists
+    are empty.
     """
 
     def by_seed(name: str) -> list[Any]:

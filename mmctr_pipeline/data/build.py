@@ -45,8 +45,9 @@ _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_C
 class _Rows:
     """One interaction file without its histories: number columns by name, each `(N,)`.
 
-    `item_id` has rows of items, `users` the ids of users: int64, or dictionary-encoded strings.
-    `items_seen` has the rows of all targets and history items.
+    Its `item_id` has rows of items. `users` has the ids of users, int64 or dictionary-encoded
+    strings, or None if they were not read. `items_seen` has the rows of all targets and history
+    items.
     """
 
     numbers: dict[str, np.ndarray]
@@ -70,8 +71,9 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
 
     Histories lose their padding and are stored once each, by first appearance; rows keep the order
     of their files. Two batches of rows at their padded width are in memory at a time, one of them
-    being read ahead. The provenance has counts, shares of labels, overlap of users, and cold items.
-    Raises `DataError` naming file, column and row of the first fault.
+    being read ahead. The provenance has file names, counts, lengths of histories, shares of labels,
+    targets in their own history, overlap of users, and cold items. Raises `DataError` naming file,
+    column and row of the first fault.
     """
     items = read_items(layout)
     logger.info(f"{len(items):,} items in {layout.item_feature.name}")
@@ -108,7 +110,7 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
         **splits, items=items, histories=histories, fingerprint=hashing.result(), users=users
     )
     for name, id_map in dataset.id_maps.items():
-        logger.info(f"{name}: {len(id_map.ids):,} ids, sparse or strings, have rows 1, 2 and so on")
+        logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids have the rows 1, 2, ...")
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
@@ -185,7 +187,7 @@ def _read_rows(
 
 
 def _values(array: pa.Array, block: Block, items: IdMap, item_file: Path) -> np.ndarray | pa.Array:
-    """Return a block of a column as numbers: rows of items, and user ids (strings encoded)."""
+    """Return a block of a column: rows of items, user ids (strings encoded), or integers."""
     if block.column.name == "item_id":
         return item_rows(array, block, items, item_file)
     if block.column.name == "user_id":
@@ -236,5 +238,5 @@ def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows])
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
     """Return the distinct numbers, ascending."""
-    # With counts `np.unique` sorts; alone it hashes, which is slower for millions of values.
+    # Asked for counts, `np.unique` sorts; otherwise it hashes, slower for millions of values.
     return np.unique(numbers, return_counts=True)[0]

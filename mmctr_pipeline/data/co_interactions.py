@@ -1,4 +1,4 @@
-"""Counts of users who interacted with two items, from train rows only."""
+"""Counts of the users who interacted with both items of a pair, in the rows a model trains on."""
 
 import dataclasses
 

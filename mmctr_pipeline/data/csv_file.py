@@ -48,7 +48,7 @@ class CsvFile:
                 problem = f"the first list is {value[:40].decode(errors='replace')!r}"
                 fix = f"write lists as 1{SEPARATOR}2{SEPARATOR}3, or the table as parquet"
                 raise DataError(path, problem, fix, column.name)
-        # Lists that are all empty have the type of the other ids.
+        # If all histories are empty, their items have the type of `item_id`.
         first.setdefault("item_seq", first.get("item_id", b""))
         types = {column.name: _type(column, first.get(column.name, b"")) for column in columns}
         self.schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
@@ -116,7 +116,7 @@ class CsvFile:
                 f"the line has {wrong[0].actual_columns} values, but the header has "
                 f"{wrong[0].expected_columns}",
                 "separate the values with commas, and quote titles that have commas in them",
-                # The header has number 1. After a quoted line break Arrow knows no numbers.
+                # Arrow numbers the header 1. After a quoted line break it reports no numbers.
                 row=None if wrong[0].number is None else wrong[0].number - 2,
             ) from error
 

@@ -35,12 +35,12 @@ def find_data(folder: Path) -> DataLayout:
     """Find the data set in `folder`: tables there or one folder below, images up to three below.
 
     A CSV file is used where there is no parquet of its name. Raises `DataNotFoundError` naming what
-    was looked for and where, or the two paths of a table found twice, and `DataError` for links
-    that lead out of the folder. Images and `item_info.parquet` may be absent.
+    was looked for and where, or the two paths of a table or image folder found twice, and
+    `DataError` for links that lead out of the folder. Images and `item_info.parquet` may be absent.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise DataNotFoundError(f"{root} is not a folder. Fix: MMCTR_DATA_DIR must name the data")
+        raise DataNotFoundError(f"{root} is not a folder. Fix: name the folder of the data")
     places = [root, *_subfolders(root)]
     files = {name: _find_table(places, name) for name in REQUIRED_FILES + OPTIONAL_FILES}
     missing = [name for name in REQUIRED_FILES if files[name] is None]
@@ -98,7 +98,7 @@ def _find_images(places: list[Path], root: Path) -> ImageIndex | None:
     filled = [folder for folder in folders if indexes[folder].is_numbered]
     filled = filled or [folder for folder in folders if indexes[folder].has_images]
     matching = _only(filled, "a folder of images")
-    # Images of no item are an error only for recipes that use images.
+    # Images that match no item are an error only for recipes that use images.
     return indexes[matching or folders[0]] if folders else None
 
 

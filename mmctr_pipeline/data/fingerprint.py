@@ -1,4 +1,4 @@
-"""Fingerprints of source files: equal contents have equal fingerprints, whatever their paths."""
+"""Fingerprints of source files, which do not depend on the folder that holds the files."""
 
 import hashlib
 import logging
@@ -21,8 +21,8 @@ _THREADS = 8
 def fingerprint_files(paths: Iterable[Path]) -> str:
     """Return the SHA-256 (hex) of the contents of the files, in the given order.
 
-    A folder of part files counts as one file. It ignores names, folders and times. Swapping two
-    files changes it.
+    A folder of part files counts as one file. The hash ignores names, folders and times. Swapping
+    two files changes it.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         digests = list(threads.map(_table_digest, paths))

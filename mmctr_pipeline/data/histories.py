@@ -48,7 +48,7 @@ def read_histories(
     array
         The column `item_seq` of the block, N lists of integers or strings.
     block
-        Where errors are located.
+        The place of the rows in the file, for errors.
     padding
         The check of this file's padding.
     items
@@ -74,9 +74,9 @@ def read_histories(
 
 
 def merge_histories(parts: list[RowHistories]) -> tuple[Ragged, np.ndarray]:
-    """Return the distinct histories by first appearance, and the index of each row's, `(N,) int32`.
+    """Return the distinct histories by first appearance, and the index of each row's history.
 
-    Empties `parts`, so that their memory is free for the search.
+    The index is `(N,) int32`. Empties `parts`, so that their memory is free for the search.
     """
     lists = Ragged.concatenate([part.lists for part in parts])
     first_list = offsets_from_lengths([len(part.lists) for part in parts]).astype(np.int32)
@@ -89,7 +89,10 @@ def merge_histories(parts: list[RowHistories]) -> tuple[Ragged, np.ndarray]:
 
 
 class PaddingCheck:
-    """Checks the histories of a file block by block: left-padded to one width, or not at all."""
+    """Checks that the histories of a file are all left-padded to one width, or all unpadded.
+
+    The file is checked block by block.
+    """
 
     def __init__(self) -> None:
         # Row and width of the first list, and of the first list of another width.
@@ -112,7 +115,7 @@ class PaddingCheck:
         values, offsets
             Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
         block
-            Where errors are located.
+            The place of the entries in the file, for errors.
         strings
             If the values are rows of string ids, the map that names them in messages.
         """

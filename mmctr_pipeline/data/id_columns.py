@@ -19,7 +19,7 @@ from mmctr_pipeline.data.validation import (
 )
 
 MAX_ID_BYTES = 256
-"""Longest string id in UTF-8. Arrays of ids have the width of the longest one."""
+"""Longest string id, in bytes of UTF-8. The longest id sets the width of a whole array of ids."""
 
 
 def read_ids(array: pa.Array, block: Block) -> Ids:
@@ -51,7 +51,7 @@ def item_rows(array: pa.Array, block: Block, items: IdMap, source: Path) -> np.n
     Parameters
     ----------
     array, block
-        The column, and where errors are located.
+        The column, and its place in the file, for errors.
     items
         The rows of the known items.
     source
@@ -68,13 +68,13 @@ def listed_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return lists of item ids as values `(T,)` and offsets `(N + 1,)`.
 
-    The values are the ids, of any integer type and unchecked, or the rows of strings, which must
-    all be known; the padding, 0 or an empty string, is 0. Raises `DataError`.
+    Integer ids are returned unchanged and unchecked. String ids are returned as rows; those that
+    are not in `items` raise `DataError`. The padding, 0 or an empty string, is 0.
 
     Parameters
     ----------
     array, block
-        The column of lists, and where errors are located.
+        The column of lists, and its place in the file, for errors.
     items
         The rows of the known items.
     source
@@ -106,7 +106,7 @@ def require_known(
     offsets
         `(N + 1,)` integers.
     block
-        Where errors are located.
+        The place of the entries in the file, for errors.
     source
         The file that lists the known ids.
     """
@@ -168,7 +168,10 @@ def _strings(array: pa.Array) -> pa.Array:
 
 
 def _check_characters(ids: pa.Array, block: Block) -> None:
-    """Check that ids are valid UTF-8, which parquet does not, and hold no NUL, which NumPy cuts."""
+    """Check that ids are valid UTF-8, which parquet does not check, and hold no NUL.
+
+    NumPy cuts off NULs at the end of a string.
+    """
     has_nul = numpy_view(pc.match_substring(ids, "\0").cast(pa.uint8()))
     if has_nul.any():
         fix = "remove the NUL characters from the ids"

@@ -50,7 +50,7 @@ class ImageIndex:
 
     @property
     def is_numbered(self) -> bool:
-        """True if a file is named by a number."""
+        """True if a file is named by a number, or by `image` and a number."""
         return any(map(_NUMBERED.fullmatch, (*self.files, *self.outside)))
 
     @property
@@ -118,9 +118,9 @@ class ImageIndex:
 def index_images(folder: Path, root: Path | None = None) -> ImageIndex:
     """List the images in `folder` and in its subfolders, one level deep.
 
-    Skips hidden files, and subfolders that are image folders of their own. `root` is the data
-    folder, by default `folder`: links that lead out of it are not followed. Raises `DataError` for
-    a subfolder that is such a link.
+    Skips hidden files, and subfolders named in `IMAGE_FOLDERS` or `NEVER_SEARCHED`. `root` is the
+    data folder, by default `folder`: links that lead out of it are not followed. Raises `DataError`
+    for a subfolder that is such a link.
     """
     root = folder if root is None else root
     files: dict[str, str] = {}

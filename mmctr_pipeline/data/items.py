@@ -83,7 +83,8 @@ def _titles(titles: pa.Array, block: Block, order: np.ndarray) -> pa.Array:
             problem = f"the title has {len(title):,} bytes, more than {MAX_TITLE_BYTES:,}"
             raise block.error(row, problem, "shorten it; encoders read the first few hundred words")
     blank = [title is None or not title.decode("utf-8", "replace").strip() for title in raw]
-    # Taking a null index yields null. `pa.array` would import pandas, which is slow.
+    # Taking a null index yields null. The index is built from buffers, as `pa.array` would import
+    # pandas, which is slow.
     is_present = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
     buffers = [pa.py_buffer(is_present), pa.py_buffer(order)]
     return titles.cast(pa.string()).take(pa.Array.from_buffers(pa.int64(), len(order), buffers))

@@ -1,4 +1,4 @@
-"""Express rows of a dataset in the table rows of a model that was trained on another one."""
+"""Give users and items of a dataset the table rows of a model trained on another dataset."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ def in_model_rows(
     n_items: int,
     n_users: int,
 ) -> tuple[ItemTable, Ragged, Split]:
-    """Return items, histories and rows to score, with the rows that the model has for their ids.
+    """Return items, histories and `split` with the model's table rows of their users and items.
 
-    Ids that the model lacks get rows after its own, which models treat as unknown. Raises
-    `OtherIdsError` if one has integers and the other strings.
+    Ids that the model lacks get table rows after its own, which models treat as unknown. Raises
+    `OtherIdsError` if the model has integer ids and the dataset strings, or the other way round.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def _rows(name: str, ids: np.ndarray, model: IdMap | None, n_rows: int) -> np.nd
     if own != expected:
         raise OtherIdsError(
             f"the model was trained on {kinds[expected]} as {name}, but this dataset has "
-            f"{kinds[own]}: materialise trained_model on this dataset, or score the earlier one"
+            f"{kinds[own]}: materialise trained_model on this dataset, or score the model's dataset"
         )
     rows = np.where(ids < n_rows, ids, 0) if model is None else model.look_up(ids)
     is_new = rows == 0

@@ -27,7 +27,7 @@ _BLOCK_ROWS = 8192
 
 @dataclasses.dataclass(frozen=True)
 class Outliers:
-    """Rows of a table with outlying vectors, `(K,) int64`, their norms, and the median of all."""
+    """Rows of a table with outlying vectors, `(K,) int64`, their norms, and the median norm."""
 
     rows: np.ndarray
     norms: np.ndarray
@@ -37,10 +37,10 @@ class Outliers:
 def find_outliers(table: VectorTable) -> Outliers:
     """Find the present vectors that are far longer or far shorter than the others.
 
-    The norm of an outlier differs from the median norm by more than `LEAST_FACTOR`, and its
-    logarithm by more than `DEVIATIONS` robust standard deviations (1.4826 times the median absolute
-    deviation), so that heavy tails are kept. Zeros and values that are not finite are not outliers:
-    the check `finite_norms` reports them.
+    The norm of an outlier differs from the median norm by a factor of more than `LEAST_FACTOR`, and
+    its logarithm by more than `DEVIATIONS` robust standard deviations (1.4826 times the median
+    absolute deviation), so that heavy tails are kept. Zeros and values that are not finite are not
+    outliers: the check `finite_norms` reports them.
     """
     norms = _norms(table)
     rows = np.flatnonzero(table.present & (norms > 0) & np.isfinite(norms))

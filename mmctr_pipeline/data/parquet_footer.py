@@ -9,7 +9,8 @@ import enum
 from pathlib import Path
 from typing import Any
 
-# Fields of FileMetaData, RowGroup, ColumnChunk, ColumnMetaData and ColumnCryptoMetaData.
+# Field numbers, a line for each struct: FileMetaData, RowGroup, ColumnChunk, ColumnMetaData, and
+# ColumnCryptoMetaData with its EncryptionWithColumnKey.
 _ROW_GROUPS = 4
 _COLUMNS, _N_ROWS = 1, 3
 _METADATA, _CRYPTO = 3, 8

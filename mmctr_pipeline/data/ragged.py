@@ -104,7 +104,7 @@ def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:
 
 
 def stripped(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values, in their type, and the offsets of lists without their zeros."""
+    """Return values, in their type, and offsets of the lists after removing all zeros."""
     kept = np.flatnonzero(values != 0)
     # Most values are padding: looking up the offsets is faster than counting through all values.
     return values[kept], np.searchsorted(kept, offsets)

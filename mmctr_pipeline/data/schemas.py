@@ -47,7 +47,7 @@ _ITEM_SEQ = Column("item_seq", "id_list")
 _INTERACTION = (Column("user_id", "id", minimum=1), _ITEM_ID, _ITEM_SEQ, *_LEVELS)
 
 LABELLED_COLUMNS: tuple[Column, ...] = (*_INTERACTION, Column("label", "int", maximum=1))
-"""Columns of train and valid; `item_seq` is the history, oldest first, left-padded with 0."""
+"""Columns of train and valid; `item_seq` is the history, oldest first, unpadded or left-padded."""
 
 ROW_ID = Column("ID", "int", minimum=-(2**63), maximum=2**63 - 1)
 """Identifies a row of test in the submission; distinct."""

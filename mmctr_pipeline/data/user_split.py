@@ -1,4 +1,4 @@
-"""Split the valid users in two: one part selects or fits, the other part measures."""
+"""Split the valid users: one half selects the epoch or fits the calibration, the other measures."""
 
 import hashlib
 
@@ -15,7 +15,7 @@ class UserSplitError(ValueError):
 
 
 def selects_epoch(user_id: np.ndarray) -> np.ndarray:
-    """Return which rows select the epoch, `(N,) bool`; the others report.
+    """Return which rows select the epoch, `(N,) bool`; the AUC of the other rows is reported.
 
     All rows of a user are on the same side: the lowest bit of SplitMix64 (Steele, Lea and Flood,
     "Fast splittable pseudorandom number generators", OOPSLA 2014) of the data's id, `(N,)` integers
@@ -33,7 +33,7 @@ def splitmix64(numbers: np.ndarray) -> np.ndarray:
 
 
 def _numbers(ids: np.ndarray) -> np.ndarray:
-    """Return a number for each id, `(N,) uint64`: integers as they are, strings hashed."""
+    """Return a number for each id, `(N,) uint64`: integers unchanged, strings hashed."""
     if ids.dtype.kind != "U":
         return ids.astype(np.uint64)
     distinct, place_N = np.unique(ids, return_inverse=True)
@@ -42,7 +42,7 @@ def _numbers(ids: np.ndarray) -> np.ndarray:
 
 
 def selecting_rows(dataset: CtrDataset) -> np.ndarray:
-    """Return which valid rows belong to users who select, `(N,) bool`, by the data's ids."""
+    """Return which valid rows select the epoch, `(N,) bool`, by the data's user ids."""
     user_id, users = dataset.valid.user_id, dataset.users
     return selects_epoch(users.ids_at(user_id) if users else user_id)
 
@@ -56,11 +56,11 @@ def split_valid(dataset: CtrDataset) -> tuple[Split, Split]:
     if valid.label is None:
         raise UserSplitError("valid has no labels; a comparison needs them")
     selects = selecting_rows(dataset)
-    for name, rows in (("select", selects), ("report", ~selects)):
+    for name, rows in (("selects the epoch", selects), ("is reported", ~selects)):
         n_rows, n_clicks = int(rows.sum()), int((valid.label[rows] == 1).sum())
         if n_clicks in (0, n_rows):
             raise UserSplitError(
-                f"the valid users that {name} give no AUC ({n_clicks} of their {n_rows} rows have "
-                "a click, and an AUC needs both classes); valid.parquet needs more users"
+                f"the valid users whose AUC {name} have none ({n_clicks} of their {n_rows} rows "
+                "have a click, and an AUC needs both classes); valid.parquet needs more users"
             )
     return valid.take(selects), valid.take(~selects)

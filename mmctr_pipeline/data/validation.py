@@ -1,4 +1,4 @@
-"""Checks of the data files: types, nulls, ranges, duplicates, unknown items."""
+"""Checks of the data files: columns, types, nulls, ranges, duplicates."""
 
 import dataclasses
 from collections.abc import Callable, Iterable

@@ -27,7 +27,7 @@ class ChecksConfig(Settings):
 
     auc_floor: float | None = setting(
         None,
-        "least validation AUC for a submission; none by default, 0.85 on MicroLens_1M_x1",
+        "least validation AUC for a submission; by default none, except 0.85 on MicroLens_1M_x1",
         ge=0,
         le=1,
     )
@@ -164,7 +164,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
     for name, value in changes.items():
         old = merged.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            # Another model has other settings.
+            # If a file names another model, it does not inherit the settings of the extended one.
             is_same = value.get("name", old.get("name")) == old.get("name")
             value = _merged(old if is_same else {}, value)
         merged[name] = value

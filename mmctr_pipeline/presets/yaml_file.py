@@ -90,7 +90,8 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> SettingsError:
         problem = "a second document begins; a file holds one"
     elif r"'\t'" in problem:
         problem = "a tab; indent with spaces"
-    # Longer words in quotes come from the file, except the names of YAML's own tokens.
+    # Hide quoted text of two or more characters, which comes from the file. YAML's own tokens, such
+    # as '<scalar>', stay.
     problem = re.sub(r"['\"][^'\"<]{2,}['\"]", "...", problem)
     return SettingsError(f"{where}: not valid YAML: {problem or 'its structure is broken'}")
 
@@ -103,7 +104,7 @@ class _Values:
         self._n_values = 0
 
     def plain(self, node: yaml.Node, depth: int) -> Any:
-        """Return the value of a node; each alias counts as often as it is used."""
+        """Return the value of a node; each use of an alias counts towards the limit of values."""
         self._count(node, depth)
         if isinstance(node, yaml.MappingNode) and node.tag == _MAP:
             return self._mapping(node, depth)

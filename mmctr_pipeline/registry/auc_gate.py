@@ -77,7 +77,7 @@ def judge_auc(
 
 
 def recorded_baselines(model_file: "ModelFile") -> dict[str, BaselineDifference]:
-    """Return the differences from the baselines, best baseline first; missing is NaN."""
+    """Return the differences from the baselines, best baseline first; missing values are NaN."""
     names = [field.name for field in dataclasses.fields(BaselineDifference)]
     found = {
         key: BaselineDifference(*(values.get(name, math.nan) for name in names))

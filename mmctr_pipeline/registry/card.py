@@ -40,8 +40,8 @@ def model_card(model_file: ModelFile, version: str) -> str:
             },
         ),
         "Scoring with vectors of another identity is refused. Ids that are not in the training "
-        "rows are scored as the unknown row (improved_mmctr: ids beyond the tables as the padding "
-        "row); such an item keeps its vectors.",
+        "rows share one embedding: a learned one if the setting unknown_rate is above 0, else the "
+        "mean of the trained ones. An item with such an id keeps its vectors.",
         "## Training",
         epochs_table(model_file.history),
         "## Configuration",
@@ -75,7 +75,7 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
 
 
 def _baselines(model_file: ModelFile) -> list[str]:
-    """Return a table of the trivial baselines and why others are undefined."""
+    """Return a table of the trivial baselines, and why the others are undefined."""
     rows = [
         [
             NAMES.get(key, key),
@@ -124,7 +124,7 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
     by_user, calibration = evaluation["by_user"], evaluation["calibration"]
     limit = ""
     if "limit" in calibration:
-        limit = f" (of a calibrated model by chance up to {calibration['limit']:.4f})"
+        limit = f" (up to {calibration['limit']:.4f} by chance for a calibrated model)"
     within = "none, as no user has rows of both classes"
     if by_user["auc"] is not None:
         within = (

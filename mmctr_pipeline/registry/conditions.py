@@ -1,4 +1,4 @@
-"""Conditions of a run beside its configuration, which can change the last digits of its result."""
+"""Conditions outside the configuration that can change a run's result, if only its last digits."""
 
 import platform
 from collections.abc import Mapping
@@ -17,9 +17,10 @@ _DISTRIBUTIONS = ("torch", "numpy", "pyarrow", "mmctr-pipeline")
 
 
 def run_conditions(device: torch.device, precision: str) -> dict[str, Any]:
-    """Return threads, processor, number format and code of a run in this process, by name.
+    """Return the conditions of a run in this process by name.
 
-    `precision` is the setting `training.precision`.
+    These are threads, device, processor, CPU capability, number format and code. `precision` is the
+    setting `training.precision`.
     """
     return {
         "threads": torch.get_num_threads(),

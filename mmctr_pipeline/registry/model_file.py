@@ -37,22 +37,22 @@ class ModelFile:
 
     `metrics` holds the validation AUC with its interval (see `TrainedCtr`), `evaluation` the other
     measurements on the valid rows (`MetricsReport.to_mapping`), `baselines` a `BaselineDifference`
-    by name, `absent_baselines` why others are undefined (all three are empty in old files), and
-    `history` one record per epoch. With `final_fit` (`FinalFit`), the weights were trained on the
-    valid rows too; all these then describe the selection run, and scoring valid rows with these
-    weights validates nothing. `vector_identity` names the fused vectors that the model was trained
-    on, `encoder_identities` the encoders of the text and image vectors behind them,
-    `transform_identity` the fitted fusion. `data_name` is that of a known data set, or empty.
-    `n_parameters` counts the trained weights without buffers. `resolved_config` is the whole
-    configuration of the run by section, `run_key` a hash of everything that decides the result
-    (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids behind
-    the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an id is
-    its own row. `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), None in
-    files of uncalibrated models.
+    by name, `absent_baselines` why the others are undefined, and `history` one record per epoch.
+    `evaluation` and both fields of baselines are empty in old files. With `final_fit` (`FinalFit`),
+    the weights were trained on the valid rows too; all these then describe the selection run, and
+    scoring valid rows with these weights validates nothing. `vector_identity` names the fused
+    vectors that the model was trained on, `encoder_identities` the encoders of the text and image
+    vectors behind them, `transform_identity` the fitted fusion. `data_name` is that of a known data
+    set, or empty. `n_parameters` counts the trained weights without buffers. `resolved_config` is
+    the whole configuration of the run by section, `run_key` a hash of everything that decides the
+    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids
+    behind the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an
+    id is its own row. `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), None
+    in files of uncalibrated models. `likely_causes` explains an AUC that is no better than chance.
 
     For repeating the run (empty in old files): `conditions` (`registry.conditions`),
     `vector_contents` the content hash of each vector table, `valid_scores` that of the scores of
-    the valid rows. `likely_causes` says why an AUC at chance may be so low.
+    the valid rows.
     """
 
     state_dict: dict[str, torch.Tensor]

@@ -14,19 +14,21 @@ MAX_HISTORY = 100
 
 # Shares of a history for the favourite, each other kind of its family, and each remaining kind.
 _FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
-# Added to the logit for these three kinds, as multiples of `style_effect` or `category_effect`.
+# Added to the logit in these three cases, as multiples of `style_effect` or `category_effect`.
 _FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
 # Share of users who like the first family. It is not a half, as real tastes are uneven.
 _FIRST_FAMILY_SHARE = 0.72
 # Share of targets chosen by the user's taste; the others are random.
 _BY_TASTE_SHARE = 0.1
 # Spreads of popularity (see `ItemSampler`). Histories mostly show popular items, so that models
-# learn good embeddings of these. Targets are of all kinds, so that every model needs their content.
+# learn good embeddings of these. Targets are popular and unpopular items alike, so that every model
+# needs their content.
 _HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 # History length is 3 plus a log-normal number: mean 8, standard deviation 7, quartiles 4 / 6 / 9.
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
-# Numbers of attempts to replace an item that the user already has: first drawn by popularity from
-# the same cell, then evenly from that cell, then from all cells.
+# An item that the user already has is drawn again: by popularity from the same cell while the
+# number of the attempt is below the first limit, evenly from that cell below the second limit, and
+# from all cells below the third.
 _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 
@@ -256,6 +258,10 @@ def _target_kinds(share: np.ndarray, user: np.ndarray, rng: np.random.Generator)
 
 
 def _kind_at(share: np.ndarray, row: np.ndarray, point: np.ndarray) -> np.ndarray:
-    """Return the kind at each `point` in [0, 1), where the kinds of a row fill their shares."""
+    """Return the kind at each `point` in [0, 1), `(T,)`.
+
+    The kinds of a row divide [0, 1) into intervals as long as their shares, in the order of the
+    kinds; the one whose interval contains the point is returned.
+    """
     upper = np.cumsum(share, axis=1)[:, :-1]
     return (point[:, None] >= upper[row]).sum(axis=1)

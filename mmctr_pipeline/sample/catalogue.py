@@ -75,7 +75,7 @@ class Catalogue:
 
 
 def draw_catalogue(config: SampleConfig) -> Catalogue:
-    """Draw the items; each pair of category and style gets equally many warm and cold ones."""
+    """Draw the items; warm and cold ones are each spread evenly over category and style."""
     rng = generator(config.seed, Stream.ITEMS)
     order = rng.permutation(config.n_items)
     cell, rank = order % N_CELLS, order // N_CELLS

@@ -40,10 +40,10 @@ class SampleConfig(Settings):
     images: bool = setting(True, "whether to draw cover images")
     rows_per_history: int = setting(4, "consecutive rows that share one history", ge=1, le=64)
     cold_item_share: float = setting(
-        0.25, "share of the items that neither train rows nor histories show", ge=0, le=0.5
+        0.25, "share of cold items, which neither train rows nor histories show", ge=0, le=0.5
     )
     cold_row_share: float = setting(
-        0.35, "share of the valid and test rows whose target is such an item", ge=0, le=1
+        0.35, "share of the valid and test rows whose target is a cold item", ge=0, le=1
     )
     missing_image_share: float = setting(0.03, "share of the items without an image", ge=0, le=1)
     corrupt_image_share: float = setting(
@@ -52,13 +52,15 @@ class SampleConfig(Settings):
     empty_title_share: float = setting(0.005, "share of the items with an empty title", ge=0, le=1)
     style_effect: float = setting(
         1.5,
-        "added to the logit for a style that the user likes, subtracted for others",
+        "added to the logit for a style that the user likes (1.3 times for the favourite), "
+        "subtracted for others",
         ge=0,
         le=100,
     )
     category_effect: float = setting(
         1.5,
-        "added to the logit for a category that the user likes, subtracted for others",
+        "added to the logit for a category that the user likes (1.3 times for the favourite), "
+        "subtracted for others",
         ge=0,
         le=100,
     )

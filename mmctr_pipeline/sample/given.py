@@ -9,7 +9,8 @@ from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, Strea
 _VIEWS = {"text": (0, 768), "image": (1, 1_024), "item": (2, 128)}
 """Number and dimension of each view."""
 
-# Items of one kind differ in details, of this dimension and size, and in noise of this size.
+# Items of one kind differ in details (`_DETAIL_DIM` numbers of standard deviation `_DETAIL_SIZE`)
+# and in noise (a vector of about the length `_NOISE_SIZE`).
 _DETAIL_DIM, _DETAIL_SIZE, _NOISE_SIZE = 16, 0.35, 0.25
 
 

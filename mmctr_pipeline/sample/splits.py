@@ -71,7 +71,7 @@ def _auc_or_nan(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def _share_out_users(config: SampleConfig) -> dict[str, np.ndarray]:
-    """Return the user ids of each split, in proportion to its rows but at least one."""
+    """Return the user ids of each split, at least one; their number is proportional to its rows."""
     others = generator(config.seed, Stream.USERS).permutation(config.n_users - 1) + 1
     # The largest id always has rows, so that embedding tables have the configured size.
     user_id = np.concatenate([[config.n_users], others])

@@ -42,7 +42,7 @@ ITEM_INFO_SCHEMA = pa.schema(
 LIST_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 1}
 """Writer options for interactions, whose padded histories compress well."""
 
-# Vectors do not compress, and hardly any of their numbers is repeated.
+# Vector columns are neither compressed nor dictionary-encoded: hardly any number occurs twice.
 _VECTOR_OPTIONS: dict[str, Any] = {
     "compression": {"item_title": "zstd", "item_tags.list.element": "zstd"},
     "use_dictionary": ["likes_level", "views_level"],
@@ -143,7 +143,7 @@ def _item_info_batch(item_id: np.ndarray, tags: np.ndarray, vectors: np.ndarray)
 
 
 def _lists(matrix: np.ndarray, kind: pa.ListType) -> pa.Array:
-    """Return a list column with one row of the matrix per row."""
+    """Return a list column in which each list is a row of the matrix."""
     n, width = matrix.shape
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
     return pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1), kind.value_type))

@@ -23,14 +23,15 @@ _PERMISSIONS = 0o644
 
 
 class SubmissionError(ValueError):
-    """The scores are not a valid submission; the message names the row and the fix."""
+    """Scores or files are not a valid submission; the message says why."""
 
 
 def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFrame:
     """Return columns `ID` (int64) and `Task1&2` (float32), one row per test row, in its order.
 
     `test_id` is the column `ID` of the test file, `probability` the scores of its rows, both
-    `(N,)`. Raises `SubmissionError` if a score is not a probability.
+    `(N,)`. Raises `SubmissionError` if a score is not a probability, an ID is repeated, or there
+    are no rows.
     """
     frame = pl.DataFrame({ID: test_id.astype(np.int64), SCORE: probability.astype(np.float32)})
     problems = _frame_problems(frame)
@@ -103,7 +104,7 @@ def _parse(content: bytes, where: str) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         first_line = str(error).splitlines()[0]
         raise SubmissionError(
-            f"{where}: not an integer and a number per row: {first_line}"
+            f"{where}: a row is not an integer and a number: {first_line}"
         ) from None
 
 
@@ -158,7 +159,7 @@ def _zip_problems(content: bytes, zip_path: Path) -> list[str]:
             if names != [ZIPPED_NAME]:
                 return [f"{zip_path} holds {names[:5]}, it must hold only {ZIPPED_NAME}"]
             with archive.open(ZIPPED_NAME) as entry:
-                # Unpacks one byte more than expected at most, as the zip may be a bomb.
+                # Unpack at most one byte more than expected, as the zip may be a bomb.
                 zipped = entry.read(len(content) + 1)
     except _BROKEN_ZIP as error:
         return [f"{zip_path} cannot be read: {error}"]

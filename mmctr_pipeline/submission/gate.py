@@ -14,7 +14,7 @@ class BelowAucFloorError(SubmissionError):
 def require_auc(verdict: AucVerdict) -> None:
     """Raise `BelowAucFloorError` unless the model passed the gate.
 
-    The asset check stops only the run that trained the model.
+    The asset check is not enough, as it stops only the run that trained the model.
     """
     if not verdict.passed:
         raise BelowAucFloorError(verdict.explanation)
@@ -27,6 +27,6 @@ def require_test_ids(dataset: CtrDataset, test_id: np.ndarray) -> None:
     """
     if dataset.test.row_id is None or not np.array_equal(dataset.test.row_id, test_id):
         raise SubmissionError(
-            f"test.parquet has {len(test_id):,} rows that are not those of train_dataset "
-            f"({len(dataset.test):,}): the file has changed since; materialise train_dataset again"
+            f"the {len(test_id):,} rows of the test file are not the {len(dataset.test):,} test "
+            "rows of train_dataset: the file has changed since; materialise train_dataset again"
         )

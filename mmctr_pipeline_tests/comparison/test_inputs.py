@@ -58,6 +58,6 @@ def test_the_error_for_damaged_inputs_names_the_file_and_the_folder_to_remove(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    message = rf"{path.name} is damaged: .*; remove {tmp_path}, it is written again"
+    message = rf"{path.name} is damaged: .*; remove {tmp_path}; the next run writes it again"
     with pytest.raises(DamagedFileError, match=message):
         TrainingInputs.read(folder)

@@ -124,7 +124,7 @@ def test_rows_with_a_cold_target_are_measured_and_compared_on_their_own() -> Non
     assert record["behind_first_cold"]["n_rows"] == IS_COLD.sum()
     assert record["auc_by_user"] == pytest.approx(0.6)
     assert record["calibration_error"] == pytest.approx(0.01)
-    assert cells(board, 1)["by chance up to"] == "0.0120"
+    assert cells(board, 1)["calibration error by chance"] == "0.0120"
     assert cells(board, 1)["cold AUC"] == f"{np.mean(areas[1]):.4f}"
 
 

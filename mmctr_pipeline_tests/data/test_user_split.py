@@ -55,9 +55,9 @@ def test_a_valid_split_without_two_useful_sides_is_refused() -> None:
         split(label=None)
     assert valid.label is not None
     selects = selects_epoch(valid.user_id)
-    for side, name in ((selects, "select"), (~selects, "report")):
+    for side, name in ((selects, "selects the epoch"), (~selects, "is reported")):
         one_class = np.where(side, 1, valid.label).astype(np.int8)
-        with pytest.raises(UserSplitError, match=f"that {name} give no AUC.*needs both classes"):
+        with pytest.raises(UserSplitError, match=f"whose AUC {name} have none.*both classes"):
             split(label=one_class)
     with pytest.raises(UserSplitError, match="needs more users"):
         split(user_id=np.full(len(valid), 7, np.int32))

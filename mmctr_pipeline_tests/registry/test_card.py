@@ -92,7 +92,7 @@ def test_the_card_says_how_probabilities_are_calibrated() -> None:
     file = dataclasses.replace(MODEL_FILE, evaluation=limited, calibration=fitted)
     card = model_card(file, "7")
     assert "a monotone map of 2 linear segments, fitted on 4,321 valid rows" in card
-    assert "error: 0.0123 (of a calibrated model by chance up to 0.0145), over 15 bins" in card
+    assert "error: 0.0123 (up to 0.0145 by chance for a calibrated model), over 15 bins" in card
     assert "The map is that of the selection run" not in card
     final_fit = {"n_epochs": 1.0, "n_rows": 9, "train_loss": 0.1, "seconds": 1.0}
     card = model_card(dataclasses.replace(file, final_fit=final_fit), "7")

@@ -117,7 +117,7 @@ def test_frames_with_repeated_ids_missing_values_or_no_rows_are_not_written(
         ("ID,Task1&2\n10,0.5\n3,2.5\n7,0.5\n22,0.5\n", "outside 0..1, the first 2.5 in row 1"),
         ("ID,Task1&2\n10,0.5\n3,\n7,0.5\n22,0.5\n", "1 values are missing"),
         ("ID,Task1&2\n10,NaN\n3,0.1\n7,0.5\n22,0.5\n", "not finite, the first nan in row 0"),
-        ("ID,Task1&2\n10,0.5\n3,abc\n7,0.5\n22,0.5\n", "not an integer and a number per row"),
+        ("ID,Task1&2\n10,0.5\n3,abc\n7,0.5\n22,0.5\n", "a row is not an integer and a number"),
         ("ID,score\n10,0.5\n3,0.5\n7,0.5\n22,0.5\n", "the header is 'ID,score'"),
         ("", "the header is ''"),
         ("ID,Task1&2\n", "there are no rows"),

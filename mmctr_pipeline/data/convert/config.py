@@ -17,7 +17,8 @@ class ConvertConfig(Settings):
     max_users: int | None = setting(None, "draw this many users; without it, take all", ge=1)
     held_out: float = setting(
         0.1,
-        "share of each user's rows in valid, and again in test; at least one each",
+        "share of each user's rows in valid, and the same share in test; at least one row each for "
+        "users with three rows",
         ge=0,
         le=0.4,
     )
@@ -39,7 +40,8 @@ class MicroLensConfig(ConvertConfig):
     negatives: int = setting(1, "items drawn for each interaction, with label 0", ge=1, le=100)
     popularity: float = setting(
         0.75,
-        "an item is drawn in proportion to its interactions to this power; 0 draws all alike",
+        "an item is drawn in proportion to its number of interactions to this power; 0 draws all "
+        "items equally often",
         ge=0,
         le=2,
     )

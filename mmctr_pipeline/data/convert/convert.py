@@ -75,7 +75,10 @@ def convert_microlens(
 
 
 def _images(folder: Path, given: Path | None, names: Sequence[str]) -> ImageIndex | None:
-    """Return the images of the given folder, or else of the first of these names in `folder`."""
+    """Return the images of `given`, or else of a folder in `folder` with one of these names.
+
+    Uses the first name that exists. Returns None if none does, or if no image there is numbered.
+    """
     if given is not None:
         if not given.is_dir():
             raise DataNotFoundError(f"{given} is not a folder. Fix: name the folder of the images")

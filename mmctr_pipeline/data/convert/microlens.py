@@ -41,7 +41,7 @@ _TITLE_LINE = re.compile(r"\s*([0-9]+)\s*,(.*)", re.DOTALL)
 
 
 def read_microlens(folder: Path) -> RawData:
-    """Return the interactions and items of a MicroLens download; ids stay as they are.
+    """Return the interactions and items of a MicroLens download, with its own ids.
 
     Levels are the decile of an item's likes or views among all items, 1 to 10, and 0 where they are
     unknown. Raises `DataError` naming file, column and row, and `DataNotFoundError`.
@@ -103,7 +103,7 @@ def _ordered_pairs(path: Path) -> pl.DataFrame:
 def _texts(path: Path) -> pl.DataFrame:
     """Read lines of an id, a comma and a text, which may be quoted.
 
-    In some titles quotes are unbalanced, for which a CSV reader would join rows. A line that does
+    Some titles have unbalanced quotes, which would make a CSV reader join rows. A line that does
     not begin with an id continues the text of the line above.
     """
     texts: dict[int, str] = {}

@@ -8,7 +8,7 @@ The formats are GroupLens's (files.grouplens.org/datasets/movielens, README of e
 - ml-latest, ml-latest-small, ml-25m, ml-32m: `ratings.csv` with `userId,movieId,rating,timestamp`,
   `movies.csv` with `movieId,title,genres`, in UTF-8, with half stars from 0.5 to 5.
 
-Genres are separated by `|`; `(no genres listed)` stands for none. Timestamps are seconds.
+Genres are separated by `|`; `(no genres listed)` means none. Timestamps are seconds.
 """
 
 import logging
@@ -37,7 +37,7 @@ POSTER_FOLDERS = ("posters", "item_images", "images")
 
 
 def read_movielens(folder: Path, config: MovieLensConfig) -> RawData:
-    """Return the interactions and items of a MovieLens download; ids stay as they are.
+    """Return the interactions and items of a MovieLens download, with its own ids.
 
     Both levels of all items are 0, since MovieLens states neither likes nor views. Raises
     `DataError` naming file, column and row, and `DataNotFoundError`.
@@ -62,7 +62,7 @@ def read_movielens(folder: Path, config: MovieLensConfig) -> RawData:
         raise DataError(
             path,
             f"{movies_path.name} has no movie {interactions['item_id'][row]} ({len(unknown):,} "
-            "such rows)",
+            "rows have a movie that it lacks)",
             "use both files of the same download",
             "movieId",
             row,

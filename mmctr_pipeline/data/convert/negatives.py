@@ -16,8 +16,9 @@ _ROUNDS = 50
 
 @dataclasses.dataclass(frozen=True)
 class _Catalogue:
-    """Items by the time of their first interaction, `(I,)` each.
+    """Items in the order of their first interaction, `(I,)` each.
 
+    If times of different users cannot be compared, the items are in the order of their ids.
     `cumulative` is the running sum of the weights, `(I + 1,) float64`.
     """
 

@@ -45,7 +45,7 @@ def require_replaceable(output: Path) -> None:
 
 @contextlib.contextmanager
 def replaced_folder(output: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill, and then replace `output` by it.
+    """Yield an empty folder to fill, and then replace `output` with it.
 
     After an error the folder is removed and `output` stays as it was. Raises `SettingsError` as
     `require_replaceable` does, and `WriteError`.

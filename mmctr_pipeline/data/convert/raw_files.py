@@ -187,10 +187,10 @@ def _unreadable_row(path: Path) -> int | None:
 
 
 def _refuse(texts: pl.Series, wrong: pl.Series, path: Path, fix: str) -> None:
-    """Raise `DataError` for the first wrong value, with the number of values like it."""
+    """Raise `DataError` for the first wrong value, with the number of all wrong values."""
     rows = wrong.arg_true()
     if len(rows):
         value = texts[rows[0]]
         shown = "missing" if value is None else f"{value[:80]!r}"
-        counted = f" ({len(rows):,} such values)" if len(rows) > 1 else ""
+        counted = f" ({len(rows):,} invalid values in all)" if len(rows) > 1 else ""
         raise DataError(path, f"the value is {shown}{counted}", fix, texts.name, rows[0])

@@ -32,7 +32,10 @@ _COLUMNS = {
 
 
 def write_tables(folder: Path, rows: Rows, raw: RawData) -> dict[str, Any]:
-    """Write items, splits, labels of test and names of tags into `folder`; return their counts."""
+    """Write items, splits, labels of test and names of tags into `folder`.
+
+    Returns the number of items, and counts of each split by file name.
+    """
     items = raw.items.select(ITEM_COLUMNS).sort("item_id")
     pq.write_table(items.to_arrow(), folder / "item_feature.parquet", compression="zstd")
     if raw.tag_names:
