@@ -29,4 +29,4 @@ class Din(FeatureModel):
         features = self.features(batch)
         interest_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
         input_BF = torch.cat([features.item_BD, interest_BD, features.context_BC], dim=1)
-        return self.with_rates(self.tower(input_BF).squeeze(-1), features)
+        return self.with_users(self.tower(input_BF).squeeze(-1), features)

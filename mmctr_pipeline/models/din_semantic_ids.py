@@ -10,7 +10,6 @@ from mmctr_pipeline.models.base import initialise
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures, gathered
 from mmctr_pipeline.models.config import DinSemanticIdsConfig, kinds_switched_on
 from mmctr_pipeline.models.feature_model import FeatureModel
-from mmctr_pipeline.models.features import mean_embedding
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
@@ -50,7 +49,7 @@ class DinSemanticIds(FeatureModel):
         history_TD = torch.cat([features.history_TD, codes_TD], dim=1)
         interest_BD = self.attention(item_BD, history_TD, batch.history_offsets)
         input_BF = torch.cat([item_BD, interest_BD, features.context_BC], dim=1)
-        return self.with_rates(self.tower(input_BF).squeeze(-1), features)
+        return self.with_users(self.tower(input_BF).squeeze(-1), features)
 
 
 class SemanticIds(nn.Module):
@@ -98,7 +97,7 @@ class SemanticIds(nn.Module):
         if len(items.present_I) > len(codes_IC):
             codes_IC = torch.cat([codes_IC, self._encoded(items, len(codes_IC))])
         id_U, slot_N = distinct_rows(known_rows(ids_N, len(codes_IC)))
-        return gathered(mean_embedding(self.table, codes_IC[id_U]), slot_N)
+        return gathered(self.table.mean(codes_IC[id_U]), slot_N)
 
     def _encoded(self, items: ItemFeatures, first: int) -> torch.Tensor:
         """Return the table rows of the codes of the items from `first` on, 0 for no vector."""

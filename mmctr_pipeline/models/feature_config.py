@@ -29,11 +29,13 @@ class FeatureConfig(Settings):
     replaces `auto`; a model that is built without this step treats `auto` as `never`.
     """
 
-    user: Literal["never", "rates", "always", "auto"] = setting(
+    user: Literal["never", "rates", "factors", "auto"] = setting(
         "never",
-        "rates: the user's click rate and number of train rows; always: these and an embedding; "
-        "auto: always or never, as the data suggest",
+        "what models know of the user besides the history; rates: click rate and number of train "
+        "rows; factors: biases of user and item and the product of their factors, added to the "
+        "logit; auto: factors or never, as the data suggest",
     )
+    factor_dim: int = setting(16, "number of factors", **WIDTH)
     user_id: bool = setting(False, "an embedding of the user")
     item_rates: Literal["never", "always", "auto"] = setting(
         "never",
@@ -71,8 +73,17 @@ class FeatureConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.item_rates == "always" and self.item_id:
+        # Even a rate over the other folds reveals the label of a train row to a table of the same
+        # ids, which learns the rate over all folds.
+        by_id = {"item_id": self.item_id, "user: factors": self.user == "factors"}
+        if self.item_rates == "always" and any(by_id.values()):
+            names = " and ".join(name for name, is_on in by_id.items() if is_on)
             raise self.invalid(
                 "item_rates",
-                "is 'always'; together with item_id it reveals labels of train rows: turn one off",
+                f"is 'always'; together with {names} it reveals labels of train rows: turn one off",
+            )
+        if self.user == "rates" and self.user_id:
+            raise self.invalid(
+                "user",
+                "is 'rates'; together with user_id it reveals labels of train rows: turn one off",
             )

@@ -19,19 +19,21 @@ class FeatureModel(CtrModel):
     ) -> None:
         super().__init__()
         self.features = FeatureEmbedding(config.features, spec, multiple_of)
-        self.rate_weight_R = None
-        if n_rates := self.features.n_rates:
-            self.rate_weight_R = nn.Parameter(torch.ones(n_rates))
+        n_rates = self.features.rates.n_rates
+        self.rate_weight_R = nn.Parameter(torch.ones(n_rates)) if n_rates else None
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Fit the features on the items and the train rows."""
         self.features.fit(items, train, histories)
 
-    def with_rates(self, logits_B: torch.Tensor, features: Features) -> torch.Tensor:
-        """Return the logits plus those of the click rates, times learned weights that begin at 1.
+    def with_users(self, logits_B: torch.Tensor, features: Features) -> torch.Tensor:
+        """Return the logits plus those of the factors and of the click rates.
 
-        So a model begins as the sum of two averages, and learns what to add.
+        The latter are multiplied by learned weights that begin at 1. So a model begins as the sum
+        of two averages, and learns what to add.
         """
-        if self.rate_weight_R is None or features.rate_logits_BR is None:
+        if features.factor_logit_B is not None:
+            logits_B = logits_B + features.factor_logit_B
+        if self.rate_weight_R is None:
             return logits_B
         return logits_B + (features.rate_logits_BR * self.rate_weight_R).sum(1)

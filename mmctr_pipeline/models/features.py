@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from mmctr_pipeline.data.click_rates import ITEM_SMOOTHING, USER_SMOOTHING, fold_columns
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.batch import Batch, DistinctItems, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.feature_config import FeatureConfig, kinds_switched_on
-from mmctr_pipeline.models.layers.click_rates import ClickRates, FoldTable
+from mmctr_pipeline.models.layers.click_rates import ClickRateFeatures
 from mmctr_pipeline.models.layers.embedding import (
     EmbeddingTable,
     ValueTable,
     distinct_rows,
     known_rows,
 )
+from mmctr_pipeline.models.layers.factors import HIDDEN_SHARE, Factors
 from mmctr_pipeline.models.layers.known_values import held_often, is_known
 from mmctr_pipeline.models.layers.vector_inputs import VectorProjection, VectorScaling
 
@@ -37,7 +37,7 @@ class Features:
     `context_BC` are those of user and row, of width 0 if none is configured. `items` are the
     distinct items of targets and histories, and `is_hidden_U` marks those that training treats as
     cold items. `rate_logits_BR` are the logits of the configured click rates, which are also among
-    the context features, or None if none is configured.
+    the context features. `factor_logit_B` is the logit of `Factors`, or None without them.
     """
 
     item_BD: torch.Tensor
@@ -45,7 +45,8 @@ class Features:
     context_BC: torch.Tensor
     items: DistinctItems
     is_hidden_U: torch.Tensor
-    rate_logits_BR: torch.Tensor | None
+    rate_logits_BR: torch.Tensor
+    factor_logit_B: torch.Tensor | None
 
 
 class FeatureEmbedding(nn.Module):
@@ -87,16 +88,13 @@ class FeatureEmbedding(nn.Module):
         self.item_views = levels(config.item_levels)
         vector_layer = VectorProjection if config.vector_projection else VectorScaling
         self.vector_layers = nn.ModuleDict({k: vector_layer(spec.dim_of(k)) for k in self._kinds})
-        self.user_rates = self.item_rates = None
-        self.user_id: EmbeddingTable | None = None
-        if config.user in ("rates", "always"):
-            self.user_rates = ClickRates(spec.n_users, USER_SMOOTHING)
-        if config.item_rates == "always":
-            self.item_rates = ClickRates(spec.n_items, ITEM_SMOOTHING)
-        if config.user == "always" or (config.user_id and self.user_rates):
-            self.user_id = FoldTable(spec.n_users, dim)
-        elif config.user_id:
-            self.user_id = EmbeddingTable(spec.n_users + 1, dim)
+        self.rates = ClickRateFeatures(config, spec)
+        self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
+        self.factors = None
+        if config.user == "factors":
+            n_rows = spec.n_users, spec.n_items, spec.n_tags + n_unknown
+            vector_dim = sum(spec.dim_of(kind) for kind in self._kinds)
+            self.factors = Factors(*n_rows, vector_dim, config.factor_dim)
         self.row_likes = levels(config.context_levels)
         self.row_views = levels(config.context_levels)
         # Before `fit` all values count as known.
@@ -122,8 +120,8 @@ class FeatureEmbedding(nn.Module):
         else:
             self._n_zeros = -self.item_dim % multiple_of
             self.item_dim += self._n_zeros
-        self.n_rates = sum(rates is not None for rates in (self.user_rates, self.item_rates))
-        self.context_dim = _width(self.user_id, self.row_likes, self.row_views) + 2 * self.n_rates
+        self.context_dim = _width(self.user_id, self.row_likes, self.row_views)
+        self.context_dim += 2 * self.rates.n_rates
 
     def fit(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Record which values the train rows hold, and the statistics of the item vectors."""
@@ -140,13 +138,11 @@ class FeatureEmbedding(nn.Module):
         self.known_users_U.copy_(held_often(train.user_id, len(self.known_users_U), min_rows=1))
         if self._unknown_rate == 0:
             _record_trained({self.item_id: item_ids, self.user_id: train.user_id})
-        folds = fold_columns(train.user_id, train.item_id)
-        if self.user_rates is not None:
-            self.user_rates.fit(train.user_id, train.label, folds["row_fold"])
-        if self.item_rates is not None:
-            self.item_rates.fit(train.item_id, train.label, folds["user_fold"])
+        self.rates.fit(train)
         row_likes, row_views = train.likes_level.astype(np.int64), train.views_level
         if self._value_rate == 0:
+            factor_tags = None if self.factors is None else self.factors.tags
+            _record_trained({factor_tags: tags})
             _record_trained({self.tags: tags, self.item_likes: likes, self.item_views: views})
             _record_trained({self.row_likes: row_likes, self.row_views: row_views})
             return
@@ -170,13 +166,19 @@ class FeatureEmbedding(nn.Module):
         item_BD, history_TD = items.at_places(features_UD)
         is_hidden_B = is_hidden_U[items.slot_N[: len(batch)]]
         user_row_B = batch.user_id_B
-        if self.user_id is not None or self.user_rates is not None:
+        if self.user_id is not None or self.rates.user is not None:
             user_row_B = self._rows(batch.user_id_B, self.known_users_U)
-        rates = self._rates(batch, user_row_B, is_hidden_B)
+        rates_B2R = self.rates(batch, user_row_B < len(self.known_users_U), is_hidden_B)
         context_BC = self._context(batch, user_row_B, is_hidden_B)
-        context_BC = torch.cat([context_BC, *rates], dim=1)
-        logits_BR = torch.stack([rate_B2[:, 0] for rate_B2 in rates], dim=1) if rates else None
-        return Features(item_BD, history_TD, context_BC, items, is_hidden_U, logits_BR)
+        return Features(
+            item_BD=item_BD,
+            history_TD=history_TD,
+            context_BC=torch.cat([context_BC, rates_B2R.flatten(1)], dim=1),
+            items=items,
+            is_hidden_U=is_hidden_U,
+            rate_logits_BR=rates_B2R[:, 0],
+            factor_logit_B=self._factor_logit(self.factors, batch, is_hidden_B),
+        )
 
     def _distinct(self, batch: Batch) -> DistinctItems:
         ids_N = torch.cat([batch.item_id_B, batch.history_T])
@@ -216,7 +218,7 @@ class FeatureEmbedding(nn.Module):
             parts.append(self.item_id(distinct.row_U))
         if self.tags is not None:
             tags_UK = self._tag_rows(items.tags_IK[listed_U], is_hidden_U)
-            parts.append(mean_embedding(self.tags, tags_UK))
+            parts.append(self.tags.mean(tags_UK))
         if self.item_likes is not None and self.item_views is not None:
             levels = items.likes_level_I[listed_U], items.views_level_I[listed_U]
             likes_U, views_U = self._level_rows(*levels, "known_item_levels_V", is_hidden_U)
@@ -229,35 +231,35 @@ class FeatureEmbedding(nn.Module):
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
-    def _rates(
-        self, batch: Batch, user_row_B: torch.Tensor, is_hidden_B: torch.Tensor
-    ) -> list[torch.Tensor]:
-        """Return logit and log of rows of user and target, as configured, `(B, 2)` each."""
-        rates = []
-        if self.user_rates is not None:
-            is_known_B = user_row_B < len(self.known_users_U)
-            user_B2 = self.user_rates(batch.user_id_B, batch.row_fold_B)
-            rates.append(user_B2 * is_known_B.unsqueeze(1))
-        if self.item_rates is not None:
-            item_B2 = self.item_rates(batch.item_id_B, batch.user_fold_B)
-            rates.append(item_B2 * ~is_hidden_B.unsqueeze(1))
-        return rates
-
     def _context(
         self, batch: Batch, user_row_B: torch.Tensor, is_hidden_B: torch.Tensor
     ) -> torch.Tensor:
         parts = [torch.zeros(len(batch), 0, device=batch.item_id_B.device)]
-        if isinstance(self.user_id, FoldTable):
-            assert self.user_rates is not None
-            has_rows_BF = self.user_rates.has_rows(batch.user_id_B)
-            parts.append(self.user_id.read(user_row_B, has_rows_BF, batch.row_fold_B))
-        elif self.user_id is not None:
+        if self.user_id is not None:
             parts.append(self.user_id(user_row_B))
         if self.row_likes is not None and self.row_views is not None:
             levels = batch.likes_level_B, batch.views_level_B
             likes_B, views_B = self._level_rows(*levels, "known_row_levels_V", is_hidden_B)
             parts += [self.row_likes(likes_B), self.row_views(views_B)]
         return torch.cat(parts, dim=1)
+
+    def _factor_logit(
+        self, factors: Factors | None, batch: Batch, is_hidden_B: torch.Tensor
+    ) -> torch.Tensor | None:
+        if factors is None:
+            return None
+        user_B, item_B, items = batch.user_id_B, batch.item_id_B, batch.items
+        hidden_rate = HIDDEN_SHARE if self.training else 0.0
+        is_known_B = is_known(item_B, self.known_items_I, hidden_rate) & ~is_hidden_B
+        user_row_B = torch.where(is_known(user_B, self.known_users_U), user_B, 0)
+        listed_B = known_rows(item_B, len(items.present_I))
+        tags_BK = self._tag_rows(items.tags_IK[listed_B], is_hidden_B)
+        vectors = [
+            self.vector_layers[kind](*(part[listed_B] for part in items.vectors_of(kind)))
+            for kind in self._kinds
+        ]
+        vectors_BC = torch.cat(vectors, dim=1) if vectors else None
+        return factors(user_row_B, torch.where(is_known_B, item_B, 0), tags_BK, vectors_BC)
 
     def _tag_rows(self, tags_UK: torch.Tensor, is_hidden_U: torch.Tensor) -> torch.Tensor:
         """Return the table rows of tags: the tag, 0 for padding, or the unknown row."""
@@ -288,12 +290,6 @@ def _record_trained(rows: dict[ValueTable | None, np.ndarray]) -> None:
     for table, values in rows.items():
         if table is not None:
             table.record_trained(values)
-
-
-def mean_embedding(table: EmbeddingTable, rows_UK: torch.Tensor) -> torch.Tensor:
-    """Return the mean of each item's rows of a table `(U, D)`, row 0 excluded; zero for none."""
-    n_rows_U = (rows_UK != 0).sum(1).clamp_min(1)
-    return table(rows_UK).sum(1) / n_rows_U.unsqueeze(1)
 
 
 def _width(*tables: nn.Embedding | None) -> int:

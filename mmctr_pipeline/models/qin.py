@@ -35,4 +35,4 @@ class Qin(FeatureModel):
         found_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
         interest_BD = found_BD + features.item_BD
         input_BF = torch.cat([features.context_BC, features.item_BD, interest_BD], dim=1)
-        return self.with_rates(self.output(self.quadratic(input_BF)).squeeze(-1), features)
+        return self.with_users(self.output(self.quadratic(input_BF)).squeeze(-1), features)

@@ -125,7 +125,7 @@ class SimilarityAttention(FeatureModel):
         if self._config.similarity_in_tower and similarity_TS.shape[1]:
             parts.append(summaries(similarity_TS, segments))
         logits_B = self.tower(self.quadratic(self.input_norm(torch.cat(parts, dim=1)))).squeeze(-1)
-        logits_B = self.with_rates(logits_B, features)
+        logits_B = self.with_users(logits_B, features)
         if self.learned_weight_L is None:
             return logits_B
         return logits_B + (segment_mean(learned_TL, segments) * self.learned_weight_L).sum(1)

@@ -35,4 +35,4 @@ class TargetCrossAttentionModel(FeatureModel):
         interest_BD = self.attention(target_BD, history_TD, batch.history_offsets)
         answer_BD = self.encoder(target_BD, history_TD, batch.history_offsets)
         input_BF = torch.cat([features.context_BC, target_BD, interest_BD, answer_BD], dim=1)
-        return self.with_rates(self.tower(input_BF).squeeze(-1), features)
+        return self.with_users(self.tower(input_BF).squeeze(-1), features)

@@ -98,7 +98,7 @@ class TransformerDcn(FeatureModel):
         )
         joined_BH = functional.linear(deep_BH, deep_weight_HD, last.bias)
         joined_BH = joined_BH + staircase_linear(crossed_BF, crossed_weight_HF, None, stairs)
-        return self.with_rates(self.logit(self.head(joined_BH)).squeeze(-1), features)
+        return self.with_users(self.logit(self.head(joined_BH)).squeeze(-1), features)
 
 
 def _reordered(batch: Batch, order_B: torch.Tensor) -> Batch:

@@ -42,17 +42,19 @@ def _has_auto(model: ModelConfig) -> bool:
 
 def _features(features: FeatureConfig, facts: DataFacts) -> FeatureConfig:
     if features.user == "auto":
-        # If every click has the same number of sampled negatives, all users have the same click
-        # rate. A user's rate over the other folds then reveals the clicks of a row's own fold.
+        # Among random draws nothing is known to be disliked, and the history says what is liked.
         is_drawn = facts.negatives == "draws"
         is_on = facts.users_return and not is_drawn
-        features = dataclasses.replace(features, user="always" if is_on else "never")
+        features = dataclasses.replace(features, user="factors" if is_on else "never")
         reason = facts.why_negatives() if is_drawn else facts.why_users()
         _log("model.features.user", features.user, reason)
     if features.item_rates == "auto":
-        is_on = facts.negatives == "impressions" and not features.item_id
+        learned = "item_id is on" if features.item_id else None
+        if features.user == "factors":
+            learned = "the factors hold a bias of the item"
+        is_on = facts.negatives == "impressions" and learned is None
         features = dataclasses.replace(features, item_rates="always" if is_on else "never")
-        reason = "item_id is on" if features.item_id else facts.why_negatives()
+        reason = learned or facts.why_negatives()
         _log("model.features.item_rates", features.item_rates, reason)
     return features
 

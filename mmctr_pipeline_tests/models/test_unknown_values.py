@@ -43,6 +43,10 @@ MODELS: dict[str, ModelConfig] = {
     ),
     "din": DinConfig(features=FEATURES, **SMALL),
     "din, learned": DinConfig(features=LEARNED, **SMALL),
+    "din, factors": DinConfig(features=dataclasses.replace(FEATURES, user="factors"), **SMALL),
+    "din, learned, factors": DinConfig(
+        features=dataclasses.replace(LEARNED, user="factors"), **SMALL
+    ),
     "similarity_attention": SimilarityAttentionConfig(features=LEARNED, learned_dim=6, **SMALL),
 }
 CPU = torch.device("cpu")
@@ -98,6 +102,7 @@ def poison(module: CtrModel) -> None:
         "tags": [NEW_TAG],
         "likes": [NEW_LEVEL],
         "views": [NEW_LEVEL],
+        "item": [NEW_ITEM],
     }
     with torch.no_grad():
         for name, layer in module.named_modules():

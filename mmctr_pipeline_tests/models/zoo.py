@@ -82,7 +82,14 @@ SMALL_MODELS: dict[str, ModelConfig] = {
     ),
     "din, click rates": DinConfig(
         features=dataclasses.replace(
-            FEATURES, item_id=False, user="always", item_rates="always", unknown_value_rate=0.1
+            FEATURES, item_id=False, user_id=False, user="rates", item_rates="always"
+        ),
+        attention_hidden_dims=(8, 4),
+        hidden_dims=(16, 8),
+    ),
+    "din, factors": DinConfig(
+        features=dataclasses.replace(
+            FEATURES, user="factors", factor_dim=3, unknown_value_rate=0.1
         ),
         attention_hidden_dims=(8, 4),
         hidden_dims=(16, 8),

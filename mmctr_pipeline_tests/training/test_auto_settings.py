@@ -71,7 +71,7 @@ def test_drawn_negatives_turn_in_batch_negatives_on_and_click_rates_off(
     )
 
 
-def test_users_who_return_get_user_features_and_item_rates(
+def test_users_who_return_get_factors_instead_of_item_rates(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     dataset = with_returning_users()
@@ -79,20 +79,20 @@ def test_users_who_return_get_user_features_and_item_rates(
         model, training = resolve_auto(dataset, AUTO, AUTO_TRAINING)
     assert isinstance(model, DinConfig)
     assert training.in_batch_negatives == 0.0
-    assert (model.features.user, model.features.item_rates) == ("always", "always")
+    assert (model.features.user, model.features.item_rates) == ("factors", "never")
     assert (
-        "model.features.user: auto chose always, because 100.0% of the valid rows have a user who "
+        "model.features.user: auto chose factors, because 100.0% of the valid rows have a user who "
         "occurs in train" in caplog.messages
     )
 
 
-def test_item_rates_stay_off_beside_item_ids() -> None:
-    with_ids = dataclasses.replace(AUTO.features, item_id=True)
-    model, _ = resolve_auto(
-        with_returning_users(), dataclasses.replace(AUTO, features=with_ids), AUTO_TRAINING
-    )
+@pytest.mark.parametrize(("item_id", "item_rates"), [(True, "never"), (False, "always")])
+def test_item_rates_of_new_users_stay_off_beside_item_ids(item_id: bool, item_rates: str) -> None:
+    dataset, _ = small_sample()
+    features = dataclasses.replace(AUTO.features, item_id=item_id)
+    model, _ = resolve_auto(dataset, dataclasses.replace(AUTO, features=features), AUTO_TRAINING)
     assert isinstance(model, DinConfig)
-    assert (model.features.user, model.features.item_rates) == ("always", "never")
+    assert (model.features.user, model.features.item_rates) == ("never", item_rates)
 
 
 def test_settings_without_auto_stay_unchanged_and_log_nothing(

@@ -2,16 +2,24 @@
 
 Leaving out only the row itself would reveal its label: the rate is lower if the row was clicked.
 Even a rate over the other folds leaks: an id embedding learns the rate over all rows, and the two
-together reveal the mean label of the row's own fold. So an id with a rate gets one embedding per
-fold (`FoldTable`).
+together reveal the mean label of the row's own fold. So `FeatureConfig` refuses rates of an id
+beside its embedding.
 """
 
 import numpy as np
 import torch
 from torch import nn
 
-from mmctr_pipeline.data.click_rates import N_FOLDS, ClickCounts
-from mmctr_pipeline.models.layers.embedding import EmbeddingTable
+from mmctr_pipeline.data.click_rates import (
+    ITEM_SMOOTHING,
+    N_FOLDS,
+    USER_SMOOTHING,
+    ClickCounts,
+    fold_columns,
+)
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.models.batch import Batch, FeatureSpec
+from mmctr_pipeline.models.feature_config import FeatureConfig
 
 
 class ClickRates(nn.Module):
@@ -54,10 +62,6 @@ class ClickRates(nn.Module):
         logit_B = odds_B.log() - (mean / (1 - mean)).log()
         return torch.stack([logit_B, torch.log1p(n_rows_B)], dim=1)
 
-    def has_rows(self, ids_B: torch.Tensor) -> torch.Tensor:
-        """Return in which folds each id has rows, `(B, F) bool`."""
-        return self._at(self.n_rows_RF, ids_B) > 0
-
     def _count(
         self, counts_RF: torch.Tensor, ids_B: torch.Tensor, fold_B: torch.Tensor | None
     ) -> torch.Tensor:
@@ -73,38 +77,47 @@ class ClickRates(nn.Module):
         return torch.where(is_within_B.unsqueeze(1), counts_BF, 0)
 
 
-class FoldTable(EmbeddingTable):
-    """Embeddings of ids below `n_ids` and of unknown ids, one for each fold of the train rows.
+class ClickRateFeatures(nn.Module):
+    """The configured click rates: that of the user, that of the target item, both or neither."""
 
-    A train row reads and trains the embedding of its own fold. So this embedding learns nothing
-    about the other folds, from which the row's rate comes. In scoring, an id has the mean over the
-    folds in which it has train rows.
-    """
+    def __init__(self, config: FeatureConfig, spec: FeatureSpec) -> None:
+        super().__init__()
+        self.user = self.item = None
+        if config.user == "rates":
+            self.user = ClickRates(spec.n_users, USER_SMOOTHING)
+        if config.item_rates == "always":
+            self.item = ClickRates(spec.n_items, ITEM_SMOOTHING)
+        self.n_rates = sum(rates is not None for rates in (self.user, self.item))
 
-    def __init__(self, n_ids: int, dim: int) -> None:
-        super().__init__(N_FOLDS * (n_ids + 1), dim)
-        self._n_ids = n_ids
+    def fit(self, train: Split) -> None:
+        """Count rows and clicks of the train rows."""
+        if self.n_rates == 0:
+            return
+        folds = fold_columns(train.user_id, train.item_id)
+        if self.user is not None:
+            self.user.fit(train.user_id, train.label, folds["row_fold"])
+        if self.item is not None:
+            self.item.fit(train.item_id, train.label, folds["user_fold"])
 
-    def read(
-        self, id_B: torch.Tensor, has_rows_BF: torch.Tensor, fold_B: torch.Tensor | None
+    def forward(
+        self, batch: Batch, is_known_B: torch.Tensor, is_hidden_B: torch.Tensor
     ) -> torch.Tensor:
-        """Return `(B, D)`.
+        """Return the two features of each of R rates, `(B, 2, R) float32`.
 
         Parameters
         ----------
-        id_B
-            Ids, and `n_ids` for unknown ones, `(B,) int64`.
-        has_rows_BF
-            In which folds each id has train rows, `(B, F) bool`.
-        fold_B
-            Folds of train rows; None in scoring.
+        batch
+            Rows.
+        is_known_B
+            Which users are known; the others have zeros, `(B,) bool`.
+        is_hidden_B
+            Which target items training treats as cold; they have zeros, `(B,) bool`.
         """
-        ids_per_fold = self._n_ids + 1
-        if fold_B is not None:
-            return self(id_B + ids_per_fold * fold_B)
-        is_known_B = (id_B < self._n_ids) & has_rows_BF.any(1)
-        id_B = torch.where(is_known_B, id_B, self._n_ids)
-        weight_BF = (has_rows_BF | ~is_known_B.unsqueeze(1)).to(self.weight.dtype)
-        fold_F = torch.arange(N_FOLDS, device=id_B.device)
-        rows_BFD = self(id_B.unsqueeze(1) + ids_per_fold * fold_F)
-        return (rows_BFD * weight_BF.unsqueeze(2)).sum(1) / weight_BF.sum(1, keepdim=True)
+        rates = [torch.zeros(len(batch), 2, 0, device=batch.item_id_B.device)]
+        if self.user is not None:
+            user_B2 = self.user(batch.user_id_B, batch.row_fold_B)
+            rates.append((user_B2 * is_known_B.unsqueeze(1)).unsqueeze(2))
+        if self.item is not None:
+            item_B2 = self.item(batch.item_id_B, batch.user_fold_B)
+            rates.append((item_B2 * ~is_hidden_B.unsqueeze(1)).unsqueeze(2))
+        return torch.cat(rates, dim=2)

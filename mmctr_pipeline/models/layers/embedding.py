@@ -136,6 +136,14 @@ class EmbeddingTable(ValueTable):
             return self.server.rows(rows.flatten()).view(*ids.shape, self.embedding_dim)
         return super().forward(rows)
 
+    def mean(self, ids_UK: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the rows for each list of `ids_UK`, `(U, D)`.
+
+        Padding (id 0) is left out; a list without ids has zeros.
+        """
+        n_ids_U = (ids_UK != 0).sum(1).clamp_min(1)
+        return self(ids_UK).sum(1) / n_ids_U.unsqueeze(1)
+
 
 def _ready_to_read(table: ValueTable, *_: Any) -> None:
     table.bring_up_to_date()

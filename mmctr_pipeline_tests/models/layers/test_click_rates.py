@@ -1,4 +1,4 @@
-"""Out-of-fold click rates against plain counts, and embeddings by fold."""
+"""Out-of-fold click rates against plain counts."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mmctr_pipeline.data.click_rates import N_FOLDS, fold_columns
-from mmctr_pipeline.models.layers.click_rates import ClickRates, FoldTable
+from mmctr_pipeline.models.layers.click_rates import ClickRates
 
 N_IDS, SMOOTHING = 7, 10.0
 
@@ -47,7 +47,6 @@ def test_unknown_ids_have_the_features_of_a_mean_rate_and_no_rows() -> None:
     rates.fit(ids, label, fold)
     unknown = torch.tensor([6, N_IDS, 1000])
     assert torch.equal(rates(unknown, None), torch.zeros(3, 2))
-    assert not rates.has_rows(unknown).any()
 
 
 def test_the_label_of_a_train_row_does_not_change_its_own_features() -> None:
@@ -75,14 +74,3 @@ def test_folds_are_even_and_depend_on_the_row_alone() -> None:
     assert len(np.unique(folds["user_fold"][user_id == 7])) == 1
     reversed_folds = fold_columns(user_id[::-1], item_id[::-1])
     assert np.array_equal(reversed_folds["row_fold"][::-1], folds["row_fold"])
-
-
-def test_embeddings_are_read_by_fold_in_training_and_as_their_mean_in_scoring() -> None:
-    table = FoldTable(N_IDS, 3)
-    torch.nn.init.normal_(table.weight)
-    by_fold = table.weight.view(N_FOLDS, N_IDS + 1, 3)
-    row_B, fold_B = torch.tensor([2, 5, N_IDS]), torch.tensor([1, 0, 3])
-    has_rows_BF = torch.tensor([[True, True, False, False], [False] * 4, [False] * 4])
-    assert torch.equal(table.read(row_B, has_rows_BF, fold_B), by_fold[fold_B, row_B])
-    expected = [by_fold[:2, 2].mean(0), by_fold[:, N_IDS].mean(0), by_fold[:, N_IDS].mean(0)]
-    torch.testing.assert_close(table.read(row_B, has_rows_BF, None), torch.stack(expected))
