@@ -93,8 +93,7 @@ class FeatureEmbedding(nn.Module):
         self.factors = None
         if config.user == "factors":
             n_rows = spec.n_users, spec.n_items, spec.n_tags + n_unknown
-            vector_dim = sum(spec.dim_of(kind) for kind in self._kinds)
-            self.factors = Factors(*n_rows, vector_dim, config.factor_dim)
+            self.factors = Factors(*n_rows, config.factor_dim)
         self.row_likes = levels(config.context_levels)
         self.row_views = levels(config.context_levels)
         # Before `fit` all values count as known.
@@ -254,12 +253,7 @@ class FeatureEmbedding(nn.Module):
         user_row_B = torch.where(is_known(user_B, self.known_users_U), user_B, 0)
         listed_B = known_rows(item_B, len(items.present_I))
         tags_BK = self._tag_rows(items.tags_IK[listed_B], is_hidden_B)
-        vectors = [
-            self.vector_layers[kind](*(part[listed_B] for part in items.vectors_of(kind)))
-            for kind in self._kinds
-        ]
-        vectors_BC = torch.cat(vectors, dim=1) if vectors else None
-        return factors(user_row_B, torch.where(is_known_B, item_B, 0), tags_BK, vectors_BC)
+        return factors(user_row_B, torch.where(is_known_B, item_B, 0), tags_BK)
 
     def _tag_rows(self, tags_UK: torch.Tensor, is_hidden_U: torch.Tensor) -> torch.Tensor:
         """Return the table rows of tags: the tag, 0 for padding, or the unknown row."""

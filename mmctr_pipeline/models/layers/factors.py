@@ -3,13 +3,12 @@
 import torch
 from torch import nn
 
-from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 
 HIDDEN_SHARE = 0.1
-"""Share of train rows whose item is read without its id, so that its content must suffice."""
+"""Share of train rows whose item is read without its id, so that its tags must suffice."""
 
-_BIAS_SCALE, _FACTOR_SCALE = 16.0, 8.0
+_BIAS_SCALE, _FACTOR_SCALE = 16.0, 6.0
 """Table rows are multiplied by these.
 
 So biases and factors grow as fast as they must under the small steps of Adam, and one weight decay
@@ -21,40 +20,24 @@ class Factors(nn.Module):
     """The logit of a user and an item as two biases and the product of their factors.
 
     It is `b_u + b_i + p_u . q_i`, as in Koren et al. 2009 (doi:10.1109/MC.2009.263). Bias and
-    factors of an item are those of its id, plus the mean of those of its tags, plus a linear
-    function of its vectors. Id 0, which stands for unknown users and items, has zeros. So a cold
-    item has the bias and factors of its content.
+    factors of an item are those of its id plus the mean of those of its tags. Id 0, which stands
+    for unknown users and items, has zeros. So a cold item has the bias and factors of its tags.
     """
 
     scale_D: torch.Tensor
 
-    def __init__(self, n_users: int, n_items: int, n_tags: int, vector_dim: int, dim: int) -> None:
-        """Build the tables.
-
-        Parameters
-        ----------
-        n_users, n_items, n_tags
-            Rows of the tables, with row 0.
-        vector_dim
-            Width of the item vectors; 0 if there are none.
-        dim
-            Number of factors.
-        """
+    def __init__(self, n_users: int, n_items: int, n_tags: int, dim: int) -> None:
+        """Build tables of so many rows, row 0 included, for `dim` factors."""
         super().__init__()
         self.user = EmbeddingTable(n_users, 1 + dim)
         self.item = EmbeddingTable(n_items, 1 + dim)
         self.tags = EmbeddingTable(n_tags, 1 + dim)
-        self.content = nn.Linear(vector_dim, 1 + dim, bias=False) if vector_dim else None
         scale_D = torch.full((1 + dim,), _FACTOR_SCALE)
         scale_D[0] = _BIAS_SCALE
         self.register_buffer("scale_D", scale_D, persistent=False)
 
     def forward(
-        self,
-        user_B: torch.Tensor,
-        item_B: torch.Tensor,
-        tags_BK: torch.Tensor,
-        vectors_BC: torch.Tensor | None,
+        self, user_B: torch.Tensor, item_B: torch.Tensor, tags_BK: torch.Tensor
     ) -> torch.Tensor:
         """Return logits `(B,) float32`.
 
@@ -64,12 +47,7 @@ class Factors(nn.Module):
             Table rows, 0 for unknown ones, `(B,) int64`.
         tags_BK
             Tags of the items, padded with 0, `(B, K) int64`.
-        vectors_BC
-            Vectors of the items, `(B, C) float32`; None if there are none.
         """
         user_BD = self.user(user_B) * self.scale_D
-        item_BD = self.item(item_B) + self.tags.mean(tags_BK)
-        if self.content is not None:
-            item_BD = item_BD + at_least_float32(self.content(vectors_BC))
-        item_BD = item_BD * self.scale_D
+        item_BD = (self.item(item_B) + self.tags.mean(tags_BK)) * self.scale_D
         return user_BD[:, 0] + item_BD[:, 0] + (user_BD[:, 1:] * item_BD[:, 1:]).sum(1)

@@ -18,7 +18,7 @@ TAGS = torch.tensor([[1, 2, 0], [0, 0, 0], [3, 0, 0], [2, 2, 1]])
 
 def random_factors() -> Factors:
     torch.manual_seed(1)
-    factors = Factors(n_users=6, n_items=8, n_tags=4, vector_dim=5, dim=DIM)
+    factors = Factors(n_users=6, n_items=8, n_tags=4, dim=DIM)
     with torch.no_grad():
         for parameter in factors.parameters():
             parameter.normal_()
@@ -30,28 +30,25 @@ def random_factors() -> Factors:
 def test_the_logit_is_two_biases_plus_the_product_of_the_factors() -> None:
     factors = random_factors()
     user_B, item_B = torch.tensor([1, 5, 0, 2]), torch.tensor([7, 0, 3, 1])
-    vectors_BC = torch.randn(4, 5)
-    assert factors.content is not None
     expected = []
     for row in range(4):
         user = factors.user.weight[user_B[row]]
         tags = [factors.tags.weight[tag] for tag in TAGS[row].tolist() if tag]
-        item = factors.item.weight[item_B[row]] + factors.content.weight @ vectors_BC[row]
+        item = factors.item.weight[item_B[row]]
         if tags:
             item = item + sum(tags) / len(tags)
         user, item = user * factors.scale_D, item * factors.scale_D
         expected.append(user[0] + item[0] + sum(user[k] * item[k] for k in range(1, 1 + DIM)))
-    logits = factors(user_B, item_B, TAGS, vectors_BC)
+    logits = factors(user_B, item_B, TAGS)
     torch.testing.assert_close(logits, torch.stack(expected))
 
 
 def test_an_unknown_user_has_the_bias_of_the_item_alone() -> None:
     factors = random_factors()
-    item_B, vectors_BC = torch.tensor([1, 2, 3, 4]), torch.randn(4, 5)
-    logits = factors(torch.zeros(4, dtype=torch.int64), item_B, TAGS, vectors_BC)
-    factors.user.weight.data.normal_()
-    factors.user.weight.data[0] = 0
-    assert torch.equal(logits, factors(torch.zeros(4, dtype=torch.int64), item_B, TAGS, vectors_BC))
+    item_B = torch.tensor([1, 2, 3, 4])
+    no_tags_BK = torch.zeros(4, 3, dtype=torch.int64)
+    logits = factors(torch.zeros(4, dtype=torch.int64), item_B, no_tags_BK)
+    torch.testing.assert_close(logits, factors.item.weight[item_B, 0] * factors.scale_D[0])
 
 
 def test_factors_learn_which_users_click_on_which_items() -> None:
