@@ -40,6 +40,8 @@ class ImageIndex:
         Number of files that are not used because another file of the same item is.
     n_ignored
         Number of files whose extension is not that of an image.
+    n_refused
+        Number of links out of the data folder, also of items that have another file.
     """
 
     folder: Path
@@ -47,6 +49,7 @@ class ImageIndex:
     outside: frozenset[str] = frozenset()
     n_unused: int = 0
     n_ignored: int = 0
+    n_refused: int = 0
 
     @property
     def is_numbered(self) -> bool:
@@ -88,8 +91,8 @@ class ImageIndex:
         facts = [f"{len(self.files):,} files"]
         facts += [f"{self.n_unused:,} second files of an item unused"] if self.n_unused else []
         facts += [f"{self.n_ignored:,} other files ignored"] if self.n_ignored else []
-        n_outside = len(self.outside)
-        facts += [f"{n_outside:,} links out of the data folder refused"] if n_outside else []
+        n_refused = self.n_refused
+        facts += [f"{n_refused:,} links out of the data folder refused"] if n_refused else []
         return f"{listed} ({'; '.join(facts)})"
 
     def _name(self, item_id: int | str) -> str | None:
@@ -125,13 +128,14 @@ def index_images(folder: Path, root: Path | None = None) -> ImageIndex:
     root = folder if root is None else root
     files: dict[str, str] = {}
     outside = set()
-    n_images = n_ignored = 0
+    n_images = n_ignored = n_refused = 0
     for name, entry in _entries(folder, root):
         stem = _stem(entry.name)
         if stem is None:
             n_ignored += 1
         elif entry.is_symlink() and leads_outside(entry.path, root):
             outside.add(stem)
+            n_refused += 1
         else:
             n_images += 1
             other = files.setdefault(stem, name)
@@ -139,7 +143,8 @@ def index_images(folder: Path, root: Path | None = None) -> ImageIndex:
                 files[stem] = min(other, name, key=_preference)
     n_twice = sum(stem[5:] in files for stem in files if stem.startswith("image"))
     n_unused = n_images - len(files) + n_twice
-    return ImageIndex(folder, files, frozenset(outside - files.keys()), n_unused, n_ignored)
+    outside -= files.keys()
+    return ImageIndex(folder, files, frozenset(outside), n_unused, n_ignored, n_refused)
 
 
 def _entries(folder: Path, root: Path | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:

@@ -228,8 +228,8 @@ def label_values(dataset: CtrDataset) -> CheckOutcome:
             problems.append(f"{name} has no labels")
             continue
         values = np.unique(label)
-        if not np.isin(values, (0, 1)).all():
-            problems.append(f"{name} has a label other than 0 and 1: {values[-1]}")
+        if len(others := values[~np.isin(values, (0, 1))]):
+            problems.append(f"{name} has a label other than 0 and 1: {others[0]}")
         elif len(values) < 2:
             problems.append(f"every label of {name} is {values[0] if len(values) else 'absent'}")
         numbers[f"{name} share of clicks"] = float(np.mean(label == 1)) if len(label) else 0.0

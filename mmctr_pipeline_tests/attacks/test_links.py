@@ -107,7 +107,7 @@ def test_covers_that_lead_outside_are_counted_and_never_opened(tmp_path: Path) -
     # Another file of the item is used.
     assert images.path(3) == folder / "3.png"
     assert images.names() == ["1.jpg", "3.png", "6.jpg"]
-    assert "3 links out of the data folder refused" in layout.description
+    assert "4 links out of the data folder refused" in layout.description
     with pytest.raises(
         DataNotFoundError, match=r"images of 2 items .* lead out of the data folder"
     ):

@@ -205,6 +205,11 @@ def test_label_values_fail_on_other_values_one_class_and_no_labels(
     assert not checks.label_values(_dataset(valid=_split(label=label))).passed
 
 
+def test_label_values_name_the_value_that_is_neither_0_nor_1() -> None:
+    dataset = _dataset(valid=_split(label=np.array([0, 1, -1, 1], np.int8)))
+    assert "a label other than 0 and 1: -1" in checks.label_values(dataset).explanation
+
+
 def test_label_values_fail_on_a_repeated_test_id() -> None:
     test = _split(label=None, row_id=np.array([7, 8, 8, 9], np.int64))
     assert not checks.label_values(_dataset(test=test)).passed

@@ -183,7 +183,8 @@ def _template_suffix(template: str, tag_names: Mapping[int, str] | None) -> str:
 def _lengths(texts: list[str], model: TextModel) -> tuple[np.ndarray, int]:
     """Return the token counts of a sample of the texts, and how many of all texts are cut off."""
     # A text has at most one token per byte and two special ones, so shorter texts are not cut.
-    long = [text for text in texts if len(text.encode()) > model.longest - 2]
+    n_bytes = model.longest - 2 - len(model.prompt.encode())
+    long = [text for text in texts if len(text.encode()) > n_bytes]
     n_cut = int((model.token_counts(long) > model.longest).sum()) if long else 0
     rows = np.random.default_rng(0).permutation(len(texts))[:_LENGTH_SAMPLE]
     return model.token_counts([texts[row] for row in rows]), n_cut

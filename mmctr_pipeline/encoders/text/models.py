@@ -19,14 +19,15 @@ class SentenceModel:
     A model without a transformer (static embeddings) is run by the library, in float32, as bfloat16
     would gain nothing. It does not truncate texts, and its words are counted as tokens.
 
-    `dim` is the width of the vectors, `longest` the limit in tokens.
+    `dim` is the width of the vectors, `longest` the limit in tokens, which hold `prompt` before
+    each text.
     """
 
     def __init__(
         self, located: LocatedTextModel, device: torch.device | str, dtype: torch.dtype
     ) -> None:
         self._model = load_sentence_model(located, device)
-        self._prompt = self._model.prompts.get(self._model.default_prompt_name or "", "") or ""
+        self.prompt: str = self._model.prompts.get(self._model.default_prompt_name or "", "") or ""
         self._device = torch.device(device)
         self.dim = int(self._model.get_embedding_dimension() or 0)
         first, *self._rest = list(self._model)
@@ -49,7 +50,7 @@ class SentenceModel:
         if self._is_static or not texts:
             return np.array([len(text.split()) for text in texts], dtype=np.int64)
         tokens = self._model.tokenizer(
-            [self._prompt + text for text in texts], truncation=False, verbose=False
+            [self.prompt + text for text in texts], truncation=False, verbose=False
         )
         return np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.int64)
 
@@ -79,7 +80,7 @@ class SentenceModel:
     def _forward(self, texts: list[str]) -> torch.Tensor:
         features = {
             name: value.to(self._device) if isinstance(value, torch.Tensor) else value
-            for name, value in self._model.preprocess(texts, prompt=self._prompt).items()
+            for name, value in self._model.preprocess(texts, prompt=self.prompt).items()
         }
         features = self._first(features)
         # Pooling sums over tokens, and bfloat16 would round the sums.
@@ -109,6 +110,9 @@ class ClipTextModel:
     dtype
         dtype of the matrix products.
     """
+
+    prompt = ""
+    """Text before each text: none."""
 
     def __init__(
         self,

