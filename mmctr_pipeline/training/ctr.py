@@ -14,12 +14,10 @@ from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
-from mmctr_pipeline.models.catalogue import build_model
+from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.auto_settings import resolve_auto
 from mmctr_pipeline.training.batch_source import (
-    BatchSource,
     TrainingDataError,
     feature_spec,
     item_features,
@@ -27,32 +25,17 @@ from mmctr_pipeline.training.batch_source import (
 from mmctr_pipeline.training.calibrate import fitting_rows, score_valid
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.diagnosis import Evidence, likely_causes
-from mmctr_pipeline.training.loop import TrainBatches, fit
-from mmctr_pipeline.training.losses import loss_on
 from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline.training.stopping import EarlyStopping, FollowSelection, StoppingPolicy
+from mmctr_pipeline.training.stopping import EarlyStopping
+from mmctr_pipeline.training.trainer import CtrTrainer, FinalFit, n_parameters
 
 logger = logging.getLogger(__name__)
 
 TRAIN_SAMPLE_ROWS = 50_000
 """Size of the seeded sample of train rows on which the train AUC is measured."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FinalFit:
-    """The training on train and valid rows after selection, which cannot be measured.
-
-    `train_loss` is the mean over rows of the last epoch or part of one; `seconds` is the total.
-    """
-
-    n_epochs: float
-    n_rows: int
-    train_loss: float
-    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +78,7 @@ class TrainedCtr:
     @property
     def n_parameters(self) -> int:
         """Number of trained weights."""
-        return _n_parameters(self.module)
+        return n_parameters(self.module)
 
 
 def train_ctr(
@@ -129,8 +112,8 @@ def train_ctr(
         Where to save progress. A run that finds its own checkpoint there resumes, and ends with the
         same weights.
     """
-    train_labels = _labels_of_both_classes(dataset.train, "train")
-    valid_labels = _labels_of_both_classes(dataset.valid, "valid")
+    for name in ("train", "valid"):
+        _require_both_classes(dataset.splits[name], name)
     model_config, training_config = resolve_auto(dataset, model_config, training_config)
     if training_config.calibration != "none":
         fitting_rows(dataset)  # raises now rather than after training
@@ -142,45 +125,65 @@ def train_ctr(
     )
     spec = feature_spec(dataset, vectors, model_config)
     trainer = CtrTrainer(dataset, items, spec, model_config, training_config, device)
-    valid = trainer.source(dataset.valid)
+    stopping = _early_stopping(trainer)
+    module, history = trainer.fit(dataset.train, stopping, checkpoints)
+    trained = _measured(trainer, module, history, vectors)
+    auc, low, high = (trained.metrics[f"valid_auc{end}"] for end in ("", "_low", "_high"))
+    logger.info(
+        f"{stopping.label(history.best_epoch)} is the best: valid AUC {auc:.4f} "
+        f"[{low:.4f}, {high:.4f}]"
+    )
+    logger.info(f"trivial baselines on the same rows: {trained.baselines}")
+    if not training_config.final_fit:
+        return trained
+    module, final_fit = trainer.final_fit(history, checkpoints)
+    return dataclasses.replace(trained, module=module, final_fit=final_fit)
+
+
+def _early_stopping(trainer: CtrTrainer) -> EarlyStopping:
+    """Return the policy that keeps the weights of the highest AUC on the valid rows."""
+    valid, labels = trainer.source(trainer.dataset.valid), trainer.dataset.valid.label
+    assert labels is not None
 
     def validate(module: nn.Module) -> dict[str, float]:
-        scores = score(module, valid, training_config.precision)
+        scores = score(module, valid, trainer.training_config.precision)
         if not np.isfinite(scores).all():
             return {"valid_auc": np.nan, "valid_log_loss": np.nan}  # this ends the run
         return {
-            "valid_auc": metrics.auc(valid_labels, scores),
-            "valid_log_loss": metrics.log_loss(valid_labels, scores),
+            "valid_auc": metrics.auc(labels, scores),
+            "valid_log_loss": metrics.log_loss(labels, scores),
         }
 
-    stopping = EarlyStopping(validate, "valid_auc", training_config)
-    module, history = trainer.fit(dataset.train, stopping, checkpoints)
+    return EarlyStopping(validate, "valid_auc", trainer.training_config)
 
-    sample = _sample_of_both_classes(train_labels, training_config.seed)
-    train_sample = trainer.source(dataset.train.take(sample), trained_on=True)
-    train_scores = score(module, train_sample, training_config.precision)
-    scores = score_valid(module, valid, dataset, training_config)
-    valid_scores, train_histories = scores.probabilities, (dataset.train, dataset.histories)
-    report = metrics_report(dataset.valid, valid_scores, *train_histories, scores.measured)
-    auc = report.auc
-    logger.info(
-        f"{stopping.label(history.best_epoch)} is the best: valid AUC {auc.auc:.4f} "
-        f"[{auc.low:.4f}, {auc.high:.4f}]"
-    )
-    trivial = baseline_scores(dataset, dataset.valid, vectors.text)
-    baselines = compare_with_baselines(valid_labels, valid_scores, trivial)
-    logger.info(f"trivial baselines on the same rows: {baselines}")
-    train_label = train_labels[sample]
-    scored = (report, valid_scores, train_label, train_scores, len(train_labels))
-    causes = likely_causes(Evidence(*scored, items, history, model_config, training_config))
-    final_fit = None
-    if training_config.final_fit:
-        module, final_fit = trainer.final_fit(history, checkpoints)
+
+def _measured(
+    trainer: CtrTrainer, module: CtrModel, history: TrainingHistory, vectors: ItemVectors
+) -> TrainedCtr:
+    """Return a trained model with its metrics, its calibration and the comparison with baselines.
+
+    The errors are those of `score_valid`.
+    """
+    dataset, config = trainer.dataset, trainer.training_config
+    train, valid = dataset.train, dataset.valid
+    assert train.label is not None
+    assert valid.label is not None
+    sample = _sample_of_both_classes(train.label, config.seed)
+    train_sample = trainer.source(train.take(sample), trained_on=True)
+    train_label = train.label[sample]
+    train_scores = score(module, train_sample, config.precision)
+    scores = score_valid(module, trainer.source(valid), dataset, config)
+    valid_scores = scores.probabilities
+    report = metrics_report(valid, valid_scores, train, dataset.histories, scores.measured)
+    trivial = baseline_scores(dataset, valid, vectors.text)
+    baselines = compare_with_baselines(valid.label, valid_scores, trivial)
+    scored = (report, valid_scores, train_label, train_scores, len(train))
+    settings = trainer.model_config, config
     return TrainedCtr(
         module=module,
-        spec=spec,
-        model_config=model_config,
-        training_config=training_config,
+        spec=trainer.spec,
+        model_config=trainer.model_config,
+        training_config=config,
         metrics={
             **report.headline(),
             **scores.uncalibrated,
@@ -193,94 +196,13 @@ def train_ctr(
         history=history,
         valid_scores=valid_scores,
         baselines=baselines,
-        likely_causes=causes,
-        final_fit=final_fit,
+        likely_causes=likely_causes(Evidence(*scored, trainer.items, history, *settings)),
         calibration=scores.calibration,
         id_maps=dataset.id_maps,
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class CtrTrainer:
-    """Trains models of one configuration on rows of one dataset."""
-
-    dataset: CtrDataset
-    items: ItemFeatures
-    spec: FeatureSpec
-    model_config: ModelConfig
-    training_config: TrainingConfig
-    device: torch.device
-
-    def source(self, split: Split, trained_on: bool = False) -> BatchSource:
-        """Return a source of batches with the rows of `split`.
-
-        Rows that the model is `trained_on` read click rates without their own fold.
-        """
-        inputs = split, self.dataset.histories, self.items, self.device
-        return BatchSource(*inputs, self.model_config.max_history, trained_on)
-
-    def fit(
-        self, rows: Split, stopping: StoppingPolicy, checkpoints: Checkpoints | None = None
-    ) -> tuple[CtrModel, TrainingHistory]:
-        """Train a new model on `rows`, from which its statistics come as well.
-
-        torch's global random state is left as it was. Errors are those of `training.loop.fit`.
-        """
-        source, config = self.source(rows, trained_on=True), self.training_config
-        with seeded(config.seed, self.device), threads_for(config.batch_size):
-            module = build_model(self.model_config, self.spec).to(self.device)
-            module.fit_statistics(self.items, rows, self.dataset.histories)
-            logger.info(f"{self.model_config.name}: {_n_parameters(module):,} parameters")
-            history = fit(
-                module,
-                module.parameter_groups(),
-                TrainBatches(
-                    n_rows=len(source),
-                    epoch=lambda epoch: source.shuffled(config.batch_size, config.seed, epoch),
-                    split=Batch.split,
-                ),
-                loss_on(rows, config, self.spec.n_items, self.device),
-                stopping,
-                config,
-                checkpoints,
-            )
-        return module, history
-
-    def final_fit(
-        self, selection: TrainingHistory, checkpoints: Checkpoints | None = None
-    ) -> tuple[CtrModel, FinalFit]:
-        """Train a new model on train and valid rows, up to the best epoch of a selection run.
-
-        `checkpoints` are those of that run, whose own checkpoint is kept.
-        """
-        train, valid = self.dataset.train, self.dataset.valid
-        rows = Split(
-            **{
-                name: np.concatenate([column, valid.columns[name]])
-                for name, column in train.columns.items()
-            }
-        )
-        logger.info(
-            f"final fit: {len(rows):,} train and valid rows, {selection.best_epoch:g} epochs, "
-            "no validation"
-        )
-        if self.training_config.calibration != "none":
-            logger.info("final fit: the calibration map stays that of the selection run")
-        if checkpoints:
-            # If a time limit ended selection, a repeated selection may choose another epoch.
-            folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
-            checkpoints = dataclasses.replace(checkpoints, folder=folder)
-        module, history = self.fit(rows, FollowSelection(selection), checkpoints)
-        last = history.epochs[-1]
-        seconds = sum(record.all_seconds for record in history.epochs)
-        return module, FinalFit(last.epoch, len(rows), last.train_loss, seconds)
-
-
-def _n_parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _labels_of_both_classes(split: Split, name: str) -> np.ndarray:
+def _require_both_classes(split: Split, name: str) -> None:
     if split.label is None:
         raise TrainingDataError(f"{name}: the split has no labels")
     positives = int((split.label == 1).sum())
@@ -289,7 +211,6 @@ def _labels_of_both_classes(split: Split, name: str) -> np.ndarray:
             f"{name}: all {len(split)} labels are of one class ({positives} positive), but an AUC "
             f"needs both; check the column label of {name}.parquet"
         )
-    return split.label
 
 
 def _sample_of_both_classes(labels: np.ndarray, seed: int) -> np.ndarray:

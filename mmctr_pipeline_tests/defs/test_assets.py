@@ -11,7 +11,7 @@ from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.submission.gate import BelowAucFloorError
-from mmctr_pipeline.training.ctr import FinalFit
+from mmctr_pipeline.training.trainer import FinalFit
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import Deployment, in_process
 

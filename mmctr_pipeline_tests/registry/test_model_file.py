@@ -19,7 +19,8 @@ from mmctr_pipeline.registry.model_file import (
     require_identity,
 )
 from mmctr_pipeline.settings import SettingsError
-from mmctr_pipeline.training.ctr import FinalFit, TrainedCtr, train_ctr
+from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.trainer import FinalFit
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 

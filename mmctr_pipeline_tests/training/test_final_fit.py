@@ -12,9 +12,10 @@ from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.ctr import CtrTrainer, TrainedCtr, train_ctr
+from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline.training.stopping import EarlyStopping
+from mmctr_pipeline.training.trainer import CtrTrainer
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 CPU = torch.device("cpu")

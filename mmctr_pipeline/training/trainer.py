@@ -1,0 +1,118 @@
+"""Train models of one configuration on rows of one dataset, also once more for a final fit."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import torch
+from torch import nn
+
+from mmctr_pipeline.data.dataset import CtrDataset, Split
+from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
+from mmctr_pipeline.models.catalogue import build_model
+from mmctr_pipeline.models.config import ModelConfig
+from mmctr_pipeline.training.batch_source import BatchSource
+from mmctr_pipeline.training.checkpoint import Checkpoints
+from mmctr_pipeline.training.config import TrainingConfig
+from mmctr_pipeline.training.device import seeded, threads_for
+from mmctr_pipeline.training.loop import TrainBatches, fit
+from mmctr_pipeline.training.losses import loss_on
+from mmctr_pipeline.training.run_state import TrainingHistory
+from mmctr_pipeline.training.stopping import FollowSelection, StoppingPolicy
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinalFit:
+    """The training on train and valid rows after selection, which cannot be measured.
+
+    `train_loss` is the mean over rows of the last epoch or part of one; `seconds` is the total.
+    """
+
+    n_epochs: float
+    n_rows: int
+    train_loss: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CtrTrainer:
+    """Trains models of one configuration on rows of one dataset."""
+
+    dataset: CtrDataset
+    items: ItemFeatures
+    spec: FeatureSpec
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    device: torch.device
+
+    def source(self, split: Split, trained_on: bool = False) -> BatchSource:
+        """Return a source of batches with the rows of `split`.
+
+        Rows that the model is `trained_on` read click rates without their own fold.
+        """
+        inputs = split, self.dataset.histories, self.items, self.device
+        return BatchSource(*inputs, self.model_config.max_history, trained_on)
+
+    def fit(
+        self, rows: Split, stopping: StoppingPolicy, checkpoints: Checkpoints | None = None
+    ) -> tuple[CtrModel, TrainingHistory]:
+        """Train a new model on `rows`, from which its statistics come as well.
+
+        torch's global random state is left as it was. Errors are those of `training.loop.fit`.
+        """
+        source, config = self.source(rows, trained_on=True), self.training_config
+        with seeded(config.seed, self.device), threads_for(config.batch_size):
+            module = build_model(self.model_config, self.spec).to(self.device)
+            module.fit_statistics(self.items, rows, self.dataset.histories)
+            logger.info(f"{self.model_config.name}: {n_parameters(module):,} parameters")
+            history = fit(
+                module,
+                module.parameter_groups(),
+                TrainBatches(
+                    n_rows=len(source),
+                    epoch=lambda epoch: source.shuffled(config.batch_size, config.seed, epoch),
+                    split=Batch.split,
+                ),
+                loss_on(rows, config, self.spec.n_items, self.device),
+                stopping,
+                config,
+                checkpoints,
+            )
+        return module, history
+
+    def final_fit(
+        self, selection: TrainingHistory, checkpoints: Checkpoints | None = None
+    ) -> tuple[CtrModel, FinalFit]:
+        """Train a new model on train and valid rows, up to the best epoch of a selection run.
+
+        `checkpoints` are those of that run, whose own checkpoint is kept.
+        """
+        train, valid = self.dataset.train, self.dataset.valid
+        rows = Split(
+            **{
+                name: np.concatenate([column, valid.columns[name]])
+                for name, column in train.columns.items()
+            }
+        )
+        logger.info(
+            f"final fit: {len(rows):,} train and valid rows, {selection.best_epoch:g} epochs, "
+            "no validation"
+        )
+        if self.training_config.calibration != "none":
+            logger.info("final fit: the calibration map stays that of the selection run")
+        if checkpoints:
+            # If a time limit ended selection, a repeated selection may choose another epoch.
+            folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
+            checkpoints = dataclasses.replace(checkpoints, folder=folder)
+        module, history = self.fit(rows, FollowSelection(selection), checkpoints)
+        last = history.epochs[-1]
+        seconds = sum(record.all_seconds for record in history.epochs)
+        return module, FinalFit(last.epoch, len(rows), last.train_loss, seconds)
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Return the number of weights of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
