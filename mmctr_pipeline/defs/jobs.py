@@ -70,8 +70,8 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
 def input_stamp() -> str:
     """Return a hash of a run's inputs: the preset, and names, sizes and times of the data files.
 
-    No file is opened, so the schedule can compute it at each tick. The fingerprints of the sources
-    hash the contents.
+    No file is opened, so the schedule can compute it at each tick. (The fingerprints of the source
+    assets do hash the contents.)
     """
     digest = hashlib.sha256(json.dumps(deployment_preset().to_mapping(), sort_keys=True).encode())
     data_dir = current_deployment().data_dir
@@ -81,7 +81,8 @@ def input_stamp() -> str:
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    # Links to folders are not followed, as they may lead in circles or out of the data folder.
+    # Links to folders are not followed: they may lead in circles or out of the data folder, and the
+    # files of one that stays within it are listed at their real place.
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

@@ -37,8 +37,9 @@ def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFra
     problems = _frame_problems(frame)
     if problems:
         raise SubmissionError(
-            f"the scores are not a submission: {'; '.join(problems)}. If they are not "
-            "probabilities, the weights or the vectors are damaged: materialise trained_model again"
+            f"the scores are not a submission: {'; '.join(problems)}. Scores that are not "
+            "probabilities come from damaged weights or vectors: materialise the vectors and "
+            "trained_model again"
         )
     return frame
 
@@ -46,14 +47,15 @@ def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFra
 def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> None:
     """Write the CSV and the zip, each atomically; equal frames give equal bytes.
 
-    A probability is written with the fewest digits that read back as the same float32. Raises
+    A probability is written without an exponent, with the fewest digits that read back as the same
+    float32. Raises
     `SubmissionError` before writing anything if columns, values or ids of the frame are invalid.
     """
     problems = _frame_problems(frame)
     if problems:
         raise SubmissionError("the submission was not written: " + "; ".join(problems))
     typed = frame.select(pl.col(ID).cast(pl.Int64), pl.col(SCORE).cast(pl.Float32))
-    # polars cannot write the fewest digits without using exponents.
+    # Scorers may not read exponents such as 1e-5. polars writes either those or more digits.
     digits = [np.format_float_positional(score, trim="0") for score in typed[SCORE].to_numpy()]
     csv = typed.with_columns(pl.Series(SCORE, digits)).write_csv().encode()
     for path, content in ((csv_path, csv), (zip_path, _zip(csv))):
@@ -104,7 +106,7 @@ def _parse(content: bytes, where: str) -> pl.DataFrame:
     except pl.exceptions.PolarsError as error:
         first_line = str(error).splitlines()[0]
         raise SubmissionError(
-            f"{where}: a row is not an integer and a number: {first_line}"
+            f"{where}: a row does not consist of an integer ID and a number: {first_line}"
         ) from None
 
 
@@ -125,12 +127,13 @@ def _frame_problems(frame: pl.DataFrame) -> list[str]:
             row = int(np.flatnonzero(is_bad)[0])
             n_bad = int(is_bad.sum())
             problems.append(
-                f"{n_bad:,} of {SCORE} are {fault}, the first {scores[row]} in row {row}"
+                f"{n_bad:,} values of {SCORE} are {fault}; the first is {scores[row]}, in row "
+                f"{row} (counted from 0)"
             )
     n_repeated = frame.height - frame[ID].n_unique()
     if n_repeated:
         first = frame.filter(pl.col(ID).is_duplicated())[ID][0]
-        problems.append(f"{n_repeated:,} rows repeat an {ID}, the first {first}")
+        problems.append(f"{n_repeated:,} rows repeat an {ID}; the first repeated {ID} is {first}")
     return problems
 
 

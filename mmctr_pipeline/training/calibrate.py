@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 class ValidScores:
     """Probabilities of the valid rows, `(N,) float32`, and the map that calibrated them.
 
-    `measured` masks the rows `(N,) bool` for log-loss and calibration error: those that the map was
-    not fitted on. None means all rows: the map was fitted on all of them, or there is no map.
+    `measured`, `(N,) bool`, is True for the rows that log-loss and calibration error are measured
+    on: those that the map was not fitted on. None means all rows: the map was fitted on all of
+    them, or there is no map.
     `uncalibrated` holds both metrics of the same rows without the map.
     """
 
@@ -33,10 +34,11 @@ class ValidScores:
 
 
 def fitting_rows(dataset: CtrDataset) -> np.ndarray:
-    """Return which valid rows a calibration map is fitted on, `(N,) bool`: half of the users.
+    """Return which valid rows a calibration map is fitted on, `(N,) bool`: those of half the users.
 
-    In comparisons the same half selects the epoch; there the valid split holds no other users, so
-    the map is fitted on all its rows. Raises `TrainingDataError` if the returned rows lack a class.
+    In a comparison the valid split has already been reduced to this half, which also selects the
+    epoch, so all its rows are returned. Raises `TrainingDataError` if the returned rows lack a
+    class.
     """
     label, fits = dataset.valid.label, selecting_rows(dataset)
     n_rows, n_clicks = int(fits.sum()), int((label[fits] == 1).sum()) if label is not None else 0
@@ -61,7 +63,7 @@ def score_valid(
     valid
         Source of the valid rows.
     dataset
-        Their users and labels.
+        The dataset of these rows, for their users and labels.
     config
         Calibration and number format.
     """
@@ -84,7 +86,7 @@ def score_valid(
     logger.info(
         f"calibration: {len(calibration.slopes)} segments fitted on {calibration.n_rows:,} valid "
         f"rows; on {'the same' if measured is None else f'the {len(before):,} other'} rows the "
-        f"error is {after.error:.4f} instead of {error_before:.4f} (by chance up to "
-        f"{after.limit:.4f})"
+        f"calibration error was {error_before:.4f} before and is {after.error:.4f} now (a "
+        f"perfectly calibrated model would be below {after.limit:.4f} in 95 % of cases)"
     )
     return ValidScores(probabilities, calibration, measured, uncalibrated)

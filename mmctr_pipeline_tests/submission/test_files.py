@@ -67,10 +67,13 @@ def test_equal_scores_give_equal_bytes(paths: tuple[Path, Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([0.1, np.nan, 0.2, 0.3], "1 of Task1&2 are not finite, the first nan in row 1"),
-        ([0.1, 0.2, np.inf, 0.3], "not finite, the first inf in row 2"),
-        ([0.1, 0.2, 0.3, 1.5], "outside 0..1, the first 1.5 in row 3"),
-        ([-0.5, -0.1, 0.3, 0.5], "2 of Task1&2 are outside 0..1, the first -0.5 in row 0"),
+        ([0.1, np.nan, 0.2, 0.3], "1 values of Task1&2 are not finite; the first is nan, in row 1"),
+        ([0.1, 0.2, np.inf, 0.3], "not finite; the first is inf, in row 2"),
+        ([0.1, 0.2, 0.3, 1.5], "outside 0..1; the first is 1.5, in row 3"),
+        (
+            [-0.5, -0.1, 0.3, 0.5],
+            "2 values of Task1&2 are outside 0..1; the first is -0.5, in row 0",
+        ),
     ],
 )
 def test_scores_that_are_not_probabilities_are_not_written(
@@ -85,7 +88,9 @@ def test_scores_that_are_not_probabilities_are_not_written(
 
 def test_the_error_about_invalid_scores_suspects_damaged_weights() -> None:
     scores = np.array([0.1, np.nan, 0.2, 1.5], np.float32)
-    message = r"1 of Task1&2 are not finite, the first nan in row 1; 1 of .* weights .* damaged"
+    message = (
+        r"1 values of Task1&2 are not finite; the first is nan, in row 1 .*; 1 values of .* weights"
+    )
     with pytest.raises(SubmissionError, match=message):
         submission_frame(TEST_ID, scores)
 
@@ -94,7 +99,7 @@ def test_frames_with_repeated_ids_missing_values_or_no_rows_are_not_written(
     paths: tuple[Path, Path],
 ) -> None:
     repeated = pl.DataFrame({"ID": [3, 10, 3, 4], "Task1&2": SCORES})
-    with pytest.raises(SubmissionError, match="1 rows repeat an ID, the first 3"):
+    with pytest.raises(SubmissionError, match="1 rows repeat an ID; the first repeated ID is 3"):
         write_submission(repeated, *paths)
     with pytest.raises(SubmissionError, match="there are no rows"):
         write_submission(repeated.clear(), *paths)
@@ -113,11 +118,17 @@ def test_frames_with_repeated_ids_missing_values_or_no_rows_are_not_written(
         ("ID,Task1&2\n10,0.5\n3,0.5\n22,0.5\n7,0.5\n", "another order than the test file: row 2"),
         ("ID,Task1&2\n10,0.5\n3,0.5\n7,0.5\n", "there are 3 rows, the test file has 4"),
         ("ID,Task1&2\n10,0.5\n3,0.5\n7,0.5\n99,0.5\n", "not those of the test file: row 3 has 99"),
-        ("ID,Task1&2\n10,0.5\n3,0.5\n7,0.5\n7,0.5\n", "1 rows repeat an ID, the first 7"),
-        ("ID,Task1&2\n10,0.5\n3,2.5\n7,0.5\n22,0.5\n", "outside 0..1, the first 2.5 in row 1"),
+        (
+            "ID,Task1&2\n10,0.5\n3,0.5\n7,0.5\n7,0.5\n",
+            "1 rows repeat an ID; the first repeated ID is 7",
+        ),
+        ("ID,Task1&2\n10,0.5\n3,2.5\n7,0.5\n22,0.5\n", "outside 0..1; the first is 2.5, in row 1"),
         ("ID,Task1&2\n10,0.5\n3,\n7,0.5\n22,0.5\n", "1 values are missing"),
-        ("ID,Task1&2\n10,NaN\n3,0.1\n7,0.5\n22,0.5\n", "not finite, the first nan in row 0"),
-        ("ID,Task1&2\n10,0.5\n3,abc\n7,0.5\n22,0.5\n", "a row is not an integer and a number"),
+        ("ID,Task1&2\n10,NaN\n3,0.1\n7,0.5\n22,0.5\n", "not finite; the first is nan, in row 0"),
+        (
+            "ID,Task1&2\n10,0.5\n3,abc\n7,0.5\n22,0.5\n",
+            "a row does not consist of an integer ID and a number",
+        ),
         ("ID,score\n10,0.5\n3,0.5\n7,0.5\n22,0.5\n", "the header is 'ID,score'"),
         ("", "the header is ''"),
         ("ID,Task1&2\n", "there are no rows"),
