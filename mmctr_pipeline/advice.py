@@ -1,4 +1,4 @@
-"""Errors that users can correct. Their messages name the fix; commands print no traceback."""
+"""Errors that users can correct. Commands print their messages, which name the fix."""
 
 import sys
 
@@ -22,13 +22,13 @@ ERRORS = {
     "training.batch_source": ["TrainingDataError"],
     "training.step": ["TrainingDivergedError"],
 }
-"""Names of the classes by module. Subclasses are named too."""
+"""Names of the error classes, by module. A subclass is listed even if its base class is."""
 
 NAMES = {name for names in ERRORS.values() for name in names}
 
 
 def errors_with_advice() -> tuple[type[Exception], ...]:
-    """Return the classes of the modules that are imported; no others can have been raised."""
+    """Return the classes of `ERRORS` whose modules are imported: only they can have been raised."""
     found = []
     for module, names in ERRORS.items():
         if imported := sys.modules.get(f"mmctr_pipeline.{module}"):

@@ -1,7 +1,7 @@
 """Trivial baselines: popularity, smoothed click rates, mean title cosine to the history.
 
-They are fitted on train rows alone and need no training. A model that does not beat the best of
-them is no better than counting.
+They count clicks and compare titles in the train rows, and train no model. By default, a model is
+submitted only if it beats the best of them.
 """
 
 import dataclasses
@@ -26,10 +26,11 @@ def metric_name(key: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineScores:
-    """Scores of N rows by each defined baseline, `(N,) float64`, and why the others are undefined.
+    """Scores of N rows by each baseline that is defined on them.
 
-    Both are by key of `NAMES`. Scores are higher for rows that are more likely to be clicked, but
-    they are not probabilities.
+    `scores` has the `(N,) float64` of each defined baseline, `absent` the reason why each other
+    baseline is undefined. The keys of both are keys of `NAMES`. A higher score means that a click
+    is more likely, but scores are not probabilities.
     """
 
     scores: dict[str, np.ndarray]
@@ -38,9 +39,10 @@ class BaselineScores:
 
 @dataclasses.dataclass(frozen=True)
 class BaselineDifference:
-    """AUC of a baseline, and the model's AUC minus it on the same rows (DeLong's paired test).
+    """A baseline compared with a model on the same rows, by DeLong's paired test.
 
-    `low` is the one-sided 95 % lower bound of the difference.
+    `auc` is the AUC of the baseline, `difference` the model's AUC minus that of the baseline, and
+    `low` the one-sided 95 % lower bound of the difference.
     """
 
     auc: float
@@ -50,9 +52,10 @@ class BaselineDifference:
 
 @dataclasses.dataclass(frozen=True)
 class Baselines:
-    """A model compared with each defined baseline; `absent` says why the others are undefined.
+    """A model compared with the baselines.
 
-    Both are by key of `NAMES`, and empty if no comparison was made.
+    `compared` has each defined baseline, `absent` the reason why each other baseline is undefined.
+    The keys of both are keys of `NAMES`. Both are empty if no comparison was made.
     """
 
     compared: dict[str, BaselineDifference] = dataclasses.field(default_factory=dict)
@@ -75,17 +78,17 @@ class Baselines:
 def baseline_scores(dataset: CtrDataset, split: Split, text: VectorTable | None) -> BaselineScores:
     """Score the rows of `split` by each baseline.
 
-    - `popularity`: the clicks of the item in train.
-    - `rates`: the logits of the item's and the user's click rates in train, smoothed by
-      `ITEM_SMOOTHING` and `USER_SMOOTHING` rows, added up.
-    - `cosine`: the mean cosine between the title vector of the target and those of the history
-      items. Rows without a title vector for the target, or for any history item, get the mean over
-      the other rows.
+    - `popularity`: the number of clicks that the item has in train.
+    - `rates`: the sum of two logits. One is that of the item's click rate in train, smoothed by
+      `ITEM_SMOOTHING` rows, the other that of the user's, smoothed by `USER_SMOOTHING` rows.
+    - `cosine`: the mean cosine between the title vector of the target and the title vectors of the
+      history items. If the target has no title vector, or no history item has one, the row gets
+      the mean of the other rows' values.
 
     Parameters
     ----------
     dataset
-        Train rows, histories and items.
+        The dataset, for its train rows, histories and items.
     split
         N rows of this dataset.
     text

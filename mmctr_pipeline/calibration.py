@@ -16,7 +16,7 @@ _SHORTEST = 1e-3
 _PRIOR_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = 100
 _DECIMALS = 6
-"""Fitted values are rounded to this, because the last digits of sums differ between machines."""
+"""Fitted values are rounded to this many decimals: the last digits of sums differ by machine."""
 
 
 class CalibrationError(ValueError):
@@ -68,9 +68,9 @@ class CalibrationMap:
 
 
 def saved_map(mapping: Mapping[str, Any] | None) -> CalibrationMap | None:
-    """Return the map of `CalibrationMap.to_mapping`, None for None.
+    """Return the map that `CalibrationMap.to_mapping` wrote as `mapping`, or None if that is None.
 
-    Raises `DamagedFileError` for anything else.
+    Raises `DamagedFileError` if `mapping` is anything else.
     """
     if mapping is None:
         return None
@@ -88,18 +88,18 @@ def saved_map(mapping: Mapping[str, Any] | None) -> CalibrationMap | None:
 def fit_calibration(logits: np.ndarray, label: np.ndarray) -> CalibrationMap:
     """Return the most likely map of N rows, given a prior that neighbouring slopes are similar.
 
-    It has 16 segments of equally many rows, fewer if many rows have nearly the same logit. The
-    weight of the prior is the one with the largest evidence (MacKay, "Bayesian interpolation",
-    Neural Computation 4, 1992; Laplace approximation), so few rows, or rows that need no bend, give
-    a nearly straight line. Raises `CalibrationError` for rows of one class and for logits that are
-    not finite.
+    The map has 16 segments with equally many rows in each, or fewer segments if many rows have
+    nearly the same logit. The weight of the prior is the one with the largest evidence (MacKay,
+    "Bayesian interpolation", Neural Computation 4, 1992), in the Laplace approximation. So the map
+    is nearly a straight line if there are few rows, or if a straight line fits them. Raises
+    `CalibrationError` if all rows are of one class, or if a logit is not finite.
 
     Parameters
     ----------
     logits
         Logits of the rows, `(N,)`.
     label
-        Their labels, `(N,)`, 0 or 1.
+        Labels of the rows, `(N,)`, 0 or 1.
     """
     logits_N, label_N = np.asarray(logits, np.float64), np.asarray(label, np.float64)
     if not np.isfinite(logits_N).all():
@@ -134,10 +134,10 @@ def _bounds(knots: Sequence[float]) -> list[tuple[float, float]]:
 class _Fit:
     """Maximises likelihood times prior, for one weight of the prior.
 
-    Parameters are the intercept and the logarithms of the K slopes, `(1 + K,)`, which keeps slopes
-    positive. A priori the logarithm of the first slope is standard normal, and each of the others
-    differs from the one before by a normal of variance `1 / weight`. `parts_KN` holds the part of
-    each logit that is in each segment.
+    The parameters, `(1 + K,)`, are the intercept and the logarithms of the K slopes; logarithms
+    keep the slopes positive. A priori the logarithm of the first slope is standard normal. The
+    logarithm of each further slope minus that of the slope before it is normal with mean 0 and
+    variance `1 / weight`. `parts_KN` holds the part of each logit that lies in each segment.
     """
 
     parts_KN: np.ndarray
@@ -151,7 +151,7 @@ class _Fit:
         for _ in range(_STEPS):
             gradient, information = self._derivatives(parameters)
             step = np.linalg.solve(information, gradient)
-            # No slope changes by more than a factor of e**2.
+            # In one step, no slope changes by more than a factor of e**2.
             step *= min(1.0, 2.0 / max(float(np.abs(step[1:]).max()), 1e-300))
             while (found := self._nats(parameters - step)) > lowest:
                 step = step / 2
@@ -180,7 +180,7 @@ class _Fit:
     def _derivatives(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the gradient of `_nats` and the Fisher information."""
         size = len(parameters)
-        difference = np.diff(np.eye(size), axis=0)[1:]  # of the logarithms of neighbouring slopes
+        difference = np.diff(np.eye(size), axis=0)[1:]  # between neighbouring slopes
         prior = self.weight * difference.T @ difference + 1e-9 * np.eye(size)
         prior[1, 1] += 1
         probability_N = np.exp(-np.logaddexp(0, -self._mapped(parameters)))

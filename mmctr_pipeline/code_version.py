@@ -1,7 +1,7 @@
 """Code versions: hashes of the source code that a result depends on.
 
-Checkpoints, assets and leaderboard rows record one. So changed code is noticed, and nobody has to
-increase a version number.
+Checkpoints, assets and leaderboard rows record such a hash. So changed code is noticed without a
+version number that somebody has to increase.
 """
 
 import ast
@@ -28,7 +28,7 @@ def code_version(module: str, *callers: str, source_dir: Path = _SOURCE_DIR) -> 
     module
         Dotted name below `source_dir`.
     callers
-        Other modules whose code counts too, without their imports.
+        Other modules whose code counts too; what they import does not.
     source_dir
         Folder that contains the package.
     """
@@ -67,9 +67,9 @@ def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
 
 
 def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
-    """Yield the names within the top-level package that `node` imports and that may be modules.
+    """Yield each name of the top-level package that `node` imports and that may be a module.
 
-    `package` is the dotted name, in parts, of the package that contains the module of `node`.
+    `node` is part of a module in the package whose dotted name has the parts `package`.
     """
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]

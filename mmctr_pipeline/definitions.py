@@ -38,5 +38,5 @@ defs = dg.Definitions(
 
 
 def full_pipeline_job() -> dg.JobDefinition:
-    """Return the job of `make run`, whose child processes reconstruct it by calling this."""
+    """Return the job of `make run`. The run's child processes call this to get the same job."""
     return defs.resolve_job_def(jobs.full_pipeline.name)

@@ -33,7 +33,7 @@ _FIRST_FIXES = {
     errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
     errno.EIO: "check the disk",
     errno.ENOSPC: "free some space there",
-    errno.ENOTDIR: "move the file away that is in its place",
+    errno.ENOTDIR: "move away the file that is in its place",
 }
 
 

@@ -14,9 +14,9 @@ def keep_freed_memory() -> bool:
     """Make glibc's allocator keep freed memory; return whether that worked.
 
     Each step of training or encoding on a CPU allocates and frees the same large arrays. By default
-    glibc maps each of them again, and the system clears its pages on first touch (mallopt(3)). The
-    setting lasts for the rest of the process, so only entry points of long work call this function.
-    Without glibc it does nothing.
+    glibc asks the system for new memory for each of these arrays, and the system clears every page
+    when it is first used (mallopt(3)). The setting lasts for the rest of the process, so only entry
+    points of long work call this function. Without glibc it does nothing.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -10,13 +10,13 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-# 97.5 % quantile of the normal distribution: half the width of a 95 % interval in standard errors.
+# A 95 % interval ends this many standard errors away, on both sides.
 _NORMAL_975 = 1.959963984540054
-# 95 % quantile: a one-sided 95 % interval ends that many standard errors away.
+# A one-sided 95 % interval ends this many standard errors away.
 _NORMAL_95 = 1.6448536269514722
 # Largest standard deviation of values in [0, 1].
 _LARGEST_STANDARD_ERROR = 0.5
-# Times that labels are drawn for `Calibration.limit`.
+# How many times labels are drawn to compute `Calibration.limit`.
 _REDRAWN = 400
 
 
@@ -40,7 +40,7 @@ class AucInterval:
 class AucComparison:
     """Difference of two AUCs on the same rows, the first minus the second.
 
-    `low` and `high` are its 95 % interval; `p_value` is two-sided.
+    `low` and `high` are the ends of the difference's 95 % interval; `p_value` is two-sided.
     """
 
     difference: float
@@ -80,8 +80,9 @@ class CalibrationBin:
 class Calibration:
     """Expected calibration error, and the bins it is computed from.
 
-    `limit` is the 95th percentile of the error of labels drawn from the probabilities themselves:
-    a calibrated model exceeds it by chance in one case of twenty.
+    `limit` tells how large an error chance alone makes. If labels are drawn from the probabilities
+    themselves, as for a perfectly calibrated model, the error exceeds `limit` in only 5 % of the
+    draws.
     """
 
     error: float
@@ -93,8 +94,8 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
     """Return the exact area under the ROC curve; ties count one half.
 
     `labels` is `(N,)` of 0 and 1 (or booleans); `scores` is `(N,)` of finite numbers, higher for
-    rows more likely to be positive. Raises `MetricError` for other labels, for a single class, and
-    for scores that are not finite.
+    rows more likely to be positive. Raises `MetricError` if a label is neither 0 nor 1, if all
+    labels are equal, or if a score is not finite.
     """
     positive_N, scores_N = _checked(labels, scores)
     ranks_N = _midranks(scores_N)
@@ -107,8 +108,8 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
     """Return the AUC with its 95 % DeLong interval; same arguments and errors as `auc`.
 
-    A class with a single row has no variance estimate; the standard error is then 0.5, its upper
-    bound. Perfectly separated classes have a standard error of zero.
+    The variance cannot be estimated if a class has a single row. The standard error is then 0.5,
+    the largest that is possible. Perfectly separated classes have a standard error of zero.
     """
     components = _components(labels, scores)
     area, (n_positive, n_negative) = _area(components), map(len, components)
@@ -126,9 +127,10 @@ def auc_interval(labels: ArrayLike, scores: ArrayLike) -> AucInterval:
 
 
 def compare_auc(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> AucComparison:
-    """Compare two scorers on the same rows by DeLong's paired test; errors as for `auc`.
+    """Compare two vectors of scores of the same rows by DeLong's paired test.
 
-    Also raises `MetricError` for a class with a single row, which has no variance estimate.
+    Raises the errors of `auc`, and `MetricError` if a class has a single row, since the variance
+    cannot be estimated then.
     """
     a, b = _components(labels, scores_a), _components(labels, scores_b)
     if min(map(len, a)) < 2:
@@ -162,8 +164,8 @@ def log_loss(labels: ArrayLike, probabilities: ArrayLike, epsilon: float = 1e-7)
 def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> GroupedAuc:
     """Return the mean AUC within groups of rows, for instance by user; ties count one half.
 
-    `groups` is `(N,)`, a number or name per row. Errors as for `auc`, except that a single class is
-    allowed.
+    `groups` is `(N,)`, a number or name per row. Raises the errors of `auc`, except that all labels
+    may be equal.
     """
     positive_N, scores_N = _checked(labels, scores, both_classes=False)
     _, group_N = np.unique(np.asarray(groups), return_inverse=True)
@@ -171,7 +173,7 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
         raise MetricError(f"{len(scores_N)} scores but groups of shape {np.shape(groups)}")
     n_rows_G, n_positive_G = np.bincount(group_N), np.bincount(group_N, positive_N)
     _, score_N = np.unique(scores_N, return_inverse=True)
-    # Rank by group, then by score, and subtract the rows of earlier groups from the ranks.
+    # Rank by group, then by score, and subtract from each rank the rows in earlier groups.
     ranks_N = _midranks(group_N * len(scores_N) + score_N)
     ranks_N -= (np.cumsum(n_rows_G) - n_rows_G)[group_N]
     rank_sum_G = np.bincount(group_N, ranks_N * positive_N)
@@ -189,13 +191,13 @@ def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike) -> Grou
 def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -> Calibration:
     """Return the expected calibration error over bins of equal mass; errors as for `log_loss`.
 
-    It is the mean over rows of `|mean probability - share of clicks|` of the row's bin (Naeini,
-    Cooper, Hauskrecht, AAAI 2015, but their bins have equal width). See `equal_mass_bins`.
+    The error of a bin is `|mean probability - share of clicks|`. The result is the mean over bins,
+    weighted by rows (Naeini, Cooper, Hauskrecht, AAAI 2015, whose bins have equal width instead).
     """
     positive_N, probabilities_N = _checked_probabilities(labels, probabilities)
     _, bin_N = np.unique(equal_mass_bins(probabilities_N, n_bins), return_inverse=True)
     n_rows_K = np.bincount(bin_N)
-    clicks_K = np.bincount(bin_N, probabilities_N)  # expected
+    clicks_K = np.bincount(bin_N, probabilities_N)  # expected clicks by bin
 
     def error(positive_N: np.ndarray) -> float:
         return float(np.abs(np.bincount(bin_N, positive_N) - clicks_K).sum() / len(bin_N))
@@ -214,22 +216,23 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -
 def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
     """Return the bin of each value, `(N,) int64` in 0..n_bins - 1, ascending with the values.
 
-    All bins hold the same number of the `(N,)` values, to within one. Equal values share a bin
-    regardless of their order; many equal values make larger bins, and some may then be empty.
+    If all of the `(N,)` values differ, the bins hold equally many of them, to within one. Equal
+    values always share a bin, so many equal values make a larger bin, and other bins may be empty.
     """
     return ((_midranks(values) - 0.5) * n_bins // len(values)).astype(np.int64)
 
 
 _Components = tuple[np.ndarray, np.ndarray]
-"""DeLong's structural components of positive and negative rows: for each row, the share of the
-other class that is ranked correctly relative to it."""
+"""DeLong's structural components of the positive and of the negative rows. That of a row is the
+share of rows of the other class that are ranked correctly relative to this row."""
 
 
 def _components(labels: ArrayLike, scores: ArrayLike) -> _Components:
     positive_N, scores_N = _checked(labels, scores)
     ranks_N = _midranks(scores_N)
     positives, negatives = scores_N[positive_N], scores_N[~positive_N]
-    # A row's rank among all rows minus its rank within its class counts the other class below it.
+    # A row's rank among all rows minus its rank in its class counts the rows of the other class
+    # that are below it.
     return (
         (ranks_N[positive_N] - _midranks(positives)) / len(negatives),
         1 - (ranks_N[~positive_N] - _midranks(negatives)) / len(positives),
@@ -282,8 +285,8 @@ def _checked(
     if not finite_N.all():
         row = int(np.argmin(finite_N))
         raise MetricError(
-            f"{int((~finite_N).sum())} of {len(scores_N)} scores are not finite, "
-            f"first in row {row}: {scores_N[row]}"
+            f"{int((~finite_N).sum())} of {len(scores_N)} scores are not finite; "
+            f"the first is {scores_N[row]}, in row {row} (counted from 0)"
         )
     positive_N = labels_N == 1
     wrong_N = ~positive_N & (labels_N != 0)

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 def load_dataset(layout: DataLayout) -> CtrDataset:
     """Read, validate and compact the interactions and the item table.
 
-    Raises `DataError` naming file, column and row.
+    Raises `DataError` if the data are invalid; the message names file, column and row.
     """
     logger.info(layout.description)
     return build_dataset(layout)
@@ -73,7 +73,7 @@ def encode_titles(
     Parameters
     ----------
     layout
-        Where to read the vectors of `source: given`.
+        The data, where the vectors of `source: given` are.
     items
         The items to encode.
     config
@@ -103,7 +103,7 @@ def encode_images(
     Parameters
     ----------
     layout
-        Where the images are, and the vectors of `source: given`.
+        The data, where the images and the vectors of `source: given` are.
     items
         The items to encode.
     config
@@ -149,7 +149,7 @@ def fuse(
     text, image
         Vectors of each modality.
     config
-        Method, dimensions and whether to refit.
+        Method and dimensions, and whether to ignore the stored transform (`refit`).
     transforms
         Folder of stored transforms; a new one is added.
     device
@@ -185,17 +185,17 @@ def train(
 ) -> TrainedCtr:
     """Train a model on the train rows and select its epoch on the valid rows.
 
-    With `final_fit`, a new model is then trained on train and valid rows, and returned. Raises the
-    errors of `training.ctr.train_ctr`.
+    With `final_fit`, a new model is then trained on train and valid rows together and returned
+    instead. Raises the errors of `training.ctr.train_ctr`.
 
     Parameters
     ----------
     dataset
         All three splits; train and valid need labels of both classes.
     vectors
-        Fused vectors, and those of the modalities that `model` reads.
+        Fused vectors, and the title and cover vectors if `model` reads them.
     model, training
-        Settings.
+        Settings of the model and of its training.
     device
         Where to train.
     checkpoints
@@ -211,25 +211,25 @@ def score(
     vectors: ItemVectors,
     device: torch.device,
 ) -> np.ndarray:
-    """Return the click probability of each row of `split`, `(N,) float32`, in its order.
+    """Return the click probability of each row of `split`, `(N,) float32`.
 
     Users and items keep the rows that they have in the model's tables, even if the dataset gives
-    their ids other rows. A model's calibration map is applied.
+    their ids other rows. If the model has a calibration map, it is applied.
 
-    Raises `ModelFileError` if a model file was trained on other vectors, `TrainingDataError` if
-    `vectors` lacks a modality that the model reads, `OtherIdsError` if the model was trained on
-    integer ids and the dataset has strings, or the other way round.
+    Raises `ModelFileError` if the model of a file was trained on other vectors, `TrainingDataError`
+    if `vectors` lacks a modality that the model reads, and `OtherIdsError` if the model was trained
+    on integer ids and the dataset has strings, or the other way round.
 
     Parameters
     ----------
     model
         A model just trained, or loaded from its file.
     dataset
-        Where the histories and items of `split` are.
+        The dataset of these rows, for its histories and items.
     split
         The rows to score.
     vectors
-        Those that the model was trained on.
+        The vectors that the model was trained on.
     device
         Where to score.
     """
@@ -254,14 +254,15 @@ def score(
 def with_baselines(
     model: ModelFile, dataset: CtrDataset, vectors: ItemVectors, device: torch.device
 ) -> ModelFile:
-    """Return a model file of an earlier version with the baselines that it lacks.
+    """Add the trivial baselines to a model file that was saved without them, and return it.
 
-    Scores the valid rows, so it needs the dataset and the vectors that the model was trained on.
-    Raises `ModelFileError` for another dataset or other vectors, and after a final fit.
+    Earlier versions of this package saved such files. The valid rows are scored again, so `dataset`
+    and `vectors` must be those that the model was trained on. Raises `ModelFileError` if they are
+    not, and if the model has had a final fit.
     """
     problem = ""
     if model.final_fit is not None:
-        problem = "its weights were trained on the valid rows too, so these cannot validate it"
+        problem = "its weights were trained on the valid rows too, so these rows cannot validate it"
     elif model.data_fingerprint != dataset.fingerprint:
         problem = "train_dataset has changed since"
     if problem:

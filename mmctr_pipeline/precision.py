@@ -1,8 +1,8 @@
 """The dtype of matrix products, chosen by configuration and device.
 
-`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products, which is torch's
-default (torch allows it in convolutions). So float32 results of different devices are comparable.
-Use bfloat16 for speed.
+`float32` means IEEE single precision: TensorFloat-32 stays off in matrix products. That is the
+default of torch, which allows TensorFloat-32 only in convolutions. So float32 results of different
+devices are comparable. Use bfloat16 for speed.
 """
 
 import torch
@@ -11,7 +11,8 @@ import torch
 def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
     """Return the dtype for a precision (auto, float32 or bfloat16) on a device.
 
-    `auto` is bfloat16 on hardware that multiplies in it, else float32, as emulating it is slower.
+    `auto` is bfloat16 on hardware that multiplies in it. Elsewhere it is float32, which is faster
+    than emulated bfloat16.
     """
     if precision == "auto":
         return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
@@ -19,12 +20,12 @@ def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name of a dtype, such as float32, as identities show it."""
+    """Return the name of a dtype as model files and encoders record it, such as float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def product_dtype(values: torch.Tensor) -> torch.dtype:
-    """Return the dtype of matrix products with `values`: that of autocast, or their own."""
+    """Return the dtype of matrix products with `values`: autocast's, or their own without it."""
     device_type = values.device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)

@@ -7,8 +7,8 @@ import threading
 def end_when_closed(descriptor: int) -> None:
     """End this process as soon as the other end of the pipe `descriptor` closes.
 
-    No process except the parent may hold that end. The operating system closes it when the parent
-    dies, even if the parent is killed.
+    No process except the parent may hold the other end. The operating system closes that end when
+    the parent dies, even if the parent is killed.
     """
     threading.Thread(target=_exit_when_closed, args=(descriptor,), daemon=True).start()
 

@@ -1,7 +1,8 @@
 """Settings: frozen dataclasses whose fields carry bounds and a description.
 
 Every hyper-parameter of the project is defined once, in a subclass of `Settings`, in a module that
-imports only the standard library. Presets (YAML) and the Dagster launchpad derive from these.
+imports only the standard library. Presets (YAML) and the Dagster launchpad derive from
+these classes.
 """
 
 import contextlib
@@ -49,8 +50,8 @@ class Bounds(TypedDict, total=False):
 def setting(default: Any, help: str, **bounds: Unpack[Bounds]) -> Any:
     """Declare one field of a `Settings` class.
 
-    Bounds apply to numbers, and to each number of a tuple. A closed set of strings is not a bound
-    but the type of the field, a `Literal`.
+    Bounds apply to numbers, and to each number of a tuple. A string that may have only certain
+    values has no bounds; instead, the type of its field is a `Literal`.
 
     Parameters
     ----------
@@ -105,9 +106,10 @@ class Settings:
         values
             Values by name; missing ones keep their defaults.
         where
-            The file, which precedes the message.
+            The file, named at the beginning of error messages.
         section
-            Path of the section within the file, for the message; else the name of the class.
+            Path of the section within the file, for error messages. If it is empty, they show the
+            name of the class.
         """
         prefix = f"{where}: " if where else ""
         known = [field.name for field in dataclasses.fields(cls)]
@@ -154,8 +156,8 @@ def shown(value: Any) -> str:
 def shown_names(names: Iterable[Any]) -> str:
     """Return names as error messages show them.
 
-    The names may come from a file that is not a preset, whose content must not appear in a log. So
-    this shows only the first few, and only those that could be names of settings.
+    The names may come from a file that is not a preset and whose content must not appear in a log.
+    So only the first few are shown, and those that cannot be names of settings as "(no name)".
     """
     names = list(names)
     texts = [
@@ -173,11 +175,14 @@ def _plain(value: Any) -> Any:
 
 
 class _ProblemError(ValueError):
-    """A field cannot have this value; the message is the end of a sentence "NAME ..."."""
+    """A field cannot have this value; the message is a sentence without its subject, the field."""
 
 
 def _converted(value: Any, hint: Any) -> Any:
-    """Convert `value` to the type `hint`, int to float or list to tuple; raise `_ProblemError`."""
+    """Return `value` as the type `hint`, or raise `_ProblemError`.
+
+    An int is converted to a float and a list to a tuple if `hint` asks for that.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:

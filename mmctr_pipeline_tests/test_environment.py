@@ -79,7 +79,7 @@ def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
         (
             "storage",
             errno.ENOTDIR,
-            "move the file away that is in its place, or set MMCTR_STORAGE_DIR",
+            "move away the file that is in its place, or set MMCTR_STORAGE_DIR",
         ),
         (
             "storage/x",

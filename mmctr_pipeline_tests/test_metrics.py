@@ -166,8 +166,8 @@ def test_log_loss_is_finite_for_certain_predictions_and_for_one_class() -> None:
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
-        ([0, 1, 1], [0.1, math.nan, 0.2], "1 of 3 scores are not finite, first in row 1: nan"),
-        ([0, 1], [math.inf, 0.2], "not finite, first in row 0"),
+        ([0, 1, 1], [0.1, math.nan, 0.2], "1 of 3 scores are not finite; the first is nan"),
+        ([0, 1], [math.inf, 0.2], "not finite; the first is inf, in row 0"),
         ([1, 1, 1], [0.1, 0.2, 0.3], "all 3 labels are 1"),
         ([0, 0], [0.1, 0.2], "all 2 labels are 0"),
         ([0, 2], [0.1, 0.2], "row 1: label .* neither 0 nor 1"),

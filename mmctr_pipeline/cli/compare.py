@@ -12,17 +12,17 @@ from mmctr_pipeline.settings import SettingsError
 
 
 def data_folder(deployment: Deployment, sample_size: Mapping[str, float | None]) -> Path | None:
-    """Return the folder of MMCTR_DATA_DIR, None if it is not set.
+    """Return the folder of MMCTR_DATA_DIR, or None if it is not set.
 
-    Raises `SettingsError` if it is set and any option of `sample_size`, by parameter name, has a
-    value, since those describe the sample dataset.
+    `sample_size` has the options that describe the sample dataset, by parameter name. Raises
+    `SettingsError` if MMCTR_DATA_DIR is set and any of these options has a value.
     """
     names = [name for name, value in sample_size.items() if value is not None]
     given = [f"--{name.removeprefix('n_').replace('_', '-')}" for name in names]
     if deployment.data_dir is not None and given:
         raise SettingsError(
             f"{', '.join(given)}: for the sample dataset only, but MMCTR_DATA_DIR is "
-            f"{str(deployment.data_dir)!r}; leave the options out, or unset it"
+            f"{str(deployment.data_dir)!r}; leave the options out, or unset MMCTR_DATA_DIR"
         )
     return deployment.data_dir
 
@@ -46,8 +46,8 @@ def compare(
     entries
         The rows.
     data
-        The data folder, or the settings of a sample dataset, which is generated if storage does not
-        have it.
+        The data folder, or the settings of a sample dataset. The sample dataset is generated if
+        the storage folder does not have it yet.
     deployment
         Where to store and compute.
     name

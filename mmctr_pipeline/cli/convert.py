@@ -22,8 +22,9 @@ _FOLDER = click.Path(path_type=Path)
 def convert() -> None:
     """Convert a public data set to the layout that the pipeline reads.
 
-    Splits follow time: each user's last rows become test, those before them valid. A history holds
-    only items from before its row. The labels of test are kept in test_labels.parquet.
+    Splits follow time: each user's last rows become test, and the rows before these valid. A
+    history holds only items that precede its row. The labels of test are kept in
+    test_labels.parquet.
     """
 
 

@@ -14,7 +14,7 @@ from mmctr_pipeline.sample.config import SampleConfig
 
 def _finite(context: click.Context, parameter: click.Parameter, value: float) -> float:
     if not 0 <= value < math.inf:
-        raise click.BadParameter(f"{value} is not a number of minutes, 0 or more")
+        raise click.BadParameter(f"{value} is not a number of minutes; use 0 or more")
     return value
 
 
@@ -33,8 +33,8 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     "--vary",
     type=click.Choice(["model", "all"]),
     default="model",
-    help="model: each row takes model and training from its preset, encoders and fusion from "
-    "MMCTR_PRESET; all: each row takes everything from its preset.",
+    help="With model, rows take model and training from their presets, but encoders and fusion "
+    "from MMCTR_PRESET. With all, rows take everything from their presets.",
 )
 @click.option(
     "--minutes",
@@ -73,10 +73,10 @@ def leaderboard(
     name: str,
     **sample_size: float | None,
 ) -> int:
-    """Compare presets, named by name or path, on the same data.
+    """Compare presets, given by name or path, on the same data.
 
-    The first is compared with each of the others. Without names, all shipped presets are compared
-    and ordered by AUC, except those that would repeat a row.
+    The first is compared with each of the others. If no preset is given, all shipped presets are
+    compared and ordered by AUC. Of presets with equal settings, only the first gives a row.
     """
     deployment = Deployment.from_environment()
     shared = load_preset(preset_name(deployment)) if vary == "model" else None

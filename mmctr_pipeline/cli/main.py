@@ -29,7 +29,7 @@ for command in (sample, convert, ablation, fusions, leaderboard, repeat, prune):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     share_cores()
-    # On the root logger, because libraries that log there add their own handler if it has none.
+    # Libraries that log through the root logger add their own handler if it has none.
     handler = logging.StreamHandler(sys.stderr)
     logging.getLogger().addHandler(handler)
     package = logging.getLogger("mmctr_pipeline")

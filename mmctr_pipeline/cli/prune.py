@@ -10,7 +10,8 @@ from mmctr_pipeline.files.writable import require_writable
 @click.option(
     "--unused-days",
     default=30,
-    help="Drop vectors last used, and checkpoints last written, more than this many days ago.",
+    help="Drop vectors that were last used, and checkpoints that were last written, more than this "
+    "many days ago.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would be dropped.")
 def prune(unused_days: int, dry_run: bool) -> None:

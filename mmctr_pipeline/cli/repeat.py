@@ -39,7 +39,7 @@ def repeat(version: str | None, fresh: bool, threads: int | None) -> int:
     rows = [
         (
             result.name,
-            # Long names are cut at the beginning, as those of encoders end in a hash.
+            # Long names are cut at the beginning, because encoders' names end in a hash.
             result.recorded[-24:],
             result.repeated[-24:],
             "equal" if result.is_equal else ": ".join(filter(None, ["differs", result.difference])),

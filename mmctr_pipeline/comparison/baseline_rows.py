@@ -13,7 +13,7 @@ def baseline_rows(
     n_seeds: int,
     reporting: ReportingRows,
 ) -> tuple[list[TableRow], dict[str, str]]:
-    """Return a measured row for each defined baseline, and, by name, why the others are undefined.
+    """Return a measured row for each defined baseline, and why the others are undefined, by name.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def baseline_rows(
     n_seeds
         Number of seeds of the models in the table; a baseline has the same scores for each.
     reporting
-        The labels of these rows.
+        Labels of the rows of `split`, and which of them have a cold target.
     """
     baselines = baseline_scores(dataset, split, text)
     rows = []

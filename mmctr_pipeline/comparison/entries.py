@@ -17,10 +17,10 @@ ABLATION: dict[str, tuple[Modality, ...]] = {
     "images only": ("text",),
     "neither": ("text", "image"),
 }
-"""Rows of `mmctr ablation`, with the modalities that each withholds."""
+"""Rows of `mmctr ablation`, each with the modalities that it withholds."""
 
 ABLATION_PAIRS = (("text only", "neither"), ("images only", "neither"))
-"""Extra pairs of rows to compare. The first row is compared with every other one."""
+"""Pairs of rows to compare, in addition to the first row with each of the others."""
 
 FUSIONS: dict[str, tuple[dict[str, Any], Projection | None]] = {
     "pca_each rotated": ({"method": "pca_each", "rotate": True}, None),
@@ -29,17 +29,17 @@ FUSIONS: dict[str, tuple[dict[str, Any], Projection | None]] = {
     "pca standardised": ({"input": "standardised"}, None),
     "pca": ({}, None),
     "attention": ({"method": "attention"}, None),
-    # Standardised like the input of the attention fusion, and so harder to beat.
+    # The vectors are standardised as for attention, so attention finds this row harder to beat.
     "random standardised": ({}, "standardised"),
     "random": ({}, "raw"),
 }
-"""Rows of `mmctr fusions`: changes to the fusion of recipe A, and the random projection that
-replaces it in some rows."""
+"""Rows of `mmctr fusions`: changes to the fusion of recipe A, which is a PCA, and in some rows the
+random projection that replaces the fusion."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One row: a preset under the name shown in the table, or a variant of the preset.
+    """One row of a comparison: a preset, or a variant of one.
 
     Parameters
     ----------
@@ -48,11 +48,11 @@ class Entry:
     preset
         Settings; `checks` is not used.
     without
-        Modalities whose vectors are withheld from the fusion and the model. Without both, every
-        item has the same fused vector, zero.
+        Modalities whose vectors are withheld from the fusion and the model. If both are withheld,
+        the fused vector of every item is zero.
     projection
-        Replaces the fusion by a random projection of the vectors, unchanged (`raw`) or
-        `standardised`. Its seed is the seed of training.
+        If given, a random projection replaces the fusion. It projects the vectors as they are
+        (`raw`) or standardises them first (`standardised`). Its seed is the seed of training.
     seed_fusion
         Whether a learned fusion is fitted with the seed of training.
     """
@@ -66,8 +66,8 @@ class Entry:
     def with_seed(self, number: int, minutes: float) -> Self:
         """Return this row with its `number`-th seed, counted from 0, and a time limit.
 
-        The limit is `minutes` of training and validation, or the preset's own if that is shorter; 0
-        means no limit.
+        The limit is `minutes` of training and validation, or the preset's own limit if that is
+        shorter. In both, 0 means no limit.
         """
         training, fusion = self.preset.training, self.preset.fusion
         limits = [limit for limit in (training.max_minutes, minutes) if limit > 0]
@@ -94,9 +94,10 @@ class Entry:
 def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) -> list[Entry]:
     """Return a row for each preset, given by name or path, in this order.
 
-    A path names its row by the stem of its file. Encoders and fusion are those of `shared`, or each
-    preset's own. Without names, returns the shipped presets, except those whose settings equal
-    those of an earlier row. Raises `SettingsError` for two rows of the same name.
+    The row of a path is named by the stem of the file. Encoders and fusion are those of `shared`,
+    or each preset's own if `shared` is None. Without names, returns the shipped presets, except
+    those whose settings equal those of an earlier row. Raises `SettingsError` if two rows would
+    have the same name.
     """
     shipped = shipped_presets()
     entries: dict[str, Entry] = {}
@@ -121,9 +122,9 @@ def ablation_entries(preset: Preset) -> list[Entry]:
 
 
 def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
-    """Return the named rows of `FUSIONS`, or all.
+    """Return the named rows of `FUSIONS`, or all rows if no names are given.
 
-    Training and a learned or random fusion use the same seed, 1 for the first run of a row.
+    A learned or random fusion uses the seed of training, which is 1 in the first run of a row.
     """
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
     preset = _with_fusion(preset, method="pca", input="raw", rotate=False)

@@ -30,7 +30,7 @@ class TrainingInputs:
         return {name: table for name, table in vars(self.vectors).items() if table is not None}
 
     def write(self, root: Path) -> Path:
-        """Write to the folder `root/<key>` unless it exists, and return it.
+        """Write the inputs to the folder `root/<key>` unless it exists, and return the folder.
 
         Inputs that differ only in their vectors share the dataset through a link.
         """
@@ -47,7 +47,7 @@ class TrainingInputs:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read inputs written by `write`; raises `DamagedFileError`."""
+        """Read inputs written by `write`; raises `DamagedFileError` if a file is damaged."""
         paths = {path.stem.removeprefix("table_"): path for path in folder.glob("table_*.parquet")}
         try:
             tables = {name: VectorTable.read(path) for name, path in paths.items()}

@@ -29,7 +29,7 @@ def write_report(
     folder, name
         Folder and stem of the files.
     heading
-        First line.
+        First line of the Markdown file.
     best_possible
         AUC that no model is expected to beat, or None if it is unknown.
     """
@@ -69,15 +69,16 @@ def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
     axes.set_ylim(len(rows) - 0.4, -0.7)
     axes.set_xlabel(f"AUC on {board.n_reporting_rows:,} valid rows, 95 % interval")
     axes.grid(axis="x", alpha=0.3)
-    # Without pyplot, which keeps global state and chooses a backend when it is imported.
+    # This avoids pyplot, which keeps global state and chooses a backend when it is imported.
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png")
 
 
 def best_possible_auc(data: Path, valid_rows: np.ndarray) -> float | None:
-    """Return the AUC of a sample dataset's true probabilities on valid rows, a mask `(N,) bool`.
+    """Return the AUC of a sample dataset's true probabilities on some of its valid rows.
 
-    Returns None if the folder `data` holds no sample dataset.
+    `valid_rows`, `(N,) bool`, is True for the valid rows to use. Returns None if the folder `data`
+    holds no sample dataset.
     """
     path = SamplePaths(data).truth
     if not path.is_file():

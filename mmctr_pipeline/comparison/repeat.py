@@ -42,7 +42,7 @@ class RepeatError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A result of the recorded run and its repetition, as hashes or names, and their difference."""
+    """One result of the recorded run and of its repetition, as hashes or names, with a comment."""
 
     name: str
     recorded: str
@@ -57,7 +57,7 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Repetition:
-    """All results of a repetition, and the conditions that changed since the recorded run."""
+    """All results of a repetition, and notes on why they may differ from the recorded run."""
 
     results: tuple[Result, ...]
     notes: tuple[str, ...]
@@ -69,9 +69,9 @@ class Repetition:
 
 
 def find_version(storage: Path, version: str | None) -> Path:
-    """Return the model file of a version, given by name or path; the latest one for None.
+    """Return the model file of a version, given by name or path, or of the latest version for None.
 
-    Raises `RepeatError` with the names of the newest versions if there is none.
+    Raises `RepeatError` if there is no such version; the message names the newest versions.
     """
     latest = storage / "best_model.pt"
     named = storage / "models" / version if version else latest
@@ -98,7 +98,7 @@ def repeat_run(
     Nothing in `storage` changes, except that missing vectors are added to the vector store. If an
     encoder or the transform differs from the recorded one, nothing is trained.
 
-    Raises `RepeatError` if the data are not those of the run, or its configuration is unusable.
+    Raises `RepeatError` for other data than those of the run, and for an unusable configuration.
 
     Parameters
     ----------
@@ -119,8 +119,8 @@ def repeat_run(
     dataset = pipeline.load_dataset(layout)
     if dataset.fingerprint != model_file.data_fingerprint:
         raise RepeatError(
-            f"the data in {data} are not those of the recorded run (fingerprint "
-            f"{dataset.fingerprint[:12]}, recorded {model_file.data_fingerprint[:12]}): set "
+            f"the data in {data} are not those of the recorded run: their fingerprint is "
+            f"{dataset.fingerprint[:12]}, the recorded one {model_file.data_fingerprint[:12]}. Set "
             "MMCTR_DATA_DIR to the data of that run"
         )
     torch.set_num_threads(
@@ -178,7 +178,7 @@ def _vectors(
     fresh: bool,
     temporary: Path,
 ) -> ItemVectors:
-    """Encode and fuse as recorded, with the stored transform, or a new one if it was removed."""
+    """Encode and fuse as recorded, with the stored transform, or with a new one if that is gone."""
     try:
         recorded = model_file.resolved_config
         text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])

@@ -38,7 +38,7 @@ JOB, RESULT_FILE, SCORES_FILE = "job.json", "result.json", "scores.npy"
 class RowJob:
     """The task of a row's process: plain values that decide its result.
 
-    `inputs` is a folder of `TrainingInputs`, `code_version` that of this module.
+    `inputs` is a folder of `TrainingInputs`, `code_version` the code version of this module.
     `checkpoint_seconds` is the least time between checkpoints and does not affect the result.
     """
 
@@ -53,7 +53,7 @@ class RowJob:
 
     @property
     def key(self) -> str:
-        """Hash of what decides the result; it names the folders of the row and its checkpoint."""
+        """Hash of what decides the result; names the row's folder and that of its checkpoints."""
         decisive = dataclasses.asdict(self)
         del decisive["checkpoint_seconds"]
         decisive |= {"inputs": Path(self.inputs).name, "device": torch.device(self.device).type}
@@ -68,10 +68,10 @@ class RowJob:
 class RowResult:
     """The measurements of a row; its scores of the reporting rows are in `scores.npy`.
 
-    `seconds` covers training and validation, `rows_per_second` is the median over epochs,
-    `peak_mb` the largest resident memory of the process, `epochs` the number trained; `ended_by`
-    is `max_epochs`, `patience` or `max_minutes`. `evaluation` is the `MetricsReport` of the
-    reporting rows as plain values.
+    `seconds` covers training and validation, `rows_per_second` is the median over epochs, `peak_mb`
+    the largest resident memory of the process, and `epochs` the number of trained epochs.
+    `ended_by` is `max_epochs`, `patience` or `max_minutes`. `evaluation` is the `MetricsReport` of
+    the reporting rows as plain values.
     """
 
     n_parameters: int
@@ -107,7 +107,7 @@ class RowResult:
 def read_scores(folder: Path, sha256: str = "") -> np.ndarray:
     """Return a row's probabilities of the reporting rows, `(N,) float32`, in their order.
 
-    Raises `DamagedFileError` if the file has another digest than `sha256`, if that is given.
+    If `sha256` is given and is not the digest of the file, raises `DamagedFileError`.
     """
     path = folder / SCORES_FILE
     if sha256 and file_digest(path).hex() != sha256:
@@ -117,7 +117,7 @@ def read_scores(folder: Path, sha256: str = "") -> np.ndarray:
 
 
 def run_row(folder: Path) -> None:
-    """Do the job in `folder`: train, select the epoch on one part of the users, score the other."""
+    """Do the job in `folder`: train, select the epoch on some valid users, score the others."""
     job = RowJob(**read_record(folder / JOB))
     inputs = TrainingInputs.read(Path(job.inputs))
     dataset, vectors, device = inputs.dataset, inputs.vectors, torch.device(job.device)

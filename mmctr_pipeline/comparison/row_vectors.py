@@ -1,4 +1,4 @@
-"""Vectors of a comparison's rows: encoded and fused as the assets do, or a row's variant."""
+"""Vectors of a comparison's rows: as the assets encode and fuse them, or as a row varies that."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ from mmctr_pipeline.encoders.store.vector_store import VectorStore
 
 
 class RowVectors:
-    """Gives each row its vectors, with the vector store and the transforms of `storage`.
+    """Gives each row its vectors, using the vector store and the stored transforms in `storage`.
 
     Parameters
     ----------
@@ -46,7 +46,8 @@ class RowVectors:
             image = _zeros(image, image.dim, present=False)
         fusion = entry.preset.fusion
         if entry.without and not (text.present.any() or image.present.any()):
-            # Marked as present, so that the model has the same inputs; all items are equal to it.
+            # The zeros count as present, so that the model has the inputs of the other rows, but it
+            # cannot tell items apart by them.
             fused = _zeros(text, fusion.dim, present=True)
         elif entry.projection is not None:
             seed, is_standardised = entry.preset.training.seed, entry.projection == "standardised"
@@ -64,7 +65,7 @@ class RowVectors:
 
 
 def _zeros(table: VectorTable, dim: int, *, present: bool) -> VectorTable:
-    """Return zeros for the items of `table`."""
+    """Return zeros for the items of `table`, all of them present or all missing."""
     n_items = len(table.item_id)
     vectors, mask = np.zeros((n_items, dim), np.float32), np.full(n_items, present)
     return VectorTable(table.item_id, vectors, mask, identity="none")
@@ -75,7 +76,8 @@ def random_projection(
 ) -> VectorTable:
     """Return a seeded Gaussian projection of the centred and concatenated vectors.
 
-    An item that lacks one modality gets that modality's mean; one that lacks both is masked.
+    An item that lacks one modality gets that modality's mean. An item that lacks both is not
+    present in the result.
 
     Parameters
     ----------
@@ -86,8 +88,8 @@ def random_projection(
     seed
         Seed of the projection matrix.
     standardised
-        First scale each dimension to a standard deviation of 1 and each modality to a total
-        variance of 1.
+        Whether to scale each dimension to a standard deviation of 1, and then each modality to a
+        total variance of 1, before the projection.
     """
     parts = []
     for table in (text, image):

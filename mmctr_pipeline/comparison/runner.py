@@ -1,7 +1,7 @@
 """Run the rows of a comparison one after the other and keep their results.
 
 A row's folder is named by a hash of everything that decides its numbers. A comparison that was
-killed resumes: finished rows are read, the one in progress continues from its checkpoint.
+killed resumes: it reads the finished rows and continues the row in progress from its checkpoint.
 """
 
 import collections
@@ -46,13 +46,14 @@ class Runner:
     dataset
         The dataset of all rows.
     vectors
-        Returns the vectors of a row; called once for rows with equal `vector_settings`.
+        Returns the vectors of a row. Rows with equal `vector_settings` share one call.
     storage
         The deployment's storage folder.
     device
         Where rows train.
     minutes
-        Limit for training and validation of a row; 0 means none. A row's own limit holds too.
+        Time limit for training and validation of each row; 0 means no limit. The limit of a preset
+        holds too.
     again
         Whether to train finished rows again.
     checkpoint_seconds
@@ -79,11 +80,11 @@ class Runner:
         by_auc: bool = False,
         pairs: Sequence[tuple[str, str]] = (),
     ) -> Leaderboard:
-        """Run every row with `n_seeds` seeds, counted up from its own, and compare the rows.
+        """Run every row with `n_seeds` seeds, counted up from its preset's, and compare the rows.
 
         All vectors are computed first; the title vectors of the first row also serve the
-        baselines. If a row fails, the table shows why, and the others run. Raises `UserSplitError`
-        if the valid users cannot be split.
+        baselines. If a row fails, the table shows why, and the other rows still run. Raises
+        `UserSplitError` if the valid users cannot be split.
 
         Parameters
         ----------
@@ -94,7 +95,7 @@ class Runner:
         by_auc
             Order the table by AUC instead of by `entries`.
         pairs
-            Extra pairs of rows to compare, by name. The first row is compared with every other one.
+            Names of rows to compare, in addition to the first row with each other row.
         """
         split = split_valid(self.dataset)[1]
         assert split.label is not None
@@ -121,7 +122,7 @@ class Runner:
         return Leaderboard.compare(rows, reporting, by_auc, pairs, *baselines)
 
     def _outcome(self, run: Entry, inputs: Path) -> Outcome:
-        """Return the result of a run, which is trained unless it is finished."""
+        """Return the outcome of a run, which is trained first unless it is finished."""
         settings, dtype = run.preset, dtype_for(run.preset.training.precision, self.device)
         job = RowJob(
             model=settings.model.to_mapping(),
@@ -151,9 +152,9 @@ class Runner:
 
 
 def _run_process(folder: Path, label: str) -> str | None:
-    """Run a row's process, log its lines, and return why it failed or None."""
+    """Run a row's process and log its lines. Return why it failed, or None if it did not."""
     last: collections.deque[str] = collections.deque(maxlen=1)
-    # The process ends when its standard input closes: it must not outlive this one.
+    # The row's process must not outlive this one, so it ends when its standard input closes.
     with subprocess.Popen(
         [sys.executable, "-m", _ROW_MODULE, str(folder)],
         stdin=subprocess.PIPE,

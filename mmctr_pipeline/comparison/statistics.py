@@ -10,13 +10,14 @@ import scipy.stats
 from mmctr_pipeline import metrics
 
 MARGIN = 0.003
-"""An interval whose lower end is above -MARGIN counts as not worse."""
+"""A difference is "not worse" if the lower end of its interval is above -MARGIN."""
 
 MIN_ROWS_BETTER, MIN_ROWS_BETTER_SLICE = 5_000, 1_000
-"""Valid rows that the verdict "better" needs: of all rows, or of a slice such as cold items."""
+"""Numbers of valid rows that the verdict "better" needs: for a difference on all valid rows, and
+for a difference on a slice of them, such as the rows with a cold target."""
 
 MIN_ROWS_NOT_WORSE = 50_000
-"""Valid rows that "not worse" and "equal" need: their margin is small."""
+"""Number of valid rows that "not worse" and "equal" need; it is large since MARGIN is small."""
 
 _TOO_FEW_ROWS = "too few rows"
 
@@ -25,8 +26,9 @@ _TOO_FEW_ROWS = "too few rows"
 class AucDifference:
     """The difference of two AUCs on the same rows, with its 95 % interval.
 
-    One seed gives DeLong's paired test with its two-sided `p_value`; several seeds give the mean
-    over seeds with a `verdict` (see `verdict`). `n_rows` is the number of rows.
+    With one seed, the interval and the two-sided `p_value` are those of DeLong's paired test. With
+    several seeds, `difference` is the mean over seeds, and there is a `verdict` (by the function of
+    that name) instead of a `p_value`. `n_rows` is the number of rows.
     """
 
     difference: float
@@ -38,7 +40,7 @@ class AucDifference:
 
     @property
     def is_equal(self) -> bool:
-        """True if several seeds on enough rows put both ends of the interval within 0.003 of 0."""
+        """True if, with several seeds and enough rows, both ends are less than 0.003 from 0."""
         within = max(abs(self.low), abs(self.high)) < MARGIN
         return within and self.verdict is not None and self.n_rows >= MIN_ROWS_NOT_WORSE
 
@@ -48,10 +50,11 @@ class AucDifference:
 
 
 def verdict(low: float, n_rows: int, is_slice: bool = False) -> str:
-    """Return what an interval from `low` shows, measured on `n_rows` valid rows.
+    """Return what a difference on `n_rows` valid rows shows; `low` is where its interval begins.
 
     That is `better` (low above 0), `not worse` (low above -0.003), `neither`, or `too few rows`.
-    `better` needs 5,000 rows, or 1,000 of a slice of the rows; the others need 50,000.
+    `better` needs 5,000 rows, or 1,000 if they are a slice of the valid rows. `not worse` and
+    `neither` need 50,000.
     """
     if low > 0 and n_rows >= (MIN_ROWS_BETTER_SLICE if is_slice else MIN_ROWS_BETTER):
         return "better"
@@ -66,7 +69,7 @@ def paired_difference(
     second: Sequence[np.ndarray],
     is_slice: bool = False,
 ) -> AucDifference:
-    """Return the mean over seeds of the first AUC less the second, with interval and verdict.
+    """Return the mean over seeds of the first AUC minus the second, with interval and verdict.
 
     Raises `ValueError` for fewer than two seeds, or different numbers of seeds.
 
@@ -75,13 +78,13 @@ def paired_difference(
     label
         Labels of the rows, `(N,)`.
     first, second
-        Scores `(N,)`, one array per seed in the same order of seeds.
+        Scores of the two methods, one array `(N,)` per seed. Both have the same order of seeds.
     is_slice
         Whether the rows are a slice of all rows, such as those of cold items.
     """
     n_seeds = len(first)
     if n_seeds < 2 or len(second) != n_seeds:
-        raise ValueError(f"{n_seeds} and {len(second)} seeds; expected equally many, two at least")
+        raise ValueError(f"{n_seeds} and {len(second)} seeds; expected equally many, at least two")
     compared = [metrics.compare_auc(label, a, b) for a, b in zip(first, second, strict=True)]
     mean, half_width = _mean_over_seeds(
         [comparison.difference for comparison in compared],
@@ -126,10 +129,10 @@ def _mean_over_seeds(
 ) -> tuple[float, float]:
     """Return the mean and the half-width of its 95 % interval.
 
-    The half-width covers both sources of chance: it is the root of the summed squares of the
-    t interval over seeds and the normal interval over rows. The latter takes the mean of the seeds'
-    DeLong variances, an upper bound on the variance of the mean, since all seeds are measured on
-    the same rows.
+    The half-width covers two sources of chance, the seed and the choice of rows. It is the square
+    root of the sum of two squares: those of the half-widths of the t interval over seeds and of the
+    normal interval over rows. The variance over rows is the mean of the seeds' DeLong variances. It
+    is not divided by the number of seeds, because all seeds are measured on the same rows.
     """
     n_seeds = len(values)
     seed_error = float(np.std(values, ddof=1)) / math.sqrt(n_seeds)

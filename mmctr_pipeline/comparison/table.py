@@ -82,7 +82,7 @@ class Leaderboard:
         baselines: Sequence[TableRow] = (),
         undefined: Mapping[str, str] | None = None,
     ) -> Self:
-        """Compare the first row that has not failed with each of the others, and `pairs`.
+        """Compare the first row that has not failed with each of the others, and compare `pairs`.
 
         Parameters
         ----------

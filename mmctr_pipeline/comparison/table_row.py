@@ -15,8 +15,8 @@ from mmctr_pipeline.comparison.statistics import AucDifference, auc_difference, 
 class Outcome:
     """The outcome of one row with one seed: a result with its scores, or the reason for a failure.
 
-    `key` names the row's folder and `inputs` that of its `TrainingInputs`; `scores` are the
-    probabilities of the reporting rows, `(N,)`.
+    `key` names the row's folder, `inputs` the folder of its `TrainingInputs`. `scores` are those of
+    the reporting rows, `(N,)`. In the outcome of a model they are probabilities.
     """
 
     seed: int
@@ -31,7 +31,7 @@ class Outcome:
 class ReportingRows:
     """The N valid rows that models are measured on.
 
-    `label` is `(N,)`; `is_cold`, `(N,) bool`, marks the rows with a cold target.
+    `label` is `(N,)`; `is_cold`, `(N,) bool`, is True for rows with a cold target.
     """
 
     label: np.ndarray
@@ -39,7 +39,7 @@ class ReportingRows:
 
     @property
     def cold_label(self) -> np.ndarray | None:
-        """Labels of the rows with a cold target; None unless each class has two such rows."""
+        """Labels of the rows with a cold target; None unless each class has at least two."""
         label = self.label[self.is_cold]
         n_clicks = int((label == 1).sum())
         return label if min(n_clicks, len(label) - n_clicks) >= 2 else None
@@ -47,10 +47,11 @@ class ReportingRows:
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One row over its seeds, or a baseline; `measures` is empty if a seed failed.
+    """One row of the table: a model with all its seeds, or a baseline.
 
-    `behind` is the AUC of the first row minus that of this one, None for the first row itself;
-    `behind_cold` is the same on rows with a cold target, also None if a class has fewer than two.
+    `measures` is empty if a seed failed. `behind` is the AUC of the table's first row minus that of
+    this row, or None in the first row itself. `behind_cold` is the same on the rows with a cold
+    target. It is also None if a class has fewer than two such rows.
     """
 
     name: str
@@ -71,7 +72,7 @@ class TableRow:
         name, model
             Name of the row and kind of its model, as shown.
         outcomes
-            One per seed. Those of a baseline have scores but no result.
+            One outcome per seed. The outcomes of a baseline have scores but no result.
         reporting
             The rows that were scored.
         """
@@ -127,10 +128,10 @@ class TableRow:
 def _measures(
     results: Sequence[RowResult], scores: Sequence[np.ndarray], reporting: ReportingRows
 ) -> dict[str, Any]:
-    """Return a row's numbers: means over its seeds (`peak_mb`: the largest), or lists by seed.
+    """Return a row's numbers: a mean over its seeds, the largest (`peak_mb`), or a list by seed.
 
-    A baseline has neither results nor probabilities: numbers that need them are None, and lists
-    are empty.
+    A baseline has no results, and its scores are not probabilities. Its numbers that need results
+    or probabilities are None, or empty if they are lists.
     """
 
     def by_seed(name: str) -> list[Any]:

@@ -1,8 +1,8 @@
 """The AUC gate: decides from the records of a model file whether the model may be submitted.
 
 By default a model has to beat the best trivial baseline on the same valid rows. An absolute floor
-may be set in addition. Both are settings of the check and of the submission, not of the model file,
-so changing them needs no new training.
+may be set in addition. Both requirements are settings of the check and of the submission, not of
+the model file, so changing them needs no new training.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ _FIX = (
 
 @dataclasses.dataclass(frozen=True)
 class AucVerdict:
-    """The verdict of the gate on a model: passed or not, the reason, and its numbers."""
+    """The verdict of the gate on a model: passed or not, the reason, and the numbers behind it."""
 
     passed: bool
     explanation: str
@@ -68,7 +68,7 @@ def judge_auc(
     sentences = [f"valid AUC {metrics['valid_auc']:.4f}{of_run} {found}"]
     if model_file.likely_causes:
         causes = "; ".join(model_file.likely_causes)
-        sentences += ["It is no better than chance", f"Likely: {causes}"]
+        sentences += ["It is no better than chance", f"Likely causes: {causes}"]
     if not passed:
         sentences.append(_FIX)
     numbers = {name.replace("_", " "): metrics[name] for name in _REQUIRED_METRICS}

@@ -16,7 +16,8 @@ def model_card(model_file: ModelFile, version: str) -> str:
         f"# {escaped(model_file.model_config['name'])}, version {version}",
         f"A click-through-rate model with {model_file.n_parameters:,} parameters, "
         f"trained {model_file.created_at} with preset {escaped(model_file.preset or '(none)')}. "
-        "It gives each row of user, item, history, likes and views level a click probability.",
+        "For a row of user, item, history, likes level and views level, it gives the probability "
+        "of a click.",
         "## Quality",
         f"Validation AUC **{metrics['valid_auc']:.4f}**, 95 % interval "
         f"{metrics['valid_auc_low']:.4f} to {metrics['valid_auc_high']:.4f} (DeLong). The epoch "
@@ -24,7 +25,7 @@ def model_card(model_file: ModelFile, version: str) -> str:
         *_baselines(model_file),
         *_final_fit(model_file),
         *_calibration(model_file),
-        *(f"Likely cause of an AUC at chance: {_cell(each)}." for each in model_file.likely_causes),
+        *(f"Likely cause of the low AUC: {_cell(each)}." for each in model_file.likely_causes),
         _pairs("metric", "value", metrics),
         *_details(model_file.evaluation),
         "## Data and vectors",
@@ -41,7 +42,7 @@ def model_card(model_file: ModelFile, version: str) -> str:
         ),
         "Scoring with vectors of another identity is refused. Ids that are not in the training "
         "rows share one embedding: a learned one if the setting unknown_rate is above 0, else the "
-        "mean of the trained ones. An item with such an id keeps its vectors.",
+        "mean of the trained ones. An item with such an id still has its own vectors.",
         "## Training",
         epochs_table(model_file.history),
         "## Configuration",
@@ -111,9 +112,9 @@ def _calibration(model_file: ModelFile) -> list[str]:
     kept = " The map is that of the selection run." if model_file.final_fit else ""
     return [
         f"Probabilities are calibrated: logits pass a monotone map of {n_segments} linear "
-        f"segment{'s' if n_segments > 1 else ''}, fitted on {n_rows:,} valid rows of half of the "
-        "users. Log-loss and calibration error are those of the other half; metrics named "
-        f"uncalibrated are without the map.{kept}"
+        f"segment{'s' if n_segments > 1 else ''}, fitted on {n_rows:,} valid rows, those of "
+        "half of the users. Log-loss and calibration error are measured on the rows of the other "
+        f"half, and the metrics named uncalibrated are the same without the map.{kept}"
     ]
 
 
@@ -124,7 +125,7 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
     by_user, calibration = evaluation["by_user"], evaluation["calibration"]
     limit = ""
     if "limit" in calibration:
-        limit = f" (up to {calibration['limit']:.4f} by chance for a calibrated model)"
+        limit = f" Chance alone gives a calibrated model up to {calibration['limit']:.4f}."
     within = "none, as no user has rows of both classes"
     if by_user["auc"] is not None:
         within = (
@@ -133,8 +134,8 @@ def _details(evaluation: Mapping[str, Any]) -> list[str]:
         )
     return [
         f"AUC within the rows of a user: {within}. Expected calibration error: "
-        f"{calibration['error']:.4f}{limit}, over {len(calibration['bins'])} bins of equally many "
-        "rows.",
+        f"{calibration['error']:.4f}, over {len(calibration['bins'])} bins of equally many rows."
+        f"{limit}",
         "AUC by how often the target occurs in train rows, as a target or in a history:",
         popularity_table(evaluation),
     ]

@@ -1,4 +1,7 @@
-"""Conditions outside the configuration that can change a run's result, if only its last digits."""
+"""Conditions outside the configuration that can change the result of a run.
+
+Most of them change only its last digits.
+"""
 
 import platform
 from collections.abc import Mapping
@@ -45,9 +48,9 @@ def library_versions() -> dict[str, str]:
 
 
 def changed_conditions(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each condition that differs, and one for those that were not recorded.
+    """Return a sentence for each condition that changed, and one that lists what was not recorded.
 
-    Both are conditions and library versions together.
+    Both `recorded` and `now` are conditions and library versions together, by name.
     """
     sentences = []
     for name, value in now.items():

@@ -38,21 +38,24 @@ class ModelFile:
     `metrics` holds the validation AUC with its interval (see `TrainedCtr`), `evaluation` the other
     measurements on the valid rows (`MetricsReport.to_mapping`), `baselines` a `BaselineDifference`
     by name, `absent_baselines` why the others are undefined, and `history` one record per epoch.
-    `evaluation` and both fields of baselines are empty in old files. With `final_fit` (`FinalFit`),
-    the weights were trained on the valid rows too; all these then describe the selection run, and
-    scoring valid rows with these weights validates nothing. `vector_identity` names the fused
-    vectors that the model was trained on, `encoder_identities` the encoders of the text and image
-    vectors behind them, `transform_identity` the fitted fusion. `data_name` is that of a known data
-    set, or empty. `n_parameters` counts the trained weights without buffers. `resolved_config` is
-    the whole configuration of the run by section, `run_key` a hash of everything that decides the
-    result (see `training.checkpoint`), `created_at` a UTC time in ISO 8601. `id_maps` has the ids
-    behind the rows of the model's tables (`ids_to_arrays`), by column, except columns in which an
-    id is its own row. `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), None
-    in files of uncalibrated models. `likely_causes` explains an AUC that is no better than chance.
+    `evaluation`, `baselines` and `absent_baselines` are empty in old files. `likely_causes`
+    explains an AUC that is no better than chance. If there is a `final_fit` (`FinalFit`), the
+    weights were trained on the valid rows too. The measurements above are then those of the
+    selection run, and scoring the valid rows with these weights would validate nothing.
 
-    For repeating the run (empty in old files): `conditions` (`registry.conditions`),
-    `vector_contents` the content hash of each vector table, `valid_scores` that of the scores of
-    the valid rows.
+    `vector_identity` names the fused vectors that the model was trained on, `encoder_identities`
+    the encoders of the text and image vectors behind them, `transform_identity` the fitted fusion.
+    `data_name` is the name of the data set if it is a known one, else empty. `n_parameters` counts
+    the trained weights without buffers. `resolved_config` is the whole configuration of the run by
+    section, `run_key` a hash of everything that decides the result (see `training.checkpoint`),
+    `created_at` a UTC time in ISO 8601. `id_maps` has, by column, the id of each row of the model's
+    tables (`ids_to_arrays`). It leaves out columns whose ids are themselves the row numbers.
+    `calibration` is the map that logits pass (`CalibrationMap.to_mapping`), or None if the model is
+    not calibrated.
+
+    Three fields serve to repeat the run and are empty in old files: `conditions` has the conditions
+    of `registry.conditions`, `vector_contents` the content hash of each vector table, and
+    `valid_scores` the hash of the scores of the valid rows.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -102,9 +105,9 @@ class ModelFile:
         trained
             Result of training.
         vectors
-            The vectors it was trained on.
+            The vectors that the model was trained on.
         data_fingerprint
-            Content hash of the dataset it was trained on.
+            Content hash of the dataset that the model was trained on.
         resolved_config
             The whole configuration of the run by section.
         run_key
@@ -151,7 +154,7 @@ class ModelFile:
 
     @property
     def measured_run(self) -> str:
-        """The run that the metrics describe, if the weights are from another one; else empty."""
+        """The run that the metrics describe, or empty if it is the run that gave the weights."""
         if self.final_fit is None:
             return ""
         return "the selection run, before the final fit on train and valid rows"
@@ -178,9 +181,9 @@ class ModelFile:
     def load(cls, path: Path, device: torch.device | str = "cpu") -> Self:
         """Read a file written by `save`, with the weights on `device`.
 
-        Only tensors and plain values are read, never code. Raises `FileNotFoundError`,
-        `ModelFileError` for another kind of file or one from a newer pipeline, and
-        `DamagedFileError` if it is incomplete or has a field of a wrong type.
+        Only tensors and plain values are read, never code. Raises `FileNotFoundError` if there is
+        no such file, `ModelFileError` for another kind of file or another format version, and
+        `DamagedFileError` if the file is incomplete or has a field of a wrong type.
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist: train a model first (trained_model)")
@@ -219,8 +222,9 @@ def _tensors(ids: np.ndarray) -> dict[str, torch.Tensor]:
 def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> CtrModel:
     """Return the model with its weights on `device`, in evaluation mode.
 
-    Raises `SettingsError` for a configuration that this pipeline does not know, `DamagedFileError`
-    if the weights do not match the configuration, even if that asks for more memory than there is.
+    Raises `SettingsError` for a configuration that this pipeline does not know, and
+    `DamagedFileError` if the weights do not match the configuration, also if the configuration asks
+    for more memory than there is.
     """
     config = model_config_from(model_file.model_config, "saved model_config")
     spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
@@ -238,7 +242,7 @@ def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> C
 
 
 def _require_kinds(weights: Mapping[str, torch.Tensor], module: CtrModel) -> None:
-    """Raise `ModelFileError` unless weights are stored as the module stores them."""
+    """Raise `ModelFileError` unless the weights have the dtype and layout of the module's."""
     for name, expected in module.state_dict().items():
         found = weights.get(name, expected)
         if (found.dtype, found.layout, found.is_meta) != (expected.dtype, torch.strided, False):

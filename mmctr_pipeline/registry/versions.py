@@ -35,7 +35,7 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
         ) as temporary:
             incoming = Path(temporary)
             version = _write_files(incoming, model_file)
-            # It exists if the same model was already written in this second.
+            # The folder already exists if the same model was written earlier in this second.
             if not (models / version).exists():
                 os.rename(incoming, models / version)
         flush(models)

@@ -27,7 +27,7 @@ class SubmissionError(ValueError):
 
 
 def submission_frame(test_id: np.ndarray, probability: np.ndarray) -> pl.DataFrame:
-    """Return columns `ID` (int64) and `Task1&2` (float32), one row per test row, in its order.
+    """Return columns `ID` (int64) and `Task1&2` (float32), in the order of the test rows.
 
     `test_id` is the column `ID` of the test file, `probability` the scores of its rows, both
     `(N,)`. Raises `SubmissionError` if a score is not a probability, an ID is repeated, or there
@@ -48,14 +48,14 @@ def write_submission(frame: pl.DataFrame, csv_path: Path, zip_path: Path) -> Non
     """Write the CSV and the zip, each atomically; equal frames give equal bytes.
 
     A probability is written without an exponent, with the fewest digits that read back as the same
-    float32. Raises
-    `SubmissionError` before writing anything if columns, values or ids of the frame are invalid.
+    float32. Raises `SubmissionError` before writing anything if columns, values or ids of the frame
+    are invalid.
     """
     problems = _frame_problems(frame)
     if problems:
         raise SubmissionError("the submission was not written: " + "; ".join(problems))
     typed = frame.select(pl.col(ID).cast(pl.Int64), pl.col(SCORE).cast(pl.Float32))
-    # Scorers may not read exponents such as 1e-5. polars writes either those or more digits.
+    # A scorer may fail to read exponents such as 1e-5. polars writes exponents or too many digits.
     digits = [np.format_float_positional(score, trim="0") for score in typed[SCORE].to_numpy()]
     csv = typed.with_columns(pl.Series(SCORE, digits)).write_csv().encode()
     for path, content in ((csv_path, csv), (zip_path, _zip(csv))):
@@ -145,8 +145,11 @@ def _order_problems(written_id: np.ndarray, test_id: np.ndarray) -> list[str]:
         return []
     row = int(differs[0])
     is_same_set = np.array_equal(np.sort(written_id), np.sort(test_id))
-    fault = "the IDs are in another order than" if is_same_set else "the IDs are not those of"
-    return [f"{fault} the test file: row {row} has {written_id[row]}, expected {test_id[row]}"]
+    fault = "the IDs are in another order than in" if is_same_set else "the IDs are not those of"
+    return [
+        f"{fault} the test file: row {row} (counted from 0) has {written_id[row]} instead of "
+        f"{test_id[row]}"
+    ]
 
 
 _BROKEN_ZIP = (

@@ -14,7 +14,7 @@ class BelowAucFloorError(SubmissionError):
 def require_auc(verdict: AucVerdict) -> None:
     """Raise `BelowAucFloorError` unless the model passed the gate.
 
-    The asset check is not enough, as it stops only the run that trained the model.
+    The asset check alone is not enough, because it stops only the run that trained the model.
     """
     if not verdict.passed:
         raise BelowAucFloorError(verdict.explanation)

@@ -95,4 +95,4 @@ def test_the_verdict_names_the_measured_run_and_likely_causes_of_an_auc_at_chanc
     )
     explanation = judge_auc(model).explanation
     assert "0.8123 (of the selection run, before the final fit on train and valid" in explanation
-    assert "It is no better than chance. Likely: few rows; no vectors" in explanation
+    assert "It is no better than chance. Likely causes: few rows; no vectors" in explanation

@@ -83,7 +83,7 @@ def test_the_epochs_table_shows_gradient_norms_if_they_were_recorded() -> None:
 def test_the_card_says_why_an_auc_may_be_at_chance() -> None:
     causes = ["the order is reversed (1 - AUC is 0.8123)"]
     card = model_card(dataclasses.replace(MODEL_FILE, likely_causes=causes), "7")
-    assert "Likely cause of an AUC at chance: the order is reversed (1 - AUC is 0.8123)." in card
+    assert "Likely cause of the low AUC: the order is reversed (1 - AUC is 0.8123)." in card
 
 
 def test_the_card_says_how_probabilities_are_calibrated() -> None:
@@ -92,7 +92,8 @@ def test_the_card_says_how_probabilities_are_calibrated() -> None:
     file = dataclasses.replace(MODEL_FILE, evaluation=limited, calibration=fitted)
     card = model_card(file, "7")
     assert "a monotone map of 2 linear segments, fitted on 4,321 valid rows" in card
-    assert "error: 0.0123 (up to 0.0145 by chance for a calibrated model), over 15 bins" in card
+    assert "error: 0.0123, over 15 bins of equally many rows. Chance alone gives a" in card
+    assert "gives a calibrated model up to 0.0145." in card
     assert "The map is that of the selection run" not in card
     final_fit = {"n_epochs": 1.0, "n_rows": 9, "train_loss": 0.1, "seconds": 1.0}
     card = model_card(dataclasses.replace(file, final_fit=final_fit), "7")
