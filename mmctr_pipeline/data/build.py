@@ -45,9 +45,9 @@ _COLUMNS = {"train": LABELLED_COLUMNS, "valid": LABELLED_COLUMNS, "test": TEST_C
 class _Rows:
     """One interaction file without its histories: number columns by name, each `(N,)`.
 
-    Its `item_id` has rows of items. `users` has the ids of users, int64 or dictionary-encoded
-    strings, or None if they were not read. `items_seen` has the rows of all targets and history
-    items.
+    The column `item_id` has table rows, not ids. `users` has the ids of users, int64 or
+    dictionary-encoded strings, and is None if they were not read. `items_seen` has the table rows
+    of all targets and history items.
     """
 
     numbers: dict[str, np.ndarray]
@@ -69,10 +69,11 @@ def read_test_ids(layout: DataLayout) -> np.ndarray:
 def build_dataset(layout: DataLayout) -> CtrDataset:
     """Read and check all interaction files and the item table; map ids to table rows.
 
-    Histories lose their padding and are stored once each, by first appearance; rows keep the order
-    of their files. Two batches of rows at their padded width are in memory at a time, one of them
-    being read ahead. The provenance has file names, counts, lengths of histories, shares of labels,
-    targets in their own history, overlap of users, and cold items. Raises `DataError` naming file,
+    Histories lose their padding. Equal histories are stored once, in the order of their first
+    appearance; rows keep the order of their files. At any time two batches of rows are in memory
+    with their padding, one of them being read ahead. The provenance has file names, counts, lengths
+    of histories, shares of labels, targets in their own history, overlap of users, and cold items.
+    Raises `DataError` naming file,
     column and row of the first fault.
     """
     items = read_items(layout)
@@ -90,7 +91,7 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
             user_type = files["train"].schema.field("user_id").type
             user_id = file.schema.field("user_id")
             require_same_kind(file.path, user_id, user_type, f"user_id in {layout.train}")
-        # In parallel with reading, as hashing needs only the bytes of the files.
+        # Hashing runs in parallel with reading, as it needs only the bytes of the files.
         hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_dataset, layout)
         for name, file in files.items():
             path = getattr(layout, name)
@@ -110,14 +111,14 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
         **splits, items=items, histories=histories, fingerprint=hashing.result(), users=users
     )
     for name, id_map in dataset.id_maps.items():
-        logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids have the rows 1, 2, ...")
+        logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids get the rows 1, 2, ...")
     return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
 
 
 def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     """Return the distinct histories of the train split, by first appearance.
 
-    Learned fusions may read only these from the interactions. Histories are checked and stripped
+    A learned fusion may read nothing else from the interactions. Histories are checked and stripped
     as by `build_dataset`. Raises `DataError`.
     """
     parts: list[RowHistories] = []
@@ -187,7 +188,7 @@ def _read_rows(
 
 
 def _values(array: pa.Array, block: Block, items: IdMap, item_file: Path) -> np.ndarray | pa.Array:
-    """Return a block of a column: rows of items, user ids (strings encoded), or integers."""
+    """Return a block of a column: table rows of items, user ids (strings encoded), or integers."""
     if block.column.name == "item_id":
         return item_rows(array, block, items, item_file)
     if block.column.name == "user_id":
@@ -238,5 +239,5 @@ def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows])
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:
     """Return the distinct numbers, ascending."""
-    # Asked for counts, `np.unique` sorts; otherwise it hashes, slower for millions of values.
+    # With `return_counts`, `np.unique` sorts. Else it hashes, slower for millions of values.
     return np.unique(numbers, return_counts=True)[0]

@@ -9,10 +9,10 @@ from mmctr_pipeline.data.user_split import splitmix64
 
 ITEM_SMOOTHING = 5.0
 USER_SMOOTHING = 10.0
-"""Rows with the mean click rate that are added to those of each item or user."""
+"""Numbers of rows with the mean click rate that are added to the rows of each item or user."""
 
 N_FOLDS = 4
-"""Folds of the train rows: as features, they read rates that the other folds give."""
+"""Number of folds of the train rows. A train row's features are click rates in the other folds."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,29 +39,29 @@ class ClickCounts:
         label
             Labels, `(N,)` of 0 and 1.
         n_ids
-            Least length of the counts.
+            Minimum length of the counts.
         """
         if label is None:
             raise ValueError("click rates need labelled rows; these have no labels")
         is_clicked = label == 1
         if is_clicked.all() or not is_clicked.any():
-            raise ValueError(f"click rates need labels of both classes in the {len(label)} rows")
+            raise ValueError(f"click rates need both classes; all {len(label)} labels are equal")
         n_rows_I = np.bincount(ids, minlength=n_ids)
         n_clicks_I = np.bincount(ids[is_clicked], minlength=len(n_rows_I))
         return cls(n_rows_I, n_clicks_I, float(is_clicked.mean()))
 
     def n_rows(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows of each id, `(N,) int64`; ids that were not counted have none."""
+        """Return the number of rows of each id, `(N,) int64`; 0 for ids that were not counted."""
         return _at(self.n_rows_I, ids)
 
     def n_clicks(self, ids: np.ndarray) -> np.ndarray:
-        """Return the clicks of each id, `(N,) int64`; ids that were not counted have none."""
+        """Return the number of clicks of each id, `(N,) int64`; 0 for ids that were not counted."""
         return _at(self.n_clicks_I, ids)
 
     def logits(self, ids: np.ndarray, smoothing: float) -> np.ndarray:
-        """Return the logit of each id's smoothed click rate less that of the mean, `(N,) float64`.
+        """Return the logit of each id's smoothed click rate minus the logit of the mean.
 
-        It is 0 for ids that were not counted.
+        The result is `(N,) float64`, 0 for ids that were not counted.
         """
         return rate_logits(self.n_clicks(ids), self.n_rows(ids), self.mean, smoothing)
 
@@ -69,7 +69,7 @@ class ClickCounts:
 def rate_logits(
     n_clicks: np.ndarray, n_rows: np.ndarray, mean: float, smoothing: float
 ) -> np.ndarray:
-    """Return logits of smoothed click rates less the logit of the mean, float64.
+    """Return logits of smoothed click rates minus the logit of the mean, float64.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def rate_logits(
     mean
         Click rate of all rows, in (0, 1).
     smoothing
-        Rows with the mean click rate that are added to each element.
+        Number of rows with the mean click rate that are added to those of each element.
     """
     # The logit of a rate is the log of clicks over rows without a click.
     added_clicks, added_others = smoothing * mean, smoothing * (1 - mean)
@@ -89,7 +89,8 @@ def rate_logits(
 def fold_columns(user_id: np.ndarray, item_id: np.ndarray) -> dict[str, np.ndarray]:
     """Return the columns `row_fold` and `user_fold` of train rows, `(N,) int64` below `N_FOLDS`.
 
-    Both are hashes: of user and item, so that equal rows share a fold, and of the user alone.
+    `row_fold` is a hash of user and item, so rows with the same user and item share a fold.
+    `user_fold` is a hash of the user alone.
     """
     user_N = splitmix64(user_id.astype(np.uint64))
     row_N = splitmix64(user_N ^ item_id.astype(np.uint64))

@@ -15,8 +15,8 @@ class CoInteractions:
     A user has interacted with the items in the histories of their train rows, and with the targets
     they clicked. I is `n_items`; all ids are below it. `interaction_E` has the distinct
     interactions as `user * I + item`, `users_of_item_I` the number of users of each item, `pair_P`
-    the pairs as `a * I + b` with a < b, and `users_of_pair_P` the number of users of both. Keys are
-    int64 and ascending; counts are int32.
+    the pairs as `a * I + b` with a < b, and `users_of_pair_P` the number of users of both items.
+    Keys are int64 and ascending; counts are int32.
     """
 
     n_items: int

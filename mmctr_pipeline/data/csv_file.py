@@ -24,8 +24,8 @@ _BLOCK_BYTES = 16 << 20
 class CsvFile:
     """A CSV file with `path`, `n_rows` and `schema`, which is read in blocks.
 
-    `columns` have the types of their kinds; ids are integers if the first one is, and strings
-    otherwise. Any other column is text, and an empty value is null. Raises `DataError`.
+    Each of `columns` has the type of its kind; ids are integers if the first one of the column is,
+    and strings otherwise. All other columns are text. An empty value is null. Raises `DataError`.
     """
 
     def __init__(self, path: Path, columns: Sequence[Column]) -> None:
@@ -57,7 +57,7 @@ class CsvFile:
         """Do nothing: the file is open only while it is read."""
 
     def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield batches of at most `n_rows` rows; raises `DataError` for values of other types."""
+        """Yield batches of at most `n_rows` rows; raises `DataError` for values of a wrong type."""
         first_row = 0
         for block in self._blocks(columns):
             for start in range(0, len(block), n_rows):
@@ -116,7 +116,7 @@ class CsvFile:
                 f"the line has {wrong[0].actual_columns} values, but the header has "
                 f"{wrong[0].expected_columns}",
                 "separate the values with commas, and quote titles that have commas in them",
-                # Arrow numbers the header 1. After a quoted line break it reports no numbers.
+                # For Arrow, the header is line 1. After a quoted line break it gives no numbers.
                 row=None if wrong[0].number is None else wrong[0].number - 2,
             ) from error
 
@@ -154,7 +154,7 @@ class CsvFile:
         rows
             Row i of the texts has the values `texts[rows[i]:rows[i + 1]]`.
         """
-        # Text that is not UTF-8 is left to the encoder, as in parquet.
+        # As in parquet, text that is not UTF-8 is passed on; the encoders treat it.
         strings = texts.view(pa.string())
         if data_type == pa.string():
             return strings
@@ -166,15 +166,15 @@ class CsvFile:
             raise DataError(
                 self.path,
                 f"the value {value!r} is not an integer",
-                "correct it (pandas writes integers with missing values as floats); ids count as "
-                "integers if the first one is, so store mixed ones as parquet",
+                "correct it (pandas writes integers as floats if values are missing). Ids count as "
+                "integers if the first one is an integer, so store mixed ids as parquet",
                 name,
                 first_row + int(lists_containing(np.int64(position), rows)),
             ) from error
 
 
 def _type(column: Column, first: bytes) -> pa.DataType:
-    """Return the type of a column whose first filled value, without padding, is `first`."""
+    """Return the type of a column; `first` is its first filled value, without padding."""
     if column.kind == "text":
         return pa.string()
     value = first.partition(SEPARATOR.encode())[0]

@@ -41,7 +41,7 @@ class Split:
         return {name: values for name, values in vars(self).items() if values is not None}
 
     def take(self, rows: np.ndarray) -> "Split":
-        """Return the rows at the given positions, or where the given boolean mask is true."""
+        """Return the rows at these positions or, for a boolean array, the rows where it is True."""
         return Split(**{name: values[rows] for name, values in self.columns.items()})
 
 
@@ -68,7 +68,7 @@ class ItemTable:
 
     @functools.cached_property
     def id_map(self) -> IdMap:
-        """The rows of the data's ids."""
+        """The table row of each of the data's ids."""
         is_identity = self.ids.dtype.kind != "U" and np.array_equal(self.ids, self.item_id)
         return IdMap(self.ids, is_identity)
 
@@ -78,7 +78,8 @@ class CtrDataset:
     """Train, valid and test rows with their shared histories and the item table.
 
     `fingerprint` is a hash of the contents of the source files; `provenance` is JSON-serialisable
-    (file names, counts). `users` has the data's user ids, None if they are the rows themselves.
+    (file names, counts). `users` has the data's user ids, or is None if they are themselves the
+    table rows.
     """
 
     train: Split
@@ -97,15 +98,15 @@ class CtrDataset:
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
-        """The maps of `item_id` and `user_id`, except those in which an id is its own row."""
+        """The maps of `item_id` and `user_id`, without a map in which every id is its own row."""
         maps = {"item_id": self.items.id_map, "user_id": self.users}
         return {name: each for name, each in maps.items() if each and not each.is_identity}
 
     def write(self, folder: Path) -> None:
         """Write the tables as parquet files into an existing, empty folder.
 
-        They are `train`, `valid`, `test`, `items`, `histories`, and, if users have other ids than
-        their rows, `users`. The last one written, `histories`, records the others' checksums.
+        They are `train`, `valid`, `test`, `items`, `histories`, and `users` unless the ids of users
+        are their table rows. `histories` is written last and records the checksums of the others.
         """
         items = vars(self.items)
         tables = {name: pa.table(split.columns) for name, split in self.splits.items()}
@@ -132,7 +133,7 @@ class CtrDataset:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what `write` wrote; raises `DamagedFileError`."""
+        """Read what `write` wrote; raises `DamagedFileError` if a file is damaged."""
         histories = read_parquet(folder / "histories.parquet")
         metadata = histories.schema.metadata or {}
         checksums = json.loads(metadata.get(b"mmctr.checksums", b"{}"))

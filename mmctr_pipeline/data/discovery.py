@@ -32,11 +32,14 @@ class DataLayout:
 
 
 def find_data(folder: Path) -> DataLayout:
-    """Find the data set in `folder`: tables there or one folder below, images up to three below.
+    """Find the data set in `folder`.
 
-    A CSV file is used where there is no parquet of its name. Raises `DataNotFoundError` naming what
-    was looked for and where, or the two paths of a table or image folder found twice, and
-    `DataError` for links that lead out of the folder. Images and `item_info.parquet` may be absent.
+    Tables are found there and one folder below, images up to three folders below. A CSV file is
+    used where there is no parquet of its name. Images and `item_info.parquet` may be absent.
+
+    Raises `DataNotFoundError` if a table is missing, with what was looked for and where. Raises it
+    also if a table or an image folder is found twice, with both paths. Raises `DataError` for links
+    that lead out of the folder.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -66,7 +69,7 @@ def _find_table(places: list[Path], name: str) -> Path | None:
 
 
 def _only(found: list[Path], what: str) -> Path | None:
-    """Return the single path, or None; raise for two that are not the same file."""
+    """Return the only path, or None if there is none; raise if there are two different ones."""
     for other in found[1:]:
         if not other.samefile(found[0]):
             raise DataNotFoundError(
@@ -79,12 +82,12 @@ def _only(found: list[Path], what: str) -> Path | None:
 def _missing_files(missing: list[str], root: Path, places: list[Path]) -> str:
     where = ", ".join(map(str, places[:6]))
     where += f" and {len(places) - 6} more folders" if len(places) > 6 else ""
-    message = f"{', '.join(missing)} not found, nor as .csv; looked in {where}"
+    message = f"{', '.join(missing)} not found, and no .csv file instead; looked in {where}"
     if all((root.parent / name).exists() for name in missing):
-        return f"{message}. Fix: name the folder above, {root.parent}, which has it"
+        return f"{message}. Fix: name the folder above, {root.parent}: it has every missing table"
     return (
-        f"{message}. Fix: copy the file there; known layouts are all files in one folder, and "
-        "the splits in a folder such as MicroLens_1M_x1 beside item_feature.parquet"
+        f"{message}. Fix: copy what is missing there. Either all files are in one folder, or "
+        "the splits are in a folder such as MicroLens_1M_x1 beside item_feature.parquet"
     )
 
 
@@ -94,11 +97,11 @@ def _find_images(places: list[Path], root: Path) -> ImageIndex | None:
     for folder in folders:
         refuse_link_outside(folder, root)
     indexes = {folder: index_images(folder, root) for folder in folders}
-    # Files named by a number are covers; others may be a logo or a sprite.
+    # Files named by a number are covers. Other images may be logos or sprites.
     filled = [folder for folder in folders if indexes[folder].is_numbered]
     filled = filled or [folder for folder in folders if indexes[folder].has_images]
     matching = _only(filled, "a folder of images")
-    # Images that match no item are an error only for recipes that use images.
+    # A folder without covers is returned too: it is an error only for recipes that use images.
     return indexes[matching or folders[0]] if folders else None
 
 

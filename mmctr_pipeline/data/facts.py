@@ -8,11 +8,11 @@ import numpy as np
 from mmctr_pipeline.data.dataset import CtrDataset
 
 MIN_SAME_RATIO = 0.95
-"""If at least this share of users or histories have one ratio of negatives to clicks, they count as
-drawn."""
+"""If at least this share of the users, or of the histories, have the same ratio of rows without a
+click to clicks, rows without a click count as random draws."""
 
 MIN_GROUPS = 20
-"""Minimum number of users or histories with clicks for a ratio."""
+"""With fewer users, or histories, that have clicks, no ratio is computed."""
 
 MIN_RETURNING = 0.1
 """Users count as returning if at least this share of valid rows have a user who occurs in train."""
@@ -23,10 +23,10 @@ class DataFacts:
     """Statistics of the train and valid rows.
 
     `same_ratio` is the largest share of users, or of histories, that have the same number of rows
-    without a click for each click; `ratio` is that number. The popularities are geometric means of
-    the clicks on an item, over rows with and without a click, not counting the row itself.
-    `returning` and `cold` are the shares of valid rows with a user who occurs in train, and with a
-    target that does not.
+    without a click for each click; `ratio` is that number. The popularity of a row is the number of
+    other train rows with a click on its item. `clicked_popularity` is the geometric mean over rows
+    with a click, `other_popularity` over rows without one. `returning` is the share of valid rows
+    whose user occurs in train, `cold` the share whose target is the target of no train row.
     """
 
     click_rate: float
@@ -70,10 +70,10 @@ class DataFacts:
     def sentences(self) -> list[str]:
         """Return the facts as sentences for logs."""
         return [
-            f"rows without a click look like {self.negatives}: {self.why_negatives()}; items of "
-            f"clicked rows have {self.clicked_popularity:.1f} other clicks, those of the others "
-            f"{self.other_popularity:.1f}",
-            f"{self.why_users()}; {self.cold:.1%} have a target that does not",
+            f"rows without a click look like {self.negatives}: {self.why_negatives()}; the "
+            f"item of a row with a click typically has {self.clicked_popularity:.1f} other clicks, "
+            f"that of a row without a click {self.other_popularity:.1f}",
+            f"{self.why_users()}; {self.cold:.1%} have a target that no train row has",
         ]
 
 
@@ -101,7 +101,7 @@ def data_facts(dataset: CtrDataset) -> DataFacts:
 
 
 def unseen_rows(dataset: CtrDataset) -> dict[str, dict[str, int]]:
-    """Return, by split, the rows whose value no train row holds, by column."""
+    """Count the rows whose value no train row has, for valid and test, and for each column."""
     train = dataset.train
     columns = ("user_id", "item_id", "likes_level", "views_level")
     return {
@@ -115,9 +115,9 @@ def unseen_rows(dataset: CtrDataset) -> dict[str, dict[str, int]]:
 
 
 def _ratio(group_N: np.ndarray, is_clicked: np.ndarray) -> tuple[float, float]:
-    """Return the largest share of groups with one ratio of other rows to clicks, and that ratio.
+    """Return the most frequent ratio of other rows to clicks, after the share of groups with it.
 
-    Groups without a click have no ratio.
+    It is a share of all groups, also of those without a click, which have no ratio.
     """
     clicks_G = np.bincount(group_N[is_clicked], minlength=group_N.max() + 1)
     others_G = np.bincount(group_N[~is_clicked], minlength=len(clicks_G))

@@ -22,7 +22,7 @@ def fingerprint_files(paths: Iterable[Path]) -> str:
     """Return the SHA-256 (hex) of the contents of the files, in the given order.
 
     A folder of part files counts as one file. The hash ignores names, folders and times. Swapping
-    two files changes it.
+    two files changes the hash.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
         digests = list(threads.map(_table_digest, paths))
@@ -37,8 +37,8 @@ def fingerprint_dataset(layout: DataLayout) -> str:
 def fingerprint_images(index: ImageIndex) -> str:
     """Return the SHA-256 (hex) of the names and contents of the images, sorted by name.
 
-    It covers the files that the index lists. One that cannot be opened (a broken link) counts as
-    unreadable, as it does in encoding, and is logged.
+    It covers the files that the index lists. A file that cannot be opened, such as a broken link,
+    counts as unreadable, as it does in encoding. The log says how many these are.
     """
     names = index.names()
     progress = Progress(logger, "fingerprint of the images", len(names), "files")
@@ -79,7 +79,7 @@ def _table_digest(path: Path) -> bytes:
 
 def _digest_if_readable(path: Path) -> bytes | None:
     try:
-        # Opening a pipe would wait for a writer.
+        # A pipe is not a file: opening it would wait for a writer.
         return file_digest(path) if path.is_file() else None
     except OSError:
         return None

@@ -30,7 +30,7 @@ class RowHistories:
     list_of_row: np.ndarray
 
     def count_with_target(self, targets: np.ndarray) -> int:
-        """Return the number of rows whose target item (`(N,)` rows) is in their own history."""
+        """Return the number of rows with their target in their own history; `targets` is `(N,)`."""
         own = self.lists.take(self.list_of_row)
         hits = np.flatnonzero(own.values == np.repeat(targets, own.lengths))
         return len(np.unique(lists_containing(hits, own.offsets)))
@@ -39,7 +39,7 @@ class RowHistories:
 def read_histories(
     array: pa.Array, block: Block, padding: "PaddingCheck", items: IdMap, source: Path
 ) -> RowHistories:
-    """Return the histories of a block as rows of items; equal neighbours share a list.
+    """Return the histories of a block as table rows; neighbouring equal histories share a list.
 
     Raises `DataError` for invalid lists.
 
@@ -52,7 +52,7 @@ def read_histories(
     padding
         The check of this file's padding.
     items
-        The rows of the items.
+        The table row of each item id.
     source
         The file that lists the items.
     """
@@ -76,7 +76,7 @@ def read_histories(
 def merge_histories(parts: list[RowHistories]) -> tuple[Ragged, np.ndarray]:
     """Return the distinct histories by first appearance, and the index of each row's history.
 
-    The index is `(N,) int32`. Empties `parts`, so that their memory is free for the search.
+    The index is `(N,) int32`. Empties `parts`, to free their memory before the comparison.
     """
     lists = Ragged.concatenate([part.lists for part in parts])
     first_list = offsets_from_lengths([len(part.lists) for part in parts]).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Read columns of user and item ids, integers or strings, and find the rows of items."""
+"""Read columns of user and item ids, integers or strings, and find the table rows of items."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mmctr_pipeline.data.validation import (
 )
 
 MAX_ID_BYTES = 256
-"""Longest string id, in bytes of UTF-8. The longest id sets the width of a whole array of ids."""
+"""Longest string id, in bytes of UTF-8. In an array, every id takes the space of the longest."""
 
 
 def read_ids(array: pa.Array, block: Block) -> Ids:
@@ -35,7 +35,7 @@ def read_ids(array: pa.Array, block: Block) -> Ids:
         raise block.first_error(empty, len(ids), "the id is an empty string", fix)
     if len(long):
         problem = f"the id has {lengths[long[0]]:,} bytes, more than {MAX_ID_BYTES}"
-        raise block.first_error(long, len(ids), problem, "use shorter ids, such as a hash of them")
+        raise block.first_error(long, len(ids), problem, "use shorter ids, such as hashes of these")
     _check_characters(ids, block)
     return ids
 
@@ -46,16 +46,18 @@ def to_numpy(ids: Ids) -> np.ndarray:
 
 
 def item_rows(array: pa.Array, block: Block, items: IdMap, source: Path) -> np.ndarray:
-    """Return the rows of a column of item ids, `(N,) int32`; raises `DataError` for unknown ids.
+    """Return the table rows of a column of item ids, `(N,) int32`.
+
+    Raises `DataError` for unknown ids.
 
     Parameters
     ----------
     array, block
         The column, and its place in the file, for errors.
     items
-        The rows of the known items.
+        The table rows of the known items.
     source
-        The file that lists them.
+        The file that lists the known items.
     """
     ids = read_ids(array, block)
     rows = items.look_up(ids)
@@ -68,17 +70,17 @@ def listed_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return lists of item ids as values `(T,)` and offsets `(N + 1,)`.
 
-    Integer ids are returned unchanged and unchecked. String ids are returned as rows; those that
-    are not in `items` raise `DataError`. The padding, 0 or an empty string, is 0.
+    Integer ids are returned unchanged and unchecked. String ids are returned as table rows; those
+    that are not in `items` raise `DataError`. The padding, 0 or an empty string, is returned as 0.
 
     Parameters
     ----------
     array, block
         The column of lists, and its place in the file, for errors.
     items
-        The rows of the known items.
+        The table rows of the known items.
     source
-        The file that lists them.
+        The file that lists the known items.
     """
     flat, offsets = list_elements(array, block)
     if pa.types.is_integer(flat.type):
@@ -86,7 +88,7 @@ def listed_items(
     ids = _strings(flat)
     lengths = pc.binary_length(ids)
     rows, is_id = np.zeros(len(ids), np.int32), numpy_view(lengths) > 0
-    # Most values are padding, which is faster to leave out.
+    # Most values are padding. It is faster to look up only the others.
     rows[is_id] = items.look_up(ids.filter(pc.greater(lengths, 0)))
     require_known(is_id & (rows == 0), ids, offsets, block, source)
     return rows, offsets
@@ -102,7 +104,7 @@ def require_known(
     is_unknown
         Which ids are unknown, `(T,) bool`.
     ids
-        The ids, T of them; entry i of the block has those from `offsets[i]` to `offsets[i + 1]`.
+        T ids; entry i of the block has the ids `ids[offsets[i]:offsets[i + 1]]`.
     offsets
         `(N + 1,)` integers.
     block
@@ -119,7 +121,7 @@ def require_known(
         item = str(first)
     else:
         item = repr(first.as_py())
-        fix += "; an empty string is padding"
+        fix += "; for padding, write an empty string"
     raise block.first_error(
         lists_containing(wrong, offsets),
         len(offsets) - 1,
@@ -131,7 +133,7 @@ def require_known(
 def require_same_kind(
     path: Path, column: pa.Field, like: pa.DataType | np.dtype, source: str
 ) -> None:
-    """Raise `DataError` unless a column has ids of the same kind as another: integers or strings.
+    """Raise `DataError` unless the ids of two columns are both integers or both strings.
 
     Parameters
     ----------

@@ -53,7 +53,7 @@ class IdMap:
 
     @property
     def n_rows(self) -> int:
-        """Rows of a table for these ids, with the padding."""
+        """Number of rows of a table for these ids, including the padding row."""
         return 1 + int(self.rows.max(initial=0))
 
     def look_up(self, ids: Ids) -> np.ndarray:
@@ -71,7 +71,7 @@ class IdMap:
         return np.where(found_N, self._rows_and_padding[place_N], np.int32(0))
 
     def ids_at(self, rows: np.ndarray) -> np.ndarray:
-        """Return the ids at rows of the map, the padding id for row 0."""
+        """Return the id of each of `rows`, the padding id for row 0."""
         return rows if self.is_identity else with_padding(self.ids)[rows]
 
     @functools.cached_property
@@ -114,8 +114,8 @@ def map_columns(
 ) -> tuple[IdMap | None, np.ndarray]:
     """Map the ids of several columns together.
 
-    Return the map, None if integers are their own rows, and the rows of all columns one after
-    another, `(N,) int32`.
+    Returns the map, and the table rows of all columns one after another, `(N,) int32`. The map is
+    None if the ids are integers that are their own rows.
 
     Parameters
     ----------
@@ -184,10 +184,10 @@ def ids_from_arrays(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if arrays.keys() == {"integers"}:
         return arrays["integers"].astype(np.int64, casting="safe")
     if arrays.keys() != {"lengths", "utf8"}:
-        raise ValueError(f"ids are not stored as {', '.join(arrays)}")
+        raise ValueError(f"expected integers, or lengths and utf8; found {', '.join(arrays)}")
     lengths, utf8 = arrays["lengths"], arrays["utf8"].tobytes()
     if (lengths < 1).any() or lengths.sum() != len(utf8):
-        raise ValueError("the lengths of the ids do not add up to their text")
+        raise ValueError("the lengths of the ids do not add up to the length of their text")
     ends = np.cumsum(lengths)
     bounds = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
     return np.array([utf8[start:end].decode() for start, end in bounds], dtype=str)

@@ -15,7 +15,7 @@ from mmctr_pipeline.data.validation import DataNotFoundError
 IMAGE_FOLDERS = ("item_images", "images")
 NEVER_SEARCHED = ("__MACOSX",)
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""Extensions of covers in any case, in the order of preference."""
+"""Extensions of covers, in upper or lower case, in the order of preference."""
 
 _NUMBERED = re.compile(r"(image)?[0-9]+")
 
@@ -25,8 +25,9 @@ class ImageIndex:
     """The cover images of a folder, listed once.
 
     The name of a file without its extension is the item's id, or `image` and the id. If an item has
-    several files, the one without `image` is used, then the first extension of `EXTENSIONS`, then
-    lower case, then the folder itself before its subfolders, then the first by name.
+    several files, one is chosen by these preferences, in this order: a name without `image`, the
+    earliest extension in `EXTENSIONS`, an extension in lower case, a file in the folder itself over
+    one in a subfolder, the first by name.
 
     Parameters
     ----------
@@ -37,11 +38,11 @@ class ImageIndex:
     outside
         Names without extension of links that lead out of the data folder; they are not read.
     n_unused
-        Number of files that are not used because another file of the same item is.
+        Number of files that are not used because another file of the same item is used.
     n_ignored
         Number of files whose extension is not that of an image.
     n_refused
-        Number of links out of the data folder, also of items that have another file.
+        Number of links out of the data folder, also those of items that have another file.
     """
 
     folder: Path
@@ -53,12 +54,12 @@ class ImageIndex:
 
     @property
     def is_numbered(self) -> bool:
-        """True if a file is named by a number, or by `image` and a number."""
+        """True if any file is named by a number, or by `image` and a number."""
         return any(map(_NUMBERED.fullmatch, (*self.files, *self.outside)))
 
     @property
     def has_images(self) -> bool:
-        """True if a file is an image by its extension."""
+        """True if any file is an image by its extension."""
         return bool(self.files or self.outside)
 
     def path(self, item_id: int | str) -> Path | None:
@@ -89,9 +90,9 @@ class ImageIndex:
         patterns = collections.Counter(map(_pattern, self.files.values()))
         listed = ", ".join(pattern for pattern, _ in patterns.most_common()) or "no images"
         facts = [f"{len(self.files):,} files"]
-        facts += [f"{self.n_unused:,} second files of an item unused"] if self.n_unused else []
+        n_unused, n_refused = self.n_unused, self.n_refused
+        facts += [f"{n_unused:,} unused, as their items have another file"] if n_unused else []
         facts += [f"{self.n_ignored:,} other files ignored"] if self.n_ignored else []
-        n_refused = self.n_refused
         facts += [f"{n_refused:,} links out of the data folder refused"] if n_refused else []
         return f"{listed} ({'; '.join(facts)})"
 
@@ -111,7 +112,7 @@ class ImageIndex:
         there = f", such as {', '.join(names[:3])}" if names else ""
         n_files = len(self.files) + self.n_ignored + self.n_unused
         return (
-            f"none of {len(item_id):,} items has an image in {self.folder}: looked for names "
+            f"none of the {len(item_id):,} items has an image in {self.folder}: looked for names "
             f"such as {example}.jpg and image{example}.jpg (or .jpeg, .png, .webp); "
             f"the folder has {n_files:,} files{there}. Fix: name the files "
             "{item_id}.jpg, or choose a preset that uses no images"

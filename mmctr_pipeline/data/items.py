@@ -81,9 +81,10 @@ def _titles(titles: pa.Array, block: Block, order: np.ndarray) -> pa.Array:
     for row, title in enumerate(raw):
         if title is not None and len(title) > MAX_TITLE_BYTES:
             problem = f"the title has {len(title):,} bytes, more than {MAX_TITLE_BYTES:,}"
-            raise block.error(row, problem, "shorten it; encoders read the first few hundred words")
+            fix = "shorten it; encoders read only the first few hundred words"
+            raise block.error(row, problem, fix)
     blank = [title is None or not title.decode("utf-8", "replace").strip() for title in raw]
-    # Taking a null index yields null. The index is built from buffers, as `pa.array` would import
+    # A null index gives a null title. The index is built from buffers, as `pa.array` would import
     # pandas, which is slow.
     is_present = np.packbits(~np.array(blank, dtype=bool)[order], bitorder="little")
     buffers = [pa.py_buffer(is_present), pa.py_buffer(order)]
@@ -91,13 +92,13 @@ def _titles(titles: pa.Array, block: Block, order: np.ndarray) -> pa.Array:
 
 
 def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
-    """Read a vector column of item_feature or else item_info, keyed by item id.
+    """Read a vector column of item_feature, or of item_info if item_feature does not have it.
 
     The padding row (id 0 or an empty string) is dropped. Items whose vector is null or all zeros
-    are masked, and counted in the provenance. The table has the ids of its file, which may differ
-    from those of the item table: join with `aligned_to`. Raises `DataError` if no file has the
-    column (the message lists the vector columns), if all vectors are zero, and for vectors of
-    differing lengths or with values that are not finite.
+    count as items without a vector; the provenance has their number. The table has the ids of its
+    file, which may differ from those of the item table: join with `aligned_to`. Raises `DataError`
+    if neither file has the column (the message lists the vector columns), if all vectors are zero,
+    and for vectors of differing lengths or with values that are not finite.
     """
     path = _file_with(layout, column)
     with open_table(path, VECTOR_FILE_COLUMNS) as file:
@@ -150,11 +151,11 @@ def _file_with(layout: DataLayout, column: str) -> Path:
         if column in vector_columns:
             require_same_kind(path, id_field, types[0], f"item_id in {layout.item_feature}")
             return path
-        none = "none (parquet can have them)" if path.suffix == ".csv" else "none"
-        known += [f"{path.name}: {', '.join(vector_columns) or none}"]
+        none = "none, as only parquet can have them" if path.suffix == ".csv" else "none"
+        known += [f"{path.name} has {', '.join(vector_columns) or none}"]
     raise DataError(
         layout.item_feature,
-        f"no vector column of this name; vector columns: {'; '.join(known)}",
+        f"no vector column of this name; {'; '.join(known)}",
         "set the encoder's column to one of these, or let the encoder compute the vectors",
         column,
     )
@@ -163,9 +164,9 @@ def _file_with(layout: DataLayout, column: str) -> Path:
 def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarray] | None:
     """Return the items' tags in item_info, and which items have a row there, `(M,) bool`.
 
-    None if the file has no tags. Items without a row have no tags; the padding row and items that
-    item_feature lacks are ignored. Raises `DataError` for invalid contents, and if no item has a
-    row.
+    Returns None if the file has no tags. Items without a row get no tags; the padding row and items
+    that item_feature lacks are ignored. Raises `DataError` for invalid contents, and if no item
+    has a row.
     """
     with open_table(path, VECTOR_FILE_COLUMNS) as file:
         if "item_tags" not in file.schema.names:
@@ -195,7 +196,7 @@ def read_item_info_tags(path: Path, items: ItemTable) -> tuple[Ragged, np.ndarra
 def _checked_vectors(
     column: pa.ChunkedArray, path: Path, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the vectors `(N, D) float32`, zero where null, and the null mask `(N,) bool`."""
+    """Return the vectors `(N, D) float32`, zero where null, and which are null, `(N,) bool`."""
     is_null = column.is_null().to_numpy()
     lengths = pc.list_value_length(column).fill_null(0).to_numpy()
     block = Block(path, Column(name, "int_list", nullable=True))
@@ -215,5 +216,6 @@ def _checked_vectors(
     if is_wrong.any():
         row = int(np.argmax(is_wrong.any(axis=1)))
         value = vectors[is_wrong][0]
-        raise block.error(row, f"the vector has the value {value}", "write null for no vector")
+        fix = "write null if the item has no vector"
+        raise block.error(row, f"the vector has the value {value}", fix)
     return vectors, is_null

@@ -1,4 +1,4 @@
-"""Recognise public data sets by their counts, wherever their files are."""
+"""Recognise public data sets by their numbers of rows and items."""
 
 from mmctr_pipeline.data.dataset import CtrDataset
 

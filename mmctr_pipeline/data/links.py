@@ -9,7 +9,7 @@ from mmctr_pipeline.data.validation import DataError
 def leads_outside(path: Path | str, root: Path | str) -> bool:
     """Return whether `path` is reached through a link that leads out of the folder `root`.
 
-    `root` itself may be a link: the folder that it leads to counts.
+    If `root` itself is a link, the folder that it leads to counts as the root.
     """
     inside = os.path.realpath(root)
     return os.path.commonpath([inside, os.path.realpath(path)]) != inside
@@ -21,5 +21,5 @@ def refuse_link_outside(path: Path, root: Path) -> None:
         raise DataError(
             path,
             f"a symbolic link leads to {os.path.realpath(path)}, outside the data folder {root}",
-            "copy the data into that folder, or set MMCTR_DATA_DIR to the folder the link leads to",
+            f"copy the data into {root}, or set MMCTR_DATA_DIR to the folder the link leads to",
         )

@@ -1,4 +1,4 @@
-"""Give users and items of a dataset the table rows of a model trained on another dataset."""
+"""Give users and items the table rows that they have in a model trained on another dataset."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def in_model_rows(
     id_maps
         `CtrDataset.id_maps` of the dataset that the model was trained on.
     n_items, n_users
-        Rows of the model's tables of items and users.
+        Numbers of rows of the model's item table and of its user table.
     """
     items, histories = dataset.items, dataset.histories
     own = dataset.id_maps
@@ -59,13 +59,17 @@ def _all_rows(rows: np.ndarray) -> IdMap:
 
 
 def _rows(name: str, ids: np.ndarray, model: IdMap | None, n_rows: int) -> np.ndarray:
-    """Return the model's row of each id, `(M,) int32`; without a map, an id is its own row."""
+    """Return the model's row of each id, `(M,) int32`; new ids get the rows from `n_rows` on.
+
+    If `model` is None, the model's ids are their own rows.
+    """
     kinds = ("integers", "strings")
     own, expected = ids.dtype.kind == "U", model is not None and model.ids.dtype.kind == "U"
     if own != expected:
         raise OtherIdsError(
             f"the model was trained on {kinds[expected]} as {name}, but this dataset has "
-            f"{kinds[own]}: materialise trained_model on this dataset, or score the model's dataset"
+            f"{kinds[own]}: materialise trained_model on this dataset, or score a dataset with "
+            f"{kinds[expected]}"
         )
     rows = np.where(ids < n_rows, ids, 0) if model is None else model.look_up(ids)
     is_new = rows == 0
@@ -74,7 +78,7 @@ def _rows(name: str, ids: np.ndarray, model: IdMap | None, n_rows: int) -> np.nd
 
 
 def _by_row(old: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Return a table of new rows by old row; the padding stays row 0."""
+    """Return a table that gives the new row for each old row; the padding stays row 0."""
     table = np.zeros(int(old.max(initial=0)) + 1, np.int32)
     table[old] = new
     return table

@@ -1,4 +1,4 @@
-"""Mask vectors whose norm is far from the norms of all others.
+"""Find vectors whose norm is far from the norms of the others, and treat them as missing.
 
 One vector of norm 1e6 among vectors of norm 1 decides the mean, the scale and the first principal
 component of the whole table. Such a vector is an error of the program that wrote it, so its item is
@@ -19,7 +19,7 @@ LEAST_FACTOR = 30.0
 """A norm within this factor of the median norm is never an outlier."""
 
 DEVIATIONS = 12.0
-"""Robust standard deviations of the log norm within which a norm is never an outlier."""
+"""A norm whose logarithm is within so many robust standard deviations is never an outlier."""
 
 _MOST_NAMED = 5
 _BLOCK_ROWS = 8192
@@ -37,10 +37,10 @@ class Outliers:
 def find_outliers(table: VectorTable) -> Outliers:
     """Find the present vectors that are far longer or far shorter than the others.
 
-    The norm of an outlier differs from the median norm by a factor of more than `LEAST_FACTOR`, and
-    its logarithm by more than `DEVIATIONS` robust standard deviations (1.4826 times the median
-    absolute deviation), so that heavy tails are kept. Zeros and values that are not finite are not
-    outliers: the check `finite_norms` reports them.
+    The norm of an outlier differs from the median norm by a factor of more than `LEAST_FACTOR`. Its
+    logarithm also differs from that of the median by more than `DEVIATIONS` robust standard
+    deviations (1.4826 times the median absolute deviation), so that heavy tails are kept. Norms
+    that are zero or not finite are not outliers: the check `finite_norms` reports them.
     """
     norms = _norms(table)
     rows = np.flatnonzero(table.present & (norms > 0) & np.isfinite(norms))
@@ -55,10 +55,11 @@ def find_outliers(table: VectorTable) -> Outliers:
 
 
 def without_outliers(table: VectorTable, source: str) -> VectorTable:
-    """Return the table with outlying vectors masked, and counted and named in its provenance.
+    """Return the table with its outliers masked: their vectors are zero and not present.
 
-    `counts.outliers` counts them and `outliers` names the first ones. They are also logged, with
-    `source`, the name of the encoder or column. A table without outliers keeps its arrays.
+    In the provenance, `counts.outliers` is their number and `outliers` names the first ones. A
+    warning has both, and `source`, the name of the encoder or column. A table without outliers
+    keeps its arrays.
     """
     found = find_outliers(table)
     n_found, counts = len(found.rows), table.provenance.get("counts", {})
@@ -71,9 +72,9 @@ def without_outliers(table: VectorTable, source: str) -> VectorTable:
         return recorded
     logger.warning(
         f"{n_found:,} of {int(table.present.sum()):,} vectors of {source} are masked, as if the "
-        f"items had none: their norms are far from the median {found.median:.3g}: "
-        f"{described(named)}. Fix: correct them in the data (source: given), or check the "
-        "encoder's weights"
+        f"items had none. Their norms are far from the median norm {found.median:.3g}: "
+        f"{described(named)}. Fix: correct them if they come with the data (source: given), else "
+        "check the encoder's weights"
     )
     vectors, present = table.vectors.copy(), table.present.copy()
     vectors[found.rows], present[found.rows] = 0, False
@@ -91,7 +92,7 @@ def named_outliers(table: VectorTable, found: Outliers) -> list[dict[str, Any]]:
 
 
 def described(named: list[dict[str, Any]]) -> str:
-    """Return named outliers as text."""
+    """Return what `named_outliers` returned as text: each item with its norm."""
     return ", ".join(f"item {outlier['item_id']} ({outlier['norm']:.3g})" for outlier in named)
 
 

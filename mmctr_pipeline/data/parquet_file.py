@@ -1,4 +1,4 @@
-"""Read one parquet file, saying which column and rows cannot be read."""
+"""Read one parquet file; an error says which column and rows cannot be read."""
 
 import functools
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class ParquetFile:
             self._file = pq.ParquetFile(path, page_checksum_verification=True)
             self.schema: pa.Schema = self._file.schema_arrow
             self.n_rows: int = self._file.metadata.num_rows
-            # Names that are not UTF-8 fail only here.
+            # Column names that are not UTF-8 raise an error only here.
             list(self.schema.names)
         except _CANNOT_READ as error:
             raise self._unreadable(error) from error
@@ -42,7 +42,7 @@ class ParquetFile:
     def check_columns(self, columns: list[str]) -> None:
         """Check that the columns are not encrypted and that their row groups fit into memory.
 
-        Raises `DataError`. A tiny file can claim, or expand to, any number of values.
+        Raises `DataError` if not. Even a tiny file can claim, or expand to, any number of values.
         """
         limit = machine_memory() // 2
         for group in self._groups:
@@ -64,7 +64,7 @@ class ParquetFile:
                     )
 
     def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Yield batches of at most `n_rows` rows; raises `DataError` where reading fails."""
+        """Yield batches of at most `n_rows` rows; raises `DataError` if reading fails."""
         self.check_columns(columns)
         first_row = 0
         if not self.n_rows:
@@ -92,7 +92,7 @@ class ParquetFile:
         return DataError(self.path, f"not a readable parquet file ({error})", _COPY)
 
     def _damage(self, error: Exception, columns: list[str], first_row: int) -> DataError:
-        """Return the error for what cannot be read from `first_row` on: which column and rows."""
+        """Return the error for the first unreadable column and rows, from `first_row` on."""
         end = 0
         for number, group in enumerate(self._groups):
             start, end = end, end + group.n_rows

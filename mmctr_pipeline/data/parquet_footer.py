@@ -53,7 +53,7 @@ class RowGroup:
 
 
 def read_footer(path: Path) -> list[RowGroup]:
-    """Return the row groups of a parquet file with a plain footer.
+    """Return the row groups of a parquet file whose footer is not encrypted.
 
     Raises `ValueError` if the footer is malformed.
     """
@@ -71,7 +71,7 @@ def read_footer(path: Path) -> list[RowGroup]:
 
 def _chunk(chunk: dict[int, Any]) -> ColumnChunk:
     metadata, crypto = chunk.get(_METADATA, {}), chunk.get(_CRYPTO)
-    # Without the column's key, its metadata may be absent.
+    # The metadata of an encrypted column may be absent, but not its path.
     path = metadata[_PATH] if metadata else crypto[_COLUMN_KEY][_KEY_PATH] if crypto else [b""]
     return ColumnChunk(
         name=path[0].decode(),

@@ -83,7 +83,10 @@ class Ragged:
         return self._slices(self.offsets[1:] - lengths, lengths)
 
     def left_padded(self, width: int) -> np.ndarray:
-        """Return `(N, width) int64`: zeros, then the last `width` values of each list."""
+        """Return the last `width` values of each list, after zeros if it is shorter.
+
+        The result is `(N, width) int64`.
+        """
         newest = self.newest(width)
         padded = np.zeros((len(self), width), dtype=np.int64)
         padded[np.arange(width) >= width - newest.lengths[:, None]] = newest.values
@@ -104,9 +107,10 @@ def without_zeros(values: np.ndarray, offsets: np.ndarray) -> Ragged:
 
 
 def stripped(values: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return values, in their type, and offsets of the lists after removing all zeros."""
+    """Remove all zeros from the lists; return the values, in their type, and the new offsets."""
     kept = np.flatnonzero(values != 0)
-    # Most values are padding: looking up the offsets is faster than counting through all values.
+    # Most values are padding, so looking up the offsets among the kept positions is faster than
+    # counting through all values.
     return values[kept], np.searchsorted(kept, offsets)
 
 
@@ -128,8 +132,8 @@ def distinct_lists(lists: Ragged) -> tuple[Ragged, np.ndarray]:
 def run_starts(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return the start of each run of equal lists, then the number of lists, `(M + 1,) int64`.
 
-    List i is `values[offsets[i]:offsets[i + 1]]`. Lists of differing lengths, which are unpadded,
-    are not compared; each of them is a run of its own.
+    List i is `values[offsets[i]:offsets[i + 1]]`. If the lists differ in length, they are unpadded
+    and not compared: each list is then a run of its own.
     """
     n_lists = len(offsets) - 1
     widths = np.diff(offsets)

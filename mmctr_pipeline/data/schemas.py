@@ -23,8 +23,8 @@ class Column:
     """One column. `minimum` and `maximum` apply to each integer, also within lists.
 
     `int` accepts any integer type, `int_list` any list of integers, `text` any string type; `id`
-    and `id_list` accept integers and strings. In a `nullable` column a missing value is valid: no
-    title, no tags.
+    and `id_list` accept integers and strings. In a `nullable` column a value may be missing: the
+    item then has no title, or no tags.
     """
 
     name: str
@@ -50,7 +50,7 @@ LABELLED_COLUMNS: tuple[Column, ...] = (*_INTERACTION, Column("label", "int", ma
 """Columns of train and valid; `item_seq` is the history, oldest first, unpadded or left-padded."""
 
 ROW_ID = Column("ID", "int", minimum=-(2**63), maximum=2**63 - 1)
-"""Identifies a row of test in the submission; distinct."""
+"""Identifies a row of test in the submission. No two rows have the same value."""
 
 TEST_COLUMNS: tuple[Column, ...] = (*_INTERACTION, ROW_ID)
 """Columns of test."""
@@ -64,10 +64,10 @@ ITEM_COLUMNS: tuple[Column, ...] = (
     _ITEM_TAGS,
     *_LEVELS,
 )
-"""Columns of item_feature that all recipes read; `item_id` is distinct."""
+"""Columns of item_feature that all recipes read. No two rows have the same `item_id`."""
 
 VECTOR_FILE_COLUMNS: tuple[Column, ...] = (Column("item_id", "id"),)
-"""Columns of a file with vectors, apart from the vectors; id 0 is the padding row of item_info."""
+"""Columns that a file with vectors has besides them; id 0 is the padding row of item_info."""
 
 ITEM_INFO_COLUMNS: tuple[Column, ...] = (*VECTOR_FILE_COLUMNS, _ITEM_TAGS)
 """Columns of item_info that the table for FuxiCTR is written from."""

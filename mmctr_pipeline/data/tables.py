@@ -17,10 +17,10 @@ from mmctr_pipeline.data.validation import DataError, check_schema
 from mmctr_pipeline.memory import machine_memory
 
 _READ_ROWS = 1024
-"""Rows per batch when a table is read whole; few, as a row of a small file can be huge."""
+"""Rows per batch when a table is read whole. It is small, as a row of a small file can be huge."""
 
 _BYTES_PER_ROW = 24
-"""Minimum memory that a row takes while a table is in use."""
+"""Minimum memory, in bytes, that a row takes while a table is in use."""
 
 
 class _Part(Protocol):
@@ -38,8 +38,8 @@ class _Part(Protocol):
 class TableFile:
     """An open table; a context manager that closes its files.
 
-    Reading raises `DataError`. An error that leaves the context and names a row of the whole table
-    gets the part file and the row within it.
+    Reading raises `DataError`. An error that leaves the context names the part file and the row
+    within it, even if it was raised with the row within the whole table.
     """
 
     def __init__(self, path: Path, parts: Sequence[_Part]) -> None:
@@ -94,7 +94,10 @@ class TableFile:
 
     def _in_part(self, error: DataError, row: int) -> DataError:
         number = bisect.bisect_right(self._starts, row) - 1
-        note = f"rows in this message count through all of {self.path.name}; this one is row {row}"
+        note = (
+            f"this row is row {row} if counted through all of {self.path.name}, as all other rows "
+            "in this message are"
+        )
         return DataError(
             self._parts[number].path,
             f"{error.problem} ({note})",
@@ -108,8 +111,8 @@ def open_table(path: Path, columns: Iterable[Column]) -> TableFile:
     """Open a table, and check that it has rows and the columns with the right types.
 
     `path` names a parquet file, a folder of part files (`train.parquet/part-00000.parquet`), or a
-    CSV file in FuxiCTR's form, whose lists are written `1^2^3`. Other columns are not touched.
-    Raises `DataError`. Does not look at values.
+    CSV file in FuxiCTR's form, whose lists are written `1^2^3`. Other columns are ignored.
+    Raises `DataError`. Values are not checked.
     """
     columns = list(columns)
     with contextlib.ExitStack() as opened:
@@ -145,7 +148,7 @@ def table_files(path: Path) -> list[Path]:
         found = f"the folder also has {others[0]}" if others else "the folder is empty"
         raise DataError(
             path,
-            f"{found}; a folder under this name holds only part files named *.parquet",
+            f"{found}; a folder of this name must hold only part files named *.parquet",
             f"move the rest away, or write one file: polars.scan_parquet('{path}')"
             ".sink_parquet('one.parquet')",
         )
@@ -163,7 +166,7 @@ def _check_types(part: _Part, first: _Part, columns: list[str]) -> None:
         if found != expected:
             raise DataError(
                 part.path,
-                f"the type is {found}, but {expected} in {first.path.name}",
+                f"the type is {found}, but it is {expected} in {first.path.name}",
                 "write all parts with the same types",
                 column,
             )

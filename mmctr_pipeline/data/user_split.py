@@ -17,9 +17,10 @@ class UserSplitError(ValueError):
 def selects_epoch(user_id: np.ndarray) -> np.ndarray:
     """Return which rows select the epoch, `(N,) bool`; the AUC of the other rows is reported.
 
-    All rows of a user are on the same side: the lowest bit of SplitMix64 (Steele, Lea and Flood,
-    "Fast splittable pseudorandom number generators", OOPSLA 2014) of the data's id, `(N,)` integers
-    or strings. So the split depends on neither the order nor the other rows.
+    `user_id` has the data's id of each row's user, `(N,)` integers or strings. The side of a row is
+    the lowest bit of a hash of this id, SplitMix64 (Steele, Lea and Flood, "Fast splittable
+    pseudorandom number generators", OOPSLA 2014). So all rows of a user are on the same side, and
+    neither the order of the rows nor other rows matter.
     """
     return (splitmix64(_numbers(user_id)) & np.uint64(1)).astype(bool)
 
@@ -60,7 +61,7 @@ def split_valid(dataset: CtrDataset) -> tuple[Split, Split]:
         n_rows, n_clicks = int(rows.sum()), int((valid.label[rows] == 1).sum())
         if n_clicks in (0, n_rows):
             raise UserSplitError(
-                f"the valid users whose AUC {name} have none ({n_clicks} of their {n_rows} rows "
-                "have a click, and an AUC needs both classes); valid.parquet needs more users"
+                f"the AUC that {name} is undefined: {n_clicks} of the {n_rows} rows of its users "
+                "have a click, but an AUC needs both classes; valid.parquet needs more users"
             )
     return valid.take(selects), valid.take(~selects)

@@ -31,7 +31,7 @@ class DataError(ValueError):
     fix
         What to do, in the imperative.
     column, row
-        Where, if known.
+        Where the problem is, if known.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Block:
         return DataError(self.file, problem, fix, self.column.name, self.file_row(entry))
 
     def first_error(self, entries: np.ndarray, n_entries: int, problem: str, fix: str) -> DataError:
-        """Return the error for the first invalid entry, with the number of rows like it.
+        """Return the error for the first invalid entry, with the number of invalid rows.
 
         Parameters
         ----------
         entries
-            The invalid entries, `(K,)` ascending; one that occurs twice counts twice.
+            The invalid entries, `(K,)` ascending; an entry that occurs twice counts twice.
         n_entries
             Number of entries of the block.
         problem, fix
@@ -154,7 +154,7 @@ def _check_type(path: Path, column: Column, data_type: pa.DataType) -> None:
         return
     fix = f"cast the column to {wanted}"
     if pa.types.is_floating(data_type.value_type if is_list(data_type) else data_type):
-        fix += " (pandas reads integers with missing values as floats; fill or drop those first)"
+        fix += " (pandas reads integers as floats if values are missing; fill or drop these first)"
     raise DataError(path, f"the type is {data_type}, not {wanted}", fix, column.name)
 
 
@@ -167,16 +167,17 @@ def integers(array: pa.Array, block: Block) -> np.ndarray:
 
 
 def list_values(array: pa.Array, block: Block) -> tuple[np.ndarray, np.ndarray]:
-    """Return a list column as values `(T,)` (its own integer type) and offsets `(N + 1,) int64`.
+    """Return a list column as values `(T,)` and offsets `(N + 1,) int64`.
 
-    Checks that no value is missing. In a nullable column, a null list counts as empty.
+    The values keep their integer type. Checks that no value is missing. In a nullable column, a
+    null list counts as empty.
     """
     flat, offsets = list_elements(array, block)
     return numpy_view(flat), offsets
 
 
 def list_elements(array: pa.Array, block: Block) -> tuple[pa.Array, np.ndarray]:
-    """Do the same as `list_values` for lists of any type; the values are an Arrow array."""
+    """Return lists of any type as `list_values` does, but with the values as an Arrow array."""
     if not block.column.nullable:
         check_nulls(array, block)
     offsets = list_offsets(array)
@@ -223,7 +224,7 @@ def check_range(values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
     Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
     """
     column = block.column
-    # Extremes of the whole array take one pass each and no temporary array of its size.
+    # Finding an extreme takes one pass and, unlike comparing, no temporary array of this size.
     if not len(values) or (values.min() >= column.minimum and values.max() <= column.maximum):
         return
     wrong = np.flatnonzero((values < column.minimum) | (values > column.maximum))
@@ -259,7 +260,7 @@ def check_distinct(values: np.ndarray, block: Block) -> None:
             row,
             f"the value {values[row]} already occurs in row {block.first_row + first} "
             f"({len(repeated):,} repeated values in total)",
-            "keep one row of each",
+            "keep one row for each value",
         )
 
 

@@ -1,4 +1,4 @@
-"""Tables of item vectors, keyed by item id, with a mask of the items that have one."""
+"""Tables of item vectors, keyed by item id, which also say which items have a vector."""
 
 import dataclasses
 import hashlib
@@ -35,7 +35,7 @@ class VectorTable:
         if len(shape) != 2 or shape[0] != n_items or self.present.shape != (n_items,):
             raise ValueError(
                 f"{n_items} ids with vectors of shape {shape} "
-                f"and a mask of shape {self.present.shape}"
+                f"and present of shape {self.present.shape}"
             )
         if (self.item_id[1:] <= self.item_id[:-1]).any():
             raise ValueError("item_id must be distinct and ascending")
@@ -51,7 +51,7 @@ class VectorTable:
         return np.linalg.norm(self.vectors[self.present], axis=1)
 
     def content_hash(self) -> str:
-        """Return the SHA-256 of ids, vectors and mask, regardless of their source."""
+        """Return the SHA-256 of `item_id`, `vectors` and `present`, regardless of their source."""
         digest = hashlib.sha256(f"{self.vectors.shape}".encode())
         digest.update(id_bytes(self.item_id))
         for array in (self.vectors, self.present):
@@ -63,7 +63,10 @@ class VectorTable:
         return dataclasses.replace(self, provenance={**self.provenance, **entries})
 
     def aligned_to(self, item_id: np.ndarray) -> "VectorTable":
-        """Return the rows for `item_id` (distinct, ascending); ids not in the table are masked."""
+        """Return a row for each of `item_id` (distinct, ascending).
+
+        Ids that the table lacks get a vector of zeros and are not present.
+        """
         position, found = find(item_id, self.item_id)
         rows = position[found]
         vectors = np.zeros((len(item_id), self.dim), dtype=np.float32)
@@ -114,7 +117,7 @@ class VectorTable:
 
 @dataclasses.dataclass(frozen=True)
 class ItemVectors:
-    """Fused vectors of one catalogue, and those of each modality, which some models also read.
+    """Fused vectors of one catalogue, and its text and image vectors, which some models also read.
 
     `text` and `image` are None if the caller has only fused vectors.
     """

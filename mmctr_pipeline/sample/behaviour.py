@@ -12,7 +12,8 @@ from mmctr_pipeline.sample.config import SampleConfig
 MIN_HISTORY = 3
 MAX_HISTORY = 100
 
-# Shares of a history for the favourite, each other kind of its family, and each remaining kind.
+# Kinds are categories or styles. Shares of a history for the user's favourite kind, for each other
+# kind of its family, and for each kind of the other family.
 _FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
 # Added to the logit in these three cases, as multiples of `style_effect` or `category_effect`.
 _FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
@@ -26,9 +27,9 @@ _BY_TASTE_SHARE = 0.1
 _HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 # History length is 3 plus a log-normal number: mean 8, standard deviation 7, quartiles 4 / 6 / 9.
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
-# An item that the user already has is drawn again: by popularity from the same cell while the
-# number of the attempt is below the first limit, evenly from that cell below the second limit, and
-# from all cells below the third.
+# An item that the user already has is drawn again. Attempts up to the first number draw from the
+# same cell (category and style) by popularity, further attempts up to the second number evenly from
+# this cell, and further attempts up to the third number evenly from all cells.
 _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
 
 
@@ -57,7 +58,8 @@ class Impressions:
     """N rows in user order; `history` `(N,)` indexes the H lists of `histories`.
 
     `user` is the row's user, numbered from 0 in this chunk; `item_id` and `label` are int64;
-    `probability` is the true click probability, float64; `user_of_history` is `(H,)`.
+    `probability` is the true click probability, float64. `user_of_history`, `(H,)`, has the user of
+    each history.
     """
 
     user: np.ndarray
@@ -132,7 +134,7 @@ class Behaviour:
         cell = category * len(STYLES) + style
 
         def draw(rows: np.ndarray, attempt: int) -> np.ndarray:
-            # The first draw is not a redraw.
+            # Attempt 0 is the first draw of a history item, so redraws are counted from attempt 1.
             return _redraw(self._popular, cell[rows], attempt - 1, rng)
 
         return Ragged(self._draw_distinct(owner, draw).astype(np.int32), offsets)
@@ -229,8 +231,9 @@ def _systematic_sample(
 ) -> np.ndarray:
     """Return a kind per history entry; each history follows its shares closely.
 
-    Systematic sampling: equally spaced points with one random shift per history, in random order.
-    Most histories are short, and with independent draws these would show little of the taste.
+    This is systematic sampling: the points of a history are equally spaced, with one random shift,
+    and then shuffled. Most histories are short, and a short history of independent draws would show
+    little of the user's taste.
 
     Parameters
     ----------
@@ -261,7 +264,7 @@ def _kind_at(share: np.ndarray, row: np.ndarray, point: np.ndarray) -> np.ndarra
     """Return the kind at each `point` in [0, 1), `(T,)`.
 
     The kinds of a row divide [0, 1) into intervals as long as their shares, in the order of the
-    kinds; the one whose interval contains the point is returned.
+    kinds. The result is the kind whose interval contains the point.
     """
     upper = np.cumsum(share, axis=1)[:, :-1]
     return (point[:, None] >= upper[row]).sum(axis=1)

@@ -15,7 +15,7 @@ STYLES = ("neon", "pastel", "comic", "retro", "noir", "mosaic")
 """Visual styles of videos, shown mostly by the cover. Two families: bright, and muted."""
 
 FAMILY_SIZE = 3
-"""Kinds per family; the first three are one family, the rest the other."""
+"""Categories, or styles, per family. The first three are one family, the others the second."""
 
 N_CELLS = len(CATEGORIES) * len(STYLES)
 TAG_VOCABULARY = 11_740
@@ -45,11 +45,11 @@ def generator(seed: int, stream: Stream, part: int = 0) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All M items; row i is item id i + 1.
+    """All M items; row i is the item with id i + 1.
 
     `category` and `style` are int64 indices into `CATEGORIES` and `STYLES`; `log_popularity` is a
-    standardised float64; `cold` marks items that neither train rows nor histories show; levels are
-    int64 in 0..10; `tags` has 1 to 5 tag ids in 1..11,739 per item.
+    standardised float64; `cold` is True for items that neither train rows nor histories show;
+    levels are int64 in 0..10; `tags` has 1 to 5 tag ids in 1..11,739 per item.
     """
 
     category: np.ndarray
@@ -75,7 +75,7 @@ class Catalogue:
 
 
 def draw_catalogue(config: SampleConfig) -> Catalogue:
-    """Draw the items; warm and cold ones are each spread evenly over category and style."""
+    """Draw the items. Warm and cold items alike are spread evenly over category and style."""
     rng = generator(config.seed, Stream.ITEMS)
     order = rng.permutation(config.n_items)
     cell, rank = order % N_CELLS, order // N_CELLS
@@ -96,7 +96,7 @@ def draw_catalogue(config: SampleConfig) -> Catalogue:
 
 
 class ItemSampler:
-    """Draws items of a given category and style, popular ones more often.
+    """Draws items of a given cell, which is a category and a style. Popular items are more likely.
 
     If a cell has no item, items of all cells are drawn for it.
 
@@ -107,7 +107,8 @@ class ItemSampler:
     warm
         Draw from the items that train rows may show. Otherwise draw from the cold items.
     popularity_spread
-        Standard deviation of the logarithm of the items' frequencies; 0 draws all equally often.
+        Standard deviation of the logarithm of the items' frequencies. With 0, all items of a cell
+        are equally likely.
     """
 
     def __init__(self, catalogue: Catalogue, *, warm: bool, popularity_spread: float) -> None:

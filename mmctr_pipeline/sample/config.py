@@ -13,7 +13,7 @@ SAMPLE_VERSION = 2
 """Increase this when the same settings yield other data, so that old folders are not reused."""
 
 FULL_SCALE = 90.0
-"""The scale of MicroLens_1M_x1's size (3,600,000 train rows)."""
+"""The scale at which a dataset has the size of MicroLens_1M_x1, 3,600,000 train rows."""
 
 # The smallest and the full size.
 _SIZES = {
@@ -53,14 +53,14 @@ class SampleConfig(Settings):
     style_effect: float = setting(
         1.5,
         "added to the logit for a style that the user likes (1.3 times for the favourite), "
-        "subtracted for others",
+        "subtracted for other styles",
         ge=0,
         le=100,
     )
     category_effect: float = setting(
         1.5,
         "added to the logit for a category that the user likes (1.3 times for the favourite), "
-        "subtracted for others",
+        "subtracted for other categories",
         ge=0,
         le=100,
     )
@@ -79,7 +79,7 @@ class SampleConfig(Settings):
         if self.missing_image_share + self.corrupt_image_share > 1:
             raise self.invalid(
                 "missing_image_share",
-                f"is {self.missing_image_share}; with corrupt_image_share it must be at most 1",
+                f"is {self.missing_image_share}; its sum with corrupt_image_share is above 1",
             )
 
     @classmethod
@@ -125,8 +125,8 @@ class SamplePaths:
     """Paths of a sample dataset's files in the folder `root`, in the layout of most MMCTR copies.
 
     `truth` has the probability and label of each valid and test row, by position, `item_truth` the
-    category, style and caption of each item; the pipeline reads neither. `summary` has settings,
-    counts and the best possible AUC; it is written last.
+    category, style and caption of each item. The pipeline uses neither to train or to score.
+    `summary` has settings, counts and the best possible AUC; it is written last.
     """
 
     def __init__(self, root: Path) -> None:

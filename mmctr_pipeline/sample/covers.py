@@ -71,16 +71,16 @@ class _Canvas:
         self.y = np.arange(height, dtype=np.float32)[:, None] / height
 
     def colour(self, *options: tuple[int, int, int], jitter: float = 18.0) -> np.ndarray:
-        """Return one of the colours, slightly varied, `(3,)`."""
+        """Return one of `options`, chosen at random and slightly varied, `(3,)`."""
         chosen = np.array(options[self.rng.integers(len(options))], dtype=np.float32)
         return chosen + self.rng.normal(0.0, jitter, size=3).astype(np.float32)
 
     def uniform(self, low: float, high: float) -> float:
-        """Return a random number."""
+        """Return a random number between `low` and `high`."""
         return float(self.rng.uniform(low, high))
 
     def blend(self, mask: np.ndarray, back: np.ndarray, front: np.ndarray) -> np.ndarray:
-        """Mix `front` (where the `(H, W)` mask is 1) and `back` (where it is 0)."""
+        """Return `front` where the `(H, W)` mask is 1, `back` where it is 0, else a mixture."""
         return back + mask[..., None].astype(np.float32) * (front - back)
 
     def with_shape(self, pixels: np.ndarray, shape: int) -> np.ndarray:
@@ -161,7 +161,8 @@ def _mosaic(canvas: _Canvas) -> np.ndarray:
 # One painter per style, in the order of STYLES.
 _PAINTERS = (_neon, _pastel, _comic, _retro, _noir, _mosaic)
 
-# One shape per category, in the order of CATEGORIES, as a mask. The unit of x and y is its size.
+# One shape per category, in the order of CATEGORIES. Each function returns which points are in the
+# shape; x and y are measured from its centre, in units of its size.
 _SHAPES = (
     lambda x, y: x**2 + y**2 < 1.0,
     lambda x, y: (np.abs(x) < 0.9) & (np.abs(y) < 0.9),

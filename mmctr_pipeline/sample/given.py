@@ -1,4 +1,4 @@
-"""Imitations of the vector columns that come with the data: category and style, with noise."""
+"""Vectors that imitate those of the real data: they show category and style, with noise."""
 
 from typing import Literal
 
@@ -15,7 +15,7 @@ _DETAIL_DIM, _DETAIL_SIZE, _NOISE_SIZE = 16, 0.35, 0.25
 
 
 class GivenVectors:
-    """An imitation of an encoder: text vectors show the category, image the style, item both.
+    """Imitates an encoder: text vectors show the category, image vectors the style, "item" both.
 
     A vector is the sum of three parts: the kind of the item, its details, and noise. Vectors are
     drawn in item order, so only one slice at a time is in memory.
@@ -38,14 +38,18 @@ class GivenVectors:
         self._noise_rng = generator(seed, Stream.VECTORS, 2 * number + 1)
 
     def next(self, rows: slice) -> np.ndarray:
-        """Return the vectors of the next items, `(N, dim) float32`; `rows` must be their rows."""
+        """Return the vectors of the next items, `(N, dim) float32`.
+
+        `rows` must begin where the rows of the last call ended.
+        """
         kind_NK = self._kind_MK[rows]
         n = len(kind_NK)
         detail = self._detail_rng.standard_normal((n, _DETAIL_DIM), dtype=np.float32)
         parts = np.concatenate([kind_NK, np.float32(_DETAIL_SIZE) * detail], axis=1)
         vectors = self._noise_rng.standard_normal((n, self.dim), dtype=np.float32)
         vectors *= np.float32(_NOISE_SIZE / np.sqrt(self.dim))
-        # Unlike a matrix product, this sums in a fixed order: equal bytes with any thread count.
+        # Unlike a matrix product, this adds up in a fixed order, whatever the number of threads, so
+        # the bytes are always equal.
         for column in range(parts.shape[1]):
             vectors += parts[:, column, None] * self._basis[column]
         return vectors

@@ -1,4 +1,4 @@
-"""Write the splits of the sample dataset chunk by chunk, and the true click probabilities."""
+"""Write the splits of the sample dataset and the true click probabilities, chunk by chunk."""
 
 import dataclasses
 import logging
@@ -71,14 +71,14 @@ def _auc_or_nan(label: np.ndarray, score: np.ndarray) -> float:
 
 
 def _share_out_users(config: SampleConfig) -> dict[str, np.ndarray]:
-    """Return the user ids of each split, at least one; their number is proportional to its rows."""
+    """Return the user ids of each split: in proportion to its rows, but at least one."""
     others = generator(config.seed, Stream.USERS).permutation(config.n_users - 1) + 1
     # The largest id always has rows, so that embedding tables have the configured size.
     user_id = np.concatenate([[config.n_users], others])
     n_rows = np.array([config.n_train_rows, config.n_valid_rows, config.n_test_rows])
     ends = np.rint(np.cumsum(n_rows) / n_rows.sum() * config.n_users).astype(np.int64)
     n_so_far = np.arange(1, len(ends) + 1)
-    # Keep at least one user for each split, also for the ones that follow.
+    # Keep at least one user for each split, also for the splits that follow.
     ends = np.clip(ends, n_so_far, config.n_users - len(ends) + n_so_far)
     return dict(zip(("train", "valid", "test"), np.split(user_id, ends[:-1]), strict=True))
 

@@ -127,7 +127,7 @@ def write_item_feature(
 
 
 def write_item_info(path: Path, catalogue: Catalogue, config: SampleConfig) -> None:
-    """Write `item_info.parquet`: one row per id from 0, row 0 all zeros."""
+    """Write `item_info.parquet`: a padding row of zeros with id 0, then a row for each item."""
     given = GivenVectors(catalogue, config.seed, "item")
     padding = (np.zeros((1, MAX_TAGS), np.int64), np.zeros((1, given.dim), np.float32))
     with pq.ParquetWriter(path, ITEM_INFO_SCHEMA, **_VECTOR_OPTIONS) as writer:
@@ -143,7 +143,7 @@ def _item_info_batch(item_id: np.ndarray, tags: np.ndarray, vectors: np.ndarray)
 
 
 def _lists(matrix: np.ndarray, kind: pa.ListType) -> pa.Array:
-    """Return a list column in which each list is a row of the matrix."""
+    """Return a list column with one list for each row of the matrix."""
     n, width = matrix.shape
     offsets = pa.array(np.arange(n + 1, dtype=np.int32) * width)
     return pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1), kind.value_type))

@@ -142,7 +142,7 @@ def test_gaps_between_ids_take_no_memory(tmp_path: Path) -> None:
         ("valid", {1: ""}, "user_id", 1, "the id is an empty string"),
         ("test", {0: "a\0b"}, "user_id", 0, "the id has a NUL"),
         ("train", {2: ["v3", "v77", "v1"]}, "item_seq", 2, "item 'v77' is not in item_feature"),
-        ("train", {2: ["0", "v2", "v1"]}, "item_seq", 2, "an empty string is padding"),
+        ("train", {2: ["0", "v2", "v1"]}, "item_seq", 2, "for padding, write an empty string"),
         ("train", {2: ["v3", None, "v1"]}, "item_seq", 2, "has a missing value in it"),
         ("train", {2: ["v3", "", "v1"]}, "item_seq", 2, "['v3', '', 'v1'] has gaps"),
         ("train", {2: ["v3", "v1", ""]}, "item_seq", 2, "an empty string follows an item id"),

@@ -95,7 +95,7 @@ def test_outliers_are_masked_named_counted_and_logged(caplog: pytest.LogCaptureF
     assert named[0]["median_norm"] == pytest.approx(14)
     (line,) = caplog.messages
     assert line.startswith("6 of 400 vectors of column emb are masked")
-    assert "median 14: item 5 (1e+06), item 10 (1e+06)" in line
+    assert "median norm 14: item 5 (1e+06), item 10 (1e+06)" in line
     # The original table is unchanged, and a second pass changes nothing.
     assert wild.present.all()
     again = without_outliers(masked, "column emb")

@@ -77,7 +77,7 @@ def test_errors_in_the_item_table_name_the_part_file(tmp_path: Path) -> None:
     folder = split_into_parts(root / "item_feature.parquet")
     error = expect_data_error(root)
     assert (error.file, error.row) == (folder / "part-00002.parquet", 2)
-    assert "this one is row 8" in str(error)
+    assert "this row is row 8 if counted" in str(error)
 
 
 def test_part_files_must_have_the_same_types(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_part_files_must_have_the_same_types(tmp_path: Path) -> None:
     pq.write_table(table.set_column(position, "user_id", narrow), part)
     error = expect_data_error(root)
     assert (error.file, error.column) == (part, "user_id")
-    assert "the type is int32, but int64 in part-00000.parquet" in str(error)
+    assert "the type is int32, but it is int64 in part-00000.parquet" in str(error)
     pq.write_table(table.drop_columns(["user_id"]), part)
     assert "the column is missing" in str(expect_data_error(root))
 

@@ -57,7 +57,7 @@ def test_a_valid_split_without_two_useful_sides_is_refused() -> None:
     selects = selects_epoch(valid.user_id)
     for side, name in ((selects, "selects the epoch"), (~selects, "is reported")):
         one_class = np.where(side, 1, valid.label).astype(np.int8)
-        with pytest.raises(UserSplitError, match=f"whose AUC {name} have none.*both classes"):
+        with pytest.raises(UserSplitError, match=f"the AUC that {name} is undefined.*both classes"):
             split(label=one_class)
     with pytest.raises(UserSplitError, match="needs more users"):
         split(user_id=np.full(len(valid), 7, np.int32))

@@ -14,11 +14,11 @@ class ConvertConfig(Settings):
         1, "rows with fewer items in their history are left out", ge=0, le=10_000
     )
     max_history: int = setting(100, "longest history; only the newest items stay", ge=1, le=10_000)
-    max_users: int | None = setting(None, "draw this many users; without it, take all", ge=1)
+    max_users: int | None = setting(None, "number of users to draw; all if not set", ge=1)
     held_out: float = setting(
         0.1,
-        "share of each user's rows in valid, and the same share in test; at least one row each for "
-        "users with three rows",
+        "share of each user's rows that becomes valid, and again as many become test; at least one "
+        "row each if the user has three rows",
         ge=0,
         le=0.4,
     )
@@ -29,7 +29,7 @@ class MovieLensConfig(ConvertConfig):
     """Explicit ratings: label 1 or 0."""
 
     threshold: float = setting(
-        4.0, "ratings from this one on have label 1, lower ones 0", gt=0.5, le=5
+        4.0, "ratings of at least this have label 1, lower ratings label 0", gt=0.5, le=5
     )
 
 
@@ -40,8 +40,8 @@ class MicroLensConfig(ConvertConfig):
     negatives: int = setting(1, "items drawn for each interaction, with label 0", ge=1, le=100)
     popularity: float = setting(
         0.75,
-        "an item is drawn in proportion to its number of interactions to this power; 0 draws all "
-        "items equally often",
+        "an item's chance of being drawn is proportional to its number of interactions raised to "
+        "this power; with 0, all items have the same chance",
         ge=0,
         le=2,
     )

@@ -77,7 +77,8 @@ def convert_microlens(
 def _images(folder: Path, given: Path | None, names: Sequence[str]) -> ImageIndex | None:
     """Return the images of `given`, or else of a folder in `folder` with one of these names.
 
-    Uses the first name that exists. Returns None if none does, or if no image there is numbered.
+    Uses the first name that exists. Returns None if none exists, or if no image there has a number
+    for its name.
     """
     if given is not None:
         if not given.is_dir():

@@ -43,8 +43,9 @@ _TITLE_LINE = re.compile(r"\s*([0-9]+)\s*,(.*)", re.DOTALL)
 def read_microlens(folder: Path) -> RawData:
     """Return the interactions and items of a MicroLens download, with its own ids.
 
-    Levels are the decile of an item's likes or views among all items, 1 to 10, and 0 where they are
-    unknown. Raises `DataError` naming file, column and row, and `DataNotFoundError`.
+    An item's levels are the deciles of its likes and of its views among all items, 1 to 10, or 0 if
+    they are unknown. Raises `DataError` naming file, column and row, and `DataNotFoundError` if a
+    file is missing.
     """
     path = find_file(folder, "MicroLens-*_pairs.csv", "MicroLens-*_pairs.tsv")
     timed = path.suffix == ".csv"
@@ -136,7 +137,7 @@ def _unquoted(text: str) -> str | None:
 
 
 def _levels(folder: Path) -> pl.DataFrame:
-    """Return `item_id`, `likes_level` and `views_level`, or no rows without the file."""
+    """Return `item_id`, `likes_level` and `views_level`; no rows if there is no such file."""
     names = ("item_id", "likes_level", "views_level")
     path = find_optional(folder, "MicroLens-*_likes_and_views.txt")
     if path is None:
@@ -155,7 +156,7 @@ def _levels(folder: Path) -> pl.DataFrame:
 
 
 def _deciles(counts: np.ndarray) -> np.ndarray:
-    """Return the decile of each count among all counts, 1 to 10; equal counts share one."""
+    """Return the decile of each count among all counts, 1 to 10; equal counts share a decile."""
     edges = np.quantile(counts, np.arange(1, MAX_LEVEL) / MAX_LEVEL)
     return 1 + np.searchsorted(edges, counts, side="left").astype(np.int64)
 

@@ -40,10 +40,10 @@ def read_movielens(folder: Path, config: MovieLensConfig) -> RawData:
     """Return the interactions and items of a MovieLens download, with its own ids.
 
     Both levels of all items are 0, since MovieLens states neither likes nor views. Raises
-    `DataError` naming file, column and row, and `DataNotFoundError`.
+    `DataError` naming file, column and row, and `DataNotFoundError` if a file is missing.
     """
     path = find_file(folder, "ratings.dat", "ratings.csv")
-    # From the same folder, as the files of two downloads must not be mixed.
+    # The movies are in the same folder: the files of two downloads must not be mixed.
     movies_path = find_file(path.parent, f"movies{path.suffix}")
     frame = _read(path, _RATINGS)
     interactions = pl.DataFrame(

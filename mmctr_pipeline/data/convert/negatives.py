@@ -40,9 +40,9 @@ def with_negatives(
 
     The user never interacts with a drawn item, but somebody has interacted with it by the row's
     time; otherwise a model could recognise negatives as items that did not exist yet. Weights are
-    taken from all interactions, so that items new in test occur as negatives too. Rows whose user
-    interacted with nearly all items so far are left out and counted in the log. A row and its
-    negatives are in random order.
+    taken from all interactions, so that items that are new in test occur as negatives too. Rows
+    whose user interacted with nearly all items known by then are left out and counted in the log. A
+    row and its negatives are in random order.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ class _Pairs:
 
 
 def _interleaved(rows: Rows, drawn: np.ndarray, generator: np.random.Generator) -> Rows:
-    """Return each row followed by its drawn items, the group in random order."""
+    """Return each row together with its drawn items, in random order within this group."""
     n_each = 1 + drawn.shape[1]
     items = np.column_stack([rows.item_id, drawn])
     labels = np.column_stack([rows.label, np.zeros_like(drawn)])

@@ -50,7 +50,7 @@ def find_file(folder: Path, *patterns: str) -> Path:
 def find_optional(folder: Path, *patterns: str) -> Path | None:
     """Return the file or folder of the first pattern that matches in `folder` or one folder below.
 
-    Raises `DataNotFoundError` if two match the same pattern. Patterns are names with wildcards.
+    Patterns are names with wildcards. Raises `DataNotFoundError` if a pattern matches twice.
     """
     if not folder.is_dir():
         raise DataNotFoundError(f"{folder} is not a folder. Fix: name the folder of the raw files")
@@ -77,7 +77,7 @@ def read_text(path: Path) -> str:
 def read_dat(path: Path, columns: Sequence[str]) -> pl.DataFrame:
     """Read lines of values separated by `::`, without a header, as strings.
 
-    The file is in UTF-8, or else in latin-1, as those of MovieLens-1M are.
+    A file that is not UTF-8 is read as latin-1, the encoding of MovieLens-1M.
     """
     content = path.read_bytes()
     try:
@@ -131,7 +131,7 @@ def integers(frame: pl.DataFrame, column: str, path: Path, minimum: int = 1) -> 
     Parameters
     ----------
     frame
-        Strings.
+        A table of strings.
     column
         Name of the column.
     path
@@ -160,12 +160,12 @@ def refuse_duplicates(ids: pl.Series, path: Path) -> None:
     repeated = (~ids.is_first_distinct()).arg_true()
     if len(repeated):
         raise DataError(
-            path, f"{ids[repeated[0]]} occurs twice", "keep one row", ids.name, repeated[0]
+            path, f"the id {ids[repeated[0]]} occurs twice", "keep one row", ids.name, repeated[0]
         )
 
 
 def tag_columns(names: pl.Series) -> tuple[pl.Series, list[str]]:
-    """Return lists of names as lists of tags from 1, and the names in the order of their tags."""
+    """Number the distinct names from 1 as tags; return lists of tags, and the names by tag."""
     known = sorted(names.explode().drop_nulls().unique().to_list())
     tags = names.list.eval(
         pl.element().replace_strict(known, range(1, len(known) + 1), return_dtype=pl.Int64)

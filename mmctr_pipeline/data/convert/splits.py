@@ -1,4 +1,4 @@
-"""Split interactions by time: each user's last rows become test, those before them valid."""
+"""Split interactions by time: each user's last rows become test, the rows before these valid."""
 
 import dataclasses
 import logging
@@ -17,10 +17,10 @@ TRAIN, VALID, TEST = 0, 1, 2
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """N rows by user and time; the history of row i is `liked_items[begin[i]:end[i]]`.
+    """N rows, sorted by user and time. Row i has the history `liked_items[begin[i]:end[i]]`.
 
     `user_id`, `item_id`, `time`, `begin` and `end` are int64, `label` and `split` int8, all `(N,)`.
-    `liked_items` has the items that users liked, by user and time, `(K,) int64`.
+    `liked_items` has the items that users liked, sorted by user and time, `(K,) int64`.
     """
 
     user_id: np.ndarray
@@ -36,7 +36,7 @@ class Rows:
         return len(self.item_id)
 
     def take(self, rows: np.ndarray) -> Self:
-        """Return some rows, by index or by a mask."""
+        """Return the rows with these indices or, for a boolean array, where it is True."""
         columns = {
             field.name: getattr(self, field.name)[rows]
             for field in dataclasses.fields(self)
@@ -46,10 +46,10 @@ class Rows:
 
 
 def in_time_order(interactions: pl.DataFrame, config: ConvertConfig) -> pl.DataFrame:
-    """Return the interactions of all or `max_users` users, by user and time, each item once.
+    """Return the interactions, of `max_users` users if that is set, sorted by user and time.
 
-    Equal times are ordered at random, since the files order them by item. If a user has an item
-    several times, the earliest interaction stays.
+    Interactions of a user at the same time are in random order, since the files sort them by item.
+    If a user has several interactions with an item, only the earliest stays.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def in_time_order(interactions: pl.DataFrame, config: ConvertConfig) -> pl.DataF
 def split_rows(ordered: pl.DataFrame, config: ConvertConfig) -> Rows:
     """Return a row for each interaction with enough history, and its split.
 
-    A history holds the items that the user liked before the time of the row, and none of the same
+    A history holds the items that the user liked before the time of the row, but none of the same
     time. Users with fewer than three rows are in train only. Raises `SettingsError` if no user has
     three rows.
 
@@ -87,7 +87,7 @@ def split_rows(ordered: pl.DataFrame, config: ConvertConfig) -> Rows:
     ordered
         Interactions in the order of `in_time_order`.
     config
-        Lengths of histories, and the share of rows to hold out.
+        Minimum and maximum length of histories, and the share of rows to hold out.
     """
     user, time = ordered["user_id"].to_numpy(), ordered["time"].to_numpy()
     liked, item = ordered["liked"].to_numpy(), ordered["item_id"].to_numpy()
@@ -125,7 +125,7 @@ def _run_start(is_start: np.ndarray) -> np.ndarray:
 
 
 def _split(user: np.ndarray, held_out: float) -> np.ndarray:
-    """Return the split of each row, `(N,) int8`, for rows by user and time."""
+    """Return the split of each row, `(N,) int8`; the rows are sorted by user and time."""
     _, index, counts = np.unique(user, return_inverse=True, return_counts=True)
     n_held_out = np.clip(np.rint(held_out * counts), 1, np.maximum(counts - 1, 0) // 2)
     from_end = np.cumsum(counts)[index] - 1 - np.arange(len(user))

@@ -124,7 +124,7 @@ def test_settings_change_labels_histories_and_users(tmp_path: Path) -> None:
         ("ratings.dat", "x::4::5::9", r"column userId, row 2: the value is 'x'\. Fix: an integer"),
         ("ratings.dat", "1::4::6::9", r"column rating, row 2: the value is '6'\. Fix: a rating"),
         ("ratings.dat", "1::5::5::9", r"column movieId, row 2: movies.dat has no movie 5"),
-        ("movies.dat", "1::again::Comedy", r"movies\.dat, column movieId, row 2: 1 occurs twice"),
+        ("movies.dat", "1::again::Comedy", r"column movieId, row 2: the id 1 occurs twice"),
     ],
 )
 def test_errors_name_file_column_row_and_fix(

@@ -69,7 +69,7 @@ def test_an_error_leaves_the_earlier_conversion(raw: Path, tmp_path: Path) -> No
     convert_movielens(raw, output, MovieLensConfig())
     before = (output / "train.parquet").read_bytes()
     posters = write_images(tmp_path / "other", ["5.png"])
-    with pytest.raises(DataNotFoundError, match="none of 40 items has an image"):
+    with pytest.raises(DataNotFoundError, match="none of the 40 items has an image"):
         convert_movielens(raw, output, MovieLensConfig(max_users=4), posters)
     (raw / "ratings.dat").write_text("1::2\n")
     with pytest.raises(DataError):
