@@ -22,7 +22,7 @@ ERRORS = {
     "training.batch_source": ["TrainingDataError"],
     "training.step": ["TrainingDivergedError"],
 }
-"""Names of the error classes, by module. A subclass is listed even if its base class is."""
+"""Names of the error classes, by module. Subclasses of a listed class are listed too."""
 
 NAMES = {name for names in ERRORS.values() for name in names}
 

@@ -1,7 +1,7 @@
 """Trivial baselines: popularity, smoothed click rates, mean title cosine to the history.
 
-They count clicks and compare titles in the train rows, and train no model. By default, a model is
-submitted only if it beats the best of them.
+They need no training: they count clicks in the train rows, or compare titles. By default, a model
+is submitted only if it beats the best of them.
 """
 
 import dataclasses

@@ -16,7 +16,7 @@ _SHORTEST = 1e-3
 _PRIOR_WEIGHTS = (1.0, 10.0, 100.0, 1000.0)
 _STEPS = 100
 _DECIMALS = 6
-"""Fitted values are rounded to this many decimals: the last digits of sums differ by machine."""
+"""Fitted values are rounded to this many decimals, as further digits depend on the machine."""
 
 
 class CalibrationError(ValueError):

@@ -67,9 +67,9 @@ def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
 
 
 def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
-    """Yield each name of the top-level package that `node` imports and that may be a module.
+    """Yield each dotted name that `node` imports from its own package and that may be a module.
 
-    `node` is part of a module in the package whose dotted name has the parts `package`.
+    `node` is in a module of the package whose dotted name has the parts `package`.
     """
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]

@@ -10,9 +10,9 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-# A 95 % interval ends this many standard errors away, on both sides.
+# A 95 % interval ends this many standard errors from the estimate, on both sides.
 _NORMAL_975 = 1.959963984540054
-# A one-sided 95 % interval ends this many standard errors away.
+# A one-sided 95 % interval ends this many standard errors from the estimate.
 _NORMAL_95 = 1.6448536269514722
 # Largest standard deviation of values in [0, 1].
 _LARGEST_STANDARD_ERROR = 0.5

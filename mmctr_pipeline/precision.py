@@ -25,7 +25,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def product_dtype(values: torch.Tensor) -> torch.dtype:
-    """Return the dtype of matrix products with `values`: autocast's, or their own without it."""
+    """Return the dtype of matrix products with `values`: that of autocast if on, else their own."""
     device_type = values.device.type
     if torch.is_autocast_enabled(device_type):
         return torch.get_autocast_dtype(device_type)

@@ -33,8 +33,8 @@ def _file_stem(context: click.Context, parameter: click.Parameter, value: str) -
     "--vary",
     type=click.Choice(["model", "all"]),
     default="model",
-    help="With model, rows take model and training from their presets, but encoders and fusion "
-    "from MMCTR_PRESET. With all, rows take everything from their presets.",
+    help='With "model", rows take model and training from their presets, but encoders and fusion '
+    'from MMCTR_PRESET. With "all", rows take everything from their presets.',
 )
 @click.option(
     "--minutes",

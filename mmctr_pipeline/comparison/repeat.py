@@ -42,7 +42,7 @@ class RepeatError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One result of the recorded run and of its repetition, as hashes or names, with a comment."""
+    """A result of a recorded run and of its repetition, as hashes or names, and how they differ."""
 
     name: str
     recorded: str

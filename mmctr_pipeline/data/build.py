@@ -73,8 +73,7 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     appearance; rows keep the order of their files. At any time two batches of rows are in memory
     with their padding, one of them being read ahead. The provenance has file names, counts, lengths
     of histories, shares of labels, targets in their own history, overlap of users, and cold items.
-    Raises `DataError` naming file,
-    column and row of the first fault.
+    Raises `DataError` naming file, column and row of the first fault.
     """
     items = read_items(layout)
     logger.info(f"{len(items):,} items in {layout.item_feature.name}")

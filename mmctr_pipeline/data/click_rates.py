@@ -39,7 +39,7 @@ class ClickCounts:
         label
             Labels, `(N,)` of 0 and 1.
         n_ids
-            Minimum length of the counts.
+            Minimum length of the arrays of counts.
         """
         if label is None:
             raise ValueError("click rates need labelled rows; these have no labels")

@@ -154,7 +154,7 @@ class CsvFile:
         rows
             Row i of the texts has the values `texts[rows[i]:rows[i + 1]]`.
         """
-        # As in parquet, text that is not UTF-8 is passed on; the encoders treat it.
+        # As in parquet, text that is not UTF-8 is passed on; the encoders deal with it.
         strings = texts.view(pa.string())
         if data_type == pa.string():
             return strings

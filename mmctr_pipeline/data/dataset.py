@@ -98,7 +98,7 @@ class CtrDataset:
 
     @property
     def id_maps(self) -> dict[str, IdMap]:
-        """The maps of `item_id` and `user_id`, without a map in which every id is its own row."""
+        """The maps of `item_id` and `user_id`, unless every id in them is its own row."""
         maps = {"item_id": self.items.id_map, "user_id": self.users}
         return {name: each for name, each in maps.items() if each and not each.is_identity}
 

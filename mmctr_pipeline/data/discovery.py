@@ -86,8 +86,8 @@ def _missing_files(missing: list[str], root: Path, places: list[Path]) -> str:
     if all((root.parent / name).exists() for name in missing):
         return f"{message}. Fix: name the folder above, {root.parent}: it has every missing table"
     return (
-        f"{message}. Fix: copy what is missing there. Either all files are in one folder, or "
-        "the splits are in a folder such as MicroLens_1M_x1 beside item_feature.parquet"
+        f"{message}. Fix: copy what is missing there. All files may be in one folder, or the "
+        "splits in a folder such as MicroLens_1M_x1 beside item_feature.parquet"
     )
 
 

@@ -12,7 +12,7 @@ MIN_SAME_RATIO = 0.95
 click to clicks, rows without a click count as random draws."""
 
 MIN_GROUPS = 20
-"""With fewer users, or histories, that have clicks, no ratio is computed."""
+"""No ratio is computed over fewer users, or histories, with clicks than this."""
 
 MIN_RETURNING = 0.1
 """Users count as returning if at least this share of valid rows have a user who occurs in train."""
@@ -115,9 +115,10 @@ def unseen_rows(dataset: CtrDataset) -> dict[str, dict[str, int]]:
 
 
 def _ratio(group_N: np.ndarray, is_clicked: np.ndarray) -> tuple[float, float]:
-    """Return the most frequent ratio of other rows to clicks, after the share of groups with it.
+    """Return the share of groups with the most frequent ratio, and this ratio.
 
-    It is a share of all groups, also of those without a click, which have no ratio.
+    The ratio of a group is that of its rows without a click to its clicks. Groups without a click
+    have no ratio, but they count in the total.
     """
     clicks_G = np.bincount(group_N[is_clicked], minlength=group_N.max() + 1)
     others_G = np.bincount(group_N[~is_clicked], minlength=len(clicks_G))

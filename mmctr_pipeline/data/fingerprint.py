@@ -79,7 +79,7 @@ def _table_digest(path: Path) -> bytes:
 
 def _digest_if_readable(path: Path) -> bytes | None:
     try:
-        # A pipe is not a file: opening it would wait for a writer.
+        # `is_file` leaves out pipes: opening one would wait for a writer.
         return file_digest(path) if path.is_file() else None
     except OSError:
         return None

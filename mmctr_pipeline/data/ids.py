@@ -184,7 +184,8 @@ def ids_from_arrays(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     if arrays.keys() == {"integers"}:
         return arrays["integers"].astype(np.int64, casting="safe")
     if arrays.keys() != {"lengths", "utf8"}:
-        raise ValueError(f"expected integers, or lengths and utf8; found {', '.join(arrays)}")
+        found = ", ".join(arrays) or "none"
+        raise ValueError(f"expected the array integers, or lengths and utf8; found: {found}")
     lengths, utf8 = arrays["lengths"], arrays["utf8"].tobytes()
     if (lengths < 1).any() or lengths.sum() != len(utf8):
         raise ValueError("the lengths of the ids do not add up to the length of their text")

@@ -91,7 +91,7 @@ class ImageIndex:
         listed = ", ".join(pattern for pattern, _ in patterns.most_common()) or "no images"
         facts = [f"{len(self.files):,} files"]
         n_unused, n_refused = self.n_unused, self.n_refused
-        facts += [f"{n_unused:,} unused, as their items have another file"] if n_unused else []
+        facts += [f"{n_unused:,} more unused, as their items have another"] if n_unused else []
         facts += [f"{self.n_ignored:,} other files ignored"] if self.n_ignored else []
         facts += [f"{n_refused:,} links out of the data folder refused"] if n_refused else []
         return f"{listed} ({'; '.join(facts)})"

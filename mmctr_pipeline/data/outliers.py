@@ -19,7 +19,8 @@ LEAST_FACTOR = 30.0
 """A norm within this factor of the median norm is never an outlier."""
 
 DEVIATIONS = 12.0
-"""A norm whose logarithm is within so many robust standard deviations is never an outlier."""
+"""A norm is never an outlier if its logarithm is within this many robust standard deviations of
+that of the median norm."""
 
 _MOST_NAMED = 5
 _BLOCK_ROWS = 8192

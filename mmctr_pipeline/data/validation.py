@@ -224,7 +224,7 @@ def check_range(values: np.ndarray, offsets: np.ndarray, block: Block) -> None:
     Entry i of the block has the values `values[offsets[i]:offsets[i + 1]]`.
     """
     column = block.column
-    # Finding an extreme takes one pass and, unlike comparing, no temporary array of this size.
+    # An extreme takes one pass and, unlike a comparison, no temporary array of the same size.
     if not len(values) or (values.min() >= column.minimum and values.max() <= column.maximum):
         return
     wrong = np.flatnonzero((values < column.minimum) | (values > column.maximum))

@@ -191,7 +191,7 @@ def test_each_item_uses_the_first_of_its_files(tmp_path: Path) -> None:
     has_image = images.match(np.array(list(FILES_OF_ITEMS)))
     assert has_image.tolist() == [expected is not None for _, expected in FILES_OF_ITEMS.values()]
     assert (images.n_unused, images.n_ignored) == (5, 2)
-    assert "5 unused, as their items have another file; 2 other files ignored" in layout.description
+    assert "5 more unused, as their items have another; 2 other files ignored" in layout.description
 
 
 def test_images_of_string_ids_are_found_by_exact_name(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ class ConvertConfig(Settings):
     max_users: int | None = setting(None, "number of users to draw; all if not set", ge=1)
     held_out: float = setting(
         0.1,
-        "share of each user's rows that becomes valid, and again as many become test; at least one "
-        "row each if the user has three rows",
+        "share of each user's rows that becomes valid; an equal share becomes test (at least one "
+        "row each if the user has three rows)",
         ge=0,
         le=0.4,
     )
