@@ -1,4 +1,4 @@
-"""Write the splits of the sample dataset and the true click probabilities, chunk by chunk."""
+"""Write the splits of the sample dataset, chunk by chunk, and the true click probabilities."""
 
 import dataclasses
 import logging
