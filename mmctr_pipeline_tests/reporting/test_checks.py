@@ -229,6 +229,19 @@ def test_user_overlap_warns_about_a_mixed_split(users: list[int], passes: bool, 
     assert not outcome.severe
 
 
+def test_unseen_values_are_counted_by_column_and_warn_about_new_items() -> None:
+    dataset = _dataset(valid=_split(item_id=np.array([1, 2, 99, 99], np.int32)))
+    train = dataclasses.replace(dataset.train, item_id=np.array([1, 1, 2, 2], np.int32))
+    outcome = checks.unseen_values(dataclasses.replace(dataset, train=train))
+    assert outcome.passed
+    assert outcome.numbers["valid"]["item_id"] == 2
+    assert "item_id 50.0%" in outcome.explanation
+    cold = dataclasses.replace(train, item_id=np.array([1, 1, 1, 1], np.int32))
+    outcome = checks.unseen_values(dataclasses.replace(dataset, train=cold))
+    assert (outcome.passed, outcome.severe) == (False, False)
+    assert "item_id 75.0%" in outcome.explanation
+
+
 def test_target_in_history_counts_each_row_once() -> None:
     dataset = dataclasses.replace(
         _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
