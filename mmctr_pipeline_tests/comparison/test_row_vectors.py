@@ -1,4 +1,4 @@
-"""The vectors of a row: the same as from the assets, withheld, or projected at random."""
+"""The vectors of a row equal those of the assets, are withheld, or are random projections."""
 
 import dataclasses
 import logging
