@@ -29,7 +29,7 @@ def plain_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def plain_covariance(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """Return the covariance of two AUCs by the equations that DeLong et al. (1988) print."""
+    """Return the covariance of two AUCs by the equations printed in DeLong et al. (1988)."""
 
     def kernel(scores: np.ndarray) -> np.ndarray:
         positives, negatives = scores[labels == 1].tolist(), scores[labels == 0].tolist()

@@ -156,7 +156,8 @@ print(peak_kb() - before)
 
 def _peak_mb(path: Path, n_threads: int) -> float:
     """Return by how many MB memory grows while `n_threads` threads each decode the picture."""
-    # A new process decodes. In this one, memory that earlier tests freed would hide the growth.
+    # The picture is decoded in a new process. In this one, memory that earlier tests freed would
+    # be used again, and hide the growth.
     command = [sys.executable, "-c", PEAK_OF_DECODING, str(path), str(n_threads)]
     return int(subprocess.check_output(command)) / 1024
 

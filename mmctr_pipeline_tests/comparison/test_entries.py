@@ -1,4 +1,4 @@
-"""The rows of a leaderboard come from presets, or from the lists of ablation and fusions."""
+"""Rows of a comparison come from presets, or from the lists of the ablation and the fusions."""
 
 import dataclasses
 from pathlib import Path

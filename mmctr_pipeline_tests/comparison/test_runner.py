@@ -68,7 +68,7 @@ def run(
     entries: Sequence[Entry] = ENTRIES,
     again: bool = False,
 ) -> tuple[Leaderboard, str]:
-    """Return the table and the log."""
+    """Run the comparison, and return its table and its log."""
     caplog.clear()
     board = runner(storage, again).run(entries)
     return board, "\n".join(caplog.messages)

@@ -13,7 +13,7 @@ def train_rows(
 ) -> tuple[Split, Ragged]:
     """Return a split, and the histories in `lists`.
 
-    Each row is (user, target, label, number of its history in `lists`).
+    Each entry of `rows` is (user, target, label, number of the history in `lists`).
     """
     user, item, label, history = (np.array(column, np.int32) for column in zip(*rows, strict=True))
     level = np.zeros(len(rows), np.int8)

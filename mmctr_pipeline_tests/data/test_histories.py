@@ -46,8 +46,8 @@ def test_only_the_slice_of_a_larger_array_is_read() -> None:
 
 def test_a_target_is_looked_up_only_in_the_history_of_its_own_row() -> None:
     history = _read(pa.array(_PADDED))
-    # Only rows 1, 5 and 6 have their target in their own history. The targets of the other rows
-    # are in histories of other rows.
+    # Rows 1, 5 and 6 have their target in their own history. Each other target is only in
+    # histories of other rows.
     assert history.count_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
     # A row counts once, even if its target is in its history several times.
     assert _read(pa.array([[2, 2, 2]])).count_with_target(np.array([2])) == 1

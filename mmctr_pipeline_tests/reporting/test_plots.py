@@ -244,6 +244,6 @@ def test_gradient_norms_and_learning_rates_are_drawn() -> None:
     assert len(find_pixels(content, BLUE)) > 100
     rates = find_pixels(content, ORANGE)
     in_plot = rates[(rates[:, 0] > 40) & (rates[:, 1] < 480)]
-    # The rate falls from left to right. Rows are counted downward, so those of its line increase.
+    # The rate falls from left to right, and a lower point has a larger row number.
     left, right = in_plot[in_plot[:, 1] < 150], in_plot[in_plot[:, 1] > 350]
     assert left[:, 0].min() < right[:, 0].min()

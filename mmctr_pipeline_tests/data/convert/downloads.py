@@ -55,7 +55,7 @@ Pair = tuple[int, int, int]
 
 
 def drawn_pairs(n_users: int = 60, n_items: int = 80) -> list[Pair]:
-    """Return 5 to 14 interactions of each user, in an order that is not that of time."""
+    """Return 5 to 14 interactions of each user, not in the order of time."""
     generator = np.random.default_rng(2)
     popularity = 1 / np.arange(1, n_items + 1)
     return [
