@@ -43,8 +43,8 @@ def apply(fitted: CalibrationMap, logits: np.ndarray) -> np.ndarray:
 def plain_map(fitted: CalibrationMap, logit: float) -> float:
     """Return the value of the map at `logit`.
 
-    The line of the first segment is followed as far as the first knot. The rise of each later segment,
-    as far as `logit`, is added.
+    The line of the first segment is followed as far as the first knot. The rise of each later
+    segment, as far as `logit`, is added.
     """
     edges = [*fitted.knots, math.inf]
     value = fitted.intercept + fitted.slopes[0] * min(logit, edges[0])
