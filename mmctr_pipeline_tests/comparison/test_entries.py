@@ -102,7 +102,7 @@ def test_attention_and_random_projections_use_the_training_seed() -> None:
     assert random.with_seed(0, 0.0).vector_settings != random.with_seed(1, 0.0).vector_settings
 
 
-def test_fusion_rows_have_the_settings_they_name_whatever_the_preset_has() -> None:
+def test_fusion_rows_have_the_settings_in_their_names_whatever_the_preset_says() -> None:
     preset = load_preset("sample")
     ours = FusionConfig(method="pca_each", input="unit", rotate=True)
     for fusion in (preset.fusion, ours):

@@ -117,7 +117,7 @@ def test_queries_do_not_cluster_in_a_dense_region() -> None:
         assert np.isin(IDS[[4, 11, 20, 39]], query).all(), seed
 
 
-def test_queries_depend_on_the_seed_and_fewer_queries_are_the_first_ones() -> None:
+def test_queries_depend_on_the_seed_and_asking_for_fewer_gives_the_first_ones() -> None:
     tables = {"text": random_vectors(1)}
     queries = [find_neighbours(IDS, None, tables, 5, 1, seed).query.tolist() for seed in (0, 0, 1)]
     assert queries[0] == queries[1] != queries[2]
