@@ -116,6 +116,7 @@ def _valid_items_not_in_train(dataset: CtrDataset) -> CtrDataset:
 
 
 def _below_the_baselines(storage: Path) -> None:
+    """Record baselines that the model does not beat."""
     model = ModelFile.load(storage / "best_model.pt")
     better = {name: {**values, "low": -0.01} for name, values in model.baselines.items()}
     write_version(storage, dataclasses.replace(model, baselines=better))
