@@ -190,8 +190,8 @@ SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": o
 
 def run(comparison: Comparison, description: str | None) -> None:
     """Run the benchmark, or one side of it; `--help` shows `description`."""
-    # A side has imported torch before it gets here, too late to set OpenMP. So this process sets it,
-    # and the sides inherit the setting.
+    # A side has imported torch before it gets here, too late to set OpenMP. So the parent process
+    # sets it, and the sides inherit the setting.
     share_cores()
     chosen = _parser(comparison, description).parse_args()
     if importlib.util.find_spec("fuxictr") is None:

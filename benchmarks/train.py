@@ -5,8 +5,8 @@
 
 Generates a sample dataset with tables of MicroLens_1M_x1's size (70,802,562 parameters) but fewer
 rows, or takes the first rows of a given dataset. Item vectors are the dataset's `item_emb_d128`.
-Both sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after
-its first steps, ours for a whole epoch. Each side runs with and without an allocator setting
+Both sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds
+after its first steps, ours for a whole epoch. Each side runs with and without an allocator setting
 (`ALLOCATOR_SETTING` of the harness), which avoids most page faults of the plain form. With it, the
 plain form also has the OpenMP setting of our own entry points (`share_cores`), which ours always
 has. For `ratio`, both sides have both settings. For `ratio_as_is`, the plain form has neither, and
