@@ -90,7 +90,7 @@ def test_vectors_equal_those_of_the_library_in_item_order(encoding: TextEncoding
     assert np.linalg.norm(expected[0] - expected[[1, 3, 4, 5, 6]], axis=1).min() > 0.1
 
 
-def test_items_without_a_title_are_masked_and_counted(encoding: TextEncoding) -> None:
+def test_items_without_a_title_have_no_vector_and_are_counted(encoding: TextEncoding) -> None:
     table = encoding.table
     assert np.flatnonzero(table.present).tolist() == ENCODED
     assert not table.vectors[~table.present].any()
@@ -125,7 +125,7 @@ def test_lengths_are_counted_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)
-    # The shortest title has one word and the longest 20,000. Each also has a start and an end token.
+    # The shortest title has one word and the longest 20,000; both also have a start and an end token.
     assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
 
 
@@ -240,7 +240,7 @@ def test_identity_and_truncation_of_an_open_clip_text_tower(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("config", "width"), [(MINILM, 384), (CLIP, 128)])
-def test_without_any_title_every_item_is_masked(
+def test_without_any_title_no_item_has_a_vector(
     config: TextEncoderConfig, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     items, store = item_table([None, "", " "]), VectorStore(tmp_path)

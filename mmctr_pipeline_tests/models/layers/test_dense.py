@@ -1,4 +1,4 @@
-"""Exact products under autocast, activations (Dice equals its formula) and the tower."""
+"""Some products stay exact under autocast, Dice equals its formula, and towers have their layers."""
 
 import pytest
 import torch
