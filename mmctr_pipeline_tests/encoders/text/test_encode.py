@@ -125,7 +125,7 @@ def test_lengths_are_counted_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)
-    # The shortest title has one word and the longest 20,000; both also have a start and an end token.
+    # The shortest title has one word and the longest 20,000; both also have start and end tokens.
     assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
 
 

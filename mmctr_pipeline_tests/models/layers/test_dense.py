@@ -1,4 +1,4 @@
-"""Some products stay exact under autocast, Dice equals its formula, and towers have their layers."""
+"""Some products stay exact under autocast, Dice equals its formula, towers have their layers."""
 
 import pytest
 import torch
