@@ -53,7 +53,10 @@ def torch_encoder(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerE
 def plain(
     theirs: nn.TransformerEncoder, values_TD: torch.Tensor, ignored_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Return torch's result at all positions; attention ignores those where `ignored_BL` is True."""
+    """Return torch's result at all positions.
+
+    Attention ignores the positions where `ignored_BL` is True.
+    """
     # Rows without positions are left out: torch gives NaN for them.
     encoded_BLD = theirs(padded(values_TD)[FILLED_B], src_key_padding_mask=ignored_BL[FILLED_B])
     return encoded_BLD[MASK_BL[FILLED_B]]
