@@ -7,7 +7,7 @@ items that share users, in ascending order, each with the number of shared users
 
 Generates a sample dataset of 3,600,000 train rows, without images. `model_mb` is the size of the
 counts in memory and in a model file. For comparison, `sort_seconds` is the time to sort random
-numbers: for each user, one for each pair of the user's items.
+numbers, as many as there are pairs of items if each user's pairs are counted separately.
 """
 
 import json

@@ -64,8 +64,9 @@ def operations_per_row(model: Din, length_N: np.ndarray) -> float:
 
     The backward pass costs twice the forward pass. Each row passes the tower, and its target passes
     the first layer of the attention. Each history position passes that layer twice: with the key,
-    and with the product of key and target. The weights for the difference of the two are added to
-    these beforehand. Then the position passes the later layers and the weighted sum.
+    and with the product of key and target. The weights for the difference of key and target are
+    merged into the other weights beforehand, so they cost nothing. Then the position passes the
+    later layers and the weighted sum.
     """
     dim, first = model.features.item_dim, model.attention.first
     query_weights = dim * first.out_features

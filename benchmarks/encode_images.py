@@ -5,10 +5,10 @@
 The pictures are N generated JPEG files of 640 x 480 pixels with as much detail as photographs. The
 weights are random, which makes no difference to the speed. `peer` works like recipe A: open_clip's
 preprocessing and one forward pass per image in float32. `best` is open_clip at its fastest: a
-DataLoader with two workers, batches of 16, channels last, and bfloat16 where the machine multiplies
-in it. Times include reading and decoding on every side, but not loading the model.
-`floor_per_second` is the rate if only the products of the forward pass took time, as fast as one
-large product.
+DataLoader with two workers, batches of 16, channels last, and bfloat16 if the machine has
+instructions for it. Times include reading and decoding on every side, but not loading the model.
+`floor_per_second` is the rate that would result if only the products of the forward pass took time
+and ran as fast as one large product.
 """
 
 import hashlib

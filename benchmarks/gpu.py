@@ -48,7 +48,7 @@ SECONDS, N_EPOCHS = 470, 12
 EXPECTED_RATE, EXPECTED_SECONDS = 1_000_000, 90
 
 _TAIL = 4000
-"""Characters of a part's output that are kept."""
+"""How many characters of a part's output are kept."""
 
 Result = dict[str, Any]
 
@@ -119,7 +119,10 @@ def _test_counts(lines: Sequence[str]) -> Result | None:
 
 
 def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
-    """Return groups of parts; those of a group run at once, and the first group writes `data`."""
+    """Return groups of parts; the parts of a group run at the same time.
+
+    The first group also writes the dataset `data`.
+    """
     device = "cpu" if rehearse else "cuda"
 
     def python(*arguments: str) -> list[str]:

@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 MAX_HISTORY = 64
 N_VALID_ROWS = 500
 WARM_UP_STEPS = 1
-"""Untimed steps of the plain form. A single step on two cores takes as long as `--seconds`."""
+"""Untimed steps of the plain form; on two cores, one step takes as long as `--seconds` says."""
 
 N_COUNTED_ROWS = 64
 """Rows on which the operations of the plain form are counted."""

@@ -178,7 +178,7 @@ class PaddedTraining:
     """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
-        """Move `model` to `device`; raises `ValueError` unless `config` has Adam and no pairs."""
+        """Move `model` to `device`; raises `ValueError` for a pairwise loss or without Adam."""
         if config.optimizer != "adam" or config.pairwise_weight:
             raise ValueError("a plain form is trained with Adam and without a pairwise loss")
         self.model, self.config, self.device = model.to(device), config, device

@@ -153,7 +153,7 @@ class PlainRecipe(nn.Module):
 
 
 class PlainAttentionPooling(nn.Module):
-    """Weighted sum over all 100 positions, with weights by a masked softmax."""
+    """Weighted sum over all 100 positions, with weights by a softmax over the real ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,8 @@ class PlainAttentionPooling(nn.Module):
     def forward(self, values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
         """Return `(B, 64)` from `(B, 100, 64)`; zero for a row without a real position."""
         scores = self.score(torch.tanh(self.hidden(values))).squeeze(-1)
-        # Not minus infinity, with which an empty history would give NaN; its values are all zero.
+        # With minus infinity instead of -1e9, an empty history would give NaN. With -1e9 it gives
+        # zero, since its values are all zero.
         weights = torch.softmax(scores.masked_fill(~is_real, -1e9), dim=1)
         return (values * weights.unsqueeze(-1)).sum(dim=1)
 

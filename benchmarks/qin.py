@@ -71,7 +71,7 @@ class PlainQin(nn.Module):
         from fuxictr.pytorch.layers import MultiHeadTargetAttention
 
         if config.row_dropout:
-            raise ValueError("the plain form cannot drop parts of rows; set row_dropout to 0")
+            raise ValueError("the plain form does not support row_dropout; set it to 0")
         self.features = PlainFeatures(ours.features, items)
         item_dim = ours.features.item_dim
         self.attention = MultiHeadTargetAttention(item_dim, 2 * item_dim)

@@ -9,8 +9,8 @@ form (`plain_recipe`) pads histories to 100 and scores through its `DataLoader`.
 
 For `ratio_set`, both sides run with the allocator setting (`ALLOCATOR_SETTING` of the harness) and
 the OpenMP setting of our own entry points (`share_cores`). For `ratio`, the plain form runs with
-neither, and ours only with the OpenMP setting. `auc_difference` is taken over all rows;
-`largest_difference` is the largest between the two probabilities of any row.
+neither, and ours only with the OpenMP setting. `auc_difference` is taken over all rows.
+`largest_difference` is the largest difference between the two sides' probabilities of a row.
 """
 
 import json

@@ -13,18 +13,19 @@ other data, and disturbs it:
 
 Afterwards three things are checked:
 
-- Every process of the run must end within seconds. Those that do not count as `left_behind`.
-- Every earlier artefact must be unchanged, or equal to that of an undisturbed run. Those that are
-  not count as `lost`.
-- The next run must end with the artefacts of an undisturbed run, byte for byte. Those that differ
-  count as `differing`. Submission and transforms are compared as whole files. Tables and weights
-  are compared without the times and counts that are stored with them.
+- Every process of the run must end within seconds. A process that lives longer counts as
+  `left_behind`.
+- Every earlier artefact must be unchanged, or equal to that of an undisturbed run. Any other
+  artefact counts as `lost`.
+- The next run must end with the artefacts of an undisturbed run, byte for byte. An artefact that
+  differs counts as `differing`. Submission and transforms are compared as whole files. Tables and
+  weights are compared without the times and counts that are stored with them.
 
 Finished points are kept in FOLDER, and the same command continues after them. There is no peer.
 
 With `--full`, each run has a process for each step, like `make run`. By default, only two disturbed
-runs do, one that is killed and one that is terminated; the others have a single process, which
-takes half the time.
+runs have several processes: one that is killed and one that is terminated. The others run in a
+single process, which takes half the time.
 """
 
 import argparse
@@ -142,7 +143,7 @@ def disturb(point: Point, place: Place, reference: Reference) -> list[int]:
 def _wait_for(
     point: Point, place: Place, process: subprocess.Popen[bytes], reference: Reference
 ) -> None:
-    """Wait for the point's moment, or for the end of the run."""
+    """Wait until the point's disturbance is due, or until the run has ended."""
     seconds = reference.seconds
     if point.asset is not None:
         started = f'Started execution of step "{point.asset}"'
@@ -164,7 +165,7 @@ def _signal(kind: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _is_step(process: psutil.Process) -> bool:
-    """Return whether a process is that of a step: a fork of the forkserver."""
+    """Return whether a process runs a step; such a process is a fork of the forkserver."""
     try:
         parent = process.parent()
         return parent is not None and process.cmdline() == parent.cmdline()

@@ -15,7 +15,7 @@ ours has only the OpenMP setting.
 Ceiling: the machine's rate of matrix products, in the same dtype and the same run, divided by the
 operations that a row needs.
 
-Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with the settings
+Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with both settings
 reaches less than a fifth of its own bound, because a comparison with such a slow peer would prove
 nothing. The bound is the rate at which it would train if a step took only its products (with
 padding, at the float32 rate) and its dense update of the tables, both measured in the same run. The

@@ -70,8 +70,8 @@ class PlainTransformerDcn(nn.Module):
         target_BLD = target_BD.unsqueeze(1).expand_as(history_BLD)
         pair_BLD = torch.cat([history_BLD, target_BLD], dim=2)
         hidden_BL = ~is_real_BL
-        # Attention over no position would give NaN, so an empty history may read its last one. In
-        # any other history, the last position holds the newest item.
+        # Attention over no position would give NaN, so an empty history may read its last position.
+        # In any other history, the last position holds the newest item.
         hidden_BL[:, -1] = False
         encoded_BLD = self.encoder(pair_BLD, src_key_padding_mask=hidden_BL)
 

@@ -132,7 +132,7 @@ def trained(
 
 
 def planted(rows: Split, items: ItemFeatures) -> dict[str, tuple[Split, ItemFeatures]]:
-    """Return for each feature rows and items in which every row has the new value of the feature.
+    """Return rows and items by feature: in them, every row has the new value of that feature.
 
     Under `nothing` no value is new.
     """

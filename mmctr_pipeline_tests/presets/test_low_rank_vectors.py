@@ -1,4 +1,4 @@
-"""Models train on fused vectors of any width, since data of low rank give few components."""
+"""Models train on fused vectors of any width: data of low rank give only few components."""
 
 import dataclasses
 

@@ -108,7 +108,7 @@ def test_the_quick_run_covers_a_final_fit_shorter_than_selection() -> None:
 
 
 class ToyRun:
-    """A run on batches that hold their epoch's number; from epoch `bad_from` the loss is NaN."""
+    """A run on batches that hold their epoch's number; from epoch `bad_from` on, losses are NaN."""
 
     def __init__(self, values: list[float], bad_from: float = math.inf) -> None:
         self.values = dict(enumerate(values, start=1))

@@ -89,8 +89,8 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-# For each readable file of which open_clip makes other pixels than ours, the conversion after which
-# it makes the same.
+# The readable files that open_clip treats differently from us, each with a conversion of the image
+# after which open_clip gives our pixels.
 PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
     3: lambda image: image.convert("RGB"),
     6: lambda image: image.convert("L"),

@@ -68,7 +68,7 @@ def test_days_are_counted_in_utc(tmp_path: Path) -> None:
     assert report.n_dropped == 0
 
 
-def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
+def test_dry_run_reports_what_a_real_run_drops_and_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path, range(10))
     run(tmp_path, range(5), day=20)
     (tmp_path / "encoder-0123abcd").mkdir()

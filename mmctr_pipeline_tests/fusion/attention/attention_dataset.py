@@ -63,9 +63,9 @@ def masked(like: VectorTable) -> VectorTable:
 
 
 def matching_neighbours(fused: VectorTable, dataset: Dataset) -> float:
-    """Return the share of the neighbours of cold items that have their category and style.
+    """Return the share of cold items' neighbours that match them in category and style.
 
-    The neighbours of a cold item are the five nearest watched items.
+    The neighbours of a cold item are the five watched items nearest to it.
     """
     norms = np.linalg.norm(fused.vectors[1:], axis=1, keepdims=True)
     vectors = fused.vectors[1:] / norms.clip(1e-9)

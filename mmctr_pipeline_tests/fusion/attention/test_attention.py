@@ -156,8 +156,8 @@ def test_a_learned_token_replaces_a_missing_modality(
     vectors[NO_IMAGE[0]] = np.nan
     again = transform.transform(DATASET.text, dataclasses.replace(DATASET.image, vectors=vectors))
     np.testing.assert_array_equal(again.vectors, fused.vectors)
-    # The mean of a modality, zero after standardisation, in place of the token changes the vectors
-    # of exactly the items without a title or a cover.
+    # If the mean of a modality, which is zero after standardisation, replaces the token, exactly
+    # the vectors of items without a title or a cover change.
     transform_with_mean = dataclasses.replace(
         transform, weights=transform.weights | {"missing": torch.zeros_like(missing)}
     )

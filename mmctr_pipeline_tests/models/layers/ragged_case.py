@@ -27,7 +27,7 @@ def random_values(spare: int, dim: int = DIM) -> torch.Tensor:
 
 
 def random_keep(spare: int) -> torch.Tensor:
-    """Return which positions to keep, `(T,) bool`: none of row 3, and the only one of row 7.
+    """Return which positions to keep, `(T,) bool`: none of row 3, and the only position of row 7.
 
     The positions of the other rows are chosen at random.
     """

@@ -1,6 +1,6 @@
 """Padded views hold the newest positions of each row, and can be encoded in blocks.
 
-Blocks of rows of similar length give the same result as one view with the width of the longest.
+Blocks of rows of similar length give the same result as one view as wide as the longest row.
 """
 
 import pytest

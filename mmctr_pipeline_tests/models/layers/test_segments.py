@@ -58,7 +58,7 @@ def test_reductions_equal_the_padded_form(ragged, plain, spare: int) -> None:
     torch.manual_seed(0)
     values_TD = random_values(spare)
     with torch.no_grad():
-        values_TD[:N_REAL] = (values_TD[:N_REAL] * 2).round() / 2 - 1  # gives ties, also negative
+        values_TD[:N_REAL] = (values_TD[:N_REAL] * 2).round() / 2 - 1  # many are equal
     segments = make_segments(len(values_TD))
     ours = result_and_gradients(lambda: ragged(values_TD, segments), [values_TD])
     theirs = result_and_gradients(lambda: plain(values_TD), [values_TD])
