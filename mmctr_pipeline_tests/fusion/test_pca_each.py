@@ -1,4 +1,4 @@
-"""PCA per modality and of standardised vectors equal plain float64 PCA; rotation keeps distances."""
+"""PCA of each modality or of standardised vectors equals an SVD; a rotation keeps distances."""
 
 import dataclasses
 from pathlib import Path
