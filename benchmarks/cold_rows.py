@@ -1,14 +1,15 @@
-"""Compare two presets on all valid rows, and on those with cold items alone.
+"""Compare two presets on all valid rows, on those with a cold target, and on the others.
 
     python -m benchmarks.cold_rows DATA FIRST SECOND [--seed N] [--epochs N]
 
 DATA is a data folder; FIRST and SECOND are presets or their files, for example
-`benchmarks/movielens/ours.yaml` and `benchmarks/movielens/without_covers.yaml`. Each is trained
-twice: the valid users of one half select the epoch, and the rows of the other half are scored.
-Together the two runs score every valid row, which matters where cold items are few. The scores are
-compared without calibration, which would not change their order. A cold item is in no train row and
-in no history of one. The difference is AUC of FIRST minus AUC of SECOND, with the 95 % interval of
-paired DeLong. There is no peer, and no time is measured.
+`benchmarks/movielens/ours.yaml` and `benchmarks/movielens/without_covers.yaml`. The valid users
+form two halves, and each preset is trained twice: the rows of one half select the epoch, and those
+of the other half are scored, then the other way round. Together the two runs score every valid row,
+which matters where cold items are few. The scores are compared without calibration, which would not
+change their order. A target is cold if no train row has it as its target or in its history. The
+difference is the AUC of FIRST minus that of SECOND, with the 95 % interval of paired DeLong. There
+is no peer, and no time is measured.
 """
 
 import argparse
@@ -32,7 +33,10 @@ from mmctr_pipeline.training.metrics_report import times_in_train
 
 
 def scores(preset: Preset, dataset: CtrDataset, vectors: ItemVectors) -> np.ndarray:
-    """Return the score of each valid row by a model whose epoch the other half selected, `(N,)`."""
+    """Return the scores of the valid rows, `(N,)`.
+
+    The epoch of the model that scores a row is selected by the half that does not hold the row.
+    """
     device = resolve_device("auto")
     training = dataclasses.replace(preset.training, calibration="none")
     selects, valid = selecting_rows(dataset), dataset.valid
@@ -56,7 +60,7 @@ def encoded(preset: Preset, layout: DataLayout, dataset: CtrDataset, storage: Pa
 
 
 def compared(label: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
-    """Return rows, both AUC and their difference with its 95 % interval."""
+    """Return the number of rows, both AUCs, and their difference with its 95 % interval."""
     difference = metrics.compare_auc(label, first, second)
     return {
         "rows": len(label),
@@ -69,7 +73,7 @@ def compared(label: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[s
 
 
 def is_cold(dataset: CtrDataset, split: Split) -> np.ndarray:
-    """Return which rows have a cold item, `(N,) bool`."""
+    """Return which rows have a cold target, `(N,) bool`."""
     return times_in_train(split.item_id, dataset.train, dataset.histories) == 0
 
 
@@ -82,7 +86,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("presets", nargs=2)
     parser.add_argument("--seed", type=int, help="by default the preset's own")
-    parser.add_argument("--epochs", type=int, help="most epochs; by default the preset's own")
+    parser.add_argument("--epochs", type=int, help="at most; by default the preset's own")
     chosen = parser.parse_args()
     layout = find_data(chosen.data)
     dataset = pipeline.load_dataset(layout)

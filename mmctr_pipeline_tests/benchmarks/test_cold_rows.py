@@ -1,4 +1,4 @@
-"""`benchmarks.cold_rows` scores every valid row once and compares the presets on the same rows."""
+"""The benchmark `cold_rows` scores every valid row once, and both presets on the same rows."""
 
 import json
 from pathlib import Path
