@@ -6,8 +6,8 @@ items that share users, in ascending order, each with the number of shared users
     python -m benchmarks.co_interactions [--rounds N]
 
 Generates a sample dataset of 3,600,000 train rows, without images. `model_mb` is the size of the
-counts in memory and in a model file. For comparison, `sort_seconds` is the time to sort as many
-keys as users have pairs of items.
+counts in memory and in a model file. For comparison, `sort_seconds` is the time to sort random
+numbers, as many as there are pairs of items if each user's pairs are counted separately.
 """
 
 import json
@@ -89,7 +89,7 @@ def _measure(side: str, data: Path) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark, or one side of it."""
     parser = command_line(__doc__, list(SIDES), rounds=1)
-    parser.add_argument("--data", type=Path, help="folder of the dataset, for a side")
+    parser.add_argument("--data", type=Path, help="folder of the dataset; with --side")
     chosen = parser.parse_args()
     if chosen.side:
         print(json.dumps(_measure(chosen.side, chosen.data)))

@@ -1,18 +1,19 @@
-"""Train DIN: ours against a padded form with FuxiCTR's layers.
+"""Train DIN: ours against a plain, padded form with FuxiCTR's layers.
 
     python -m benchmarks.din [--rows N] [--rounds N] [--batch-size N] [--device D] [--data FOLDER]
 
-Both sides are the preset `din`, which reads the newest 64 items of a history, with two changes: the
-attention has ReLU, since the preset's Dice would normalise over padding too in the padded form; and
-batches have 4,096 rows, since the plain form needs about twice the memory for the preset's 8,192.
-They start from the same weights and have the same features, network, dropout, loss, Adam with L2 in
-the gradient, clipping and batch size.
+Both sides are the preset `din`, which reads the newest 64 items of a history, with two changes. The
+attention has ReLU, since in the plain form the preset's Dice would also normalise over padding.
+Batches have 4,096 rows, since the plain form needs about twice the memory for the preset's 8,192.
+Both sides start from the same weights and have the same features, network, dropout, loss, Adam with
+L2 in the gradient, clipping and batch size.
 
 The plain form pads histories to 64, embeds and attends to all 64 positions with FuxiCTR's
 `DIN_Attention` (which copies the target to each position), `MaskedAveragePooling` and `MLP_Block`,
 and computes in float32. Ours omits padding, embeds each distinct item of a batch once and computes
-the target's part of the attention once per row, in the precision that `auto` selects, and in
-float32 (`ours_float32`). `model_speed` describes the measurement. Needs the `bench` extra.
+the target's part of the attention once per row. It is measured in the precision that `auto` selects
+(`ours`) and in float32 (`ours_float32`). `benchmarks/model_speed.py` describes the measurement.
+Needs the `bench` extra.
 """
 
 import numpy as np
@@ -61,10 +62,11 @@ class PlainDin(nn.Module):
 def operations_per_row(model: Din, length_N: np.ndarray) -> float:
     """Return the multiplications and additions for training on an average row.
 
-    The backward pass costs twice the forward pass. A row needs the tower, and the first layer of
-    the attention for the target. A position needs that layer for the key and for the product of key
-    and target (the part for their difference is folded into these), the later layers, and the
-    weighted sum.
+    The backward pass costs twice the forward pass. Each row passes the tower, and its target passes
+    the first layer of the attention. Each history position passes that layer twice: with the key,
+    and with the product of key and target. The weights for the difference of key and target are
+    merged into the other weights beforehand, so they cost nothing. Then the position passes the
+    later layers and the weighted sum.
     """
     dim, first = model.features.item_dim, model.attention.first
     query_weights = dim * first.out_features

@@ -3,17 +3,19 @@
     python -m benchmarks.din_parity [--seeds N] [--device D]
     python -m benchmarks.din_parity --full [--seeds N] [--device D]
 
-Both sides are trained on a sample dataset with 50,000 valid rows, with the same features (id, mean
-of the tags, item_emb_d128 times a learned matrix; the row's levels), Adam, L2, batch size, learning
-rate and epochs, and keep their best epoch. For each seed, both have the same initial weights and
-order of rows, and no dropout, so only the layers and the engine differ. The peer (`PlainDin` of
-`din`) pads histories and computes in float32; ours computes in float32 (`ours_float32`) and in the
-precision that `auto` selects. `difference` is ours minus the peer with its 95 % interval over seeds
-and valid rows. The verdict is `equal` if both ends are within 0.003 of zero, else that of
-`comparison/statistics.py`.
+Both sides are trained on a sample dataset with 50,000 valid rows and keep their best epoch. They
+have the same features (id, mean of the tags, item_emb_d128 times a learned matrix; the row's
+levels), Adam, L2, batch size, learning rate and number of epochs. For each seed, both have the same
+initial weights and order of rows, and no dropout, so only the layers and the engine differ. The
+peer (`PlainDin` in `benchmarks/din.py`) pads histories and computes in float32. Ours computes in
+the precision that `auto` selects (`ours`) and in float32 (`ours_float32`).
 
-The default is narrow, for two cores; `--full` has the widths of the challenge's baseline. Needs the
-`bench` extra.
+`difference` is the AUC of ours minus that of the peer; `low` and `high` are the ends of its 95 %
+interval over seeds and valid rows. The verdict is `equal` if both ends are within 0.003 of zero,
+else that of `comparison/statistics.py`.
+
+By default the networks are narrow enough for two cores; with `--full` they have the widths of the
+challenge's baseline. Needs the `bench` extra.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
 
 `peer` encodes everything, as if there were no store; both sides use the pipeline's `encode_titles`.
 The time to load the model, measured by a call for one stored title, is subtracted from both. FILE
-is an item_feature.parquet. If it has fewer than N titles, they are repeated with a number. By
+is an item_feature.parquet. If it has fewer than N titles, they are repeated with a number added. By
 default the titles are those of a sample dataset.
 """
 

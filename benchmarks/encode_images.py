@@ -4,11 +4,11 @@
 
 The pictures are N generated JPEG files of 640 x 480 pixels with as much detail as photographs. The
 weights are random, which makes no difference to the speed. `peer` works like recipe A: open_clip's
-preprocessing and one forward pass per image in float32. `best` is a DataLoader with two workers
-over open_clip's preprocessing, batches of 16, channels last, in bfloat16 where the machine
-multiplies in it. Times include reading and decoding on every side, but not loading the model. The
-floor (`floor_per_second`) counts only the products of the forward pass, at the rate of one large
-product.
+preprocessing and one forward pass per image in float32. `best` is open_clip at its fastest: a
+DataLoader with two workers, batches of 16, channels last, and bfloat16 if the machine has
+instructions for it. Times include reading and decoding on every side, but not loading the model.
+`floor_per_second` is the rate that would result if only the products of the forward pass took time
+and ran as fast as one large product.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from mmctr_pipeline.environment import share_cores
 
 Encode = Callable[[Sequence[Path]], np.ndarray]
 
-# Multiplications and additions of CLIP's ResNet-50 at 224 pixels, counted layer by layer, without
-# the outputs of the attention pooling that are not used.
+# Multiplications and additions of CLIP's ResNet-50 at 224 pixels, counted layer by layer. Of the
+# attention pooling's outputs, only the one that is used counts.
 OPERATIONS = 2 * 5.6e9
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.encode_text [--titles FILE] [--n N]
 
 `peer` works like recipe A, `encode(batch_size=256)` in float32. `best` is the library in bfloat16
-(where the machine multiplies in it), with the batch size that is fastest in a trial on the first
-titles. FILE is an item_feature.parquet; by default the titles are those of a sample dataset. The
-floor (`floor_per_second`) counts only the products of the forward pass over the tokens, without
-padding, at this machine's rate for one large product in the same precision.
+(if the machine has instructions for it), with the batch size that is fastest in a trial on the
+first titles. FILE is an item_feature.parquet; by default the titles are those of a sample dataset.
+`floor_per_second` is the rate that would result if only the products of the forward pass, without
+padding, took time and ran as fast as one large product in the same precision.
 """
 
 import json

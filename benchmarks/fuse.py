@@ -4,10 +4,10 @@
 
 The data are 91,717 items with 384 + 1,024 float32 columns. Sixty directions have a large variance
 and all others the same small one, so the 128 components include some with equal eigenvalues. `peer`
-is `PCA(128, svd_solver="full")`; `randomized` is the solver that scikit-learn chooses for such data
-and that recipe A uses; `covariance_eigh` is its fastest. `sine` is the sine of the largest angle
-between the fitted subspace and that of a float64 solution. Floor: one product X^T X in float64
-(`floor_seconds`).
+is `PCA(128, svd_solver="full")`. `randomized` is the solver that scikit-learn chooses for such data
+and that recipe A uses; `covariance_eigh` is scikit-learn's fastest. `sine` is the sine of the
+largest angle between the fitted subspace and that of a float64 solution. `floor_seconds` is the
+time for one product X^T X in float64.
 """
 
 import json
@@ -56,7 +56,7 @@ def _scikit_learn(solver: str, dtype: str = "float32") -> Callable[[], Fit]:
 
 
 def floor() -> Fit:
-    """Multiply the matrix with itself and discard the result."""
+    """Multiply the transposed matrix with the matrix, and do nothing else."""
 
     def multiply(matrix: np.ndarray) -> np.ndarray:
         total = np.zeros((matrix.shape[1], matrix.shape[1]))

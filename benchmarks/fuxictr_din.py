@@ -4,10 +4,11 @@
 
 FuxiCTR's own training loop trains it on the rows and vectors of `mmctr leaderboard`: `MMCTR_PRESET`
 sets encoders and fusion, `--data` or `MMCTR_DATA_DIR` the data, by default the sample dataset. As
-in the leaderboard, half of the valid users select the epoch and the others report. Its scores are
-stored beside the leaderboard's rows; `--kept` reuses those of a run with equal data, vectors and
-`--epochs`. With `--leaderboard`, the folder of a table, each row of the table is compared with it:
-`ours` is the AUC of the first row, `difference` ours minus FuxiCTR's with its 95 % interval.
+in the leaderboard, one half of the valid users selects the epoch, and the other half gives the AUC.
+The scores are stored beside the leaderboard's rows; `--kept` reuses those of an earlier run with
+equal data, vectors and `--epochs`. `--leaderboard FOLDER` compares each row of the table in that
+folder with FuxiCTR's DIN. Then `ours` is the AUC of the table's first row, and `difference` is that
+AUC minus FuxiCTR's, with the 95 % interval `low` to `high`.
 
 Settings: batches of 4,096 rows, the newest 20 items of a history, Adam at 1e-3 (divided by ten
 after each epoch without a better AUC), L2 of 1e-6 on embeddings, dropout 0.1, at most 12 epochs,
@@ -246,7 +247,7 @@ def main() -> None:
     parser.add_argument("--table", default="leaderboard", help="name of that table's files")
     parser.add_argument("--kept", action="store_true", help="reuse scores of an earlier run")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="maximum")
+    parser.add_argument("--epochs", type=int, default=MAX_EPOCHS, help="at most")
     chosen = parser.parse_args()
     if importlib.util.find_spec("fuxictr") is None:
         raise SystemExit(

@@ -6,15 +6,15 @@
 Runs the tests that need a CUDA device and the benchmarks whose figures docs/benchmarks.md shows:
 `train --full` with twelve epochs, `train`, `score`, and `parity --full` for the AUC in bfloat16.
 Parts whose speed does not matter run at the same time. Each part is a process with its own time
-limit. `--out` is written after every part, with its result and the end of its output. So the other
-results are kept if a part fails or the whole run is killed.
+limit. After every part, its result and the end of its output are written to the file `--out`. So
+they are kept if a later part fails or the whole run is killed.
 
 Needs only numpy, torch, pyarrow, PyYAML and SciPy. The tests also need pytest and are left out
-without it. If nothing can be installed, put the folder of `pip install --target FOLDER pytest` into
-PYTHONPATH.
+without it. If nothing can be installed on the machine, run `pip install --target FOLDER pytest` on
+another one, copy FOLDER, and put it into PYTHONPATH.
 
 `--rehearse` does the same on the CPU with tiny data; its figures mean nothing. In the last line,
-`ours` is the rows per second of `train --full`, and `peer` those expected of an H200.
+`ours` is the rows per second of `train --full`, and `peer` the rate expected of an H200.
 """
 
 import argparse
@@ -42,20 +42,20 @@ from mmctr_pipeline.files.atomic import atomic_write
 logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).parents[1]
-# Limit of the whole run, and epochs of `train --full`.
+# Time limit of the whole run, and number of epochs of `train --full`.
 SECONDS, N_EPOCHS = 470, 12
-# Rows per second, and seconds for twelve epochs, expected of an H200.
+# What is expected of an H200: rows per second, and seconds for twelve epochs.
 EXPECTED_RATE, EXPECTED_SECONDS = 1_000_000, 90
 
 _TAIL = 4000
-"""Characters of a part's output that are kept."""
+"""How many characters of a part's output are kept."""
 
 Result = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A process to run: its command, its limit in seconds, and why it is left out, if it is."""
+    """A process to run: its command, its limit in seconds and, if it is left out, the reason."""
 
     name: str
     command: Sequence[str]
@@ -119,7 +119,10 @@ def _test_counts(lines: Sequence[str]) -> Result | None:
 
 
 def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
-    """Return groups of parts that run at the same time; the first group also writes `data`."""
+    """Return groups of parts; the parts of a group run at the same time.
+
+    The first group also writes the dataset `data`.
+    """
     device = "cpu" if rehearse else "cuda"
 
     def python(*arguments: str) -> list[str]:

@@ -21,9 +21,9 @@ ALLOCATOR_SETTING = {
 
 
 def command_line(description: str | None, sides: Sequence[str], rounds: int) -> ArgumentParser:
-    """Return the parser of benchmarks with sides, and show log lines on standard error.
+    """Return the parser of a benchmark with sides, and show log lines on standard error.
 
-    `alternate` passes `--side`.
+    `--side`, which `alternate` passes, runs only one side.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = ArgumentParser(description=description)
@@ -59,7 +59,7 @@ def alternate(
         Environment variables to add for each side. If given, the sides do not inherit the
         allocator setting of this process.
     show_progress
-        Whether the standard error of a side appears at once.
+        Whether the standard error of a side is shown while it runs.
     """
     inherited = dict(os.environ)
     if environments is not None:
@@ -96,7 +96,7 @@ def peak_memory_mb() -> float:
 
 
 def peaks(device: Any) -> dict[str, float]:
-    """Return the peak memory of this process, without child processes, and of its GPU, in MB."""
+    """Return the peaks in MB of this process's memory, without children, and of GPU memory."""
     found = {"peak_mb": peak_memory_mb()}
     if device.type == "cuda":
         import torch
@@ -106,7 +106,7 @@ def peaks(device: Any) -> dict[str, float]:
 
 
 def device_name(device: Any) -> str:
-    """Return the name of a `torch.device`; for a GPU that is its model."""
+    """Return the name of a `torch.device`: for a GPU its model, such as NVIDIA H200."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

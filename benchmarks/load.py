@@ -6,9 +6,10 @@ baseline's loader; it checks nothing.
 
     python -m benchmarks.load [--full | --scale S] [--data FOLDER]
 
-Without a folder it generates a sample dataset without images. With `--full` this has 3,600,000
-train rows, and each side reads it once. Floor: the files must be decoded once. `floor_seconds` is
-the time pyarrow takes to read the same columns batch by batch and keep nothing.
+Without a folder, the benchmark generates a sample dataset without images. With `--full` this has
+3,600,000 train rows, and each side reads it once. No side can be faster than decoding the files:
+`floor_seconds` is the time that pyarrow takes to read the same columns batch by batch and keep
+nothing.
 """
 
 import json

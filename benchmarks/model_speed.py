@@ -1,16 +1,16 @@
 """Training speed of `din`, `qin` and `transformer_dcn`: ragged against plain padded forms.
 
-The data are a generated sample dataset with the tables of MicroLens_1M_x1 (91,717 items) and fewer
-rows, or the first rows of a given dataset; item vectors are its `item_emb_d128`. Each side runs in
-its own process, in turn, with the allocator setting of the harness and the OpenMP setting of our
-own entry points. The plain form is timed for some seconds after its first step. Ours is trained for
-two epochs; only the second is timed.
+The data are a generated sample dataset with tables of MicroLens_1M_x1's size (91,717 items) but
+fewer rows, or the first rows of a given dataset. Item vectors are the dataset's `item_emb_d128`.
+Each side runs in its own process, in turn, with the allocator setting of the harness and the OpenMP
+setting of our own entry points. The plain form is timed for some seconds after its first step. Ours
+is trained for two epochs; only the second is timed.
 
 The ceiling is the machine's rate of matrix products, in the same dtype and measured in the same
-run, divided by the operations that a row needs without padding. It does not count the matrix
+run, divided by the operations that a row needs without padding. These do not include the matrix
 applied to item vectors, which is needed once per distinct item of a batch. The plain form cannot
-come near this ceiling, as it also computes on padding: `peer_share_of_padded_ceiling` is its share
-of a ceiling that counts the operations it performs.
+come near this ceiling, as it also computes on padding. So there is a second ceiling, which counts
+all operations that the plain form performs; `peer_share_of_padded_ceiling` is its share of that.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ logger = logging.getLogger(__name__)
 MAX_HISTORY = 64
 N_VALID_ROWS = 500
 WARM_UP_STEPS = 1
-"""Untimed steps of the plain form. On two cores, one takes as long as `--seconds`."""
+"""Untimed steps of the plain form; on two cores, one step takes as long as `--seconds` says."""
 
 N_COUNTED_ROWS = 64
 """Rows on which the operations of the plain form are counted."""
@@ -69,8 +69,8 @@ class Comparison:
     `plain_form(config, ours, items)` returns a module that takes the rows of `plain_models` and has
     the parameters of `ours` in the same order. `operations_per_row(ours, length_N)` returns the
     operations for training on an average row, given the lengths of the rows' histories.
-    `batch_size` is None for that of the preset. `changes` replace settings of the preset's model on
-    both sides.
+    If `batch_size` is None, the preset's is used. `changes` replace settings of the preset's model
+    on both sides.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Comparison:
 
 
 def n_weights(*modules: nn.Module) -> int:
-    """Return the number of matrix entries: a product with a vector multiplies once by each."""
+    """Return the number of matrix entries, each a multiplication in a product with a vector."""
     return sum(
         parameter.numel()
         for module in modules
@@ -190,7 +190,8 @@ SIDES = {"rates": rates, "plain": plain, "ours": ours("auto"), "ours_float32": o
 
 def run(comparison: Comparison, description: str | None) -> None:
     """Run the benchmark, or one side of it; `--help` shows `description`."""
-    # The sides get here after importing torch, too late to set OpenMP, so they inherit the setting.
+    # A side has imported torch before it gets here, too late to set OpenMP. So the parent process
+    # sets it, and the sides inherit the setting.
     share_cores()
     chosen = _parser(comparison, description).parse_args()
     if importlib.util.find_spec("fuxictr") is None:
@@ -217,7 +218,7 @@ def run(comparison: Comparison, description: str | None) -> None:
 
 def _parser(comparison: Comparison, description: str | None) -> ArgumentParser:
     batch_size = comparison.batch_size or load_preset(comparison.preset).training.batch_size
-    parser = command_line(description, list(SIDES), rounds=1)  # two take five minutes on two cores
+    parser = command_line(description, list(SIDES), rounds=1)  # two rounds: 5 min on two cores
     parser.add_argument("--data", type=Path, help="a dataset with full-size tables")
     parser.add_argument("--rows", type=int, default=comparison.n_rows, help="train rows")
     parser.add_argument("--batch-size", type=int, default=batch_size)

@@ -6,8 +6,9 @@
 The plain form (`plain_recipe`), ours in the precision that `auto` selects, and ours in float32 are
 trained for two epochs on a sample dataset with 50,000 valid rows. Data, batch size and initial
 weights are the same; the order of rows and dropout are drawn with the same seed, but differ between
-the sides. All keep the better epoch, as recipe A does. `difference` is ours minus the plain form
-with its 95 % interval over seeds and valid rows, and a verdict (`comparison/statistics.py`).
+the sides. All keep the better epoch, as recipe A does. `difference` is the AUC of ours minus that
+of the plain form; `low` and `high` are the ends of its 95 % interval over seeds and valid rows.
+`comparison/statistics.py` gives the verdict.
 
 The default of two seeds and 100,000 train rows only shows that the benchmark runs: the interval is
 wide (Student's t is 12.7 for two seeds), and the AUC varies by about 0.01 between seeds. `--full`
@@ -50,7 +51,7 @@ def plain(chosen: Namespace) -> dict[str, float]:
     dataset, vectors = read_sample(chosen.data)
     spec = feature_spec(dataset, vectors, ImprovedMmctrConfig())
     model = PlainRecipe.for_dataset(dataset, vectors)
-    # Our initial weights for both sides, so that the difference depends less on chance.
+    # The plain form also starts from our initial weights, so that chance makes less difference.
     with seeded(chosen.seed, device):
         model.load_ours(build_model(ImprovedMmctrConfig(), spec).state_dict())
     torch.manual_seed(chosen.seed)
@@ -114,7 +115,7 @@ def parity_parser(description: str | None, sides: Sequence[str]) -> ArgumentPars
     parser.add_argument("--data", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--rows", type=int, help="train rows, instead of the mode's own number")
+    parser.add_argument("--rows", type=int, help="train rows; by default depends on --full")
     return parser
 
 
@@ -146,7 +147,7 @@ def report(
     n_rows
         Number of train rows.
     equal
-        Whether the verdict is `equal` if both ends of the interval are within 0.003 of zero.
+        Whether the verdict may be `equal`: if both ends of the interval are within 0.003 of zero.
     """
     from mmctr_pipeline.comparison.statistics import paired_difference
     from mmctr_pipeline.metrics import auc

@@ -96,9 +96,10 @@ class PlainFeatures(nn.Module):
     vectors_ID: torch.Tensor
 
     def __init__(self, ours: FeatureEmbedding, items: ItemFeatures) -> None:
-        """Build the tables of `ours`, which must be fitted, without their weights.
+        """Build tables of the sizes in `ours`, with new weights.
 
-        Raises `ValueError` if `ours` has other features than those above.
+        `ours.fit_statistics` must have been called: it finds the items that are known. Raises
+        `ValueError` if `ours` has other features than those above.
         """
         super().__init__()
         from fuxictr.pytorch.layers import MaskedAveragePooling
@@ -123,7 +124,10 @@ class PlainFeatures(nn.Module):
         self.register_buffer("vectors_ID", vectors_ID, persistent=False)
 
     def forward(self, rows: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return targets `(B, D)`, histories `(B, L, D)`, their mask `(B, L)`, context `(B, C)`."""
+        """Return targets `(B, D)`, histories `(B, L, D)`, which positions are real, and context.
+
+        The last two are `(B, L)` and `(B, C)`.
+        """
         history_BL = rows["history"]
         item_BM = torch.cat([history_BL, rows["item_id"].unsqueeze(1)], dim=1)
         tags_ND = self.mean(self.tags(self.tags_IK[item_BM.flatten()]))
@@ -168,10 +172,13 @@ def take_weights(plain: nn.Module, ours: CtrModel) -> None:
 
 
 class PaddedTraining:
-    """Adam with L2 in the gradient by parameter group, and a preset's loss and clipping."""
+    """Training with Adam, and with the loss and clipping of a preset.
+
+    L2 is part of the gradient; tables and network each have their own.
+    """
 
     def __init__(self, model: nn.Module, config: TrainingConfig, device: torch.device) -> None:
-        """Move `model` to `device`; raises `ValueError` for any optimiser but Adam."""
+        """Move `model` to `device`; raises `ValueError` for a pairwise loss or without Adam."""
         if config.optimizer != "adam" or config.pairwise_weight:
             raise ValueError("a plain form is trained with Adam and without a pairwise loss")
         self.model, self.config, self.device = model.to(device), config, device

@@ -1,9 +1,9 @@
 """Recipe A in the plain form of its notebook, the peer of `train`, `score` and `parity`.
 
-Histories are left-padded with zeros to 100 items, a data set returns one row at a time, a
-`DataLoader` with two workers stacks the rows, tables have dense gradients, everything is float32.
-It is not made slow on purpose: rows are kept as tensors, padding is done beforehand, item vectors
-are stored with the model.
+Histories are left-padded with zeros to 100 items. A data set returns one row at a time, and a
+`DataLoader` with two workers stacks the rows. Tables have dense gradients, and everything is
+float32. The form is not made slow on purpose: rows are kept as tensors, padding is done beforehand,
+and item vectors are stored with the model.
 """
 
 from collections.abc import Iterator
@@ -153,7 +153,7 @@ class PlainRecipe(nn.Module):
 
 
 class PlainAttentionPooling(nn.Module):
-    """Weighted sum over all 100 positions, with weights by a masked softmax."""
+    """Weighted sum over all 100 positions, with weights by a softmax over the real ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,8 @@ class PlainAttentionPooling(nn.Module):
     def forward(self, values: torch.Tensor, is_real: torch.Tensor) -> torch.Tensor:
         """Return `(B, 64)` from `(B, 100, 64)`; zero for a row without a real position."""
         scores = self.score(torch.tanh(self.hidden(values))).squeeze(-1)
-        # Minus infinity would give NaN for an empty history, whose values are all zero anyway.
+        # With minus infinity instead of -1e9, an empty history would give NaN. With -1e9 it gives
+        # zero, since its values are all zero.
         weights = torch.softmax(scores.masked_fill(~is_real, -1e9), dim=1)
         return (values * weights.unsqueeze(-1)).sum(dim=1)
 

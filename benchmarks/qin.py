@@ -10,8 +10,9 @@ The plain form pads histories to 64, projects keys and values at all 64 position
 `MultiHeadTargetAttention` with ReLU instead of softmax), computes the product with every row of
 weights of the quadratic layers and adds up the results, in float32. Ours omits padding, applies
 both projections once per row instead of once per position, embeds each distinct item of a batch
-once and adds up the rows of weights before the product, in the precision that `auto` selects, and
-in float32 (`ours_float32`). `model_speed` describes the measurement. Needs the `bench` extra.
+once and adds up the rows of weights before the product. It is measured in the precision that `auto`
+selects (`ours`) and in float32 (`ours_float32`). `benchmarks/model_speed.py` describes the
+measurement. Needs the `bench` extra.
 """
 
 import numpy as np
@@ -70,7 +71,7 @@ class PlainQin(nn.Module):
         from fuxictr.pytorch.layers import MultiHeadTargetAttention
 
         if config.row_dropout:
-            raise ValueError("the plain form has no dropout within the rows; set row_dropout to 0")
+            raise ValueError("the plain form does not support row_dropout; set it to 0")
         self.features = PlainFeatures(ours.features, items)
         item_dim = ours.features.item_dim
         self.attention = MultiHeadTargetAttention(item_dim, 2 * item_dim)
@@ -96,9 +97,9 @@ def operations_per_row(model: Qin, length_N: np.ndarray) -> float:
     """Return the multiplications and additions for training on an average row.
 
     The backward pass costs twice the forward pass. A row needs the four projections of the
-    attention, one matrix in each quadratic layer (the sum of its rows; adding them up once per
-    batch is not counted) and the output. A position needs its product with the query and the
-    weighted sum.
+    attention, one matrix in each quadratic layer, and the output. That matrix is the sum of the
+    layer's rows of weights; adding them up, once per batch, is not counted. A position needs its
+    product with the query and the weighted sum.
     """
     per_row = n_weights(model.attention, model.output)
     per_row += len(model.quadratic) * model.output.in_features**2

@@ -48,7 +48,7 @@ def write_scaled(folder: Path, n_train_rows: int, n_valid_rows: int) -> np.ndarr
 def read_sample(folder: Path, n_train_rows: int | None = None) -> tuple[CtrDataset, ItemVectors]:
     """Return a dataset and the 128-dimensional vectors of its item_info.
 
-    With `n_train_rows`, the dataset has only that many train rows, the first ones.
+    With `n_train_rows`, only the first `n_train_rows` train rows are kept.
 
     User ids are the rows of the user table, as in MicroLens_1M_x1. Otherwise the pipeline would
     number only the users that occur, and the table would be smaller.

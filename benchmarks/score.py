@@ -3,12 +3,14 @@
     python -m benchmarks.score [--rows N] [--device D]
 
 Generates a sample dataset with the tables of MicroLens_1M_x1, and scores its valid rows: 379,142
-rows with labels, of users that are not in train, a third of them on cold items. Both sides hold the
-rows in memory and have the same weights, those of ours after one short epoch. The plain form
-(`plain_recipe`) pads histories to 100 and scores through its `DataLoader`. `ratio_set` compares the
-sides with the allocator setting (`ALLOCATOR_SETTING` of the harness) and the OpenMP setting of our
-own entry points (`share_cores`); for `ratio`, the plain side has neither, ours only that of OpenMP.
-`auc_difference` and `largest_difference` (of two probabilities) are over all rows.
+rows with labels, of users that are not in train. A third of the rows have a cold target. Both sides
+hold the rows in memory and have the same weights, which ours learned in one short epoch. The plain
+form (`plain_recipe`) pads histories to 100 and scores through its `DataLoader`.
+
+For `ratio_set`, both sides run with the allocator setting (`ALLOCATOR_SETTING` of the harness) and
+the OpenMP setting of our own entry points (`share_cores`). For `ratio`, the plain form runs with
+neither, and ours only with the OpenMP setting. `auc_difference` is taken over all rows.
+`largest_difference` is the largest difference between the two sides' probabilities of a row.
 """
 
 import json

@@ -2,8 +2,8 @@
 
     python -m benchmarks.soak [--full] [--points N] [--seed N] [--folder FOLDER]
 
-Each point starts the run of `make run` over the artefacts of an earlier run on other data, and
-disturbs it:
+Each point starts the pipeline like `make run`, in a folder with the artefacts of an earlier run on
+other data, and disturbs it:
 
 - kill, term: the run's process gets SIGKILL or SIGTERM, most often in the middle of an asset
 - child: another process of the run gets SIGKILL, as if memory had run out
@@ -13,18 +13,19 @@ disturbs it:
 
 Afterwards three things are checked:
 
-- Every process of the run must end within seconds. Others count as `left_behind`.
-- Every earlier artefact must be unchanged, or equal to that of an undisturbed run. Others count as
-  `lost`.
-- The next run must end with the artefacts of an undisturbed run, byte for byte. Others count as
-  `differing`. Submission and transforms are compared as files, tables and weights without the times
-  and counts that are stored with them.
+- Every process of the run must end within seconds. A process that lives longer counts as
+  `left_behind`.
+- Every earlier artefact must be unchanged, or equal to that of an undisturbed run. Any other
+  artefact counts as `lost`.
+- The next run must end with the artefacts of an undisturbed run, byte for byte. An artefact that
+  differs counts as `differing`. Submission and transforms are compared as whole files. Tables and
+  weights are compared without the times and counts that are stored with them.
 
 Finished points are kept in FOLDER, and the same command continues after them. There is no peer.
 
 With `--full`, each run has a process for each step, like `make run`. By default, only two disturbed
-runs do, one that is killed and one that is terminated; the others have a single process, which
-takes half the time.
+runs have several processes: one that is killed and one that is terminated. The others run in a
+single process, which takes half the time.
 """
 
 import argparse
@@ -67,7 +68,7 @@ _SHORT = [
     ("kill", "submission_csv", "in_process"),
 ]
 _FULL = {"kill": 6, "term": 6, "child": 10, "write": 16, "together": 6, "prune": 6}
-"""Numbers of points in the full plan that are anywhere in the run, by kind."""
+"""How many points of each kind the full plan has that are not tied to an asset."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Point:
     """A disturbance: during `asset`, or anywhere in the run if that is None.
 
     `executor` is that of the disturbed run. `share` is the part of the asset's or the run's time
-    that passes before the disturbance. For `write` it is the limit of file sizes, as a part of the
-    size of the largest artefact.
+    that passes before the disturbance. For the kind `write`, `share` times the size of the largest
+    artefact is the limit of file sizes.
     """
 
     number: int
@@ -142,7 +143,7 @@ def disturb(point: Point, place: Place, reference: Reference) -> list[int]:
 def _wait_for(
     point: Point, place: Place, process: subprocess.Popen[bytes], reference: Reference
 ) -> None:
-    """Wait for the point's moment, or for the end of the run."""
+    """Wait until the point's disturbance is due, or until the run has ended."""
     seconds = reference.seconds
     if point.asset is not None:
         started = f'Started execution of step "{point.asset}"'
@@ -164,7 +165,7 @@ def _signal(kind: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _is_step(process: psutil.Process) -> bool:
-    """Return whether a process is that of a step: a fork of the forkserver."""
+    """Return whether a process runs a step; such a process is a fork of the forkserver."""
     try:
         parent = process.parent()
         return parent is not None and process.cmdline() == parent.cmdline()
@@ -178,7 +179,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--full", action="store_true", help="more than 100 points")
-    parser.add_argument("--points", type=int, help="only the first ones")
+    parser.add_argument("--points", type=int, help="do only the first N points")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=0.1, help="size of the sample datasets")
     parser.add_argument("--folder", type=Path, default=Path("storage") / "soak")

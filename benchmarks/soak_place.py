@@ -103,7 +103,7 @@ class Place:
         failure = failure or self.finish()
         seconds = time.perf_counter() - start
         if failure:
-            raise RuntimeError(f"a run failed that nothing disturbed:\n{failure}")
+            raise RuntimeError(f"a run failed although nothing disturbed it:\n{failure}")
         summary = json.loads((self.storage / "run_summary.json").read_text(encoding="utf-8"))
         sizes = sorted(path.stat().st_size for path in artefacts(self.storage).values())
         return Reference(earlier, digests(self.storage), seconds, summary["seconds"], sizes)
@@ -130,7 +130,7 @@ class Place:
         data
             Name of the dataset.
         executor
-            Executor of its run, by default that of the undisturbed runs.
+            Executor of the pipeline, by default that of the undisturbed runs.
         before
             A function to call in the new process before it runs the command.
         """

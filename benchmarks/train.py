@@ -3,19 +3,19 @@
     python -m benchmarks.train [--data FOLDER] [--rows N] [--device D]
     python -m benchmarks.train --full [--data FOLDER] [--epochs N]
 
-Generates a sample dataset with the tables of MicroLens_1M_x1 (70,802,562 parameters) and fewer
-rows, or takes the first rows of a given dataset; item vectors are its `item_emb_d128`. Both sides
-train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds after its first
-steps, ours for a whole epoch. Each side runs with and without an allocator setting
+Generates a sample dataset with tables of MicroLens_1M_x1's size (70,802,562 parameters) but fewer
+rows, or takes the first rows of a given dataset. Item vectors are the dataset's `item_emb_d128`.
+Both sides train in batches of 2,048. The plain form (`plain_recipe`) is timed for some seconds
+after its first steps, ours for a whole epoch. Each side runs with and without an allocator setting
 (`ALLOCATOR_SETTING` of the harness), which avoids most page faults of the plain form. With it, the
 plain form also has the OpenMP setting of our own entry points (`share_cores`), which ours always
-has. `ratio` compares the sides with both settings; for `ratio_as_is`, the plain side has neither,
-and ours only that of OpenMP.
+has. For `ratio`, both sides have both settings. For `ratio_as_is`, the plain form has neither, and
+ours has only the OpenMP setting.
 
 Ceiling: the machine's rate of matrix products, in the same dtype and the same run, divided by the
 operations that a row needs.
 
-Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with the settings
+Fairness (`train_bounds`): on the CPU the benchmark fails if the plain form with both settings
 reaches less than a fifth of its own bound, because a comparison with such a slow peer would prove
 nothing. The bound is the rate at which it would train if a step took only its products (with
 padding, at the float32 rate) and its dense update of the tables, both measured in the same run. The
@@ -177,7 +177,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seconds", type=float, default=8, help="how long to time the plain form")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--full", action="store_true")
-    parser.add_argument("--epochs", type=int, default=1, help="with --full")
+    parser.add_argument("--epochs", type=int, default=1, help="only with --full")
     return parser
 
 

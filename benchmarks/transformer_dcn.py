@@ -1,18 +1,18 @@
-"""Train Transformer_DCN: ours against the padded form with layers of torch and FuxiCTR.
+"""Train Transformer_DCN: ours against a plain, padded form with layers of torch and FuxiCTR.
 
     python -m benchmarks.transformer_dcn [--rows N] [--rounds N] [--batch-size N] [--device D]
                                          [--data FOLDER]
 
 Both sides are the preset `transformer_dcn_momo` with the newest 64 items of a history and batches
-of 512 (with the preset's 128, both sides would spend most of their time on Adam's update of 268
-million weights). They start from the same weights and have the same features, network, dropout,
+of 512. With the preset's 128, both sides would spend most of their time on Adam's update of 268
+million weights. Both start from the same weights and have the same features, network, dropout,
 loss, Adam, clipping and batch size.
 
 The plain form pads histories to 64 and runs `nn.TransformerEncoder` over all 64 positions, then
 FuxiCTR's `CrossNetV2` and `MLP_Block` over all 16 kept positions, in float32. Ours omits padding,
 embeds each distinct item of a batch once and, on CPUs, multiplies only by the kept positions that
-exist, in the precision that `auto` selects, and in float32 (`ours_float32`). `model_speed`
-describes the measurement. Needs the `bench` extra.
+exist. It is measured in the precision that `auto` selects (`ours`) and in float32
+(`ours_float32`). `benchmarks/model_speed.py` describes the measurement. Needs the `bench` extra.
 """
 
 import numpy as np
@@ -70,8 +70,8 @@ class PlainTransformerDcn(nn.Module):
         target_BLD = target_BD.unsqueeze(1).expand_as(history_BLD)
         pair_BLD = torch.cat([history_BLD, target_BLD], dim=2)
         hidden_BL = ~is_real_BL
-        # The newest position, at the right end, is real unless the history is empty. An empty
-        # history may read it too, since attention over no position would give NaN.
+        # Attention over no position would give NaN, so an empty history may read its last position.
+        # In any other history, the last position holds the newest item.
         hidden_BL[:, -1] = False
         encoded_BLD = self.encoder(pair_BLD, src_key_padding_mask=hidden_BL)
 
@@ -90,9 +90,9 @@ def operations_per_row(model: TransformerDcn, length_N: np.ndarray) -> float:
 
     The backward pass costs twice the forward pass. A position is multiplied by the matrices of the
     encoder, and attends to every position of its row. The networks read a row's kept positions and
-    its other features, `width_N` numbers; positions that do not exist cost nothing. A matrix of the
-    cross network takes `width_N` squared multiplications; the first layer of the tower and that of
-    the head take `width_N` for each of their outputs. Everything else is counted in full.
+    its other features, together `width_N` numbers; positions that do not exist cost nothing. Each
+    matrix of the cross network takes `width_N` squared multiplications. The first layers of tower
+    and head take `width_N` for each of their outputs. Everything else is counted in full.
     """
     pair_dim, input_dim = model.pooled.in_features, model.deep_first.in_features
     always_dim = pair_dim + model.features.item_dim + model.features.context_dim

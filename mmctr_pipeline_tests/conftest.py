@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fail-on-skipped-bench",
         action="store_true",
-        help="fail if a test marked bench is skipped (the bench extra is missing or broken)",
+        help="fail if a test marked bench is skipped; then the bench extra is missing or broken",
     )
 
 

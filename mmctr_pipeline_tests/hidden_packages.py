@@ -4,7 +4,7 @@ _SOURCE = """
 import sys
 
 class HidingFinder:
-    # Does whatever another finder does, except finding the hidden packages.
+    # Works like another finder, but does not find the hidden packages.
     def __init__(self, finder):
         self.finder = finder
 

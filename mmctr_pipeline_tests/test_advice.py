@@ -28,7 +28,7 @@ def test_every_error_of_the_package_is_listed_under_its_module() -> None:
     assert found == advice.ERRORS
 
 
-def test_errors_with_advice_come_from_imported_modules_without_importing_others() -> None:
+def test_errors_with_advice_are_those_of_the_modules_imported_so_far() -> None:
     code = (
         "import sys; from mmctr_pipeline import advice, settings; "
         "assert settings.SettingsError in advice.errors_with_advice(); "

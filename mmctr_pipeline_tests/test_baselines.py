@@ -16,7 +16,7 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 
 @pytest.fixture(scope="module")
 def small() -> tuple[CtrDataset, ItemVectors]:
-    """A dataset whose first 300 valid rows are of train users, and whose item 60 is cold."""
+    """A dataset. Users of its first 300 valid rows are in train, and no train row has item 60."""
     dataset, vectors = small_sample(n_train=3000, n_valid=800)
     users = dataset.valid.user_id.copy()
     users[:300] = dataset.train.user_id[:300]
@@ -75,16 +75,16 @@ def test_cosine_is_the_mean_over_the_items_of_the_history_that_have_a_title(
     np.testing.assert_allclose(found[undefined], np.nanmean(expected), atol=1e-6)
 
 
-def test_undefined_baselines_are_absent_with_the_reason(
+def test_undefined_baselines_are_left_out_and_the_reason_is_given(
     small: tuple[CtrDataset, ItemVectors],
 ) -> None:
     dataset, vectors = small
-    masked = dataclasses.replace(
+    without_vectors = dataclasses.replace(
         vectors.fused,
         vectors=np.zeros_like(vectors.fused.vectors),
         present=np.zeros_like(vectors.fused.present),
     )
-    for text in (None, masked):
+    for text in (None, without_vectors):
         without_titles = baseline_scores(dataset, dataset.valid, text)
         assert set(without_titles.scores) == {"popularity", "rates"}
         assert "no row has title vectors" in without_titles.absent["cosine"]

@@ -25,7 +25,11 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def drawn_rows(n_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits, and labels drawn after mapping the logits by a line with a bend at -1."""
+    """Return logits and labels drawn for them.
+
+    The true logits, from which the labels are drawn, follow from the returned ones by a line with
+    a bend at -1.
+    """
     generator = np.random.default_rng(seed)
     logits = generator.normal(-1, 2, n_rows)
     true = np.where(logits < -1, 0.2 * logits - 0.8, 1.3 * logits + 0.3)
@@ -37,7 +41,11 @@ def apply(fitted: CalibrationMap, logits: np.ndarray) -> np.ndarray:
 
 
 def plain_map(fitted: CalibrationMap, logit: float) -> float:
-    """Follow the first segment's line, then add what each later segment adds below `logit`."""
+    """Return the value of the map at `logit`.
+
+    The line of the first segment is followed as far as the first knot. The rise of each later
+    segment, as far as `logit`, is added.
+    """
     edges = [*fitted.knots, math.inf]
     value = fitted.intercept + fitted.slopes[0] * min(logit, edges[0])
     for low, high, slope in zip(edges, edges[1:], fitted.slopes[1:], strict=False):
@@ -55,9 +63,9 @@ def test_the_map_is_continuous_and_piecewise_linear() -> None:
 def plain_fits(
     fitted: CalibrationMap, logits: np.ndarray, label: np.ndarray
 ) -> list[tuple[float, np.ndarray]]:
-    """Return log evidence and best parameters for each weight of the prior, by a general optimiser.
+    """For each weight of the prior, return the log evidence and the best parameters.
 
-    Parameters are the intercept and the logarithms of the slopes.
+    A general optimiser finds them. Parameters are the intercept and the logarithms of the slopes.
     """
 
     def mapped(parameters: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ SHOP = {
     "taxes/history/old": "import numpy\nVALUE = 1\n",
     "unused": "import shop.orders\n",
 }
+"""The modules of a small package, with their source."""
 
 
 def version(
@@ -28,7 +29,7 @@ def version(
     module: str = "shop.orders",
     callers: tuple[str, ...] = (),
 ) -> str:
-    """Return the version of `module` in the package SHOP, in which some files are changed."""
+    """Return the version of `module` in a copy of the package SHOP with `changes` to its files."""
     source_dir = folder / str(len(list(folder.iterdir())))
     for name, content in {**SHOP, **changes}.items():
         path = source_dir / "shop" / f"{name}.py"
@@ -56,7 +57,7 @@ def test_version_is_16_hex_digits_and_depends_on_the_code_alone(tmp_path: Path) 
     ],
 )
 def test_any_module_that_is_imported_counts(tmp_path: Path, file: str, content: str) -> None:
-    """Indirect imports count too, and imports in functions, relative ones and parent packages."""
+    """Indirect imports, imports in functions, relative imports and parent packages count, too."""
     assert version(tmp_path, {file: content}) != version(tmp_path)
 
 

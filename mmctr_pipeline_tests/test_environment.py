@@ -1,4 +1,4 @@
-"""The deployment follows from environment variables; bad ones are named."""
+"""The deployment follows from environment variables; an error names the bad one."""
 
 import errno
 from pathlib import Path

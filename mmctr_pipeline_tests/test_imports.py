@@ -1,4 +1,7 @@
-"""Imports run only downward; the core needs no Dagster, training only numpy, torch and pyarrow."""
+"""Imports run only downward, and the core needs no Dagster.
+
+Training needs only numpy, torch and pyarrow.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Freed memory stays in the process, so that large arrays are not mapped again."""
+"""Freed memory stays in the process, so that later large arrays can reuse it."""
 
 import json
 import platform
@@ -33,7 +33,7 @@ def test_large_arrays_reuse_the_pages_of_earlier_ones() -> None:
     assert result.returncode == 0, result.stderr
     before, kept, after = json.loads(result.stdout)
     assert kept
-    # Ten times 64 MB are 163,840 pages of 4 KB, or fewer if the system uses larger pages.
+    # Ten arrays of 64 MB have 163,840 pages of 4 KB; with larger pages, there are fewer.
     assert before > 200
     assert after < before / 20
 

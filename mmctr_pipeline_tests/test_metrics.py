@@ -29,7 +29,7 @@ def plain_auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def plain_covariance(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
-    """DeLong, DeLong and Clarke-Pearson (1988), equations as printed, O(n^2)."""
+    """Return the covariance of two AUCs by the equations printed in DeLong et al. (1988)."""
 
     def kernel(scores: np.ndarray) -> np.ndarray:
         positives, negatives = scores[labels == 1].tolist(), scores[labels == 0].tolist()
@@ -43,7 +43,7 @@ def plain_covariance(labels: np.ndarray, a: np.ndarray, b: np.ndarray) -> float:
 
 
 def sample(seed: int, n_rows: int = 150, levels: int = 12) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores with many ties."""
+    """Return labels, and scores with many ties."""
     generator = np.random.default_rng(seed)
     labels = (generator.random(n_rows) < 0.3).astype(np.int8)
     scores = np.round((labels + generator.normal(0, 1.2, n_rows)) * levels / 6) / levels
@@ -51,7 +51,7 @@ def sample(seed: int, n_rows: int = 150, levels: int = 12) -> tuple[np.ndarray, 
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_auc_counts_pairs_with_ties_as_half(seed: int) -> None:
+def test_auc_counts_a_tied_pair_as_half(seed: int) -> None:
     labels, scores = sample(seed)
     assert auc(labels, scores) == pytest.approx(plain_auc(labels, scores), abs=1e-14)
 
@@ -92,7 +92,7 @@ def test_standard_error_agrees_with_the_bootstrap() -> None:
     assert auc_interval(labels, scores).standard_error == pytest.approx(bootstrap, rel=0.15)
 
 
-def test_the_interval_covers_the_truth_in_about_95_percent() -> None:
+def test_about_95_percent_of_the_intervals_cover_the_truth() -> None:
     generator = np.random.default_rng(1)
     truth = 0.5 * math.erfc(-1 / math.sqrt(2) / math.sqrt(2))  # P(N(1, 1) > N(0, 1))
     covered = 0

@@ -45,7 +45,7 @@ def trained() -> Trained:
 
 
 def _score_one_by_one(trained: Trained, rows: range) -> list[float]:
-    """Score single rows with the plain module, each in a batch of its own."""
+    """Score each row with the plain module, in a batch of its own."""
     test = trained.dataset.test
     items = item_features(trained.dataset.items, trained.vectors, SMALL_MODEL)
 

@@ -22,7 +22,7 @@ def test_auto_is_bfloat16_only_on_processors_that_multiply_in_it() -> None:
         else torch.float32
     )
     assert dtype_for("auto", "cpu") == expected
-    # Capabilities of this device are unknown.
+    # What the device `meta` can multiply in is unknown.
     assert dtype_for("auto", "meta") == torch.float32
 
 

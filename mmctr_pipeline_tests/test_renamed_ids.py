@@ -163,12 +163,15 @@ def test_scores_stay_the_same_when_the_data_gain_ids(
     later = run.scores(dataclasses.replace(run, dataset=dataset))
     assert len(later) == len(run.dataset.test) + 1
     np.testing.assert_allclose(later[:-1], run.scores(run), rtol=0, atol=1e-6)
-    # The model does not know the new row's user and item; it must not use the weights of other ids.
+    # The model knows neither user nor item of the new row, and must not use weights of other ids.
     assert later[-1] not in later[:-1]
 
 
 def _with_a_first_user_and_item(layout: DataLayout, target: Path, rename: Rename) -> DataLayout:
-    """Copy a data set with one more item and one more test row, whose ids come first."""
+    """Copy a data set, and add an item and a test row in which a new user meets this item.
+
+    The ids of the new item and the new user come before all others.
+    """
     new = " a" if rename is strings else 5
     for path in (layout.train, layout.valid, layout.test, layout.item_feature):
         table = pq.read_table(path)

@@ -14,7 +14,11 @@ SET_BY_THE_LOOP = {"torch.default_generator.manual_seed", "torch.cuda.manual_see
 
 
 def unseeded(source: str) -> list[str]:
-    """Return imports of `random`, and calls that use or seed a global or unseeded generator."""
+    """Return the imports and calls in `source` that may draw without a seed of their own.
+
+    They are imports of `random`, calls that use or seed a global generator, and calls that create a
+    generator without a seed.
+    """
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

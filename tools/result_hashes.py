@@ -2,8 +2,8 @@
 
 Runs `make demo`, `mmctr leaderboard` with two rows of one epoch, and the preset
 `similarity_attention` on a small sample dataset, each in its own folder under FOLDER. Prints one
-JSON object: hashes of weights, submissions and scores, and AUCs. Run it on two commits, on the same
-machine with the same OMP_NUM_THREADS, and compare the outputs:
+JSON object with AUCs and with hashes of weights, submissions and scores. Run this script on two
+commits, on the same machine with the same OMP_NUM_THREADS, and compare the outputs:
 
     python tools/result_hashes.py FOLDER > before.json
 """

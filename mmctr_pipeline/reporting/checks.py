@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.facts import unseen_rows
 from mmctr_pipeline.data.histories import RowHistories
 from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.outliers import described, find_outliers, named_outliers
@@ -20,6 +21,9 @@ from mmctr_pipeline.registry.auc_gate import AucVerdict
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
 """Up to the first share of valid users in train, a split is by user; from the second, by time."""
+
+MAX_UNSEEN = 0.5
+"""Largest share of valid rows that may have an item, or a level, that no train row has."""
 
 MAX_VARIANCE_GAP = 0.2
 """Largest difference between the shares of variance that titles and covers keep."""
@@ -255,6 +259,16 @@ def user_overlap(dataset: CtrDataset) -> CheckOutcome:
     explanation = f"{share:.1%} of the valid users are in train: {kind}{advice}"
     numbers = {"share of valid users in train": share, "split": kind}
     return CheckOutcome("user_overlap", not advice, explanation, numbers, severe=False)
+
+
+def unseen_values(dataset: CtrDataset) -> CheckOutcome:
+    """Count the rows with a user, item or level that no train row has; many new users are fine."""
+    counts = unseen_rows(dataset)
+    shares = {name: n / max(len(dataset.valid), 1) for name, n in counts["valid"].items()}
+    passed = all(share <= MAX_UNSEEN for name, share in shares.items() if name != "user_id")
+    listed = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
+    explanation = f"valid rows with a value that no train row has: {listed}"
+    return CheckOutcome("unseen_values", passed, explanation, counts, severe=False)
 
 
 def target_in_history(dataset: CtrDataset, max_share: float) -> CheckOutcome:

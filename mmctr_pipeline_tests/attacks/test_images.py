@@ -93,7 +93,10 @@ BOMBS = {
     "bmp_of_the_smallest_int32_height": (_bmp(10, -(2**31)), "too many pixels damaged"),
     "tiff_of_4_billion_pixels": (_tiff(65_535, 65_535), "too many pixels"),
 }
-"""Content, and the reasons allowed for refusing it; without reasons it may also be read."""
+"""Content of each image, and the reasons for which it may be refused.
+
+If none is listed, the image may be read, or refused for any reason.
+"""
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -152,15 +155,16 @@ print(peak_kb() - before)
 
 
 def _peak_mb(path: Path, n_threads: int) -> float:
-    """Return by how much memory grows while `n_threads` threads each decode the picture."""
-    # In a new process: here, memory that earlier tests freed would be reused and hide the growth.
+    """Return by how many MB memory grows while `n_threads` threads each decode the picture."""
+    # The picture is decoded in a new process. In this one, memory that earlier tests freed would
+    # be used again, and hide the growth.
     command = [sys.executable, "-c", PEAK_OF_DECODING, str(path), str(n_threads)]
     return int(subprocess.check_output(command)) / 1024
 
 
 @pytest.mark.slow
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path) -> None:
-    # 72 MB of pixels in a file of 72 kB; a catalogue of such files must not fill the memory.
+    # The file of 72 kB has 72 MB of pixels; a catalogue of such files must not fill the memory.
     path = tmp_path / "1.png"
     path.write_bytes(_png(6_000, 4_000, data=bytes(4_000 * (3 * 6_000 + 1))))
     assert path.stat().st_size < 100_000

@@ -1,4 +1,7 @@
-"""Hostile tables: damaged ones, and ones that claim, or expand to, more than fits in memory."""
+"""Hostile tables are refused.
+
+They are damaged, claim more data than fits in memory, or expand to more.
+"""
 
 import os
 from collections.abc import Callable
@@ -103,7 +106,8 @@ def test_a_row_group_that_claims_rows_it_lacks_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_one_long_title_in_every_row_is_refused(tmp_path: Path) -> None:
-    # 600 GB of titles: the title is stored once, in the dictionary of the column.
+    # All rows have the same title. The titles take 600 GB in memory, but the file stores the title
+    # only once, in the dictionary of the column.
     n_items = 2_000_000
     title = pa.DictionaryArray.from_arrays(np.zeros(n_items, np.int32), ["t" * 300_000])
     levels = np.zeros(n_items, np.int8)
@@ -137,7 +141,7 @@ def test_a_title_of_megabytes_is_refused(tmp_path: Path) -> None:
 def _nest(footer: Struct) -> None:
     """Declare a schema of 100,000 nested groups."""
     elements = footer[SCHEMA][1][1]
-    n_children = 5  # number of the field SchemaElement.num_children
+    n_children = 5  # the number of the field SchemaElement.num_children
     group = {REPETITION: (I32, 1), NAME: (BINARY, b"g"), n_children: (I32, 1)}
     elements[1:1] = [group] * 100_000
 

@@ -59,7 +59,7 @@ def test_the_data_folder_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "data").symlink_to(tmp_path / "disk" / "data")
     layout = find_data(tmp_path / "data")
     assert layout.train == tmp_path / "data" / "train.parquet"
-    # Also through a link above it.
+    # A folder above the data folder may be a link, too.
     (tmp_path / "mount").symlink_to(tmp_path / "disk")
     assert find_data(tmp_path / "mount" / "data").train.is_file()
 
@@ -104,7 +104,7 @@ def test_covers_that_lead_outside_are_counted_and_never_opened(tmp_path: Path) -
         False,
     ]
     assert [images.path(item) for item in (2, 4, 5)] == [None] * 3
-    # Another file of the item is used.
+    # 3.jpg leads outside, so the other file of item 3 is used.
     assert images.path(3) == folder / "3.png"
     assert images.names() == ["1.jpg", "3.png", "6.jpg"]
     assert "4 links out of the data folder refused" in layout.description

@@ -110,7 +110,7 @@ def test_no_planted_code_of_a_checkpoint_runs(
 
 
 def test_the_planted_code_would_run_in_an_unsafe_loader(tmp_path: Path) -> None:
-    """A loader that runs code creates the marker from each file that has a single pickle."""
+    """When an unsafe loader reads a file with a single pickle, it creates the marker."""
     for form in (write_zip, write_sealed_zip, write_legacy):
         marker = tmp_path / form.__name__
         form(tmp_path / "planted.pt", Planted(marker))
@@ -122,14 +122,14 @@ def test_the_planted_code_would_run_in_an_unsafe_loader(tmp_path: Path) -> None:
 
 
 def test_a_storage_that_claims_more_than_its_record_is_refused(tmp_path: Path) -> None:
-    """Reading it would read beyond the record, from the memory of the process."""
+    """Reading such a storage would go beyond its record, into other memory of the process."""
     path, crafted_path = tmp_path / "intact.pt", tmp_path / "crafted.pt"
     torch.save({"w": torch.arange(4.0)}, path)
     with zipfile.ZipFile(path) as intact, zipfile.ZipFile(crafted_path, "w") as archive:
         for name in intact.namelist():
             content = intact.read(name)
             if name.endswith("data.pkl"):
-                # The number of elements of the storage, and the size of the tensor.
+                # One 4 is the number of elements of the storage, the other the size of the tensor.
                 assert content.count(b"K\x04") == 2
                 content = content.replace(b"K\x04", b"J\x00\x00\x00\x20")
             archive.writestr(name, content)

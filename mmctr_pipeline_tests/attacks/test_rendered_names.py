@@ -97,7 +97,7 @@ def test_hostile_text_stays_in_its_table_cell(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["http://evil.example/x", "www.evil.example", "me@evil.example"])
 def test_bare_addresses_do_not_become_links(text: str) -> None:
-    """GitHub's Markdown links addresses unless some of their characters are escaped."""
+    """GitHub turns addresses into links unless some of their characters are escaped."""
     assert not re.search(r"\w://|www\.|\w@", escaped(text))
     assert shown(rendered(escaped(text))) == text
 

@@ -57,7 +57,7 @@ def test_crafted_transforms_are_named_with_the_fix(
 
 
 def test_a_record_cannot_lead_out_of_the_folder(fitted: PcaTransform, tmp_path: Path) -> None:
-    """The record names the newest transform; a file that holds another one is refused."""
+    """A file outside the folder is refused, as its identity is not the name in the record."""
     store, made_by = TransformStore(tmp_path / "transforms"), {"data": "x"}
     store.save(fitted, made_by)
     fitted.save(tmp_path / "planted.pt")

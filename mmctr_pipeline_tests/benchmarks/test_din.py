@@ -74,8 +74,8 @@ def test_counted_operations_include_padding_and_counting_changes_no_weight() -> 
     item_dim = 8 + 8 + 12
     tower = (2 * item_dim + 2 * 4) * 16 + 16 * 8 + 8
     attention = 4 * item_dim * 16 + 16 * 8 + 8
-    # The vectors' 12 by 12 matrix counts four operations at every position: its input, the
-    # item's vector, needs no gradient.
+    # Each weight of the vectors' 12 by 12 matrix counts four operations instead of six: the
+    # matrix's input, the item's vector, needs no gradient.
     assert found == 6 * (tower + WIDTH * attention) + 4 * (WIDTH + 1) * 12**2
     assert all(map(torch.equal, before, pair.plain.parameters()))
 

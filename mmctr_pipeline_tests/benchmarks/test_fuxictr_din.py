@@ -118,7 +118,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
     folder = tmp_path / "leaderboard" / f"fuxictr_din-{inputs.key}"
     folder.mkdir(parents=True)
     np.save(folder / "scores-42-epochs-1.npy", scores)
-    # Trained for more epochs than asked for, so not reused.
+    # These are not reused, since they were trained for more epochs than asked for.
     np.save(folder / "scores-43-epochs-12.npy", scores)
     monkeypatch.setattr(fuxictr_din, "_inputs", lambda data: (inputs, tmp_path))
     monkeypatch.setattr(sys, "argv", ["fuxictr_din", "--kept", "--seeds=2", "--epochs=1"])
@@ -144,7 +144,7 @@ def test_the_peer_has_the_expected_parameters_and_learns(
     widths = (2 * 64 + 2 * item_dim, 1024, 512, 256)
     tower = sum(a * b + 3 * b for a, b in itertools.pairwise(widths)) + 257
     assert sum(p.numel() for p in model.parameters()) == tables + attention + tower
-    # Only embeddings are regularised: lambda / 2 times the squares.
+    # Only embeddings are regularised, by lambda / 2 times the sum of their squares.
     embedding = [p.detach() for p in model.embedding_layer.parameters()]
     squares = sum(float(p.square().sum()) for p in embedding)
     assert model.regularization_loss().item() == pytest.approx(1e-6 / 2 * squares, rel=1e-4)

@@ -110,8 +110,8 @@ def test_the_rehearsal_runs_every_part_without_optional_packages(tmp_path: Path)
     assert set(parts["tests"]["result"]) <= {"skipped", "passed"}
     assert parts["data"]["ok"], parts["data"]["output_end"]
     for name in ("parity", "train_full", "train", "score"):
-        # `train` may fail after printing its result: it checks its peer's speed, and a busy
-        # machine is too slow for that.
+        # `train` may fail after printing its result: it checks that its peer is fast enough,
+        # which it is not on a busy machine.
         assert parts[name]["result"]["ours"] > 0, parts[name]["output_end"]
     line = json.loads(process.stdout.splitlines()[-1])
     assert (line["name"], line["rehearsal"], line["peer"]) == ("gpu", True, 1_000_000)

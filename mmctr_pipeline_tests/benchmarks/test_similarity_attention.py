@@ -1,4 +1,4 @@
-"""The ablation of our model: files switch parts off, add one, or give DIN our features."""
+"""The ablation of our model: a file switches parts off, adds a part, or gives DIN our features."""
 
 from pathlib import Path
 from typing import Any

@@ -58,5 +58,5 @@ def test_a_point_finds_no_fault_and_a_second_soak_does_not_repeat_it(tmp_path: P
         assert (line["name"], line["points"]) == ("soak", 1)
         assert (line["lost"], line["differing"], line["left_behind"]) == (0, 0, 0)
         assert line["kinds"] == {"kill": 1}
-    # The second soak found the point done, so it ran and logged nothing.
+    # The second soak found the point done, so it started no run and logged nothing.
     assert result.stderr == ""

@@ -51,7 +51,7 @@ def test_both_sides_run_with_numpy_torch_and_pyarrow_alone(tmp_path: Path) -> No
 
 
 def test_each_use_of_a_weight_counts_six_operations() -> None:
-    # Two operations forward and four backward. Bilinear forms, tower, projection of the vector.
+    # Two operations forward, four backward. The terms: bilinear forms, tower, vector projection.
     weights = 2 * 64**3 + (448 * 512 + 512 * 256 + 256 * 128 + 128) + 128 * 64
     per_position = 64 * 32 + 32 + 64  # attention; the last term is the weighted sum
     assert operations_per_row() == 6 * (weights + 8 * per_position)

@@ -66,7 +66,7 @@ def test_fusions_trains_and_compares_every_fusion_with_every_seed(
 
 
 @pytest.mark.parametrize("command", ["fusions", "leaderboard"])
-def test_options_for_the_sample_dataset_are_refused_with_a_data_folder(
+def test_options_for_the_sample_dataset_are_refused_if_there_is_a_data_folder(
     command: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -31,7 +31,7 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     assert 0.5 < line["best_possible_auc"] < 1
     assert first["ended_by"] == ["max_epochs"]
     assert "no item feature is configured" in second["failure"]
-    # About half of the rows: the split is by user.
+    # Users are halved, not rows, so about half of the 1,000 valid rows are reported.
     assert 400 < line["n_reporting_rows"] < 600
     saved = json.loads((tmp_path / "leaderboard" / "two.json").read_text())
     assert saved["rows"] == line["rows"]
@@ -48,7 +48,7 @@ def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     assert len(scores) == line["n_reporting_rows"]
 
 
-def test_rows_use_the_vectors_of_the_deployment_or_with_vary_all_their_own(
+def test_rows_use_the_vectors_of_the_deployment_unless_vary_all_gives_each_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(tmp_path))
@@ -68,7 +68,7 @@ def test_rows_use_the_vectors_of_the_deployment_or_with_vary_all_their_own(
     monkeypatch.setenv("MMCTR_PRESET", str(paths[0]))
     wide, shared = inputs()
     assert wide == shared
-    # With `--vary all` rows use their own encoders and fusion, and no deployment preset is needed.
+    # With `--vary all`, rows use their own encoders and fusion, and no deployment preset is needed.
     monkeypatch.delenv("MMCTR_PRESET")
     own, narrow = inputs("--vary", "all")
     assert own == wide

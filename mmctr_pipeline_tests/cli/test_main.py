@@ -1,4 +1,4 @@
-"""The command group: help, exit statuses and errors in one line."""
+"""The command `mmctr` has help and exit statuses, and prints errors in one line."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""Rows from presets, and the shipped lists of rows."""
+"""Rows of a comparison come from presets, or from the lists of the ablation and the fusions."""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_the_default_rows_have_each_shipped_model_and_training_once() -> None:
     entries = preset_entries([], shared=load_preset("sample"))
     names = [entry.name for entry in entries]
     assert {"din", "improved_mmctr", "sample"} <= set(names)
-    # These differ from improved_mmctr in encoders and checks only.
+    # These two presets differ from improved_mmctr only in encoders and checks, so they have no row.
     assert not {"improved_mmctr_given", "text_only"} & set(names)
     compared = [(entry.preset.model, entry.preset.training) for entry in entries]
     for name in shipped_presets():
@@ -30,7 +30,7 @@ def test_the_default_rows_have_each_shipped_model_and_training_once() -> None:
         assert compared.count((preset.model, preset.training)) == 1
 
 
-def test_rows_use_the_shared_encoders_and_fusion_or_else_their_own() -> None:
+def test_rows_use_the_shared_encoders_and_fusion_if_given_else_their_own() -> None:
     shared = load_preset("improved_mmctr_given")
     names = ["improved_mmctr", "transformer_dcn"]
     for entry, name in zip(preset_entries(names, shared), names, strict=True):
@@ -38,7 +38,7 @@ def test_rows_use_the_shared_encoders_and_fusion_or_else_their_own() -> None:
         assert (entry.preset.encoders, entry.preset.fusion) == (shared.encoders, shared.fusion)
         assert (entry.preset.model, entry.preset.training) == (preset.model, preset.training)
     assert [entry.preset for entry in preset_entries(names)] == [load_preset(n) for n in names]
-    # With their own encoders these two are different rows.
+    # With its own encoders, each of these two presets has a row.
     assert {"improved_mmctr_given", "text_only"} <= {entry.name for entry in preset_entries([])}
 
 
@@ -58,7 +58,7 @@ def test_two_rows_of_the_same_name_are_refused(tmp_path: Path) -> None:
         preset_entries(["din", str(tmp_path / "din.yaml")])
 
 
-def test_a_run_has_its_own_seed_the_shorter_limit_and_no_final_fit() -> None:
+def test_a_run_has_its_own_seed_the_shorter_time_limit_and_no_final_fit() -> None:
     training = TrainingConfig(seed=5, final_fit=True, max_minutes=3.0)
     entry = Entry("row", Preset(training=training))
     run = entry.with_seed(2, minutes=20.0)
@@ -68,7 +68,7 @@ def test_a_run_has_its_own_seed_the_shorter_limit_and_no_final_fit() -> None:
     assert entry.with_seed(0, minutes=0.0).preset.training.max_minutes == 3
 
 
-def test_the_ablation_withholds_neither_either_or_both_modalities() -> None:
+def test_the_ablation_withholds_covers_titles_both_or_nothing() -> None:
     preset = load_preset("transformer_dcn")
     entries = ablation_entries(preset)
     assert {entry.name: entry.without for entry in entries} == {
@@ -102,7 +102,7 @@ def test_attention_and_random_projections_use_the_training_seed() -> None:
     assert random.with_seed(0, 0.0).vector_settings != random.with_seed(1, 0.0).vector_settings
 
 
-def test_fusion_rows_have_the_settings_they_name_whatever_the_preset_has() -> None:
+def test_fusion_rows_have_the_settings_in_their_names_whatever_the_preset_says() -> None:
     preset = load_preset("sample")
     ours = FusionConfig(method="pca_each", input="unit", rotate=True)
     for fusion in (preset.fusion, ours):

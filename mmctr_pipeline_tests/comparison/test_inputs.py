@@ -26,7 +26,7 @@ def test_inputs_survive_writing_and_reading(tmp_path: Path) -> None:
     files = [folder / "dataset" / "train.parquet", folder / "table_fused.parquet"]
     times = [file.stat().st_mtime_ns for file in files]
     assert inputs.write(tmp_path) == folder
-    assert [file.stat().st_mtime_ns for file in files] == times, "written a second time"
+    assert [file.stat().st_mtime_ns for file in files] == times, "the files were written again"
 
     # Inputs with other vectors share the dataset on disk.
     without_text = dataclasses.replace(inputs.vectors, text=None)

@@ -19,9 +19,9 @@ def test_the_best_possible_auc_is_that_of_the_true_probabilities(
     whole = json.loads(SamplePaths(small_sample).summary.read_text())["best_possible_auc"]
     all_rows = np.ones(len(valid), bool)
     assert best_possible_auc(small_sample, all_rows) == pytest.approx(whole)
-    mask = np.arange(len(valid)) % 3 == 0
+    is_third = np.arange(len(valid)) % 3 == 0
     clicked = [row["probability"] for row in valid[::3] if row["label"] == 1]
     others = [row["probability"] for row in valid[::3] if row["label"] == 0]
     wins = [(a > b) + 0.5 * (a == b) for a in clicked for b in others]
-    assert best_possible_auc(small_sample, mask) == pytest.approx(np.mean(wins))
-    assert best_possible_auc(tmp_path, mask) is None
+    assert best_possible_auc(small_sample, is_third) == pytest.approx(np.mean(wins))
+    assert best_possible_auc(tmp_path, is_third) is None

@@ -1,4 +1,4 @@
-"""The vectors of a row: the same as from the assets, withheld, or projected at random."""
+"""The vectors of a row equal those of the assets, are withheld, or are random projections."""
 
 import dataclasses
 import logging
@@ -46,7 +46,7 @@ def test_a_row_is_encoded_and_fused_as_its_preset_says(
     expected = fit_pca(text, image, GIVEN.fusion).transform(text, image)
     np.testing.assert_array_equal(vectors.fused.vectors, expected.vectors)
     assert vectors.fused.provenance["made_by"]["data"] == str(small_sample.resolve())
-    # The transform is stored where the assets store theirs, for the same data.
+    # The transform is kept in the store that the assets use, and is used again for the same data.
     caplog.clear()
     again = row_vectors(Entry("given", GIVEN))
     assert again.fused.identity == vectors.fused.identity

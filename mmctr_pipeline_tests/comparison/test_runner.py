@@ -1,4 +1,4 @@
-"""Rows run in processes of their own: they are resumed, reused, repeated, or fail."""
+"""Each row runs in its own process, and is resumed, reused or repeated, or fails."""
 
 import dataclasses
 import json
@@ -33,7 +33,10 @@ RUN_PROCESS = "mmctr_pipeline.comparison.runner._run_process"
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """Kill a comparison in its second row; return its storage and when its first row was done."""
+    """Kill a comparison while its second row trains.
+
+    Return its storage folder, and the time at which its first row was done.
+    """
     storage = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "mmctr_pipeline_tests.comparison.board_runs"]
     process = subprocess.Popen(
@@ -65,7 +68,7 @@ def run(
     entries: Sequence[Entry] = ENTRIES,
     again: bool = False,
 ) -> tuple[Leaderboard, str]:
-    """Return the table and the log."""
+    """Run the comparison, and return its table and its log."""
     caplog.clear()
     board = runner(storage, again).run(entries)
     return board, "\n".join(caplog.messages)
@@ -94,7 +97,7 @@ def test_a_killed_comparison_resumes_and_gets_the_scores_of_an_undisturbed_one(
     assert result_file.stat().st_mtime == first_done
     assert long.result is not None
     assert (long.result.epochs, long.result.ended_by) == (6, "max_epochs")
-    # Training before the kill counts, and the checkpoint is gone.
+    # The epochs before the kill are in the history, and the checkpoint is gone.
     assert len(long.result.history["epochs"]) == 6
     assert list((storage / "checkpoints").glob("*")) == []
 
@@ -129,7 +132,7 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
     compared, behind = metrics.compare_auc(label, *saved), board.rows[1].behind
     assert behind is not None
     assert (behind.difference, behind.low) == (compared.difference, compared.low)
-    # The baselines are measured on the same rows, fitted on train alone.
+    # The baselines are fitted on train alone, and measured on the same rows as the models.
     dataset, vectors = small_inputs().dataset, small_inputs().vectors
     reporting = valid.take(~selects_epoch(valid.user_id))
     trivial = baseline_scores(dataset, reporting, vectors.text).scores

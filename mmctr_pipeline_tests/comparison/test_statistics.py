@@ -1,4 +1,4 @@
-"""Paired differences: the interval by its definition, and the verdict."""
+"""Intervals of paired differences follow the definition; verdicts follow from the interval."""
 
 import math
 

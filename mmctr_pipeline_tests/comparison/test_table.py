@@ -139,7 +139,7 @@ def test_the_cold_cells_are_empty_unless_cold_rows_have_both_classes() -> None:
     assert cells(board, 1)["cold AUC"] == ""
 
 
-def test_baselines_follow_the_rows_with_their_difference_from_the_first() -> None:
+def test_baselines_come_after_the_rows_with_their_difference_from_the_first_row() -> None:
     count = np.floor(draw_scores(0.3, 9) * 20)
     done = row("done", outcome(1, draw_scores(2, 1)), outcome(2, draw_scores(2, 2)))
     baseline = row("popularity", *[Outcome(n, "", "", scores=count) for n in (1, 2)], model="-")

@@ -5,7 +5,7 @@ from typing import Any
 
 
 def write_csv(path: Path, columns: dict[str, list[Any]]) -> Path:
-    """Write columns as CSV, lists as `1^2^3`, all texts quoted."""
+    """Write columns as CSV, with lists as `1^2^3` and all texts quoted."""
 
     def cell(value: Any) -> str:
         if isinstance(value, list):

@@ -19,7 +19,7 @@ _TITLES = st.none() | st.text(_LETTERS, max_size=4)
 _LEVELS = st.integers(0, 10)
 _INTEGERS = ["int64", "int32", "uint8", "int8", "uint64", "uint32"]
 _CHANGES = ["value", "value", "history", "repeat", "type", "drop", "empty"]
-# Replacements of a value: for every column except item_title, at least one of them is wrong.
+# One of these replaces a value. In every column but item_title, at least one of them is wrong.
 _WRONG = [None, -1, 0, 2, 11, 12_345, 2**31, 2**63, "", "unknown"]
 
 
@@ -74,7 +74,7 @@ def valid_files(draw: st.DrawFn) -> dict[str, Columns]:
 
 @st.composite
 def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
-    """Draw the four files with no, one or two changes that may be faults."""
+    """Draw the four files with up to two changes, each of which may be a fault."""
     files = draw(valid_files())
     types: dict[tuple[str, str], pa.DataType] = {}
     for _ in range(draw(st.integers(0, 2))):
@@ -108,7 +108,11 @@ def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
 
 @st.composite
 def wrong_values(draw: st.DrawFn, values: list[Any], row: int) -> Any:
-    """Draw one of `_WRONG` for a row; for a list, None or the list with one of them inserted."""
+    """Draw a replacement for the value of a row.
+
+    It is one of `_WRONG`. In a column of lists it is None, or the list of the row with one of
+    `_WRONG` inserted.
+    """
     value, wrong = values[row], draw(st.sampled_from(_WRONG))
     if isinstance(value, list) and draw(st.booleans()):
         position = draw(st.integers(0, len(value)))
@@ -119,9 +123,10 @@ def wrong_values(draw: st.DrawFn, values: list[Any], row: int) -> Any:
 
 @st.composite
 def arrays(draw: st.DrawFn, values: list[Any], changed: pa.DataType | None = None) -> pa.Array:
-    """Draw an Arrow array of the values, in any type that holds them; mixed values become text.
+    """Draw an Arrow array of the values, in any type that holds them.
 
-    With `changed`, the values of a column without lists are converted to this type instead.
+    If one of them is a text, all become texts. With `changed`, the values of a column without
+    lists are converted to this type instead.
     """
     if changed is not None and not any(isinstance(value, list) for value in values):
         values = [None if value is None else _converted(value, changed) for value in values]

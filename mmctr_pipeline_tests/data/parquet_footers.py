@@ -1,7 +1,7 @@
 """Rewrites the footer of a parquet file, to make files that pyarrow itself would not write.
 
 The footer is encoded in Thrift's compact protocol. A decoded struct is a dictionary from field
-number to (type, value), a decoded list is (type of its elements, elements).
+number to (type, value), and a decoded list is a pair (type of its elements, elements).
 """
 
 from collections.abc import Callable
@@ -116,7 +116,7 @@ def _decode(kind: int, content: bytes, position: int) -> tuple[Any, int]:
 def _decode_list(content: bytes, position: int) -> tuple[tuple[int, list[Any]], int]:
     element_kind, length = content[position] & 15, content[position] >> 4
     position += 1
-    if length == 15:  # a longer list has its length in the next bytes
+    if length == 15:  # 15 says that the length is in the next bytes
         length, position = _decode_varint(content, position)
     values = []
     for _ in range(length):

@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 from mmctr_pipeline.data.schemas import MAX_TAG
 
 Place = tuple[str, str | None, int | None]
-"""File name, column and row of a fault; None where the fault is in the whole file or column."""
+"""File name, column and row of a fault.
+
+The row is None if the whole column is faulty. The column is None, too, if the whole file is.
+"""
 
 _INTERACTION = {
     "user_id": "id",
@@ -48,7 +51,7 @@ _PADDING = (0, "")
 class PlainDataset:
     """Rows by file, each a dictionary of plain values, and all faults.
 
-    Without faults, histories and tags have no padding, and blank titles are None.
+    If there are no faults, histories and tags have no padding, and blank titles are None.
     """
 
     rows: dict[str, list[dict[str, Any]]]

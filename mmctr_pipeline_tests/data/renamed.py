@@ -14,7 +14,7 @@ from mmctr_pipeline.data.ragged import list_offsets, numpy_view
 FILES = ("train", "valid", "test", "item_feature", "item_info")
 
 Rename = Callable[[np.ndarray], pa.Array]
-"""Turns ids `(N,)` that count from 1 into other ids, and the padding 0 into their padding."""
+"""Turns ids `(N,)` that count from 1 into other ids, and 0 into the padding of those ids."""
 
 
 def unchanged(rank: np.ndarray) -> pa.Array:
@@ -34,7 +34,10 @@ def strings(rank: np.ndarray) -> pa.Array:
 
 
 def renamed(source: Path, target: Path, users: Rename, items: Rename) -> DataLayout:
-    """Write the tables of a data set with other ids; users are first numbered from 1 on."""
+    """Write the tables of a data set with other ids.
+
+    Its user ids may have gaps, so `users` gets their ranks, which count from 1.
+    """
     layout = find_data(source)
     target.mkdir(parents=True)
     tables = {name: pq.read_table(getattr(layout, name)) for name in FILES}

@@ -11,7 +11,10 @@ N_ITEMS = 12
 def train_rows(
     rows: list[tuple[int, int, int, int]], lists: list[list[int]]
 ) -> tuple[Split, Ragged]:
-    """Return a split from rows of (user, target, label, history), and the histories."""
+    """Return a split, and the histories in `lists`.
+
+    Each entry of `rows` is (user, target, label, number of the history in `lists`).
+    """
     user, item, label, history = (np.array(column, np.int32) for column in zip(*rows, strict=True))
     level = np.zeros(len(rows), np.int8)
     split = Split(user, item, history, level, level, label.astype(np.int8))

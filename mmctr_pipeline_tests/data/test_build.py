@@ -1,4 +1,4 @@
-"""The train dataset holds the rows of its files, each history once; faults are named."""
+"""The train dataset holds all rows of its files, and each distinct history once."""
 
 import logging
 import subprocess
@@ -88,10 +88,11 @@ def test_provenance_describes_the_data(tmp_path: Path) -> None:
     assert facts["train"]["mean_history_length"] == pytest.approx((2 + 2 + 3 + 0) / 4)
     assert facts["train"]["max_history_length"] == 3
     assert facts["train"]["share_target_in_history"] == 0.0
-    # Valid has users 2 and 3; train has only user 2. Target 3 is in its row's history (3, 2, 1).
+    # Valid has the users 2 and 3, of whom train has only 2. Valid has the targets 3 and 8, of
+    # which only 3 is in the history of its row.
     assert facts["valid"]["share_users_in_train"] == 0.5
     assert facts["valid"]["share_target_in_history"] == 0.5
-    # Train has items 4 to 7 as targets and 1 to 3 in histories.
+    # Train has items 4 to 7 as targets and 1 to 3 in histories, so 8 is cold in valid, 9 in test.
     assert facts["valid"]["n_cold_items"] == 1
     assert facts["valid"]["share_rows_with_cold_item"] == 0.5
     assert facts["test"]["n_cold_items"] == 1

@@ -1,4 +1,4 @@
-"""Facts: negatives, returning users, cold items, popularity, values that train lacks."""
+"""Facts about a dataset: negatives, returning users, cold items, popularity, unseen values."""
 
 import dataclasses
 
@@ -48,8 +48,8 @@ def test_returning_users_cold_items_and_popularity() -> None:
     valid = rows([1, 9, 9, 9], [5, 6, 7, 7], [1, 0, 1, 0])
     facts = data_facts(dataset(train, valid))
     assert (facts.returning, facts.cold, facts.users_return) == (0.25, 0.5, True)
-    # In rows with a click, item 5 has one click besides the row's own, and item 6 none. The row
-    # without a click has item 5, which has two clicks.
+    # In train rows with a click, item 5 has one click besides that of the row, and item 6 has none.
+    # In the row without a click, item 5 has two clicks.
     assert facts.clicked_popularity == pytest.approx((2 * 2 * 1) ** (1 / 3) - 1)
     assert facts.other_popularity == pytest.approx(2)
 

@@ -1,4 +1,7 @@
-"""Fingerprints depend on contents and not on paths; those of images also on the file names."""
+"""Fingerprints depend on contents, not on paths.
+
+The fingerprint of images also depends on the names of their files.
+"""
 
 import os
 from pathlib import Path

@@ -46,9 +46,10 @@ def test_only_the_slice_of_a_larger_array_is_read() -> None:
 
 def test_a_target_is_looked_up_only_in_the_history_of_its_own_row() -> None:
     history = _read(pa.array(_PADDED))
-    # Rows 1, 5 and 6; the other targets are only in histories of other rows.
+    # Rows 1, 5 and 6 have their target in their own history. Each other target is only in
+    # histories of other rows.
     assert history.count_with_target(np.array([3, 2, 3, 1, 2, 1, 3, 1])) == 3
-    # A row counts once, even if its target occurs several times.
+    # A row counts once, even if its target is in its history several times.
     assert _read(pa.array([[2, 2, 2]])).count_with_target(np.array([2])) == 1
 
 
@@ -107,7 +108,7 @@ def test_a_long_history_is_shortened_in_the_message(tmp_path: Path) -> None:
 
 def test_errors_name_the_first_row_of_a_run() -> None:
     column = Column("item_seq", "int_list")
-    # Runs of the rows 10 to 13, 14, and 15 to 16 of the file.
+    # The three runs are the rows 10 to 13, the row 14, and the rows 15 to 16 of the file.
     block = Block(Path("f"), column, first_row=10, starts=np.array([0, 4, 5, 7]))
     with pytest.raises(DataError, match="padded on the right") as error:
         PaddingCheck().check(np.array([0, 1, 1, 1, 1, 0]), np.array([0, 2, 4, 6]), block)

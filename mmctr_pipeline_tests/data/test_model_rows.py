@@ -11,7 +11,10 @@ from mmctr_pipeline.data.ragged import Ragged
 
 
 def _dataset(items: list[object], users: list[object] | None = None) -> CtrDataset:
-    """Return a dataset with a row for each item: users 1, 2, ..., all items as the history."""
+    """Return a dataset whose splits have one row for each item.
+
+    The users of the rows are 1, 2, ..., and the history of each row holds all items.
+    """
     item_map = IdMap.from_ids(np.array(items))
     n = len(items)
     zeros = np.zeros(n, np.int8)
@@ -71,7 +74,7 @@ def test_known_ids_keep_the_rows_of_the_model_and_new_ones_come_after() -> None:
 
 
 def test_a_model_whose_ids_are_rows_reads_sparse_ids() -> None:
-    # Id 2e9 joined the catalogue 1, 2, 4, which moved item 4 to row 3; in the model it has row 4.
+    # Id 2e9 joined the catalogue 1, 2, 4. This moved item 4 to row 3; in the model it has row 4.
     dataset = _dataset([1, 2, 4, 2_000_000_000])
     assert dataset.items.item_id.tolist() == [1, 2, 3, 4]
     items, _, users = _model_rows(dataset, {}, n_items=5, n_users=5)

@@ -1,4 +1,4 @@
-"""Vectors of implausible norm are found among ordinary vectors and masked."""
+"""Vectors of implausible norm are found and masked: set to zero and marked as not present."""
 
 from pathlib import Path
 

@@ -234,7 +234,7 @@ def test_encryption_matters_only_in_columns_that_are_needed(
     path = tmp_path / "train.parquet"
     table = pa.table({**small_data.train(), "other": [1, 2, 3, 4]})
     _write_encrypted(path, table, column, is_footer_plain)
-    # In a process of its own, as pyarrow may crash.
+    # A process of its own reads the file, as pyarrow may crash.
     command = [sys.executable, "-c", _READING_PROGRAM, str(path)]
     reading = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert reading.returncode == 0, reading.stderr

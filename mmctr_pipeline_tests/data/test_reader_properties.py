@@ -1,4 +1,7 @@
-"""On drawn data sets, the reader agrees with a plain one or names a fault that is there."""
+"""On drawn data sets, the reader agrees with a plain reader.
+
+Both read the same values, or the reader names one of the faults that the plain reader lists.
+"""
 
 import tempfile
 from pathlib import Path
@@ -35,7 +38,7 @@ def _write(root: Path, files: dict[str, pa.Table], row_group: int) -> None:
 
 
 def _split(path: Path, ends: list[int]) -> dict[str, int]:
-    """Replace a file by part files that end at these rows; return the first row of each part."""
+    """Replace a file by part files that end at the rows `ends`; return the first row of each."""
     table = pq.read_table(path)
     path.unlink()
     path.mkdir()
@@ -156,7 +159,7 @@ def test_csv_and_legacy_lists_give_the_same_dataset(files: dict[str, Columns]) -
 
 
 def test_the_plain_reader_finds_faults() -> None:
-    # Without this, the properties above would also hold for two readers that find no faults.
+    # Without this test, the tests above would also pass if neither reader found any fault.
     files = {
         "item_feature": pa.table(
             {

@@ -72,7 +72,8 @@ def test_the_side_follows_from_the_id_in_the_data_not_from_its_row() -> None:
     expected = selects_epoch(ids[dataset.valid.user_id - 1])
     np.testing.assert_array_equal(selecting.item_id, dataset.valid.item_id[expected])
     np.testing.assert_array_equal(reporting.item_id, dataset.valid.item_id[~expected])
-    # String ids: a new user before the others moves their rows, but not their sides.
+    # The same holds for string ids: a new user who sorts before the others moves their rows, but
+    # not their sides.
     names = np.array([f"user {number:06}" for number in range(1, 2001)])
     sides = selects_epoch(names)
     assert 0.45 < sides.mean() < 0.55

@@ -17,7 +17,7 @@ from mmctr_pipeline_tests.data import small_data
 
 
 def _fault(root: Path, **changed: dict[str, Any]) -> DataError:
-    """Return the error for a data set with these columns."""
+    """Return the error that a data set with the columns `changed` raises."""
     small_data.write_data(root, **changed)
     with pytest.raises(DataError) as error:
         build_dataset(find_data(root))
@@ -83,7 +83,7 @@ def _many_rows(histories: list[list[int]]) -> dict[str, Any]:
 
 
 def test_rows_are_numbered_over_the_whole_file(tmp_path: Path) -> None:
-    # Several batches; the invalid row is in a later one.
+    # The file is read in several batches, and the invalid row is in a later one.
     columns = _many_rows([[0, 1]] * 150_000)
     columns["label"][140_123] = 3
     assert _fault(tmp_path, train=columns).row == 140_123

@@ -21,7 +21,7 @@ def _table() -> VectorTable:
     )
 
 
-def test_vectors_are_aligned_by_id_and_missing_ones_are_masked() -> None:
+def test_vectors_are_aligned_by_id_and_missing_ones_are_zero() -> None:
     aligned = _table().aligned_to(np.array([1, 2, 5, 7, 9, 10]))
     assert aligned.item_id.tolist() == [1, 2, 5, 7, 9, 10]
     assert aligned.vectors.tolist() == [[0, 0], [1, 2], [0, 0], [0, 0], [5, 6], [0, 0]]
@@ -49,7 +49,7 @@ def test_ids_of_any_kind_survive_a_file(tmp_path: Path, ids: list[Any]) -> None:
     assert again.content_hash() == table.content_hash() != _table().content_hash()
 
 
-def test_aligning_an_empty_table_masks_all_items() -> None:
+def test_aligning_an_empty_table_leaves_every_item_without_a_vector() -> None:
     empty = VectorTable(np.zeros(0, np.int32), np.zeros((0, 2), np.float32), np.zeros(0, bool), "x")
     aligned = empty.aligned_to(np.array([1, 2]))
     assert aligned.vectors.tolist() == [[0, 0], [0, 0]]

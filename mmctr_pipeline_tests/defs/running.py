@@ -1,4 +1,4 @@
-"""Runs the pipeline in tests, each deployment with its own Dagster home and storage folder."""
+"""Runs the pipeline in tests, in deployments with their own Dagster home and storage folder."""
 
 import dataclasses
 import os

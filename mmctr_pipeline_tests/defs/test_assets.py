@@ -69,7 +69,7 @@ def test_a_model_below_the_auc_floor_is_submitted_neither_in_its_run_nor_later(
 ) -> None:
     deployment = finished_run.copy(tmp_path)
     submission = deployment.storage / "submission.csv"
-    # The additional line would be missing from a rewritten file.
+    # If the file is written again, this additional line is gone.
     marked = submission.read_bytes() + b"\n"
     submission.write_bytes(marked)
 

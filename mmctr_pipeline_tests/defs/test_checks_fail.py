@@ -101,7 +101,22 @@ def _half_the_valid_users_in_train(dataset: CtrDataset) -> CtrDataset:
     return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, user_id=user_id))
 
 
+def _valid_items_not_in_train(dataset: CtrDataset) -> CtrDataset:
+    rows_by_item = np.bincount(dataset.histories.values, minlength=dataset.items.item_id.max() + 1)
+    in_no_history = np.setdiff1d(dataset.items.item_id, np.flatnonzero(rows_by_item))
+    new_item, other_item = in_no_history[:2]
+    train_items = dataset.train.item_id.copy()
+    train_items[train_items == new_item] = other_item
+    valid_items = np.full_like(dataset.valid.item_id, new_item)
+    return dataclasses.replace(
+        dataset,
+        train=dataclasses.replace(dataset.train, item_id=train_items),
+        valid=dataclasses.replace(dataset.valid, item_id=valid_items),
+    )
+
+
 def _below_the_baselines(storage: Path) -> None:
+    """Record baselines that the model does not beat."""
     model = ModelFile.load(storage / "best_model.pt")
     better = {name: {**values, "low": -0.01} for name, values in model.baselines.items()}
     write_version(storage, dataclasses.replace(model, baselines=better))
@@ -138,6 +153,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "train_dataset.label_values": _dataset(_with_a_label_of_2),
     "train_dataset.target_in_history": _dataset(_targets_from_histories),
     "train_dataset.user_overlap": _dataset(_half_the_valid_users_in_train),
+    "train_dataset.unseen_values": _dataset(_valid_items_not_in_train),
     "trained_model.auc_floor": _below_the_baselines,
     "submission_csv.submission_valid": _without_the_last_row,
 }
@@ -162,4 +178,4 @@ def test_a_fault_makes_only_its_own_check_fail(
     failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
     assert failed == {name}
     warns = evaluations[name].severity is dg.AssetCheckSeverity.WARN
-    assert warns == (name == "user_overlap")
+    assert warns == (name in ("user_overlap", "unseen_values"))

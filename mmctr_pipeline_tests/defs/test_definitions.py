@@ -46,7 +46,13 @@ CHECKS = {
     "image_embeddings": {"shape", "finite_norms", "norm_outliers", "image_coverage"},
     "submission_csv": {"submission_valid"},
     "text_embeddings": {"shape", "finite_norms", "norm_outliers"},
-    "train_dataset": {"id_ranges", "label_values", "target_in_history", "user_overlap"},
+    "train_dataset": {
+        "id_ranges",
+        "label_values",
+        "target_in_history",
+        "user_overlap",
+        "unseen_values",
+    },
     "trained_model": {"auc_floor"},
 }
 

@@ -74,7 +74,7 @@ def test_only_a_changed_title_is_encoded(
     after = _read(storage)["text_embeddings"]
     differ = np.flatnonzero((after.vectors != before.vectors).any(axis=1))
     assert after.item_id[differ].tolist() == [table.column("item_id").to_pylist()[5]]
-    # Another data folder: a transform fitted on one dataset is not used for another.
+    # The data are in another folder, and a transform is used only for the folder it was fitted on.
     assert changed["fused_pca"]["transform used again"] is False
 
 
@@ -103,7 +103,7 @@ def test_attention_fusion_is_chosen_in_the_config_then_stored_and_reused(
     np.testing.assert_array_equal(
         VectorTable.read(storage / "fused_pca.parquet").vectors, fused.vectors
     )
-    # Back to the first method: its transform is still stored and gives the same vectors.
+    # The transform of the first method is still stored, and gives the same vectors.
     back = _run(data, storage)
     assert back["fused_pca"]["method"] == "pca_each"
     assert back["fused_pca"]["transform used again"] is True

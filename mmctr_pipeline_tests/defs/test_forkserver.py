@@ -51,7 +51,7 @@ def test_encoder_libraries_are_preloaded_only_if_the_encoder_is_used() -> None:
 
 @pytest.mark.slow
 def test_no_preloaded_module_uses_cuda_while_it_is_imported() -> None:
-    # All except orphan_watch, which sets the alarm of the process that imports it.
+    # All modules but orphan_watch are imported: it sets an alarm in the process that imports it.
     modules = preloaded_modules(EncodersConfig())[1:]
     command = [sys.executable, "-c", IMPORT_WITHOUT_CUDA, *modules]
     result = subprocess.run(command, capture_output=True, text=True)

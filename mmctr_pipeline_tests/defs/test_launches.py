@@ -1,4 +1,4 @@
-"""Launches of runs: dead ones are reported, and several can open a new Dagster home at once."""
+"""Dead launches are reported, and several launches can open a new Dagster home at once."""
 
 import os
 import subprocess

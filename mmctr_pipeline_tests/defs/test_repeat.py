@@ -1,4 +1,4 @@
-"""`mmctr repeat` repeats a recorded run byte for byte, and lists the differences."""
+"""`mmctr repeat` repeats a recorded run byte for byte, or lists the differences."""
 
 import dataclasses
 import json
@@ -39,7 +39,10 @@ def deployment(
 def repeat(
     capsys: pytest.CaptureFixture[str], *arguments: str, status: int
 ) -> tuple[str, dict[str, Any]]:
-    """Run the command; return its output and the JSON in it, or for status 2 the error and {}."""
+    """Run the command, and return its output and the JSON in it.
+
+    If the expected status is 2, return the line of the error and {}.
+    """
     returned = main(["repeat", *arguments])
     out, err = capsys.readouterr()
     assert returned == status, out + err[-3000:]
@@ -49,7 +52,7 @@ def repeat(
 
 
 def write_changed_version(deployment: Deployment, **fields: Any) -> None:
-    """Write a new version of the model, changed by `fields`, which becomes the latest one."""
+    """Write the model with changed `fields` as a new version, which becomes the latest."""
     model = ModelFile.load(deployment.storage / "best_model.pt")
     write_version(deployment.storage, dataclasses.replace(model, **fields))
 

@@ -34,7 +34,9 @@ def test_artefacts_exist_and_match_each_other(finished_run: FinishedRun) -> None
     assert len(list((storage / "transforms").glob("*.pt"))) == 1
 
 
-def test_missing_and_unreadable_images_are_masked_and_listed(finished_run: FinishedRun) -> None:
+def test_items_without_a_readable_image_have_no_vector_and_are_listed(
+    finished_run: FinishedRun,
+) -> None:
     storage = finished_run.deployment.storage
     image = VectorTable.read(storage / "image_embeddings.parquet")
     problems = pq.read_table(storage / "image_problems.parquet")

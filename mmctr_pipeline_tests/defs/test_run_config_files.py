@@ -1,4 +1,4 @@
-"""Run config files are checked before anything runs: keys set twice, and values out of bounds."""
+"""A run config file with a key set twice or a wrong value is refused before anything runs."""
 
 import subprocess
 import sys

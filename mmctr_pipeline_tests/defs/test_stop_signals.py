@@ -83,7 +83,7 @@ def test_a_run_under_make_ends_with_make() -> None:
     parent = _start(UNDER_MAKE.replace("CODE", repr(START + _block())))
     parent.kill()
     assert parent.stdout is not None
-    # The child holds the other end of the pipe: reading returns when it has ended.
+    # The child holds the other end of the pipe, so reading returns when the child has ended.
     assert "Stopped by SIGTERM." in parent.stdout.read()
     parent.wait()
     parent.stdout.close()

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from mmctr_pipeline_tests.defs.running import REPOSITORY, Deployment
+from mmctr_pipeline_tests.defs.test_definitions import CHECKS
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +139,7 @@ def test_a_run_launched_through_graphql_finishes_with_its_checks_passed(
         time.sleep(0.5)
     assert status == "SUCCESS"
     assert deployment.check_results(run_id) == {
-        f"train_dataset.{name}": True
-        for name in ("id_ranges", "label_values", "target_in_history", "user_overlap")
+        f"train_dataset.{name}": True for name in CHECKS["train_dataset"]
     }
     assert (deployment.storage / "train_dataset" / "train.parquet").is_file()
 

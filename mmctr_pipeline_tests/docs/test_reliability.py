@@ -9,7 +9,7 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 TABLE = TESTS.parent / "docs" / "reliability.md"
 TEST = re.compile(r"([\w/.-]+\.py)?::(test_\w+)")
-"""A file and a test; the file may be omitted if it is the same as for the test named before it."""
+"""A file and a test. The file may be omitted if it is that of the test named before."""
 
 
 def faults() -> list[tuple[int, str, str]]:
@@ -35,7 +35,7 @@ def problems() -> Iterator[str]:
     for number, fault, tests in faults():
         named = TEST.findall(tests)
         if tests.count("::") != len(named):
-            yield f"line {number} ({fault}): not path::test_name: {tests}"
+            yield f"line {number} ({fault}): write each test as path::test_name: {tests}"
         path = ""
         for own_path, name in named:
             path = own_path or path

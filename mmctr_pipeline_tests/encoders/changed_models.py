@@ -78,7 +78,7 @@ def remove_a_layer(state: dict[str, torch.Tensor]) -> None:
 
 
 def keep_words(keep: Callable[[str, int], bool]) -> Callable[[Path], None]:
-    """Remove the words for which `keep` is false from the vocabulary."""
+    """Remove from the vocabulary the words for which `keep` is false."""
 
     def change(folder: Path) -> None:
         path = folder / "tokenizer.json"

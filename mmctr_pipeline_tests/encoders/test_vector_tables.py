@@ -37,7 +37,7 @@ def test_given_vectors_are_joined_by_id(caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.messages == ["2 of 4 items have a vector in column txt_emb_BERT"]
 
 
-def test_an_outlying_vector_from_an_encoder_is_masked() -> None:
+def test_an_outlying_vector_from_an_encoder_counts_as_missing() -> None:
     vectors = np.ones((6, 3), np.float32)
     vectors[4] = 1e9
     result = StoreResult(vectors, {}, n_encoded=6, n_reused=0, notes=[])

@@ -13,7 +13,7 @@ from mmctr_pipeline.files.errors import DamagedFileError
 
 
 def plain(value: Any) -> Any:
-    """Return a value that can be compared with `==`, equal only for bit-identical contents."""
+    """Return a plain form of `value`; two such forms are equal only if they agree bit by bit."""
     if isinstance(value, torch.Tensor):
         return plain(value.numpy())
     if isinstance(value, np.ndarray):
@@ -39,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 def flips(path: Path, positions: Iterable[tuple[int, int]]) -> Iterator[None]:
-    """Flip each of `(byte, bit)` in a file in turn, and restore it."""
+    """For each (byte, bit) in `positions`, flip this bit of the file, yield, and restore it."""
     content = path.read_bytes()
     with path.open("r+b", buffering=0) as file:
         for position, bit in positions:
@@ -56,7 +56,7 @@ def all_bits(path: Path) -> list[tuple[int, int]]:
 
 
 def some_bits(path: Path, n: int, seed: int = 0) -> list[tuple[int, int]]:
-    """Draw bits: half of them anywhere, half among the last 2,000 bytes, where metadata is."""
+    """Draw `n` bits of a file: half anywhere, half in its last 2,000 bytes, where metadata is."""
     generator, size = np.random.default_rng(seed), path.stat().st_size
     anywhere = generator.integers(0, size, n // 2)
     late = size - 1 - generator.integers(0, min(size, 2_000), n - n // 2)
@@ -67,7 +67,7 @@ def some_bits(path: Path, n: int, seed: int = 0) -> list[tuple[int, int]]:
 def count_unnoticed(
     path: Path, read: Callable[[], Any], positions: Iterable[tuple[int, int]]
 ) -> int:
-    """Return how many flips raised no `DamagedFileError`; none of them may change the content."""
+    """Return how many flips raised no `DamagedFileError`; these must not change what is read."""
     expected = plain(read())
     n_unnoticed = 0
     for _ in flips(path, positions):

@@ -112,7 +112,7 @@ def test_compressed_records_are_refused(path: Path, tmp_path: Path) -> None:
         load_tensors(packed)
 
 
-def test_a_file_without_entry_cannot_be_sealed(tmp_path: Path) -> None:
+def test_a_file_without_an_entry_for_the_checksum_cannot_be_sealed(tmp_path: Path) -> None:
     path = tmp_path / "text"
     path.write_text("nothing here")
     with pytest.raises(ValueError, match=r"has no entry mmctr\.crc32"):

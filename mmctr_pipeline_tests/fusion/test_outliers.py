@@ -37,6 +37,7 @@ TEXT, IMAGE = table(1, 24, norm=1.0), table(2, 32, norm=14.0)
 
 
 def masked(plausible: VectorTable) -> VectorTable:
+    """Return the table without the vectors of the `WILD` items."""
     vectors, present = plausible.vectors.copy(), plausible.present.copy()
     vectors[WILD], present[WILD] = 0, False
     return dataclasses.replace(plausible, vectors=vectors, present=present)
@@ -55,7 +56,7 @@ def fused(text: VectorTable, image: VectorTable, config: FusionConfig, folder: P
 
 @pytest.mark.parametrize("factor", [1e6, 3e37])
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
-def test_a_fit_with_implausible_vectors_equals_one_in_which_they_are_masked(
+def test_a_fit_with_implausible_vectors_equals_one_in_which_they_are_missing(
     tmp_path: Path, config: FusionConfig, factor: float
 ) -> None:
     expected = fused(masked(TEXT), IMAGE, config, tmp_path / "a")
@@ -72,7 +73,7 @@ def test_a_fit_with_implausible_vectors_equals_one_in_which_they_are_masked(
 
 
 @pytest.mark.parametrize("config", METHODS.values(), ids=METHODS)
-def test_a_reused_transform_masks_implausible_vectors_of_a_later_run(
+def test_a_reused_transform_ignores_implausible_vectors_of_a_later_run(
     tmp_path: Path, config: FusionConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = fused(TEXT, IMAGE, config, tmp_path)

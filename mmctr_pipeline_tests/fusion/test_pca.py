@@ -30,6 +30,7 @@ def table(
 
 
 def masked(dim: int = 1) -> VectorTable:
+    """Return a table in which no item has a vector."""
     everything = tuple(range(N_ITEMS))
     return dataclasses.replace(table(9, dim, everything), identity="none")
 
@@ -84,7 +85,7 @@ def test_row_zero_is_zero_and_ignored() -> None:
     np.testing.assert_allclose(fused.vectors[1:].mean(axis=0), 0, atol=1e-4)
 
 
-def test_the_mean_replaces_a_missing_modality_and_items_without_either_are_masked() -> None:
+def test_the_mean_replaces_a_missing_modality_and_items_with_neither_have_no_vector() -> None:
     neither, no_image, no_text = 5, (7, 8, 9), (20,)
     text = table(1, TEXT_DIM, (neither, *no_text))
     image = table(2, IMAGE_DIM, (neither, *no_image))

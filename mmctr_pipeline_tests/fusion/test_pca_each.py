@@ -1,4 +1,4 @@
-"""PCA per modality, and standardised and rotated PCA, against plain float64 references."""
+"""PCA of each modality or of standardised vectors equals an SVD; a rotation keeps distances."""
 
 import dataclasses
 from pathlib import Path
@@ -128,7 +128,7 @@ def test_an_item_without_a_cover_has_zero_image_components() -> None:
     n_text = int(transform.components[:, :TEXT_DIM].any(axis=1).sum())
     assert not fused[:100, n_text:].any()
     assert fused[100:, n_text:].any(axis=1).all()
-    # Items with a cover are scaled as if those without one did not exist.
+    # Items with a cover are scaled as if the items without a cover did not exist.
     own = VectorTable(TEXT.item_id[100:], image.vectors[100:], image.present[100:], image.identity)
     text = VectorTable(TEXT.item_id[100:], TEXT.vectors[100:], TEXT.present[100:], TEXT.identity)
     alone = fit_pca(text, own, EACH).transform(text, own).vectors[1:]

@@ -46,7 +46,10 @@ def exact_batch(n_rows: int) -> Batch:
 
 
 def padded_features(features: FeatureEmbedding, batch: Batch) -> tuple[torch.Tensor, ...]:
-    """Return targets `(B, D)`, histories `(B, L, D)`, their mask `(B, L)`, contexts `(B, C)`."""
+    """Return targets, padded histories, which positions are real, and contexts.
+
+    The shapes are `(B, D)`, `(B, L, D)`, `(B, L)` and `(B, C)`.
+    """
     output = features(batch)
     lengths = batch.history_offsets.diff().tolist()
     histories = output.history_TD[: sum(lengths)].split(lengths)

@@ -46,7 +46,7 @@ def _cosine(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def _similarities(model: SimilarityAttention, batch: Batch, row: int, item: int) -> torch.Tensor:
     """Return the seven similarities of a row's target and an item.
 
-    The users that both have in common are counted without the row's own user.
+    The users that the two items share are counted without the row's own user.
     """
     items, target = batch.items, int(batch.item_id_B[row])
     vectors = {kind: items.vectors_of(kind)[0] for kind in ("fused", "text", "image")}
@@ -131,7 +131,7 @@ def _logit(
 def _answer(
     encoder: TargetQueryEncoder, target_D: torch.Tensor, history_LD: torch.Tensor, n_heads: int
 ) -> torch.Tensor:
-    """Return the target after each layer has queried the history `(L, D)`."""
+    """Return the target `(D,)` after every layer has queried the history `(L, D)`."""
     answer_D = target_D
     for layer in encoder.layers:
         attention = layer.attention

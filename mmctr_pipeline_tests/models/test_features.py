@@ -1,4 +1,4 @@
-"""The features of a batch against plain look-ups, one item at a time."""
+"""The features of a batch equal those of plain look-ups, one item at a time."""
 
 import dataclasses
 
@@ -133,7 +133,7 @@ def test_parts_have_the_documented_order_and_width() -> None:
     batch = a_batch()
     features = fitted(EVERYTHING, batch.items)
     output = features(batch)
-    # id, tags, two levels, fused, title and cover vectors; user and two levels
+    # Items: id, tags, two levels; fused, title and cover vectors. Context: user, two levels.
     assert features.item_dim == output.item_BD.shape[1] == 5 + 5 + 3 + 3 + 12 + 10 + 6
     assert features.context_dim == output.context_BC.shape[1] == 5 + 3 + 3
     expected = plain_item_features(features, batch.items, ids_of(batch))

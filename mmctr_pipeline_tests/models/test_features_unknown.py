@@ -27,7 +27,8 @@ def test_cold_and_new_items_keep_their_other_features() -> None:
     items = random_items()
     config = dataclasses.replace(NOTHING, item_id=True, fused_vectors=True)
     features = fitted(config, items)
-    # In no train row; beyond the ids of the model but in the item table; in neither.
+    # `cold` has a row in the model, but is in no train row. The others have no row in the model;
+    # only one of them is in the item table.
     cold, in_item_table, nowhere = 39, SPEC.n_items + 1, 1000
     assert features.item_id is not None
     output = features(batch_of(items, [cold, in_item_table, nowhere], [[0], [], []]))
@@ -79,7 +80,7 @@ def test_training_replaces_known_ids_at_the_configured_rate() -> None:
     # The tolerances are four standard errors.
     assert targets_B.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows) ** 0.5)
     assert history_T.float().mean() == pytest.approx(0.3, abs=4 * (0.21 / n_rows / length) ** 0.5)
-    # Targets and history items are drawn independently: both are replaced in 0.3 ** 2 = 0.09 of
+    # Targets and history items are drawn independently, so both are replaced in 0.3 ** 2 = 0.09 of
     # the rows. The next batch has new draws.
     assert 0.05 < (targets_B & history_T.view(n_rows, length)[:, 0]).float().mean() < 0.13
     assert not torch.equal(replaced(features, batch)[0], is_unknown_N)

@@ -106,9 +106,10 @@ def test_logits_equal_plain_loops(n_layers: int, rows: str) -> None:
 
 @torch.no_grad()
 def largest_change_by_own_label(model: SimilarityAttention, items: ItemFeatures) -> float:
-    """Return the largest change of the logits of 20 train rows if their own label is flipped.
+    """Return how much a train row's logit changes at most if the row's own label is flipped.
 
-    The weights stay the same; the statistics are fitted to the train rows with the flipped label.
+    The weights stay the same; the statistics are fitted again to the train rows with that label
+    flipped. The first 20 rows are tried, one after another.
     """
     train, histories = random_train_rows()
     changes = []

@@ -50,8 +50,8 @@ def float64_model() -> TransformerDcn:
 def plain_logits(model: TransformerDcn, batch: Batch, inverted: bool = False) -> torch.Tensor:
     """Return the logits as in the papers, on left-padded histories.
 
-    `inverted` hides the real positions from attention, as the widely copied original does, except
-    in full rows, where nothing would be left.
+    With `inverted`, attention ignores the real positions instead of the padding, as in the widely
+    copied original code. Rows without padding are an exception, since nothing would be left.
     """
     features = model.features(batch)
     pair_dim = 2 * model.features.item_dim

@@ -1,4 +1,4 @@
-"""Values that no train row holds let no untrained weight reach a logit."""
+"""If a row has a value that no train row holds, no untrained weight reaches its logit."""
 
 import dataclasses
 from typing import Any
@@ -132,7 +132,7 @@ def trained(
 
 
 def planted(rows: Split, items: ItemFeatures) -> dict[str, tuple[Split, ItemFeatures]]:
-    """Return rows and items in which every row holds one new value, by the name of the feature.
+    """Return rows and items by feature: in them, every row has the new value of that feature.
 
     Under `nothing` no value is new.
     """

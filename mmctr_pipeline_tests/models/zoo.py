@@ -128,7 +128,7 @@ def random_items() -> ItemFeatures:
 
 
 def random_batch(n_rows: int, items: ItemFeatures, lengths: list[int] | None = None) -> Batch:
-    """Return a batch of known, untrained and out-of-table ids.
+    """Return a batch with ids of three kinds: trained, untrained, and beyond the tables.
 
     By default some histories are empty.
     """

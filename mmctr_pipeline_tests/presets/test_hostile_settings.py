@@ -99,7 +99,7 @@ def test_presets_and_dagster_refuse_the_same_hostile_values_and_name_the_setting
                 continue
             n_refused += 1
             if field.name == "corrupt_image_share" and value == 1:
-                continue  # the message names missing_image_share, as both add up to at most 1
+                continue  # the message names missing_image_share: the sum of both is too large
             assert preset.startswith(f"my.yaml: section.{field.name}"), case
             assert len(preset) < 1000, case
             assert f"run configuration: section.{field.name}" in dagster, case
@@ -117,7 +117,7 @@ def test_accepted_numbers_are_finite_and_within_their_bounds(name: str) -> None:
                 continue
             bounds = field.metadata.get("bounds", {})
             for number in accepted if isinstance(accepted, tuple) else [accepted]:
-                if number is None:  # no floor, for example
+                if number is None:  # for example, no floor
                     continue
                 if not bounds:
                     assert not isinstance(number, int | float) or isinstance(number, bool)

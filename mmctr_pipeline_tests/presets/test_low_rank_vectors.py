@@ -1,4 +1,4 @@
-"""Models train on fused vectors of any width, as PCA yields no more components than the rank."""
+"""Models train on fused vectors of any width: data of low rank give only few components."""
 
 import dataclasses
 

@@ -13,7 +13,10 @@ from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 
 
 def _model(difference: float, low: float, **changes: Any) -> ModelFile:
-    """Return a model whose AUC is `difference` above that of click rates."""
+    """Return a model whose AUC is higher than that of click rates by `difference`.
+
+    `low` is the lower bound of the difference.
+    """
     rates = {"auc": 0.81234 - difference, "difference": difference, "low": low}
     baselines = {**MODEL_FILE.baselines, "rates": rates}
     return dataclasses.replace(MODEL_FILE, baselines=baselines, **changes)

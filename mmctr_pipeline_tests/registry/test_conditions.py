@@ -1,4 +1,4 @@
-"""A model file records the conditions of its run; each one that has changed gets a sentence."""
+"""Model files record the conditions of their run; a sentence reports each that has changed."""
 
 from pathlib import Path
 

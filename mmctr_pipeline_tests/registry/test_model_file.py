@@ -77,7 +77,7 @@ def test_the_evaluation_is_read_back_and_agrees_with_the_metrics(
     assert loaded.metrics["valid_auc"] == loaded.evaluation["auc"]["auc"]
     assert loaded.metrics["valid_calibration_error"] == loaded.evaluation["calibration"]["error"]
     assert loaded.metrics["valid_auc_by_user"] == loaded.evaluation["by_user"]["auc"]
-    # The small sample has no cold item, so the metric is absent, not zero.
+    # The small sample has no cold item, so the AUC of cold items is absent, not zero.
     assert loaded.evaluation["by_popularity"][0]["n_rows"] == 0
     assert "valid_auc_cold" not in loaded.metrics
     assert (loaded.final_fit, loaded.measured_run) == (None, "")

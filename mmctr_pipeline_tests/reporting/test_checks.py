@@ -156,7 +156,7 @@ def test_explained_variance_enforces_its_limit(share: float, passes: bool) -> No
     assert (outcome.passed, outcome.severe) == (passes, True)
 
 
-def test_explained_variance_warns_of_a_drowned_modality() -> None:
+def test_explained_variance_warns_if_too_little_of_a_modality_is_kept() -> None:
     drowned = checks.explained_variance(0.9, 0.5, {"text": 0.107, "image": 0.915})
     assert (drowned.passed, drowned.severe) == (False, False)
     assert "10.7% of that of titles and 91.5% of that of covers" in drowned.explanation
@@ -164,7 +164,7 @@ def test_explained_variance_warns_of_a_drowned_modality() -> None:
     assert drowned.numbers["explained variance of titles"] == 0.107
     assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed
     assert checks.explained_variance(0.9, 0.5, {"text": 0.9}).passed
-    # A total below the limit is an error all the same.
+    # If the total is below the limit, too, the check reports an error instead of a warning.
     assert checks.explained_variance(0.4, 0.5, {"text": 0.1, "image": 0.9}).severe
 
 
@@ -229,13 +229,26 @@ def test_user_overlap_warns_about_a_mixed_split(users: list[int], passes: bool, 
     assert not outcome.severe
 
 
+def test_unseen_values_are_counted_by_column_and_warn_about_new_items() -> None:
+    dataset = _dataset(valid=_split(item_id=np.array([1, 2, 99, 99], np.int32)))
+    train = dataclasses.replace(dataset.train, item_id=np.array([1, 1, 2, 2], np.int32))
+    outcome = checks.unseen_values(dataclasses.replace(dataset, train=train))
+    assert outcome.passed
+    assert outcome.numbers["valid"]["item_id"] == 2
+    assert "item_id 50.0%" in outcome.explanation
+    cold = dataclasses.replace(train, item_id=np.array([1, 1, 1, 1], np.int32))
+    outcome = checks.unseen_values(dataclasses.replace(dataset, train=cold))
+    assert (outcome.passed, outcome.severe) == (False, False)
+    assert "item_id 75.0%" in outcome.explanation
+
+
 def test_target_in_history_counts_each_row_once() -> None:
     dataset = dataclasses.replace(
         _dataset(valid=_split(item_id=np.array([2, 2, 3, 3], np.int32))),
         histories=Ragged.from_lists([[1, 1, 4], [4], []]),
     )
-    # Of the train rows (item 1, history 0), (2, 0), (3, 1), (1, 2) only the first has its target in
-    # its history; of the valid rows none has.
+    # The train rows are (item 1, history 0), (2, 0), (3, 1) and (1, 2). Only the first has its
+    # target in its history, and no valid row has.
     assert checks.target_in_history(dataset, 0.25).passed
     outcome = checks.target_in_history(dataset, 0.2)
     assert not outcome.passed

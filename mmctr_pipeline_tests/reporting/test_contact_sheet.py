@@ -69,7 +69,7 @@ def test_covers_are_turned_upright(tmp_path: Path) -> None:
     with Image.open(io.BytesIO(sheet.full)) as image:
         drawn = np.asarray(image.convert("RGB")).astype(int)
     red, blue = (np.argwhere(np.abs(drawn - colour).max(axis=2) < 30) for colour in (RED, BLUE))
-    # EXIF orientation 6 turns clockwise: the left half moves to the top.
+    # EXIF orientation 6 turns the cover clockwise, so the left half moves to the top.
     assert red[:, 0].max() <= blue[:, 0].min() + 2
 
 
@@ -123,7 +123,7 @@ def test_awkward_titles_are_drawn(title: str | None) -> None:
     sheet = neighbour_sheet(item_table(pa.array([title] * N_ITEMS, pa.string())), None, table)
     blank = neighbour_sheet(item_table(pa.array(["."] * N_ITEMS)), None, table)
     assert len(sheet.small) <= 50_000
-    # More ink than a dot, and no more than three full lines for each of 96 items.
+    # A title takes more ink than a dot, and no more than three full lines for each of 96 items.
     ink, ink_of_dots = (count_pixels(drawn.full, (32, 32, 32)) for drawn in (sheet, blank))
     assert ink_of_dots < ink < 150_000
 

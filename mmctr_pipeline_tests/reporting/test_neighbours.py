@@ -66,7 +66,7 @@ def test_string_ids_have_the_same_neighbours() -> None:
     ]
 
 
-def test_bad_and_masked_vectors_are_ignored() -> None:
+def test_vectors_that_are_bad_or_not_present_are_ignored() -> None:
     table = random_vectors(3)
     table.vectors[:, 0] += 10
     table.vectors[0, 1], table.vectors[1, 1], table.vectors[2] = np.nan, np.inf, 0
@@ -78,7 +78,7 @@ def test_bad_and_masked_vectors_are_ignored() -> None:
     assert ((shown > 0).sum(axis=1) == N_ITEMS - 5).all()
 
 
-def test_a_fully_masked_table_is_left_out() -> None:
+def test_a_table_without_present_vectors_is_left_out() -> None:
     masked = vector_table(np.zeros((N_ITEMS, 4)), present=np.zeros(N_ITEMS, bool))
     found = find_neighbours(IDS, None, {"image": masked, "text": random_vectors(1)}, 3, 2)
     assert list(found.item_id) == ["text"]
@@ -117,7 +117,7 @@ def test_queries_do_not_cluster_in_a_dense_region() -> None:
         assert np.isin(IDS[[4, 11, 20, 39]], query).all(), seed
 
 
-def test_queries_depend_on_the_seed_and_fewer_queries_are_the_first_ones() -> None:
+def test_queries_depend_on_the_seed_and_asking_for_fewer_gives_the_first_ones() -> None:
     tables = {"text": random_vectors(1)}
     queries = [find_neighbours(IDS, None, tables, 5, 1, seed).query.tolist() for seed in (0, 0, 1)]
     assert queries[0] == queries[1] != queries[2]

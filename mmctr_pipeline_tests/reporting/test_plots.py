@@ -27,7 +27,7 @@ THIRDS = {name: np.arange(91_717) % 3 == third for third, name in enumerate("abc
 
 
 def history(values: Sequence[float], metric: str = "valid_auc", parts: int = 1) -> dict[str, Any]:
-    """Return a history with these values of the deciding metric, `parts` in each epoch."""
+    """Return a training history with `values` of the deciding metric, `parts` in each epoch."""
     records = [
         {"epoch": (n + 1) / parts, "train_loss": 0.6 - n / 1000, "metrics": {metric: value}}
         for n, value in enumerate(values)
@@ -125,9 +125,10 @@ def test_calibrated_probabilities_are_on_the_diagonal() -> None:
     )
     middle = (calibrated_dots.min(axis=0) + calibrated_dots.max(axis=0)) / 2
     rows, columns = (calibrated_dots - middle).T
-    # Rows count downward: shares rise with the probabilities across the whole plot.
+    # Shares rise with the probabilities. As rows count downward, the correlation is negative.
     assert np.corrcoef(rows, columns)[0, 1] < -0.99
-    # One fifth higher in the left half, where no share is cut off.
+    # A shift of 0.2 raises the dots by one fifth. The left half is compared, as shares above 1 are
+    # cut off.
     row, row_high = (np.median(dots[dots[:, 1] < middle[1], 0]) for dots in (calibrated_dots, high))
     assert 0.1 < (row - row_high) / np.ptp(calibrated_dots[:, 0]) < 0.3
 
@@ -139,21 +140,21 @@ def test_a_line_marks_the_limit_only_if_titles_are_cut() -> None:
 
 
 def test_the_longest_titles_share_the_last_bar() -> None:
-    # The last bar is at 30: a longer title must be counted there, and the axis must not grow.
+    # The last bar is at 30. A longer title must be counted there, and the axis must not grow.
     bars = [
         find_pixels(title_lengths(np.array([4] * 90 + [longest]), 20), BLUE) for longest in (30, 99)
     ]
     assert np.array_equal(bars[0], bars[1])
 
 
-def test_the_map_shows_each_kind_and_no_masked_item() -> None:
+def test_the_map_shows_each_kind_and_no_item_without_a_vector() -> None:
     even = np.arange(2000) % 2 == 0
     everything = np.ones(2000, bool)
     content = vector_map(CLOUD, everything, {"both": even, "title": ~even})
     assert len(find_dots(content, BLUE)) > 500
     assert len(find_dots(content, ORANGE)) > 500
-    masked = vector_map(CLOUD, ~even, {"both": even})
-    assert len(find_dots(masked, BLUE)) == 0
+    without_even = vector_map(CLOUD, ~even, {"both": even})
+    assert len(find_dots(without_even, BLUE)) == 0
 
 
 def test_the_rarest_kind_is_on_top() -> None:
@@ -165,7 +166,7 @@ def test_the_rarest_kind_is_on_top() -> None:
         kinds = {"rare": rare, "common": right & ~rare, "left": ~right & ~rare}
         return len(find_dots(vector_map(vectors, np.ones(2000, bool), kinds), ORANGE))
 
-    # The rare items are all on the left, then all on the right, where they hide the common ones.
+    # First all rare items are on the left, then all on the right, where they hide the common ones.
     assert n_common_pixels(rare=np.arange(2000) < 50) > 3
     assert n_common_pixels(rare=np.arange(2000) >= 1950) == 0
 
@@ -176,7 +177,7 @@ def test_the_first_axis_has_the_largest_variance() -> None:
     vectors[:, 2] = CLOUD[:, 1] / 10
     dots = find_dots(vector_map(vectors, np.ones(2000, bool), {"all": np.ones(2000, bool)}), BLUE)
     height, width = np.ptp(dots, axis=0)
-    # Standard deviations of sqrt(2) and 0.1 on equal scales, plus the size of a dot.
+    # The standard deviations are sqrt(2) and 0.1, on equal scales. Each dot adds its own size.
     assert width / 20 < height < width / 8
 
 
@@ -226,7 +227,7 @@ def test_a_picture_of_noise_shrinks_below_the_limit(size: tuple[int, int]) -> No
 
 
 def test_a_picture_below_the_limit_is_unchanged() -> None:
-    # More colours than a palette can hold.
+    # These pixels have more colours than a palette can hold.
     pixels = np.arange(40 * 40 * 3).reshape(40, 40, 3).astype(np.uint8)
     pixels[..., 0] = np.arange(40)[:, None] * 6
     with Image.open(io.BytesIO(small_picture(Image.fromarray(pixels)))) as image:
@@ -243,6 +244,6 @@ def test_gradient_norms_and_learning_rates_are_drawn() -> None:
     assert len(find_pixels(content, BLUE)) > 100
     rates = find_pixels(content, ORANGE)
     in_plot = rates[(rates[:, 0] > 40) & (rates[:, 1] < 480)]
-    # The rate falls from left to right.
+    # The rate falls from left to right, and a lower point has a larger row number.
     left, right = in_plot[in_plot[:, 1] < 150], in_plot[in_plot[:, 1] > 350]
     assert left[:, 0].min() < right[:, 0].min()

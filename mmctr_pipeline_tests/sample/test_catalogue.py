@@ -59,7 +59,9 @@ def test_more_than_half_of_the_tags_belong_to_the_category_of_their_item(
 
 
 @pytest.mark.parametrize("warm", [True, False])
-def test_sampling_respects_cell_and_pool(catalogue: Catalogue, warm: bool) -> None:
+def test_sampled_items_have_the_requested_cell_and_are_all_warm_or_all_cold(
+    catalogue: Catalogue, warm: bool
+) -> None:
     sampler = ItemSampler(catalogue, warm=warm, popularity_spread=1.0)
     cell = np.tile(np.arange(N_CELLS), 50)
     rng = np.random.default_rng(0)

@@ -46,7 +46,10 @@ def test_colours_and_texture_show_the_style_and_not_the_category() -> None:
     in_train = np.arange(360) // len(STYLES) % 2 == 0  # both halves have all styles
 
     def accuracy(kind: np.ndarray) -> float:
-        """Accuracy of the nearest class mean of the train half on the other half."""
+        """Return how often the class of the nearest mean is right on the other half.
+
+        The means are those of the classes in the train half.
+        """
         means = np.stack([features_NF[in_train & (kind == k)].mean(axis=0) for k in range(6)])
         distance = ((features_NF[~in_train, None] - means) ** 2).sum(axis=2)
         return float(np.mean(distance.argmin(axis=1) == kind[~in_train]))

@@ -24,7 +24,10 @@ def _all_vectors(
 
 
 def _nearest_mean_accuracy(vectors: np.ndarray, kind: np.ndarray) -> float:
-    """Accuracy of the nearest class mean: means from half of the items, tested on the rest."""
+    """Return how often the class of the nearest mean is right.
+
+    The means are those of the classes in one half of the items; the other half is tested.
+    """
     means = np.stack([vectors[::2][kind[::2] == k].mean(axis=0) for k in range(kind.max() + 1)])
     distance = ((vectors[1::2, None] - means) ** 2).sum(axis=2)
     return float(np.mean(distance.argmin(axis=1) == kind[1::2]))

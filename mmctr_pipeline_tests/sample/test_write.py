@@ -49,7 +49,7 @@ generate_sample(SampleConfig.scaled(0.02, images=False), Path(sys.argv[1]))
 def test_without_images_the_other_files_are_the_same_and_need_only_numpy_and_pyarrow(
     tmp_path: Path,
 ) -> None:
-    """They are also the same in a process with another hash seed and number of threads."""
+    """The files are also the same in a process with another hash seed and number of threads."""
     with_images = generate_sample(TINY, tmp_path / "with")
     environment = {**os.environ, "PYTHONHASHSEED": "123", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", PLAIN_PROCESS, str(tmp_path / "plain")]

@@ -1,4 +1,4 @@
-"""Changed test files and models that fail the AUC gate are refused."""
+"""A submission is refused if the model fails the AUC gate or the test file has changed."""
 
 import dataclasses
 

@@ -130,7 +130,7 @@ def _add(
 
 
 def _from_loss_to_leaves(root: Any) -> list[Any]:
-    """Return all nodes, each before those that it passes gradients to."""
+    """Return all nodes, each before the nodes that it passes gradients to."""
     order, seen, stack = [], set(), [(root, False)]
     while stack:
         node, is_finished = stack.pop()

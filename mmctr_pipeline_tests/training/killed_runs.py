@@ -1,8 +1,8 @@
 """Runs that are killed and started again, each start in a child process.
 
-`python -m mmctr_pipeline_tests.training.killed_runs FOLDER NAME` trains the run NAME of `RUNS` once
-without a break, once for each part of an epoch that it may be killed in, and once with a kill in
-every part. Results go to FOLDER.
+`python -m mmctr_pipeline_tests.training.killed_runs FOLDER NAME` trains the run NAME of `RUNS`
+several times: once without a kill, then with a single kill, once for each part of an epoch that the
+kill may hit, and finally with a kill in every part. Results go to FOLDER.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def count_parts(lines: list[str]) -> int:
 def load_result(folder: Path, killed_at: int | str | None) -> dict[str, Any]:
     """Return what `_train` saved for the run that was killed in part `killed_at`.
 
-    None is the run without a break, "each" the one that was killed in every part.
+    None is the run without a kill, and "each" is the one that was killed in every part.
     """
     result: dict[str, Any] = torch.load(_path(folder, killed_at), weights_only=False)
     return result

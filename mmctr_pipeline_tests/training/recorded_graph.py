@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs that runs on the CPU: records operations and repeats them."""
+"""A stand-in for CUDA graphs that runs on the CPU: it records operations and repeats them."""
 
 import contextlib
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ class _Recorder(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        # Indexing waits only for masks.
+        # Indexing makes the host wait only if an index is a boolean mask.
         masks = [tensor for tensor in _tensors(args[1:]) if tensor.dtype == torch.bool]
         is_index = function is torch.ops.aten.index.Tensor and not masks
         if _WAITS.intersection(function.tags) and not is_index:

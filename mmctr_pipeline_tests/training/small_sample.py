@@ -1,4 +1,4 @@
-"""A tiny click dataset for tests: items of four styles, users who click on one of them."""
+"""A tiny click dataset for tests: items have one of four styles, and each user likes one style."""
 
 import dataclasses
 

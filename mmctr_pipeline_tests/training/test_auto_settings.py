@@ -58,7 +58,7 @@ def test_drawn_negatives_turn_in_batch_negatives_on_and_click_rates_off(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO, "mmctr_pipeline"):
-        # Even if users return: they all have the same click rate.
+        # Click rates are off even if users return, since all users have the same rate.
         drawn = with_drawn_negatives()
         drawn = dataclasses.replace(drawn, valid=drawn.train.take(np.arange(500)))
         model, training = resolve_auto(drawn, AUTO, AUTO_TRAINING)

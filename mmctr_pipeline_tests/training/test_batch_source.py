@@ -1,4 +1,4 @@
-"""Item features joined by id, and batches: the right rows, ragged histories, a seeded order."""
+"""Item features are joined by id; batches have the right rows, histories and order."""
 
 import dataclasses
 
@@ -74,7 +74,7 @@ def test_in_order_yields_every_row_with_its_own_history() -> None:
 
 @pytest.mark.parametrize(("batch_size", "step"), [(25, 64), (400, 100)])
 def test_batches_have_few_shapes(batch_size: int, step: int) -> None:
-    """History positions are padded to a multiple of 64, or of a quarter of the rows if larger."""
+    """Positions are padded to a multiple of 64, or of a quarter of the batch size if larger."""
     dataset, vectors = small_sample(n_train=10 * batch_size)
     batches = list(source_of(dataset, vectors).shuffled(batch_size, 1, 1))
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Checkpoints: written when due, replaced as a whole or not at all, removed with their folder."""
+"""Checkpoints are written when due, replaced whole or not at all, and removed with their folder."""
 
 import logging
 import os

@@ -50,7 +50,7 @@ def test_metrics_are_those_of_the_returned_scores(trained: TrainedCtr) -> None:
     assert dataset.valid.label is not None
     assert trained.valid_scores.dtype == np.float32
     expected = auc(dataset.valid.label, trained.valid_scores)
-    # The two sum in a different order.
+    # The two computations sum in different orders.
     assert trained.metrics["valid_auc"] == pytest.approx(expected, rel=1e-12)
     measured_while_training = trained.history.best.metrics["valid_auc"]
     assert trained.metrics["valid_auc"] == pytest.approx(measured_while_training, rel=1e-12)

@@ -38,7 +38,7 @@ class Numbered:
 
 
 class CountingStep:
-    """Stand-in for `TrainStep` that counts its trainings on each batch."""
+    """Stand-in for `TrainStep` that counts how often it was trained on each batch."""
 
     def __init__(self, n_batches: int = 30) -> None:
         self.n_parts = 1

@@ -1,4 +1,4 @@
-"""Devices by name, and random state that is restored."""
+"""Devices are found by name, and random state and number of threads are restored."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""An AUC no better than chance has likely causes, each tested by training with that fault."""
+"""Likely causes of an AUC no better than chance are named; a run with each cause tests it."""
 
 import dataclasses
 import logging

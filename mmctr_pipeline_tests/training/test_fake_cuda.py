@@ -132,7 +132,7 @@ def test_fake_cuda_trains_with_pairwise_loss_and_each_optimizer(
 def test_fake_cuda_batches_of_an_epoch_have_one_shape_and_do_not_wait(
     free_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without free memory, rows stay in the host's memory, and batches are copied from there."""
+    """Rows stay in the host's memory if the device has none free; batches are copied from there."""
     fake_cuda.pretend_driver(monkeypatch, free_bytes)
     with FakeCuda() as cuda:
         batches = source_on_device(SMALL_MODEL).shuffled(BATCH_SIZE, seed=0, epoch=1)

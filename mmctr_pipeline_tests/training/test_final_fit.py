@@ -75,7 +75,7 @@ def concatenated(first: Split, second: Split) -> Split:
 def test_the_model_is_trained_on_train_and_valid_rows(
     selected: TrainedCtr, final: TrainedCtr
 ) -> None:
-    """The reference is a run on both splits whose validations repeat the selection run's values."""
+    """The reference is a run on both splits with the validation metrics of the selection run."""
     history = selected.history
     n_parts = round(history.best_epoch * 2)
     assert 1 < n_parts < len(history.epochs)

@@ -20,8 +20,8 @@ from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy
 class Trace:
     """A run over rows 0, 1, ... in batches of `sizes` that records what happens.
 
-    The loss of row i is i in every epoch. Each validation returns the next of `values`;
-    after the last, it repeats that one.
+    The loss of row i is i in every epoch. Each validation returns the next of `values`, and after
+    that always the last of them.
     """
 
     sizes: tuple[int, ...]
@@ -220,5 +220,5 @@ def test_a_time_limit_ends_an_epoch_early_and_holds_to_within_a_step(
     assert [record.epoch for record in history.epochs] == epochs
     assert len(trace.rows) == 4 * epochs[-1]
     assert history.ended_by == ("max_epochs" if epochs[-1] == 3 else "max_minutes")
-    # The time of the first validation is unknown in advance.
+    # The limit does not include the first validation, whose time is unknown in advance.
     assert trace.now <= seconds + 1 + 2 * (len(epochs) == 1)

@@ -51,9 +51,9 @@ def plain_pairwise_loss(logits: list[float], labels: list[float]) -> float:
 
 
 def plain_contrast(logits: list[float], labels: list[float]) -> float:
-    """Return the listwise term of JRC minus log(B).
+    """Return the listwise term of JRC minus log(B), the logarithm of the number of rows.
 
-    A row with the logit s has the logit s / 2 for a click and -s / 2 for none.
+    A row with the logit s has the score s / 2 for a click and -s / 2 for no click.
     """
     terms = []
     for row, label in enumerate(labels):
@@ -213,7 +213,8 @@ def test_a_batch_of_clicks_keeps_its_targets(batch: Batch) -> None:
 def uneven_rows(n_rows: int = 200_000) -> tuple[Split, np.ndarray]:
     """Return rows whose clicks depend on the item, and the true logit of each item `(I,)`.
 
-    Popular items are clicked more, so they are rarer among rows without a click than among all.
+    Popular items are clicked more, so their share of the rows without a click is lower than their
+    share of all rows.
     """
     generator = np.random.default_rng(0)
     probability_I = np.linspace(0.05, 0.95, 11)

@@ -108,7 +108,7 @@ def test_the_quick_run_covers_a_final_fit_shorter_than_selection() -> None:
 
 
 class ToyRun:
-    """A run on batches that hold their epoch's number; from epoch `bad_from` the loss is NaN."""
+    """A run on batches that hold their epoch's number; from epoch `bad_from` on, losses are NaN."""
 
     def __init__(self, values: list[float], bad_from: float = math.inf) -> None:
         self.values = dict(enumerate(values, start=1))
@@ -122,7 +122,7 @@ class ToyRun:
         return iter([torch.full((4, 1), float(epoch)), torch.full((2, 1), float(epoch))])
 
     def loss(self, module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        # The first step of the bad epoch is good, but its weights must not be kept.
+        # The first step of the bad epoch is good, but the weights after it must not be kept.
         is_bad = self.epoch >= self.bad_from and len(batch) == 2
         return squared_error(module, batch) * (math.nan if is_bad else 1.0)
 

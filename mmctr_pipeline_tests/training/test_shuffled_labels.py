@@ -26,7 +26,7 @@ TOLERANCE = 0.02
 
 
 def shuffled() -> CtrDataset:
-    """Return rows of 60 users and 60 items, 40 each, whose labels are coin tosses."""
+    """Return 2,400 train rows of 60 users and 60 items, whose labels are coin tosses."""
     dataset, _ = small_sample(n_train=2400, n_users=80)
     label = np.random.default_rng(5).integers(0, 2, len(dataset.train)).astype(np.int8)
     return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, label=label))

@@ -25,7 +25,7 @@ TOO_MANY_VALUES = 1 << 46
 
 @dataclasses.dataclass
 class Memory:
-    """A loss with memory for at most `n_rows` rows, which records the sizes it was called with."""
+    """A loss with memory for at most `n_rows` rows, which records the size of each batch."""
 
     n_rows: int
     error: Exception | None = None

@@ -108,7 +108,7 @@ def test_a_final_fit_uses_the_validations_of_selection_and_ends_at_its_best_epoc
 
     stopping, state = FollowSelection(selection), RunState()
     scores = []
-    # There is no validation after half an epoch, which may happen with few batches.
+    # The final fit has no part that ends at epoch 0.5: with few batches, parts may be skipped.
     for epoch in (1.0, 1.5, 2.0):
         assert stopping.ended_by(state) is None
         add(state, stopping, dataclasses.replace(record(epoch, 0.0), metrics={}))

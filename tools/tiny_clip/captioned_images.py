@@ -20,9 +20,9 @@ Tokenize = Callable[[list[str]], torch.Tensor]
 class CaptionedImages:
     """N items that have both a readable cover and a title.
 
-    `image` is `(N, 3, S, S) float32`, preprocessed; `title`, `caption` (naming style and category)
-    and `captioned_title` (both) are `(N, L) int64` tokens; `category` and `style` are `(N,) int64`
-    indices into the sorted names. `n_skipped` counts the items left out.
+    `image` is `(N, 3, S, S) float32`, preprocessed. `title`, `caption` (which names style and
+    category) and `captioned_title` (title and caption) are `(N, L) int64` tokens. `category` and
+    `style` are `(N,) int64` indices into the sorted names. `n_skipped` counts the items left out.
     """
 
     image: torch.Tensor

@@ -43,7 +43,7 @@ MODEL_CONFIG: dict[str, Any] = {
         "layers": 3,
         "mlp_ratio": 2.0,
     },
-    # The vocabulary alone has 49,408 rows: the width determines the size of the file.
+    # The table of the 49,408 tokens is most of the file, so its width determines the file's size.
     "text_cfg": {
         "context_length": 32,
         "vocab_size": 49_408,

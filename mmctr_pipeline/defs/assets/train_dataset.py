@@ -32,7 +32,7 @@ from mmctr_pipeline.reporting import checks
 def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[CtrDataset]:
     """The validated interactions and items; each history is stored once, without padding."""
     from mmctr_pipeline import pipeline
-    from mmctr_pipeline.data.facts import data_facts, unseen_rows
+    from mmctr_pipeline.data.facts import data_facts
 
     dataset = pipeline.load_dataset(deployment.layout())
     dataset = dataclasses.replace(
@@ -47,7 +47,6 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
         "distinct histories": len(dataset.histories),
         "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
         "facts": dg.MetadataValue.md("\n".join(f"- {f}" for f in data_facts(dataset).sentences())),
-        "rows with a value that train lacks": dg.MetadataValue.json(unseen_rows(dataset)),
         "fingerprint": dataset.fingerprint,
         "configuration": dg.MetadataValue.json(config.resolved),
         "provenance": dg.MetadataValue.json(dataset.provenance),
@@ -56,11 +55,12 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
 
 
 @declare.checks(
-    only_warn=("user_overlap",),
+    only_warn=("user_overlap", "unseen_values"),
     id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
     label_values="labels are 0 and 1, both occur, test IDs are distinct",
     target_in_history="target items are rarely in their own row's history",
     user_overlap="either all valid users are train users, or none",
+    unseen_values="train has most items and levels of the valid rows",
 )
 def train_dataset_checks(train_dataset: CtrDataset) -> list[checks.CheckOutcome]:
     """Check the integrity of the dataset."""
@@ -70,4 +70,5 @@ def train_dataset_checks(train_dataset: CtrDataset) -> list[checks.CheckOutcome]
         checks.label_values(train_dataset),
         checks.target_in_history(train_dataset, limits["max_target_in_history"]),
         checks.user_overlap(train_dataset),
+        checks.unseen_values(train_dataset),
     ]

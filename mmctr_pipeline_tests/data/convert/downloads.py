@@ -13,7 +13,7 @@ GENRES = ("Action", "Children's", "Comedy", "Sci-Fi")
 
 
 def drawn_ratings(n_users: int = 12, n_movies: int = 40, n_times: int = 10**9) -> list[Rating]:
-    """Return 8 to 30 ratings of each user, in whole stars; with a small `n_times`, times repeat."""
+    """Return 8 to 30 ratings by each user, in whole stars. Times repeat if `n_times` is small."""
     generator = np.random.default_rng(1)
     return [
         (user, int(movie), int(generator.integers(1, 6)), int(generator.integers(1, n_times)))
@@ -55,7 +55,7 @@ Pair = tuple[int, int, int]
 
 
 def drawn_pairs(n_users: int = 60, n_items: int = 80) -> list[Pair]:
-    """Return 5 to 14 interactions of each user, not sorted by time."""
+    """Return 5 to 14 interactions of each user, not in the order of time."""
     generator = np.random.default_rng(2)
     popularity = 1 / np.arange(1, n_items + 1)
     return [

@@ -40,7 +40,7 @@ def test_leave_one_out_holds_out_the_last_two_interactions_of_each_user(tmp_path
         assert clicks["test"]["item_seq"].to_list() == [items[:-1]]
 
 
-def test_each_interaction_has_its_negatives_with_the_same_history(tmp_path: Path) -> None:
+def test_negatives_have_the_user_and_the_history_of_their_interaction(tmp_path: Path) -> None:
     pairs = drawn_pairs()
     tables = _rows(write_microlens(tmp_path / "raw", pairs), MicroLensConfig(negatives=3))
     own = {(user, item) for user, item, _ in pairs}
@@ -93,7 +93,7 @@ def test_equal_seeds_give_equal_bytes_and_different_seeds_do_not(tmp_path: Path)
     assert outputs[0] != outputs[2]
 
 
-def test_pairs_without_times_in_one_line_per_user_give_the_same_clicks(tmp_path: Path) -> None:
+def test_pairs_in_one_line_per_user_without_times_give_the_same_clicks(tmp_path: Path) -> None:
     pairs = sorted(drawn_pairs(), key=lambda pair: (pair[0], pair[2]))
     raw = write_microlens(tmp_path / "raw", pairs)
     with_times = _rows(raw)

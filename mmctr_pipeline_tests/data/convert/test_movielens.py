@@ -32,7 +32,7 @@ def _converted(raw: Path, config: MovieLensConfig | None = None) -> dict[str, pl
 
 
 def _splits_by_hand(ratings: list[Rating], held_out: float) -> dict[tuple[int, int], str]:
-    """Return the split of each (user, movie) that follows the first movie the user liked."""
+    """Return the split of each (user, movie) rated after the first movie that the user liked."""
     by_user = defaultdict(list)
     for user, movie, rating, _ in sorted(ratings, key=lambda row: row[3]):
         by_user[user].append((movie, rating))

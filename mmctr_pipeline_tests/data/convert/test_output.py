@@ -1,4 +1,4 @@
-"""The converted folder is replaced only if a conversion wrote it; the pipeline runs on it."""
+"""A folder is replaced only if a conversion wrote it, and the pipeline runs on converted data."""
 
 import re
 from pathlib import Path

@@ -52,7 +52,7 @@ BROKEN = {
     43: "too many pixels",  # a PNG that claims 60,000 x 60,000
     44: "truncated",  # a JPEG without any pixels
     45: "format not supported: HEIC",
-    46: "truncated",  # a PNG
+    46: "truncated",  # half a PNG
     47: "truncated",  # half an AVIF
     48: "truncated",  # half a GIF
 }

@@ -89,7 +89,8 @@ def over_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-# For each readable file that open_clip treats differently, the conversion that makes it agree.
+# The readable files that open_clip treats differently from us, each with a conversion of the image
+# after which open_clip gives our pixels.
 PREPARED: dict[int, Callable[[Image.Image], Image.Image]] = {
     3: lambda image: image.convert("RGB"),
     6: lambda image: image.convert("L"),
@@ -193,7 +194,7 @@ def test_jpegs_not_much_larger_than_the_model_input_are_decoded_in_full() -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_large_jpegs_are_turned_upright_to_a_fraction_of_a_pixel(orientation: int) -> None:
-    # At 1/2, 1/4 and 1/8 the last column and row are partial.
+    # At 1/2, 1/4 and 1/8 of the size, the last column and row are fractions of a pixel.
     content = encoded(photograph(0, 1_025, 773), "JPEG", exif=oriented(orientation))
     expected = ImageOps.exif_transpose(opened(content))
     for size in (160, 80, 40):
@@ -201,8 +202,8 @@ def test_large_jpegs_are_turned_upright_to_a_fraction_of_a_pixel(orientation: in
         assert 0 < error_of(decode(content, spec, NOWHERE), pixels_of_open_clip(expected, size)) < 1
 
 
-def test_size_of_a_turned_jpeg_is_compared_upright() -> None:
-    # Upright, half the size suffices; unturned, not even the full size would.
+def test_a_turned_jpeg_is_decoded_smaller_if_its_upright_size_allows_it() -> None:
+    # Upright, half the size is large enough for the model. Unturned, the full size would not be.
     content = encoded(photograph(0, 960, 200), "JPEG", exif=oriented(6))
     spec = dataclasses.replace(SMALL, size=(224, 32), resize_mode="squash")
     upright = encoded(ImageOps.exif_transpose(opened(content)), "PNG")

@@ -248,7 +248,7 @@ def test_parity_with_float32_is_recorded_and_stored(
     assert encode([1, 2, 3], folder, half, store).table.provenance["parity"] == first
 
 
-def test_sources_given_and_none_need_no_images(tmp_path: Path) -> None:
+def test_source_given_and_source_none_need_no_images(tmp_path: Path) -> None:
     store = VectorStore(tmp_path)
     none = encode_images(ITEM_ID, None, ImageEncoderConfig(source="none"), "cpu", store)
     assert none.table.identity == "none"

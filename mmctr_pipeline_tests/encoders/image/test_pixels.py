@@ -134,7 +134,7 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(order: str) -> None:
     image = Image.fromarray(values)
     assert image.mode.startswith("I;16")
     assert grey(as_colour(image)) == [0, 1, 117, 255]
-    # Pillow, and so open_clip, would clip.
+    # Pillow would clip these values, and so would open_clip, which uses it.
     assert np.asarray(image.convert("RGB"))[0, 1:, 0].tolist() == [255, 255, 255]
 
 

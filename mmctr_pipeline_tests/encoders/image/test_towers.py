@@ -23,8 +23,9 @@ from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.sample.covers import draw_cover
 from mmctr_pipeline_tests.encoders.small_models import random_clip, save_clip
 
-# A smaller RN50: half its width and two thirds of its blocks; no text is encoded here. It amplifies
-# rounding as RN50 does, but runs in seconds, also on CPUs without bfloat16 products.
+# A smaller RN50: half its width, two thirds of its blocks, and a minimal text tower, which is not
+# used. It amplifies rounding as RN50 does, but runs in seconds, also on CPUs without bfloat16
+# products.
 RESNET = {
     "embed_dim": 256,
     "vision_cfg": {"image_size": 96, "layers": [2, 3, 4, 2], "width": 32, "patch_size": None},
@@ -37,7 +38,7 @@ FEW = 16
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """A folder of images, a model, and their vectors by open_clip in float32.
+    """A folder of images, a model, and the images' vectors by open_clip in float32.
 
     `vectors` is `(len(item_id), D) float32`. `swapped` has the vectors of the first `FEW` images
     with red and blue exchanged, an error that the bounds must detect.
@@ -97,14 +98,14 @@ def make_sensitive(visual: nn.Module, pixels: torch.Tensor) -> None:
     """Make the vectors of a ResNet with random weights depend on the picture.
 
     As initialised, each block adds nothing, and each normalisation assumes a mean of 0 and
-    a variance of 1. Here the blocks contribute, and the statistics are those of `pixels`.
+    a variance of 1. Afterwards the blocks contribute, and the statistics are those of `pixels`.
     """
     for module in visual.modules():
         if isinstance(module, Bottleneck):
             nn.init.ones_(module.bn3.weight)
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-            # None means the mean over all batches; a number would give the last ones more weight.
+            # None means the mean over all batches; a number would favour the last batches.
             module.momentum = None
     visual.train()
     for batch in pixels.split(32):
@@ -151,7 +152,7 @@ def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
     found = resnet.encode("bfloat16", tmp_path, len(PHOTOS))
     ours = resnet.centred_cosine(found).mean()
     assert 0.99 <= ours < 0.9999
-    # Exchanged colours would fail.
+    # Exchanged colours would fail this bound.
     assert resnet.centred_cosine(resnet.swapped).mean() < 0.9
 
     model, preprocess = open_clip.create_model_from_pretrained(resnet.model_name)
@@ -160,7 +161,8 @@ def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
     with torch.inference_mode():
         pixels = torch.stack([preprocess(picture) for picture in pictures]).bfloat16()
         all_bfloat16 = torch.cat([visual(batch) for batch in pixels.split(8)]).float().numpy()
-    # With the stem in bfloat16 too, the error more than doubles: later layers amplify its rounding.
+    # With the stem in bfloat16 too, the error more than doubles, since later layers amplify the
+    # rounding of the stem.
     assert 1 - resnet.centred_cosine(all_bfloat16).mean() > 2 * (1 - ours)
 
 
@@ -172,13 +174,13 @@ def test_tiny_clip_equals_open_clip(
 ) -> None:
     found = tiny_clip.encode(precision, tmp_path, 64)
     assert least <= tiny_clip.centred_cosine(found).mean() < most
-    # Exchanged colours would fail, though covers of the sample dataset differ strongly.
+    # Exchanged colours would fail the bound of either precision.
     assert tiny_clip.centred_cosine(tiny_clip.swapped).mean() < 0.98
 
 
 @pytest.fixture(scope="module")
 def small_resnet() -> Any:
-    """A ResNet image tower with every kind of block, 64 x 64 pixels to 24 dimensions."""
+    """A ResNet image tower with every kind of block, from 64 x 64 pixels to 24 dimensions."""
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 16, "patch_size": None}
     visual = random_clip({**RESNET, "embed_dim": 24, "vision_cfg": vision}).visual
@@ -213,10 +215,11 @@ def test_towers_equal_open_clip_and_do_not_change_its_model(
     assert single.dtype == half.dtype == torch.float32
     torch.testing.assert_close(plain, expected, atol=0, rtol=0)
     # The order of summation in float32 depends on the CPU, and the layers amplify its effect.
-    # Both forms come within 2e-5 of a vector's length; a single forgotten bias is 1e-3 or more off.
+    # Both forms are off by at most 2e-5 of a vector's length. A single forgotten bias would change
+    # the vector by 1e-3 or more.
     assert relative_error(expected, exact) < 1e-4
     assert relative_error(single, exact) < 1e-4
-    # bfloat16 would fail these bounds.
+    # bfloat16 is off by more, so it would fail the bounds above.
     assert relative_error(half, exact) > 1e-2
     assert 0.99 < torch.cosine_similarity(half, expected).min() < 0.999999
     after = small_resnet.state_dict()

@@ -56,7 +56,7 @@ def test_damaged_shard_is_logged_renamed_and_encoded_again(
     intact = run(tmp_path, [1, 2, 3, 4])
     (path,) = shard_files(tmp_path)
     damage(path)
-    # Other shards are planned, so that the file is not simply overwritten.
+    # These numbers make a shard of another name, so that the file is not simply overwritten.
     encoder = Encoder([4, 3, 2, 1, 7])
     result = run(tmp_path, [4, 3, 2, 1, 7], encoder, shard_size=9)
     assert encoder.encoded == [1, 2, 3, 4, 7]

@@ -68,7 +68,7 @@ def test_days_are_counted_in_utc(tmp_path: Path) -> None:
     assert report.n_dropped == 0
 
 
-def test_dry_run_reports_the_same_and_changes_nothing(tmp_path: Path) -> None:
+def test_dry_run_reports_what_a_real_run_drops_and_changes_nothing(tmp_path: Path) -> None:
     run(tmp_path, range(10))
     run(tmp_path, range(5), day=20)
     (tmp_path / "encoder-0123abcd").mkdir()
@@ -133,7 +133,7 @@ def test_merged_shards_are_not_merged_again(tmp_path: Path) -> None:
     run(tmp_path, range(n + 5_000), shard_size=500)
     for _ in range(2):
         _prune(tmp_path, day=0)
-        # Four shards of the first run, and two with its last 1,000 rows and the 5,000 new ones.
+        # Four shards of the first run, and two that hold its last 1,000 rows and 5,000 new ones.
         assert len(shard_files(tmp_path)) == 6
     after = run(tmp_path, range(n), Encoder([]))
     np.testing.assert_array_equal(after.vectors, before.vectors)
@@ -236,8 +236,8 @@ def test_damaged_shard_is_removed(
     first, second = shard_files(tmp_path)
     first.write_bytes(b"")
     if is_earlier_version:
-        # Earlier versions wrote page checksums only. The damage is found when the vectors are
-        # read to rewrite the shard.
+        # Earlier versions wrote page checksums only, so the damage is found only when the vectors
+        # are read to rewrite the shard.
         table = pq.read_table(second)
         metadata = {k: v for k, v in table.schema.metadata.items() if k != b"mmctr.crc32"}
         options = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}

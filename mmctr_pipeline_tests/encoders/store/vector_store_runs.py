@@ -114,8 +114,8 @@ def start_run(
 ) -> subprocess.Popen[str]:
     """Start a process that encodes `numbers` contents and saves the vectors as `result`.
 
-    The process prints a line for each shard, and with `step_by_step` then waits for a line. It
-    kills itself in shard number `stop_at`.
+    The process prints a line for each shard. With `step_by_step`, it then waits for a line on its
+    standard input. It kills itself in shard number `stop_at`, counted from 1.
     """
     command = [sys.executable, "-c", _RUN, *map(str, [folder, numbers, stop_at, result])]
     stdin = subprocess.PIPE if step_by_step else subprocess.DEVNULL

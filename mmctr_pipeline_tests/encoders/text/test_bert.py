@@ -82,7 +82,7 @@ def test_bfloat16_is_close_and_does_not_change_the_model(
 
 def test_compact_bert_fits_only_models_whose_results_it_reproduces(model: BertModel) -> None:
     class OtherBert(BertModel):
-        """A subclass may compute something else."""
+        """A subclass, which may compute something else."""
 
     assert CompactBert.fits(model)
     assert not CompactBert.fits(None)

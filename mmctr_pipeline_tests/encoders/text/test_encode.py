@@ -1,4 +1,4 @@
-"""Every item gets the vector of its title, or is masked."""
+"""Every item gets the vector of its title, or counts as an item without one."""
 
 import dataclasses
 import logging
@@ -44,7 +44,7 @@ TITLES = [
     "x",
     "😂",
 ]
-# All rows with a title but the last, which has no word that the tokeniser knows.
+# All rows with a title, except the last: it has no word that the tokeniser knows.
 ENCODED = [0, 2, 4, 6, 7, 8, 9]
 
 MINILM = TextEncoderConfig(precision="float32")
@@ -90,7 +90,7 @@ def test_vectors_equal_those_of_the_library_in_item_order(encoding: TextEncoding
     assert np.linalg.norm(expected[0] - expected[[1, 3, 4, 5, 6]], axis=1).min() > 0.1
 
 
-def test_items_without_a_title_are_masked_and_counted(encoding: TextEncoding) -> None:
+def test_items_without_a_title_have_no_vector_and_are_counted(encoding: TextEncoding) -> None:
     table = encoding.table
     assert np.flatnonzero(table.present).tolist() == ENCODED
     assert not table.vectors[~table.present].any()
@@ -121,11 +121,11 @@ def test_a_title_that_only_the_prompt_makes_too_long_counts_as_cut_off(tmp_path:
         assert table.provenance["counts"]["cut_off"] == n_cut
 
 
-def test_lengths_are_those_before_truncation(encoding: TextEncoding) -> None:
+def test_lengths_are_counted_before_truncation(encoding: TextEncoding) -> None:
     assert encoding.longest == 256
     assert encoding.n_tokens is not None
     assert len(encoding.n_tokens) == len(ENCODED)
-    # One word and 20,000 words, each with a start and an end token.
+    # The shortest title has one word and the longest 20,000; both also have start and end tokens.
     assert (encoding.n_tokens.min(), encoding.n_tokens.max()) == (3, 20_002)
 
 
@@ -202,7 +202,7 @@ def test_templates_have_their_own_texts_and_identities(tmp_path: Path) -> None:
     assert plain.present.tolist() == [True, True, False]
     both = encode(items, tagged, tmp_path / "store")
     assert both.present.all()
-    # The first has no tags, so its text is the same under both templates.
+    # The first item has no tags, so its text is the same under both templates.
     assert encoded_and_reused(both) == (2, 1)
     alone = encode(items, tagged, tmp_path / "other")
     np.testing.assert_allclose(both.vectors, alone.vectors, atol=1e-5, rtol=0)
@@ -240,7 +240,7 @@ def test_identity_and_truncation_of_an_open_clip_text_tower(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("config", "width"), [(MINILM, 384), (CLIP, 128)])
-def test_without_any_title_every_item_is_masked(
+def test_without_any_title_no_item_has_a_vector(
     config: TextEncoderConfig, width: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     items, store = item_table([None, "", " "]), VectorStore(tmp_path)

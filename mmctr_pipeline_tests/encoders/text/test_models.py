@@ -103,7 +103,7 @@ def test_all_minilm_in_bfloat16_is_close_to_float32(library: SentenceTransformer
     assert np.abs(vectors - expected).max() > 1e-4
 
 
-def test_token_counts_are_those_before_truncation(minilm: SentenceModel) -> None:
+def test_tokens_are_counted_before_truncation(minilm: SentenceModel) -> None:
     texts = ["cat", "cat " * 254, "cat " * 255, "cat " * 3000]
     assert minilm.token_counts(texts).tolist() == [3, 256, 257, 3002]
     assert minilm.token_counts([]).tolist() == []
@@ -202,7 +202,7 @@ def test_text_tower_that_needs_texts_at_full_length_equals_open_clip(
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
     clip = random_clip({"embed_dim": 8, "vision_cfg": vision, "text_cfg": text | changes})
     with torch.no_grad():
-        # As initialised, positions and words have almost equal embeddings.
+        # As initialised, the embeddings of all positions and of all words are almost equal.
         clip.positional_embedding.mul_(30)
         clip.token_embedding.weight.mul_(30)
     tokenize = open_clip.tokenizer.SimpleTokenizer(context_length=16)

@@ -1,4 +1,4 @@
-"""Titles without a known word are found with every kind of tokeniser, and masked."""
+"""Titles without a known word are found with every kind of tokeniser, and get no vector."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +65,7 @@ def fast(tokenizer: Tokenizer, unknown: str) -> PreTrainedTokenizerFast:
 def test_texts_without_a_known_word_are_found(build: Callable[[], Any]) -> None:
     tokenizer = build()
     assert unknown_only(tokenizer, KNOWN).tolist() == [False, False, False]
-    # Without [UNK], which is the unknown token of only some of these tokenisers.
+    # The last text is left out: [UNK] is the unknown token of only some of these tokenisers.
     assert unknown_only(tokenizer, UNKNOWN[:4]).tolist() == [True] * 4
     assert unknown_only(tokenizer, []).tolist() == []
 
@@ -83,7 +83,7 @@ TITLES = ["A cat", *UNKNOWN, "Soup 😂", None]
 MINILM = TextEncoderConfig(precision="float32")
 
 
-def test_titles_of_unknown_words_are_masked_named_and_counted(
+def test_titles_of_unknown_words_have_no_vector_and_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = VectorStore(tmp_path)
@@ -96,7 +96,7 @@ def test_titles_of_unknown_words_are_masked_named_and_counted(
     (line,) = [line for line in caplog.messages if "knows no word" in line]
     assert line.startswith("5 of 7 texts are masked")
     assert "'😂' (item 5)" in line
-    # They stay masked when the other vectors come from the store.
+    # The titles get no vector either when the vectors of the others come from the store.
     again = encode_titles(item_table(TITLES), MINILM, "cpu", store).table
     assert again.content_hash() == table.content_hash()
     assert again.provenance["counts"]["encoded"] == 0

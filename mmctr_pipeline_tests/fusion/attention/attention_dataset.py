@@ -55,6 +55,7 @@ DATASET = make_dataset()
 
 
 def masked(like: VectorTable) -> VectorTable:
+    """Return a table of the same items in which no item has a vector."""
     n_items = len(like.item_id)
     return VectorTable(
         like.item_id, np.zeros((n_items, 1), np.float32), np.zeros(n_items, bool), "none"
@@ -62,7 +63,10 @@ def masked(like: VectorTable) -> VectorTable:
 
 
 def matching_neighbours(fused: VectorTable, dataset: Dataset) -> float:
-    """Share of cold items' five nearest watched items that have their category and style."""
+    """Return the share of cold items' neighbours that match them in category and style.
+
+    The neighbours of a cold item are the five watched items nearest to it.
+    """
     norms = np.linalg.norm(fused.vectors[1:], axis=1, keepdims=True)
     vectors = fused.vectors[1:] / norms.clip(1e-9)
     queries = np.flatnonzero(dataset.cold & fused.present[1:])

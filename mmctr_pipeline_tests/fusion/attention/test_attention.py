@@ -130,7 +130,7 @@ def test_equal_seeds_give_equal_bits_and_leave_the_global_random_state_alone(
     assert fitted(changed(QUICK, seed=43)).identity != transform.identity
 
 
-def test_row_zero_and_items_without_modalities_are_zero_and_masked(fused: VectorTable) -> None:
+def test_row_zero_and_items_without_title_and_cover_have_no_vector(fused: VectorTable) -> None:
     assert fused.vectors.dtype == np.float32
     assert fused.item_id.tolist() == [0, *DATASET.text.item_id.tolist()]
     zero = [0, *(1 + row for row in NEITHER)]
@@ -151,12 +151,13 @@ def test_a_learned_token_replaces_a_missing_modality(
 ) -> None:
     missing = transform.weights["missing"]
     assert missing.abs().max(dim=1).values.min() > 0
-    # The content of a masked row is ignored.
+    # What the table of images holds for an item without an image is ignored.
     vectors = DATASET.image.vectors.copy()
     vectors[NO_IMAGE[0]] = np.nan
     again = transform.transform(DATASET.text, dataclasses.replace(DATASET.image, vectors=vectors))
     np.testing.assert_array_equal(again.vectors, fused.vectors)
-    # The token differs from the mean of its modality, which is zero after standardisation.
+    # If the mean of a modality, which is zero after standardisation, replaces the token, exactly
+    # the vectors of items without a title or a cover change.
     transform_with_mean = dataclasses.replace(
         transform, weights=transform.weights | {"missing": torch.zeros_like(missing)}
     )

@@ -27,7 +27,10 @@ def random_values(spare: int, dim: int = DIM) -> torch.Tensor:
 
 
 def random_keep(spare: int) -> torch.Tensor:
-    """Return a mask `(T,) bool` that keeps no position of row 3, and the only position of row 7."""
+    """Return which positions to keep, `(T,) bool`: none of row 3, and the only position of row 7.
+
+    The positions of the other rows are chosen at random.
+    """
     keep_T = torch.rand(N_REAL + spare) > 0.3
     keep_T[row_offsets(LENGTHS)[3]] = False
     keep_T[row_offsets(LENGTHS)[7]] = True
@@ -44,7 +47,7 @@ def padded(values_TX: torch.Tensor) -> torch.Tensor:
 
 
 def masked_softmax(scores_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
-    """Return softmax over the last dimension where the mask is True, zero elsewhere."""
+    """Return the softmax over the positions where the mask is True, and zero at the others."""
     weight_BL = torch.softmax(scores_BL.masked_fill(~mask_BL, -1e30), dim=-1)
     return torch.where(mask_BL, weight_BL, 0.0)
 

@@ -63,8 +63,8 @@ def test_outputs_and_gradients_equal_those_of_fuxictr(
     ours, theirs = both_attentions(activation, softmax)
     ours.eval()
     theirs.eval()
-    # For an empty history FuxiCTR's softmax averages the padding, and ours gives zero; so with
-    # softmax no history is empty.
+    # With softmax, no history is empty here: FuxiCTR's softmax would average the padding, while
+    # ours would give zero.
     length_B = torch.randint(int(softmax), WIDTH + 1, (40,))
     mask_BL = torch.arange(WIDTH) < length_B.unsqueeze(1)
     keys_BLD = torch.randn(40, WIDTH, DIM) * mask_BL.unsqueeze(2)

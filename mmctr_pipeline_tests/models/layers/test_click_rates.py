@@ -1,4 +1,4 @@
-"""Out-of-fold click rates against plain counts."""
+"""Click rates that leave out the fold of the row equal those of plain counts."""
 
 import math
 

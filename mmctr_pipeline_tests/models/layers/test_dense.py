@@ -1,4 +1,4 @@
-"""Exact products under autocast, activations (Dice equals its formula) and the tower."""
+"""Some products stay exact under autocast, Dice equals its formula, towers have their layers."""
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ def test_dice_computes_its_statistics_in_float32_under_autocast() -> None:
     ("name", "kind"),
     [("dice", Dice), ("prelu", nn.PReLU), ("relu", nn.ReLU), ("sigmoid", nn.Sigmoid)],
 )
-def test_activations_by_name(name: Activation, kind: type[nn.Module]) -> None:
+def test_each_name_gives_its_activation(name: Activation, kind: type[nn.Module]) -> None:
     assert type(activation(name, DIM)) is kind
     for parameter in activation(name, DIM).parameters():
         assert parameter.shape == (DIM,)

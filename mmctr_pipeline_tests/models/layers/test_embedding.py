@@ -1,4 +1,4 @@
-"""Embedding tables: padding, unknown ids, and the server that an optimiser sets."""
+"""Embedding tables handle padding and unknown ids, and let an optimiser serve their rows."""
 
 import pytest
 import torch

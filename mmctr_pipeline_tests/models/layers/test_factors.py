@@ -1,4 +1,4 @@
-"""Factors against a plain computation row by row, and on clicks that only a product explains."""
+"""Factors equal a plain computation by row, and learn clicks that only their product explains."""
 
 import dataclasses
 

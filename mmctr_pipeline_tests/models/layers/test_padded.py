@@ -1,4 +1,7 @@
-"""Padded views hold slices of each row; encoding in blocks by length equals one wide view."""
+"""Padded views hold the newest positions of each row, and can be encoded in blocks.
+
+Blocks of rows of similar length give the same result as one view as wide as the longest row.
+"""
 
 import pytest
 import torch

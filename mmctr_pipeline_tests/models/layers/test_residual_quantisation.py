@@ -1,4 +1,4 @@
-"""Residual codes against plain loops, and structure that a fit must find."""
+"""Residual codes equal those of plain loops, and a fit finds the groups among its vectors."""
 
 import itertools
 
@@ -46,7 +46,7 @@ def test_levels_find_coarse_and_fine_groups() -> None:
     group_N, within_N = torch.arange(1200) % 4, torch.arange(1200) // 4 % 3
     vectors_ND = coarse[group_N] + fine[within_N] + torch.randn(1200, 16) * 0.01
     codes_NL = fitted(vectors_ND, n_levels=2, n_codes=8)(vectors_ND)
-    # The eight codes of the first level split the four coarse groups and never join two.
+    # The eight codes of the first level split the four coarse groups; no code joins two groups.
     groups_by_code = [set(group_N[codes_NL[:, 0] == code].tolist()) for code in range(8)]
     assert all(len(groups) <= 1 for groups in groups_by_code)
     assert len(codes_NL.unique(dim=0)) >= 12

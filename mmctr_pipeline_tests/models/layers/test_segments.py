@@ -1,4 +1,4 @@
-"""Reductions, softmax and products over the rows of a ragged batch equal padded float64."""
+"""Reductions, softmax and products over ragged rows equal those over padded rows in float64."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_reductions_equal_the_padded_form(ragged, plain, spare: int) -> None:
     torch.manual_seed(0)
     values_TD = random_values(spare)
     with torch.no_grad():
-        values_TD[:N_REAL] = (values_TD[:N_REAL] * 2).round() / 2 - 1  # ties, also negative
+        values_TD[:N_REAL] = (values_TD[:N_REAL] * 2).round() / 2 - 1  # many are equal
     segments = make_segments(len(values_TD))
     ours = result_and_gradients(lambda: ragged(values_TD, segments), [values_TD])
     theirs = result_and_gradients(lambda: plain(values_TD), [values_TD])
@@ -95,7 +95,7 @@ def test_gradients_expanded_from_a_single_number_are_summed_correctly() -> None:
     assert torch.equal(rows_BD.grad, LENGTH_B1.float().expand(-1, DIM))
 
 
-def test_rows_of_positions_skip_empty_rows_and_spare_positions_are_beyond_the_last() -> None:
+def test_positions_skip_empty_rows_and_spare_ones_belong_to_a_row_beyond_the_last() -> None:
     segments = Segments.from_offsets(row_offsets([0, 2, 0, 3, 0]), 7)
     assert segments.row_T.tolist() == [1, 1, 3, 3, 3, 5, 5]
     assert Segments.from_offsets(row_offsets([0, 0]), 0).row_T.tolist() == []

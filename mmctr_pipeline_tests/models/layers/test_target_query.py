@@ -95,7 +95,7 @@ def test_the_attention_equals_that_of_torch(n_heads: int) -> None:
     assert not is_filled_B.all()
 
     def plain() -> torch.Tensor:
-        # For a row without positions torch gives NaN, and our layer the output bias.
+        # For a row without positions torch gives NaN, and our layer gives the output bias.
         history_BLD = padded(history_TD)[is_filled_B]
         query_B1D, masked_BL = query_BD[is_filled_B].unsqueeze(1), ~mask_BL[is_filled_B]
         attended, _ = theirs(query_B1D, history_BLD, history_BLD, key_padding_mask=masked_BL)
@@ -150,7 +150,8 @@ def test_a_layer_drops_out_attention_hidden_units_and_feed_forward() -> None:
             nn.init.ones_(parameter)
     nothing_BLD, mask_BL = torch.zeros(2000, 1, DIM), torch.ones(2000, 1, dtype=torch.bool)
     actual_BD = layer(torch.zeros(2000, DIM), nothing_BLD, mask_BL)
-    # Attention gives 0 or 2, as does each of five hidden units; their sum is doubled or dropped.
+    # Attention gives 0 or 2. Each of the five hidden units also gives 0 or 2, and the sum of the
+    # five is doubled or dropped.
     assert actual_BD.unique().tolist() == list(range(0, 24, 2))
     assert layer.eval()(torch.zeros(1, DIM), nothing_BLD[:1], mask_BL[:1]).unique().tolist() == [6]
 

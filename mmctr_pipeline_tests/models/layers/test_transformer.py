@@ -53,7 +53,10 @@ def torch_encoder(ours: TransformerEncoder, n_heads: int = 1) -> nn.TransformerE
 def plain(
     theirs: nn.TransformerEncoder, values_TD: torch.Tensor, ignored_BL: torch.Tensor
 ) -> torch.Tensor:
-    """Return torch's result at all positions; attention ignores those in `ignored_BL`."""
+    """Return torch's result at all positions.
+
+    Attention ignores the positions where `ignored_BL` is True.
+    """
     # Rows without positions are left out: torch gives NaN for them.
     encoded_BLD = theirs(padded(values_TD)[FILLED_B], src_key_padding_mask=ignored_BL[FILLED_B])
     return encoded_BLD[MASK_BL[FILLED_B]]
@@ -83,8 +86,8 @@ def test_an_inverted_mask_would_change_the_result() -> None:
     theirs = torch_encoder(ours)
     encoded_TD = ours(values_TD, OFFSETS, max(LENGTHS))
     assert torch.allclose(encoded_TD, plain(theirs, values_TD, ~MASK_BL), atol=1e-9, rtol=0)
-    # The longest row has no padding: an inverted mask would hide all of it and give NaN. So this
-    # row is not masked at all.
+    # The longest row has no padding: an inverted mask would hide all of it and give NaN. So in
+    # this row, nothing is hidden.
     inverted_TD = plain(theirs, values_TD, MASK_BL & (torch.tensor(LENGTHS) < 100)[:, None])
     assert (encoded_TD - inverted_TD).abs().max() > 1e-2
 

@@ -1,4 +1,4 @@
-"""Standardisation by stored statistics, and the learned matrix."""
+"""Vectors are standardised by stored statistics, or multiplied by a learned matrix."""
 
 import pytest
 import torch

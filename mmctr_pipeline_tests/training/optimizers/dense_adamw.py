@@ -21,7 +21,7 @@ def adam_step(
 
 
 class DenseAdamW:
-    """AdamW over every row of a table; if `lazy`, over the rows that a step looks up."""
+    """AdamW over every row of a table; if `lazy`, only over the rows that a step looks up."""
 
     def __init__(self, weight: torch.Tensor, lazy: bool = False) -> None:
         self.weight = weight.detach().double().clone()

@@ -106,7 +106,8 @@ def test_each_row_moves_as_far_as_under_dense_adamw(
     ours, lazy = long_tail_errors(scale, decay, rate_at)
     assert ours.median() < BOUND
     assert ours.quantile(0.99) < 0.05
-    # The bound is strict: lazy AdamW, which skips rows that a batch does not touch, is far from it.
+    # The bound is strict: the errors of lazy AdamW, which skips rows that a batch does not touch,
+    # are far above it.
     assert lazy.median() > 0.3
 
 
