@@ -21,7 +21,7 @@ class AttentionConfig(Settings):
         100_000, "maximum number of item pairs, and of single items, per epoch", ge=1, le=10**9
     )
     batch_size: int = setting(512, "pairs, and as many single items, per step", ge=2, le=1 << 20)
-    learning_rate: float = setting(5e-4, "AdamW's initial rate; it falls to 0 by a cosine", gt=0, le=1)
+    learning_rate: float = setting(5e-4, "AdamW's first rate; a cosine takes it to 0", gt=0, le=1)
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0, lt=1)
     held_out_share: float = setting(
         0.1, "share of the items held out of training to decide when to stop", gt=0, le=0.5
@@ -65,8 +65,8 @@ class FusionConfig(Settings):
     )
     input: Literal["raw", "unit", "standardised"] = setting(
         "raw",
-        "ignored by attention. raw: the vectors as they are (recipe A); unit: each vector scaled to "
-        "length 1; standardised: each column scaled to the same variance, 1 in total for each "
+        "ignored by attention. raw: the vectors as they are (recipe A); unit: each vector scaled "
+        "to length 1; standardised: each column scaled to the same variance, 1 in total for each "
         "modality",
     )
     rotate: bool = setting(

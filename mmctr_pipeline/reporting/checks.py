@@ -19,8 +19,8 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.registry.auc_gate import AucVerdict
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
-"""Shares of the valid users that are in train: up to the first share, the split is by user; from the
-second share on, it is by time."""
+"""Shares of the valid users that are in train: up to the first share, the split is by user; from
+the second share on, it is by time."""
 
 MAX_VARIANCE_GAP = 0.2
 """Largest difference between the shares of variance that titles and covers keep."""
@@ -64,7 +64,7 @@ def vectors_shape(
     if len(missing):
         problems.append(f"{len(missing)} items have no row, the first is {missing[0]}")
     if len(unknown):
-        problems.append(f"{len(unknown)} rows have no item in item_feature, the first is {unknown[0]}")
+        problems.append(f"item_feature lacks {len(unknown)} items, the first is {unknown[0]}")
     if table.dim != recorded:
         problems.append(f"{table.dim} dimensions, but {recorded} were recorded")
     if problems:
@@ -80,7 +80,7 @@ def vectors_shape(
 
 
 def vectors_finite(table: VectorTable) -> CheckOutcome:
-    """Check that present vectors are finite, not zero and not all equal, and that others are zero."""
+    """Check that present vectors are finite, not zero and not all equal, and the others zero."""
     finite = np.isfinite(table.vectors).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.linalg.norm(table.vectors.astype(np.float64), axis=1)
@@ -92,7 +92,8 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
     }
     numbers: dict[str, Any] = {name: int(rows.sum()) for name, (rows, _) in faults.items()}
     problems = [
-        f"{numbers[name]} vectors are wrong: the first, of item {table.item_id[rows.argmax()]}, {fault}"
+        f"{numbers[name]} vectors are wrong: the first, that of item "
+        f"{table.item_id[rows.argmax()]}, {fault}"
         for name, (rows, fault) in faults.items()
         if numbers[name]
     ]
@@ -222,7 +223,7 @@ def id_ranges(dataset: CtrDataset) -> CheckOutcome:
 
 
 def label_values(dataset: CtrDataset) -> CheckOutcome:
-    """Check that labels are 0 or 1, that train and valid have both, and that test IDs are distinct."""
+    """Check that labels are 0 or 1, that train and valid have both, and that no test ID recurs."""
     problems, numbers = [], {}
     for name in ("train", "valid"):
         label = dataset.splits[name].label

@@ -1,4 +1,4 @@
-"""Weight averaging: the mean of a module's weights over a run, often better than the last ones."""
+"""Weight averaging: a mean of a module's weights over a run, often better than its last weights."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ SNAPSHOTS_PER_EPOCH = 16
 
 
 class WeightAverage:
-    """Mean of the weights so far; those after a share s of the run count as `s ** power`.
+    """Mean of the weights so far; weights reached after a share s of the run count `s ** power`.
 
     This is polynomial-decay averaging (Shamir and Zhang 2013, arXiv 1212.1824). At a constant
     learning rate, the weights of the last epochs scatter around a point that is better than any of

@@ -70,7 +70,7 @@ class ContrastSampler:
             yield self._batch(part, singles, self._train_frequency_N)
 
     def held_out_losses(self, objective: ContrastObjective) -> dict[str, float]:
-        """Return each term of the loss on held-out pairs and items, and `held_out_loss`, the total."""
+        """Return the loss terms on held-out pairs and items, and `held_out_loss`, their total."""
 
         def measured(pairs: np.ndarray, singles: np.ndarray) -> dict[str, torch.Tensor]:
             return objective.losses(self._batch(pairs, singles, self._frequency_N))
