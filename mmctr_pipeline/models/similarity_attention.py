@@ -46,7 +46,7 @@ class SimilarityAttention(FeatureModel):
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:
-        """Raise `ValueError` if item features or attention units are missing, or heads misfit."""
+        """Raise `ValueError` without item features or attention units, or if heads do not fit."""
         n_heads = config.cross_attention_heads if config.cross_attention_layers else 1
         super().__init__(config, spec, multiple_of=n_heads)
         self._config = config
