@@ -38,7 +38,7 @@ def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any)
 
 
 def data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
-    """Return the name of a known data set, or "".
+    """Return the name of the data set if it is a known one, otherwise "".
 
     A sample dataset can have the numbers of rows and items of a known data set; it has no name.
     """

@@ -84,7 +84,7 @@ def _launch(
         if not stop.received:
             click.echo(
                 f"The run failed. `make ui` shows its log, as run {result.run_id}. Artefacts "
-                "written before the failure are kept. Once its cause is fixed, materialise the "
+                "written before the failure are kept. Once the cause is fixed, materialise the "
                 "asset NAME that failed, and all after it, with\n"
                 "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
             )
@@ -104,7 +104,7 @@ def _stop(launch: Launch) -> None:
 def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.JobExecutionResult:
     """Execute the job and print its events as they are recorded."""
     job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
-    # `_print_events` takes the place of Dagster's own console log, so that one is silenced.
+    # `_print_events` replaces Dagster's own console log, which is silenced.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     ended = threading.Event()
     printer = threading.Thread(target=_print_events, args=(launch, stop, ended), daemon=True)

@@ -46,9 +46,10 @@ def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
 def read_parquet(
     path: Path, columns: Sequence[str] | None = None, expected: str | None = None
 ) -> pa.Table:
-    """Read a file that `write_parquet` wrote, or an earlier version of it, without checksums.
+    """Read a file that `write_parquet` wrote.
 
-    Raises `DamagedFileError` if the file is damaged, and `FileNotFoundError` if there is none.
+    Files of earlier versions, which have no checksums, are read too. Raises `DamagedFileError` if
+    the file is damaged, and `FileNotFoundError` if there is none.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
 
 
 def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
-    """Yield `work(input)` for each input, in order; at most `ahead` inputs are in work at a time.
+    """Yield `work(input)` for each input, in order; at most `ahead` inputs are worked on at once.
 
     Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
     decoding.

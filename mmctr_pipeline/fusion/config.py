@@ -21,7 +21,9 @@ class AttentionConfig(Settings):
         100_000, "maximum number of item pairs, and of single items, per epoch", ge=1, le=10**9
     )
     batch_size: int = setting(512, "pairs, and as many single items, per step", ge=2, le=1 << 20)
-    learning_rate: float = setting(5e-4, "AdamW's first rate; a cosine takes it to 0", gt=0, le=1)
+    learning_rate: float = setting(
+        5e-4, "AdamW's initial learning rate, lowered to 0 along a cosine", gt=0, le=1
+    )
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0, lt=1)
     held_out_share: float = setting(
         0.1, "share of the items held out of training to decide when to stop", gt=0, le=0.5
@@ -57,7 +59,7 @@ class FusionConfig(Settings):
     method: Literal["pca", "pca_each", "attention"] = setting(
         "pca",
         "pca: principal components of the concatenated vectors; pca_each: principal components of "
-        "each modality, which is scaled to the same total variance, concatenated; attention: "
+        "each modality by itself, scaled to the same total variance and concatenated; attention: "
         "learned projections, weighted by attention",
     )
     dim: int = setting(

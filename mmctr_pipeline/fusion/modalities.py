@@ -65,7 +65,7 @@ class Modalities:
         """Return the vectors of `rows` side by side, `(B, D) float64`, and where they are present.
 
         Columns of a missing modality are 0 in the vectors and False in the mask `(B, D) bool`.
-        Raises `ValueError` as `vectors`.
+        Raises `ValueError` as `vectors` does.
         """
         matrix = np.zeros((len(rows), sum(self.dims)))
         parts = np.split(matrix, np.cumsum(self.dims)[:-1], axis=1)

@@ -139,7 +139,9 @@ class DinSemanticIdsConfig(DinAttentionSettings):
     fused_codes: bool = setting(True, "codes of the item's fused vector")
     text_codes: bool = setting(False, "codes of the title's vector")
     image_codes: bool = setting(False, "codes of the cover's vector")
-    n_levels: int = setting(4, "codes per vector, each of what those before it left", **LAYERS)
+    n_levels: int = setting(
+        4, "codes per vector; each encodes what the codes before it leave over", **LAYERS
+    )
     n_codes: int = setting(256, "values of a code", ge=2, le=65_536)
     code_seed: int = setting(
         0, "seed of the codes, independent of the training seed", ge=0, le=MAX_SEED

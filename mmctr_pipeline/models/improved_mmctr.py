@@ -96,5 +96,5 @@ class ImprovedMmctr(CtrModel):
 
 
 def _at_rows(values_HD: torch.Tensor, row_B: torch.Tensor | None) -> torch.Tensor:
-    """Return `values_HD[row_B[i]]` for each row i, `(B, D)`; all values as they are for None."""
+    """Return `values_HD[row_B[i]]` for each row i, `(B, D)`; `values_HD` itself if that is None."""
     return values_HD if row_B is None else values_HD.index_select(0, row_B)

@@ -64,7 +64,7 @@ def vectors_shape(
     if len(missing):
         problems.append(f"{len(missing)} items have no row, the first is {missing[0]}")
     if len(unknown):
-        problems.append(f"item_feature lacks {len(unknown)} items, the first is {unknown[0]}")
+        problems.append(f"{len(unknown)} items are not in item_feature, the first is {unknown[0]}")
     if table.dim != recorded:
         problems.append(f"{table.dim} dimensions, but {recorded} were recorded")
     if problems:
@@ -87,7 +87,7 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
     is_zero = norms == 0
     faults = {
         "not finite": (~finite, "has a NaN or an infinity"),
-        "zero though present": (table.present & is_zero, "is all zeros but its item has content"),
+        "zero though present": (table.present & is_zero, "is all zeros but marked as present"),
         "not zero though absent": (~table.present & ~is_zero, "is not zero but marked as absent"),
     }
     numbers: dict[str, Any] = {name: int(rows.sum()) for name, (rows, _) in faults.items()}
@@ -105,7 +105,7 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
         numbers["largest norm"] = float(norms[usable].max())
     if not problems and len(vectors) > 1 and (vectors == vectors[0]).all():
         problems.append("all present vectors are equal")
-    if_passed = "all vectors are finite, and exactly those of items without content are zero"
+    if_passed = "all vectors are finite, and only absent ones are zero"
     return _outcome("finite_norms", problems, if_passed, numbers)
 
 

@@ -95,11 +95,14 @@ class TrainingConfig(Settings):
     )
     schedule: Literal["cosine_restarts", "cosine", "plateau", "constant"] = setting(
         "cosine_restarts",
-        "of the learning rate. cosine and cosine_restarts: cosine annealing by epoch, without and "
-        "with warm restarts; plateau: lower after each plateau of the validation metric",
+        "how the learning rate changes. cosine and cosine_restarts: cosine annealing by epoch, "
+        "without and with warm restarts; plateau: lower after each plateau of the validation "
+        "metric; constant: not at all",
     )
     restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1, le=10_000)
-    restart_factor: int = setting(2, "length of each further cycle over the last", ge=1, le=100)
+    restart_factor: int = setting(
+        2, "how many times as long each cycle is as the one before (T_mult)", ge=1, le=100
+    )
     min_learning_rate: float = setting(1e-6, "lowest rate of a schedule (eta_min)", ge=0, le=10)
     plateau_factor: float = setting(0.5, "factor for the rates after a plateau", gt=0, lt=1)
     plateau_patience: int = setting(

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(Generic[BatchT]):
-    """Source of batches: `epoch(n)` yields those of epoch n, counted from 1, `n_rows` rows in all.
+    """Source of batches: `epoch(n)` yields the `n_rows` rows of epoch n (from 1) as batches.
 
     `split(batch, n)` cuts a batch into n parts of nearly equal size, for steps that run out of
     memory; None if a part of a batch cannot be trained on.

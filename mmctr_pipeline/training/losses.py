@@ -17,7 +17,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 logger = logging.getLogger(__name__)
 
 PAIRS_PER_ROW = 16
-"""Other rows of the batch that the pairwise loss compares each row with."""
+"""Number of other rows of the batch that the pairwise loss compares each row with."""
 
 
 def loss_on(
@@ -138,7 +138,7 @@ def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:
     gets new targets, item i occurs there `s * q_i / n_i + 1 - s` times as often. The odds of a
     click on i fall by this factor, whose logarithm is returned. It is subtracted from the logits in
     training and not in scoring, so that scores have the odds of the given rows. The estimate of
-    n_i / q_i is drawn towards 1 as if by 5 more rows.
+    n_i / q_i is pulled towards 1, as if by 5 more rows.
 
     Parameters
     ----------

@@ -104,7 +104,7 @@ def _pictures(
 @declare.checks(
     also_reads=("text_embeddings",),
     shape="one row per item and the padding row 0, with the width that the fusion recorded",
-    finite_norms="no NaN or infinity; exactly the vectors that are not present are zero",
+    finite_norms="no NaN or infinity; a vector is zero if and only if it is not present",
     explained_variance="enough variance is kept, in similar shares for titles and covers",
 )
 def fused_pca_checks(

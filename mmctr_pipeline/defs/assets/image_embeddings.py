@@ -54,7 +54,7 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
 
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
-    finite_norms="no NaN or infinity; exactly the vectors that are not present are zero",
+    finite_norms="no NaN or infinity; a vector is zero if and only if it is not present",
     norm_outliers="few vectors are far longer or shorter than the others",
     image_coverage="few items lack an image, and few have an unreadable one",
 )

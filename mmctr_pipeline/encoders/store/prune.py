@@ -43,7 +43,7 @@ _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{12}-.+|.+\.parquet\.(lock|damaged)")
 class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
-    `encoder` is its identity, or the folder's name if it has no readable shard. `n_kept` and
+    `encoder` is the encoder's identity, or the folder's name if no shard is readable. `n_kept` and
     `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` are the
     sizes of their keys and vectors. `n_left_behind` counts the leftovers of interrupted runs and
     the damaged files, which are removed too. A folder `in_use` is skipped, and its counts are 0.

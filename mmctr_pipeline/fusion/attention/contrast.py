@@ -25,7 +25,7 @@ HEAD_DIM = 64
 class ContrastBatch:
     """Rows of the item table: pairs `(P, 2)`, each from one history, and single items `(S,)`.
 
-    `log_frequency_P` is the logarithm of how often the second item of each pair is drawn as second.
+    `log_frequency_P` is the log of the frequency with which each second item is drawn as second.
     """
 
     pairs_P2: torch.Tensor

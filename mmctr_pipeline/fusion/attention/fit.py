@@ -41,10 +41,9 @@ def fit_attention(
     A share of the items, drawn by the seed, is held out. They take part in no pair, no contrast and
     no statistics of training, and the loss on them (`attention/contrast.py`) selects the epoch. The
     number of dimensions is the least of three: `config.dim`, the number of items learned from minus
-    1, and the rank of the data.
-    The same seed gives the same transform, bit by bit, on the CPU with the same number of threads.
-    Raises `ValueError` if nothing can be fitted, a vector is not finite, or a history contains an
-    item without a row.
+    1, and the rank of the data. The same seed gives the same transform, bit by bit, on the CPU with
+    the same number of threads. Raises `ValueError` if nothing can be fitted, a vector is not
+    finite, or a history contains an item without a row.
 
     Parameters
     ----------
@@ -164,7 +163,7 @@ def _starting_point(
     Each dimension is standardised and each modality has a total variance of 1, so that the modality
     with the longer vectors does not dominate. The components are rotated at random. Without the
     rotation, a CTR model, which standardises each dimension, would raise the least component to the
-    level of the first. After it, every dimension holds a share of all components.
+    level of the first. After the rotation, every dimension holds a share of all components.
     """
     rows = np.flatnonzero(learned_N)
     standardised, means, scales = {}, [], []

@@ -155,7 +155,7 @@ class SelfAttention(MultiHeadWeights):
         return self.out_proj(rows.join(attended, len(values_TD)))
 
     def _attend(self, projected_BLF: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """Return for each position a mean of the values where the mask is True, `(B, L, D)`."""
+        """Return each position's attention over the values where the mask is True, `(B, L, D)`."""
         # h: head, l and m: positions, e: dimension within a head.
         query_Bhle, key_Bhme, value_Bhme = (
             part_BLD.unflatten(2, (self._n_heads, -1)).transpose(1, 2)

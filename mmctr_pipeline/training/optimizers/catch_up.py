@@ -41,7 +41,7 @@ class CatchUp:
         self._sum_per_epsilon_S = torch.zeros_like(self._sum_S)
         self._log_decay_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
         self._unread = capacity + 1
-        # One-element tensors: torch copies the value of a scalar index back to the host.
+        # One-element tensors: of a scalar index, torch would copy the value back to the host.
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         """Steps since the last flush, `(1,) int64`."""
         self.total_steps = torch.zeros(1, dtype=torch.float64, device=device)
