@@ -1,4 +1,4 @@
-"""Judge a trained model, for its check and for the submission, each by its own settings."""
+"""Judge a trained model by its AUC. Its check and the submission each use their own settings."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ _VECTORS = ("fused_pca", "text_embeddings", "image_embeddings")
 def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any) -> "AucVerdict":
     """Judge a `ModelFile` by the section `checks` of a configuration.
 
-    A file of an earlier version has no baselines; they are computed from the artefacts in storage.
+    A model file of an earlier version has no baselines. They are then computed from the artefacts
+    in storage.
     """
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.registry.auc_gate import AucVerdict, judge_auc
@@ -37,7 +38,10 @@ def auc_verdict(config: AssetConfig, deployment: DeploymentResource, model: Any)
 
 
 def data_name(dataset: CtrDataset, deployment: DeploymentResource) -> str:
-    """Return the name of a known data set, or ""; a sample dataset of the same size is unknown."""
+    """Return the name of the data set if it is a known one, otherwise "".
+
+    A sample dataset can have the numbers of rows and items of a known data set; it has no name.
+    """
     name = data_set_name(dataset)
     return "" if name and SamplePaths(deployment.data_root()).summary.is_file() else name
 

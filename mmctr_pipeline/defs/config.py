@@ -21,7 +21,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A section of a preset, by its path; with `only`, just these fields of it."""
+    """A section of a preset, named by its path; `only` selects some of its fields."""
 
     path: str
     only: tuple[str, ...] | None = None
@@ -49,16 +49,16 @@ ASSET_SECTIONS: dict[str, dict[str, Section]] = {
         "model": Section("model"),
         "training": Section("training"),
     },
-    # Not with trained_model: a change of the floor needs no new training.
+    # Not part of trained_model's settings, so that changing the floor needs no new training.
     "trained_model_checks": {"checks": Section("checks", _AUC_GATE)},
     "submission_csv": {"checks": Section("checks", _AUC_GATE)},
 }
-"""For each configurable asset or group of checks: its config fields, and the preset section of
-each."""
+"""For each configurable asset or group of checks: its config fields, and the section of the preset
+that each field comes from."""
 
 
 class AssetConfig(dg.Config):
-    """Base of the assets' configurations, whose fields are those of `ASSET_SECTIONS`."""
+    """Base class of the assets' configurations; their fields follow from `ASSET_SECTIONS`."""
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def asset_config(asset: str, preset: Preset | None = None) -> type[AssetConfig]:
 def model_field(settings: Any, models: Mapping[str, type[Settings]]) -> tuple[Any, Any]:
     """Return the config field that chooses a model: a union discriminated by `name`.
 
-    `settings`, the preset's model and values, are the default.
+    The default is `settings`: the preset's model with its values.
     """
     variants = {
         name: config_class(settings if name == settings.name else model(), "model")
@@ -125,7 +125,7 @@ def config_class(
     Parameters
     ----------
     settings
-        Their values become the defaults.
+        The settings to derive from; their values become the defaults.
     section
         Path of the section in a preset, for messages.
     only
@@ -145,7 +145,8 @@ def config_class(
         if typing.get_origin(hint) in (typing.Union, types.UnionType) and type(None) not in (
             typing.get_args(hint)
         ):
-            # Dagster accepts a union of plain types only with None; `check` validates the value.
+            # Dagster accepts no union of plain types except one with None. So this field is
+            # declared as Any, and `check` validates its value.
             hint = Any
         if isinstance(value, tuple):
             hint, value = _LIST[typing.get_args(hint)[0]], list(value)
@@ -164,7 +165,7 @@ def config_class(
 def require_valid(settings: Settings, values: Mapping[str, Any], where: str, section: str) -> None:
     """Raise `SettingsError` unless `values` are valid changes of `settings`.
 
-    They are checked together, since some settings limit each other.
+    All values are checked together, since some settings limit each other.
 
     Parameters
     ----------

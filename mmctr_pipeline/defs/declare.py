@@ -49,7 +49,7 @@ def asset(
 ) -> Callable[[Asset], dg.AssetsDefinition]:
     """Declare a function as an asset; its docstring is the description that the UI shows.
 
-    A parameter `config` receives the asset's own configuration.
+    If the function has a parameter `config`, it receives the asset's own configuration.
 
     Parameters
     ----------
@@ -78,9 +78,10 @@ def asset(
 def checks(
     *, also_reads: tuple[str, ...] = (), only_warn: tuple[str, ...] = (), **descriptions: str
 ) -> Callable[[Checks], dg.AssetChecksDefinition]:
-    """Declare a function `<asset>_checks`, which returns outcomes, as the checks of an asset.
+    """Declare a function as the checks of an asset: it is named `<asset>_checks`.
 
-    A parameter `config` receives the checks' own configuration.
+    It returns one outcome per check. If it has a parameter `config`, it receives the checks' own
+    configuration.
 
     Parameters
     ----------

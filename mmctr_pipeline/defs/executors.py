@@ -26,8 +26,8 @@ GPU_TAGS = {
 def set_root_log_handler() -> None:
     """Let other libraries print only warnings, as Python does without any configuration.
 
-    open_clip calls `logging.info`, which adds a handler that prints everything if the root logger
-    has none. Then the lines that Dagster prints for this package would appear twice.
+    If the root logger has no handler, `logging.info`, which open_clip calls, adds one that prints
+    everything. Then the lines that Dagster prints for this package would appear twice.
     """
     root = logging.getLogger()
     if not root.handlers:
@@ -50,8 +50,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         end_when_closed(parent.sentinel)
-        # Ctrl-C signals the whole process group of the run. A step leaves this group, so that only
-        # the run ends it.
+        # Ctrl-C signals the whole process group of the run. A step leaves this group, so that the
+        # run alone decides when the step ends.
         os.setpgid(0, 0)
 
 
@@ -62,8 +62,8 @@ def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
     """Return the executor named `multiprocess`, `in_process` or `k8s`.
 
     `multiprocess` runs each step in its own process, and one GPU step at a time. The forkserver of
-    these processes imports the libraries that `encoders` need. Raises `DeploymentError` for `k8s`
-    without the dagster-k8s package.
+    these processes imports the libraries that `encoders` need. Raises `DeploymentError` if `k8s` is
+    asked for and the package dagster-k8s is not installed.
     """
     if name == "in_process":
         return dg.in_process_executor

@@ -20,7 +20,7 @@ from mmctr_pipeline.files.parquet import open_parquet, read_parquet, write_parqu
 class StorageIOManager(dg.ConfigurableIOManager):
     """Stores an asset in the storage folder; a failed write leaves the earlier artefact intact.
 
-    `location` names its file or folder, relative to the storage folder.
+    `location` is the path of the asset's file or folder, relative to the storage folder.
     """
 
     storage_dir: str
@@ -32,7 +32,7 @@ class StorageIOManager(dg.ConfigurableIOManager):
 
     @abstractmethod
     def read(self, path: Path, kind: Any) -> Any:
-        """Read an artefact as `kind`, the annotation of the reader's argument."""
+        """Read an artefact as `kind`, the type by which the reading asset annotates it."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write an artefact and show its path."""
@@ -82,7 +82,7 @@ class ParquetIOManager(StorageIOManager):
             write(obj, temporary)
 
     def read(self, path: Path, kind: Any) -> Any:
-        """Read as the annotated type, or as a polars frame without annotation."""
+        """Read as the annotated type, or as a polars frame if there is no annotation."""
         import polars as pl
 
         formats = _parquet_formats()
@@ -120,7 +120,7 @@ def _stream(frame: Any, path: Path) -> None:
     try:
         frame.sink_parquet(path, metadata={checksum.KEY: checksum.BLANK})
     except pl.exceptions.ComputeError as error:
-        # Polars gives the number of the operating system's error only in its text.
+        # The number of the operating system's error is only in the text of polars' error.
         if number := re.search(r"\(os error (\d+)\)", str(error)):
             raise OSError(int(number[1]), str(error)) from error
         raise

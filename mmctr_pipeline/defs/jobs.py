@@ -19,7 +19,7 @@ full_pipeline = dg.define_asset_job(
     "full_pipeline",
     # `all` leaves out the sources, which are observed, not materialised.
     selection=SOURCES | dg.AssetSelection.all(),
-    description="Everything, from the sources to the submission; what the nightly schedule runs.",
+    description="Everything from the sources to the submission. The nightly schedule runs it.",
 )
 
 encode = dg.define_asset_job(
@@ -70,8 +70,8 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
 def input_stamp() -> str:
     """Return a hash of a run's inputs: the preset, and names, sizes and times of the data files.
 
-    No file is opened, so the schedule can compute it at each tick. (The fingerprints of the source
-    assets do hash the contents.)
+    Unlike the fingerprints of the source assets, it does not hash the contents of files. No file is
+    opened, so the schedule can compute the stamp at each tick.
     """
     digest = hashlib.sha256(json.dumps(deployment_preset().to_mapping(), sort_keys=True).encode())
     data_dir = current_deployment().data_dir
@@ -81,8 +81,8 @@ def input_stamp() -> str:
 
 
 def _entries(folder: Path) -> Iterator[str]:
-    # Links to folders are not followed: they may lead in circles or out of the data folder, and the
-    # files of one that stays within it are listed at their real place.
+    # Links to folders are not followed, as they may lead in circles or out of the data folder. If
+    # a link leads to a folder within the data folder, its files are listed at their real place.
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

@@ -40,9 +40,10 @@ _PLAIN_ERRORS = {*advice.NAMES, "DagsterAssetCheckFailedError"}
 
 _CRASH = "ChildProcessCrashException"
 _CRASH_ADVICE = (
-    "error: the process of this step crashed or was killed, most often by the system as memory ran "
-    "out (see dmesg). Fix: free memory, or set MMCTR_EXECUTOR=in_process, which runs one step at a "
-    "time; the same command encodes only the rest, and training resumes at its last checkpoint"
+    "error: the process of this step crashed or was killed, most often by the system because "
+    "memory ran out (see dmesg). Fix: free memory, or set MMCTR_EXECUTOR=in_process, which runs "
+    "one step at a time. Then run the same command again: it encodes only what is missing, and "
+    "training resumes at its last checkpoint"
 )
 
 
@@ -82,8 +83,9 @@ def _launch(
     if not result.success:
         if not stop.received:
             click.echo(
-                f"The run failed; its log: dagster run {result.run_id}, or `make ui`. Artefacts "
-                "written before the failure are kept: once it is fixed, materialise the rest with\n"
+                f"The run failed. `make ui` shows its log, as run {result.run_id}. Artefacts "
+                "written before the failure are kept. Once the cause is fixed, materialise the "
+                "asset NAME that failed, and all after it, with\n"
                 "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
             )
         return 1
@@ -102,7 +104,7 @@ def _stop(launch: Launch) -> None:
 def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.JobExecutionResult:
     """Execute the job and print its events as they are recorded."""
     job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
-    # Events are printed instead of Dagster's own console log.
+    # `_print_events` replaces Dagster's own console log, which is silenced.
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     ended = threading.Event()
     printer = threading.Thread(target=_print_events, args=(launch, stop, ended), daemon=True)
@@ -161,7 +163,7 @@ def error_text(error: SerializableErrorInfo) -> str:
         if cause.cls_name == "DagsterSubprocessError" and _CRASH in cause.message:
             return "error: the process of a step was lost, see above"
         if cause.cls_name in _PLAIN_ERRORS:
-            # Without the class: "module.Class: message".
+            # The message begins with the class ("module.Class: ..."), which is left out.
             return re.sub(r"^[\w.]+: ", "error: ", cause.message.strip())
         cause = cause.cause
     return error.to_string()

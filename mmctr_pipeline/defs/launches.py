@@ -1,4 +1,4 @@
-"""Launches of `make run`: each holds a lock while it runs, so the next one notices if it died."""
+"""Launches of `make run`. Each holds a lock while it lives, so the next can find dead launches."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.files.writable import require_writable
 
 LAUNCH_TAG = "mmctr/launch"
-"""Run tag that identifies the run of a launch, as Dagster chooses the id of the run itself."""
+"""Run tag that identifies the run of a launch. A run's id cannot do so: Dagster chooses it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """End the forkserver when its parent dies, even while it imports modules.
 
 Python's forkserver notices the death of its parent only while it waits for work. Importing this
-module starts a timer that checks for it, so only the forkserver may import it. Processes forked
-from the forkserver do not inherit the timer.
+module starts a timer that checks whether the parent still lives, so only the forkserver may import
+the module. Processes forked from the forkserver do not inherit the timer.
 """
 
 import os

@@ -24,9 +24,9 @@ def main() -> int:
             deployment = Deployment.from_environment()
             preset = load_preset(preset_name(deployment))
             if deployment.executor == "multiprocess":
-                # It imports modules while this process does the same.
+                # The forkserver imports its modules while this process imports the same ones.
                 start_forkserver(preset.encoders)
-            # Imported inside the block, as it takes long and a signal may come meanwhile.
+            # Imported inside the block, as the import takes long and a signal may come meanwhile.
             from mmctr_pipeline.defs.launch import launch_pipeline
 
             status = launch_pipeline(stop)

@@ -20,9 +20,9 @@ _COMMANDS = ("dagster", "dg")
 
 
 def check_run_config_files(arguments: Sequence[str] | None = None) -> None:
-    """Check the files that a command line names, by default that of this process.
+    """Check the files that a command line names, by default the command line of this process.
 
-    Raises `SettingsError` naming file, line or setting.
+    Raises `SettingsError`, which names the file and the line or the setting.
     """
     for path in _config_files(sys.argv if arguments is None else arguments):
         ops = read_yaml(path).get("ops")
@@ -44,7 +44,7 @@ def _config_files(arguments: Sequence[str]) -> Iterator[Path]:
 
 
 def _check_asset(asset: str, config: Mapping[str, Any], where: str) -> None:
-    """Check the settings of one asset. Dagster checks the structure of the sections."""
+    """Check the settings of one asset. Dagster itself checks the structure of the sections."""
     for name, section in ASSET_SECTIONS[asset].items():
         values = config.get(name)
         settings: Settings = operator.attrgetter(section.path)(deployment_preset())

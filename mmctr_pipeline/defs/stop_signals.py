@@ -16,12 +16,12 @@ _POLL_SECONDS = 0.5
 
 
 class StopSignals:
-    """Ends the process on SIGINT and SIGTERM in a `with` block, also while Dagster handles them.
+    """In a `with` block, ends the process on SIGINT or SIGTERM, even if Dagster handles these too.
 
     A thread ends the process without cleaning up, since artefacts stay intact even after a kill.
-    Dagster instead raises an exception in each step, which takes long and may be swallowed.
+    Dagster's own handling, an exception in each step, takes long and may be swallowed.
 
-    After a signal, the block has `grace_seconds` to end by itself; a second signal cuts them short.
+    After a signal, the block has `grace_seconds` to end by itself; a second signal ends this wait.
     Then the thread calls `before_exit` and ends the process.
     """
 
@@ -29,7 +29,7 @@ class StopSignals:
         self.received: signal.Signals | None = None
         self.before_exit: Callable[[], object] = lambda: None
         self.grace_seconds = 0.0
-        # A process that make started ends with make. Others may outlive their parent.
+        # If make started this process, it ends with make. Otherwise it may outlive its parent.
         self._make = os.getppid() if "MAKELEVEL" in os.environ else None
 
     @property
@@ -42,15 +42,15 @@ class StopSignals:
         """The last line of a process that was stopped."""
         name = (self.received or signal.SIGINT).name
         return (
-            f"Stopped by {name}. What is finished is kept: the same command encodes only the rest, "
-            "and training resumes at its last checkpoint."
+            f"Stopped by {name}. What is finished is kept: the same command will encode only what "
+            "is missing, and training will resume at its last checkpoint."
         )
 
     def __enter__(self) -> Self:
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
             signal.signal(number, signal.default_int_handler)
-        # Python writes the number of each signal to this pipe, also while Dagster handles them.
+        # Python writes the number of each signal to this pipe, also while Dagster handles signals.
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._writer, False)
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)

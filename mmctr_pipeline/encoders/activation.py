@@ -24,8 +24,8 @@ def is_quick_archive(name: str, checkpoint: Path) -> bool:
     """Return whether a local checkpoint is one of OpenAI's archives, which need QuickGELU.
 
     For other files, logs the activation of the architecture `name` if open_clip knows a variant
-    with the other one. Raises `ActivationError` if the file's name says that the weights are
-    OpenAI's and the architecture uses GELU.
+    with the other activation. Raises `ActivationError` if the file's name says that the weights are
+    OpenAI's, but the architecture uses GELU.
     """
     import open_clip
 
@@ -39,13 +39,13 @@ def is_quick_archive(name: str, checkpoint: Path) -> bool:
     if not is_quick and "openai" in file.lower():
         raise ActivationError(
             f"image model {name}/{file}: OpenAI's weights were trained with QuickGELU, and {name} "
-            f"computes GELU. Fix: {other}/{file}; or, if they were trained further with GELU, "
-            "rename the file"
+            f"computes GELU. Fix: use {other}/{file}; or, if these weights were trained further "
+            "with GELU, rename the file, so that its name lacks openai"
         )
     activation, trained_with = ("QuickGELU", "GELU") if is_quick else ("GELU", "QuickGELU")
     logger.warning(
         f"image model {name}/{file} computes {activation}. If its weights were trained with "
-        f"{trained_with}, use {other}/{file}: with the wrong one the vectors are wrong"
+        f"{trained_with}, use {other}/{file}: with the wrong activation the vectors are wrong"
     )
     return False
 

@@ -103,7 +103,7 @@ def load_clip(located: LocatedImageModel, device: torch.device | str) -> LoadedC
             differences = " ".join(str(error).split())[:_MAX_CHARACTERS]
             raise ModelFilesError(
                 f"{checkpoint} does not fit {located.architecture}: {differences} ... Fix: name "
-                "the architecture that the weights were trained in (encoders.image.model, or "
+                "the architecture that the weights belong to (in encoders.image.model or "
                 "encoders.text.model), or copy the file again"
             ) from error
     return LoadedClip(located, model.eval())

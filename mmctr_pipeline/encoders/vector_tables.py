@@ -55,7 +55,8 @@ def encoded_table(
 ) -> VectorTable:
     """Return one vector per item.
 
-    Items without a vector in `result`, and outliers, get zeros and are masked.
+    Items without a vector in `result`, and items whose vector is an outlier, get zeros and
+    `present` False.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ def encoded_table(
     rows
         The rows of `item_id` whose contents were requested, `(M,) int64`.
     result
-        The vectors of those rows, in their order.
+        The vectors of these rows, in the same order.
     encoder
         The encoder; its `identity` becomes that of the table.
     config
@@ -97,15 +98,13 @@ def encoded_table(
 def given_table(item_id: np.ndarray, given: VectorTable | None, column: str) -> VectorTable:
     """Return the given vectors for `item_id` (`(M,)` ascending).
 
-    Items whose vector is missing or an outlier are masked.
-
-    `given` comes from `data.items.read_given_vectors`. Raises `ValueError` if it is None, or if no
-    item has a vector.
+    Items whose vector is missing or an outlier get zeros and `present` False. `given` comes from
+    `data.items.read_given_vectors`. Raises `ValueError` if it is None, or if no item has a vector.
     """
     if given is None:
         raise ValueError(
-            f"source is 'given' but no vectors were read. Fix: pass those of column {column!r} of "
-            "item_feature or item_info"
+            f"source is 'given' but no vectors were read. Fix: pass the vectors in column "
+            f"{column!r} of item_feature or item_info"
         )
     table = given.aligned_to(item_id)
     n_given = int(table.present.sum())

@@ -48,11 +48,10 @@ def write_text(path: Path, text: str) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a new empty folder `.<name>.<random>` beside `path`, to fill with files.
 
-    On success, flush it to disk, point the symbolic link `path` to it in one step, and remove the
-    folder that the link pointed to before if this function created that one too (other folders are
-    left alone). On an error, remove the new folder and leave `path` as it was. A plain folder at
-    `path` is replaced. Raises `NotADirectoryError` if `path` is a file, and `WriteError` as in
-    `atomic_write`.
+    On success, flush the folder to disk and point the symbolic link `path` to it in one step. Then
+    remove the folder that the link pointed to before, but only if this function created it. On an
+    error, remove the new folder and leave `path` as it was. A plain folder at `path` is replaced.
+    Raises `NotADirectoryError` if `path` is a file, and `WriteError` as in `atomic_write`.
     """
     path = _normalized(path)
     if path.is_file():
@@ -70,7 +69,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def atomic_symlink(path: Path, target: Path | str) -> None:
-    """Make `path` a symbolic link to `target` (relative to its folder) in one step.
+    """Make `path` a symbolic link to `target`, relative to the folder of `path`, in one step.
 
     A link or file at `path` is replaced. Raises `IsADirectoryError` for a plain folder.
     """
@@ -89,7 +88,7 @@ def _replacement(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
         except BaseException:
-            with contextlib.suppress(OSError):  # the disk may refuse that too
+            with contextlib.suppress(OSError):  # the disk may refuse this too
                 temporary.unlink(missing_ok=True)
             raise
         flush(path.parent)
@@ -114,7 +113,8 @@ def _locked_name(path: Path, *, is_folder: bool) -> Iterator[Path]:
     """Remove the leftovers of dead writers of `path`; yield a temporary name and hold its lock."""
     with naming_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without the link, any of the folders may hold the current artefact, so none is removed.
+        # If the link is missing, any of the folders may hold the current artefact, so none is
+        # removed.
         if not is_folder or path.is_symlink():
             _remove_leftovers(path, is_folder=is_folder)
         temporary = _temporary_name(path, is_folder=is_folder)

@@ -43,9 +43,10 @@ def seal(path: Path) -> str:
 
 
 def verify(file: io.BufferedReader, path: Path) -> str | None:
-    """Return the checksum of an open file, None if it has none, and go back to its start.
+    """Verify an open file and go back to its start; return its checksum, or None if it has none.
 
-    Raises `DamagedFileError` if it does not match. `path` names the file in the message.
+    Raises `DamagedFileError` if the recorded checksum differs. `path` names the file in the
+    message.
     """
     position = _find_digits(file)
     if position is None:
@@ -54,14 +55,14 @@ def verify(file: io.BufferedReader, path: Path) -> str | None:
     checksum, recorded = _compute(file, position)
     if checksum != recorded:
         raise DamagedFileError(
-            f"{path} is damaged: its checksum is {checksum}, written with {recorded}"
+            f"{path} is damaged: its checksum is {checksum}, but {recorded} was recorded"
         )
     file.seek(0)
     return checksum
 
 
 def _find_digits(file: _File) -> int | None:
-    """Return the position of the digits in the last entry, None if there is no entry."""
+    """Return the position of the digits in the last entry, or None if there is no entry."""
     size = file.seek(0, os.SEEK_END)
     start = file.seek(max(size - _TAIL_BYTES, 0))
     entries = list(_ENTRY.finditer(file.read()))

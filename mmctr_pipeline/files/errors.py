@@ -33,7 +33,7 @@ def naming_write_errors(path: Path, variable: str | None = None) -> Iterator[Non
     """Turn errors of disk and permissions into a `WriteError` about `path`.
 
     Errors about files in other folders pass unchanged. `variable` is the environment variable that
-    chose the path; by default it is found from the path.
+    chose the path; by default `place_advice` derives it from the path.
     """
     try:
         yield

@@ -27,7 +27,7 @@ def require_fields(kind: type, content: Mapping[str, Any], path: Path) -> None:
 
 
 def _mismatch(value: Any, hint: Any, where: str) -> str | None:
-    """Say where and how a value differs from a type, or return None."""
+    """Return where and how a value differs from a type, or None if it does not."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return None

@@ -21,7 +21,7 @@ def foreign_content(path: Path) -> tuple[str, str] | None:
 
 
 def is_binary(path: Path) -> bool:
-    """Return whether a file is compressed, or not text, as a NUL in its first 4,096 bytes shows."""
+    """Return whether a file is compressed, or binary (a NUL is in its first 4,096 bytes)."""
     head = _head(path)
     return head.startswith(_COMPRESSED) or b"\0" in head
 

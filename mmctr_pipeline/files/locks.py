@@ -21,9 +21,9 @@ def locked(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[b
     path
         The lock file.
     shared
-        Let other shared holders in. Otherwise the lock is exclusive.
+        Whether other shared holders may hold the lock at the same time. Otherwise it is exclusive.
     wait
-        Wait for other holders. Otherwise yield False if the lock is taken.
+        Whether to wait for other holders. Otherwise yield False if the lock is taken.
     """
     with naming_write_errors(path):
         descriptor = _acquire(path, shared=shared, wait=wait)
@@ -48,11 +48,11 @@ def _acquire(path: Path, *, shared: bool, wait: bool) -> int | None:
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except FileNotFoundError:
-            continue  # The empty folder was removed at this moment.
+            continue  # Another process removed the empty folder just now.
         is_held = False
         try:
             fcntl.flock(descriptor, mode)
-            # The previous holder may have removed the file while this one waited for it.
+            # The previous holder may have removed the file while this process waited for the lock.
             with contextlib.suppress(FileNotFoundError):
                 is_held = os.path.samestat(os.fstat(descriptor), os.stat(path))
             if is_held:

@@ -8,7 +8,7 @@ from typing import Any
 from tabulate import tabulate
 
 _HIDDEN = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Control characters, and those that change the direction of the text after them."""
+"""Control characters, and characters that change the direction of the text after them."""
 
 _ACTIVE = re.compile(
     r"[\\`*~|$@]"  # code, emphasis, table cells, formulas, mail addresses
@@ -28,7 +28,7 @@ def escaped(value: Any) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], align: str) -> str:
-    """Return a Markdown table. Cells with text of others must be `escaped` already.
+    """Return a Markdown table. Cells with text that others wrote must already be `escaped`.
 
     `align` has an `l` or `r` for each column.
     """

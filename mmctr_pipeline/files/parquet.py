@@ -18,7 +18,9 @@ from mmctr_pipeline.files.errors import DamagedFileError
 
 
 def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
-    """Write a table with checksums and return the file's. For atomic writes see `atomic`.
+    """Write a table with checksums, and return the checksum of the file.
+
+    The write is not atomic; wrap it in `atomic_write`.
 
     Parameters
     ----------
@@ -44,9 +46,10 @@ def write_parquet(table: pa.Table, path: Path, *, raw: bool = False) -> str:
 def read_parquet(
     path: Path, columns: Sequence[str] | None = None, expected: str | None = None
 ) -> pa.Table:
-    """Read a file of `write_parquet`, or an earlier one without checksums.
+    """Read a file that `write_parquet` wrote.
 
-    Raises `DamagedFileError`, and `FileNotFoundError` if there is no file.
+    Files of earlier versions, which have no checksums, are read too. Raises `DamagedFileError` if
+    the file is damaged, and `FileNotFoundError` if there is none.
 
     Parameters
     ----------
@@ -76,7 +79,7 @@ def open_parquet(path: Path, expected: str | None = None) -> Iterator[pq.Parquet
             if expected and found != expected:
                 raise DamagedFileError(
                     f"{path} is not the file that was written with the others of its folder: its "
-                    f"checksum is {found}, they record {expected}"
+                    f"checksum is {found}, but they record {expected}"
                 )
             file = pq.ParquetFile(opened, page_checksum_verification=found is None, pre_buffer=True)
             for text in itertools.chain(*(file.metadata.metadata or {}).items()):
@@ -97,7 +100,7 @@ def naming_damage(path: Path) -> Iterator[None]:
     except (MemoryError, DamagedFileError):
         raise
     except OSError as error:
-        # A parquet file that cannot be parsed or fails its checksum has no error number.
+        # An error about a file that cannot be parsed, or fails its checksum, has no error number.
         if error.errno not in (None, errno.EIO):
             raise
         raise DamagedFileError(f"{path} is damaged: {error}") from error

@@ -13,9 +13,9 @@ _Out = TypeVar("_Out")
 def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
     """Yield the batches in order, each fetched in a thread while the previous one is in use.
 
-    An error while fetching is raised in place of that batch. Close the generator
-    (`contextlib.closing`) if it may not run to its end: closing waits for the batch in flight, so
-    that no thread reads from a file closed meanwhile.
+    If fetching a batch fails, the error is raised in its place. A caller that may stop early must
+    close the generator (`contextlib.closing`). Closing waits until the thread has fetched its
+    batch, so that the caller can then close the file that the batches come from.
     """
     with ThreadPoolExecutor(1) as thread:
         following = thread.submit(next, batches, None)
@@ -25,7 +25,7 @@ def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
 
 
 def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
-    """Yield `work(input)` for each of the inputs, in order, at most `ahead` of them in advance.
+    """Yield `work(input)` for each input, in order; at most `ahead` inputs are worked on at once.
 
     Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
     decoding.

@@ -19,7 +19,10 @@ def write_record(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object, without its checksum if it has one; raises `DamagedFileError`."""
+    """Read a JSON object and leave out its checksum.
+
+    Raises `DamagedFileError` if the file is damaged or holds no JSON object.
+    """
     with path.open("rb") as file:
         checksum.verify(file, path)
         try:

@@ -30,9 +30,9 @@ _BLOCKED_NAME = re.compile(r"GLOBAL (\S+)")
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """Write tensors and plain values with a checksum. For atomic writes see `atomic`.
+    """Write tensors and plain values with a checksum. Equal contents give equal bytes.
 
-    Equal contents give equal bytes.
+    The write is not atomic; wrap it in `atomic_write`.
     """
     comment = f"{checksum.KEY}: {checksum.BLANK}".encode()
     with path.open("w+b") as file:
@@ -51,10 +51,11 @@ def save_tensors(path: Path, content: Any) -> None:
 
 
 def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
-    """Read a file of `save_tensors`, or an earlier one without checksum, with tensors on `device`.
+    """Read a file that `save_tensors` wrote, and put its tensors on `device`.
 
-    Only tensors and plain values are read; no code is run. Raises `DamagedFileError` if the file
-    does not match its checksums or is of another kind, and `FileNotFoundError` if there is none.
+    Files of earlier versions, which have no checksum of the whole file, are read too. Only tensors
+    and plain values are read; no code is run. Raises `DamagedFileError` if the file does not match
+    its checksums or is of another kind, and `FileNotFoundError` if there is none.
     """
     with path.open("rb") as file:
         is_sealed = checksum.verify(file, path) is not None
@@ -83,7 +84,7 @@ def blocked_name(error: UnpicklingError) -> str | None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnpicklingError):
-        # Not torch's own text, which advises to load without its safeguard.
+        # Torch's own text is not shown, as it advises loading without the safeguard.
         name = blocked_name(error)
         return f"it names {name}" if name else "its pickle is damaged"
     return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -107,7 +108,7 @@ _FACTORIES = {
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.arange),
     *(torch.rand, torch.randn, torch.eye, torch.linspace),
 }
-# A module may hold this much more than twice the memory of its weights, such as index tensors.
+# A module may take twice the memory of its weights and this much more, such as for index tensors.
 _SPARE_BYTES = 2**26
 
 
@@ -128,22 +129,22 @@ class _AllocationLimit(TorchFunctionMode):
         if func in _FACTORIES:
             try:
                 self._left -= func(*args, **{**(kwargs or {}), "device": "meta"}).nbytes
-            except (RuntimeError, TypeError) as error:  # more than an integer can count
+            except (RuntimeError, TypeError) as error:  # too large for an integer
                 reason = str(error).splitlines()[0]
                 raise DamagedFileError(f"the sizes in the file are impossible: {reason}") from error
             if self._left < 0:
                 raise DamagedFileError(
-                    f"the sizes in the file need more than the {self._n_bytes:,} bytes that its "
-                    "tensors suggest"
+                    f"the sizes in the file need more than {self._n_bytes:,} bytes, the most that "
+                    "its tensors justify"
                 )
         return func(*args, **(kwargs or {}))
 
 
 def allocation_limit(tensors: Iterable[torch.Tensor]) -> TorchFunctionMode:
-    """Return a context in which a module for the weights `tensors` is built.
+    """Return a context in which to build a module that will hold the weights `tensors`.
 
     Sizes in a crafted file could ask for any amount of memory before they are compared with the
-    weights. In this context tensors that need much more memory than the weights raise
+    weights. In this context, creating tensors that need much more memory than the weights raises
     `DamagedFileError`.
     """
     dense = [tensor for tensor in tensors if tensor.layout == torch.strided and not tensor.is_meta]

@@ -11,8 +11,8 @@ from mmctr_pipeline.files.errors import naming_write_errors
 def require_writable(folder: Path, variable: str | None = None) -> None:
     """Create a folder if needed and write a file to it; raise `WriteError` if that fails.
 
-    `variable` is the environment variable that names the folder; by default it is found from the
-    path.
+    `variable` is the environment variable that names the folder; by default `place_advice` derives
+    it from the path.
     """
     with naming_write_errors(folder, variable):
         if folder.exists() and not folder.is_dir():

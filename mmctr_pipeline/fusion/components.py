@@ -15,7 +15,7 @@ class Components:
 
     `mean` is `(D,)`. `weight` `(D,)` multiplies the centred columns; None leaves them as they are.
     `components` is `(K, D)` with orthonormal rows, each signed so that its entry of largest
-    magnitude is positive. `ratio` `(K,)` is the share of each one in the total variance.
+    magnitude is positive. `ratio` `(K,)` is each component's share of the total variance.
     """
 
     mean: np.ndarray
@@ -30,7 +30,7 @@ def joint_components(modalities: Modalities, dim: int, *, standardised: bool = F
     K is the least of `dim`, items - 1, and the rank of the data. `standardised` gives the columns
     of a modality equal variances that add up to 1. Works on blocks of items, so memory beyond the
     vectors themselves depends only on the number of columns. Raises `ValueError` if there are fewer
-    than two items or if all are equal.
+    than two items or if all vectors are equal.
     """
     moments, weight = _moments(modalities), None
     if standardised:
@@ -84,9 +84,9 @@ def rotation(n: int, seed: int | Sequence[int]) -> np.ndarray:
 def components_per_modality(shares: Sequence[np.ndarray], dim: int) -> list[int]:
     """Return how many of its components each modality keeps: `dim` in total, or all of them.
 
-    `shares` holds the share of the variance of each component, descending, by modality. Each next
-    component is given to the modality that keeps the smaller share so far. So the smallest share
-    that a modality keeps is as large as possible.
+    `shares` holds, for each modality, the shares of its variance that its components have,
+    descending. Each next component is given to the modality that keeps the smaller share so far. So
+    the smallest share that a modality keeps is as large as possible.
     """
     numbers = [0] * len(shares)
     kept = [0.0] * len(shares)
@@ -136,7 +136,7 @@ class _Moments:
         return parts
 
     def standardising(self) -> np.ndarray:
-        """Return weights that give all columns but constant ones equal variances of sum 1."""
+        """Return weights that give the columns equal variances of sum 1; constant columns get 0."""
         variance = np.diag(self.covariance)
         varies = variance > self.rounding
         weight = np.zeros(len(variance))

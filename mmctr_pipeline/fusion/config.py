@@ -21,7 +21,9 @@ class AttentionConfig(Settings):
         100_000, "maximum number of item pairs, and of single items, per epoch", ge=1, le=10**9
     )
     batch_size: int = setting(512, "pairs, and as many single items, per step", ge=2, le=1 << 20)
-    learning_rate: float = setting(5e-4, "AdamW's initial learning rate; cosine to 0", gt=0, le=1)
+    learning_rate: float = setting(
+        5e-4, "AdamW's initial learning rate, lowered to 0 along a cosine", gt=0, le=1
+    )
     weight_decay: float = setting(1e-4, "AdamW's decoupled weight decay", ge=0, lt=1)
     held_out_share: float = setting(
         0.1, "share of the items held out of training to decide when to stop", gt=0, le=0.5
@@ -56,23 +58,24 @@ class FusionConfig(Settings):
 
     method: Literal["pca", "pca_each", "attention"] = setting(
         "pca",
-        "pca: principal components of the concatenation; pca_each: those of each modality, scaled "
-        "to the same total variance and concatenated; attention: learned projections, weighted by "
-        "attention",
+        "pca: principal components of the concatenated vectors; pca_each: principal components of "
+        "each modality by itself, scaled to the same total variance and concatenated; attention: "
+        "learned projections, weighted by attention",
     )
     dim: int = setting(
         128, "dimensions of the fused vector; fewer if the data allow fewer", ge=1, le=8_192
     )
     input: Literal["raw", "unit", "standardised"] = setting(
         "raw",
-        "not for attention. raw: the vectors as they are (recipe A); unit: each scaled to length "
-        "1; standardised: each column scaled to the same variance, 1 in total for each modality",
+        "ignored by attention. raw: the vectors as they are (recipe A); unit: each vector scaled "
+        "to length 1; standardised: each column scaled to the same variance, 1 in total for each "
+        "modality",
     )
     rotate: bool = setting(
         False,
-        "not for attention, which always rotates. Turn the components at random, so that a model "
-        "that standardises each dimension does not raise the least component to the level of the "
-        "first",
+        "ignored by attention, which always rotates. Turn the components at random, so that a "
+        "model that standardises each dimension does not raise the least component to the level of "
+        "the first",
     )
     refit: bool = setting(
         False, "fit again even if a transform for these settings, encoders and data is stored"

@@ -48,11 +48,11 @@ def fuse(
 ) -> Fusion:
     """Return one fused vector per item, reusing the stored transform if there is one.
 
-    The newest transform fitted with the same settings of the method, encoders and `data` is reused,
-    even if others were fitted in between. `config.refit` fits a new one. Outlying vectors
-    (`data.outliers`) are left out of the fit, and count as missing whether the transform is new or
-    not. Raises `ValueError` as `fit_pca` and `fit_attention`, and if the stored transform is
-    damaged.
+    The newest transform that was fitted with the same method and its settings, the same encoders
+    and the same `data` is reused, even if transforms for other inputs were fitted since.
+    `config.refit` fits a new one. Outlying vectors (`data.outliers`) are left out of the fit, and
+    count as missing whether the transform is new or not. Raises `ValueError` as `fit_pca` and
+    `fit_attention` do, and if the stored transform is damaged.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def fuse(
         names.append("rotate")
     settings = config.to_mapping()
     made_by = {
-        # Without the settings of the other methods, which do not affect the fit.
+        # The settings of the other methods are left out, as they do not affect the fit.
         "settings": {name: settings[name] for name in names},
         "text_identity": text.identity,
         "image_identity": image.identity,

@@ -37,7 +37,7 @@ class ItemInfo:
 def write_item_info(
     path: Path, fused: VectorTable, items: ItemTable, item_info: Path | None = None
 ) -> ItemInfo:
-    """Write one row per item, and first one of the padding item, atomically.
+    """Write a row for the padding item, and then one row per item, atomically.
 
     Columns: `item_id`, the data's id, int64 or string; `item_tags`, a list of 5 int64, left-padded
     with 0; `item_emb_d128`, a list of float32. If the ids are dense integers, there is one row per
@@ -53,9 +53,10 @@ def write_item_info(
     fused
         Fused vectors with the padding row 0.
     items
-        The item table; its tags are used, the last five of each item, unless `item_info` has tags.
+        The item table. Its tags are used unless `item_info` has tags. Of either, the last five tags
+        of each item are written.
     item_info
-        The file of that name in the data set.
+        The file item_info of the data set, if there is one.
     """
     expected = with_padding(items.ids)
     if not np.array_equal(fused.item_id, expected):
@@ -79,7 +80,7 @@ def write_item_info(
     vectors = np.zeros((id_map.n_rows, fused.dim), dtype=np.float32)
     vectors[items.item_id] = fused.vectors[1:]
     tags = np.zeros((id_map.n_rows, N_TAGS), dtype=np.int64)
-    # Zeros and cuts on the left, as FuxiCTR pads and cuts.
+    # Padded and cut on the left, as in FuxiCTR.
     tags[items.item_id] = lists.left_padded(N_TAGS)
     table = pa.table(
         {

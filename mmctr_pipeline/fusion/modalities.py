@@ -16,8 +16,8 @@ _BLOCK_ROWS = 8192
 class Modalities:
     """The modalities in use (`text`, `image`, in this order) of the same N items.
 
-    `tables` holds one table of N rows for each; `unit` scales each vector to length 1 when it is
-    read.
+    `tables` holds one table of N rows for each modality. With `unit`, each vector is scaled to
+    length 1 when it is read.
     """
 
     tables: dict[str, VectorTable]
@@ -25,7 +25,7 @@ class Modalities:
 
     @property
     def dims(self) -> list[int]:
-        """Columns of each modality."""
+        """Number of columns of each modality."""
         return [table.dim for table in self.tables.values()]
 
     @functools.cached_property
@@ -45,16 +45,16 @@ class Modalities:
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return vectors of one modality for `rows` that have it, `(B, D_m) float64`.
 
-        Raises `ValueError`, naming an item, if one is not finite.
+        Raises `ValueError`, naming an item, if a vector is not finite.
         """
         table = self.tables[name]
         vectors = table.vectors[rows].astype(np.float64)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"the vector of item {table.item_id[rows[np.argmin(finite)]]} by {table.identity} "
-                f"is not finite; {int((~finite).sum())} such rows near it: materialise its asset "
-                "again"
+                f"{int((~finite).sum())} of {len(rows)} vectors of {table.identity} are not "
+                f"finite; the first is that of item {table.item_id[rows[np.argmin(finite)]]}: "
+                f"materialise {name}_embeddings again"
             )
         if self.unit:
             length = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -65,7 +65,7 @@ class Modalities:
         """Return the vectors of `rows` side by side, `(B, D) float64`, and where they are present.
 
         Columns of a missing modality are 0 in the vectors and False in the mask `(B, D) bool`.
-        Raises `ValueError` as `vectors`.
+        Raises `ValueError` as `vectors` does.
         """
         matrix = np.zeros((len(rows), sum(self.dims)))
         parts = np.split(matrix, np.cumsum(self.dims)[:-1], axis=1)
@@ -75,14 +75,14 @@ class Modalities:
         return matrix, np.repeat(self.present[rows], self.dims, axis=1)
 
     def sums_of_squares(self, matrix: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the sums of squares of `(B, D)` by modality, `(M,)`, where it is present."""
+        """Return the sum of squares by modality, `(M,)`, over the rows of `matrix` that have it."""
         parts = np.split(matrix, np.cumsum(self.dims)[:-1], axis=1)
         squares = np.stack([np.einsum("bd,bd->b", part, part) for part in parts], axis=1)
         return (squares * self.present[rows]).sum(axis=0)
 
 
 def row_blocks(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the rows where `mask` holds, in blocks of at most 8,192.
+    """Yield the numbers of the rows where `mask` is True, in blocks of at most 8,192.
 
     A float64 copy of a block takes 92 MB with the 1,408 columns of the default encoders.
     """
@@ -93,7 +93,7 @@ def row_blocks(mask: np.ndarray) -> Iterator[np.ndarray]:
 def modalities_in_use(text: VectorTable, image: VectorTable, unit: bool = False) -> Modalities:
     """Return the modalities that at least one item has, to fit a fusion on.
 
-    Raises `ValueError` as `require_same_items`, and if no item has any.
+    Raises `ValueError` as `require_same_items` does, and if no item has any modality.
     """
     require_same_items(text, image)
     tables = {"text": text, "image": image}
@@ -107,7 +107,7 @@ def modalities_in_use(text: VectorTable, image: VectorTable, unit: bool = False)
 
 
 def require_same_items(text: VectorTable, image: VectorTable) -> None:
-    """Raise `ValueError` unless both tables have the same items, without the padding item 0."""
+    """Raise `ValueError` unless both tables have the same items and none is the padding item."""
     if np.array_equal(text.item_id, image.item_id):
         if len(text.item_id) and text.item_id[0] == with_padding(text.item_id)[0]:
             raise ValueError(f"item {text.item_id[0]!r} is the padding row and cannot be fused")

@@ -24,8 +24,8 @@ class PcaTransform(Transform):
     """A fitted PCA of the concatenation of text and image vectors.
 
     The arrays are those of `Components`, with `text_dim + image_dim == D`. Rotated components are
-    orthonormal too, but have no fixed signs, and `explained_variance_ratio` is that of the
-    components before the rotation. Where an item lacks one modality, the mean replaces it.
+    orthonormal too, but have no fixed signs; `explained_variance_ratio` describes the components
+    before the rotation. Where an item lacks one modality, the mean replaces it.
     """
 
     mean: np.ndarray
@@ -97,8 +97,8 @@ class PcaEachTransform(PcaTransform):
 def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaTransform:
     """Fit `config.method`, `pca` or `pca_each`, on the items that have a vector, in float64.
 
-    The number of components is the least of `config.dim`, items - 1, and the rank of the data.
-    Raises `ValueError` if nothing can be fitted or a vector is not finite.
+    The number of components is the least of three: `config.dim`, the number of items minus 1, and
+    the rank of the data. Raises `ValueError` if nothing can be fitted or a vector is not finite.
     """
     modalities = modalities_in_use(text, image, unit=config.input == "unit")
     each = config.method == "pca_each"

@@ -27,7 +27,7 @@ FIX = "remove it, or run once with fusion.refit: true to fit it again"
 
 @dataclasses.dataclass(frozen=True)
 class FusedBlock:
-    """Fused vectors `(B, K)`, the inputs of the fusion and those restored from `fused`, `(B, D)`.
+    """Fused vectors `(B, K)`, inputs of the fusion `(B, D)`, and inputs restored from `fused`.
 
     Inputs are centred, and scaled as the method says.
     """
@@ -73,9 +73,9 @@ class Transform(abc.ABC):
 
         Item 0 and items without any modality get zeros, with `present` False. The provenance has
         `explained_variance`, the share of the variance of the inputs that the fused vectors
-        restore, and `explained_variance_of`, the same by modality. Both are measured on these
-        items, which may differ from those the transform was fitted on, and leave out what an item
-        lacks.
+        restore, and `explained_variance_of`, the same by modality. Both are measured on the items
+        of the tables, which may differ from the items of the fit. The modalities that an item lacks
+        do not count.
 
         Raises `ValueError` if the tables have different items, come from another encoder than
         those of the fit, or hold a number that is not finite.

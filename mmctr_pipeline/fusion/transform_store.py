@@ -44,7 +44,7 @@ class TransformStore:
         if not record.is_file():
             logger.info(
                 f"fitting a new {kind.METHOD} transform: {self.folder} has none for these "
-                f"settings, encoders and data ({made_by['data']})"
+                f"settings, these encoders and the data in {made_by['data']}"
             )
             return None
         try:
@@ -63,6 +63,6 @@ class TransformStore:
         return transform
 
     def _record_path(self, made_by: Mapping[str, Any]) -> Path:
-        # Not named after the transform: equal data in two folders give the same transform.
+        # Named after the inputs, as equal data in two folders give the same transform.
         canonical = json.dumps(made_by, sort_keys=True)
         return self.folder / f"made-by-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}.json"

@@ -25,7 +25,7 @@ class CtrModel(nn.Module, abc.ABC):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters, each once, by the group that sets their learning rate and decay.
 
-        By default these are `embedding` (all tables and, as in FuxiCTR, the matrices of
+        By default the groups are `embedding` (all tables and, as in FuxiCTR, the matrices of
         `VectorProjection`) and `main` (the rest).
         """
         tables = [m for m in self.modules() if isinstance(m, nn.Embedding | VectorProjection)]

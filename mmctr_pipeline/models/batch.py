@@ -32,7 +32,7 @@ class ItemFeatures:
     """Features of all items, one row for each of the I rows of the item table; row 0 is padding.
 
     `vectors_ID` are the fused vectors `(I, D) float32`, zero in row 0; `present_I` is `(I,) bool`,
-    False for items without one; `likes_level_I` and `views_level_I` are `(I,) int64` in 0..10;
+    False for items without a vector; `likes_level_I` and `views_level_I` are `(I,) int64` in 0..10;
     `tags_IK` is `(I, K) int64`, padded with 0. Title vectors (`text_*`) and cover vectors
     (`image_*`) are set if the model asks for them and at least one item has one, else None.
     """
@@ -48,9 +48,9 @@ class ItemFeatures:
     image_present_I: torch.Tensor | None = None
 
     def vectors_of(self, kind: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return vectors `(I, D)` and mask `(I,)` of `fused`, `text` or `image`.
+        """Return the vectors of a kind (`fused`, `text` or `image`), `(I, D)`.
 
-        Raises `ValueError` if the items have none of that kind.
+        Also returns which items have one, `(I,) bool`. Raises `ValueError` if no item has one.
         """
         prefix = "" if kind == "fused" else f"{kind}_"
         vectors_ID = getattr(self, f"{prefix}vectors_ID")
@@ -71,13 +71,14 @@ class Batch:
     Row i has history `history_row_B[i]`, or history i if that is None (then H equals B). In scoring
     consecutive rows often share a history, which is then read once.
 
-    Train rows have the folds in which `ClickRates` counts them: one of the row and one of its user,
-    `(B,) int64`.
+    Train rows have two folds in which `ClickRates` counts them: `row_fold_B` is that of the row and
+    `user_fold_B` that of its user, `(B,) int64` each.
 
     Ids and levels are `(B,) int64`, `history_T` is `(T,) int64`, `history_offsets` is
     `(H + 1,) int64`, `label_B` is `(B,) float32`, or None for unlabelled rows. `history_T` may be
-    longer than `offsets[H]`: the spare positions at its end hold 0 and belong to no row. They keep
-    the number of distinct shapes small; matrix libraries and CUDA graphs prepare each shape once.
+    longer than `history_offsets[H]`: the spare positions at its end hold 0 and belong to no row.
+    They keep the number of distinct shapes small, as matrix libraries and CUDA graphs prepare each
+    shape once.
     """
 
     user_id_B: torch.Tensor
@@ -111,7 +112,9 @@ class Batch:
         return dataclasses.replace(self, **changed)
 
     def split(self, n_parts: int) -> list["Batch"]:
-        """Return the rows in order as `n_parts` batches of nearly equal size, without spares.
+        """Return the rows in order as `n_parts` batches of nearly equal size.
+
+        The batches have no spare positions.
 
         Raises `ValueError` if rows share histories; rows in training never do.
         """
@@ -145,9 +148,10 @@ def _tensors(instance: Any) -> dict[str, torch.Tensor]:
 class DistinctItems:
     """The U distinct items of a batch, so that each item is computed once.
 
-    `item_U` are their ids and `row_U` their rows in tables of ids; a known item may occur a second
-    time, as unknown. `slot_N` gives the distinct item at each of N = B + T places: the targets of
-    the rows, then the positions of the histories. All are int64; `n_rows` is B.
+    `item_U` are their ids and `row_U` their rows in tables of ids. A known item may occur twice:
+    with its own row, and with the row of unknown items. `slot_N` gives the distinct item at each of
+    N = B + T places: the targets of the rows, then the positions of the histories. All are int64;
+    `n_rows` is B.
     """
 
     item_U: torch.Tensor

@@ -59,11 +59,12 @@ class FeatureModelSettings(Settings):
         return tuple(kind for kind in ("text", "image") if kind in self.vector_kinds)
 
     def _require_divisor(self, heads: str, width: int) -> None:
-        """Raise `SettingsError` unless the setting `heads` divides `width`; 0 (unset) passes."""
+        """Raise `SettingsError` unless the setting `heads` divides `width`; width 0 is unset."""
         n_heads = getattr(self, heads)
         if width % n_heads:
             raise self.invalid(
-                heads, f"is {n_heads}; it must divide {width}, from features.projection_dim"
+                heads,
+                f"is {n_heads}; it must divide {width}, which follows from features.projection_dim",
             )
 
 
@@ -138,7 +139,9 @@ class DinSemanticIdsConfig(DinAttentionSettings):
     fused_codes: bool = setting(True, "codes of the item's fused vector")
     text_codes: bool = setting(False, "codes of the title's vector")
     image_codes: bool = setting(False, "codes of the cover's vector")
-    n_levels: int = setting(4, "codes per vector, each of the residual that is left", **LAYERS)
+    n_levels: int = setting(
+        4, "codes per vector; each encodes what the codes before it leave over", **LAYERS
+    )
     n_codes: int = setting(256, "values of a code", ge=2, le=65_536)
     code_seed: int = setting(
         0, "seed of the codes, independent of the training seed", ge=0, le=MAX_SEED
@@ -148,7 +151,7 @@ class DinSemanticIdsConfig(DinAttentionSettings):
 
     @property
     def vector_kinds(self) -> list[str]:
-        """Kinds of vectors that the model reads, as features or to encode them."""
+        """Kinds of vectors that the model reads, as features or to make codes of them."""
         return super().vector_kinds + kinds_switched_on(self, "codes")
 
 

@@ -20,8 +20,8 @@ class DinSemanticIds(FeatureModel):
     """DIN (arXiv 1706.06978) with the mean embedding of an item's codes beside its features.
 
     After QVQ of the WWW 2025 MMCTR challenge, which found that DIN learns faster from discrete
-    codes of titles and covers than from the vectors. Its codes come from an autoencoder, ours from
-    residual quantisation, as is usual for semantic ids (arXiv 2306.08121).
+    codes of titles and covers than from the vectors. QVQ's codes come from an autoencoder, ours
+    from residual quantisation, as is usual for semantic ids (arXiv 2306.08121).
     """
 
     def __init__(self, config: DinSemanticIdsConfig, spec: FeatureSpec) -> None:
@@ -67,9 +67,9 @@ class SemanticIds(nn.Module):
         kinds = [kind for kind in configured if spec.dim_of(kind)]
         if not kinds:
             raise ValueError(
-                f"semantic ids are configured to encode {', '.join(configured) or 'no'} vectors, "
-                "but no item has any; set fused_codes, text_codes or image_codes for vectors that "
-                "exist"
+                "no item has a vector of a kind to encode as semantic ids (configured: "
+                f"{', '.join(configured) or 'none'}); set fused_codes, text_codes or image_codes "
+                "for vectors that exist"
             )
         self._n_codes, self._seed = config.n_codes, config.code_seed
         self.quantisers = nn.ModuleDict(
@@ -88,7 +88,7 @@ class SemanticIds(nn.Module):
         self.codes_IC.copy_(self._encoded(items, 0)[: len(self.codes_IC)])
 
     def record_trained(self, known_items: np.ndarray) -> None:
-        """Record the codes of the items that the train rows hold; other codes read their mean."""
+        """Record the codes of items in train rows; all other codes read the mean of these rows."""
         self.table.record_trained(self.codes_IC.cpu().numpy()[known_items].ravel())
 
     def forward(self, ids_N: torch.Tensor, items: ItemFeatures) -> torch.Tensor:
@@ -100,7 +100,7 @@ class SemanticIds(nn.Module):
         return gathered(self.table.mean(codes_IC[id_U]), slot_N)
 
     def _encoded(self, items: ItemFeatures, first: int) -> torch.Tensor:
-        """Return the table rows of the codes of the items from `first` on, 0 for no vector."""
+        """Return the table rows of the codes of items from `first` on; 0 if there is no vector."""
         encoded = []
         for kind, quantiser in self.quantisers.items():
             vectors_ID, present_I = items.vectors_of(kind)

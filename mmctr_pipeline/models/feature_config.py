@@ -67,14 +67,14 @@ class FeatureConfig(Settings):
     unknown_value_rate: float = setting(
         0.0,
         "share of tags, and of pairs of likes level and views level, that are read as unknown in "
-        "training; also the share of items whose features are all hidden",
+        "training; also the share of items of which training sees only the vectors",
         **SHARE,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Even a rate over the other folds reveals the label of a train row to a table of the same
-        # ids, which learns the rate over all folds.
+        # A table of the same ids learns the rate over all folds. Together with the rate over the
+        # other folds, that reveals the label of a train row.
         by_id = {"item_id": self.item_id, "user: factors": self.user == "factors"}
         if self.item_rates == "always" and any(by_id.values()):
             names = " and ".join(name for name, is_on in by_id.items() if is_on)

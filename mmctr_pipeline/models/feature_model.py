@@ -12,7 +12,7 @@ from mmctr_pipeline.models.features import FeatureEmbedding, Features
 
 
 class FeatureModel(CtrModel):
-    """A model that reads its batch through `FeatureEmbedding`, with that class's parameters."""
+    """A model that reads its batch through `FeatureEmbedding`, which explains the arguments."""
 
     def __init__(
         self, config: FeatureModelSettings, spec: FeatureSpec, multiple_of: int = 1
@@ -29,8 +29,8 @@ class FeatureModel(CtrModel):
     def with_users(self, logits_B: torch.Tensor, features: Features) -> torch.Tensor:
         """Return the logits plus those of the factors and of the click rates.
 
-        The latter are multiplied by learned weights that begin at 1. So a model begins as the sum
-        of two averages, and learns what to add.
+        The logits of the click rates have learned weights that begin at 1. So a model begins as the
+        sum of the configured click rates, as logits, and learns what to add.
         """
         if features.factor_logit_B is not None:
             logits_B = logits_B + features.factor_logit_B

@@ -1,8 +1,8 @@
 """Feature vectors of a batch's targets, histories and context, as configured.
 
 Values that train rows do not hold, such as cold items, new users and new tags, share one row of
-their table, the unknown row. Training uses it for a share of the known values, so that it is
-learned. If that share is 0, they read the mean of the trained rows instead.
+their table, the unknown row. In training a share of the known values reads this row, so that it is
+learned. If that share is 0, unknown values read the mean of the trained rows instead.
 """
 
 import dataclasses
@@ -31,13 +31,14 @@ from mmctr_pipeline.models.layers.vector_inputs import VectorProjection, VectorS
 class Features:
     """Features of a batch of B rows and T positions, `float32`.
 
-    Under autocast the item features have its number format if `projection_dim` is set.
+    Under autocast the item features have autocast's number format if `projection_dim` is set.
 
-    `item_BD` are those of the target items, `history_TD` the same of the history items;
-    `context_BC` are those of user and row, of width 0 if none is configured. `items` are the
-    distinct items of targets and histories, and `is_hidden_U` marks those that training treats as
-    cold items. `rate_logits_BR` are the logits of the configured click rates, which are also among
-    the context features. `factor_logit_B` is the logit of `Factors`, or None without them.
+    `item_BD` are the features of the target items, and `history_TD` the same features of the
+    history items. `context_BC` are the features of user and row, of width 0 if none is configured.
+    `items` are the distinct items of targets and histories, and `is_hidden_U` is True for those
+    that training treats as cold items. `rate_logits_BR` are the logits of the configured click
+    rates, which are also among the context features. `factor_logit_B` is the logit of `Factors`, or
+    None without them.
     """
 
     item_BD: torch.Tensor
@@ -57,9 +58,9 @@ class FeatureEmbedding(nn.Module):
     standardised or, with `vector_projection`, times a learned matrix. Context features are the
     embeddings of the user and of the row's two levels, and the click rates of user and target.
     Kinds of vectors that no item has are left out. With `projection_dim` a linear layer maps the
-    item features to that width. Otherwise zeros pad them to a multiple of `multiple_of`: the width
-    of fused vectors depends on the rank of the data, and the attention heads must divide it. Raises
-    `ValueError` if no item feature is left.
+    item features to that width. Otherwise zeros pad them to a multiple of `multiple_of`, since
+    attention heads must divide their width, and the width of fused vectors depends on the rank of
+    the data. Raises `ValueError` if no item feature is left.
     """
 
     known_items_I: torch.Tensor
@@ -197,7 +198,7 @@ class FeatureEmbedding(nn.Module):
         """Return which items training treats as cold items, `(U,) bool`.
 
         A cold item has neither a known id nor known levels, and independent draws would hardly ever
-        hide both. So the hidden items are a share of those whose id is unknown.
+        hide both. So the hidden items are drawn among the items whose id is read as unknown.
         """
         if not self.training or self._value_rate == 0:
             return torch.zeros_like(row_U, dtype=torch.bool)

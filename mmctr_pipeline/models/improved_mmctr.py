@@ -24,8 +24,8 @@ class ImprovedMmctr(CtrModel):
     initialised Xavier-normal with zero biases; bilinear layers keep torch's initialisation.
 
     There is no unknown row, as the number of parameters is fixed. Values that no train row holds
-    read the mean of the trained rows, except items of a history beyond the table, which the
-    attention ignores. An item beyond the item table keeps its vector, if it has one.
+    read the mean of the trained rows. History items beyond the item table are an exception: the
+    attention ignores them. A target beyond the item table keeps its vector, if it has one.
     """
 
     shares_histories = True
@@ -96,5 +96,5 @@ class ImprovedMmctr(CtrModel):
 
 
 def _at_rows(values_HD: torch.Tensor, row_B: torch.Tensor | None) -> torch.Tensor:
-    """Return the value of each row `(B, D)`; that of row i is number `row_B[i]`, or i for None."""
+    """Return `values_HD[row_B[i]]` for each row i, `(B, D)`; `values_HD` itself if that is None."""
     return values_HD if row_B is None else values_HD.index_select(0, row_B)

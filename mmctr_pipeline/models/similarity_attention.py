@@ -37,16 +37,16 @@ class SimilarityAttention(FeatureModel):
     Each position of the history has up to seven similarities: the cosines of the target's and the
     item's fused, title and cover vectors, two by the users that both have in common
     (`CoInteractionSimilarity`), and the cosines of learned vectors, with and without ids
-    (`LearnedVectors`), whose means are also added to the logit. They are further inputs of DIN's
-    attention (arXiv 1706.06978), and their mean, maximum, last and recency-weighted mean over the
-    history are inputs of the tower. Besides them the model reads the features of `FeatureConfig`
-    and has, if configured, layers in which the target queries the history (`TargetQueryEncoder`)
-    and quadratic ones (QIN, arXiv 2504.17699). It always reads the length of the history and, in
-    the attention, the age of each item.
+    (`LearnedVectors`). All similarities are further inputs of DIN's attention (arXiv 1706.06978),
+    and their mean, maximum, last and recency-weighted mean over the history are inputs of the
+    tower. The mean cosines of the learned vectors are also added to the logit. The model also reads
+    the features of `FeatureConfig` and has, if configured, layers in which the target queries the
+    history (`TargetQueryEncoder`) and quadratic layers (QIN, arXiv 2504.17699). It always reads the
+    length of the history and, in the attention, the age of each item.
     """
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:
-        """Raise `ValueError` if there is no item feature or attention unit, or heads do not fit."""
+        """Raise `ValueError` without item features or attention units, or if heads do not fit."""
         n_heads = config.cross_attention_heads if config.cross_attention_layers else 1
         super().__init__(config, spec, multiple_of=n_heads)
         self._config = config

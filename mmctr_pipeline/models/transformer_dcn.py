@@ -24,8 +24,8 @@ class TransformerDcn(FeatureModel):
 
     arXiv 2505.03543 and arXiv 2504.17699; DCNv2: Wang et al. 2021, arXiv 2008.13535. Cross network
     and tower read, side by side, the encoded newest positions (zero where the history is shorter),
-    the projected maximum over all positions (of zero for an empty history), target and context
-    features; a last network joins their outputs.
+    the projected maximum over all positions (for an empty history the projection of zeros), target
+    features, and context features; a last network joins their outputs.
 
     Most histories are shorter than the number of positions kept, and DCNv2 is by far the largest
     share of the work. On CPUs rows are therefore sorted by length, and zeros are left out
@@ -92,7 +92,8 @@ class TransformerDcn(FeatureModel):
         first, last = self.deep_first, self.head_first
         deep_BH = self.deep(staircase_linear(input_BF, first.weight, first.bias, stairs))
         crossed_BF = self.cross(input_BF, stairs)
-        # One linear layer over both, in two parts, since only one of them has zeros to leave out.
+        # One linear layer over both outputs, as two products, since only the output of the cross
+        # network has zeros to leave out.
         deep_weight_HD, crossed_weight_HF = last.weight.split(
             [deep_BH.shape[1], crossed_BF.shape[1]], dim=1
         )

@@ -44,7 +44,7 @@ class ChecksConfig(Settings):
     )
     max_outlier_vectors: float = setting(
         0.01,
-        "largest share of vectors with a norm far from the others (they are masked)",
+        "largest share of vectors with a norm far from the others; these count as missing",
         ge=0,
         le=1,
     )
@@ -108,7 +108,7 @@ def _read_sections(
 ) -> tuple[dict[str, Any], tuple[Path, ...]]:
     """Return the sections of a preset and the files that they come from, the extending one first.
 
-    `seen` are the files that lead to this one.
+    `seen` are the files whose `extends` led to this one.
     """
     path = _find(name_or_path, seen[-1].parent if seen else Path.cwd())
     if path in seen:

@@ -28,7 +28,7 @@ _SCALARS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float")}
 _STRINGS = {f"{_TAG}str", f"{_TAG}timestamp"}
 _MERGE, _STR, _MAP, _SEQ = (f"{_TAG}{kind}" for kind in ("merge", "str", "map", "seq"))
 
-# PyYAML follows YAML 1.1, in which 2e-3 is a string, 0127 is octal and 1:30 counts in sixties.
+# PyYAML follows YAML 1.1, in which 2e-3 is a string, 0127 is octal and 1:30 is in base 60.
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 
@@ -37,8 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file of settings.
 
     Anchors, aliases and merges (`<<`) work, as long as no key is set twice. Raises `SettingsError`
-    for a file that is no such mapping, naming the line, and for more than 100 kB, 10,000 values or
-    32 levels.
+    if the file holds anything else, or has more than 100 kB, 10,000 values or 32 levels.
     """
     text = _read_text(path)
     try:
@@ -62,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_text(path: Path) -> str:
-    """Return the text of a small file; refuses folders, devices and pipes without opening them."""
+    """Return the text of a small file; folders, devices and pipes are refused unopened."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -87,7 +86,7 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> SettingsError:
     where = f"{path}, line {mark.line + 1}" if mark else str(path)
     problem = error.problem or ""
     if "another document" in problem:
-        problem = "a second document begins; a file holds one"
+        problem = "a second document begins; a file may hold only one"
     elif r"'\t'" in problem:
         problem = "a tab; indent with spaces"
     # Hide quoted text of two or more characters, which comes from the file. YAML's own tokens, such
@@ -130,7 +129,7 @@ class _Values:
         return values
 
     def _entries(self, node: yaml.MappingNode, depth: int) -> Iterator[tuple[yaml.Node, yaml.Node]]:
-        """Yield keys and values of a mapping, and of those that it merges (`<<`)."""
+        """Yield keys and values of a mapping, and of the mappings that it merges (`<<`)."""
         for key_node, value_node in node.value:
             if key_node.tag != _MERGE:
                 yield key_node, value_node
@@ -149,7 +148,7 @@ class _Values:
         if node.tag not in _SCALARS:
             raise self._error(node, "tags (!...) are not read, only plain values")
         if node.tag in (f"{_TAG}int", f"{_TAG}float") and _ODD_NUMBER.fullmatch(text):
-            raise self._error(node, "a number that YAML reads as octal or in sixties: write it out")
+            raise self._error(node, "YAML reads this number as octal or in base 60: write it out")
         try:
             return self._loader.construct_object(node)
         except (ValueError, LookupError):  # !!int x, or an integer of thousands of digits

@@ -20,7 +20,8 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.registry.auc_gate import AucVerdict
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
-"""Up to the first share of valid users in train, a split is by user; from the second, by time."""
+"""Shares of the valid users that are in train: up to the first share, the split is by user; from
+the second share on, it is by time."""
 
 MAX_UNSEEN = 0.5
 """Largest share of valid rows that may have an item, or a level, that no train row has."""
@@ -67,7 +68,7 @@ def vectors_shape(
     if len(missing):
         problems.append(f"{len(missing)} items have no row, the first is {missing[0]}")
     if len(unknown):
-        problems.append(f"{len(unknown)} rows are not in item_feature, the first is {unknown[0]}")
+        problems.append(f"{len(unknown)} items are not in item_feature, the first is {unknown[0]}")
     if table.dim != recorded:
         problems.append(f"{table.dim} dimensions, but {recorded} were recorded")
     if problems:
@@ -83,19 +84,20 @@ def vectors_shape(
 
 
 def vectors_finite(table: VectorTable) -> CheckOutcome:
-    """Check that present vectors are finite, not zero and not all equal, and masked ones zero."""
+    """Check that present vectors are finite, not zero and not all equal, and the others zero."""
     finite = np.isfinite(table.vectors).all(axis=1)
     with np.errstate(invalid="ignore", over="ignore"):
         norms = np.linalg.norm(table.vectors.astype(np.float64), axis=1)
     is_zero = norms == 0
     faults = {
         "not finite": (~finite, "has a NaN or an infinity"),
-        "zero though present": (table.present & is_zero, "is all zeros but its item has content"),
-        "not zero though masked": (~table.present & ~is_zero, "is not zero but masked"),
+        "zero though present": (table.present & is_zero, "is all zeros but marked as present"),
+        "not zero though absent": (~table.present & ~is_zero, "is not zero but marked as absent"),
     }
     numbers: dict[str, Any] = {name: int(rows.sum()) for name, (rows, _) in faults.items()}
     problems = [
-        f"{numbers[name]} vectors are wrong; that of item {table.item_id[rows.argmax()]} {fault}"
+        f"{numbers[name]} vectors are wrong: the first, that of item "
+        f"{table.item_id[rows.argmax()]}, {fault}"
         for name, (rows, fault) in faults.items()
         if numbers[name]
     ]
@@ -107,13 +109,14 @@ def vectors_finite(table: VectorTable) -> CheckOutcome:
         numbers["largest norm"] = float(norms[usable].max())
     if not problems and len(vectors) > 1 and (vectors == vectors[0]).all():
         problems.append("all present vectors are equal")
-    return _outcome("finite_norms", problems, "all vectors are finite, masked ones zero", numbers)
+    if_passed = "all vectors are finite, and only absent ones are zero"
+    return _outcome("finite_norms", problems, if_passed, numbers)
 
 
 def norm_outliers(table: VectorTable, max_share: float) -> CheckOutcome:
     """Check the share of vectors whose norm is far from those of the others (`data.outliers`).
 
-    Counts those that were masked when the table was made, and those that it still has.
+    Counts the outliers that were set to zero when the table was made, and those that it still has.
     """
     found = find_outliers(table)
     n_masked = table.provenance.get("counts", {}).get("outliers", 0)
@@ -128,8 +131,8 @@ def norm_outliers(table: VectorTable, max_share: float) -> CheckOutcome:
         )
     if share > max_share:
         explanation += (
-            f" (limit {max_share:.2%}). Fix: correct the column or the encoder that they come "
-            "from, or raise checks.max_outlier_vectors"
+            f". The limit is {max_share:.2%}. Fix: correct the column or the encoder that they "
+            "come from, or raise checks.max_outlier_vectors"
         )
     numbers = {"outliers": n_outliers, "share": share, "limit": max_share}
     return CheckOutcome("norm_outliers", share <= max_share, explanation, numbers)
@@ -173,18 +176,18 @@ def explained_variance(
     Parameters
     ----------
     share
-        Share of the variance of all vectors.
+        Share of the variance of all vectors that is kept.
     min_share
         Lowest `share` that passes.
     share_of
-        Share of the variance of each modality.
+        Share of the variance of each modality that is kept, by the modality's name.
     """
     share_of = {_CONTENTS[name]: value for name, value in (share_of or {}).items()}
     severe = not (np.isfinite(share) and share >= min_share)
-    explanation = f"{share:.1%} of the variance is kept, at least {min_share:.1%} required"
+    explanation = f"{share:.1%} of the variance is kept; at least {min_share:.1%} is required"
     if share_of:
-        shares = (f"{value:.1%} of that of {content}" for content, value in share_of.items())
-        explanation += f": {' and '.join(shares)}"
+        shares = (f"{value:.1%} for {content}" for content, value in share_of.items())
+        explanation += f". By modality, the share is {' and '.join(shares)}"
     is_unbalanced = bool(share_of) and (
         max(share_of.values()) - min(share_of.values()) > MAX_VARIANCE_GAP
     )
@@ -224,7 +227,7 @@ def id_ranges(dataset: CtrDataset) -> CheckOutcome:
 
 
 def label_values(dataset: CtrDataset) -> CheckOutcome:
-    """Check that labels are 0 or 1, that train and valid have both, and that test ids differ."""
+    """Check that labels are 0 or 1, that train and valid have both, and that no test ID recurs."""
     problems, numbers = [], {}
     for name in ("train", "valid"):
         label = dataset.splits[name].label
@@ -247,7 +250,7 @@ def label_values(dataset: CtrDataset) -> CheckOutcome:
 def user_overlap(dataset: CtrDataset) -> CheckOutcome:
     """Report whether valid users are train users: none (disjoint) or all (leave-last-out).
 
-    Anything in between is probably unintended; it never blocks.
+    Anything in between is probably unintended. The check never stops a run.
     """
     users = np.unique(dataset.valid.user_id)
     share = float(np.isin(users, dataset.train.user_id).mean()) if len(users) else 0.0
@@ -294,5 +297,5 @@ def auc_floor(verdict: AucVerdict) -> CheckOutcome:
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:
     """Report the problems found by reading the written submission back."""
     numbers = {"rows": n_rows, "problems": len(problems)}
-    if_passed = f"{n_rows} rows in test order, all probabilities in [0, 1]"
+    if_passed = f"{n_rows} rows in the order of the test file, all probabilities in [0, 1]"
     return _outcome("submission_valid", problems, if_passed, numbers)

@@ -22,7 +22,7 @@ from mmctr_pipeline.reporting.neighbours import Neighbours, find_neighbours
 from mmctr_pipeline.reporting.plots import small_picture
 
 _MAX_SHEET_BYTES = 2_000_000
-# Longest titles, in bytes. No cell has room for more.
+# Titles are cut at this many bytes; no cell has room for more.
 _MAX_TITLE_BYTES = 1200
 # In pixels: side of a cover, space between cells, height of a line, size of its letters.
 _THUMBNAIL, _GAP, _LINE, _FONT_SIZE = 96, 8, 15, 11
@@ -56,9 +56,10 @@ def neighbour_sheet(
     items
         The item table, for the titles.
     images
-        The covers; None draws only titles. A missing or unreadable cover becomes a grey tile.
+        The covers; if None, only titles are drawn. A missing or unreadable cover becomes a grey
+        tile.
     tables
-        Vectors by kind, in the order of the rows of the picture.
+        Vectors by kind; the picture has a row for each kind, in this order.
     n_queries, n_neighbours
         Number of items, and of neighbours for each item and kind.
     seed
@@ -140,7 +141,7 @@ def _font_path(bold: bool = False) -> Path:
 
 
 def _cover(images: ImageIndex, item_id: int | str, size: int) -> Image.Image | None:
-    """Return the cover scaled into a square; None if missing or unreadable."""
+    """Return the cover scaled into a square, or None if it is missing or unreadable."""
     path = images.path(item_id)
     try:
         return None if path is None else open_cover(path, within=size)
@@ -160,7 +161,7 @@ def _titles(items: ItemTable, ids: np.ndarray) -> dict[int | str, str]:
 
 
 def _drawable(title: str) -> str:
-    """Return a title in one line, without control characters and emoji that the font lacks."""
+    """Return a title in one line; drop control characters, and emoji that the font lacks."""
     letters = " ".join(unicodedata.normalize("NFKC", title).split())
     return " ".join("".join(filter(_is_drawable, letters)).split())
 

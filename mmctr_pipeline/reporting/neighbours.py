@@ -10,12 +10,12 @@ from mmctr_pipeline.data.images import ImageIndex
 from mmctr_pipeline.data.vectors import VectorTable
 
 _N_CANDIDATES = 512
-"""Queries are chosen from this many random items."""
+"""Number of random items from which the queries are chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Neighbours:
-    """Q query items and, for each kind of vector, the K items nearest to each, nearest first.
+    """Q query items and, for each kind of vector, the K items nearest to each query, in order.
 
     `query` `(Q,)` and `item_id[kind]` `(Q, K)` hold ids as in the data. Where there is no neighbour
     (the query has no vector of this kind, or fewer than K other items have one), the id is that of
@@ -46,15 +46,15 @@ def find_neighbours(
 ) -> Neighbours:
     """Choose query items and find the items nearest to each by cosine similarity.
 
-    Queries are drawn at random among the items with the most kinds of vectors, with a cover if
-    possible, and so that their vectors of the last kind are far apart. Masked, zero and non-finite
-    vectors are ignored, as are tables that hold only such vectors. Items with equal similarities
-    are in ascending order.
+    Queries are drawn at random among the items with the most kinds of vectors, if possible among
+    those with a cover, and so that their vectors of the last kind are far apart. Vectors that are
+    not present, zero or not finite are ignored, and so are tables that hold only such vectors.
+    Items with equal similarities are in ascending order.
 
     Parameters
     ----------
     item_id
-        The items to choose from, `(M,)` ids, ascending; other rows of the tables are ignored.
+        Ids of the items to choose from, `(M,)`, ascending; other rows of the tables are ignored.
     images
         Where to look for covers.
     tables
@@ -101,7 +101,7 @@ def _choose_queries(
 
 
 def _lengths(table: VectorTable, item_id: np.ndarray) -> np.ndarray:
-    """Return the lengths `(N,)` of the vectors of `item_id`; 0 for other or unusable vectors."""
+    """Return the length of each vector, `(N,)`; 0 if unusable or of an item not in `item_id`."""
     with np.errstate(invalid="ignore", over="ignore"):
         length = np.sqrt(np.einsum("nd,nd->n", table.vectors, table.vectors))
     usable = table.present & np.isfinite(length) & np.isin(table.item_id, item_id)

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
 _HEIGHT, _SQUARE_HEIGHT = 3.0, 4.4
-"""Inches; all plots are 5.6 inches wide."""
+"""Heights of plots in inches; all plots are 5.6 inches wide."""
 _DOTS_PER_INCH = 100
 _FIRST, _SECOND = "tab:blue", "tab:orange"
 _COLOURS = (_FIRST, _SECOND, "tab:green", "tab:red", "tab:purple", "tab:brown")
@@ -21,7 +21,7 @@ _MAP_POINTS = 4_000
 
 
 def training_curve(history: Mapping[str, Any]) -> bytes:
-    """Plot the mean train loss and the deciding metric by epoch, with the best one marked.
+    """Plot the mean train loss and the deciding metric by epoch, and mark the best epoch.
 
     `history` is that of a training run as plain values (`TrainingHistory.to_mapping`).
     """
@@ -80,7 +80,7 @@ def reliability(calibration: Mapping[str, Any]) -> bytes:
         np.array([one_bin[name] for one_bin in bins], dtype=np.float64)
         for name in ("mean_probability", "share_positive", "n_rows")
     )
-    limit = f" (by chance up to {calibration['limit']:.4f})" if "limit" in calibration else ""
+    limit = f" (chance alone: up to {calibration['limit']:.4f})" if "limit" in calibration else ""
     title = (
         f"expected calibration error {calibration['error']:.4f}{limit}, {len(bins)} bins of at "
         f"least {int(n_rows.min()):,} rows"
@@ -94,7 +94,7 @@ def reliability(calibration: Mapping[str, Any]) -> bytes:
 
 
 def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of the 95 % interval of shares, which also holds near 0 and 1."""
+    """Return the ends of Wilson's 95 % interval of shares, which is valid near 0 and 1 too."""
     z = 1.96
     middle = (share + z**2 / (2 * n_rows)) / (1 + z**2 / n_rows)
     half = z * np.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2) / (1 + z**2 / n_rows)
@@ -117,7 +117,7 @@ def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
 
 
 def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
-    """Plot the distribution of vector lengths, one outline per name; `(N,)` arrays."""
+    """Plot the distribution of vector lengths: an outline for each name and its `(N,)` norms."""
     figure, axes = _plot("length of the vector", "items")
     for name, values in norms.items():
         finite = np.asarray(values, dtype=np.float64)
@@ -126,7 +126,7 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
         # Normalised vectors differ only in the last digits, which no histogram can show.
         if high - low < 1e-3 * max(abs(high), 1e-12):
             low, high = low - 0.05 * max(abs(low), 1e-3), high + 0.05 * max(abs(high), 1e-3)
-        # With an odd number of bins, equal lengths fall into the middle of one, not on an edge.
+        # With an odd number of bins, equal lengths fall into the middle of a bin, not on an edge.
         axes.hist(finite, bins=41, range=(low, high), histtype="step", label=name)
     if norms:
         axes.legend(loc="upper right")
@@ -136,9 +136,9 @@ def norm_histogram(norms: Mapping[str, np.ndarray]) -> bytes:
 def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
     """Plot the distribution of title lengths in tokens, `(N,)` integers; counts on a log scale.
 
-    The model cuts titles at `longest` tokens. The title of the plot gives the share of longer ones;
-    if there are any, a line marks the limit. Titles of more than one and a half times the limit are
-    counted in the last bar.
+    The model cuts titles at `longest` tokens. The heading of the plot gives the share of longer
+    titles; if there are any, a line marks the limit. Titles of more than one and a half times the
+    limit are counted in the last bar.
     """
     n_tokens = np.asarray(n_tokens)
     most, n_cut = int(n_tokens.max(initial=0)), int((n_tokens > longest).sum())
@@ -153,7 +153,7 @@ def title_lengths(n_tokens: np.ndarray, longest: int) -> bytes:
     if len(n_tokens):
         edges = np.arange(end + 0.5, -0.5 - step, -step)[::-1]
         axes.hist(np.minimum(n_tokens, end), bins=list(edges), color=_FIRST, log=True)
-        # From below 1, so that a single title is visible.
+        # The axis begins below 1, so that the bar of a single title is visible.
         axes.set_ylim(bottom=0.7)
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -167,18 +167,18 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
     """Plot a map of the present items: the first two principal components of their vectors.
 
     Components and points come from at most 4,000 items, the same in each call. Points far from all
-    others are left out, as the scale would be too small for the rest; the title gives their number.
-    Raises `ValueError` if the lengths differ.
+    others are left out, as they would leave too little room for the rest; the heading of the plot
+    gives their number. Raises `ValueError` if the lengths differ.
 
     Parameters
     ----------
     vectors
         `(N, D) float32`.
     present
-        Mask `(N,) bool` of the items to draw.
+        `(N,) bool`, True for the items to draw.
     kinds
-        Names and disjoint masks `(N,) bool` that give the colours ("title and cover", "title
-        only"); items of no kind are left out.
+        For the name of each kind ("title only"), `(N,) bool`, True for its items. Each kind has a
+        colour. No item may be of two kinds; items of no kind are left out.
     """
     for name, mask in {"present": present, **kinds}.items():
         if mask.shape != (len(vectors),):
@@ -196,7 +196,7 @@ def vector_map(vectors: np.ndarray, present: np.ndarray, kinds: Mapping[str, np.
         f"second ({shares[1]:.0%})",
         _SQUARE_HEIGHT,
         f"{len(rows):,} of {int(usable.sum()):,} items drawn"
-        + (f"; {n_outside:,} of them are outside" if n_outside else ""),
+        + (f"; {n_outside:,} of these are off the map" if n_outside else ""),
     )
     for (name, mask), colour in zip(kinds.items(), itertools.cycle(_COLOURS), strict=False):
         n_items = int((mask & usable).sum())

@@ -17,8 +17,8 @@ def resolve_auto(
 ) -> tuple[ModelConfig, TrainingConfig]:
     """Return both settings without any `auto`.
 
-    The train rows must then have labels of both classes. Settings without `auto` are returned as
-    they are, and the data are not read.
+    Settings without `auto` are returned as they are, and the data are not read. Otherwise the train
+    rows must have labels of both classes.
     """
     if training.in_batch_negatives != "auto" and not _has_auto(model):
         return model, training
@@ -42,7 +42,8 @@ def _has_auto(model: ModelConfig) -> bool:
 
 def _features(features: FeatureConfig, facts: DataFacts) -> FeatureConfig:
     if features.user == "auto":
-        # Among random draws nothing is known to be disliked, and the history says what is liked.
+        # If rows without a click are random draws, they do not show what a user dislikes. What the
+        # user likes, the history shows already.
         is_drawn = facts.negatives == "draws"
         is_on = facts.users_return and not is_drawn
         features = dataclasses.replace(features, user="factors" if is_on else "never")

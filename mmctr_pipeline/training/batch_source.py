@@ -14,7 +14,7 @@ from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.device import derived_seed
 
 MAX_TAGS = 8
-"""Tags per item that a model sees, the first ones; more would widen every item's row."""
+"""A model sees this many tags of each item, the first ones; more would widen every item's row."""
 
 
 class TrainingDataError(ValueError):
@@ -85,7 +85,7 @@ def _n_rows(items: ItemTable) -> int:
 
 
 def _by_id(items: ItemTable, vectors: VectorTable) -> tuple[np.ndarray, np.ndarray]:
-    """Return `(I, D) float32` and the mask `(I,) bool`, by table row."""
+    """Return vectors `(I, D) float32` and whether each is present, `(I,) bool`, by table row."""
     found = vectors.aligned_to(items.ids)
     finite_M = np.isfinite(found.vectors).all(axis=1)
     if not finite_M.all():
@@ -149,8 +149,8 @@ class BatchSource:
         max_history
             Number of newest items of each history that batches contain; None for all.
         folds
-            Whether these are the rows whose labels the model counts, so that each reads click rates
-            without its own fold.
+            Whether the model counts the labels of these rows. Each row then reads click rates that
+            leave out its own fold.
         """
         if max_history is not None:
             histories = histories.newest(max_history)
@@ -165,12 +165,12 @@ class BatchSource:
             if n_bytes > _SHARE_OF_DEVICE * torch.cuda.mem_get_info(device)[0]:
                 self._home = torch.device("cpu")
         self._columns = {
-            # Arrays from Arrow are read-only, which torch does not share without a warning.
+            # Arrays from Arrow are read-only, and torch would warn about sharing their memory.
             name: torch.from_numpy(np.require(array, requirements=["C", "W"])).to(self._home)
             for name, array in arrays.items()
         }
         self._items = items
-        # Known on the host, so that the device never has to be asked for the size of a batch.
+        # The host holds the lengths, so that it never has to ask the device for a batch's size.
         self._length_N = torch.from_numpy(histories.lengths[split.history])
         self._capacity = 0
 
@@ -180,8 +180,8 @@ class BatchSource:
     def in_order(self, batch_size: int, share: bool = False) -> Iterator[Batch]:
         """Yield every row once, in the order of the split.
 
-        With `share`, consecutive rows with the same history share it. This works on the CPU only:
-        elsewhere finding them would make the host wait.
+        With `share`, consecutive rows with the same history share one copy of it. This applies on
+        the CPU only, as finding such rows on another device would make the host wait.
         """
         share = share and self.device.type == "cpu"
         return self._batches(torch.arange(len(self)), batch_size, share)
@@ -214,7 +214,7 @@ class BatchSource:
     def _batch(self, rows_B: torch.Tensor, n_real: int, n_positions: int, share: bool) -> Batch:
         """Return the rows at `rows_B` with `n_real` history positions, padded to `n_positions`.
 
-        With `share`, consecutive equal histories are merged, which changes both numbers.
+        With `share`, consecutive equal histories are merged, and both numbers are counted anew.
         """
         history_H, history_row_B = self._columns["history"][rows_B].long(), None
         if share:

@@ -1,7 +1,7 @@
-"""Checkpoints of a training run, from which it resumes and ends with the same weights.
+"""Checkpoints of a training run. A run that resumes from one ends with the same weights.
 
 Everything random in a run follows from the seed, the epoch and the part of the epoch. A checkpoint
-therefore holds no random state: it is taken after a validation, and the next part follows.
+is taken after a validation, where one part ends and the next begins, so it holds no random state.
 """
 
 import contextlib
@@ -86,7 +86,10 @@ class Checkpoints:
         return state
 
     def save(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Write the result of `state` if a checkpoint is due; a kill leaves the previous one."""
+        """Write the result of `state` if a checkpoint is due.
+
+        If the process is killed meanwhile, the previous checkpoint remains.
+        """
         if time.monotonic() - self._last_written < self.every_seconds:
             return
         with atomic_write(self.path) as temporary:

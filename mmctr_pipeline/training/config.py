@@ -20,9 +20,9 @@ class TrainingConfig(Settings):
     )
     max_minutes: float = setting(
         0.0,
-        "limit on minutes of training and validation, which may end the run within an epoch, after "
-        "one more validation; 0 for none. Not included are a validation that is the first one, "
-        "since its time is unknown, and a final fit",
+        "limit on minutes of training and validation; 0 for none. It may end the run within an "
+        "epoch, in time for a last validation; if that is also the first, it may exceed the limit, "
+        "as its duration is unknown. A final fit is not counted",
         ge=0,
         le=525_600,
     )
@@ -52,7 +52,8 @@ class TrainingConfig(Settings):
     )
     joint_weight: float = setting(
         0.0,
-        "weight of JRC's contrast of rows with equal labels, taken off the cross-entropy",
+        "weight of JRC's contrast of rows with equal labels; the cross-entropy's weight is lowered "
+        "by as much",
         ge=0,
         le=1,
     )
@@ -94,11 +95,14 @@ class TrainingConfig(Settings):
     )
     schedule: Literal["cosine_restarts", "cosine", "plateau", "constant"] = setting(
         "cosine_restarts",
-        "learning rate: cosine annealing per epoch with or without warm restarts, lower after each "
-        "plateau of the validation metric, or constant",
+        "how the learning rate changes. cosine and cosine_restarts: cosine annealing by epoch, "
+        "without and with warm restarts; plateau: lower after each plateau of the validation "
+        "metric; constant: not at all",
     )
     restart_epochs: int = setting(5, "epochs of the first cosine cycle (T_0)", ge=1, le=10_000)
-    restart_factor: int = setting(2, "growth of each further cycle (T_mult)", ge=1, le=100)
+    restart_factor: int = setting(
+        2, "how many times as long each cycle is as the one before (T_mult)", ge=1, le=100
+    )
     min_learning_rate: float = setting(1e-6, "lowest rate of a schedule (eta_min)", ge=0, le=10)
     plateau_factor: float = setting(0.5, "factor for the rates after a plateau", gt=0, lt=1)
     plateau_patience: int = setting(
@@ -126,10 +130,10 @@ class TrainingConfig(Settings):
         if self.pairwise_weight + self.joint_weight > 1:
             raise self.invalid(
                 "joint_weight",
-                f"is {self.joint_weight}; with pairwise_weight ({self.pairwise_weight}) it must be "
-                "at most 1, as the rest is the weight of the cross-entropy",
+                f"is {self.joint_weight}; together with pairwise_weight ({self.pairwise_weight}) "
+                "it must be at most 1, as the rest is the weight of the cross-entropy",
             )
-        if self.optimizer == "adam":  # adds the decay to the gradient instead
+        if self.optimizer == "adam":  # It adds the decay to the gradient instead.
             return
         for rate, decay in (
             ("learning_rate", "weight_decay"),

@@ -51,11 +51,12 @@ class TrainedCtr:
     `valid_scores` are the probabilities of the valid rows in order, `(N,) float32`.
 
     `calibration` is the map that logits pass before they become probabilities, if
-    `training.calibration` asks for one. Log-loss and calibration error are then those of the valid
-    users it was not fitted on, and metrics named `_uncalibrated` show both without it.
+    `training.calibration` asks for one. Log-loss and calibration error are then measured on the
+    valid users that the map was not fitted on; the metrics that end in `_uncalibrated` are the same
+    two without the map.
 
     After a final fit, `module` was also trained on the valid rows. Metrics, evaluation, history,
-    scores and calibration then are those of the selection run.
+    scores and calibration are then still those of the selection run.
 
     `likely_causes` are sentences (`training.diagnosis`), if the AUC is no better than chance.
     `id_maps` are those of the dataset: which rows of the model's tables belong to which ids.
@@ -91,12 +92,13 @@ def train_ctr(
 ) -> TrainedCtr:
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
-    With `final_fit`, a new model is then trained on train and valid rows for as many epochs, and
-    returned. On the CPU, the same seed and number of threads give the same weights, bit by bit.
-    torch's global random state is left as it was.
+    With `final_fit`, a new model is then trained on train and valid rows for the same number of
+    epochs, and returned. On the CPU, the same seed and number of threads give the same weights, bit
+    by bit. torch's global random state is left as it was.
 
-    Raises `TrainingDataError` if train or valid rows lack labels or have labels of one class, or if
-    the model reads vectors that are not given; `TrainingDivergedError` if the loss is not finite.
+    Raises `TrainingDataError` if train or valid rows lack labels or have labels of only one class,
+    or if the model reads vectors that are not given, and `TrainingDivergedError` if the loss is not
+    finite.
 
     Parameters
     ----------
@@ -109,8 +111,8 @@ def train_ctr(
     device
         Where to train.
     checkpoints
-        Where to save progress. A run that finds its own checkpoint there resumes, and ends with the
-        same weights.
+        Where to save progress. A run that finds its own checkpoint there resumes from it, and ends
+        with the same weights as without the interruption.
     """
     for name in ("train", "valid"):
         _require_both_classes(dataset.splits[name], name)
@@ -214,7 +216,7 @@ def _require_both_classes(split: Split, name: str) -> None:
 
 
 def _sample_of_both_classes(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return ascending positions of at most `TRAIN_SAMPLE_ROWS` rows, and one of each class."""
+    """Return ascending positions of up to `TRAIN_SAMPLE_ROWS` rows, plus a row of each class."""
     generator = np.random.default_rng(seed)
     n_rows = min(len(labels), TRAIN_SAMPLE_ROWS)
     drawn = generator.choice(len(labels), n_rows, replace=False)

@@ -21,9 +21,10 @@ _LOSS_TOLERANCE = 1e-3
 _UPDATE_TOLERANCE = 0.25
 """Largest norm of the difference of a replayed and a plain update, relative to the plain one.
 
-Rounding alone makes up to 3 % in Adam's moments and 8 % in weights (measured in bfloat16 by putting
-the rows in another order; 0.8 % in float32). Most of it comes from weights whose true gradient is
-zero, which Adam moves as far as others. Updates from wrong inputs differed by at least 32 %.
+Rounding alone causes differences of up to 3 % in Adam's moments and 8 % in weights. (This was
+measured in bfloat16 by putting the rows in another order; in float32 it was 0.8 %.) Most of it
+comes from weights whose true gradient is zero, which Adam moves as far as others. Updates from
+wrong inputs differed by at least 32 %.
 """
 
 
@@ -31,9 +32,10 @@ class GraphedStep(Generic[BatchT]):
     """A `TrainStep` that is captured once and then replayed, if most batches have one shape.
 
     The first steps run plainly, on a stream of their own, and train like any other. Then the step
-    is captured on static tensors, and each further batch of that shape is copied to these (so
-    batches need `shape`, `clone` and `copy_from`). Batches of another shape run plainly until
-    several come in a row, which are captured instead. Everything runs plainly after memory ran out.
+    is captured on static tensors, and each further batch of that shape is copied to these tensors
+    (so batches need `shape`, `clone` and `copy_from`). Batches of another shape run plainly; if
+    several of one shape come in a row, the step is captured anew for it. Once memory has run out,
+    everything runs plainly.
     (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
 
     The first replay is checked against the plain step, with the same batch, weights and random
@@ -93,8 +95,8 @@ class GraphedStep(Generic[BatchT]):
         self._graph.replay()
 
     def _capture(self, batch: BatchT) -> None:
-        """Capture the step on a copy of `batch`, which is not trained on."""
-        self._graph = None  # with its memory
+        """Capture the step on a copy of `batch`; this trains nothing."""
+        self._graph = None  # this frees its memory
         self._is_checked = False
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         random_state = generator.clone_state()
@@ -109,7 +111,7 @@ class GraphedStep(Generic[BatchT]):
         except Exception as error:
             # After a failed capture the generator would refuse to draw random numbers.
             generator.graphsafe_set_state(random_state)
-            if not is_out_of_memory(error):  # else the plain step halves the batch if it must
+            if not is_out_of_memory(error):  # if it is, the plain step may halve the batch
                 self._give_up(f"its capture failed: {error}")
         else:
             self._graph = graph
@@ -143,7 +145,7 @@ class GraphedStep(Generic[BatchT]):
         if problem:
             self._give_up(problem)
         self._is_checked = True
-        self._step.count()  # after the comparison, since it may bring tables up to date
+        self._step.count()  # after the comparison, as counting may update whole tables
         return loss
 
     def _copy_tensors(self) -> dict[str, list[torch.Tensor]]:
@@ -164,9 +166,10 @@ class GraphedStep(Generic[BatchT]):
 def _difference(
     before: Sequence[torch.Tensor], replayed: Sequence[torch.Tensor], plain: Sequence[torch.Tensor]
 ) -> float:
-    """Return the norm of the difference of two updates, relative to the second.
+    """Return the norm of the difference of the two updates, relative to the plain one.
 
-    Counters (integers, and tensors without a dimension) have to be equal, else it is infinite.
+    Counters (integers, and tensors without a dimension) have to be equal, else the result is
+    infinite.
     """
     update = difference = 0.0
     for old, found, tensor in zip(before, replayed, plain, strict=True):

@@ -25,16 +25,17 @@ _MOSTLY = 0.9
 _FEW_STEPS = 100
 _LOW_RATE = 1e-5
 _RISING, _EXPLODED = 1.02, 2.0
-"""A train loss is too high if the last one exceeds that of the first epoch and that of a constant
-prediction by the first factor, or if any exceeds that of a constant prediction by the second."""
+"""The train loss is too high in two cases: in the last epoch it exceeds both the loss of the first
+epoch and that of a constant prediction by the factor `_RISING`, or in any epoch it exceeds that of
+a constant prediction by the factor `_EXPLODED`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
     """The measurements of a training run that may show why its AUC is low.
 
-    `valid_scores` and `train_scores` are probabilities, the latter of a sample of train rows with
-    labels `train_label`. `n_train_rows` counts all train rows.
+    `valid_scores` are the probabilities of the valid rows. `train_scores` are those of a sample of
+    the train rows, whose labels are `train_label`. `n_train_rows` counts all train rows.
     """
 
     report: MetricsReport
@@ -80,7 +81,7 @@ class Evidence:
 def likely_causes(evidence: Evidence) -> tuple[str, ...]:
     """Return and log a sentence for each likely cause; none if the AUC is better than chance.
 
-    Better than chance means that its 95 % interval is above 0.5.
+    Better than chance means that the 95 % interval of the AUC is above 0.5.
     """
     if evidence.report.auc.low > 0.5:
         return ()
@@ -96,7 +97,7 @@ def _inverted_labels(evidence: Evidence) -> str | None:
         return None
     return (
         f"the order is reversed (1 - AUC is {1 - auc.auc:.4f}, and the train AUC is "
-        f"{evidence.train_auc.auc:.4f}): label may mean the opposite in one of train and valid"
+        f"{evidence.train_auc.auc:.4f}): the labels of train and valid may have opposite meanings"
     )
 
 
@@ -105,8 +106,8 @@ def _memorised(evidence: Evidence) -> str | None:
         return None
     return (
         f"the model fits the train rows (AUC {evidence.train_auc.auc:.4f}), but what it learned "
-        "does not hold for valid rows: the labels of one of the files may be shuffled, its ids may "
-        "be of other users or items, or the model memorises ids"
+        "does not hold for valid rows: the labels of one of the files may be shuffled, an id may "
+        "mean another user or item in valid than in train, or the model memorises ids"
     )
 
 
@@ -151,10 +152,10 @@ def _nothing_to_learn(evidence: Evidence) -> str | None:
     if evidence.fits_train_rows or any(cause(evidence) for cause in others):
         return None
     return (
-        f"the model does not fit the train rows either (AUC {evidence.train_auc.auc:.4f}, loss "
-        f"{evidence.train_loss:.4f}, that of a constant prediction is "
-        f"{evidence.constant_loss:.4f}): labels may be shuffled, or what decides the clicks may be "
-        "missing from the features"
+        f"the model does not fit the train rows either (its AUC there is "
+        f"{evidence.train_auc.auc:.4f}, its loss {evidence.train_loss:.4f}; a constant prediction "
+        f"has the loss {evidence.constant_loss:.4f}): labels may be shuffled, or the features may "
+        "lack what decides the clicks"
     )
 
 
@@ -182,8 +183,8 @@ def _cold_items(evidence: Evidence) -> str | None:
     if share < _MOSTLY:
         return None
     return (
-        f"{share:.0%} of the valid rows have a target that no train row has, about which ids tell "
-        "nothing: valid may be of another catalogue or time"
+        f"{share:.0%} of the valid rows have a target that no train row has, so its id tells "
+        "nothing: valid may come from another catalogue or a much later time"
     )
 
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainBatches(Generic[BatchT]):
-    """Source of batches: `epoch(n)` yields those of epoch n, from 1; `n_rows` is their total.
+    """Source of batches: `epoch(n)` yields the `n_rows` rows of epoch n (from 1) as batches.
 
     `split(batch, n)` cuts a batch into n parts of nearly equal size, for steps that run out of
     memory; None if a part of a batch cannot be trained on.
@@ -61,7 +61,7 @@ def fit(
     module
         Module to train, on its device.
     parameter_groups
-        Its parameters by group; see `Optimizers`.
+        The module's parameters by group; see `Optimizers`.
     batches
         Source of the batches of each epoch.
     loss
@@ -154,9 +154,10 @@ def fit(
 def _epoch_parts(
     batches: TrainBatches[BatchT], config: TrainingConfig, n_epochs_done: float
 ) -> Iterator[tuple[int, int, Iterator[BatchT]]]:
-    """Yield each epoch and part of it that is left, both from 1, with the part's batches.
+    """Yield the parts that are left: number of the epoch, number of the part in it, and batches.
 
-    A part ends with a validation. A batch belongs to the part of its last row.
+    Both numbers count from 1. A part ends with a validation. A batch belongs to the part of its
+    last row.
     """
     n_parts = config.validations_per_epoch
     n_done = round(n_epochs_done * n_parts)

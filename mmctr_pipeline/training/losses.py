@@ -17,7 +17,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 logger = logging.getLogger(__name__)
 
 PAIRS_PER_ROW = 16
-"""Other rows of the batch that the pairwise loss compares each row with."""
+"""Number of other rows of the batch that the pairwise loss compares each row with."""
 
 
 def loss_on(
@@ -97,12 +97,13 @@ def smoothed_binary_cross_entropy(
 
 
 def pairwise_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
-    """Return the mean of `log(1 + exp(-(s_p - s_n)))` over pairs of a clicked row p and another n.
+    """Return the mean of `log(1 + exp(-(s_p - s_n)))` over pairs of rows.
 
-    This is the pairwise logistic loss of RankNet (Burges et al. 2005) and BPR (arXiv 1205.2618),
-    with logits as scores. Each row is compared with the 16 rows that precede it in the batch,
-    cyclically; pairs with equal labels are left out. The pairs are random, because batches are
-    shuffled. Takes `(B,) float32`; returns a scalar in nats, zero if all labels are equal.
+    In a pair, p is a clicked row and n is a row without a click. This is the pairwise logistic loss
+    of RankNet (Burges et al. 2005) and BPR (arXiv 1205.2618), with logits as scores. Each row is
+    compared with the 16 rows that precede it in the batch, cyclically; pairs with equal labels are
+    left out. The pairs are random, because batches are shuffled. Takes `(B,) float32`; returns a
+    scalar in nats, zero if all labels are equal.
     """
     total = logits_B.new_zeros(())
     n_pairs = logits_B.new_zeros(())
@@ -117,11 +118,11 @@ def pairwise_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor
 def contrastive_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Tensor:
     """Return the listwise part of JRC (arXiv 2208.06164), which contrasts rows of equal label.
 
-    It is the mean over rows of `-log softmax(f_y)` at the row, over all B rows of the batch, where
-    y is the row's label, minus log(B), so that equal logits give zero. The paper's models have two
-    logits f_1 and f_0, whose difference gives the probability, and contrast the rows of a session.
-    Ours have one logit s, so f_1 = s / 2 and f_0 = -s / 2, and shuffled batches hold no sessions.
-    Takes `(B,) float32`, returns a scalar.
+    The loss of a row with label y is `-log softmax(f_y)` at this row, with the softmax over all B
+    rows of the batch. Returned is the mean over rows minus log(B), so that equal logits give zero.
+    The paper's models have two logits f_1 and f_0, whose difference gives the probability, and
+    contrast the rows of a session. Ours have one logit s, so f_1 = s / 2 and f_0 = -s / 2, and
+    shuffled batches hold no sessions. Takes `(B,) float32`, returns a scalar.
     """
     half_B = logits_B / 2
     clicked_B = half_B.log_softmax(0)
@@ -132,11 +133,12 @@ def contrastive_loss(logits_B: torch.Tensor, label_B: torch.Tensor) -> torch.Ten
 def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:
     """Return by how much in-batch negatives lower the logit of each item, `(I,) float32`.
 
-    Without a click, an item i has a share n_i of the given train rows, but a share q_i of the drawn
-    targets, those of all train rows. So with a share s of new targets, the odds of a click on i are
-    lower by the factor `s * q_i / n_i + 1 - s`, whose logarithm this is. Subtracting it from the
-    logits in training, and not in scoring, gives scores the odds of the given rows. n_i / q_i is
-    smoothed towards 1 by 5 rows.
+    Item i is the target of a share n_i of the train rows without a click, and of a share q_i of all
+    train rows. New targets are drawn from all train rows. If a share s of the rows without a click
+    gets new targets, item i occurs there `s * q_i / n_i + 1 - s` times as often. The odds of a
+    click on i fall by this factor, whose logarithm is returned. It is subtracted from the logits in
+    training and not in scoring, so that scores have the odds of the given rows. The estimate of
+    n_i / q_i is pulled towards 1, as if by 5 more rows.
 
     Parameters
     ----------
@@ -158,12 +160,12 @@ def redrawn_logits(train: Split, share: float, n_items: int) -> torch.Tensor:
 def in_batch_negatives(batch: Batch, share: float) -> Batch:
     """Return the batch with new targets in `share` of its rows without a click.
 
-    Each of these rows takes the target, with its levels, of a random row of the batch, clicked or
-    not, and keeps its user and history. This suits negatives that were drawn at random from the
+    Each of these rows keeps its user and history, and takes the target and the target's levels of a
+    random row of the batch, clicked or not. This suits negatives that were drawn at random from the
     catalogue: these items were never shown, so another draw is just as valid. New draws in every
-    step keep the model from memorising the few given ones. Since clicked targets are drawn too, it
-    cannot memorise how often each item was clicked either. Rows are chosen by torch's random
-    state, without waiting for the device.
+    step keep the model from memorising the few given draws. Since clicked targets are drawn too,
+    the model cannot memorise either how often each item was clicked. Rows are chosen by torch's
+    random state, without waiting for the device.
     """
     assert batch.label_B is not None
     draw_2B = torch.rand(2, len(batch), device=batch.label_B.device)

@@ -88,13 +88,13 @@ def metrics_report(
     split
         N labelled rows.
     scores
-        Their predicted probabilities, `(N,)`.
+        The predicted probabilities of these rows, `(N,)`.
     train
         The rows that the model was trained on.
     histories
         The histories of both splits.
     calibration_rows
-        Mask `(N,) bool` of the rows for log-loss and calibration; all by default.
+        `(N,) bool`, True for the rows that log-loss and calibration use; by default all rows.
     """
     if split.label is None:
         raise metrics.MetricError("the split has no labels to compare the scores with")

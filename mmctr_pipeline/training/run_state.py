@@ -41,7 +41,7 @@ class EpochRecord:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingHistory:
-    """All validations in order; the module holds the weights of the one at `best_index`.
+    """All validations in order; the module holds the weights of validation `best_index`.
 
     `ended_by` says why the run ended: `max_epochs`, `patience`, `max_minutes`, or `selection` if it
     repeated another run up to that run's best epoch.
@@ -114,7 +114,7 @@ class RunState:
         self.best_weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint, without the best weights if they are the last ones."""
+        """Return the state for a checkpoint, without best weights if the last ones are the best."""
         records = [dataclasses.asdict(record) for record in self.records]
         weights = {} if self.is_best else self.best_weights
         return {**vars(self), "records": records, "best_weights": weights}

@@ -22,7 +22,8 @@ _FEWEST_ROWS = 2
 """Fewest rows of a part: BatchNorm cannot take the variance of one row."""
 
 Step = Callable[[BatchT, Callable[[torch.Tensor], None]], torch.Tensor]
-"""Passes a batch's mean loss to its second argument, updates the weights, returns the loss."""
+"""A function that trains on a batch, passes its mean loss to the second argument before it updates
+the weights, and returns the loss."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -34,10 +35,10 @@ class TrainStep(Generic[BatchT]):
     """Trains a module on one batch after another.
 
     If memory runs out, the step halves the batch, adds up the gradients of the parts before the
-    update, keeps to that for all further steps, and logs a warning. The update is the same up to
-    rounding, with these differences: BatchNorm sees the parts, its running statistics also include
-    the failed attempt, splitting a batch waits for the device, and a loss that uses other rows of
-    the batch (pairs, in-batch negatives) uses those of the part.
+    update, does so in all further steps, and logs a warning. The update is the same up to rounding,
+    with these differences: BatchNorm sees one part at a time, its running statistics also include
+    the failed attempt, splitting a batch waits for the device, and a loss that relates a row to
+    others of its batch (pairs, in-batch negatives) is limited to the rows of its part.
 
     Parameters
     ----------
@@ -110,7 +111,7 @@ class TrainStep(Generic[BatchT]):
         self.optimizers.count_step()
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
-        """Return all tensors that a step changes, by what they hold."""
+        """Return all tensors that a step changes, by their kind."""
         module: dict[str, list[torch.Tensor]] = {
             "parameters": [*self.module.parameters()],
             "buffers": [*self.module.buffers()],
@@ -149,20 +150,21 @@ def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractCon
     """Return a context with matrix products in `dtype`; it does nothing for float32."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
-    # A step casts each weight only once, and a cache must not outlive a captured graph.
+    # On CUDA there is no cache of casts: a step casts each weight only once, so it would save
+    # nothing, and it must not outlive a captured graph.
     return torch.autocast(device.type, dtype=dtype, cache_enabled=device.type != "cuda")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether torch could not allocate memory; its CPU error has no type of its own."""
+    """Return whether torch ran out of memory; on the CPU, its error has no type of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 class GradientNorms:
-    """Mean and maximum of gradient norms since `reset`; adding one does not wait for the device."""
+    """Mean and maximum of gradient norms since `reset`; `add` does not wait for the device."""
 
     def __init__(self, device: torch.device) -> None:
-        # One dimension each: the check of a CUDA graph takes scalars for exact counters.
+        # One dimension each, as the check of a CUDA graph would take scalars for exact counters.
         self._sum = torch.zeros(1, dtype=torch.float64, device=device)
         self._largest = torch.zeros(1, device=device)
 
@@ -189,8 +191,8 @@ class GradientNorms:
 class LossMeter:
     """Mean loss over part of an epoch; raises on losses that are not finite.
 
-    On the CPU such a loss raises before it harms the weights. On other devices, checking in each
-    step would make the host wait, so there `mean` raises.
+    On the CPU `check` raises, before such a loss harms the weights. On other devices, checking in
+    each step would make the host wait, so `mean` raises there.
     """
 
     def __init__(self, epoch: int, device: torch.device) -> None:

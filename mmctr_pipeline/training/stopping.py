@@ -1,7 +1,7 @@
 """Stopping policies decide which weights a training run keeps, and when it ends.
 
-They also decide which validations drive the schedule of the learning rate. Selection stops early; a
-final fit follows the selection run before it.
+They also decide which validations drive the schedule of the learning rate. A selection run may stop
+early; a final fit repeats the selection run before it, up to the best epoch.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class EarlyStopping:
     larger_is_better: bool = True
 
     def label(self, epoch: float) -> str:
-        """Return the name of `epoch` in log lines, which mention selection before a final fit."""
+        """Return the name of `epoch` in log lines; it mentions selection if a final fit follows."""
         prefix = "selection: " if self.config.final_fit else ""
         return f"{prefix}epoch {epoch:g} of {self.config.max_epochs}"
 
@@ -50,7 +50,7 @@ class EarlyStopping:
         return metrics
 
     def is_better(self, record: EpochRecord, best: EpochRecord | None) -> bool:
-        """Return whether `record` is better than the best one before it; a tie is not."""
+        """Return whether `record` is better than the best one before it; a tie is not better."""
         if best is None:
             return True
         value, best_value = record.metrics[self.metric], best.metrics[self.metric]
@@ -87,9 +87,9 @@ class EarlyStopping:
 class FollowSelection:
     """Repeats a selection run up to its best epoch, for a final fit on more rows.
 
-    Nothing is validated, and the last weights stay. The selection run's validations drive the
-    learning rate again. If a time limit ended the selection run within an epoch, that whole part of
-    the epoch is trained here; there is no time limit.
+    Nothing is validated, and the last weights are kept. The selection run's validations drive the
+    learning rate again. There is no time limit. If a time limit ended the selection run within a
+    part of an epoch, the whole part is trained here.
     """
 
     selection: TrainingHistory
@@ -113,7 +113,7 @@ class FollowSelection:
         return True
 
     def schedule_records(self, state: RunState) -> Sequence[EpochRecord]:
-        """Return the selection run's validations since the record before the last one."""
+        """Return the selection run's validations that fall within the last part of this run."""
         before = state.records[-2].epoch if len(state.records) > 1 else 0.0
         return [
             record for record in self.selection.epochs if before < record.epoch <= state.n_epochs

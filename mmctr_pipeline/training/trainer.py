@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class FinalFit:
-    """The training on train and valid rows after selection, which cannot be measured.
+    """The training on train and valid rows after selection; no labelled rows are left to test it.
 
-    `train_loss` is the mean over rows of the last epoch or part of one; `seconds` is the total.
+    `train_loss` is the mean over the rows of the last epoch or part of an epoch; `seconds` is the
+    total.
     """
 
     n_epochs: float
@@ -51,7 +52,7 @@ class CtrTrainer:
     def source(self, split: Split, trained_on: bool = False) -> BatchSource:
         """Return a source of batches with the rows of `split`.
 
-        Rows that the model is `trained_on` read click rates without their own fold.
+        If the model is `trained_on` these rows, each reads click rates that leave out its own fold.
         """
         inputs = split, self.dataset.histories, self.items, self.device
         return BatchSource(*inputs, self.model_config.max_history, trained_on)
@@ -59,7 +60,7 @@ class CtrTrainer:
     def fit(
         self, rows: Split, stopping: StoppingPolicy, checkpoints: Checkpoints | None = None
     ) -> tuple[CtrModel, TrainingHistory]:
-        """Train a new model on `rows`, from which its statistics come as well.
+        """Train a new model on `rows`, and take its statistics from the same rows.
 
         torch's global random state is left as it was. Errors are those of `training.loop.fit`.
         """
@@ -88,7 +89,7 @@ class CtrTrainer:
     ) -> tuple[CtrModel, FinalFit]:
         """Train a new model on train and valid rows, up to the best epoch of a selection run.
 
-        `checkpoints` are those of that run, whose own checkpoint is kept.
+        `checkpoints` are those of the selection run; its checkpoint is kept.
         """
         train, valid = self.dataset.train, self.dataset.valid
         rows = Split(
@@ -104,7 +105,8 @@ class CtrTrainer:
         if self.training_config.calibration != "none":
             logger.info("final fit: the calibration map stays that of the selection run")
         if checkpoints:
-            # If a time limit ended selection, a repeated selection may choose another epoch.
+            # The folder names the epoch: if a time limit ended selection, a repeated selection may
+            # choose another one.
             folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
             checkpoints = dataclasses.replace(checkpoints, folder=folder)
         module, history = self.fit(rows, FollowSelection(selection), checkpoints)

@@ -67,7 +67,7 @@ def test_a_step_whose_process_was_killed_is_shown_with_advice() -> None:
         raise ChildProcessCrashException(pid=7, exit_code=-9)
     except ChildProcessCrashException:
         crash = serializable_error_info_from_exc_info(sys.exc_info())
-    assert "as memory ran out" in error_text(crash)
+    assert "because memory ran out" in error_text(crash)
     try:
         message = f"During multiprocess execution errors occurred:\n{crash.to_string()}"
         raise DagsterSubprocessError(message, subprocess_error_infos=[crash])

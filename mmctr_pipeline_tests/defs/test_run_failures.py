@@ -78,7 +78,7 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     assert "File too large. Fix: raise the limit of file sizes (ulimit -f), or set " in line
     assert f"MMCTR_STORAGE_DIR (now {deployment.storage}) to another folder" in line
     assert "Traceback" not in result.stdout
-    assert "The run failed; " in result.stdout
+    assert "The run failed. " in result.stdout
     assert os.readlink(model) == earlier
     assert ModelFile.load(model).training_config["max_epochs"] == 2
 

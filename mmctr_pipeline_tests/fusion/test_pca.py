@@ -206,5 +206,5 @@ def test_vectors_of_another_encoder_or_of_other_items_are_refused() -> None:
 def test_a_non_finite_vector_is_refused_and_its_item_is_named() -> None:
     text, image = table(1, TEXT_DIM), table(2, IMAGE_DIM)
     text.vectors[10, 3] = np.nan
-    with pytest.raises(ValueError, match=f"vector of item {text.item_id[10]} by encoder1"):
+    with pytest.raises(ValueError, match=f"encoder1 are not finite; .*item {text.item_id[10]}:"):
         fit_pca(text, image, FusionConfig())

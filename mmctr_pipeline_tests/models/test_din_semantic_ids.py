@@ -116,7 +116,7 @@ def test_kinds_of_vectors_that_no_item_has_get_no_codes() -> None:
     assert SemanticIds(CONFIG, spec).codes_IC.shape == (SPEC.n_items, 2 * 2)
     config = dataclasses.replace(CONFIG, fused_codes=False, image_codes=False)
     with pytest.raises(
-        ValueError, match="to encode text vectors, but no item has any; set fused_codes"
+        ValueError, match=r"to encode as semantic ids \(configured: text\); set fused_codes"
     ):
         SemanticIds(config, spec)
     config = dataclasses.replace(config, text_codes=False)

@@ -120,11 +120,11 @@ def test_circular_extension_is_refused(tmp_path: Path) -> None:
         ),
         (
             "model: {name: transformer_dcn, n_heads: 3, features: {projection_dim: 5}}",
-            "model.n_heads is 3; it must divide 10, from features.projection_dim",
+            "model.n_heads is 3; it must divide 10, which follows from features.projection_dim",
         ),
         (
             "model: {name: similarity_attention, features: {projection_dim: 6}}",
-            "model.cross_attention_heads is 4; it must divide 6, from features.projection_dim",
+            "model.cross_attention_heads is 4; it must divide 6, which follows from features.proj",
         ),
         ("encoders: {text: {precision: half}}", "encoders.text.precision is 'half'; it must be"),
         ("seed: x", "training.seed is 'x'; expected int"),

@@ -102,10 +102,10 @@ def test_finite_passes_on_good_vectors() -> None:
 @pytest.mark.parametrize(
     ("row", "value", "word"),
     [
-        (0, np.nan, "item 1 has a NaN"),
-        (1, np.inf, "item 2 has a NaN or an infinity"),
-        (3, 0.0, "item 9 is all zeros"),
-        (2, 1.0, "item 5 is not zero"),
+        (0, np.nan, "item 1, has a NaN"),
+        (1, np.inf, "item 2, has a NaN or an infinity"),
+        (3, 0.0, "item 9, is all zeros"),
+        (2, 1.0, "item 5, is not zero"),
     ],
 )
 def test_finite_fails_on_each_fault_and_names_the_item(row: int, value: float, word: str) -> None:
@@ -159,7 +159,7 @@ def test_explained_variance_enforces_its_limit(share: float, passes: bool) -> No
 def test_explained_variance_warns_if_too_little_of_a_modality_is_kept() -> None:
     drowned = checks.explained_variance(0.9, 0.5, {"text": 0.107, "image": 0.915})
     assert (drowned.passed, drowned.severe) == (False, False)
-    assert "10.7% of that of titles and 91.5% of that of covers" in drowned.explanation
+    assert "the share is 10.7% for titles and 91.5% for covers" in drowned.explanation
     assert "The fused vectors keep too little of titles." in drowned.explanation
     assert drowned.numbers["explained variance of titles"] == 0.107
     assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed

@@ -52,7 +52,7 @@ def fused_pca(
     item_info = write_item_info(item_info_path, fused, items, layout.item_info)
     for name in {*FILE_NAMES.values()} - {item_info_path.name}:
         if (deployment.storage / name).is_file():
-            logger.info(f"{deployment.storage / name} was written by another fusion method")
+            logger.info(f"{deployment.storage / name} is left from another fusion method")
     tables = {"cover": image_embeddings, "title": text_embeddings, "both": fused}
     sheet = neighbour_sheet(items, layout.images, tables)
     sheet_path = deployment.storage / "neighbours.png"
@@ -73,7 +73,7 @@ def fused_pca(
         "neighbours": dg.MetadataValue.path(str(sheet_path)),
         **declare.vector_metadata(fused),
         **_pictures(fused, text_embeddings, image_embeddings, fusion.transform),
-        "nearest neighbours": declare.picture(sheet.small, "the nearest by cover, title and both"),
+        "nearest neighbours": declare.picture(sheet.small, "nearest by cover, title, and both"),
     }
     return dg.Output(fused, metadata=metadata)
 
@@ -81,7 +81,7 @@ def fused_pca(
 def _pictures(
     fused: VectorTable, text: VectorTable, image: VectorTable, transform: Any
 ) -> dict[str, dg.MarkdownMetadataValue]:
-    """Return a plot of the fit, which depends on the method, and a map of the fused vectors."""
+    """Return a map of the fused vectors, and a plot of the fit: its variances or its losses."""
     from mmctr_pipeline.fusion.pca import PcaTransform
     from mmctr_pipeline.reporting.plots import pca_spectrum, training_curve, vector_map
 
@@ -104,7 +104,7 @@ def _pictures(
 @declare.checks(
     also_reads=("text_embeddings",),
     shape="one row per item and the padding row 0, with the width that the fusion recorded",
-    finite_norms="no NaN or infinity; exactly the masked rows are zero",
+    finite_norms="no NaN or infinity; a vector is zero if and only if it is not present",
     explained_variance="enough variance is kept, in similar shares for titles and covers",
 )
 def fused_pca_checks(

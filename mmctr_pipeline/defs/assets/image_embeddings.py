@@ -18,7 +18,7 @@ from mmctr_pipeline.reporting import checks
     **declare.VECTOR_ASSET,
 )
 def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
-    """Vectors of the cover images; only those that the vector store does not hold are encoded."""
+    """Vectors of the cover images; only covers without a vector in the vector store are encoded."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.files.atomic import atomic_write
     from mmctr_pipeline.files.parquet import write_parquet
@@ -54,16 +54,16 @@ def image_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.
 
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
-    finite_norms="no NaN or infinity; exactly the masked rows are zero",
+    finite_norms="no NaN or infinity; a vector is zero if and only if it is not present",
     norm_outliers="few vectors are far longer or shorter than the others",
-    image_coverage="few items have no image or an unreadable one",
+    image_coverage="few items lack an image, and few have an unreadable one",
 )
 def image_embeddings_checks(
     deployment: DeploymentResource, image_embeddings: VectorTable
 ) -> list[checks.CheckOutcome]:
     """Check shape, values and coverage of the image vectors."""
     item_id = read_items(deployment.layout()).ids
-    # Counted from the mask, as given vectors have no count of missing images.
+    # Counted from `present`, as given vectors come without a count of missing images.
     n_masked = int((~image_embeddings.present).sum())
     counts = image_embeddings.provenance.get("counts", {})
     n_unreadable, n_outliers = counts.get("unreadable", 0), counts.get("outliers", 0)

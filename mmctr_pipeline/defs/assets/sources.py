@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def _source(
     name: str, description: str, fingerprint: Callable[[DataLayout], str], **options: Any
 ) -> dg.AssetsDefinition:
-    """Declare an observable source whose data version is `fingerprint` of the data's files."""
+    """Declare an observable source; `fingerprint` computes its data version from the files."""
 
     def observe(deployment: DeploymentResource) -> dg.ObserveResult:
         layout = deployment.layout()

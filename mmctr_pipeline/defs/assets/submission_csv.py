@@ -73,7 +73,7 @@ def submission_csv(
     return dg.Output(frame, metadata=metadata)
 
 
-@declare.checks(submission_valid="IDs as in the test file, scores from 0 to 1, zip equal to CSV")
+@declare.checks(submission_valid="IDs as in the test file, scores from 0 to 1, zip holds the CSV")
 def submission_csv_checks(deployment: DeploymentResource) -> list[checks.CheckOutcome]:
     """Check the files as written, against the IDs of the test file."""
     from mmctr_pipeline.submission.files import check_submission

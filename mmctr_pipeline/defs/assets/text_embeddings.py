@@ -18,7 +18,7 @@ from mmctr_pipeline.reporting import checks
     **declare.VECTOR_ASSET,
 )
 def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[VectorTable]:
-    """Vectors of the item titles; only those that the vector store does not hold are encoded."""
+    """Vectors of the item titles; only titles without a vector in the vector store are encoded."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.reporting.plots import norm_histogram, title_lengths
 
@@ -53,7 +53,7 @@ def text_embeddings(config: AssetConfig, deployment: DeploymentResource) -> dg.O
 
 @declare.checks(
     shape="one row per item of item_feature, with the width that the encoder recorded",
-    finite_norms="no NaN or infinity; exactly the masked rows are zero",
+    finite_norms="no NaN or infinity; a vector is zero if and only if it is not present",
     norm_outliers="few vectors are far longer or shorter than the others",
 )
 def text_embeddings_checks(

@@ -34,8 +34,8 @@ def trained_model(
 ) -> dg.Output[Any]:  # a ModelFile; annotating it would import torch with the definitions
     """The CTR model of the epoch with the best validation AUC; best_model.pt points to it.
 
-    With training.final_fit, it is then trained again from scratch, on train and valid rows and for
-    as many epochs.
+    With training.final_fit, a model is then trained again from scratch on train and valid rows
+    together. It is trained for the number of epochs that was best before.
     """
     import torch
 
@@ -118,5 +118,5 @@ def trained_model(
 def trained_model_checks(
     config: AssetConfig, deployment: DeploymentResource, trained_model: Any
 ) -> list[checks.CheckOutcome]:
-    """Check the AUC that the model file records against baselines and floor."""
+    """Compare the AUC in the model file with the trivial baselines and the floor."""
     return [checks.auc_floor(auc_verdict(config, deployment, trained_model))]

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 MISSING = "no file"
 LEADS_OUTSIDE = "a link out of the data folder"
 
-# About ten seconds of work on two cores, which an interrupted run loses at most.
+# About ten seconds of work on two cores. An interrupted run loses at most this much.
 SHARD_IMAGES = 256
 
 
@@ -41,8 +41,8 @@ SHARD_IMAGES = 256
 class ImageEncoding:
     """The vectors, and the images without one.
 
-    `problems` has `item_id`, `path` and `reason` (`MISSING`, or why the file cannot be read), one
-    row per item whose image was looked for and gave no vector, ids ascending.
+    `problems` has one row per item whose image was looked for and gave no vector, ids ascending:
+    `item_id`, `path` and `reason` (`MISSING`, or why the file cannot be read).
     """
 
     table: VectorTable
@@ -60,9 +60,9 @@ def encode_images(
     """Return one float32 vector per item, in the order of `item_id`, not normalised.
 
     Equal files are encoded once. An item whose image is missing or unreadable gets zeros,
-    `present` False, and a row in `problems`. Source `none` masks every item (one column of zeros).
-    Raises `DataNotFoundError` if there is no image folder or no image matches an item,
-    `ValueError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
+    `present` False, and a row in `problems`. With source `none`, all items get `present` False and
+    one column of zeros. Raises `DataNotFoundError` if there is no image folder or no image matches
+    an item, `ValueError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def encode_images(
         )
     keep_freed_memory()
     start = time.monotonic()
-    # Raises an error if no item has an image.
+    # This raises an error if no item has an image.
     images.match(item_id)
     encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
     logger.info(f"image encoder {encoder.info}")

@@ -46,7 +46,8 @@ def picture_format(content: bytes) -> str | None:
 def is_cut_short(content: bytes, name: str) -> bool:
     """Return whether the end is missing in a file of format `name` that could not be decoded.
 
-    Only the reason depends on it: decoders notice a missing end, but often call it something else.
+    Only the reason that is reported depends on this: decoders notice a missing end, but often call
+    it something else.
     """
     match name:
         case "JPEG":
@@ -72,7 +73,8 @@ def _avif_ends_early(content: bytes) -> bool:
     while begin < len(content):
         length = int.from_bytes(content[begin : begin + 4], "big")
         if length < 8:
-            # 0 means up to the end of the file, 1 that the length has 64 bits; others are damage.
+            # A length of 0 means up to the end of the file, and 1 that 64 bits with the real length
+            # follow. Other lengths below 8 are damage.
             return False
         begin += length
     return begin > len(content)

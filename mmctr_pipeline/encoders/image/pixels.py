@@ -11,7 +11,7 @@ from PIL import Image
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 RESIZE_MODES = ("shortest", "longest", "squash")
 
-# Values that may mean white in a picture of whole or floating-point numbers.
+# Values that may mean white in a picture of integers or floating-point numbers.
 _WHITES = (1, 255, 65_535)
 
 

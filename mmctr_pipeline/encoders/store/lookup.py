@@ -15,8 +15,8 @@ class StoreResult:
     """The vectors of all requested contents, in their order.
 
     `vectors` is `(N, D) float32`, or `(0, 0)` if nothing was requested. `reasons` says by position
-    why a vector is missing; that row is zeros. `n_encoded` and `n_reused` count the distinct
-    contents with a vector that this call encoded, and those stored before. `notes` are those of
+    why a vector is missing; that row is zeros. Of the distinct contents with a vector, `n_encoded`
+    counts those that this call encoded, and `n_reused` those stored before. `notes` are those of
     the shards used.
     """
 
@@ -76,7 +76,7 @@ class PartialLookup:
             self._notes += stored.notes
 
     def require_width(self, width: int, source: str) -> None:
-        """Raise `ValueError` if `width`, of vectors from `source`, differs from that before."""
+        """Raise `ValueError` if vectors from `source` have another `width` than earlier vectors."""
         if self._vectors is not None and width != self._vectors.shape[1]:
             raise ValueError(
                 f"width {width} from {source}, but earlier vectors have width "

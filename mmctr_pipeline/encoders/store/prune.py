@@ -43,7 +43,7 @@ _LEFTOVER = re.compile(r"\.tmp-[0-9a-f]{12}-.+|.+\.parquet\.(lock|damaged)")
 class PruneReport:
     """What pruning did, or would do, in the folder of one encoder.
 
-    `encoder` is its identity, or the folder's name if it has no readable shard. `n_kept` and
+    `encoder` is the encoder's identity, or the folder's name if no shard is readable. `n_kept` and
     `n_dropped` count vectors and stored failures; `kept_bytes` and `dropped_bytes` are the
     sizes of their keys and vectors. `n_left_behind` counts the leftovers of interrupted runs and
     the damaged files, which are removed too. A folder `in_use` is skipped, and its counts are 0.
@@ -107,7 +107,7 @@ def _prune_encoder(
     folder: Path, unused_days: int, today: np.datetime64, dry_run: bool
 ) -> PruneReport:
     leftovers = [path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name)]
-    # These stay usable after closing, except for their vectors.
+    # A shard stays usable after its file is closed, except for its vectors.
     shards: list[StoredShard] = []
     for path in shard_paths(folder):
         try:
@@ -136,7 +136,7 @@ def _prune_encoder(
 def _select(
     folder: Path, shards: list[StoredShard], unused_days: int, today: np.datetime64
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Return a mask `(n,) bool` of each shard's rows to keep, and the kept contents and days.
+    """Return which rows to keep of each shard, `(n,) bool`, and the kept contents and days.
 
     The contents are `(m,) KEY` ascending, their days of last use `(m,) datetime64[D]`.
     """
@@ -168,7 +168,7 @@ def _select(
 
 
 _Pack = list[tuple[StoredShard, np.ndarray]]
-"""Shards to merge into one, each with the mask of its rows to keep."""
+"""Shards to merge into one, each with `(n,) bool`, True for the rows to keep."""
 
 
 def _rewrite(folder: Path, shards: list[StoredShard], masks: list[np.ndarray]) -> None:

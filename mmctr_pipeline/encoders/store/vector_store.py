@@ -154,7 +154,7 @@ class _Run:
         with locked(_claim(path), wait=wait) as is_mine:
             if not is_mine:
                 return False
-            # Another run may have written it since the folder was listed.
+            # Another run may have written the shard since the folder was listed.
             self.take(path, is_claimed=True)
             if np.isin(rows, self.lookup.missing).any():
                 self._encode(rows)

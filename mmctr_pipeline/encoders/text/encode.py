@@ -31,8 +31,8 @@ from mmctr_pipeline.precision import dtype_for, dtype_name
 
 logger = logging.getLogger(__name__)
 
-# Enough texts for batches of similar length, and about ten seconds of work, which an interrupted
-# run loses at most.
+# Enough texts for batches of similar length, and about ten seconds of work. An interrupted run
+# loses at most this much.
 SHARD_TEXTS = 4096
 
 _PARITY_TEXTS = 8
@@ -156,7 +156,7 @@ def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextMo
 def _rows_to_encode(
     item_id: np.ndarray, texts: list[str], model: TextModel, name: str
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the rows of the texts to encode, and id and text of those with unknown words only."""
+    """Return the rows of the texts to encode, and id and text of texts of unknown words only."""
     rows = np.flatnonzero([bool(text) for text in texts])
     is_unknown = model.unknown([texts[row] for row in rows])
     unknown = [

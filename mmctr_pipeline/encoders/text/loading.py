@@ -79,8 +79,8 @@ def _require_words(folder: Path, first: Any) -> None:
     n_tokens = int(getattr(config, "vocab_size", None) or 0)
     if n_tokens and len(tokenizer) < _LEAST_VOCABULARY * n_tokens:
         raise ModelFilesError(
-            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, the weights {n_tokens:,}: the "
-            f"vocabulary ({names}) is incomplete or of another model. {fix}"
+            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, but the weights {n_tokens:,}: "
+            f"the vocabulary ({names}) is incomplete or belongs to another model. {fix}"
         )
 
 
@@ -102,7 +102,7 @@ def _require_all_tensors(folder: Path) -> None:
     # Heads for other tasks may be there too, but not more layers than in the config.
     surplus = [name for name in extra if _NUMBER.sub(".N", name) in known]
     wrong = [
-        f"{name} {tuple(found)} for {tuple(expected)}"
+        f"{name} {tuple(found)} instead of {tuple(expected)}"
         for name, found, expected in loaded["mismatched_keys"]
     ]
     faults = {"lack": missing, "have too many:": surplus, "have a wrong shape:": sorted(wrong)}

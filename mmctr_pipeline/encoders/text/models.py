@@ -17,10 +17,10 @@ class SentenceModel:
     """A sentence-transformers model; a BERT runs through `CompactBert`.
 
     A model without a transformer (static embeddings) is run by the library, in float32, as bfloat16
-    would gain nothing. It does not truncate texts, and its words are counted as tokens.
+    would gain nothing. Such a model does not truncate texts, and its words are counted as tokens.
 
-    `dim` is the width of the vectors, `longest` the limit in tokens, which hold `prompt` before
-    each text.
+    `dim` is the width of the vectors. `longest` is the limit in tokens, which include those of
+    `prompt`, the text before each text.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class SentenceModel:
         return np.array([len(ids) for ids in tokens["input_ids"]], dtype=np.int64)
 
     def unknown(self, texts: list[str]) -> np.ndarray:
-        """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
+        """Return which texts consist only of words unknown to the tokeniser, `(n,) bool`."""
         return unknown_only(getattr(self._model[0], "tokenizer", None), texts)
 
     def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
@@ -141,7 +141,7 @@ class ClipTextModel:
         return self._used(self._tokenize(texts, context_length=self.longest + 1))
 
     def unknown(self, texts: list[str]) -> np.ndarray:
-        """Return which texts consist of words that the tokeniser does not know, `(n,) bool`."""
+        """Return which texts consist only of words unknown to the tokeniser, `(n,) bool`."""
         hub_tokenizer = getattr(self._tokenize, "tokenizer", None)
         if hub_tokenizer is None:
             return np.zeros(len(texts), dtype=bool)  # open_clip's own tokeniser knows every byte.

@@ -43,7 +43,7 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
     """Return the filled-in template of each item, in the order of `items`.
 
     A null title counts as "". `{tags}` becomes the names of the item's tags, separated by spaces.
-    Raises `TemplateError` as `template_fields`, and for `{tags}` without `tag_names`.
+    Raises `TemplateError` as `template_fields` does, and for `{tags}` without `tag_names`.
     """
     fields = template_fields(template)
     titles, n_repaired = _titles(items.title)
@@ -77,8 +77,8 @@ def item_texts(items: ItemTable, template: str, tag_names: Mapping[int, str] | N
 def template_fields(template: str) -> set[str]:
     """Return the fields that a template names.
 
-    Raises `TemplateError` if it cannot be parsed, names no field or an unknown one, or has a format
-    or a conversion.
+    Raises `TemplateError` if the template cannot be parsed, names no field or an unknown one, or
+    has a format or a conversion.
     """
     try:
         parts = list(string.Formatter().parse(template))

@@ -13,7 +13,7 @@ _BLANK = "\u2581"
 def unknown_only(tokenizer: Any, texts: list[str]) -> np.ndarray:
     """Return which texts have no token except unknown ones, `(n,) bool`.
 
-    `tokenizer` comes from the library transformers or tokenizers. One from another library is
+    `tokenizer` comes from the library transformers or tokenizers. A tokeniser of another library is
     assumed to know every text, as byte-level tokenisers do.
     """
     if not hasattr(tokenizer, "encode_batch") and not hasattr(tokenizer, "unk_token_id"):

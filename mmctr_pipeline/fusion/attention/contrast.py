@@ -3,9 +3,9 @@
 The co-interaction contrast pulls items of one history together; the image-title contrast matches an
 item's image with its title. Both are InfoNCE with the other items of the batch as negatives (van
 den Oord et al., arXiv 1807.03748). The image-title contrast acts on the two projections through its
-own heads: on the fused vector, it would remove what only one modality carries. A contrast alone may
-also lose whatever does not help to tell items apart. To keep it, a linear decoder has to restore
-both inputs from the fused vector, which is the objective of a principal component analysis.
+own heads. If it acted on the fused vector, it would remove what only one modality carries. A
+contrast alone may also lose whatever does not help to tell items apart. Therefore a linear decoder
+has to restore both inputs from the fused vector, as in a principal component analysis.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ HEAD_DIM = 64
 class ContrastBatch:
     """Rows of the item table: pairs `(P, 2)`, each from one history, and single items `(S,)`.
 
-    `log_frequency_P` is the log frequency with which the second item of each pair is drawn as one.
+    `log_frequency_P` is the log of the frequency with which each second item is drawn as second.
     """
 
     pairs_P2: torch.Tensor
@@ -44,8 +44,8 @@ class ContrastObjective(nn.Module):
     fusion
         The fusion to learn.
     items_ND, present_NM
-        Standardised vectors of all items, and the mask of their modalities. Neither belongs to the
-        module's state.
+        Standardised vectors of all items, and which modalities each item has. Neither is part of
+        the module's state.
     config
         Weights and temperature of the losses.
     """
@@ -87,7 +87,7 @@ class ContrastObjective(nn.Module):
     def mean_attention(self, among_N: torch.Tensor) -> torch.Tensor:
         """Return the mean attention weights `(M,)` of the items that have all modalities.
 
-        Only items in the mask `among_N` count. Zeros if none of them has all modalities.
+        Only items where `among_N` is True count. If none of them has all modalities, returns zeros.
         """
         chosen_N = among_N & self._present_NM.all(dim=1)
         projected_RMK = self.fusion.projected(self._items_ND[chosen_N])
@@ -103,7 +103,7 @@ class ContrastObjective(nn.Module):
         )
 
     def _drop_modalities(self, present_BM: torch.Tensor) -> torch.Tensor:
-        """Hide one modality of some items that have several; only in training."""
+        """In training, hide one modality of some of the items that have several."""
         rate, n_modalities = self._config.modality_dropout, present_BM.shape[1]
         if not self.training or rate == 0 or n_modalities < 2:
             return present_BM
@@ -120,7 +120,7 @@ class ContrastObjective(nn.Module):
         anchor_PK, partner_PK = functional.normalize(fused_BK, dim=1).split(n_pairs)
         anchor_P, partner_P = batch.pairs_P2.unbind(dim=1)
         # A popular item is often a negative. Subtracting the log frequency keeps the contrast from
-        # pushing it away from all other items (sampled softmax).
+        # pushing such an item away from all others (sampled softmax).
         logits_PP = anchor_PK @ partner_PK.T / self._config.temperature - batch.log_frequency_P
         both_2P1 = torch.stack([anchor_P, partner_P]).unsqueeze(2)
         not_negative_PP = (both_2P1 == partner_P).any(dim=0).fill_diagonal_(False)
@@ -144,7 +144,7 @@ class ContrastObjective(nn.Module):
     def _reconstruction(
         self, fused_SK: torch.Tensor, items_SD: torch.Tensor, present_SM: torch.Tensor
     ) -> torch.Tensor:
-        """Return the squared error over the present columns, as a share of their squares."""
+        """Return the sum of squared errors of the present columns, as a share of their squares."""
         if not len(fused_SK):
             return fused_SK.new_zeros(())
         error_SD = (self.decoder(fused_SK) - items_SD) * self.fusion.columns_present(present_SM)

@@ -24,7 +24,7 @@ from mmctr_pipeline.training.stopping import EarlyStopping
 
 logger = logging.getLogger(__name__)
 
-# Settings of the fusion that training has under the same names.
+# Settings that `AttentionConfig` and `TrainingConfig` have under the same names.
 _SHARED = ("seed", "max_epochs", "patience", "batch_size", "learning_rate", "weight_decay")
 
 
@@ -38,25 +38,26 @@ def fit_attention(
 ) -> AttentionTransform:
     """Learn the fusion from the items that have a text or an image vector and from histories.
 
-    A seeded share of the items is held out: they take part in no pair, no contrast and no
-    statistics of training, and the loss on them (`attention/contrast.py`) selects the epoch. The
-    number of dimensions is the least of `config.dim`, fitted items - 1, and the rank of the data.
-    The same seed gives the same transform, bit by bit, on the CPU with the same number of threads.
-    Raises `ValueError` if nothing can be fitted, a vector is not finite, or a history contains an
-    item without a row.
+    A share of the items, drawn by the seed, is held out. They take part in no pair, no contrast and
+    no statistics of training, and the loss on them (`attention/contrast.py`) selects the epoch. The
+    number of dimensions is the least of three: `config.dim`, the number of items learned from minus
+    1, and the rank of the data. The same seed gives the same transform, bit by bit, on the CPU with
+    the same number of threads. Raises `ValueError` if nothing can be fitted, a vector is not
+    finite, or a history contains an item without a row.
 
     Parameters
     ----------
     text, image
         Vectors of the same items.
     histories
-        The distinct histories of the train split, as numbers in `item_row`.
+        The distinct histories of the train split. Their values are numbers in `item_row`.
     config
         Dimensions and the settings of `attention`.
     device
         Where to train.
     item_row
-        The number of each item of `text` in the histories, `(N,)` ascending; by default its id.
+        The number that stands for each item of `text` in the histories, `(N,)`, ascending; by
+        default the item's id.
     """
     item_row = text.item_id if item_row is None else item_row
     settings = config.attention
@@ -83,8 +84,8 @@ def fit_attention(
             items_ND = fusion.standardised(torch.from_numpy(vectors_ND).to(device), present_NM)
         objective = ContrastObjective(fusion, items_ND, present_NM, settings).to(device)
         logger.info(
-            f"attention fusion: learning from {n_learned:,} items, {n_held_out:,} held out; "
-            f"{len(sampler.train_pairs):,} history entries have a partner; "
+            f"attention fusion: {n_learned:,} items to learn from, {n_held_out:,} held-out items; "
+            f"{len(sampler.train_pairs):,} history entries have a partner to learn from; "
             f"{len(sampler.held_out_pairs):,} held-out pairs"
         )
         if not len(sampler.train_pairs):
@@ -138,7 +139,7 @@ def _vectors(modalities: Modalities) -> np.ndarray:
 
 
 def _split(modalities: Modalities, settings: AttentionConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Return the masks `(N,) bool` of the items to learn from and of those held out."""
+    """Return which items to learn from, and which are held out, each as `(N,) bool`."""
     present = np.flatnonzero(np.any(modalities.present, axis=1))
     if len(present) < 3:
         raise ValueError(
@@ -159,10 +160,10 @@ def _starting_point(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return components `(K, D)`, mean `(D,)` and scale `(D,)`, float32, from the learned items.
 
-    Each dimension is standardised and each modality has a total variance of 1, so that the one with
-    the longer vectors does not dominate. The components are rotated at random: a CTR model
-    standardises each dimension, which would raise the least component to the level of the first,
-    whereas after the rotation every dimension holds its share of all components.
+    Each dimension is standardised and each modality has a total variance of 1, so that the modality
+    with the longer vectors does not dominate. The components are rotated at random. Without the
+    rotation, a CTR model, which standardises each dimension, would raise the least component to the
+    level of the first. After the rotation, every dimension holds a share of all components.
     """
     rows = np.flatnonzero(learned_N)
     standardised, means, scales = {}, [], []
@@ -187,7 +188,7 @@ def _starting_point(
 
 
 def _without_times(history: TrainingHistory) -> dict[str, Any]:
-    """Return the history as plain values, without those that differ from run to run."""
+    """Return the history as plain values, without the times, which differ from run to run."""
     record = history.to_mapping()
     for epoch in record["epochs"]:
         for name in ("seconds", "validation_seconds", "rows_per_second"):

@@ -47,7 +47,7 @@ class AttentionFusion(nn.Module):
         return standardised_BD * self.columns_present(present_BM)
 
     def columns_present(self, present_BM: torch.Tensor) -> torch.Tensor:
-        """Return the mask of modalities as a mask of columns, `(B, D) bool`."""
+        """Return for each column whether its modality is present, `(B, D) bool`."""
         sizes = torch.tensor(self.dims, device=present_BM.device)
         return present_BM.repeat_interleave(sizes, dim=1, output_size=sum(self.dims))
 

@@ -26,15 +26,16 @@ class HistoryPairs:
         Parameters
         ----------
         histories
-            Items, as numbers in `item_id`.
+            The histories. Their values are numbers in `item_id`.
         item_id
             The numbers of the catalogue's items, `(N,)`, ascending integers.
         in_use
-            Mask `(N,) bool` of the items that make pairs.
+            `(N,) bool`, True for the items that may be in pairs.
         window
             Maximum distance of the two items of a pair, in entries.
         popularity
-            0 draws all items equally often as anchors, 1 in proportion to their entries.
+            With 0, all items are drawn equally often as anchors; with 1, in proportion to their
+            entries.
         """
         row_T = np.searchsorted(item_id, histories.values)
         row_T = np.minimum(row_T, len(item_id) - 1)
@@ -62,7 +63,7 @@ class HistoryPairs:
         self._n_items = len(item_id)
 
     def __len__(self) -> int:
-        """Number of anchors, the pairs of one pass over the histories."""
+        """Number of anchors. One pass over the histories draws as many pairs."""
         return len(self._entry_A)
 
     def partner_frequency(self) -> np.ndarray:
@@ -94,7 +95,7 @@ class HistoryPairs:
         if not len(upper_A) or upper_A[-1] == 0:
             return np.zeros((0, 2), dtype=np.int64)
         chosen = np.searchsorted(upper_A, generator.random(n_pairs) * upper_A[-1], side="right")
-        # Rounding may reach the upper end.
+        # Rounding may lead past the last anchor.
         chosen = np.minimum(chosen, np.flatnonzero(weight_A)[-1])
         entry, first = self._entry_A[chosen], self._first_A[chosen]
         partner = first + generator.integers(self._last_A[chosen] - first)

@@ -26,16 +26,16 @@ class ContrastSampler:
         settings: AttentionConfig,
         device: torch.device,
     ) -> None:
-        """Draw the held-out pairs and prepare to draw the others.
+        """Draw the held-out pairs, and prepare to draw the training pairs.
 
         Parameters
         ----------
         histories
-            Items, as numbers in `item_id`.
+            The histories. Their values are numbers in `item_id`.
         item_id
             Numbers of the N items, ascending; batches hold positions in this array.
         learned_N, held_out_N
-            Masks `(N,) bool` of the items to learn from and of those to measure on.
+            `(N,) bool`: True for the items to learn from, and for the items to measure on.
         settings
             Seed, sizes and how to draw pairs.
         device
@@ -62,7 +62,7 @@ class ContrastSampler:
         return 2 * self.n_pairs + self._n_steps * self._n_singles
 
     def epoch(self, number: int) -> Iterator[ContrastBatch]:
-        """Yield the batches of one epoch, which depend only on the seed and its number."""
+        """Yield the batches of epoch `number`, which depend only on the seed and this number."""
         generator = np.random.default_rng([self._settings.seed, 3, number])
         pairs = self.train_pairs.draw(self.n_pairs, generator)
         for part in np.array_split(pairs, self._n_steps):
@@ -70,7 +70,7 @@ class ContrastSampler:
             yield self._batch(part, singles, self._train_frequency_N)
 
     def held_out_losses(self, objective: ContrastObjective) -> dict[str, float]:
-        """Return the terms on held-out pairs and items, and their total as `held_out_loss`."""
+        """Return the loss terms on held-out pairs and items, and `held_out_loss`, their total."""
 
         def measured(pairs: np.ndarray, singles: np.ndarray) -> dict[str, torch.Tensor]:
             return objective.losses(self._batch(pairs, singles, self._frequency_N))

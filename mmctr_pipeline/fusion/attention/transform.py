@@ -16,7 +16,7 @@ from mmctr_pipeline.fusion.transform import INPUTS, FusedBlock, Transform
 
 @dataclasses.dataclass(frozen=True)
 class AttentionTransform(Transform):
-    """A learned fusion by attention-weighted projections, learned without labels.
+    """A fusion by attention-weighted projections, learned without labels.
 
     `weights` are those of an `AttentionFusion`, float32 on the CPU. `decoder`, `(D, K) float32`
     with `D = text_dim + image_dim`, is linear and restores the standardised vectors from the fused
@@ -24,9 +24,9 @@ class AttentionTransform(Transform):
     epoch, and the mean attention on text and image. Where an item lacks one modality, a learned
     token replaces it.
 
-    `explained_variance` is the share of the standardised vectors' sum of squares, over the
-    modalities that are present, that `decoder` restores. Training measures the same on held-out
-    items. It is negative if the mean would restore them better.
+    `explained_variance` is the share that `decoder` restores of the sum of squares of the
+    standardised vectors, over the modalities that are present. Training measures the same on
+    held-out items. It is negative if replacing every vector by the mean would be better.
     """
 
     score_dim: int
@@ -53,7 +53,9 @@ class AttentionTransform(Transform):
         transform = cls(**content)
         n_columns, shape = transform.text_dim + transform.image_dim, transform.decoder.shape
         if shape != (n_columns, transform.dim):
-            raise ValueError(f"a decoder of shape {tuple(shape)} for {n_columns} columns")
+            raise ValueError(
+                f"decoder of shape {tuple(shape)}, expected {(n_columns, transform.dim)}"
+            )
         with allocation_limit(transform.weights.values()):
             _ = transform._network
         return transform
@@ -66,7 +68,7 @@ class AttentionTransform(Transform):
         dims = [dim for dim in (self.text_dim, self.image_dim) if dim]
         fusion = AttentionFusion(dims, self.dim, self.score_dim)
         fusion.load_state_dict(self.weights)
-        # float64, so that a vector does not depend on which others are in its block.
+        # float64, so that a vector does not depend on which other vectors are in its block.
         return fusion.eval().double()
 
     @torch.no_grad()

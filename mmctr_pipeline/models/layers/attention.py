@@ -1,7 +1,7 @@
 """Attention over the positions of a ragged batch's histories, without padding.
 
-All of these take `(T, D)` positions and `(B + 1,)` offsets as described in `segments`, with spare
-positions at the end ignored.
+All layers here take `(T, D)` positions and `(B + 1,)` offsets, as `segments` describes them. Spare
+positions at the end are ignored.
 """
 
 import math
@@ -60,7 +60,7 @@ class TargetAttention(nn.Module):
         dim
             Width D of query and keys.
         config
-            Its `attention_*` settings; dropout follows each activation.
+            The settings `attention_*` are used; dropout follows each activation.
         n_inputs
             Further numbers per position that the first layer reads, beyond DIN's.
 

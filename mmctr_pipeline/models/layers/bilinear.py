@@ -12,8 +12,8 @@ from mmctr_pipeline.precision import product_dtype
 class BilinearInteraction(nn.Bilinear):
     """`nn.Bilinear` (same parameters, same result) as a matrix product on outer products.
 
-    Torch's version takes one small product per output (`benchmarks/train.py` measures it as the
-    peer). Under autocast the products are taken in autocast's number format, as in a linear layer.
+    Torch's version takes one small product per output; `benchmarks/train.py` compares the two.
+    Under autocast the products are taken in autocast's number format, as in a linear layer.
     """
 
     def forward(
@@ -21,9 +21,9 @@ class BilinearInteraction(nn.Bilinear):
     ) -> torch.Tensor:
         """Return `(B, out)` from `input1` `(B, in1)` and `input2` `(B, in2)`.
 
-        With `row_B` `(B,) int64` the left side of row i is `input1[row_B[i]]`. If many rows share
-        their left side, each is multiplied only once; this takes more memory, `in2 * out` values
-        for each of the B rows.
+        With `row_B` `(B,) int64` the left side of row i is `input1[row_B[i]]`. If many rows share a
+        left side, each left side is multiplied only once. This takes more memory: `in2 * out`
+        values for each of the B rows.
         """
         dtype = product_dtype(input1)
         left, right, weight = input1.to(dtype), input2.to(dtype), self.weight.to(dtype)
@@ -83,7 +83,7 @@ class _Bilinear(torch.autograd.Function):
 
 
 def _outer_products(x_BI: torch.Tensor, y_BJ: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield slices of rows with their outer products, which the next step overwrites."""
+    """Yield slices of rows with their outer products; each overwrites those before it."""
     n_rows = len(x_BI)
     step = min(n_rows, _CPU_ROWS_AT_ONCE) if x_BI.device.type == "cpu" else n_rows
     buffer_bIJ = x_BI.new_empty(step, x_BI.shape[1], y_BJ.shape[1])

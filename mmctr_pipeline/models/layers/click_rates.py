@@ -1,9 +1,9 @@
 """Click rates of users or items as features; train rows get rates over the other folds.
 
-Leaving out only the row itself would reveal its label: the rate is lower if the row was clicked.
-Even a rate over the other folds leaks: an id embedding learns the rate over all rows, and the two
-together reveal the mean label of the row's own fold. So `FeatureConfig` refuses rates of an id
-beside its embedding.
+Leaving out only the row itself would reveal its label: the remaining rate is lower if the row was
+clicked. Even a rate over the other folds leaks beside an embedding of the same id: the embedding
+learns the rate over all rows, and the two rates together reveal the mean label of the row's own
+fold. So `FeatureConfig` refuses rates of an id beside its embedding.
 """
 
 import numpy as np
@@ -23,11 +23,11 @@ from mmctr_pipeline.models.feature_config import FeatureConfig
 
 
 class ClickRates(nn.Module):
-    """Two features of an id: the logit of its smoothed click rate, and the log of 1 + its rows.
+    """Two features of an id: the logit of its smoothed click rate, and log(1 + number of its rows).
 
-    The logit of the mean rate is subtracted from the first. Both are 0 for unknown ids. Counts by
-    fold are buffers, so a saved model can score without train rows; scoring uses the counts of all
-    folds. Before `fit` all counts are 0.
+    The logit of the mean rate is subtracted from the first feature. Both are 0 for unknown ids.
+    Counts by fold are buffers, so a saved model can score without train rows; scoring uses the
+    counts of all folds. Before `fit` all counts are 0.
     """
 
     n_rows_RF: torch.Tensor
@@ -54,7 +54,7 @@ class ClickRates(nn.Module):
         self.mean.fill_(counts.mean)
 
     def forward(self, ids_B: torch.Tensor, fold_B: torch.Tensor | None) -> torch.Tensor:
-        """Return logit and log, `(B, 2) float32`, without the folds `fold_B` if they are given."""
+        """Return both features, `(B, 2) float32`, without the rows of folds `fold_B`, if given."""
         n_rows_B = self._count(self.n_rows_RF, ids_B, fold_B)
         n_clicks_B = self._count(self.n_clicks_RF, ids_B, fold_B)
         mean, smoothing = self.mean, self._smoothing
@@ -109,9 +109,9 @@ class ClickRateFeatures(nn.Module):
         batch
             Rows.
         is_known_B
-            Which users are known; the others have zeros, `(B,) bool`.
+            `(B,) bool`, True for known users; the others have zeros.
         is_hidden_B
-            Which target items training treats as cold; they have zeros, `(B,) bool`.
+            `(B,) bool`, True for target items that training treats as cold; these have zeros.
         """
         rates = [torch.zeros(len(batch), 2, 0, device=batch.item_id_B.device)]
         if self.user is not None:

@@ -13,8 +13,8 @@ class CoInteractionSimilarity(nn.Module):
     """Looks up how many users other than the row's own interacted with both of two items.
 
     The counts are those of the train rows (`CoInteractions`), kept as buffers. For a train row they
-    would reveal the label, since a clicked target counts: so the interactions of the row's user are
-    subtracted, for train rows and for rows to score alike. Before `fit` all counts are zero.
+    would reveal the label, since a clicked target is counted. So the interactions of the row's user
+    are subtracted, for train rows and for rows to score alike. Before `fit` all counts are zero.
     """
 
     interaction_E: torch.Tensor

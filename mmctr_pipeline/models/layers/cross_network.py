@@ -15,9 +15,9 @@ from mmctr_pipeline.precision import product_dtype
 class CrossNetwork(nn.Module):
     """`x_{l+1} = x_0 * (W_l x_l + b_l) + x_l` for each of `n_layers`, with full matrices `W_l`.
 
-    Wang et al. 2021, arXiv 2008.13535. Where `x_0` is zero every `x_l` is zero, so that neither the
-    rows nor the columns of `W_l` for such places matter: they are left out. Under autocast the
-    products are taken in autocast's number format; the states are not rounded.
+    Wang et al. 2021, arXiv 2008.13535. Where `x_0` is zero every `x_l` is zero. So the rows and
+    columns of `W_l` for such places do not matter and are left out. Under autocast the products are
+    taken in autocast's number format; the states are not rounded.
     """
 
     def __init__(self, dim: int, n_layers: int) -> None:

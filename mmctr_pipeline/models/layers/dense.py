@@ -15,8 +15,8 @@ _DICE_EPSILON, _DICE_MOMENTUM = 1e-9, 0.01
 class Float32Linear(nn.Linear):
     """`nn.Linear` that computes in its own dtype even under autocast.
 
-    In bfloat16 the logits of many rows would be equal, and their order lost. In the scores of a
-    softmax an absolute error becomes a relative error of the weights, which would keep two digits.
+    In bfloat16 the logits of many rows would be equal, and their order lost. An absolute error of a
+    softmax's scores becomes a relative error of its weights: only two digits would be right.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -32,7 +32,7 @@ def exact_dots(x_ND: torch.Tensor, y_ND: torch.Tensor) -> torch.Tensor:
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    """Return `values`, those of a shorter format (from a product under autocast) as float32."""
+    """Return `values`, as float32 if their format is shorter, as after a product under autocast."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
@@ -54,7 +54,7 @@ class Dice(nn.Module):
         self.register_buffer("running_variance_D", torch.ones(dim))
 
     def forward(self, x_ND: torch.Tensor, keep_N: torch.Tensor | None = None) -> torch.Tensor:
-        """Return `(N, D)`; only vectors with `keep_N` `(N,) bool` enter the statistics."""
+        """Return `(N, D)`; only vectors where `keep_N` `(N,) bool` is True enter the statistics."""
         with torch.autocast(x_ND.device.type, enabled=False):
             x_ND = x_ND.to(self.alpha_D.dtype)
             if self.training:
@@ -70,12 +70,12 @@ class Dice(nn.Module):
         """Return `x_ND` minus its mean, and its variance `(D,)`; update the running statistics."""
         keep_N = x_ND.new_ones(len(x_ND)) if keep_N is None else keep_N.to(x_ND.dtype)
         n_kept = keep_N.sum()
-        # Products with the mask add up the kept vectors without copying them.
+        # Products with `keep_N` add up the kept vectors without copying them.
         mean_D = keep_N @ x_ND / n_kept.clamp_min(1)
         centred_ND = x_ND - mean_D
         squares_D = keep_N @ centred_ND.square()
         with torch.no_grad():
-            # One vector gives no variance, and none gives no mean either.
+            # A single vector has no variance; without any vector there is no mean either.
             unbiased_D = squares_D / (n_kept - 1).clamp_min(1)
             has_mean, has_variance = ((n_kept > n).to(x_ND.dtype) for n in (0, 1))
             self.running_mean_D.lerp_(mean_D, has_mean * _DICE_MOMENTUM)
@@ -101,7 +101,7 @@ def activation(name: Activation, dim: int) -> nn.Module:
 def hidden_layers(
     in_dim: int, dims: Sequence[int], dropout: float, *, norm: bool = False
 ) -> list[nn.Module]:
-    """Return Linear, BatchNorm, ReLU and Dropout for each width.
+    """Return Linear, BatchNorm (with `norm`), ReLU and Dropout for each width.
 
     Parameters
     ----------

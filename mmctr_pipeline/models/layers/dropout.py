@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 _PARTS = 1 << 15
-"""Values of a draw of 15 bits; rates are rounded to multiples of 1 / 32,768."""
+"""Number of values that a draw of 15 bits has; rates are rounded to multiples of 1 / 32,768."""
 
 _INT_BY_SIZE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Integer type by number of bytes."""
@@ -46,11 +46,11 @@ class _Dropout(torch.autograd.Function):
 
 
 def _mask(shape: torch.Size, n_dropped: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return integers with no bit set in `n_dropped` of `_PARTS` cases, else with all bits set."""
+    """Return integers of all zero bits, with probability `n_dropped / _PARTS`, or all one bits."""
     n_values = shape.numel()
     seed = int(torch.empty((), dtype=torch.int64).random_())
     draws = np.random.SFC64(seed).random_raw(-(-n_values // 4)).view(np.int16)[:n_values]
-    # A draw minus the number dropped is negative if its value is dropped; shifting copies the sign
+    # A draw minus `n_dropped` is negative exactly if its value is dropped. Shifting copies the sign
     # to all bits. Comparing and multiplying would take longer.
     below = torch.from_numpy(draws).bitwise_and_(_PARTS - 1).sub_(n_dropped)
     return below.bitwise_right_shift_(15).bitwise_not_().to(dtype).view(shape)

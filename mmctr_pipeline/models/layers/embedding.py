@@ -49,9 +49,9 @@ class ValueTable(nn.Embedding):
     """A table of rows by value, whose untrained rows hold the mean of the trained ones.
 
     `record_trained` sets which rows training reads. Whenever the table enters evaluation mode, and
-    when it is saved in that mode, every other row except the padding is set to their mean, so that
-    untrained values do not differ from each other. Before `record_trained` all rows count as
-    trained.
+    when it is saved in that mode, every other row except the padding is set to the mean of these
+    rows, so that untrained values do not differ from each other. Before `record_trained` all rows
+    count as trained.
     """
 
     untrained_K: torch.Tensor
@@ -87,7 +87,7 @@ class ValueTable(nn.Embedding):
         return self
 
     def bring_up_to_date(self) -> None:
-        """Apply what the rows have missed; nothing in a table that every step updates."""
+        """Apply the updates that rows have missed: none here, as every step updates all rows."""
 
     @torch.no_grad()
     def fill_untrained(self) -> None:
@@ -100,7 +100,7 @@ class ValueTable(nn.Embedding):
     def mean_beyond(self, values_ND: torch.Tensor, ids_N: torch.Tensor) -> torch.Tensor:
         """Return `values_ND`, the rows looked up for `ids_N`.
 
-        In evaluation mode, the mean of the table replaces those of ids beyond the table.
+        In evaluation mode, the mean of the table replaces the rows of ids beyond the table.
         """
         if self.training:
             return values_ND
@@ -115,9 +115,9 @@ class EmbeddingTable(ValueTable):
     Ids beyond the table count as 0. The weights are those of `nn.Embedding(..., padding_idx=0)`.
 
     An optimiser may set `server`, which then answers look-ups in training mode: it gathers the few
-    rows that a batch touches, so that the gradient has only these. Rows that no batch touched are
-    out of date meanwhile. The table has them brought up to date whenever it is read as a whole,
-    which is when it enters evaluation mode and when `state_dict` is called.
+    rows that a batch touches, so that the gradient has only these rows. Rows that no batch touched
+    are out of date meanwhile. They are brought up to date whenever the table is read as a whole:
+    when it enters evaluation mode, and when `state_dict` is called.
     """
 
     def __init__(self, n_rows: int, dim: int) -> None:
@@ -125,7 +125,7 @@ class EmbeddingTable(ValueTable):
         self.server: RowServer | None = None
 
     def bring_up_to_date(self) -> None:
-        """Have the optimiser apply what the rows that no batch touched have missed."""
+        """Have the optimiser apply the updates that rows missed while no batch touched them."""
         if self.server is not None:
             self.server.flush()
 

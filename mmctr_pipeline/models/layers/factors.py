@@ -9,10 +9,10 @@ HIDDEN_SHARE = 0.1
 """Share of train rows whose item is read without its id, so that its tags must suffice."""
 
 _BIAS_SCALE, _FACTOR_SCALE = 16.0, 6.0
-"""Table rows are multiplied by these.
+"""Table rows are multiplied by these scales.
 
-So biases and factors grow as fast as they must under the small steps of Adam, and one weight decay
-suits them and the other embeddings.
+With the scales, biases and factors grow fast enough under the small steps of Adam, and one weight
+decay suits both them and the other embeddings.
 """
 
 

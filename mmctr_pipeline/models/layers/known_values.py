@@ -17,9 +17,10 @@ def held_often(values: np.ndarray, n_values: int, min_rows: int = MIN_ROWS) -> t
 
 
 def is_known(values: torch.Tensor, known_V: torch.Tensor, hidden_rate: float = 0.0) -> torch.Tensor:
-    """Return which `values` are known, as bool, except a random share of `hidden_rate`.
+    """Return which `values` are known, as bool; a random share `hidden_rate` of these is hidden.
 
-    `values` are int64 of any shape; those beyond `known_V`, `(V,) bool`, are unknown.
+    `values` are int64 of any shape; those beyond `known_V`, `(V,) bool`, are unknown. Hidden values
+    count as unknown.
     """
     is_within = values < len(known_V)
     found = is_within & known_V[torch.where(is_within, values, 0)]

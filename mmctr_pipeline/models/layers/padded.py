@@ -13,7 +13,7 @@ from mmctr_pipeline.models.layers.segments import Segments, linear_map
 
 
 def padded_mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
-    """Return `(B, L) bool`: the places of the padded view that hold a position."""
+    """Return `(B, L) bool`, True for the places of the padded view that hold a position."""
     age_L = torch.arange(width, device=length_B.device).flip(0)
     return age_L < length_B.unsqueeze(-1)
 
@@ -26,9 +26,9 @@ def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, width: int) -> tor
 
 
 def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
-    """Return `(T, D)`, each position's vector in the padded view; zero if it has none.
+    """Return `(T, D)`, each position's vector in the padded view; zero for positions without one.
 
-    Spare positions have none, nor do those too old for the view.
+    Spare positions, and positions too old for the view, have none.
     """
     slots = _Slots.for_view(offsets, n_positions, padded_BLD.shape[1])
     # Torch's own gradient would sum over slots, though no two positions share one.

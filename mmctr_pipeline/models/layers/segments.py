@@ -38,7 +38,7 @@ class Segments:
 
     @property
     def is_real(self) -> torch.Tensor:
-        """`(T,) bool`: the position belongs to a row."""
+        """`(T,) bool`, True for positions that belong to a row."""
         return self.row_T < len(self.offsets) - 1
 
     def ages(self) -> torch.Tensor:
@@ -142,8 +142,8 @@ def segment_softmax(
 ) -> torch.Tensor:
     """Return softmax weights within each row, of scores `(T,)`.
 
-    Positions not in `keep_T` `(T,) bool` get weight zero. The weights of a row sum to one, or are
-    all zero if the row keeps no position. They are float32, or float64 if the scores are.
+    Positions where `keep_T` `(T,) bool` is False get weight zero. The weights of a row sum to one,
+    or are all zero if the row keeps no position. They are float32, or float64 if the scores are.
     """
     return _SegmentSoftmax.apply(at_least_float32(scores_T), keep_T & segments.is_real, segments)
 

@@ -38,7 +38,7 @@ class Staircase:
         if any(after > before for before, after in itertools.pairwise(widths)):
             raise ValueError("rows must be sorted by decreasing width")
         steps = [(width, len(list(rows))) for width, rows in itertools.groupby(widths)]
-        # The least work for the first n steps, and the first steps of the merged ones.
+        # For the first n steps: the least work, and the step at which each merged step begins.
         best: list[tuple[int, list[int]]] = [(0, [])]
         for end in range(1, len(steps) + 1):
             options = []

@@ -1,7 +1,7 @@
 """Layers in which the target item queries its history, each time with what it has found so far.
 
 The history is padded once for all layers: on the CPU in blocks of rows of similar length, on other
-devices in one, so that no shape depends on data.
+devices as one block, so that no shape depends on data.
 """
 
 import math
@@ -25,8 +25,8 @@ class QueryAttention(MultiHeadWeights):
     Result, parameters and their names are those of `nn.MultiheadAttention(dim, n_heads)` (Vaswani
     et al. 2017, arXiv 1706.03762) for one query and a padding mask. With one query, each head's key
     projection can be applied to the query and its value projection to the weighted sum, once per
-    row instead of once per position. The key bias, which adds the same to all scores of a row, has
-    no effect there and is not used here.
+    row instead of once per position. The key bias would add the same to all scores of a row, which
+    does not change their softmax, so it is not used here.
     """
 
     def __init__(self, dim: int, n_heads: int, dropout: float = 0.0) -> None:
@@ -37,7 +37,7 @@ class QueryAttention(MultiHeadWeights):
     def forward(
         self, query_BD: torch.Tensor, history_BLD: torch.Tensor, mask_BL: torch.Tensor
     ) -> torch.Tensor:
-        """Return `(B, D)`; only the output bias for a row whose mask is all False.
+        """Return `(B, D)`; a row whose mask is all False gets only the output bias.
 
         Scores, softmax and sums are in the history's dtype, even under autocast.
         """

@@ -41,9 +41,9 @@ class MultiHeadWeights(nn.Module):
 class Rectangles:
     """Cuts the T positions of a ragged batch into rectangles of rows, and joins them again.
 
-    With `lengths` of the rows, rows of equal length that follow one another form a rectangle,
-    without padding. Without them, as on devices whose host would have to wait for the lengths, all
-    rows are padded to `max_length`.
+    If the rows' `lengths` are given, rows of equal length that follow one another form a rectangle,
+    without padding. If not, as on devices whose host would have to wait for the lengths, all rows
+    are padded to `max_length`.
     """
 
     offsets: torch.Tensor
@@ -155,7 +155,7 @@ class SelfAttention(MultiHeadWeights):
         return self.out_proj(rows.join(attended, len(values_TD)))
 
     def _attend(self, projected_BLF: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
-        """Return `(B, L, D)`, the weighted mean of the values that the mask shows each position."""
+        """Return each position's attention over the values where the mask is True, `(B, L, D)`."""
         # h: head, l and m: positions, e: dimension within a head.
         query_Bhle, key_Bhme, value_Bhme = (
             part_BLD.unflatten(2, (self._n_heads, -1)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Layers between the given item vectors and a model: standardising, or a learned matrix."""
+"""Layers between the item vectors and a model: standardising, or a learned matrix."""
 
 import torch
 from torch import nn

@@ -37,8 +37,8 @@ class Optimizers:
         module
             The module, on its device.
         groups
-            Its parameters by group. `main`, `embedding` and `multimodal` each have their own rate
-            and decay.
+            The module's parameters by group. `main`, `embedding` and `multimodal` each have their
+            own rate and decay.
         config
             Optimiser, rates, decays and schedule.
         larger_is_better
@@ -65,9 +65,9 @@ class Optimizers:
             member.zero_grad()
 
     def clip(self, max_norm: float) -> torch.Tensor:
-        """Scale all gradients, those of table rows included, to a global norm of `max_norm`.
+        """Scale all gradients, also those of table rows, to a global norm of at most `max_norm`.
 
-        Returns the norm before, a scalar on the device.
+        Returns the norm before clipping, a scalar on the device.
         """
         leaves = self._rows.gradients() if self._rows else []
         groups = self._dense.param_groups if self._dense else []
@@ -85,7 +85,7 @@ class Optimizers:
             self._rows.count_step()
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
-        """Return all tensors that `step` changes, except the module's, by what they hold."""
+        """Return all tensors that `step` changes, except the module's, by their kind."""
         tensors = self._rows.tensors() if self._rows else {}
         for state in self._dense.state.values() if self._dense else ():
             for name, tensor in state.items():

@@ -36,12 +36,12 @@ class CatchUp:
         self._offset_W = offset_W.to(device)
         self._shrunk_W = (BETA2 ** (offset_W.double() / 2)).to(device)
         self._power_W = (_RATIO ** offset_W.double()).to(device)
-        # The share of steps before the last flush goes to an extra slot that is never read.
+        # What would belong to steps before the last flush goes to an extra slot, never read.
         self._sum_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
         self._sum_per_epsilon_S = torch.zeros_like(self._sum_S)
         self._log_decay_S = torch.zeros(capacity + 2, dtype=torch.float64, device=device)
         self._unread = capacity + 1
-        # One-element tensors: torch copies the value of a scalar index back to the host.
+        # One-element tensors: of a scalar index, torch would copy the value back to the host.
         self.step = torch.zeros(1, dtype=torch.int64, device=device)
         """Steps since the last flush, `(1,) int64`."""
         self.total_steps = torch.zeros(1, dtype=torch.float64, device=device)
@@ -65,7 +65,8 @@ class CatchUp:
         since_W = torch.where(since_W >= 0, since_W, self._unread)
         undecayed_W = torch.exp(self._log_decay_S[since_W] - log_decay)
         move_W = rate * correction2 / correction1 * self._power_W * undecayed_W
-        # The unread slot occurs several times, and the order of additions may vary: it is not read.
+        # The extra slot occurs several times, so its sum may depend on the order of additions. That
+        # does not matter, as it is never read.
         self._sum_S.index_add_(0, since_W, move_W)
         self._sum_per_epsilon_S.index_add_(0, since_W, move_W * self._shrunk_W / correction2)
 

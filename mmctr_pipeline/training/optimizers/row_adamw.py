@@ -19,7 +19,7 @@ _FLUSH_VALUES = 1 << 22
 class _Lookup:
     """Distinct rows `row_U` of one look-up; the leaf `live_UD` collects their gradient.
 
-    `m_UD` and `v_UD` are their moments as of steps `last_U`, the last that updated them.
+    `m_UD` and `v_UD` are the rows' moments as of `last_U`, the steps that last updated the rows.
     """
 
     row_U: torch.Tensor
@@ -84,7 +84,8 @@ class _ServedTable:
             decay_m, decay_v = clock.moment_decays(lookup.last_U)
             m = lookup.m_UD.mul_(decay_m).add_(grad, alpha=1 - BETA1)
             v = lookup.v_UD.mul_(decay_v).addcmul_(grad, grad, value=1 - BETA2)
-            # Tensors instead of numbers: nothing waits for the device, and CUDA graphs can capture.
+            # Tensors instead of numbers, so that nothing waits for the device and a CUDA graph can
+            # capture this.
             rate = torch.as_tensor(self._group["lr"], dtype=torch.float64, device=weight.device)
             correction1, correction2 = clock.corrections
             per_move = correction1 / rate.clamp_min(1e-30)
@@ -116,10 +117,10 @@ class _ServedTable:
 class RowAdamW(torch.optim.Optimizer):
     """AdamW whose step costs as much as the rows of the batch, not as much as the whole tables.
 
-    Rows are brought up to date when they are looked up, by the updates that `CatchUp` says they
-    missed. All rows therefore move as under dense AdamW, up to rounding. The other rows are brought
-    up to date when a table is read as a whole (see `EmbeddingTable`), before this optimiser's state
-    is saved, and every 4,096 steps. Such a flush changes rounding, so a run must flush at the same
+    When rows are looked up, they first receive the updates that they missed, which `CatchUp`
+    computes. All rows therefore move as under dense AdamW, up to rounding. All rows are brought up
+    to date when a table is read as a whole (see `EmbeddingTable`), before this optimiser's state is
+    saved, and every 4,096 steps. Such a flush changes rounding, so a run must flush at the same
     steps to be reproducible.
 
     The optimiser serves the look-ups of its tables in training mode until `release` is called. Row
@@ -179,7 +180,7 @@ class RowAdamW(torch.optim.Optimizer):
             self.flush()
 
     def tensors(self) -> dict[str, list[torch.Tensor]]:
-        """Return all tensors that `step` changes, except the weights, by what they hold."""
+        """Return all tensors that `step` changes, except the weights, by their kind."""
         clocks = [vars(group["clock"]).values() for group in self.param_groups]
         return {
             "first moments of rows": [served.state[1] for served in self._served],

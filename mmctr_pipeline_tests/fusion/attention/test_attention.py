@@ -290,7 +290,8 @@ def test_vectors_that_cannot_be_fitted_are_refused() -> None:
     vectors = DATASET.text.vectors.copy()
     vectors[10, 3] = np.inf
     broken = dataclasses.replace(DATASET.text, vectors=vectors)
-    with pytest.raises(ValueError, match=f"vector of item {DATASET.text.item_id[10]} by titles"):
+    item = DATASET.text.item_id[10]
+    with pytest.raises(ValueError, match=f"of titles are not finite; .* that of item {item}:"):
         fitted(dataset=dataclasses.replace(DATASET, text=broken))
     nothing = masked(DATASET.text)
     with pytest.raises(ValueError, match="no item has a text or an image vector"):
