@@ -149,7 +149,7 @@ def test_images_of_other_items_count_as_no_match(tmp_path: Path) -> None:
     _touch(root / "item_images", "100.jpg", "99999999999999999999999.jpg")
     images = find_data(root).images
     assert images is not None
-    with pytest.raises(DataNotFoundError, match="none of 2 items"):
+    with pytest.raises(DataNotFoundError, match="none of the 2 items"):
         images.match(np.array([5, 6]))
 
 

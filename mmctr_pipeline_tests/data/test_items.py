@@ -129,7 +129,7 @@ def test_an_unknown_vector_column_is_refused_and_known_ones_are_listed(tmp_path:
     layout = _layout(tmp_path, item_info, txt_emb_BERT=[[1.0]] * 9)
     with pytest.raises(DataError) as error:
         read_given_vectors(layout, "img_emb")
-    assert "item_feature.parquet: txt_emb_BERT; item_info.parquet: item_emb_d128" in str(
+    assert "item_feature.parquet has txt_emb_BERT; item_info.parquet has item_emb_d128" in str(
         error.value
     )
     with pytest.raises(DataError, match="no vector column of this name"):

@@ -146,7 +146,7 @@ def test_wrong_types_are_refused(
 
 def test_floats_caused_by_missing_values_are_explained(tmp_path: Path) -> None:
     error = _fault(tmp_path, train=_train(label=[1.0, None, 0.0, 1.0]))
-    assert "missing values" in error.fix
+    assert "values are missing" in error.fix
 
 
 @pytest.mark.parametrize("integer", ["int8", "uint8", "int16", "int32", "uint32", "uint64"])

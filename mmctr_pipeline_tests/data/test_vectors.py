@@ -77,5 +77,5 @@ def test_ids_must_be_distinct_and_ascending(ids: list[int]) -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="3 ids"):
         VectorTable(np.arange(3, dtype=np.int32), np.zeros((2, 2)), np.ones(3, bool), "x")
-    with pytest.raises(ValueError, match="mask"):
+    with pytest.raises(ValueError, match="present of shape"):
         VectorTable(np.arange(3, dtype=np.int32), np.zeros((3, 2)), np.ones(2, bool), "x")
