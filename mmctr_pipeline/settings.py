@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses whose fields carry bounds and a description.
 
 Every hyper-parameter of the project is defined once, in a subclass of `Settings`, in a module that
-imports only the standard library. Presets (YAML) and the Dagster launchpad derive from these
+imports only the standard library and other such modules. Presets (YAML) and the Dagster launchpad derive from these
 classes.
 """
 
@@ -157,7 +157,8 @@ def shown_names(names: Iterable[Any]) -> str:
     """Return names as error messages show them.
 
     The names may come from a file that is not a preset and whose content must not appear in a log.
-    So only the first few are shown, and those that cannot be names of settings as "(no name)".
+    So only the first few are shown, and any of these that cannot be the name of a setting is
+    replaced by "(no name)".
     """
     names = list(names)
     texts = [

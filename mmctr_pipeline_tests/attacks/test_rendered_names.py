@@ -137,7 +137,7 @@ def test_a_model_card_shows_hostile_names_as_text(name: str, tmp_path: Path) -> 
     found = rendered((write_version(tmp_path, model_file) / "card.md").read_text("utf-8"))
     assert tags(found) == ALLOWED
     assert found.count("<h2") == safe.count("<h2")
-    assert f"with preset {printable(text)}. It" in shown(found)
+    assert f"with preset {printable(text)}." in shown(found)
     assert rendered(model_card(model_file, "v")).count("<h1") == 1
 
 
