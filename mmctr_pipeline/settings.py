@@ -1,8 +1,8 @@
 """Settings: frozen dataclasses whose fields carry bounds and a description.
 
 Every hyper-parameter of the project is defined once, in a subclass of `Settings`, in a module that
-imports only the standard library and other such modules. Presets (YAML) and the Dagster launchpad derive from these
-classes.
+imports only the standard library and other such modules. Presets (YAML) and the Dagster launchpad
+derive from these classes.
 """
 
 import contextlib
