@@ -1,9 +1,11 @@
-"""Recipe A in the plain form of its notebook, the peer of `train`, `score` and `parity`.
+"""Recipe A in the plain form of its notebook.
+
+The benchmarks `train`, `score` and `parity` compare ours with it.
 
 Histories are left-padded with zeros to 100 items. A data set returns one row at a time, and a
 `DataLoader` with two workers stacks the rows. Tables have dense gradients, and everything is
-float32. The form is not made slow on purpose: rows are kept as tensors, padding is done beforehand,
-and item vectors are stored with the model.
+float32. It has every advantage that a careful author would give it: rows are kept as tensors,
+padding is done beforehand, and item vectors are stored with the model.
 """
 
 from collections.abc import Iterator
@@ -57,7 +59,7 @@ class PlainRows(Dataset[Row]):
 
 
 def padded(histories: Ragged) -> np.ndarray:
-    """Return `(N, 100) int64`: zeros, then the newest 100 items of each history."""
+    """Return the newest 100 items of each history, with zeros before shorter ones, `(N, 100)`."""
     table = np.zeros((len(histories), HISTORY_LENGTH), dtype=np.int64)
     row = np.repeat(np.arange(len(histories)), histories.lengths)
     column = HISTORY_LENGTH - histories.offsets[1:][row] + np.arange(len(histories.values))
@@ -78,7 +80,10 @@ def loader(rows: PlainRows, shuffle: bool, device: torch.device) -> DataLoader[R
 
 
 def standardised_vectors(items: ItemTable, vectors: ItemVectors) -> torch.Tensor:
-    """Return the vectors by item id, standardised over items, `(I, D) float32`; zero if missing."""
+    """Return the vector of each item, `(I, D) float32`, at its table row, `items.item_id`.
+
+    They are standardised over the items that have one; the others have zeros.
+    """
     found = vectors.fused.aligned_to(items.ids)
     real = found.vectors[found.present].astype(np.float64)
     table = np.zeros((int(items.item_id.max()) + 1, found.dim), np.float32)

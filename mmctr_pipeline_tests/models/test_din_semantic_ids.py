@@ -120,7 +120,7 @@ def test_kinds_of_vectors_that_no_item_has_get_no_codes() -> None:
     ):
         SemanticIds(config, spec)
     config = dataclasses.replace(config, text_codes=False)
-    with pytest.raises(ValueError, match="to encode no vectors"):
+    with pytest.raises(ValueError, match=r"to encode as semantic ids \(configured: none\)"):
         SemanticIds(config, SPEC)
 
 

@@ -79,8 +79,8 @@ def _require_words(folder: Path, first: Any) -> None:
     n_tokens = int(getattr(config, "vocab_size", None) or 0)
     if n_tokens and len(tokenizer) < _LEAST_VOCABULARY * n_tokens:
         raise ModelFilesError(
-            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, but the weights {n_tokens:,}: "
-            f"the vocabulary ({names}) is incomplete or belongs to another model. {fix}"
+            f"{folder}: its tokeniser has {len(tokenizer):,} tokens, but the weights "
+            f"have {n_tokens:,}: the vocabulary ({names}) is incomplete or belongs to another model. {fix}"
         )
 
 

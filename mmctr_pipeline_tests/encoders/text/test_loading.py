@@ -67,7 +67,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "half a vocabulary": (
         keep_words(lambda word, index: index < 15_000),
-        r"tokeniser has 15,\d+ tokens, the weights 30,522",
+        r"tokeniser has 15,\d+ tokens, but the weights have 30,522",
     ),
     "vocabulary without merges": (write_words_without_merges, r"model has no merges\.txt"),
     "vocabulary is a pointer": (
