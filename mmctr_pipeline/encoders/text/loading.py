@@ -80,7 +80,8 @@ def _require_words(folder: Path, first: Any) -> None:
     if n_tokens and len(tokenizer) < _LEAST_VOCABULARY * n_tokens:
         raise ModelFilesError(
             f"{folder}: its tokeniser has {len(tokenizer):,} tokens, but the weights "
-            f"have {n_tokens:,}: the vocabulary ({names}) is incomplete or belongs to another model. {fix}"
+            f"have {n_tokens:,}: the vocabulary ({names}) is incomplete or belongs to another "
+            f"model. {fix}"
         )
 
 
