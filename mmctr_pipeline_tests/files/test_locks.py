@@ -29,7 +29,7 @@ def test_shared_locks_keep_out_only_exclusive_ones(tmp_path: Path) -> None:
 
 
 def test_waiting_holders_get_the_lock_one_at_a_time(tmp_path: Path) -> None:
-    """Each holder removes the file that the others are waiting for."""
+    """On release, `locked` removes the file while other threads still wait for its lock."""
     holders: list[int] = []
     n_holders: list[int] = []
 

@@ -54,7 +54,10 @@ class ClickRates(nn.Module):
         self.mean.fill_(counts.mean)
 
     def forward(self, ids_B: torch.Tensor, fold_B: torch.Tensor | None) -> torch.Tensor:
-        """Return both features, `(B, 2) float32`, without the rows of folds `fold_B`, if given."""
+        """Return both features, `(B, 2) float32`.
+
+        With `fold_B`, `(B,) int64`, the counts of each id leave out the train rows of that fold.
+        """
         n_rows_B = self._count(self.n_rows_RF, ids_B, fold_B)
         n_clicks_B = self._count(self.n_clicks_RF, ids_B, fold_B)
         mean, smoothing = self.mean, self._smoothing
@@ -93,6 +96,7 @@ class ClickRateFeatures(nn.Module):
         """Count rows and clicks of the train rows."""
         if self.n_rates == 0:
             return
+        # A user's rows are divided by a hash of the row, an item's by a hash of the user.
         folds = fold_columns(train.user_id, train.item_id)
         if self.user is not None:
             self.user.fit(train.user_id, train.label, folds["row_fold"])
@@ -102,7 +106,7 @@ class ClickRateFeatures(nn.Module):
     def forward(
         self, batch: Batch, is_known_B: torch.Tensor, is_hidden_B: torch.Tensor
     ) -> torch.Tensor:
-        """Return the two features of each of R rates, `(B, 2, R) float32`.
+        """Return the two features of each configured rate, `(B, 2, n_rates) float32`.
 
         Parameters
         ----------

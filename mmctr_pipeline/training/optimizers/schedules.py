@@ -30,7 +30,8 @@ def build_scheduler(
                 optimizer,
                 mode="max" if larger_is_better else "min",
                 factor=config.plateau_factor,
-                patience=config.plateau_patience - 1,  # torch counts the validations to let pass
+                # torch lowers the rate at the first bad validation after `patience` bad ones.
+                patience=config.plateau_patience - 1,
                 threshold=0.0,
                 min_lr=least,
             )
