@@ -130,7 +130,7 @@ def test_calibration_is_fitted_on_all_valid_rows_if_all_valid_users_select_the_e
     trained = train_with_valid_users(selecting=True)
     assert trained.calibration is not None
     assert trained.calibration.n_rows == len(trained.valid_scores)
-    assert "on the same rows the error is" in caplog.text
+    assert "on the same rows the calibration error was" in caplog.text
 
 
 def test_valid_rows_that_allow_no_fit_are_refused_before_training(
