@@ -21,7 +21,8 @@ Afterwards three things are checked:
   differs counts as `differing`. Submission and transforms are compared as whole files. Tables and
   weights are compared without the times and counts that are stored with them.
 
-Finished points are kept in FOLDER, and the same command continues after them. There is no peer.
+Two points are done at the same time. Finished points are kept in FOLDER, and the same command
+continues after them. There is no peer.
 
 With `--full`, each run has a process for each step, like `make run`. By default, only two disturbed
 runs have several processes: one that is killed and one that is terminated. The others run in a
@@ -30,6 +31,7 @@ single process, which takes half the time.
 
 import argparse
 import collections
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -55,6 +57,9 @@ ASSETS = (
     "trained_model",
     "submission_csv",
 )
+LANES = 2
+"""Points done at the same time, each lane in a folder of its own: a run does not fill two cores."""
+
 FAULTS = ("lost", "differing", "left_behind")
 PRUNE = [sys.executable, "-m", "mmctr_pipeline.cli.main", "prune", "--unused-days", "0"]
 
@@ -123,6 +128,18 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
     }
 
 
+def do_points(seed: int, scale: float, place: Place, points: list[Point]) -> None:
+    """Do points one after the other, and append each result to a file of the place."""
+    if not points:
+        return
+    reference = place.reference(scale)
+    for point in points:
+        line = json.dumps(do_point(point, place, reference))
+        with (place.folder / f"seed-{seed}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        print(f"point {point.number + 1}: {line}", file=sys.stderr, flush=True)
+
+
 def disturb(point: Point, place: Place, reference: Reference) -> list[int]:
     """Start a run, disturb it, and return the exit statuses when it has ended."""
     if point.kind == "write":
@@ -188,18 +205,24 @@ def main() -> int:
 
     code = code_version("mmctr_pipeline.definitions")[:8]
     executor = "multiprocess" if chosen.full else "in_process"
-    place = Place(chosen.folder.resolve() / f"{code}-scale-{chosen.scale}-{executor}", executor)
-    reference = place.reference(chosen.scale)
-    path = place.folder / f"seed-{chosen.seed}.jsonl"
-    points, done = plan(chosen.full, chosen.points, chosen.seed), read_results(path)
-    for point in points:
-        if point.number not in done:
-            done[point.number] = do_point(point, place, reference)
-            line = json.dumps(done[point.number])
-            with path.open("a", encoding="utf-8") as file:
-                file.write(f"{line}\n")
-            print(f"point {point.number + 1} of {len(points)}: {line}", file=sys.stderr, flush=True)
-    results = [done[point.number] for point in points]
+    folder = chosen.folder.resolve() / f"{code}-scale-{chosen.scale}-{executor}"
+    points = plan(chosen.full, chosen.points, chosen.seed)
+
+    def done() -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        for path in folder.glob(f"lane-*/seed-{chosen.seed}.jsonl"):
+            found |= read_results(path)
+        return found
+
+    finished = done()
+    left = [point for point in points if point.number not in finished]
+    if left:
+        with concurrent.futures.ThreadPoolExecutor(LANES) as lanes:
+            places = [Place(folder / f"lane-{lane}", executor) for lane in range(LANES)]
+            parts = [left[lane::LANES] for lane in range(LANES)]
+            list(lanes.map(functools.partial(do_points, chosen.seed, chosen.scale), places, parts))
+    finished = done()
+    results = [finished[point.number] for point in points]
     faults = {name: sum(len(result[name]) for result in results) for name in FAULTS}
     final_line(
         name="soak",
