@@ -214,7 +214,7 @@ class BatchSource:
     def _batch(self, rows_B: torch.Tensor, n_real: int, n_positions: int, share: bool) -> Batch:
         """Return the rows at `rows_B` with `n_real` history positions, padded to `n_positions`.
 
-        With `share`, consecutive equal histories are merged, and both numbers are counted anew.
+        With `share`, consecutive equal histories are merged, and both numbers are counted again.
         """
         history_H, history_row_B = self._columns["history"][rows_B].long(), None
         if share:

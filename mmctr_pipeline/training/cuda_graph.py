@@ -34,7 +34,7 @@ class GraphedStep(Generic[BatchT]):
     The first steps run plainly, on a stream of their own, and train like any other. Then the step
     is captured on static tensors, and each further batch of that shape is copied to these tensors
     (so batches need `shape`, `clone` and `copy_from`). Batches of another shape run plainly; if
-    several of one shape come in a row, the step is captured anew for it. Once memory has run out,
+    several of one shape come in a row, the step is captured again for it. Once memory has run out,
     everything runs plainly.
     (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)
 
