@@ -22,11 +22,12 @@ import numpy as np
 
 from benchmarks.harness import final_line
 from mmctr_pipeline import metrics, pipeline
+from mmctr_pipeline.comparison.entries import Entry
+from mmctr_pipeline.comparison.row_vectors import RowVectors
 from mmctr_pipeline.data.dataset import CtrDataset, Split
-from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.user_split import selecting_rows
 from mmctr_pipeline.data.vectors import ItemVectors
-from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.presets.preset import Preset, load_preset
 from mmctr_pipeline.training.device import resolve_device
 from mmctr_pipeline.training.metrics_report import times_in_train
@@ -46,17 +47,6 @@ def scores(preset: Preset, dataset: CtrDataset, vectors: ItemVectors) -> np.ndar
         trained = pipeline.train(half, vectors, preset.model, training, device)
         scored[~rows] = pipeline.score(trained, half, valid.take(~rows), vectors, device)
     return scored
-
-
-def encoded(preset: Preset, layout: DataLayout, dataset: CtrDataset, storage: Path) -> ItemVectors:
-    """Return the vectors that the preset's model reads."""
-    store, device = VectorStore(storage / "vectors"), resolve_device("auto")
-    items, encoders = dataset.items, preset.encoders
-    text = pipeline.encode_titles(layout, items, encoders.text, store, device).table
-    image = pipeline.encode_images(layout, items, encoders.image, store, device).table
-    transforms = storage / "transforms"
-    fused = pipeline.fuse(layout, items, text, image, preset.fusion, transforms, device).vectors
-    return ItemVectors(fused, text, image)
 
 
 def compared(label: np.ndarray, first: np.ndarray, second: np.ndarray) -> dict[str, float]:
@@ -94,12 +84,12 @@ def main() -> None:
     changes = {name: value for name, value in changes.items() if value is not None}
     by_preset = []
     with tempfile.TemporaryDirectory() as storage:
+        vectors_of = RowVectors(layout, dataset.items, Path(storage), resolve_device("auto"))
         for name in chosen.presets:
             preset = load_preset(name)
             training = dataclasses.replace(preset.training, **changes)
             preset = dataclasses.replace(preset, training=training)
-            vectors = encoded(preset, layout, dataset, Path(storage))
-            by_preset.append(scores(preset, dataset, vectors))
+            by_preset.append(scores(preset, dataset, vectors_of(Entry(name, preset))))
     label, cold = dataset.valid.label, is_cold(dataset, dataset.valid)
     assert label is not None
     parts = {"all": np.ones(len(label), bool), "cold": cold, "warm": ~cold}

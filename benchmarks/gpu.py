@@ -48,7 +48,7 @@ SECONDS, N_EPOCHS = 470, 12
 EXPECTED_RATE, EXPECTED_SECONDS = 1_000_000, 90
 
 _TAIL = 4000
-"""How many characters of a part's output are kept."""
+"""Number of characters at the end of a part's output that are kept."""
 
 Result = dict[str, Any]
 

@@ -40,6 +40,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ _SHORT = [
     ("kill", "submission_csv", "in_process"),
 ]
 _FULL = {"kill": 6, "term": 6, "child": 10, "write": 16, "together": 6, "prune": 6}
-"""How many points of each kind the full plan has that are not tied to an asset."""
+"""Number of points of each kind in the full plan that may come anywhere in the run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +129,16 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
     }
 
 
-def do_points(seed: int, scale: float, place: Place, points: list[Point]) -> None:
-    """Do points one after the other, and append each result to a file of the place."""
+def do_points(
+    seed: int, scale: float, stopped: threading.Event, place: Place, points: list[Point]
+) -> None:
+    """Do points one after the other until `stopped`; append each result to a file of the place."""
     if not points:
         return
     reference = place.reference(scale)
     for point in points:
+        if stopped.is_set():
+            return
         line = json.dumps(do_point(point, place, reference))
         with (place.folder / f"seed-{seed}.jsonl").open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
@@ -217,10 +222,15 @@ def main() -> int:
     finished = done()
     left = [point for point in points if point.number not in finished]
     if left:
+        stopped = threading.Event()
+        job = functools.partial(do_points, chosen.seed, chosen.scale, stopped)
+        places = [Place(folder / f"lane-{lane}", executor) for lane in range(LANES)]
+        parts = [left[lane::LANES] for lane in range(LANES)]
         with concurrent.futures.ThreadPoolExecutor(LANES) as lanes:
-            places = [Place(folder / f"lane-{lane}", executor) for lane in range(LANES)]
-            parts = [left[lane::LANES] for lane in range(LANES)]
-            list(lanes.map(functools.partial(do_points, chosen.seed, chosen.scale), places, parts))
+            try:
+                list(lanes.map(job, places, parts))
+            finally:
+                stopped.set()  # after Ctrl-C or a failure, each lane ends with its present point
     finished = done()
     results = [finished[point.number] for point in points]
     faults = {name: sum(len(result[name]) for result in results) for name in FAULTS}

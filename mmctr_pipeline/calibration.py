@@ -137,7 +137,7 @@ class _Fit:
     The parameters, `(1 + K,)`, are the intercept and the logarithms of the K slopes; logarithms
     keep the slopes positive. A priori the logarithm of the first slope is standard normal. The
     logarithm of each further slope minus that of the slope before it is normal with mean 0 and
-    variance `1 / weight`. `parts_KN` holds the part of each logit that lies in each segment.
+    variance `1 / weight`. `parts_KN` splits each logit into its parts by segment.
     """
 
     parts_KN: np.ndarray

@@ -67,7 +67,7 @@ class FeatureConfig(Settings):
     unknown_value_rate: float = setting(
         0.0,
         "share of tags, and of pairs of likes level and views level, that are read as unknown in "
-        "training; also the share of items of which training sees only the vectors",
+        "training; also the share of items that training reads by their vectors alone",
         **SHARE,
     )
 

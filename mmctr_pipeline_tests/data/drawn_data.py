@@ -74,7 +74,7 @@ def valid_files(draw: st.DrawFn) -> dict[str, Columns]:
 
 @st.composite
 def files_with_faults(draw: st.DrawFn) -> dict[str, pa.Table]:
-    """Draw the four files with up to two changes, each of which may be a fault."""
+    """Draw the four files with up to two changes; a change may be a fault."""
     files = draw(valid_files())
     types: dict[tuple[str, str], pa.DataType] = {}
     for _ in range(draw(st.integers(0, 2))):
