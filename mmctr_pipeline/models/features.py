@@ -139,6 +139,8 @@ class FeatureEmbedding(nn.Module):
         if self._unknown_rate == 0:
             _record_trained({self.item_id: item_ids, self.user_id: train.user_id})
         self.rates.fit(train)
+        if self.factors is not None:
+            self.factors.zero_untrained(train.item_id)
         row_likes, row_views = train.likes_level.astype(np.int64), train.views_level
         if self._value_rate == 0:
             factor_tags = None if self.factors is None else self.factors.tags

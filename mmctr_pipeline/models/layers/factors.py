@@ -1,5 +1,6 @@
 """Biases and factors of users and items: a matrix factorisation as a part of the logit."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +22,8 @@ class Factors(nn.Module):
 
     It is `b_u + b_i + p_u . q_i`, as in Koren et al. 2009 (doi:10.1109/MC.2009.263). Bias and
     factors of an item are those of its id plus the mean of those of its tags. Id 0, which stands
-    for unknown users and items, has zeros. So a cold item has the bias and factors of its tags.
+    for unknown users and items, has zeros. So a cold item has the bias and factors of its tags, and
+    after `zero_untrained` so has an item that train holds in histories alone.
     """
 
     scale_D: torch.Tensor
@@ -35,6 +37,13 @@ class Factors(nn.Module):
         scale_D = torch.full((1 + dim,), _FACTOR_SCALE)
         scale_D[0] = _BIAS_SCALE
         self.register_buffer("scale_D", scale_D, persistent=False)
+
+    @torch.no_grad()
+    def zero_untrained(self, item_N: np.ndarray) -> None:
+        """Set the rows of items that are not among `item_N`, the train targets, to zero."""
+        is_untrained_R = np.ones(self.item.num_embeddings, bool)
+        is_untrained_R[item_N] = False
+        self.item.weight[torch.from_numpy(is_untrained_R).to(self.item.weight.device)] = 0
 
     def forward(
         self, user_B: torch.Tensor, item_B: torch.Tensor, tags_BK: torch.Tensor

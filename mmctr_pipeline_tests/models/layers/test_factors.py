@@ -51,6 +51,17 @@ def test_an_unknown_user_has_the_bias_of_the_item_alone() -> None:
     torch.testing.assert_close(logits, factors.item.weight[item_B, 0] * factors.scale_D[0])
 
 
+def test_an_item_that_is_no_train_target_is_read_as_a_cold_item() -> None:
+    factors = random_factors()
+    trained = factors.item.weight.detach().clone()
+    factors.zero_untrained(np.array([1, 5, 5]))
+    assert torch.equal(factors.item.weight[[0, 1, 5]], trained[[0, 1, 5]])
+    user_B, other_B = torch.tensor([1, 5, 0, 2]), torch.tensor([2, 3, 7, 6])
+    assert torch.equal(
+        factors(user_B, other_B, TAGS), factors(user_B, torch.zeros_like(other_B), TAGS)
+    )
+
+
 def test_factors_learn_which_users_click_on_which_items() -> None:
     # A click is likely if user and item have the same sign; neither tells anything by itself.
     dataset, vectors = small_sample(n_train=3000, n_users=80, n_items=60)
