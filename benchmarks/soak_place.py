@@ -54,8 +54,10 @@ class Reference:
         return [
             name
             for name in names
-            # Folders of versions are named by their time; best_model.pt is the latest model.
-            if not name.startswith("models/") and found.get(name) != self.undisturbed.get(name)
+            # Folders of versions are named by their time, and two records name versions;
+            # latest_model.pt is the latest model, best_model.pt the champion.
+            if not name.startswith(("models/", "champion.json", "contest.json"))
+            and found.get(name) != self.undisturbed.get(name)
         ]
 
 
@@ -230,7 +232,7 @@ def _digest(path: Path) -> str:
         with pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(table)
         return hashlib.sha256(sink.getvalue()).hexdigest()
-    if path.name != "best_model.pt":
+    if path.name not in ("best_model.pt", "latest_model.pt"):
         return hashlib.sha256(path.read_bytes()).hexdigest()
     model = ModelFile.load(path)
     digest = hashlib.sha256(f"{model.run_key} {model.valid_scores}".encode())

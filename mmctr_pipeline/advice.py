@@ -15,10 +15,10 @@ ERRORS = {
     "environment": ["DeploymentError"],
     "files.errors": ["DamagedFileError", "WriteError"],
     "fusion.fuse": ["StaleVectorsError"],
+    "registry.champion": ["ChampionError"],
     "registry.model_file": ["ModelFileError"],
     "settings": ["InvalidValueError", "SettingsError"],
     "submission.files": ["SubmissionError"],
-    "submission.gate": ["BelowAucFloorError"],
     "training.batch_source": ["TrainingDataError"],
     "training.step": ["TrainingDivergedError"],
 }

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 # A 95 % interval ends this many standard errors from the estimate, on both sides.
 _NORMAL_975 = 1.959963984540054
 # A one-sided 95 % interval ends this many standard errors from the estimate.
-_NORMAL_95 = 1.6448536269514722
+NORMAL_95 = 1.6448536269514722
 # Largest standard deviation of values in [0, 1].
 _LARGEST_STANDARD_ERROR = 0.5
 # How many times labels are drawn to compute `Calibration.limit`.
@@ -52,7 +52,7 @@ class AucComparison:
     @property
     def one_sided_low(self) -> float:
         """Lower end of the one-sided 95 % interval of the difference."""
-        return self.difference - _NORMAL_95 * self.standard_error
+        return self.difference - NORMAL_95 * self.standard_error
 
 
 @dataclasses.dataclass(frozen=True)

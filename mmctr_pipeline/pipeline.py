@@ -25,13 +25,8 @@ from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.config import ModelConfig, model_config_from
-from mmctr_pipeline.registry.model_file import (
-    ModelFile,
-    ModelFileError,
-    build_module,
-    require_identity,
-    saved_id_maps,
-)
+from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError, require_identity
+from mmctr_pipeline.registry.restore import build_module, saved_id_maps
 from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig

@@ -67,7 +67,7 @@ def _leaderboard(folder: Path) -> dict[str, Any]:
 
 
 def _artefacts(storage: Path) -> dict[str, Any]:
-    model = torch.load(storage / "best_model.pt", weights_only=True)
+    model = torch.load(storage / "latest_model.pt", weights_only=True)
     weights = hashlib.sha256()
     for name, tensor in sorted(model["state_dict"].items()):
         weights.update(name.encode())

@@ -11,24 +11,20 @@ import numpy as np
 import torch
 
 from mmctr_pipeline import pipeline
-from mmctr_pipeline.data.build import read_train_histories
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.data.discovery import DataLayout, find_data
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.fingerprint import fingerprint_array
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
-from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from mmctr_pipeline.encoders.store.vector_store import VectorStore
-from mmctr_pipeline.fusion import fuse
-from mmctr_pipeline.fusion.config import FusionConfig
-from mmctr_pipeline.fusion.transform_store import TransformStore
 from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.recorded_vectors import recorded_vectors
 from mmctr_pipeline.registry.conditions import (
     changed_conditions,
     library_versions,
     run_conditions,
 )
-from mmctr_pipeline.registry.model_file import ModelFile, content_hashes
-from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.registry.vector_identity import content_hashes
+from mmctr_pipeline.registry.versions import LATEST
 from mmctr_pipeline.submission.files import submission_frame, write_submission
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr
@@ -73,7 +69,7 @@ def find_version(storage: Path, version: str | None) -> Path:
 
     Raises `RepeatError` if there is no such version; the message names the newest versions.
     """
-    latest = storage / "best_model.pt"
+    latest = storage / LATEST
     named = storage / "models" / version if version else latest
     for path in (named, Path(version or latest)):
         file = path / "model.pt" if path.is_dir() else path
@@ -128,7 +124,11 @@ def repeat_run(
     )
     notes = _changes(model_file, device)
     with tempfile.TemporaryDirectory() as temporary:
-        vectors = _vectors(model_file, layout, dataset, storage, device, fresh, Path(temporary))
+        vector_store = (Path(temporary) if fresh else storage) / "vectors"
+        transforms = Path(temporary) / "transforms"
+        vectors = recorded_vectors(
+            model_file, layout, dataset.items, vector_store, storage, transforms, device
+        )
         results = _vector_results(model_file, vectors)
         if all(result.is_equal for result in results):
             trained = pipeline.train(
@@ -167,44 +167,6 @@ def _changes(model_file: ModelFile, device: torch.device) -> list[str]:
     if device.type == "cuda":
         notes.append("a GPU does not always add up in the same order: the last digits may differ")
     return notes
-
-
-def _vectors(
-    model_file: ModelFile,
-    layout: DataLayout,
-    dataset: CtrDataset,
-    storage: Path,
-    device: torch.device,
-    fresh: bool,
-    temporary: Path,
-) -> ItemVectors:
-    """Encode and fuse as recorded, with the stored transform, or with a new one if that is gone."""
-    try:
-        recorded = model_file.resolved_config
-        text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])
-        image_config = ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"])
-        fusion = FusionConfig.from_mapping(recorded["fused_pca"]["fusion"])
-    except (KeyError, TypeError, SettingsError) as error:
-        raise RepeatError(
-            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
-        ) from error
-    store = VectorStore((temporary if fresh else storage) / "vectors")
-    items = dataset.items
-    text = pipeline.encode_titles(layout, items, text_config, store, device).table
-    image = pipeline.encode_images(layout, items, image_config, store, device).table
-    stored = TransformStore(storage / "transforms").path(model_file.transform_identity)
-    fused = fuse.fuse(
-        text,
-        image,
-        lambda: read_train_histories(layout, items),
-        fusion,
-        device,
-        temporary / "transforms",
-        data=str(layout.root.resolve()),
-        transform=fuse.TRANSFORMS[fusion.method].load(stored) if stored.is_file() else None,
-        item_row=items.item_id,
-    )
-    return ItemVectors(fused.vectors, text, image)
 
 
 def _vector_results(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:

@@ -51,7 +51,7 @@ ASSET_SECTIONS: dict[str, dict[str, Section]] = {
     },
     # Not part of trained_model's settings, so that changing the floor needs no new training.
     "trained_model_checks": {"checks": Section("checks", _AUC_GATE)},
-    "submission_csv": {"checks": Section("checks", _AUC_GATE)},
+    "champion": {"promotion": Section("promotion"), "checks": Section("checks", _AUC_GATE)},
 }
 """For each configurable asset or group of checks: its config fields, and the section of the preset
 that each field comes from."""

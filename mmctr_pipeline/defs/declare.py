@@ -76,7 +76,7 @@ def asset(
 
 
 def checks(
-    *, also_reads: tuple[str, ...] = (), only_warn: tuple[str, ...] = (), **descriptions: str
+    *, also_reads: tuple[str, ...] = (), not_blocking: tuple[str, ...] = (), **descriptions: str
 ) -> Callable[[Checks], dg.AssetChecksDefinition]:
     """Declare a function as the checks of an asset: it is named `<asset>_checks`.
 
@@ -87,7 +87,7 @@ def checks(
     ----------
     also_reads
         Other assets that the checks read.
-    only_warn
+    not_blocking
         Names of the checks that do not stop the run when they fail.
     descriptions
         Name and description of each check.
@@ -118,7 +118,7 @@ def checks(
                 check,
                 asset=name,
                 additional_deps=also_reads,
-                blocking=check not in only_warn,
+                blocking=check not in not_blocking,
                 description=description,
             )
             for check, description in descriptions.items()

@@ -149,12 +149,12 @@ class DatasetIOManager(StorageIOManager):
 
 
 class ModelIOManager(StorageIOManager):
-    """Trained models, each in its own folder; `best_model.pt` points to the latest."""
+    """Trained models, each in its own folder; `latest_model.pt` points to the latest."""
 
-    location = "best_model.pt"
+    location = "latest_model.pt"
 
     def write(self, obj: Any, path: Path) -> None:
-        """Write a new version, point `best_model.pt` to it, and drop the run's checkpoint."""
+        """Write a new version, point `latest_model.pt` to it, and drop the run's checkpoint."""
         from mmctr_pipeline.registry.versions import write_version
         from mmctr_pipeline.training.checkpoint import Checkpoints
 
@@ -170,6 +170,28 @@ class ModelIOManager(StorageIOManager):
     def paths(self, path: Path) -> dict[str, Path]:
         """Return the file of the version that the link points to."""
         return {"path": path.resolve()}
+
+
+class ChampionIOManager(StorageIOManager):
+    """The champion: its record `champion.json`, and `best_model.pt`, which points to its file."""
+
+    location = "champion.json"
+
+    def write(self, obj: Any, path: Path) -> None:
+        """Write the record of a `Champion`, then change the link."""
+        obj.write(path.parent)
+
+    def read(self, path: Path, kind: Any) -> Any:
+        """Read the champion's model file."""
+        from mmctr_pipeline.registry.champion import Champion
+
+        champion = Champion.read(path.parent)
+        assert champion is not None  # `load_input` has found the file
+        return champion.load(path.parent)
+
+    def paths(self, path: Path) -> dict[str, Path]:
+        """Return the record, and the model file that the link points to."""
+        return {"path": path, "model": path.with_name("best_model.pt").resolve()}
 
 
 class SubmissionIOManager(StorageIOManager):
@@ -202,5 +224,6 @@ def io_managers(storage_dir: str) -> dict[str, StorageIOManager]:
         "parquet_io": ParquetIOManager(storage_dir=storage_dir),
         "dataset_io": DatasetIOManager(storage_dir=storage_dir),
         "model_io": ModelIOManager(storage_dir=storage_dir),
+        "champion_io": ChampionIOManager(storage_dir=storage_dir),
         "submission_io": SubmissionIOManager(storage_dir=storage_dir),
     }

@@ -30,7 +30,7 @@ encode = dg.define_asset_job(
 
 train = dg.define_asset_job(
     "train",
-    selection=dg.AssetSelection.assets("trained_model", "submission_csv"),
+    selection=dg.AssetSelection.assets("trained_model", "champion", "submission_csv"),
     description="Model and submission from the vectors and the dataset of an earlier run.",
 )
 

@@ -17,6 +17,8 @@ def summarise(
     """Collect the figures of a finished run from Dagster's records and the artefacts."""
     from mmctr_pipeline.data.dataset import CtrDataset
     from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.registry.versions import LATEST
+    from mmctr_pipeline.reporting.contest import read_contest
     from mmctr_pipeline.sample.write import read_best_possible_auc
 
     seconds = {
@@ -25,7 +27,7 @@ def summarise(
         if stats.start_time and stats.end_time
     }
     evaluations = result.get_asset_check_evaluations()
-    model = ModelFile.load(storage / "best_model.pt")
+    model, contest = ModelFile.load(storage / LATEST), read_contest(storage)
     dataset = CtrDataset.read(storage / "train_dataset")
     deployment = current_deployment()
     data_root = DeploymentResource.from_environment(deployment).data_root()
@@ -48,7 +50,11 @@ def summarise(
             for evaluation in evaluations
             if not evaluation.passed
         ],
-        "model_path": str((storage / "best_model.pt").resolve()),
+        "champion": contest["champion"],
+        "promoted": contest["promoted"],
+        "promotion": contest["headline"],
+        "model_path": str((storage / LATEST).resolve()),
+        "champion_path": str((storage / "best_model.pt").resolve()),
         "submission_path": str(storage / "submission.csv"),
         "prediction_zip_path": str(storage / "prediction.zip"),
     }
@@ -75,6 +81,7 @@ def table(summary: dict[str, Any]) -> str:
         "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
         + (f" ({', '.join(failed)})" if failed else ""),
         "model": summary["model_path"],
+        "champion": "this model" if summary["promoted"] else summary["champion_path"],
         "submission": summary["submission_path"],
         "for the competition": summary["prediction_zip_path"],
         "look at it": "make ui   (then open http://localhost:3000)",

@@ -15,6 +15,7 @@ from mmctr_pipeline.models.config import (
     model_config_from,
 )
 from mmctr_pipeline.presets.yaml_file import read_yaml
+from mmctr_pipeline.registry.config import PromotionConfig
 from mmctr_pipeline.settings import Settings, SettingsError, setting, shown
 from mmctr_pipeline.training.config import TrainingConfig
 
@@ -65,6 +66,7 @@ class Preset(Settings):
     model: ModelConfig = dataclasses.field(default_factory=ImprovedMmctrConfig)
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     checks: ChecksConfig = dataclasses.field(default_factory=ChecksConfig)
+    promotion: PromotionConfig = dataclasses.field(default_factory=PromotionConfig)
 
 
 def shipped_presets() -> list[str]:

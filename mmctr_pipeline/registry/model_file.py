@@ -10,21 +10,19 @@ import numpy as np
 import torch
 
 from mmctr_pipeline.data.fingerprint import fingerprint_array
-from mmctr_pipeline.data.ids import IdMap, ids_from_arrays, ids_to_arrays
-from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+from mmctr_pipeline.data.ids import ids_to_arrays
+from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.fields import require_fields
-from mmctr_pipeline.files.tensors import allocation_limit, load_tensors, save_tensors
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import FeatureSpec
-from mmctr_pipeline.models.catalogue import build_model
-from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.files.tensors import load_tensors, save_tensors
 from mmctr_pipeline.registry.conditions import library_versions, run_conditions
+from mmctr_pipeline.registry.vector_identity import content_hashes, identities_of
 from mmctr_pipeline.training.ctr import TrainedCtr
-from mmctr_pipeline.training.device import seeded
 
 _FORMAT = "mmctr_pipeline.model"
 _FORMAT_VERSION = 1
+_TENSORS = ("state_dict", "id_maps", "valid_probabilities")
+"""Fields that hold tensors."""
 
 
 class ModelFileError(DamagedFileError):
@@ -56,6 +54,10 @@ class ModelFile:
     Three fields serve to repeat the run and are empty in old files: `conditions` has the conditions
     of `registry.conditions`, `vector_contents` the content hash of each vector table, and
     `valid_scores` the hash of the scores of the valid rows.
+
+    `valid_probabilities` are these scores, `(N,) float32`, in the order of the dataset's valid
+    rows, so that the model can be compared with another on the same rows, also after a final fit.
+    `data_day` is the last day of the data, as YYYY-MM-DD, if the data are logs by day.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -85,6 +87,8 @@ class ModelFile:
     absent_baselines: dict[str, str] = dataclasses.field(default_factory=dict)
     id_maps: dict[str, dict[str, torch.Tensor]] = dataclasses.field(default_factory=dict)
     calibration: dict[str, Any] | None = None
+    valid_probabilities: torch.Tensor | None = None
+    data_day: str = ""
 
     @classmethod
     def from_trained(
@@ -97,6 +101,7 @@ class ModelFile:
         run_key: str,
         preset: str | None = None,
         data_name: str = "",
+        data_day: str = "",
     ) -> Self:
         """Combine the result of training with the identities of its inputs.
 
@@ -116,8 +121,10 @@ class ModelFile:
             Name or path of the preset.
         data_name
             Name of the data set, if it is known.
+        data_day
+            Last day of the data, if they are logs by day.
         """
-        identities = _identities(vectors)
+        identities = identities_of(vectors)
         return cls(
             state_dict={
                 name: tensor.detach().cpu() for name, tensor in trained.module.state_dict().items()
@@ -150,6 +157,8 @@ class ModelFile:
             likely_causes=list(trained.likely_causes),
             id_maps={name: _tensors(id_map.ids) for name, id_map in trained.id_maps.items()},
             calibration=trained.calibration.to_mapping() if trained.calibration else None,
+            valid_probabilities=torch.from_numpy(trained.valid_scores.astype(np.float32)),
+            data_day=data_day,
         )
 
     @property
@@ -160,11 +169,11 @@ class ModelFile:
         return "the selection run, before the final fit on train and valid rows"
 
     def description(self) -> dict[str, Any]:
-        """Return everything except the weights and the ids, as JSON values."""
+        """Return everything except weights, ids and scores, as JSON values."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("state_dict", "id_maps")
+            if field.name not in _TENSORS
         }
 
     def save(self, path: Path) -> None:
@@ -172,7 +181,7 @@ class ModelFile:
 
         Raises `ModelFileError` if a value could not be read back with `weights_only=True`.
         """
-        tensors = {"state_dict": self.state_dict, "id_maps": self.id_maps}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
         content = {**tensors, **self.description()}
         _require_plain(content, "model")
         save_tensors(path, {"format": _FORMAT, "format_version": _FORMAT_VERSION, **content})
@@ -203,79 +212,35 @@ class ModelFile:
         return cls(**{name: content[name] for name in names if name in content})
 
 
-def saved_id_maps(model_file: ModelFile) -> dict[str, IdMap]:
-    """Return the ids behind the rows of the model's tables, by column; raises `ModelFileError`."""
-    maps = {}
-    for column, tensors in model_file.id_maps.items():
-        try:
-            arrays = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-            maps[column] = IdMap(ids_from_arrays(arrays), is_identity=False)
-        except (ValueError, TypeError) as error:
-            raise ModelFileError(f"the model's ids of {column} are damaged: {error}") from error
-    return maps
-
-
 def _tensors(ids: np.ndarray) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(array) for name, array in ids_to_arrays(ids).items()}
 
 
-def build_module(model_file: ModelFile, device: torch.device | str = "cpu") -> CtrModel:
-    """Return the model with its weights on `device`, in evaluation mode.
-
-    Raises `SettingsError` for a configuration that this pipeline does not know, and
-    `DamagedFileError` if the weights do not match the configuration, also if the configuration asks
-    for more memory than there is.
-    """
-    config = model_config_from(model_file.model_config, "saved model_config")
-    spec = FeatureSpec.from_mapping(model_file.spec, "saved spec")
-    # Not on the meta device: initialisation there first imports a compiler, which takes seconds.
-    limit = allocation_limit(model_file.state_dict.values())
-    with seeded(0, torch.device("cpu")), limit:
-        module = build_model(config, spec)
-    _require_kinds(model_file.state_dict, module)
-    weights = {name: tensor.to(device) for name, tensor in model_file.state_dict.items()}
-    try:
-        module.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ModelFileError(f"the weights do not fit the saved configuration: {error}") from error
-    return module.eval()
-
-
-def _require_kinds(weights: Mapping[str, torch.Tensor], module: CtrModel) -> None:
-    """Raise `ModelFileError` unless the weights have the dtype and layout of the module's."""
-    for name, expected in module.state_dict().items():
-        found = weights.get(name, expected)
-        if (found.dtype, found.layout, found.is_meta) != (expected.dtype, torch.strided, False):
-            raise ModelFileError(
-                f"state_dict.{name} is {found.dtype}, {found.layout} on {found.device}; the saved "
-                f"configuration needs {expected.dtype}, {expected.layout}"
-            )
+def has_identity(model_file: ModelFile, vectors: ItemVectors) -> bool:
+    """Tell whether `vectors` are those that the model was trained on."""
+    return not _other_vectors(model_file, vectors)
 
 
 def require_identity(model_file: ModelFile, vectors: ItemVectors) -> None:
     """Raise `ModelFileError` unless `vectors` are those that the model was trained on."""
+    for name, recorded, found in _other_vectors(model_file, vectors):
+        raise ModelFileError(
+            f"the model was trained on {name} vectors {recorded!r}, but these are {found!r}: its "
+            "scores would mean nothing; materialise trained_model on these vectors, or restore "
+            "the earlier ones"
+        )
+
+
+def _other_vectors(
+    model_file: ModelFile, vectors: ItemVectors
+) -> list[tuple[str, str | None, str]]:
+    """Return name, recorded and found identity of the tables that the model was not trained on."""
     recorded = {"fused": model_file.vector_identity, **model_file.encoder_identities}
-    for name, identity in _identities(vectors).items():
-        if identity != recorded.get(name):
-            raise ModelFileError(
-                f"the model was trained on {name} vectors {recorded.get(name)!r}, but these are "
-                f"{identity!r}: its scores would mean nothing; materialise trained_model on these "
-                "vectors, or restore the earlier ones"
-            )
-
-
-def content_hashes(vectors: ItemVectors) -> dict[str, str]:
-    """Return the content hash of each given table: `fused`, `text`, `image`."""
-    return {name: table.content_hash() for name, table in _tables(vectors).items()}
-
-
-def _identities(vectors: ItemVectors) -> dict[str, str]:
-    return {name: table.identity for name, table in _tables(vectors).items()}
-
-
-def _tables(vectors: ItemVectors) -> dict[str, VectorTable]:
-    tables = {"fused": vectors.fused, "text": vectors.text, "image": vectors.image}
-    return {name: table for name, table in tables.items() if table is not None}
+    return [
+        (name, recorded.get(name), identity)
+        for name, identity in identities_of(vectors).items()
+        if identity != recorded.get(name)
+    ]
 
 
 def _require_plain(value: Any, where: str) -> None:

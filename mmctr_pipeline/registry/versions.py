@@ -1,4 +1,4 @@
-"""Versions of trained models: each has a folder, and `best_model.pt` links to the latest."""
+"""Versions of trained models: each has a folder, and `latest_model.pt` links to the latest."""
 
 import hashlib
 import os
@@ -14,19 +14,44 @@ from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import ModelFile
 
+LATEST = "latest_model.pt"
+WRITER_LOCK = ".writer.lock"
 _INCOMING = ".incoming-"
+
+
+def model_path(storage: Path, version: str) -> Path:
+    """Return the path of a version's model file."""
+    return storage / "models" / version / "model.pt"
+
+
+def newest_first(storage: Path) -> list[str]:
+    """Return the versions in the storage folder, the newest first."""
+    found = (storage / "models").glob("*/model.pt")
+    versions = [path.parent.name for path in found]
+    return sorted((v for v in versions if not v.startswith(_INCOMING)), reverse=True)
+
+
+def latest_version(storage: Path) -> str:
+    """Return the version that was trained last; raises `FileNotFoundError` if there is none."""
+    return (storage / LATEST).resolve(strict=True).parent.name
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
     """Write `models/<version>/{model.pt, metrics.json, card.md}` and return that folder.
 
     The version is the UTC time and the first digits of the hash of `model.pt`. The folder is never
-    visible half-written, and `best_model.pt` in `storage_dir` is changed in one step. A writer that
-    dies leaves the latest model as it was. Raises `WriteError` if disk or permissions do not allow
-    it.
+    visible half-written, and `latest_model.pt` in `storage_dir` is changed in one step. A writer
+    that dies leaves the latest model as it was. Raises `WriteError` if disk or permissions do not
+    allow it.
     """
-    models, latest = storage_dir / "models", storage_dir / "best_model.pt"
-    with naming_write_errors(latest), locked(models / ".writer.lock"):
+    models, latest = storage_dir / "models", storage_dir / LATEST
+    with naming_write_errors(latest), locked(models / WRITER_LOCK):
         # This process holds the lock, so these folders are leftovers of dead writers.
         for leftover in models.glob(f"{_INCOMING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -39,15 +64,14 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
             if not (models / version).exists():
                 os.rename(incoming, models / version)
         flush(models)
-        atomic_symlink(latest, Path("models") / version / "model.pt")
+        atomic_symlink(latest, model_path(Path(), version))
     return models / version
 
 
 def _write_files(folder: Path, model_file: ModelFile) -> str:
     """Write the files of a version to disk and return its name."""
     model_file.save(folder / "model.pt")
-    with (folder / "model.pt").open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(folder / "model.pt")
     version = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{sha256[:8]}"
     metrics = {"version": version, "sha256": sha256, **model_file.description()}
     write_record(folder / "metrics.json", metrics)

@@ -1,23 +1,9 @@
-"""Refuse to submit a model that fails the AUC gate, or rows other than those of the test file."""
+"""Refuse to score rows other than those of the test file."""
 
 import numpy as np
 
 from mmctr_pipeline.data.dataset import CtrDataset
-from mmctr_pipeline.registry.auc_gate import AucVerdict
 from mmctr_pipeline.submission.files import SubmissionError
-
-
-class BelowAucFloorError(SubmissionError):
-    """The model is not good enough to be submitted, or does not record how good it is."""
-
-
-def require_auc(verdict: AucVerdict) -> None:
-    """Raise `BelowAucFloorError` unless the model passed the gate.
-
-    The asset check alone is not enough, because it stops only the run that trained the model.
-    """
-    if not verdict.passed:
-        raise BelowAucFloorError(verdict.explanation)
 
 
 def require_test_ids(dataset: CtrDataset, test_id: np.ndarray) -> None:

@@ -18,7 +18,8 @@ from mmctr_pipeline.fusion.attention.transform import AttentionTransform
 from mmctr_pipeline.fusion.pca import PcaTransform
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
-from mmctr_pipeline.registry.model_file import ModelFile, build_module
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.registry.restore import build_module
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE

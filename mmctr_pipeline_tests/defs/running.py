@@ -119,3 +119,17 @@ def in_process(data: Path, storage: Path, selection: dg.AssetSelection) -> dg.Jo
         jobs=[dg.define_asset_job("selected", selection)],
         executor=dg.in_process_executor,
     ).resolve_job_def("selected")
+
+
+def execute(deployment: Deployment, *assets: str, **configs: Any) -> dg.ExecuteInProcessResult:
+    """Materialise assets in this process; `configs` are the configs of assets and checks."""
+    job = in_process(deployment.data, deployment.storage, dg.AssetSelection.assets(*assets))
+    run_config = {"ops": {name: {"config": config} for name, config in configs.items()}}
+    return job.execute_in_process(run_config=run_config, raise_on_error=False)
+
+
+def only_error(result: dg.ExecuteInProcessResult) -> str:
+    """Return the error of the only failed step, with its causes."""
+    (failure,) = result.get_step_failure_events()
+    assert failure.step_failure_data.error is not None
+    return failure.step_failure_data.error.to_string()

@@ -11,8 +11,10 @@ import pytest
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
+from mmctr_pipeline.reporting.contest import read_contest
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import in_process
 from mmctr_pipeline_tests.defs.test_definitions import CHECKS
@@ -117,9 +119,15 @@ def _valid_items_not_in_train(dataset: CtrDataset) -> CtrDataset:
 
 def _below_the_baselines(storage: Path) -> None:
     """Record baselines that the model does not beat."""
-    model = ModelFile.load(storage / "best_model.pt")
+    model = ModelFile.load(storage / "latest_model.pt")
     better = {name: {**values, "low": -0.01} for name, values in model.baselines.items()}
     write_version(storage, dataclasses.replace(model, baselines=better))
+
+
+def _rejected_challenger(storage: Path) -> None:
+    """Record that the last challenger was rejected."""
+    contest = read_contest(storage)
+    write_record(storage / "contest.json", {**contest, "promoted": False})
 
 
 def _without_the_last_row(storage: Path) -> None:
@@ -155,6 +163,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "train_dataset.user_overlap": _dataset(_half_the_valid_users_in_train),
     "train_dataset.unseen_values": _dataset(_valid_items_not_in_train),
     "trained_model.auc_floor": _below_the_baselines,
+    "champion.challenger_promoted": _rejected_challenger,
     "submission_csv.submission_valid": _without_the_last_row,
 }
 OTHER_FAULTS = {
@@ -178,4 +187,4 @@ def test_a_fault_makes_only_its_own_check_fail(
     failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
     assert failed == {name}
     warns = evaluations[name].severity is dg.AssetCheckSeverity.WARN
-    assert warns == (name in ("user_overlap", "unseen_values"))
+    assert warns == (name in ("user_overlap", "unseen_values", "challenger_promoted"))

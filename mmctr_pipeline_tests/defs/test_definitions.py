@@ -24,7 +24,7 @@ GRAPH = {
     "interactions": ([], "sources"),
     "item_feature": ([], "sources"),
     "item_images": ([], "sources"),
-    "submission_csv": (
+    "champion": (
         [
             "fused_pca",
             "image_embeddings",
@@ -32,6 +32,10 @@ GRAPH = {
             "train_dataset",
             "trained_model",
         ],
+        "training",
+    ),
+    "submission_csv": (
+        ["champion", "fused_pca", "image_embeddings", "text_embeddings", "train_dataset"],
         "submission",
     ),
     "text_embeddings": (["item_feature"], "encoding"),
@@ -54,6 +58,7 @@ CHECKS = {
         "unseen_values",
     },
     "trained_model": {"auc_floor"},
+    "champion": {"challenger_promoted"},
 }
 
 
@@ -89,6 +94,7 @@ def test_gpu_assets_carry_the_gpu_tag() -> None:
         "image_embeddings",
         "fused_pca",
         "trained_model",
+        "champion",
         "submission_csv",
     ):
         assets = defs.resolve_assets_def(name)

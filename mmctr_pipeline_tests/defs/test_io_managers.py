@@ -136,7 +136,7 @@ ASSETS: dict[str, tuple[str, Any, str]] = {
         lambda: small_sample(60, 30, 20)[0],
         "train_dataset/train.parquet",
     ),
-    "trained_model": ("model_io", lambda: MODEL_FILE, "best_model.pt"),
+    "trained_model": ("model_io", lambda: MODEL_FILE, "latest_model.pt"),
 }
 
 

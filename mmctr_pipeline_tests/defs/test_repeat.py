@@ -53,7 +53,7 @@ def repeat(
 
 def write_changed_version(deployment: Deployment, **fields: Any) -> None:
     """Write the model with changed `fields` as a new version, which becomes the latest."""
-    model = ModelFile.load(deployment.storage / "best_model.pt")
+    model = ModelFile.load(deployment.storage / "latest_model.pt")
     write_version(deployment.storage, dataclasses.replace(model, **fields))
 
 
@@ -90,7 +90,7 @@ def test_a_run_is_repeated_without_its_stored_vectors_and_transform(
 def test_differences_and_changed_conditions_are_printed(
     deployment: Deployment, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = ModelFile.load(deployment.storage / "best_model.pt")
+    model = ModelFile.load(deployment.storage / "latest_model.pt")
     weights = dict(model.state_dict)
     name = next(
         name for name, weight in weights.items() if weight.is_floating_point() and weight.ndim
@@ -148,7 +148,7 @@ def test_a_run_that_cannot_be_repeated_is_reported_in_one_line(
     line, _ = repeat(capsys, status=2)
     assert "the configuration of encoders and fusion in the model file is not usable" in line
 
-    (deployment.storage / "best_model.pt").write_bytes(b"no model")
+    (deployment.storage / "latest_model.pt").write_bytes(b"no model")
     line, _ = repeat(capsys, status=2)
     assert "/model.pt" in line
     assert "damaged, not a file of tensors" in line

@@ -23,7 +23,7 @@ def test_artefacts_exist_and_match_each_other(finished_run: FinishedRun) -> None
     text = VectorTable.read(storage / "text_embeddings.parquet")
     image = VectorTable.read(storage / "image_embeddings.parquet")
     fused = VectorTable.read(storage / "fused_pca.parquet")
-    model = ModelFile.load(storage / "best_model.pt")
+    model = ModelFile.load(storage / "latest_model.pt")
     assert text.dim == 384
     assert np.array_equal(text.item_id, dataset.items.item_id)
     assert np.array_equal(image.item_id, dataset.items.item_id)
@@ -65,7 +65,7 @@ def test_all_checks_ran_and_passed(finished_run: FinishedRun) -> None:
 
 def test_summary_reports_the_result(finished_run: FinishedRun) -> None:
     summary, storage = finished_run.summary, finished_run.deployment.storage
-    model = ModelFile.load(storage / "best_model.pt")
+    model = ModelFile.load(storage / "latest_model.pt")
     assert summary["valid_auc"] == model.metrics["valid_auc"]
     assert summary["valid_auc_low"] < summary["valid_auc"] < summary["valid_auc_high"]
     assert 0.8 < summary["best_possible_auc"] < 0.92
@@ -77,13 +77,15 @@ def test_summary_reports_the_result(finished_run: FinishedRun) -> None:
     assert summary["preset"] == str(finished_run.deployment.folder / "preset.yaml")
     assert set(CHECKS) <= set(summary["seconds"])
     assert summary["checks_failed"] == []
+    assert summary["promoted"] is True
+    assert summary["champion"] == (storage / "latest_model.pt").resolve().parent.name
     for words in (f"{summary['valid_auc']:.4f}", "best possible AUC", "make ui"):
         assert words in finished_run.log
 
 
 def test_metadata_shows_the_evaluation_and_the_paths(finished_run: FinishedRun) -> None:
     storage = finished_run.deployment.storage
-    model = ModelFile.load(storage / "best_model.pt")
+    model = ModelFile.load(storage / "latest_model.pt")
     with dg.DagsterInstance.from_config(str(finished_run.deployment.home)) as instance:
         events = {
             name: instance.get_latest_materialization_event(dg.AssetKey(name)) for name in CHECKS
@@ -109,7 +111,8 @@ def test_metadata_shows_the_evaluation_and_the_paths(finished_run: FinishedRun) 
         "image_embeddings": str(storage / "image_embeddings.parquet"),
         "fused_pca": str(storage / "fused_pca.parquet"),
         "train_dataset": str(storage / "train_dataset"),
-        "trained_model": str((storage / "best_model.pt").resolve()),
+        "trained_model": str((storage / "latest_model.pt").resolve()),
+        "champion": str(storage / "champion.json"),
         "submission_csv": str(storage / "submission.csv"),
     }
     scores = read_submission(storage / "submission.csv")["Task1&2"]
@@ -130,7 +133,7 @@ def test_the_run_config_is_saved_in_a_file_and_in_the_model(finished_run: Finish
     assert str(path) in finished_run.log
     config = yaml.safe_load(path.read_text())
     assert config["ops"]["trained_model"]["config"]["training"]["max_epochs"] == 2
-    model = ModelFile.load(finished_run.deployment.storage / "best_model.pt")
+    model = ModelFile.load(finished_run.deployment.storage / "latest_model.pt")
     assert model.resolved_config["training"]["batch_size"] == 256
     assert model.resolved_config["model"]["name"] == "improved_mmctr"
     assert model.resolved_config["text_embeddings"]["encoder"]["batch_tokens"] == 512

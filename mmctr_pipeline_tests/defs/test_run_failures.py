@@ -68,7 +68,7 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
-    model = deployment.storage / "best_model.pt"
+    model = deployment.storage / "latest_model.pt"
     earlier, n_bytes = os.readlink(model), model.stat().st_size
     (tmp_path / "preset.yaml").write_text(PRESET.replace("max_epochs: 2", "max_epochs: 1"))
     result = deployment.run_pipeline(max_file_bytes=n_bytes // 2)
@@ -110,7 +110,7 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
     number: signal.Signals, receiver: str, finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     deployment = finished_run.copy(tmp_path)
-    earlier = os.readlink(deployment.storage / "best_model.pt")
+    earlier = os.readlink(deployment.storage / "latest_model.pt")
     (tmp_path / "preset.yaml").write_text(ENDLESS)
     dagster_command = [
         *(sys.executable, "-m", "dagster", "asset", "materialize"),
@@ -143,8 +143,8 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
     finally:
         process.kill()
         process.wait()
-    assert os.readlink(deployment.storage / "best_model.pt") == earlier
-    assert ModelFile.load(deployment.storage / "best_model.pt").training_config["max_epochs"] == 2
+    assert os.readlink(deployment.storage / "latest_model.pt") == earlier
+    assert ModelFile.load(deployment.storage / "latest_model.pt").training_config["max_epochs"] == 2
     if receiver == "dagster command":
         return
     with dg.DagsterInstance.from_config(str(deployment.home)) as instance:

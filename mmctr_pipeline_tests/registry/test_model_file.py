@@ -12,12 +12,8 @@ import torch
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.registry.card import model_card
-from mmctr_pipeline.registry.model_file import (
-    ModelFile,
-    ModelFileError,
-    build_module,
-    require_identity,
-)
+from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError, require_identity
+from mmctr_pipeline.registry.restore import build_module
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.trainer import FinalFit

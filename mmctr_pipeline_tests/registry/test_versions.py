@@ -19,8 +19,8 @@ from mmctr_pipeline_tests.registry.model_files import MODEL_FILE, unpadded
 
 
 def latest(storage: Path) -> Path:
-    """Return the file that `best_model.pt` points to."""
-    return (storage / "best_model.pt").resolve(strict=True)
+    """Return the file that `latest_model.pt` points to."""
+    return (storage / "latest_model.pt").resolve(strict=True)
 
 
 def test_a_version_holds_model_metrics_and_card(tmp_path: Path) -> None:
@@ -63,14 +63,14 @@ def test_the_card_shows_metrics_identities_and_settings(tmp_path: Path) -> None:
         assert expected in card, expected
 
 
-def test_best_model_is_a_relative_link_to_the_latest_version(tmp_path: Path) -> None:
+def test_latest_model_is_a_relative_link_to_the_latest_version(tmp_path: Path) -> None:
     first = write_version(tmp_path, MODEL_FILE)
     assert latest(tmp_path) == first / "model.pt"
     second = write_version(tmp_path, dataclasses.replace(MODEL_FILE, preset="other"))
     assert first.is_dir()
     assert latest(tmp_path) == second / "model.pt"
-    assert os.readlink(tmp_path / "best_model.pt") == f"models/{second.name}/model.pt"
-    assert ModelFile.load(tmp_path / "best_model.pt").preset == "other"
+    assert os.readlink(tmp_path / "latest_model.pt") == f"models/{second.name}/model.pt"
+    assert ModelFile.load(tmp_path / "latest_model.pt").preset == "other"
     moved = tmp_path.rename(tmp_path.with_name("moved"))
     assert latest(moved) == moved / "models" / second.name / "model.pt"
 

@@ -1,20 +1,13 @@
-"""A submission is refused if the model fails the AUC gate or the test file has changed."""
+"""A submission is refused if the test file has changed."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from mmctr_pipeline.registry.auc_gate import AucVerdict
 from mmctr_pipeline.submission.files import SubmissionError
-from mmctr_pipeline.submission.gate import BelowAucFloorError, require_auc, require_test_ids
+from mmctr_pipeline.submission.gate import require_test_ids
 from mmctr_pipeline_tests.training.small_sample import small_sample
-
-
-def test_a_model_that_fails_is_refused_with_the_explanation_of_the_verdict() -> None:
-    require_auc(AucVerdict(True, ""))
-    with pytest.raises(BelowAucFloorError, match=r"^valid AUC 0\.7 is below the floor$"):
-        require_auc(AucVerdict(False, "valid AUC 0.7 is below the floor"))
 
 
 def test_a_dataset_whose_test_ids_differ_from_the_test_file_is_refused() -> None:

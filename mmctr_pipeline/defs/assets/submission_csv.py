@@ -10,8 +10,6 @@ from mmctr_pipeline.data.build import read_test_ids
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs import declare
-from mmctr_pipeline.defs.auc_gate import auc_verdict
-from mmctr_pipeline.defs.config import AssetConfig
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.reporting import checks
 
@@ -38,29 +36,27 @@ with warnings.catch_warnings():
     ),
 )
 def submission_csv(
-    config: AssetConfig,
     deployment: DeploymentResource,
-    trained_model: Any,
+    champion: Any,
     text_embeddings: VectorTable,
     image_embeddings: VectorTable,
     fused_pca: VectorTable,
     train_dataset: CtrDataset,
 ) -> dg.Output[Any]:
-    """Scores of the test rows: submission.csv, and prediction.zip for the competition."""
+    """The test rows as scored by the champion: submission.csv, and prediction.zip."""
     from mmctr_pipeline import pipeline
+    from mmctr_pipeline.recorded_vectors import vectors_for
     from mmctr_pipeline.submission.files import submission_frame
-    from mmctr_pipeline.submission.gate import require_auc, require_test_ids
+    from mmctr_pipeline.submission.gate import require_test_ids
 
-    test_id = read_test_ids(deployment.layout())
+    layout, device = deployment.layout(), deployment.torch_device()
+    test_id = read_test_ids(layout)
     require_test_ids(train_dataset, test_id)
-    require_auc(auc_verdict(config, deployment, trained_model))
-    probability = pipeline.score(
-        trained_model,
-        train_dataset,
-        train_dataset.test,
-        ItemVectors(fused_pca, text_embeddings, image_embeddings),
-        deployment.torch_device(),
+    present = ItemVectors(fused_pca, text_embeddings, image_embeddings)
+    vectors = vectors_for(
+        champion, present, layout, train_dataset.items, deployment.storage, device
     )
+    probability = pipeline.score(champion, train_dataset, train_dataset.test, vectors, device)
     frame = submission_frame(test_id, probability).to_pandas()
     scores = frame["Task1&2"]
     metadata = {
@@ -68,7 +64,8 @@ def submission_csv(
         "minimum": float(scores.min()),
         "maximum": float(scores.max()),
         "mean": float(scores.mean()),
-        "valid AUC of the model": trained_model.metrics["valid_auc"],
+        "valid AUC of the model when trained": champion.metrics["valid_auc"],
+        "model trained": champion.created_at,
     }
     return dg.Output(frame, metadata=metadata)
 

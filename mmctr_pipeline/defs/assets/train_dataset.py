@@ -55,7 +55,7 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
 
 
 @declare.checks(
-    only_warn=("user_overlap", "unseen_values"),
+    not_blocking=("user_overlap", "unseen_values"),
     id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
     label_values="labels are 0 and 1, both occur, test IDs are distinct",
     target_in_history="target items are rarely in their own row's history",

@@ -268,7 +268,7 @@ def test_unreadable_covers_raise(folder: Path) -> None:
             open_cover(folder / f"{item}.jpg")
 
 
-def test_only_warnings_of_pillow_are_silenced(folder: Path) -> None:
+def test_not_blockingings_of_pillow_are_silenced(folder: Path) -> None:
     content = (folder / "35.jpg").read_bytes()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

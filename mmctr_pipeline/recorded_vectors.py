@@ -1,0 +1,100 @@
+"""Item vectors as a model file records them, so that older models can still score."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from mmctr_pipeline import pipeline
+from mmctr_pipeline.data.build import read_train_histories
+from mmctr_pipeline.data.dataset import ItemTable
+from mmctr_pipeline.data.discovery import DataLayout
+from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError, has_identity
+from mmctr_pipeline.settings import SettingsError
+
+logger = logging.getLogger(__name__)
+
+
+def vectors_for(
+    model_file: ModelFile,
+    present: ItemVectors,
+    layout: DataLayout,
+    items: ItemTable,
+    storage: Path,
+    device: torch.device,
+) -> ItemVectors:
+    """Return `present` if the model was trained on these vectors, else those that it records.
+
+    Raises `ModelFileError` if the model's encoders or its transform are no longer there.
+    """
+    if has_identity(model_file, present):
+        return present
+    logger.info("the model was trained on other vectors than the present ones: looking those up")
+    return recorded_vectors(
+        model_file, layout, items, storage / "vectors", storage, storage / "transforms", device
+    )
+
+
+def recorded_vectors(
+    model_file: ModelFile,
+    layout: DataLayout,
+    items: ItemTable,
+    vector_store: Path,
+    storage: Path,
+    transforms: Path,
+    device: torch.device,
+) -> ItemVectors:
+    """Encode and fuse as a model file records, with its stored transform or else a new one.
+
+    Raises `ModelFileError` if the recorded configuration is not usable, and the errors of
+    `pipeline.encode_titles`, `pipeline.encode_images` and `fusion.fuse.fuse`.
+
+    Parameters
+    ----------
+    model_file
+        The model whose configuration counts.
+    layout
+        The data, where covers and given vectors are.
+    items
+        The items to encode.
+    vector_store
+        Folder of the vector store; missing vectors are encoded and added.
+    storage
+        The storage folder with the stored transforms.
+    transforms
+        Folder for a transform that has to be fitted again.
+    device
+        Where to compute.
+    """
+    from mmctr_pipeline.encoders.store.vector_store import VectorStore
+    from mmctr_pipeline.fusion import fuse
+    from mmctr_pipeline.fusion.transform_store import TransformStore
+
+    recorded = model_file.resolved_config
+    try:
+        text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])
+        image_config = ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"])
+        fusion = FusionConfig.from_mapping(recorded["fused_pca"]["fusion"])
+    except (KeyError, TypeError, SettingsError) as error:
+        raise ModelFileError(
+            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
+        ) from error
+    store = VectorStore(vector_store)
+    text = pipeline.encode_titles(layout, items, text_config, store, device).table
+    image = pipeline.encode_images(layout, items, image_config, store, device).table
+    stored = TransformStore(storage / "transforms").path(model_file.transform_identity)
+    fused = fuse.fuse(
+        text,
+        image,
+        lambda: read_train_histories(layout, items),
+        fusion,
+        device,
+        transforms,
+        data=str(layout.root.resolve()),
+        transform=fuse.TRANSFORMS[fusion.method].load(stored) if stored.is_file() else None,
+        item_row=items.item_id,
+    )
+    return ItemVectors(fused.vectors, text, image)
