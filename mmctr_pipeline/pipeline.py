@@ -32,6 +32,7 @@ from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
 from mmctr_pipeline.training.score import score as score_rows
+from mmctr_pipeline.training.warm_start import WarmStart
 
 # Encoders and fusion are imported by the functions that use them: their libraries take seconds to
 # load, and Dagster runs each function in its own process.
@@ -177,6 +178,7 @@ def train(
     training: TrainingConfig,
     device: torch.device,
     checkpoints: Checkpoints | None = None,
+    warm_start: WarmStart | None = None,
 ) -> TrainedCtr:
     """Train a model on the train rows and select its epoch on the valid rows.
 
@@ -195,8 +197,10 @@ def train(
         Where to train.
     checkpoints
         Where to save progress, and to resume from.
+    warm_start
+        An earlier model whose weights to begin with, where it fits.
     """
-    return train_ctr(dataset, vectors, model, training, device, checkpoints)
+    return train_ctr(dataset, vectors, model, training, device, checkpoints, warm_start)
 
 
 def score(

@@ -11,6 +11,7 @@ from mmctr_pipeline.cli.ablation import ablation
 from mmctr_pipeline.cli.convert import convert
 from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
+from mmctr_pipeline.cli.models import models
 from mmctr_pipeline.cli.prune import prune
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
@@ -19,10 +20,10 @@ from mmctr_pipeline.environment import share_cores
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate or convert datasets, compare models, repeat runs, and tidy up the storage folder."""
+    """Generate or convert data, compare, promote or repeat models, tidy up the storage folder."""
 
 
-for command in (sample, convert, ablation, fusions, leaderboard, repeat, prune):
+for command in (sample, convert, ablation, fusions, leaderboard, repeat, models, prune):
     mmctr.add_command(command)
 
 

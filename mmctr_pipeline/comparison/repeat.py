@@ -23,11 +23,12 @@ from mmctr_pipeline.registry.conditions import (
     run_conditions,
 )
 from mmctr_pipeline.registry.model_file import ModelFile
-from mmctr_pipeline.registry.vector_identity import content_hashes
-from mmctr_pipeline.registry.versions import LATEST
+from mmctr_pipeline.registry.restore import warm_start_from
+from mmctr_pipeline.registry.versions import LATEST, model_path
 from mmctr_pipeline.submission.files import submission_frame, write_submission
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr
+from mmctr_pipeline.training.warm_start import WarmStart
 
 _SHOWN_VERSIONS = 10
 
@@ -137,6 +138,7 @@ def repeat_run(
                 model_config_from(model_file.model_config, "saved model_config"),
                 TrainingConfig.from_mapping(model_file.training_config, "saved training_config"),
                 device,
+                warm_start=_warm_start(model_file, storage),
             )
             results += _contents(model_file, vectors)
             results += _training_results(model_file, trained, dataset, vectors, device)
@@ -169,6 +171,19 @@ def _changes(model_file: ModelFile, device: torch.device) -> list[str]:
     return notes
 
 
+def _warm_start(model_file: ModelFile, storage: Path) -> WarmStart | None:
+    """Return the weights that the recorded training began with; None if it began from scratch."""
+    if not model_file.warm_start:
+        return None
+    path = model_path(storage, model_file.warm_start)
+    if not path.is_file():
+        raise RepeatError(
+            f"the run began with the weights of version {model_file.warm_start}, which is no "
+            f"longer in {path.parent.parent}"
+        )
+    return warm_start_from(ModelFile.load(path), model_file.warm_start)
+
+
 def _vector_results(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:
     tables: dict[str, VectorTable | None] = {"text": vectors.text, "image": vectors.image}
     results = [
@@ -181,7 +196,7 @@ def _vector_results(model_file: ModelFile, vectors: ItemVectors) -> list[Result]
 
 def _contents(model_file: ModelFile, vectors: ItemVectors) -> list[Result]:
     """Compare the content hashes of the vectors; old model files record none."""
-    now = content_hashes(vectors)
+    now = vectors.content_hashes()
     return [
         Result(f"{name} vectors", recorded, now.get(name, "none"))
         for name, recorded in model_file.vector_contents.items()

@@ -129,3 +129,18 @@ class ItemVectors:
     def modality(self, name: str) -> VectorTable | None:
         """Return the vectors of `text` or `image`."""
         return {"text": self.text, "image": self.image}[name]
+
+    @property
+    def tables(self) -> dict[str, VectorTable]:
+        """The tables that there are, by name: `fused`, `text`, `image`."""
+        tables = {"fused": self.fused, "text": self.text, "image": self.image}
+        return {name: table for name, table in tables.items() if table is not None}
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Identity of each table."""
+        return {name: table.identity for name, table in self.tables.items()}
+
+    def content_hashes(self) -> dict[str, str]:
+        """Return the content hash of each table."""
+        return {name: table.content_hash() for name, table in self.tables.items()}

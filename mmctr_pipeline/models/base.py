@@ -18,6 +18,9 @@ class CtrModel(nn.Module, abc.ABC):
     shares_histories = False
     """Whether `forward` takes batches in which rows share a history (`Batch.history_row_B`)."""
 
+    can_start_warm = True
+    """Whether weights of a model of earlier data keep their meaning in one of new data."""
+
     @abc.abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,) float32`; the click probability is their sigmoid."""

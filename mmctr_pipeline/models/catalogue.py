@@ -1,6 +1,5 @@
 """CTR models by name."""
 
-from collections.abc import Callable
 from typing import Any
 
 from mmctr_pipeline.models.base import CtrModel
@@ -15,7 +14,7 @@ from mmctr_pipeline.models.target_cross_attention import TargetCrossAttentionMod
 from mmctr_pipeline.models.transformer_dcn import TransformerDcn
 from mmctr_pipeline.settings import SettingsError
 
-_MODELS: dict[str, Callable[[Any, FeatureSpec], CtrModel]] = {
+_MODELS: dict[str, type[Any]] = {
     "improved_mmctr": ImprovedMmctr,
     "din": Din,
     "qin": Qin,
@@ -38,6 +37,11 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> CtrModel:
     spec
         Sizes of its tables and widths of the item vectors.
     """
+    return model_class(config)(config, spec)
+
+
+def model_class(config: ModelConfig) -> type[Any]:
+    """Return the class of a model, a `CtrModel`; raises `SettingsError` for an unknown name."""
     if config.name not in _MODELS:
         raise SettingsError(f"unknown model {config.name!r}; known: {', '.join(sorted(_MODELS))}")
-    return _MODELS[config.name](config, spec)
+    return _MODELS[config.name]

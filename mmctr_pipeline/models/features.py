@@ -83,17 +83,18 @@ class FeatureEmbedding(nn.Module):
             n_rows = spec.n_levels + n_unknown
             return ValueTable(n_rows, config.level_embedding_dim) if is_wanted else None
 
-        self.item_id = EmbeddingTable(spec.n_items + 1, dim) if config.item_id else None
-        self.tags = EmbeddingTable(spec.n_tags + n_unknown, dim) if config.item_tags else None
+        n_ids, n_tags = spec.n_items + 1, spec.n_tags + n_unknown
+        self.item_id = EmbeddingTable(n_ids, dim, "items") if config.item_id else None
+        self.tags = EmbeddingTable(n_tags, dim, "tags") if config.item_tags else None
         self.item_likes = levels(config.item_levels)
         self.item_views = levels(config.item_levels)
         vector_layer = VectorProjection if config.vector_projection else VectorScaling
         self.vector_layers = nn.ModuleDict({k: vector_layer(spec.dim_of(k)) for k in self._kinds})
         self.rates = ClickRateFeatures(config, spec)
-        self.user_id = EmbeddingTable(spec.n_users + 1, dim) if config.user_id else None
+        self.user_id = EmbeddingTable(spec.n_users + 1, dim, "users") if config.user_id else None
         self.factors = None
         if config.user == "factors":
-            n_rows = spec.n_users, spec.n_items, spec.n_tags + n_unknown
+            n_rows = spec.n_users, spec.n_items, n_tags
             self.factors = Factors(*n_rows, config.factor_dim)
         self.row_likes = levels(config.context_levels)
         self.row_views = levels(config.context_levels)

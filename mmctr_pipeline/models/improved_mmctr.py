@@ -33,8 +33,8 @@ class ImprovedMmctr(CtrModel):
     def __init__(self, config: ImprovedMmctrConfig, spec: FeatureSpec) -> None:
         super().__init__()
         dim, level_dim = config.embedding_dim, config.level_embedding_dim
-        self.user_embedding = EmbeddingTable(spec.n_users, dim)
-        self.item_embedding = EmbeddingTable(spec.n_items, dim)
+        self.user_embedding = EmbeddingTable(spec.n_users, dim, rows_of="users")
+        self.item_embedding = EmbeddingTable(spec.n_items, dim, rows_of="items")
         self.likes_embedding = ValueTable(spec.n_levels, level_dim)
         self.views_embedding = ValueTable(spec.n_levels, level_dim)
         self.vector_scaling = VectorScaling(spec.vector_dim)

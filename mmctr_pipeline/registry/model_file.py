@@ -16,7 +16,6 @@ from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.fields import require_fields
 from mmctr_pipeline.files.tensors import load_tensors, save_tensors
 from mmctr_pipeline.registry.conditions import library_versions, run_conditions
-from mmctr_pipeline.registry.vector_identity import content_hashes, identities_of
 from mmctr_pipeline.training.ctr import TrainedCtr
 
 _FORMAT = "mmctr_pipeline.model"
@@ -58,6 +57,7 @@ class ModelFile:
     `valid_probabilities` are these scores, `(N,) float32`, in the order of the dataset's valid
     rows, so that the model can be compared with another on the same rows, also after a final fit.
     `data_day` is the last day of the data, as YYYY-MM-DD, if the data are logs by day.
+    `warm_start` is the version whose weights the training began with, or empty.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -89,6 +89,7 @@ class ModelFile:
     calibration: dict[str, Any] | None = None
     valid_probabilities: torch.Tensor | None = None
     data_day: str = ""
+    warm_start: str = ""
 
     @classmethod
     def from_trained(
@@ -124,7 +125,7 @@ class ModelFile:
         data_day
             Last day of the data, if they are logs by day.
         """
-        identities = identities_of(vectors)
+        identities = vectors.identities
         return cls(
             state_dict={
                 name: tensor.detach().cpu() for name, tensor in trained.module.state_dict().items()
@@ -152,13 +153,14 @@ class ModelFile:
             conditions=run_conditions(
                 next(trained.module.parameters()).device, trained.training_config.precision
             ),
-            vector_contents=content_hashes(vectors),
+            vector_contents=vectors.content_hashes(),
             valid_scores=fingerprint_array(trained.valid_scores),
             likely_causes=list(trained.likely_causes),
             id_maps={name: _tensors(id_map.ids) for name, id_map in trained.id_maps.items()},
             calibration=trained.calibration.to_mapping() if trained.calibration else None,
             valid_probabilities=torch.from_numpy(trained.valid_scores.astype(np.float32)),
             data_day=data_day,
+            warm_start=trained.warm_start,
         )
 
     @property
@@ -238,7 +240,7 @@ def _other_vectors(
     recorded = {"fused": model_file.vector_identity, **model_file.encoder_identities}
     return [
         (name, recorded.get(name), identity)
-        for name, identity in identities_of(vectors).items()
+        for name, identity in vectors.identities.items()
         if identity != recorded.get(name)
     ]
 

@@ -1,17 +1,24 @@
-"""Rebuild from a model file what scoring needs: the module and the ids behind its tables."""
+"""Rebuild from a model file what scoring and training on need: module, ids, a warm start."""
 
+import logging
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
+from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ids import IdMap, ids_from_arrays
 from mmctr_pipeline.files.tensors import allocation_limit
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import model_config_from
+from mmctr_pipeline.registry.champion import Champion
 from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError
 from mmctr_pipeline.training.device import seeded
+from mmctr_pipeline.training.warm_start import WarmStart
+
+logger = logging.getLogger(__name__)
 
 
 def saved_id_maps(model_file: ModelFile) -> dict[str, IdMap]:
@@ -57,3 +64,37 @@ def _require_kinds(weights: Mapping[str, torch.Tensor], module: CtrModel) -> Non
                 f"state_dict.{name} is {found.dtype}, {found.layout} on {found.device}; the saved "
                 f"configuration needs {expected.dtype}, {expected.layout}"
             )
+
+
+def warm_start_from(model_file: ModelFile, version: str) -> WarmStart:
+    """Return the weights of a version for the training of another model to begin with."""
+    return WarmStart(
+        name=version,
+        state_dict=model_file.state_dict,
+        model_config=model_config_from(model_file.model_config, "saved model_config"),
+        spec=FeatureSpec.from_mapping(model_file.spec, "saved spec"),
+        id_maps=saved_id_maps(model_file),
+        vectors={"fused": model_file.vector_identity, **model_file.encoder_identities},
+    )
+
+
+def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
+    """Return the champion's weights to begin with; None, with the reason in the log, if not usable.
+
+    After a final fit they are usable only if every valid row is later than what the champion was
+    trained on. Otherwise the valid rows would no longer tell how good the new model is.
+    """
+    champion = Champion.read(storage)
+    if champion is None:
+        logger.info("from scratch: there is no champion yet to begin with")
+        return None
+    model_file = champion.load(storage)
+    first_valid_day = dataset.provenance.get("first_valid_day", "")
+    is_later = "" < model_file.data_day < first_valid_day
+    if model_file.final_fit is not None and not is_later:
+        logger.info(
+            f"from scratch: the champion {champion.version} was trained on valid rows too (final "
+            "fit), which may be among the valid rows of these data"
+        )
+        return None
+    return warm_start_from(model_file, champion.version)

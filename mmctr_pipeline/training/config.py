@@ -31,6 +31,14 @@ class TrainingConfig(Settings):
         "after selection, train once more from the beginning on train and valid rows, up to the "
         "best epoch; the metrics stay those of the selection run",
     )
+    warm_start: Literal["never", "champion"] = setting(
+        "never",
+        "champion: begin with the champion's weights where model and vectors are the same, else "
+        "from scratch; the log says which",
+    )
+    warm_epochs: int = setting(
+        1, "most epochs of a training that begins with the champion's weights", ge=1, le=10_000
+    )
     validations_per_epoch: int = setting(
         1, "validations per epoch, evenly spaced; at most one per batch", ge=1, le=10_000
     )

@@ -31,6 +31,7 @@ from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline.training.stopping import EarlyStopping
 from mmctr_pipeline.training.trainer import CtrTrainer, FinalFit, n_parameters
+from mmctr_pipeline.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,8 @@ class TrainedCtr:
     After a final fit, `module` was also trained on the valid rows. Metrics, evaluation, history,
     scores and calibration are then still those of the selection run.
 
+    `warm_start` is the version whose weights the training began with, or empty.
+
     `likely_causes` are sentences (`training.diagnosis`), if the AUC is no better than chance.
     `id_maps` are those of the dataset: which rows of the model's tables belong to which ids.
     """
@@ -75,6 +78,7 @@ class TrainedCtr:
     final_fit: FinalFit | None = None
     calibration: CalibrationMap | None = None
     id_maps: dict[str, IdMap] = dataclasses.field(default_factory=dict)
+    warm_start: str = ""
 
     @property
     def n_parameters(self) -> int:
@@ -89,6 +93,7 @@ def train_ctr(
     training_config: TrainingConfig,
     device: torch.device,
     checkpoints: Checkpoints | None = None,
+    warm_start: WarmStart | None = None,
 ) -> TrainedCtr:
     """Train a model on the train rows, select its epoch on the valid rows, and measure it.
 
@@ -113,6 +118,8 @@ def train_ctr(
     checkpoints
         Where to save progress. A run that finds its own checkpoint there resumes from it, and ends
         with the same weights as without the interruption.
+    warm_start
+        A model whose weights to begin with, where it fits, for at most `warm_epochs` epochs.
     """
     for name in ("train", "valid"):
         _require_both_classes(dataset.splits[name], name)
@@ -126,7 +133,13 @@ def train_ctr(
         f"{len(dataset.items):,} items have a vector"
     )
     spec = feature_spec(dataset, vectors, model_config)
-    trainer = CtrTrainer(dataset, items, spec, model_config, training_config, device)
+    if warm_start is not None and warm_start.fits(model_config, spec, vectors.identities):
+        n_epochs = min(training_config.warm_epochs, training_config.max_epochs)
+        training_config = dataclasses.replace(training_config, max_epochs=n_epochs)
+    else:
+        warm_start = None
+    settings = (model_config, training_config, device, warm_start)
+    trainer = CtrTrainer(dataset, items, spec, *settings)
     stopping = _early_stopping(trainer)
     module, history = trainer.fit(dataset.train, stopping, checkpoints)
     trained = _measured(trainer, module, history, vectors)
@@ -201,6 +214,7 @@ def _measured(
         likely_causes=likely_causes(Evidence(*scored, trainer.items, history, *settings)),
         calibration=scores.calibration,
         id_maps=dataset.id_maps,
+        warm_start=trainer.warm_start.name if trainer.warm_start else "",
     )
 
 

@@ -20,6 +20,7 @@ from mmctr_pipeline.training.loop import TrainBatches, fit
 from mmctr_pipeline.training.losses import loss_on
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.stopping import FollowSelection, StoppingPolicy
+from mmctr_pipeline.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class CtrTrainer:
     model_config: ModelConfig
     training_config: TrainingConfig
     device: torch.device
+    warm_start: WarmStart | None = None
 
     def source(self, split: Split, trained_on: bool = False) -> BatchSource:
         """Return a source of batches with the rows of `split`.
@@ -68,6 +70,8 @@ class CtrTrainer:
         with seeded(config.seed, self.device), threads_for(config.batch_size):
             module = build_model(self.model_config, self.spec).to(self.device)
             module.fit_statistics(self.items, rows, self.dataset.histories)
+            if self.warm_start is not None:
+                self.warm_start.load_into(module, self.spec, self.dataset)
             logger.info(f"{self.model_config.name}: {n_parameters(module):,} parameters")
             history = fit(
                 module,

@@ -44,12 +44,16 @@ def trained_model(
     from mmctr_pipeline.precision import dtype_for, dtype_name
     from mmctr_pipeline.registry.card import epochs_table, popularity_table
     from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.registry.restore import champions_weights
     from mmctr_pipeline.reporting.plots import gradient_curve, reliability, training_curve
     from mmctr_pipeline.training.checkpoint import Checkpoints, run_key
 
     require_fused_from(fused_pca, text_embeddings, image_embeddings)
     device = deployment.torch_device()
     training = config.settings("training", TrainingConfig)
+    start = None
+    if training.warm_start == "champion":
+        start = champions_weights(deployment.storage, train_dataset)
     key = run_key(
         config=config.resolved,
         code_version=code_version(TRAINING_MODULE),
@@ -59,6 +63,7 @@ def trained_model(
         device=device.type,
         number_format=dtype_name(dtype_for(training.precision, device)),
         threads=torch.get_num_threads(),
+        warm_start=start.name if start else "",
     )
     vectors = ItemVectors(fused_pca, text_embeddings, image_embeddings)
     trained = pipeline.train(
@@ -68,6 +73,7 @@ def trained_model(
         training,
         device,
         Checkpoints.for_run(deployment.storage, key),
+        start,
     )
     model = ModelFile.from_trained(
         trained,
@@ -99,6 +105,8 @@ def trained_model(
         "data fingerprint": model.data_fingerprint,
         "configuration": dg.MetadataValue.json(config.resolved),
         "metrics describe": model.measured_run or "this model",
+        "training began": f"with the weights of {model.warm_start}" * bool(model.warm_start)
+        or "from scratch",
         **({"final fit": dg.MetadataValue.json(model.final_fit)} if model.final_fit else {}),
         "epochs": dg.MetadataValue.md(epochs_table(model.history)),
         "AUC by popularity": dg.MetadataValue.md(popularity_table(model.evaluation)),

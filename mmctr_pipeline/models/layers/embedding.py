@@ -1,10 +1,12 @@
 """Embedding tables: untrained rows hold the mean, and an optimiser may answer look-ups."""
 
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import nn
+
+RowKind = Literal["users", "items", "tags", "values"]
 
 
 def known_rows(ids: torch.Tensor, n_rows: int) -> torch.Tensor:
@@ -57,8 +59,12 @@ class ValueTable(nn.Embedding):
     untrained_K: torch.Tensor
     trained_R: torch.Tensor
 
-    def __init__(self, n_rows: int, dim: int, padding_idx: int | None = None) -> None:
+    def __init__(
+        self, n_rows: int, dim: int, padding_idx: int | None = None, rows_of: RowKind = "values"
+    ) -> None:
+        """Build a table; `rows_of` says what its rows stand for, for a warm start."""
         super().__init__(n_rows, dim, padding_idx=padding_idx)
+        self.rows_of = rows_of
         # Not saved: a saved table holds the means.
         self.register_buffer("untrained_K", torch.zeros(0, dtype=torch.int64), persistent=False)
         self.register_buffer("trained_R", torch.zeros(0), persistent=False)
@@ -120,8 +126,8 @@ class EmbeddingTable(ValueTable):
     when it enters evaluation mode, and when `state_dict` is called.
     """
 
-    def __init__(self, n_rows: int, dim: int) -> None:
-        super().__init__(n_rows, dim, padding_idx=0)
+    def __init__(self, n_rows: int, dim: int, rows_of: RowKind = "values") -> None:
+        super().__init__(n_rows, dim, padding_idx=0, rows_of=rows_of)
         self.server: RowServer | None = None
 
     def bring_up_to_date(self) -> None:

@@ -31,9 +31,9 @@ class Factors(nn.Module):
     def __init__(self, n_users: int, n_items: int, n_tags: int, dim: int) -> None:
         """Build tables of so many rows, row 0 included, for `dim` factors."""
         super().__init__()
-        self.user = EmbeddingTable(n_users, 1 + dim)
-        self.item = EmbeddingTable(n_items, 1 + dim)
-        self.tags = EmbeddingTable(n_tags, 1 + dim)
+        self.user = EmbeddingTable(n_users, 1 + dim, rows_of="users")
+        self.item = EmbeddingTable(n_items, 1 + dim, rows_of="items")
+        self.tags = EmbeddingTable(n_tags, 1 + dim, rows_of="tags")
         scale_D = torch.full((1 + dim,), _FACTOR_SCALE)
         scale_D[0] = _BIAS_SCALE
         self.register_buffer("scale_D", scale_D, persistent=False)

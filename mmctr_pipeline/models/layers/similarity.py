@@ -76,7 +76,7 @@ class LearnedVectors(nn.Module):
         self.content = nn.Sequential(
             nn.Linear(content_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim)
         )
-        self.id = None if n_rows is None else EmbeddingTable(n_rows, dim)
+        self.id = None if n_rows is None else EmbeddingTable(n_rows, dim, "items")
 
     def forward(self, content_UC: torch.Tensor, row_U: torch.Tensor) -> torch.Tensor:
         """Return `(U, dim) float32` for contents `(U, content_dim)` and table rows `(U,)`."""
