@@ -93,7 +93,7 @@ def succeed(
     former = []
     if champion is not None:
         own = {name: value for name, value in vars(champion).items() if name != "former"}
-        former = [own, *champion.former]
+        former = [*([own] if champion.version != version else []), *champion.former]
         best = best or champion.best
     return Champion(
         version=version,

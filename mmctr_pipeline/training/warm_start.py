@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ids import IdMap, find
@@ -86,8 +85,9 @@ class WarmStart:
         }
         for prefix, layer in module.named_modules():
             own = dict(layer.named_parameters(recurse=False))
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                own |= dict(layer.named_buffers(recurse=False))
+            # The running statistics of BatchNorm and Dice; other buffers describe the data.
+            buffers = layer.named_buffers(recurse=False)
+            own |= {name: each for name, each in buffers if name.startswith("running_")}
             for name, target in own.items():
                 saved = self.state_dict[f"{prefix}.{name}" if prefix else name].to(target.device)
                 if isinstance(layer, ValueTable) and layer.rows_of != "values":

@@ -88,4 +88,4 @@ def test_a_missing_artefact_is_reported_with_the_asset_to_materialise(
 ) -> None:
     result = execute(Deployment(small_sample, tmp_path), "submission_csv")
     assert not result.success
-    assert "does not exist: materialise fused_pca first" in only_error(result)
+    assert "does not exist: materialise champion first" in only_error(result)

@@ -52,6 +52,8 @@ def test_the_link_and_the_record_name_the_promoted_version(tmp_path: Path) -> No
     assert os.readlink(tmp_path / "best_model.pt") == f"models/{first}/model.pt"
     assert (champion.version, champion.best) == (first, second)
     assert [former["version"] for former in champion.former] == [second]
+    again = promoted(tmp_path, first)
+    assert again.former == champion.former
     assert champion.load(tmp_path).preset == "preset 0"
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmctr_pipeline.data.dataset import CtrDataset, ItemTable
+from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import (
     DinConfig,
     DinSemanticIdsConfig,
@@ -19,7 +20,6 @@ from mmctr_pipeline.models.config import (
 from mmctr_pipeline.pipeline import score
 from mmctr_pipeline.training.batch_source import feature_spec, item_features
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
-from mmctr_pipeline.training.trainer import CtrTrainer
 from mmctr_pipeline.training.warm_start import WarmStart
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
@@ -51,25 +51,10 @@ def begun(
     """Return a model with the weights of `start`, before it is trained."""
     items = item_features(dataset.items, vectors, config)
     spec = feature_spec(dataset, vectors, config)
-    trainer = CtrTrainer(dataset, items, spec, config, QUICK_TRAINING, CPU)
-    from mmctr_pipeline.models.catalogue import build_model
-
     module = build_model(config, spec)
     module.fit_statistics(items, dataset.train, dataset.histories)
-    start.load_into(module, trainer.spec, dataset)
+    start.load_into(module, spec, dataset)
     return module.eval()
-
-
-def with_other_rows(dataset: CtrDataset, vectors: ItemVectors) -> tuple[CtrDataset, np.ndarray]:
-    """Return the data with one new item before all others, and the new row of each old row."""
-    items = dataset.items
-    row_I = np.concatenate([[0], np.arange(2, len(items) + 2)]).astype(np.int32)
-    ids = np.concatenate([["a new item"], np.array([f"item {i:04}" for i in items.item_id])])
-    moved = ItemTable(
-        item_id=np.arange(1, len(ids) + 1, dtype=np.int32),
-        **{name: value for name, value in vars(items).items() if name != "item_id"},
-    )
-    return dataclasses.replace(dataset, items=moved), row_I
 
 
 @pytest.mark.parametrize("config", [SMALL_MODEL, DIN], ids=["improved_mmctr", "din"])
@@ -90,9 +75,7 @@ def test_one_epoch_more_is_better_than_one_epoch_from_scratch() -> None:
     first = train_ctr(dataset, vectors, SMALL_MODEL, once, CPU)
     start = warm_start(first, vectors)
     warm = train_ctr(dataset, vectors, SMALL_MODEL, once, CPU, warm_start=start)
-    scratch = train_ctr(
-        dataset, vectors, SMALL_MODEL, dataclasses.replace(once, max_epochs=1), CPU
-    )
+    scratch = train_ctr(dataset, vectors, SMALL_MODEL, dataclasses.replace(once, max_epochs=1), CPU)
     assert (first.warm_start, warm.warm_start) == ("", "version-1")
     assert warm.history.epochs[-1].epoch == 1
     assert warm.metrics["valid_auc"] > scratch.metrics["valid_auc"] + 0.02
@@ -141,13 +124,15 @@ def test_a_model_that_does_not_fit_is_trained_from_scratch_and_the_log_says_why(
     for config, unusable, reason in (
         (wider, start, "the settings of the model differ"),
         (SMALL_MODEL, other_vectors, "it was trained on other fused vectors"),
-        (semantic, dataclasses.replace(start, model_config=semantic), "fits codes to the data"),
+        (
+            semantic,
+            dataclasses.replace(start, model_config=semantic),
+            "din_semantic_ids fits codes",
+        ),
     ):
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            found = train_ctr(
-                dataset, vectors, config, QUICK_TRAINING, CPU, warm_start=unusable
-            )
+            found = train_ctr(dataset, vectors, config, QUICK_TRAINING, CPU, warm_start=unusable)
         assert found.warm_start == ""
         assert f"from scratch, not with the weights of version-1: {reason}" in caplog.text
         assert found.training_config.max_epochs == QUICK_TRAINING.max_epochs
