@@ -102,6 +102,16 @@ class CtrDataset:
         maps = {"item_id": self.items.id_map, "user_id": self.users}
         return {name: each for name, each in maps.items() if each and not each.is_identity}
 
+    @property
+    def day(self) -> str:
+        """The last day of logs by day, YYYY-MM-DD; empty for data with splits of their own."""
+        return self.provenance.get("window", {}).get("day", "")
+
+    @property
+    def first_valid_day(self) -> str:
+        """The first valid day of logs by day, YYYY-MM-DD; empty for other data."""
+        return min(self.provenance.get("window", {}).get("valid_days", [""]))
+
     def write(self, folder: Path) -> None:
         """Write the tables as parquet files into an existing, empty folder.
 

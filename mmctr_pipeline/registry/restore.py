@@ -89,8 +89,7 @@ def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
         logger.info("from scratch: there is no champion yet to begin with")
         return None
     model_file = champion.load(storage)
-    first_valid_day = dataset.provenance.get("first_valid_day", "")
-    is_later = "" < model_file.data_day < first_valid_day
+    is_later = "" < model_file.data_day < dataset.first_valid_day
     if model_file.final_fit is not None and not is_later:
         logger.info(
             f"from scratch: the champion {champion.version} was trained on valid rows too (final "

@@ -89,7 +89,7 @@ def trained_model(
         },
         run_key=key,
         preset=preset_name(current_deployment()),
-        data_day=train_dataset.provenance.get("day", ""),
+        data_day=train_dataset.day,
     )
     best = trained.history.best
     metadata: dict[str, Any] = {
