@@ -39,6 +39,13 @@ class TrainingConfig(Settings):
     warm_epochs: int = setting(
         1, "most epochs of a training that begins with the champion's weights", ge=1, le=10_000
     )
+    warm_share: float = setting(
+        0.25,
+        "share of the train rows that a training with the champion's weights reads in an epoch: "
+        "the last rows for one half, others at random for the other half",
+        gt=0,
+        le=1,
+    )
     validations_per_epoch: int = setting(
         1, "validations per epoch, evenly spaced; at most one per batch", ge=1, le=10_000
     )

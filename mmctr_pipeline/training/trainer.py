@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.device import seeded, threads_for
+from mmctr_pipeline.training.device import derived_seed, seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, fit
 from mmctr_pipeline.training.losses import loss_on
 from mmctr_pipeline.training.run_state import TrainingHistory
@@ -66,7 +67,7 @@ class CtrTrainer:
 
         torch's global random state is left as it was. Errors are those of `training.loop.fit`.
         """
-        source, config = self.source(rows, trained_on=True), self.training_config
+        source, config = self.source(self._read_rows(rows), trained_on=True), self.training_config
         with seeded(config.seed, self.device), threads_for(config.batch_size):
             module = build_model(self.model_config, self.spec).to(self.device)
             module.fit_statistics(self.items, rows, self.dataset.histories)
@@ -87,6 +88,27 @@ class CtrTrainer:
                 checkpoints,
             )
         return module, history
+
+    def _read_rows(self, rows: Split) -> Split:
+        """Return the rows that training reads: all of them, or a share after a warm start.
+
+        One half of that share are the last rows, the newest in logs by day. The other half, drawn
+        from the others, keeps the model from forgetting them.
+        """
+        share = self.training_config.warm_share
+        if self.warm_start is None or share == 1:
+            return rows
+        n_rows = math.ceil(share * len(rows))
+        n_last = n_rows // 2
+        generator = np.random.default_rng(derived_seed(self.training_config.seed, len(rows)))
+        others = generator.choice(len(rows) - n_last, n_rows - n_last, replace=False)
+        logger.info(
+            f"training reads {n_rows:,} of {len(rows):,} rows: the last {n_last:,}, and "
+            f"{len(others):,} of the others"
+        )
+        return rows.take(
+            np.concatenate([np.sort(others), np.arange(len(rows) - n_last, len(rows))])
+        )
 
     def final_fit(
         self, selection: TrainingHistory, checkpoints: Checkpoints | None = None
