@@ -80,10 +80,14 @@ class ImageIndex:
 
         Raises `DataNotFoundError` if no id has a file.
         """
-        found = np.array([self._name(item) is not None for item in item_id.tolist()], dtype=bool)
+        found = self.has_file(item_id)
         if not found.any():
             raise DataNotFoundError(self._no_match(item_id))
         return found
+
+    def has_file(self, item_id: np.ndarray) -> np.ndarray:
+        """Return for each of the `(N,)` ids whether it has an image file, `(N,) bool`."""
+        return np.array([self._name(item) is not None for item in item_id.tolist()], dtype=bool)
 
     def describe(self) -> str:
         """Return in a few words what the folder holds."""

@@ -14,6 +14,7 @@ from mmctr_pipeline.models.config import (
     ModelConfig,
     model_config_from,
 )
+from mmctr_pipeline.monitoring.config import MonitoringConfig
 from mmctr_pipeline.presets.yaml_file import read_yaml
 from mmctr_pipeline.registry.config import PromotionConfig
 from mmctr_pipeline.settings import Settings, SettingsError, setting, shown
@@ -67,6 +68,7 @@ class Preset(Settings):
     training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
     checks: ChecksConfig = dataclasses.field(default_factory=ChecksConfig)
     promotion: PromotionConfig = dataclasses.field(default_factory=PromotionConfig)
+    monitoring: MonitoringConfig = dataclasses.field(default_factory=MonitoringConfig)
 
 
 def shipped_presets() -> list[str]:
