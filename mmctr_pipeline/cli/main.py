@@ -8,6 +8,7 @@ import click
 
 from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
+from mmctr_pipeline.cli.accept import accept
 from mmctr_pipeline.cli.convert import convert
 from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
@@ -23,7 +24,7 @@ def mmctr() -> None:
     """Generate or convert data, compare, promote or repeat models, tidy up the storage folder."""
 
 
-for command in (sample, convert, ablation, fusions, leaderboard, repeat, models, prune):
+for command in (sample, convert, ablation, fusions, leaderboard, repeat, accept, models, prune):
     mmctr.add_command(command)
 
 

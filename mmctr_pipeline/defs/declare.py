@@ -101,15 +101,7 @@ def checks(
         @functools.wraps(function)
         def evaluate(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
             for outcome in function(*args, **kwargs):
-                severe = outcome.severe
-                yield dg.AssetCheckResult(
-                    asset_key=name,
-                    check_name=outcome.name,
-                    passed=bool(outcome.passed),
-                    severity=dg.AssetCheckSeverity.ERROR if severe else dg.AssetCheckSeverity.WARN,
-                    description=outcome.explanation,
-                    metadata=outcome.numbers,
-                )
+                yield check_result(name, outcome)
 
         # Dagster finds the return type in the annotations.
         evaluate.__annotations__["return"] = Iterator[dg.AssetCheckResult]
@@ -127,6 +119,18 @@ def checks(
         return dg.multi_asset_check(name=function.__name__, specs=specs, ins=inputs)(evaluate)
 
     return declare
+
+
+def check_result(asset: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
+    """Return an outcome as Dagster's result of a check of `asset`."""
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=outcome.name,
+        passed=bool(outcome.passed),
+        severity=dg.AssetCheckSeverity.ERROR if outcome.severe else dg.AssetCheckSeverity.WARN,
+        description=outcome.explanation,
+        metadata=outcome.numbers,
+    )
 
 
 def picture(png: bytes, caption: str) -> dg.MarkdownMetadataValue:

@@ -84,8 +84,8 @@ def _launch(
         if not stop.received:
             click.echo(
                 f"The run failed. `make ui` shows its log, as run {result.run_id}. Artefacts "
-                "written before the failure are kept. Once the cause is fixed, materialise the "
-                "asset NAME that failed, and all after it, with\n"
+                "written before the failure are kept. Once the cause is fixed, run the same "
+                "command again, or only the asset NAME that failed and all after it:\n"
                 "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
             )
         return 1

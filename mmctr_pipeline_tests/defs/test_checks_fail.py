@@ -1,4 +1,7 @@
-"""Each asset check fails in Dagster on an artefact with the fault that it looks for."""
+"""Each asset check fails in Dagster on an artefact with the fault that it looks for.
+
+The checks of the sources have their own tests, `test_source_checks.py`.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,12 +15,14 @@ import pytest
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.files.records import write_record
+from mmctr_pipeline.monitoring.night import Night
+from mmctr_pipeline.monitoring.profile import profile_scores
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.registry.versions import write_version
 from mmctr_pipeline.reporting.contest import read_contest
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import in_process
-from mmctr_pipeline_tests.defs.test_definitions import CHECKS
+from mmctr_pipeline_tests.defs.test_definitions import CHECKS, SOURCES
 
 
 def _run_checks(asset: str, data: Path, storage: Path) -> dict[str, dg.AssetCheckEvaluation]:
@@ -146,6 +151,14 @@ def _ids_in_another_order(storage: Path) -> None:
     path.write_text("\n".join([header, second, first, *rest]) + "\n")
 
 
+def _other_scores_accepted(storage: Path) -> None:
+    """Record an accepted night with other scores."""
+    night = Night.read(storage, "accepted")
+    assert night is not None
+    scores = profile_scores(np.full(1_000, 0.99), 1_000)
+    dataclasses.replace(night, scores=scores).write(storage, "accepted")
+
+
 FAULTS: dict[str, Callable[[Path], None]] = {
     "text_embeddings.shape": _vectors("text_embeddings", _without_an_item),
     "text_embeddings.finite_norms": _vectors("text_embeddings", _with_nan),
@@ -165,6 +178,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "trained_model.auc_floor": _below_the_baselines,
     "champion.challenger_promoted": _rejected_challenger,
     "submission_csv.submission_valid": _without_the_last_row,
+    "submission_csv.score_drift": _other_scores_accepted,
 }
 OTHER_FAULTS = {
     "text_embeddings.shape": _vectors("text_embeddings", _without_a_column),
@@ -173,7 +187,12 @@ OTHER_FAULTS = {
 
 
 def test_there_is_a_fault_for_every_check() -> None:
-    assert set(FAULTS) == {f"{asset}.{name}" for asset, names in CHECKS.items() for name in names}
+    assert set(FAULTS) == {
+        f"{asset}.{name}"
+        for asset, names in CHECKS.items()
+        for name in names
+        if asset not in SOURCES
+    }
 
 
 @pytest.mark.parametrize(("check", "fault"), [*FAULTS.items(), *OTHER_FAULTS.items()])
@@ -187,4 +206,5 @@ def test_a_fault_makes_only_its_own_check_fail(
     failed = {key for key, evaluation in evaluations.items() if not evaluation.passed}
     assert failed == {name}
     warns = evaluations[name].severity is dg.AssetCheckSeverity.WARN
-    assert warns == (name in ("user_overlap", "unseen_values", "challenger_promoted"))
+    only_warn = ("user_overlap", "unseen_values", "challenger_promoted", "score_drift")
+    assert warns == (name in only_warn)
