@@ -13,7 +13,7 @@ import pydantic
 
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig, model_config_from
-from mmctr_pipeline.monitoring.config import DATA_LIMITS, SCORE_LIMITS
+from mmctr_pipeline.monitoring.config import DATA_LEVELS, SCORE_LEVELS
 from mmctr_pipeline.presets.preset import Preset, load_preset, preset_name
 from mmctr_pipeline.settings import Settings
 
@@ -50,11 +50,11 @@ ASSET_SECTIONS: dict[str, dict[str, Section]] = {
         "model": Section("model"),
         "training": Section("training"),
     },
-    "source_checks": {"monitoring": Section("monitoring", DATA_LIMITS)},
+    "source_checks": {"monitoring": Section("monitoring", DATA_LEVELS)},
     # Not part of trained_model's settings, so that changing the floor needs no new training.
     "trained_model_checks": {"checks": Section("checks", _AUC_GATE)},
     "champion": {"promotion": Section("promotion"), "checks": Section("checks", _AUC_GATE)},
-    "submission_csv_checks": {"monitoring": Section("monitoring", SCORE_LIMITS)},
+    "submission_csv_checks": {"monitoring": Section("monitoring", SCORE_LEVELS)},
 }
 """For each configurable asset or group of checks: its config fields, and the section of the preset
 that each field comes from."""

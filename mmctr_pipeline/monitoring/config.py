@@ -1,125 +1,93 @@
-"""Limits of the data checks: how much a night's data may differ from the last accepted night's."""
+"""Levels of the data checks: how much a night may differ from the last accepted night."""
 
 import dataclasses
 from typing import Any, Literal
 
 from mmctr_pipeline.settings import Settings, setting
 
-_NULL = "; null: never"
-_CHANCE = ", if that is more than chance explains"
 
-
-def _limit(default: float | None, help: str, **bounds: float) -> Any:
-    return setting(default, help + _NULL, **{"ge": 0, **bounds})
+def _level(default: float | None, help: str, most: float = 1) -> Any:
+    return setting(default, help, ge=0, le=most)
 
 
 @dataclasses.dataclass(frozen=True)
 class MonitoringConfig(Settings):
     """The section `monitoring` of a preset.
 
-    Each measure has a warning level and a blocking level. A blocking level stops the night before
-    anything is encoded or trained.
+    A night whose data are above a blocking level stops before anything is encoded or trained. A
+    level does not apply to a difference that chance explains, and null turns it off.
     """
 
-    rows_warn: float | None = _limit(
+    rows_warn: float | None = _level(
         0.25,
-        "warn if rows, users or items of a table drop by more than this share; the days of a week "
-        "often differ by less" + _CHANCE,
-        le=1,
+        "warn if rows, users or items drop by more than this share; two days of one week often "
+        "differ by less",
     )
-    rows_block: float | None = _limit(
-        0.4,
-        "block if they drop by more than this share; a table that is half written drops by 0.5"
-        + _CHANCE,
-        le=1,
+    rows_block: float | None = _level(
+        0.4, "block if they drop by more than this share; a half-written table drops by 0.5"
     )
-    label_rate_warn: float | None = _limit(
-        0.1, "warn if the share of clicks changes by more than this share of itself" + _CHANCE
+    label_rate_warn: float | None = _level(
+        0.1, "warn if the share of clicks changes by more than this, relative to itself", most=100
     )
-    label_rate_block: float | None = _limit(
-        0.25, "block if the share of clicks changes by more than this share of itself" + _CHANCE
+    label_rate_block: float | None = _level(
+        0.25, "block if the share of clicks changes by more than this, relative to itself", most=100
     )
-    unknown_warn: float | None = _limit(
+    unknown_warn: float | None = _level(
         0.05,
         "warn if the share of valid or test rows with an item, or a user, that no train row has "
-        "changes by more than this" + _CHANCE,
-        le=1,
+        "changes by more than this",
     )
-    unknown_block: float | None = _limit(
-        0.2, "block if that share changes by more than this" + _CHANCE, le=1
+    unknown_block: float | None = _level(0.2, "block if that share changes by more than this")
+    images_warn: float | None = _level(
+        0.02, "warn if the share of items with a cover file changes by more than this"
     )
-    images_warn: float | None = _limit(
-        0.02,
-        "warn if the share of items with a cover file changes by more than this" + _CHANCE,
-        le=1,
+    images_block: float | None = _level(
+        0.1, "block if the share of items with a cover file changes by more than this"
     )
-    images_block: float | None = _limit(
-        0.1,
-        "block if the share of items with a cover file changes by more than this" + _CHANCE,
-        le=1,
-    )
-    psi_warn: float | None = _limit(
+    psi_warn: float | None = _level(
         0.1,
         "warn if the population stability index (PSI) of levels or history lengths is above this; "
-        "by convention, below 0.1 is no change, 0.1 to 0.25 a moderate one, above 0.25 a large one"
-        + _CHANCE,
+        "by convention, below 0.1 is no change, 0.1 to 0.25 a moderate one, above 0.25 a large one",
+        most=100,
     )
-    psi_block: float | None = _limit(0.25, "block if that PSI is above this" + _CHANCE)
-    js_warn: float | None = _limit(
+    psi_block: float | None = _level(
+        0.25, "block if the PSI of levels or history lengths is above this", most=100
+    )
+    js_warn: float | None = _level(
         0.15,
         "warn if the Jensen-Shannon distance of levels or history lengths (0: equal, 1: nothing in "
-        "common) is above this; for small changes it is about 0.42 times the root of the PSI"
-        + _CHANCE,
-        le=1,
+        "common) is above this; for small changes it is 0.42 times the root of the PSI",
     )
-    js_block: float | None = _limit(0.25, "block if that distance is above this" + _CHANCE, le=1)
+    js_block: float | None = _level(
+        0.25, "block if the Jensen-Shannon distance of levels or history lengths is above this"
+    )
     schema_change: Literal["block", "warn"] = setting(
         "block",
         "what to do if a column is gone, or has another kind of values (such as strings for "
         "integers); new columns and other widths, such as int64 for int32, only warn",
     )
-    score_psi_warn: float | None = _limit(
-        0.25, "warn if the PSI of the submission's scores is above this" + _CHANCE
+    score_psi_warn: float | None = _level(
+        0.25, "warn if the PSI of the submission's scores is above this", most=100
     )
-    score_psi_block: float | None = _limit(
-        None, "fail the check of the submission if the PSI of its scores is above this" + _CHANCE
+    score_psi_block: float | None = _level(
+        None, "fail the submission's check if the PSI of its scores is above this", most=100
     )
-    score_js_warn: float | None = _limit(
-        0.25,
-        "warn if the Jensen-Shannon distance of the submission's scores is above this" + _CHANCE,
-        le=1,
+    score_js_warn: float | None = _level(
+        0.25, "warn if the Jensen-Shannon distance of the submission's scores is above this"
     )
-    score_js_block: float | None = _limit(
-        None, "fail the check of the submission if that distance is above this" + _CHANCE, le=1
+    score_js_block: float | None = _level(
+        None, "fail the submission's check if the Jensen-Shannon distance of its scores is above it"
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in MEASURES:
-            warn, block = self.levels(name)
-            if warn is not None and block is not None and warn > block:
-                raise self.invalid(
-                    f"{name}_warn", f"is {warn}; it must be at most {name}_block ({block})"
-                )
 
     def levels(self, measure: str) -> tuple[float | None, float | None]:
-        """Return the warning level and the blocking level of one of `MEASURES`."""
+        """Return the warning level and the blocking level of a measure, such as `psi`."""
         return getattr(self, f"{measure}_warn"), getattr(self, f"{measure}_block")
 
 
-MEASURES = tuple(
-    field.name.removesuffix("_block")
-    for field in dataclasses.fields(MonitoringConfig)
-    if field.name.endswith("_block")
-)
-"""Measures with a number as level, by the names that the settings have."""
+_NAMES = tuple(field.name for field in dataclasses.fields(MonitoringConfig))
 
-SCORE_LIMITS = tuple(
-    field.name for field in dataclasses.fields(MonitoringConfig) if field.name.startswith("score_")
-)
-"""Settings about the submission's scores; all others are about the data."""
+SCORE_LEVELS = tuple(name for name in _NAMES if name.startswith("score_"))
+"""Settings about the submission's scores."""
 
-DATA_LIMITS = tuple(
-    field.name for field in dataclasses.fields(MonitoringConfig) if field.name not in SCORE_LIMITS
-)
+DATA_LEVELS = tuple(name for name in _NAMES if name not in SCORE_LEVELS)
 """Settings about the data."""
