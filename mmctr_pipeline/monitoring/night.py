@@ -155,12 +155,16 @@ def require_not_blocked(storage: Path, fingerprint: str) -> None:
 
 
 def _is_earlier(profile: DataProfile, accepted: Night | None) -> bool:
-    return accepted is not None and "" < profile.day < accepted.profile.day
+    if accepted is None or profile.folder != accepted.profile.folder:
+        return False
+    return "" < profile.day < accepted.profile.day
 
 
 def _why_skipped(profile: DataProfile, accepted: Night | None) -> str:
     if accepted is None:
         return "the first night: there is no accepted night to compare with"
+    if profile.folder != accepted.profile.folder:
+        return f"not compared: the last accepted night has data in {accepted.profile.folder}"
     if _is_earlier(profile, accepted):
         return f"not compared: an earlier day than the last accepted, {accepted.profile.day}"
     return ""

@@ -51,6 +51,8 @@ class DataProfile:
     ----------
     fingerprint
         Fingerprint of the dataset.
+    folder
+        The data folder. Data of another folder are not compared.
     day
         Last day of the data as YYYY-MM-DD, "" if they are not logs by day.
     schema
@@ -66,6 +68,7 @@ class DataProfile:
     """
 
     fingerprint: str
+    folder: str
     day: str
     schema: dict[str, dict[str, str]]
     counts: dict[str, Figure]
@@ -77,6 +80,7 @@ class DataProfile:
         """Build from `dataclasses.asdict`; raises `KeyError` or `TypeError` for other content."""
         return cls(
             content["fingerprint"],
+            content["folder"],
             content["day"],
             content["schema"],
             counts={name: Figure(**each) for name, each in content["counts"].items()},
@@ -137,8 +141,15 @@ def profile_data(dataset: CtrDataset, layout: DataLayout) -> DataProfile:
         }
     has_image = layout.images.has_file(dataset.items.ids) if layout.images else np.zeros(1)
     shares["item_images.coverage"] = Figure(float(has_image.mean()), n_items)
-    day = dataset.provenance.get("window", {}).get("day", "")
-    return DataProfile(dataset.fingerprint, day, _schema(layout), counts, shares, distributions)
+    return DataProfile(
+        fingerprint=dataset.fingerprint,
+        folder=str(layout.root.resolve()),
+        day=dataset.day,
+        schema=_schema(layout),
+        counts=counts,
+        shares=shares,
+        distributions=distributions,
+    )
 
 
 def profile_scores(scores: np.ndarray, size: float) -> ScoreProfile:

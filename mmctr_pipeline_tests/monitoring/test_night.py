@@ -126,6 +126,19 @@ def test_an_earlier_day_is_neither_compared_nor_accepted(
     assert found[2] == ("", "", nights[2].fingerprint)
 
 
+def test_data_of_another_folder_are_not_compared_and_become_the_accepted_ones(
+    layout: DataLayout, tmp_path: Path
+) -> None:
+    check(GOOD.night(1, layout), tmp_path)
+    submit(GOOD.night(1, layout), tmp_path)
+    other = dataclasses.replace(SHIFTED.night(2, layout), folder="/other/data")
+    verdict = check(other, tmp_path)
+    assert not verdict.blocked
+    assert verdict.skipped.startswith("not compared: the last accepted night has data in /")
+    submit(other, tmp_path)
+    assert accepted_fingerprint(tmp_path) == other.fingerprint
+
+
 @pytest.mark.parametrize("name", ["accepted", "latest"])
 def test_a_damaged_record_is_named_with_the_fix(
     name: str, layout: DataLayout, tmp_path: Path
