@@ -138,11 +138,12 @@ def test_blocked_data_are_not_submitted_by_other_selections_until_they_are_accep
     with_fewer_clicks(night.data)
     execute(night)
     downstream = dg.AssetSelection.assets("train_dataset", "submission_csv")
-    result = execute(night, downstream)
-    (failure,) = result.get_step_failure_events()
-    assert failure.step_key == "submission_csv"
-    assert failure.step_failure_data.error is not None
-    assert BlockedDataError.__name__ in failure.step_failure_data.error.to_string()
+    for last in ("champion", "submission_csv"):
+        result = execute(night, dg.AssetSelection.assets("train_dataset", last))
+        (failure,) = result.get_step_failure_events()
+        assert failure.step_key == last
+        assert failure.step_failure_data.error is not None
+        assert BlockedDataError.__name__ in failure.step_failure_data.error.to_string()
 
     monkeypatch.setenv("MMCTR_STORAGE_DIR", str(night.storage))
     assert main(["accept"]) == 0

@@ -38,6 +38,7 @@ def champion(
     rows. Otherwise the champion stays. promotion.version promotes a version without a comparison.
     """
     from mmctr_pipeline import pipeline
+    from mmctr_pipeline.monitoring.night import require_not_blocked
     from mmctr_pipeline.recorded_vectors import vectors_for
     from mmctr_pipeline.registry.champion import drop_versions
     from mmctr_pipeline.registry.contest import hold_contest, promote_by_hand
@@ -56,6 +57,7 @@ def champion(
     if promotion.version is not None:
         outcome = promote_by_hand(storage, promotion.version, "promotion.version was set")
     else:
+        require_not_blocked(storage, train_dataset.fingerprint)
         version, verdict = latest_version(storage), auc_verdict(config, deployment, trained_model)
         outcome = hold_contest(
             storage, version, trained_model, verdict, train_dataset, score, promotion
