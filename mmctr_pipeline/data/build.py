@@ -72,8 +72,8 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     Histories lose their padding. Equal histories are stored once, in the order of their first
     appearance; rows keep the order of their files. At any time two batches of rows are in memory
     with their padding, one of them being read ahead. The provenance has file names, counts, lengths
-    of histories, shares of labels, targets in their own history, overlap of users, and cold items.
-    Raises `DataError` naming file, column and row of the first fault.
+    of histories, shares of labels, targets in their own history, overlap of users, cold items, and
+    the types of all columns. Raises `DataError` naming file, column and row of the first fault.
     """
     items = read_items(layout)
     logger.info(f"{len(items):,} items in {layout.item_feature.name}")
@@ -90,6 +90,7 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
             user_type = files["train"].schema.field("user_id").type
             user_id = file.schema.field("user_id")
             require_same_kind(file.path, user_id, user_type, f"user_id in {layout.train}")
+        schema = {name: column_types(file) for name, file in files.items()}
         # Hashing runs in parallel with reading, as it needs only the bytes of the files.
         hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_dataset, layout)
         for name, file in files.items():
@@ -111,7 +112,8 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     )
     for name, id_map in dataset.id_maps.items():
         logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids get the rows 1, 2, ...")
-    return dataclasses.replace(dataset, provenance=_provenance(dataset, layout, rows))
+    provenance = {**_provenance(dataset, layout, rows), "schema": schema}
+    return dataclasses.replace(dataset, provenance=provenance)
 
 
 def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
@@ -127,6 +129,11 @@ def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
     distinct, _ = merge_histories(parts)
     logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
     return distinct
+
+
+def column_types(file: TableFile) -> dict[str, str]:
+    """Return the type of each column, also of those that are not read."""
+    return {field.name: str(field.type) for field in file.schema}
 
 
 def _check_kinds(file: TableFile, layout: DataLayout, items: ItemTable) -> None:

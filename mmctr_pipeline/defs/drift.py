@@ -22,7 +22,7 @@ def drift_outcome(name: str, verdict: "Verdict", figures: Mapping[str, float]) -
     verdict
         If it is blocked, the outcome is an error; if it only has warnings, a warning.
     figures
-        Numbers that the UI plots over the runs.
+        Further numbers to show.
     """
     warnings = [finding.sentence for finding in verdict.findings if finding.severity == "warn"]
     passing = verdict.skipped or "no measure is above its warning level"

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from mmctr_pipeline.data.build import column_types
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.tables import open_table
@@ -113,6 +114,13 @@ def profile_data(dataset: CtrDataset, layout: DataLayout) -> DataProfile:
     """Profile the data of a night: the dataset, and the files that it was built from.
 
     Raises `DataError` if item_info, which the dataset does not need, cannot be opened.
+
+    Parameters
+    ----------
+    dataset
+        As `build_dataset` returns it, with its provenance.
+    layout
+        Where the item tables and the covers are.
     """
     n_items = len(dataset.items)
     counts = {"item_feature.rows": Figure(n_items, n_items)}
@@ -145,7 +153,7 @@ def profile_data(dataset: CtrDataset, layout: DataLayout) -> DataProfile:
         fingerprint=dataset.fingerprint,
         folder=str(layout.root.resolve()),
         day=dataset.day,
-        schema=_schema(layout),
+        schema={**dataset.provenance["schema"], **_item_schema(layout)},
         counts=counts,
         shares=shares,
         distributions=distributions,
@@ -194,14 +202,10 @@ def _marked_rows(split: Split, train: Split) -> dict[str, np.ndarray]:
     return marked
 
 
-def _schema(layout: DataLayout) -> dict[str, dict[str, str]]:
-    paths = {
-        name: getattr(layout, name)
-        for name in ("train", "valid", "test", "item_feature", "item_info")
-    }
+def _item_schema(layout: DataLayout) -> dict[str, dict[str, str]]:
     schema = {}
-    for name, path in paths.items():
+    for name, path in {"item_feature": layout.item_feature, "item_info": layout.item_info}.items():
         if path is not None:
             with open_table(path, ()) as file:
-                schema[name] = {field.name: str(field.type) for field in file.schema}
+                schema[name] = column_types(file)
     return schema

@@ -96,7 +96,7 @@ def test_defaults_come_from_the_preset() -> None:
     assert asset_config("trained_model", preset)().training.batch_size == 2048
     checks = dataclasses.replace(preset.checks, auc_floor=0.625, beat_baselines=False)
     with_floor = dataclasses.replace(preset, checks=checks)
-    for name in ("trained_model_checks", "submission_csv"):
+    for name in ("trained_model_checks", "champion"):
         config = asset_config(name, with_floor)()
         assert (config.checks.auc_floor, config.checks.beat_baselines) == (0.625, False)
         assert not hasattr(config.checks, "max_missing_images")

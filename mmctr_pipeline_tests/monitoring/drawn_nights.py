@@ -87,11 +87,12 @@ class Population:
             items=items,
             histories=histories,
             fingerprint=f"night {seed}",
+            provenance={"schema": {"train": {"label": "int8"}}},
         )
 
 
 def write_files(root: Path) -> DataLayout:
-    """Write the files whose schema each drawn night has, with covers for every second item."""
+    """Write item_feature, and covers for every second item; each drawn night has these."""
     write_data(root)
     (root / "item_images").mkdir()
     for item in range(1, N_ITEMS + 1, 2):

@@ -38,7 +38,7 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
     dataset = dataclasses.replace(
         dataset, provenance={**dataset.provenance, "config": config.resolved}
     )
-    lengths = dataset.histories.lengths
+    lengths, facts = dataset.histories.lengths, data_facts(dataset)
     metadata: dict[str, Any] = {
         "dagster/row_count": len(dataset.train),
         "valid rows": len(dataset.valid),
@@ -46,7 +46,10 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
         "items": len(dataset.items),
         "distinct histories": len(dataset.histories),
         "mean history length": float(lengths.mean()) if len(lengths) else 0.0,
-        "facts": dg.MetadataValue.md("\n".join(f"- {f}" for f in data_facts(dataset).sentences())),
+        "train label rate": facts.click_rate,
+        "valid rows with an unknown item": facts.cold,
+        "valid rows with an unknown user": 1 - facts.returning,
+        "facts": dg.MetadataValue.md("\n".join(f"- {fact}" for fact in facts.sentences())),
         "fingerprint": dataset.fingerprint,
         "configuration": dg.MetadataValue.json(config.resolved),
         "provenance": dg.MetadataValue.json(dataset.provenance),
