@@ -15,6 +15,7 @@ ERRORS = {
     "environment": ["DeploymentError"],
     "files.errors": ["DamagedFileError", "WriteError"],
     "fusion.fuse": ["StaleVectorsError"],
+    "publishing.store": ["PublishError"],
     "registry.champion": ["ChampionError"],
     "registry.model_file": ["ModelFileError"],
     "settings": ["InvalidValueError", "SettingsError"],

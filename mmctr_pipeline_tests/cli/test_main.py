@@ -22,7 +22,8 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in ("sample", "convert", "ablation", "fusions", "leaderboard", "repeat", "prune"):
+    commands = ("sample", "convert", "ablation", "fusions", "leaderboard", "repeat", "prune")
+    for command in (*commands, "push", "pull"):
         assert f"\n  {command} " in result.stdout
 
 
