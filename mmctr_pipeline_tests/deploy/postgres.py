@@ -6,7 +6,6 @@ import glob
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+
+from mmctr_pipeline_tests.ports import free_port
 
 START_SECONDS = 120
 
@@ -65,7 +66,7 @@ def postgres_server(binaries: Path, user: str, password: str, database: str) -> 
         for path in (folder, secret):
             os.chown(path, owner.pw_uid, owner.pw_gid)
     options: dict[str, Any] = {"cwd": folder, "user": owner and owner.pw_uid}
-    cluster, port = folder / "data", _free_port()
+    cluster, port = folder / "data", free_port()
     subprocess.run(
         [
             *(binaries / "initdb", "-D", cluster, "-U", user, "--auth=scram-sha-256"),
@@ -104,12 +105,6 @@ def postgres_server(binaries: Path, user: str, password: str, database: str) -> 
 def _other_user() -> pwd.struct_passwd:
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
     return names.get("postgres") or names["nobody"]
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait(server: "subprocess.Popen[bytes]", admin: Postgres) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from mmctr_pipeline_tests.defs.test_webserver import LAUNCH, STATUS, Webserver
 from mmctr_pipeline_tests.deploy import dockerfile
 from mmctr_pipeline_tests.deploy.compose import Services, read_compose
 from mmctr_pipeline_tests.deploy.postgres import Postgres, postgres_binaries, postgres_server
+from mmctr_pipeline_tests.ports import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -56,8 +56,8 @@ def services(
         "host: code": "host: 127.0.0.1",
         "0.0.0.0": "127.0.0.1",
         "5432": str(postgres.port),
-        "4000": str(_free_port()),
-        "3000": str(_free_port()),
+        "4000": str(free_port()),
+        "3000": str(free_port()),
     }
     # A container has the variables of the image, not those of this machine.
     image = dockerfile.environment(REPOSITORY / "Dockerfile")
@@ -79,12 +79,6 @@ def services(
         for name in ("webserver", "daemon"):
             services.wait_until_healthy(name)
         yield services
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from mmctr_pipeline_tests.ports import free_port
+
 RCLONE = shutil.which("rclone", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
 BUCKET = "artefacts"
 KEY_ID, SECRET = "the-key-id-of-the-tests-5d1c", "the-secret-key-of-the-tests-5d1c"
@@ -45,9 +47,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     """Serve the bucket `BUCKET` below `folder` until the block ends."""
     assert RCLONE is not None, "rclone is missing: install the extra dev"
     (folder / BUCKET).mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"127.0.0.1:{port}"
     process = subprocess.Popen(
         [RCLONE, "serve", "s3", str(folder), "--addr", address],
