@@ -20,7 +20,10 @@ from mmctr_pipeline.defs.executors import gpu_tags
 from mmctr_pipeline_tests.defs.running import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "kubernetes"
-GPU_ASSETS = {"text_embeddings", "image_embeddings", "fused_pca", "trained_model", "submission_csv"}
+GPU_ASSETS = {
+    *("text_embeddings", "image_embeddings", "fused_pca"),
+    *("trained_model", "champion", "submission_csv"),
+}
 MODELS = {
     "ConfigMap": kubernetes.client.V1ConfigMap,
     "Deployment": kubernetes.client.V1Deployment,
