@@ -16,6 +16,7 @@ ERRORS = {
     "files.errors": ["DamagedFileError", "WriteError"],
     "fusion.fuse": ["StaleVectorsError"],
     "monitoring.night": ["BlockedDataError"],
+    "publishing.store": ["PublishError"],
     "registry.champion": ["ChampionError"],
     "registry.model_file": ["ModelFileError"],
     "settings": ["InvalidValueError", "SettingsError"],

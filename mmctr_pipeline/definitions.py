@@ -31,7 +31,7 @@ defs = dg.Definitions(
     schedules=[jobs.nightly],
     resources={
         "deployment": DeploymentResource.from_environment(current_deployment()),
-        **io_managers(str(current_deployment().storage_dir)),
+        **io_managers(str(current_deployment().storage_dir), current_deployment().publish_url),
     },
     executor=executor(current_deployment().executor, deployment_preset().encoders),
 )

@@ -1,9 +1,10 @@
-"""The `MMCTR_*` environment variables: data, storage, preset, executor, device, time zone."""
+"""The `MMCTR_*` environment variables: data, storage, preset, executor, device and so on."""
 
 import dataclasses
 import errno
 import os
 import re
+import urllib.parse
 import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
@@ -69,7 +70,7 @@ class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
     `data_dir` is None for the sample dataset. `preset` is None if unset; `mmctr_pipeline.presets`
-    then chooses one or raises an error.
+    then chooses one or raises an error. `publish_url` is None if artefacts are not published.
     """
 
     data_dir: Path | None
@@ -78,13 +79,14 @@ class Deployment:
     executor: str = "multiprocess"
     device: str = "auto"
     timezone: str = "UTC"
+    publish_url: str | None = None
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
         """Read the variables, by default those of this process.
 
-        Raises `DeploymentError` for an unknown executor, device or time zone, and for a data
-        folder that does not exist.
+        Raises `DeploymentError` for an unknown executor, device or time zone, for a data folder
+        that does not exist, and for an address to publish to that is no URL or holds a password.
         """
         values = os.environ if variables is None else variables
         data_dir = values.get("MMCTR_DATA_DIR") or None
@@ -117,4 +119,22 @@ class Deployment:
             executor=executor,
             device=device,
             timezone=timezone,
+            publish_url=_publish_url(values.get("MMCTR_PUBLISH_URL") or None),
         )
+
+
+def _publish_url(url: str | None) -> str | None:
+    """Check the address to publish to. It is never printed if it may hold a password."""
+    if url is None:
+        return None
+    examples = "such as s3://bucket/folder or file:///mnt/backup"
+    if "@" in url or "?" in url:
+        raise DeploymentError(
+            "MMCTR_PUBLISH_URL holds '@' or '?', and so perhaps a password; write only the place, "
+            f"{examples}, and give credentials as the client of the store expects them, for S3 in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    parts = urllib.parse.urlsplit(url)
+    if not parts.scheme or not (parts.netloc or parts.path.strip("/")):
+        raise DeploymentError(f"MMCTR_PUBLISH_URL is {url!r}, which is not a URL {examples}")
+    return url.rstrip("/")

@@ -31,6 +31,7 @@ def test_values_are_read(tmp_path: Path) -> None:
             "MMCTR_PRESET": "text_only",
             "MMCTR_EXECUTOR": "in_process",
             "MMCTR_DEVICE": "cuda:1",
+            "MMCTR_PUBLISH_URL": "s3://bucket/nightly/",
         }
     )
     assert deployment == Deployment(
@@ -39,6 +40,7 @@ def test_values_are_read(tmp_path: Path) -> None:
         preset="text_only",
         executor="in_process",
         device="cuda:1",
+        publish_url="s3://bucket/nightly",
     )
 
 
@@ -69,6 +71,19 @@ def test_a_missing_data_folder_is_refused(tmp_path: Path) -> None:
     for name in ("nowhere", "file"):
         with pytest.raises(DeploymentError, match="is not a folder"):
             Deployment.from_environment({"MMCTR_DATA_DIR": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize("url", ["bucket/nightly", "/mnt/backup", "s3://", "file:///", "nightly"])
+def test_an_address_to_publish_to_that_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(DeploymentError, match=f"MMCTR_PUBLISH_URL is '{url}'"):
+        Deployment.from_environment({"MMCTR_PUBLISH_URL": url})
+
+
+@pytest.mark.parametrize("url", ["s3://me:secret-5d1c@bucket/x", "s3://bucket/x?key=secret-5d1c"])
+def test_an_address_with_a_password_is_refused_and_not_printed(url: str) -> None:
+    with pytest.raises(DeploymentError, match="AWS_SECRET_ACCESS_KEY") as error:
+        Deployment.from_environment({"MMCTR_PUBLISH_URL": url})
+    assert "secret-5d1c" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.models import models
 from mmctr_pipeline.cli.prune import prune
+from mmctr_pipeline.cli.publish import pull, push
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
 from mmctr_pipeline.environment import share_cores
@@ -21,10 +22,14 @@ from mmctr_pipeline.environment import share_cores
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate or convert data, compare, promote or repeat models, tidy up the storage folder."""
+    """Generate or convert data, compare, promote or repeat models, look after the artefacts."""
 
 
-for command in (sample, convert, ablation, fusions, leaderboard, repeat, accept, models, prune):
+COMMANDS = (
+    *(sample, convert, ablation, fusions, leaderboard, repeat),
+    *(accept, models, prune, push, pull),
+)
+for command in COMMANDS:
     mmctr.add_command(command)
 
 

@@ -112,9 +112,23 @@ def _promote(storage: Path, version: str, reason: str, keep_submission: bool) ->
     print(f"{version} is the champion: best_model.pt points to it")
     if keep_submission:
         print("submission.csv is unchanged; materialise submission_csv to score with this model")
+        _publish(storage, "champion")
         return
     n_rows = _submit(storage)
     print(f"submission.csv has its scores of {n_rows:,} test rows, read back and compared")
+    _publish(storage, "champion", "submission_csv")
+
+
+def _publish(storage: Path, *names: str) -> None:
+    """Publish artefacts as a run does, if MMCTR_PUBLISH_URL is set."""
+    from mmctr_pipeline.publishing.publish import publish
+    from mmctr_pipeline.publishing.store import ObjectStore
+
+    url = Deployment.from_environment().publish_url
+    if url is not None:
+        for name in names:
+            publish(storage, ObjectStore(url), name)
+        print(f"published at {url}: {', '.join(names)}")
 
 
 def _submit(storage: Path) -> int:

@@ -9,8 +9,8 @@ import dagster as dg
 
 from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.defs.config import asset_config
-from mmctr_pipeline.defs.executors import GPU_TAGS
+from mmctr_pipeline.defs.config import asset_config, current_deployment
+from mmctr_pipeline.defs.executors import gpu_tags
 from mmctr_pipeline.presets.preset import ChecksConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
@@ -67,7 +67,7 @@ def asset(
             function.__annotations__["config"] = asset_config(function.__name__)
         return dg.asset(
             owners=OWNERS,
-            op_tags=GPU_TAGS if gpu else None,
+            op_tags=gpu_tags(current_deployment().device) if gpu else None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
             **options,
         )(function)

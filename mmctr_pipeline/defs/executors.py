@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import multiprocessing.util
 import os
+from typing import Any
 
 import dagster as dg
 
@@ -14,13 +15,16 @@ from mmctr_pipeline.processes import end_when_closed
 
 GPU_TAG = "mmctr/gpu"
 
-GPU_TAGS = {
-    GPU_TAG: "true",
-    "dagster-k8s/config": {
-        "container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}},
-    },
-}
-"""Op tags of the assets that use a GPU."""
+_GPU_LIMIT = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
+
+
+def gpu_tags(device: str) -> dict[str, Any]:
+    """Return the op tags of the assets that use a GPU. On Kubernetes their pods ask for one.
+
+    If `device`, the value of MMCTR_DEVICE, is `cpu`, they do not, as such pods would wait for ever
+    on a cluster without GPUs.
+    """
+    return {GPU_TAG: "true", **({} if device == "cpu" else {"dagster-k8s/config": _GPU_LIMIT})}
 
 
 def set_root_log_handler() -> None:
@@ -72,7 +76,7 @@ def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
             from dagster_k8s import k8s_job_executor
         except ImportError as error:
             raise DeploymentError(
-                "MMCTR_EXECUTOR is 'k8s' but dagster-k8s is not installed: pip install dagster-k8s"
+                "MMCTR_EXECUTOR is 'k8s' but dagster-k8s is not installed: install the extra k8s"
             ) from error
         return k8s_job_executor.configured(_ONE_GPU_STEP, name="k8s_gpu")
     # A forkserver imports the slow modules only once and, unlike fork, copies no threads.

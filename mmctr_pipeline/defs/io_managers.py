@@ -20,10 +20,13 @@ from mmctr_pipeline.files.parquet import open_parquet, read_parquet, write_parqu
 class StorageIOManager(dg.ConfigurableIOManager):
     """Stores an asset in the storage folder; a failed write leaves the earlier artefact intact.
 
-    `location` is the path of the asset's file or folder, relative to the storage folder.
+    `location` is the path of the asset's file or folder, relative to the storage folder. If
+    `publish_url` is set, a written artefact is also published there, and the step fails if that
+    fails.
     """
 
     storage_dir: str
+    publish_url: str | None = None
     location: ClassVar[str] = "{asset}"
 
     @abstractmethod
@@ -35,13 +38,18 @@ class StorageIOManager(dg.ConfigurableIOManager):
         """Read an artefact as `kind`, the type by which the reading asset annotates it."""
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write an artefact and show its path."""
+        """Write an artefact, publish it if `publish_url` is set, and show where it is."""
         path = self._path(context.asset_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.write(obj, path)
-        context.add_output_metadata(
-            {name: dg.MetadataValue.path(str(shown)) for name, shown in self.paths(path).items()}
-        )
+        metadata: dict[str, Any] = {
+            name: dg.MetadataValue.path(str(shown)) for name, shown in self.paths(path).items()
+        }
+        if self.publish_url is not None:
+            name = context.asset_key.to_user_string()
+            metadata["published"] = dg.MetadataValue.url(self._publish(name, self.publish_url))
+        self.finish(obj, path)
+        context.add_output_metadata(metadata)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Read an artefact.
@@ -60,6 +68,18 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def paths(self, path: Path) -> dict[str, Path]:
         """Return the paths to show for an artefact written to `path`."""
         return {"path": path}
+
+    def finish(self, obj: Any, path: Path) -> None:
+        """Tidy up after `obj` was written and published; by default nothing."""
+
+    def _publish(self, name: str, url: str) -> str:
+        """Publish an artefact and return the address of its record."""
+        from mmctr_pipeline.publishing.publish import publish
+        from mmctr_pipeline.publishing.record import record_key
+        from mmctr_pipeline.publishing.store import ObjectStore
+
+        publish(Path(self.storage_dir), ObjectStore(url), name)
+        return f"{url}/{record_key(name)}"
 
     def _path(self, asset: dg.AssetKey) -> Path:
         return Path(self.storage_dir) / self.location.format(asset=asset.to_user_string())
@@ -154,11 +174,15 @@ class ModelIOManager(StorageIOManager):
     location = "latest_model.pt"
 
     def write(self, obj: Any, path: Path) -> None:
-        """Write a new version, point `latest_model.pt` to it, and drop the run's checkpoint."""
+        """Write a new version and point `latest_model.pt` to it."""
         from mmctr_pipeline.registry.versions import write_version
-        from mmctr_pipeline.training.checkpoint import Checkpoints
 
         write_version(path.parent, obj)
+
+    def finish(self, obj: Any, path: Path) -> None:
+        """Drop the run's checkpoint. Until here, a step that is tried again resumes from it."""
+        from mmctr_pipeline.training.checkpoint import Checkpoints
+
         Checkpoints.for_run(path.parent, obj.run_key).remove()
 
     def read(self, path: Path, kind: Any) -> Any:
@@ -218,12 +242,16 @@ class SubmissionIOManager(StorageIOManager):
         return {"path": path, "zip": path.with_name("prediction.zip")}
 
 
-def io_managers(storage_dir: str) -> dict[str, StorageIOManager]:
+def io_managers(storage_dir: str, publish_url: str | None = None) -> dict[str, StorageIOManager]:
     """Return the IO managers of a storage folder by resource key."""
+    managers: dict[str, type[StorageIOManager]] = {
+        "parquet_io": ParquetIOManager,
+        "dataset_io": DatasetIOManager,
+        "model_io": ModelIOManager,
+        "champion_io": ChampionIOManager,
+        "submission_io": SubmissionIOManager,
+    }
     return {
-        "parquet_io": ParquetIOManager(storage_dir=storage_dir),
-        "dataset_io": DatasetIOManager(storage_dir=storage_dir),
-        "model_io": ModelIOManager(storage_dir=storage_dir),
-        "champion_io": ChampionIOManager(storage_dir=storage_dir),
-        "submission_io": SubmissionIOManager(storage_dir=storage_dir),
+        key: manager(storage_dir=storage_dir, publish_url=publish_url)
+        for key, manager in managers.items()
     }

@@ -26,6 +26,7 @@ from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
 from mmctr_pipeline.files.writable import require_writable
 from mmctr_pipeline.presets.preset import preset_name
+from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 from mmctr_pipeline.settings import SettingsError
 
 _SHOWN_EVENTS = {
@@ -52,9 +53,11 @@ def launch_pipeline(stop: StopSignals) -> int:
     try:
         preset, storage = deployment_preset(), current_deployment().storage_dir
         require_writable(storage, "MMCTR_STORAGE_DIR")
+        if url := current_deployment().publish_url:
+            ObjectStore(url).require_writable()
         with open_instance() as instance:
             return _launch(instance, run_config(preset), storage, stop)
-    except (SettingsError, DeploymentError, WriteError, dg.DagsterError) as error:
+    except (SettingsError, DeploymentError, WriteError, PublishError, dg.DagsterError) as error:
         click.echo(f"error: {error}")
     except sqlalchemy.exc.DBAPIError as error:
         click.echo(

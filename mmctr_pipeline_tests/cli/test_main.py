@@ -22,9 +22,8 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for command in (
-        *("sample", "convert", "ablation", "fusions", "leaderboard", "repeat", "accept", "prune"),
-    ):
+    commands = ("sample", "convert", "ablation", "fusions", "leaderboard", "repeat", "accept")
+    for command in (*commands, "models", "prune", "push", "pull"):
         assert f"\n  {command} " in result.stdout
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmctr_pipeline.cli.main import main
+from mmctr_pipeline.publishing.fetch import fetch
+from mmctr_pipeline.publishing.store import ObjectStore
 from mmctr_pipeline.registry.champion import Champion
 from mmctr_pipeline.registry.versions import latest_version
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
@@ -25,9 +27,13 @@ def deployment_of_the_commands(
 
 
 def test_a_promotion_and_a_roll_back_change_champion_and_submission(
-    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+    deployment: Deployment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    storage = deployment.storage
+    storage, url = deployment.storage, f"file://{tmp_path / 'backup'}"
+    monkeypatch.setenv("MMCTR_PUBLISH_URL", url)
     first, before = latest_version(storage), (storage / "submission.csv").read_bytes()
     training = {"max_epochs": 1, "seed": 9}
     assert execute(deployment, "trained_model", trained_model={"training": training}).success
@@ -48,7 +54,12 @@ def test_a_promotion_and_a_roll_back_change_champion_and_submission(
     ]
 
     assert main(["models", "rollback"]) == 0
-    assert "has its scores of" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "has its scores of" in out
+    assert f"published at {url}: champion, submission_csv" in out
+    fetch(tmp_path / "fresh", ObjectStore(url))
+    assert (tmp_path / "fresh" / "submission.csv").read_bytes() == before
+    assert (tmp_path / "fresh" / "best_model.pt").resolve().parent.name == first
     assert (storage / "submission.csv").read_bytes() == before
     assert (storage / "best_model.pt").resolve().parent.name == first
 

@@ -14,9 +14,13 @@ from mmctr_pipeline.definitions import defs
 from mmctr_pipeline.defs import config
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.presets.preset import load_preset, preset_name
+from mmctr_pipeline.publishing.artefacts import ARTEFACTS
 from mmctr_pipeline_tests.defs.running import REPOSITORY, in_process
+from mmctr_pipeline_tests.hidden_packages import hide_packages
 
 HEAVY = ("torch", "sklearn", "open_clip", "sentence_transformers", "transformers", "matplotlib")
+DEPLOYED = ("dagster_k8s", "kubernetes", "dagster_postgres", "s3fs", "botocore")
+"""Packages that only some deployments need."""
 
 GRAPH = {
     "fused_pca": (["image_embeddings", "interactions", "text_embeddings"], "encoding"),
@@ -103,6 +107,12 @@ def test_gpu_assets_carry_the_gpu_tag() -> None:
         assert assets.op.tags["mmctr/gpu"] == "true"
 
 
+def test_every_asset_that_is_stored_is_also_published() -> None:
+    graph = defs.resolve_asset_graph()
+    stored = [key.to_user_string() for key in graph.materializable_asset_keys]
+    assert sorted(stored) == sorted(ARTEFACTS)
+
+
 def test_sources_are_observable() -> None:
     graph = defs.resolve_asset_graph()
     for name in SOURCES:
@@ -112,7 +122,7 @@ def test_sources_are_observable() -> None:
 def test_loading_the_definitions_imports_no_heavy_library() -> None:
     code = (
         "import sys, mmctr_pipeline.definitions; "
-        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+        f"print([name for name in {(*HEAVY, *DEPLOYED)!r} if name in sys.modules])"
     )
     result = _python("-c", code)
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
@@ -124,13 +134,16 @@ UNUSABLE = [
     ({"MMCTR_EXECUTOR": "threads"}, ["threads", "multiprocess", "in_process", "k8s"]),
     ({"MMCTR_EXECUTOR": "k8s"}, ["dagster-k8s is not installed"]),
     ({"MMCTR_DEVICE": "gpu"}, ["gpu", "auto", "cpu", "cuda:N"]),
+    ({"MMCTR_PUBLISH_URL": "s3://me:word@bucket"}, ["MMCTR_PUBLISH_URL", "password"]),
     ({"MMCTR_TIMEZONE": "Mars/Base"}, ["MMCTR_TIMEZONE", "Mars/Base"]),
     ({"MMCTR_DATA_DIR": "."}, ["MMCTR_PRESET", "improved_mmctr", "text_only"]),
     ({"MMCTR_DATA_DIR": "/no/such/folder", "MMCTR_PRESET": "text_only"}, ["/no/such/folder"]),
 ]
 """Environment variables that the definitions refuse, with words of the error message."""
 
-LOAD_WITH_EACH = """
+LOAD_WITH_EACH = (
+    hide_packages("dagster_k8s")
+    + """
 import json, os, sys
 errors = []
 for variables, _ in json.loads(sys.argv[1]):
@@ -145,6 +158,7 @@ for variables, _ in json.loads(sys.argv[1]):
         del os.environ[name]
 print(json.dumps(errors))
 """
+)
 
 
 def test_an_unusable_environment_is_refused_with_the_cause_or_the_choices() -> None:

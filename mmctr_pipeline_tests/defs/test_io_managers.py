@@ -17,6 +17,9 @@ import pytest
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.io_managers import ParquetIOManager, io_managers
 from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.publishing.fetch import fetch
+from mmctr_pipeline.publishing.store import ObjectStore
+from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 from mmctr_pipeline_tests.training.small_sample import small_sample
 
@@ -163,3 +166,43 @@ def test_a_damaged_artefact_is_named_with_the_command_that_makes_it_again(
     assert Path(file).name in str(raised.value) or path.resolve().name in str(raised.value)
     command = f"(dagster asset materialize --select {name} -m mmctr_pipeline.definitions)"
     assert str(raised.value).endswith(command)
+
+
+def test_a_written_artefact_is_published(tmp_path: Path) -> None:
+    url = f"file://{tmp_path / 'backup'}"
+
+    @dg.asset(name="text_embeddings", io_manager_key="parquet_io")
+    def written() -> VectorTable:
+        return _vectors()
+
+    result = dg.materialize([written], resources=io_managers(str(tmp_path / "storage"), url))
+    [materialization] = result.asset_materializations_for_node("text_embeddings")
+    assert materialization.metadata["published"].value == f"{url}/published/text_embeddings.json"
+    fetch(tmp_path / "fresh", ObjectStore(url))
+    assert VectorTable.read(tmp_path / "fresh" / "text_embeddings.parquet").identity == "x"
+
+
+def test_if_a_model_cannot_be_published_its_step_fails_and_the_checkpoint_stays(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    checkpoint = Checkpoints.for_run(tmp_path, MODEL_FILE.run_key).folder
+    checkpoint.mkdir(parents=True)
+
+    @dg.asset(io_manager_key="model_io")
+    def trained_model() -> Any:
+        return MODEL_FILE
+
+    def materialise(url: str | None) -> dg.ExecuteInProcessResult:
+        resources = io_managers(str(tmp_path), url)
+        return dg.materialize([trained_model], resources=resources, raise_on_error=False)
+
+    result = materialise(f"file://{tmp_path / 'file' / 'below'}")
+    assert not result.success
+    [failure] = result.get_step_failure_events()
+    error = failure.event_specific_data.error_display_string
+    assert f"file://{tmp_path / 'file' / 'below'}: [Errno 20] Not a directory" in error
+    assert (tmp_path / "latest_model.pt").is_file()
+    assert checkpoint.is_dir()
+    assert materialise(f"file://{tmp_path / 'backup'}").success
+    assert not checkpoint.exists()

@@ -35,6 +35,7 @@ from mmctr_pipeline_tests.defs.running import PRESET, RUN_COMMAND, Deployment
         ),
         ({"MMCTR_PRESET": "sampel"}, "unknown preset 'sampel'"),
         ({"MMCTR_EXECUTOR": "celery"}, "known executors"),
+        ({"MMCTR_PUBLISH_URL": "file://FOLDER/file"}, "cannot write to file://FOLDER/file: "),
     ],
 )
 def test_an_unusable_environment_is_reported_without_a_traceback(
