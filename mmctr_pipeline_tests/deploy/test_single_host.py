@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mmctr_pipeline.publishing.artefacts import ARTEFACTS
 from mmctr_pipeline.publishing.fetch import fetch
 from mmctr_pipeline.publishing.store import ObjectStore
 from mmctr_pipeline_tests.defs.running import PRESET, REPOSITORY
@@ -127,7 +128,7 @@ def test_a_run_launched_in_the_webserver_is_recorded_in_postgres(
         "WHERE run_id = %s AND dagster_event_type = 'ASSET_MATERIALIZATION'",
         run_id,
     )
-    assert {key for (key,) in materialised} == {f'["{name}"]' for name in CHECKS}
+    assert {key for (key,) in materialised} == {f'["{name}"]' for name in ARTEFACTS}
     checked = postgres.rows(
         "SELECT asset_key, check_name, execution_status FROM asset_check_executions "
         "WHERE run_id = %s",
@@ -187,7 +188,7 @@ def test_what_the_run_made_can_be_fetched_from_the_object_store(
     for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
     fetched = fetch(tmp_path, ObjectStore(server.url))
-    assert {artefact.name for artefact in fetched} == set(CHECKS)
+    assert {artefact.name for artefact in fetched} == set(ARTEFACTS)
     storage = Path(services.places["/var/lib/mmctr"]) / "storage"
     for path in (
         "best_model.pt",
