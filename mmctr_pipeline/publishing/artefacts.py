@@ -97,5 +97,5 @@ def _matches(path: str, pattern: str) -> bool:
     return (
         len(parts) == len(patterns)
         and all(map(fnmatch.fnmatchcase, parts, patterns))
-        and not any(part.startswith(".") for part in parts)
+        and all(part and not part.startswith(".") for part in parts)
     )

@@ -40,8 +40,12 @@ def publish(storage: Path, store: ObjectStore, name: str) -> PublishedArtefact |
     files, uploaded_bytes = {}, 0
     for path in artefact.files:
         file = _describe(storage, path)
-        is_published = published.get(path) == file
-        if not (is_published or store.holds(file.key, file.size, file.sha256)):
+        # What a record names was read back after its upload, but may have been deleted since.
+        if published.get(path) == file:
+            is_there = store.size(file.key) == file.size
+        else:
+            is_there = store.holds(file.key, file.size, file.sha256)
+        if not is_there:
             store.upload(storage / path, file.key)
             uploaded_bytes += file.size
         files[path] = file

@@ -49,7 +49,7 @@ class PublishedArtefact:
         have.
         """
         key = record_key(name)
-        if not store.exists(key):
+        if store.size(key) is None:
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "record.json"

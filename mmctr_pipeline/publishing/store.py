@@ -5,7 +5,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import fsspec
 
@@ -53,39 +53,38 @@ class ObjectStore:
             if not is_atomic:
                 self._files.mv(incoming, target)
         if not self.holds(key, source.stat().st_size, sha256):
-            self.delete(key)
             raise PublishError(
                 f"{self.url}/{key} differs from {source} after the upload: the file changed "
                 "meanwhile, or the store lost a part of it. Fix: mmctr push"
             )
 
-    def holds(self, key: str, size: int, sha256: str) -> bool:
-        """Return whether there is an object of this size and content; reads the whole object."""
+    def size(self, key: str) -> int | None:
+        """Return the size of an object in bytes, or None if there is no such object."""
         try:
             with self._naming_errors("read"):
-                if self._files.info(self._path(key))["size"] != size:
-                    return False
-                with self._open(key) as file:
-                    # Typed for a file of the operating system, but any file will do.
-                    return hashlib.file_digest(cast("Any", file), "sha256").hexdigest() == sha256
+                return int(self._files.info(self._path(key))["size"])
         except PublishError as error:
             if isinstance(error.__cause__, FileNotFoundError):
-                return False
+                return None
             raise
+
+    def holds(self, key: str, size: int, sha256: str) -> bool:
+        """Return whether there is an object of this size and content; reads the whole object."""
+        if self.size(key) != size:
+            return False
+        digest = hashlib.sha256()
+        for block in self._blocks(key):
+            digest.update(block)
+        return digest.hexdigest() == sha256
 
     def download(self, key: str, target: Path) -> str:
         """Write an object to a file and return the SHA-256 of its content."""
         digest = hashlib.sha256()
-        with self._naming_errors("read"), self._open(key) as source, target.open("wb") as file:
-            while block := source.read(_BLOCK_BYTES):
+        with target.open("wb") as file:
+            for block in self._blocks(key):
                 digest.update(block)
                 file.write(block)
         return digest.hexdigest()
-
-    def exists(self, key: str) -> bool:
-        """Return whether there is an object."""
-        with self._naming_errors("read"):
-            return bool(self._files.exists(self._path(key)))
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names of the objects in a folder; none if there is no such folder."""
@@ -113,9 +112,12 @@ class ObjectStore:
     def _path(self, key: str) -> str:
         return f"{self._root}/{key}"
 
-    def _open(self, key: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        opened = self._files.open(self._path(key), "rb", block_size=_BLOCK_BYTES)
-        return cast("contextlib.AbstractContextManager[BinaryIO]", opened)
+    def _blocks(self, key: str) -> Iterator[bytes]:
+        with self._naming_errors("read"):
+            source = self._files.open(self._path(key), "rb", block_size=_BLOCK_BYTES)
+            with contextlib.closing(source):
+                while block := source.read(_BLOCK_BYTES):
+                    yield block
 
     @contextlib.contextmanager
     def _naming_errors(self, action: str) -> Iterator[None]:

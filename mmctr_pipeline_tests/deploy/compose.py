@@ -51,6 +51,8 @@ class Services:
         Where the file is; sources of bind mounts are relative to it.
     environment
         Environment variables of every process.
+    env_file
+        The variables of `.env`, for services that name it as their `env_file`.
     places
         Texts of the containers, such as folders and ports, and what stands for them here. Longer
         ones are replaced first.
@@ -61,6 +63,7 @@ class Services:
     compose: dict[str, Any]
     folder: Path
     environment: Mapping[str, str]
+    env_file: Mapping[str, str]
     places: Mapping[str, str]
     logs: Path
     processes: dict[str, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
@@ -127,7 +130,8 @@ class Services:
         return statuses
 
     def _environment(self, service: dict[str, Any]) -> dict[str, str]:
-        variables = {**self.environment, **service["environment"]}
+        env_file = self.env_file if "env_file" in service else {}
+        variables = {**self.environment, **env_file, **service["environment"]}
         return {
             # The name of a service is the address of its container.
             name: "127.0.0.1" if value in self.compose["services"] else self.here(str(value))

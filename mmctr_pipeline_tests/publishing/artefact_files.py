@@ -78,4 +78,4 @@ def contents(storage: Path) -> dict[str, bytes]:
 
 def published_names(store: ObjectStore) -> list[str]:
     """Return the assets that a store has records of."""
-    return [name for name in ARTEFACTS if store.exists(f"published/{name}.json")]
+    return [name for name in ARTEFACTS if store.size(f"published/{name}.json")]

@@ -94,6 +94,7 @@ def test_a_store_without_artefacts_is_named(s3: ObjectStore, tmp_path: Path) -> 
         "/tmp/outside.parquet",
         "models/../../outside.parquet",
         "models/x/../y.parquet",
+        "models//y.parquet",
         "checkpoints/0123/checkpoint.pt",
         "train_dataset/train.parquet",
         ".hidden",

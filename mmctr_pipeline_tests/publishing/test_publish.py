@@ -75,6 +75,20 @@ def test_unchanged_files_are_not_uploaded_again(
     assert {key.partition("-")[0] for key in changed} == {"neighbours", "published/fused_pca.json"}
 
 
+def test_an_object_that_was_deleted_is_uploaded_again(
+    s3: ObjectStore, objects: Path, tmp_path: Path
+) -> None:
+    storage = write_artefacts(tmp_path / "storage")
+    publish(storage, s3, "train_dataset")
+    [deleted] = (objects / "train_dataset").glob("items-*")
+    s3.delete(f"train_dataset/{deleted.name}")
+    assert not deleted.exists()
+    with pytest.raises(PublishError, match=f"cannot read {s3.url}"):
+        fetch(tmp_path / "fresh", s3)
+    publish(storage, s3, "train_dataset")
+    fetch(tmp_path / "fresh", s3)
+
+
 def test_an_earlier_artefact_stays_until_the_second_one_after_it(
     s3: ObjectStore, objects: Path, tmp_path: Path
 ) -> None:
@@ -192,7 +206,7 @@ def test_an_upload_that_arrives_changed_is_refused_and_stays_invisible(
     write_vectors(tmp_path, "text_embeddings", 0)
     with pytest.raises(PublishError, match=r"differs from .* after the upload"):
         publish(tmp_path, store, "text_embeddings")
-    assert list((tmp_path / "disk").iterdir()) == []
+    assert published_names(store) == []
 
 
 def test_a_record_that_cannot_be_read_is_named(s3: ObjectStore, tmp_path: Path) -> None:
