@@ -18,10 +18,16 @@ class DataConfig(Settings):
         28, "length of the window in calendar days, train and valid together", ge=2, le=10_000
     )
     valid_days: int = setting(
-        1, "days at the end of the window to validate on; days without a folder do not count", ge=1
+        1,
+        "days at the end of the window to validate on; days without a folder do not count",
+        ge=1,
+        le=10_000,
     )
     min_valid_rows: int = setting(
-        10_000, "least valid rows; if there are fewer, the last train days become valid days", ge=1
+        10_000,
+        "least valid rows; if there are fewer, the last train days become valid days",
+        ge=1,
+        le=10**12,
     )
 
     def __post_init__(self) -> None:

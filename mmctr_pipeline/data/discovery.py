@@ -172,11 +172,13 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _describe(root: Path, files: dict[str, Path | None], images: ImageIndex | None) -> str:
-    found = {name: _describe_table(root, path) for name, path in files.items() if path is not None}
-    if images is not None:
-        found["images"] = f"{images.folder.relative_to(root)}/{images.describe()}"
-    names = (*REQUIRED_FILES, *OPTIONAL_FILES, "images")
-    lines = [f"  {name:<21} {found.get(name, 'none')}" for name in names]
+    found: dict[str, str] = {}
+    for name, path in files.items():
+        if path is not None and path.name in (INTERACTIONS, CANDIDATES):
+            name = path.name
+        found[name] = "none" if path is None else _describe_table(root, path)
+    shown = "none" if images is None else f"{images.folder.relative_to(root)}/{images.describe()}"
+    lines = [f"  {name:<21} {facts}" for name, facts in {**found, "images": shown}.items()]
     return "\n".join([f"data set in {root}", *lines])
 
 

@@ -31,7 +31,7 @@ class Window:
         return self.valid[-1]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return plain lists and strings, for the provenance."""
+        """Return plain strings and lists, for the provenance."""
         days = {"train_days": self.train, "valid_days": self.valid, "missing_days": self.missing}
         return {"day": str(self.day), **{name: list(map(str, days[name])) for name in days}}
 
@@ -52,10 +52,11 @@ class SplitTables:
 
 
 def resolve_day(root: Path, interactions: Path | None, config: DataConfig) -> DataConfig:
-    """Return the settings with a day: the latest complete one if they name none.
+    """Return the settings with a complete day: the latest one if they name none.
 
     Data without logs by day have no day: the settings are returned as they are. Raises
-    `SettingsError` if they name a day then, and `DataNotFoundError` if no day is complete.
+    `SettingsError` if they name a day then, `DataNotFoundError` if the day does not exist or no day
+    is complete, and `DataError` if the day is not complete.
 
     Parameters
     ----------
@@ -74,9 +75,9 @@ def resolve_day(root: Path, interactions: Path | None, config: DataConfig) -> Da
                 "folder with logs by day"
             )
         return config
-    if config.day is not None:
-        return config
-    day = DayLogs.at(interactions, root).latest_complete()
+    logs = DayLogs.at(interactions, root)
+    day = logs.latest_complete() if config.date is None else logs.day(config.date)
+    logs.require_complete(day)
     return dataclasses.replace(config, day=str(day.date))
 
 
@@ -87,8 +88,7 @@ def find_splits(layout: DataLayout, config: DataConfig) -> SplitTables:
     from train to valid until valid has `min_valid_rows` rows. No file of a later day is opened.
 
     Raises `DataError` for a day in the window that is not complete, if no day is left for train,
-    and for an unreadable part file of the valid days; `DataNotFoundError` for a day that does not
-    exist; and the errors of `resolve_day`.
+    and for an unreadable part file of the valid days, and the errors of `resolve_day`.
     """
     config = resolve_day(layout.root, layout.interactions, config)
     if layout.interactions is None:
@@ -123,11 +123,10 @@ def find_test(layout: DataLayout, config: DataConfig) -> Table:
 
 def _days_of_window(logs: DayLogs, config: DataConfig) -> list[Day]:
     """Return the days of the window that have a folder, after checking that they are complete."""
-    assert config.date is not None
-    last = logs.day(config.date)
-    logs.require_complete(last)
-    first = last.date - datetime.timedelta(days=config.days - 1)
-    days = [day for day in logs.days if first <= day.date <= last.date]
+    last = config.date
+    assert last is not None
+    first = last - datetime.timedelta(days=config.days - 1)
+    days = [day for day in logs.days if first <= day.date <= last]
     for day in days:
         logs.require_finished(day)
     return days

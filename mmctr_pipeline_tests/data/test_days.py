@@ -19,7 +19,7 @@ def _latest(root: Path) -> str:
 
 def _build(root: Path, day: str | None = None) -> str:
     config = DataConfig(day=day, min_valid_rows=1)
-    return build_dataset(find_data(root), config).provenance["window"]["day"]
+    return build_dataset(find_data(root), config).day
 
 
 def test_the_latest_marked_day_is_the_latest_complete_day(tmp_path: Path) -> None:

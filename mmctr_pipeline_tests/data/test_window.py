@@ -72,6 +72,7 @@ def test_the_widened_window_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.INFO):
         dataset = _build(root, min_valid_rows=5)
     assert _days(dataset) == ([FIRST], [SECOND, "2026-01-05"])
+    assert dataset.first_valid_day == SECOND
     assert dataset.provenance["window"]["missing_days"] == [THIRD, FOURTH]
     assert (
         "window of 2026-01-05: train 2026-01-01 (1 day), valid 2026-01-02 to 2026-01-05 (2 days) "
@@ -99,7 +100,7 @@ def test_a_day_that_does_not_exist_is_refused_with_the_days_that_do(tmp_path: Pa
 
 def test_a_day_of_data_with_splits_is_refused(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path)
-    assert "window" not in _build(root).provenance
+    assert _build(root).day == ""
     with pytest.raises(SettingsError, match=r"has no logs by day.*Fix: leave the day out"):
         _build(root, day=FIRST)
 
