@@ -43,8 +43,8 @@ install: $(INSTALLED) home  ## install everything into .venv
 demo: install  ## run the whole pipeline on the generated sample dataset
 	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(BIN)/python -m mmctr_pipeline.defs.run
 
-run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET
-	@$(BIN)/python -m mmctr_pipeline.defs.run
+run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET (DAY=YYYY-MM-DD)
+	@$(BIN)/python -m mmctr_pipeline.defs.run $(if $(DAY),--day "$(DAY)")
 
 ui: install  ## start webserver and daemon on http://localhost:3000 (PORT=...)
 	@$(BIN)/python -m dagster dev -w workspace.yaml -p $(or $(PORT),3000)

@@ -7,6 +7,7 @@ import dagster as dg
 
 from mmctr_pipeline.defs import assets, jobs
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset
+from mmctr_pipeline.defs.days import day_definitions
 from mmctr_pipeline.defs.executors import end_steps_with_run, executor, set_root_log_handler
 from mmctr_pipeline.defs.io_managers import io_managers
 from mmctr_pipeline.defs.resources import DeploymentResource
@@ -24,10 +25,11 @@ if not os.environ.get("DAGSTER_HOME"):
         stacklevel=1,
     )
 
+day_assets, day_jobs = day_definitions()
 defs = dg.Definitions(
-    assets=dg.load_assets_from_package_module(assets),
+    assets=[*dg.load_assets_from_package_module(assets), *day_assets],
     asset_checks=dg.load_asset_checks_from_package_module(assets),
-    jobs=jobs.JOBS,
+    jobs=[*jobs.JOBS, *day_jobs],
     schedules=[jobs.nightly],
     resources={
         "deployment": DeploymentResource.from_environment(current_deployment()),

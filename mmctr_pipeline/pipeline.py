@@ -16,6 +16,7 @@ import torch
 from mmctr_pipeline.baselines import baseline_scores, compare_with_baselines
 from mmctr_pipeline.calibration import saved_map
 from mmctr_pipeline.data.build import build_dataset, read_train_histories
+from mmctr_pipeline.data.config import DEFAULT_DATA, DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.items import read_given_vectors
@@ -45,13 +46,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def load_dataset(layout: DataLayout) -> CtrDataset:
+def load_dataset(layout: DataLayout, data: DataConfig = DEFAULT_DATA) -> CtrDataset:
     """Read, validate and compact the interactions and the item table.
 
-    Raises `DataError` if the data are invalid; the message names file, column and row.
+    For logs by day, `data` chooses the days, by default those up to the latest complete day. Raises
+    `DataError` if the data are invalid; the message names file, column and row. Raises
+    `DataNotFoundError` for a day that does not exist, and `SettingsError` if `data` names a day but
+    the data are not by day.
     """
     logger.info(layout.description)
-    return build_dataset(layout)
+    return build_dataset(layout, data)
 
 
 def encode_titles(
@@ -129,6 +133,7 @@ def fuse(
     config: FusionConfig,
     transforms: Path,
     device: torch.device,
+    data: DataConfig = DEFAULT_DATA,
 ) -> "Fusion":
     """Return one fused vector per item, by a stored transform if there is one for these inputs.
 
@@ -150,6 +155,8 @@ def fuse(
         Folder of stored transforms; a new one is added.
     device
         Where a learned fusion is trained.
+    data
+        The days that a learned fusion reads from logs by day, as in `load_dataset`.
     """
     from mmctr_pipeline.fusion import fuse
 
@@ -162,7 +169,7 @@ def fuse(
     return fuse.fuse(
         text,
         image,
-        lambda: read_train_histories(layout, items),
+        lambda: read_train_histories(layout, items, data),
         config,
         device,
         transforms,

@@ -7,6 +7,7 @@ import torch
 
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.data.build import read_train_histories
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.vectors import ItemVectors
@@ -36,6 +37,15 @@ def vectors_for(
     return recorded_vectors(
         model_file, layout, items, storage / "vectors", storage, storage / "transforms", device
     )
+
+
+def recorded_data(model_file: ModelFile) -> DataConfig:
+    """Return the settings, with the day, of the dataset that a model was trained on.
+
+    Files of earlier versions record none. Raises `SettingsError` for invalid ones.
+    """
+    recorded = model_file.resolved_config.get("train_dataset", {}).get("data", {})
+    return DataConfig.from_mapping(recorded, "the model file", "train_dataset.data")
 
 
 def recorded_vectors(
@@ -89,7 +99,7 @@ def recorded_vectors(
     fused = fuse.fuse(
         text,
         image,
-        lambda: read_train_histories(layout, items),
+        lambda: read_train_histories(layout, items, recorded_data(model_file)),
         fusion,
         device,
         transforms,

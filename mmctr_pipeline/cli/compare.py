@@ -44,7 +44,7 @@ def compare(
     Parameters
     ----------
     entries
-        The rows.
+        The rows; the first one's preset chooses the window of logs by day.
     data
         The data folder, or the settings of a sample dataset. The sample dataset is generated if
         the storage folder does not have it yet.
@@ -65,14 +65,16 @@ def compare(
     from mmctr_pipeline.comparison.runner import Runner
     from mmctr_pipeline.data.discovery import find_data
     from mmctr_pipeline.data.user_split import selecting_rows
+    from mmctr_pipeline.data.window import resolve_day
     from mmctr_pipeline.sample.write import ensure_sample
     from mmctr_pipeline.training.device import resolve_device
 
     device = resolve_device(deployment.device)
     folder = data if isinstance(data, Path) else ensure_sample(data, storage / "sample")
     layout = find_data(folder)
-    dataset = pipeline.load_dataset(layout)
-    vectors = RowVectors(layout, dataset.items, storage, device)
+    days = resolve_day(layout.root, layout.interactions, entries[0].preset.data)
+    dataset = pipeline.load_dataset(layout, days)
+    vectors = RowVectors(layout, dataset.items, storage, device, days)
     runner = Runner(dataset, vectors, storage, device, minutes, again)
     board = runner.run(entries, seeds, by_auc, pairs)
     limit = f" or {minutes:g} minutes, whichever ends first" if minutes else ""
@@ -81,7 +83,7 @@ def compare(
         f"{board.n_reporting_rows:,} valid rows that did not select the epoch; each model trained "
         f"for the epochs of its preset{limit}, on {device}"
     )
-    best = best_possible_auc(layout.root, ~selecting_rows(dataset))
+    best = best_possible_auc(layout.root, dataset, ~selecting_rows(dataset))
     lines = write_report(board, runner.folder, name, heading, best)
     print("\n".join(["", *lines, "", f"written to {runner.folder / name}.md"]))
     line = {"name": name, "data": str(layout.root), "best_possible_auc": best}

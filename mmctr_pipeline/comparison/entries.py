@@ -46,7 +46,7 @@ class Entry:
     name
         Shown in the table.
     preset
-        Settings; `checks` is not used.
+        Settings; `checks` is not used, and `data` only of the first row.
     without
         Modalities whose vectors are withheld from the fusion and the model. If both are withheld,
         the fused vector of every item is zero.
@@ -94,10 +94,10 @@ class Entry:
 def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) -> list[Entry]:
     """Return a row for each preset, given by name or path, in this order.
 
-    The row of a path is named by the stem of the file. Encoders and fusion are those of `shared`,
-    or each preset's own if `shared` is None. Without names, returns the shipped presets, except
-    those whose settings equal those of an earlier row. Raises `SettingsError` if two rows would
-    have the same name.
+    The row of a path is named by the stem of the file. Data, encoders and fusion are those of
+    `shared`, or each preset's own if `shared` is None. Without names, returns the shipped presets,
+    except those whose settings equal those of an earlier row. Raises `SettingsError` if two rows
+    would have the same name.
     """
     shipped = shipped_presets()
     entries: dict[str, Entry] = {}
@@ -107,7 +107,8 @@ def preset_entries(names_or_paths: Sequence[str], shared: Preset | None = None) 
             raise SettingsError(f"two rows would be named {name!r}; rename a file or leave one out")
         preset = load_preset(name_or_path)
         if shared is not None:
-            preset = dataclasses.replace(preset, encoders=shared.encoders, fusion=shared.fusion)
+            fixed = {name: getattr(shared, name) for name in ("data", "encoders", "fusion")}
+            preset = dataclasses.replace(preset, **fixed)
         others = [dataclasses.replace(e.preset, checks=preset.checks) for e in entries.values()]
         if names_or_paths or preset not in others:
             entries[name] = Entry(name, preset)

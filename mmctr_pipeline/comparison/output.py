@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmctr_pipeline.comparison.table import Leaderboard
+from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.files.atomic import atomic_write, write_text
 from mmctr_pipeline.files.markdown import escaped
 from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.metrics import auc
-from mmctr_pipeline.sample.config import SamplePaths
+from mmctr_pipeline.sample.write import read_valid_truth
 
 
 def write_report(
@@ -74,15 +74,19 @@ def _draw(board: Leaderboard, best_possible: float | None, path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def best_possible_auc(data: Path, valid_rows: np.ndarray) -> float | None:
+def best_possible_auc(data: Path, dataset: CtrDataset, valid_rows: np.ndarray) -> float | None:
     """Return the AUC of a sample dataset's true probabilities on some of its valid rows.
 
-    `valid_rows`, `(N,) bool`, is True for the valid rows to use. Returns None if the folder `data`
-    holds no sample dataset.
+    Returns None if the folder `data` holds no sample dataset.
+
+    Parameters
+    ----------
+    data
+        The data folder.
+    dataset
+        The dataset that was read from it.
+    valid_rows
+        True for the valid rows to use, `(N,) bool`.
     """
-    path = SamplePaths(data).truth
-    if not path.is_file():
-        return None
-    truth = pq.read_table(path, filters=[("split", "=", "valid")]).sort_by("row")
-    probability, label = (truth.column(name).to_numpy() for name in ("probability", "label"))
-    return auc(label[valid_rows], probability[valid_rows])
+    truth = read_valid_truth(data, dataset.valid_days)
+    return None if truth is None else auc(*(column[valid_rows] for column in truth))

@@ -16,7 +16,7 @@ from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.fingerprint import fingerprint_array
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.config import model_config_from
-from mmctr_pipeline.recorded_vectors import recorded_vectors
+from mmctr_pipeline.recorded_vectors import recorded_data, recorded_vectors
 from mmctr_pipeline.registry.conditions import (
     changed_conditions,
     library_versions,
@@ -113,7 +113,7 @@ def repeat_run(
         CPU threads; by default as many as recorded.
     """
     layout = find_data(data)
-    dataset = pipeline.load_dataset(layout)
+    dataset = pipeline.load_dataset(layout, recorded_data(model_file))
     if dataset.fingerprint != model_file.data_fingerprint:
         raise RepeatError(
             f"the data in {data} are not those of the recorded run: their fingerprint is "

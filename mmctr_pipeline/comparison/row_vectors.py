@@ -9,6 +9,7 @@ import torch
 
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.comparison.entries import Entry
+from mmctr_pipeline.data.config import DEFAULT_DATA, DataConfig
 from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
@@ -27,12 +28,19 @@ class RowVectors:
         The deployment's storage folder.
     device
         Where encoders and a learned fusion run.
+    days
+        The window of logs by day, for a learned fusion.
     """
 
     def __init__(
-        self, layout: DataLayout, items: ItemTable, storage: Path, device: torch.device
+        self,
+        layout: DataLayout,
+        items: ItemTable,
+        storage: Path,
+        device: torch.device,
+        days: DataConfig = DEFAULT_DATA,
     ) -> None:
-        self._layout, self._items, self._device = layout, items, device
+        self._layout, self._items, self._device, self._days = layout, items, device, days
         self._store = VectorStore(storage / "vectors")
         self._transforms = storage / "transforms"
         self._encode = functools.cache(self._encode_both)
@@ -54,7 +62,8 @@ class RowVectors:
             fused = random_projection(text, image, fusion.dim, seed, is_standardised)
         else:
             data = (self._layout, self._items, text, image)
-            fused = pipeline.fuse(*data, fusion, self._transforms, self._device).vectors
+            where = (self._transforms, self._device)
+            fused = pipeline.fuse(*data, fusion, *where, self._days).vectors
         return ItemVectors(fused, text, image)
 
     def _encode_both(self, encoders: EncodersConfig) -> tuple[VectorTable, VectorTable]:

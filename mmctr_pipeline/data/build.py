@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mmctr_pipeline.data.config import DEFAULT_DATA, DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
 from mmctr_pipeline.data.discovery import DataLayout
-from mmctr_pipeline.data.fingerprint import fingerprint_dataset
+from mmctr_pipeline.data.fingerprint import fingerprint_files
 from mmctr_pipeline.data.histories import (
     PaddingCheck,
     RowHistories,
@@ -30,8 +31,9 @@ from mmctr_pipeline.data.schemas import (
     TEST_COLUMNS,
     Column,
 )
-from mmctr_pipeline.data.tables import TableFile, open_table
+from mmctr_pipeline.data.tables import Table, TableFile, open_table
 from mmctr_pipeline.data.validation import Block, DataError, check_distinct, integers
+from mmctr_pipeline.data.window import SplitTables, find_splits, find_test
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.files.read_ahead import read_ahead
 
@@ -59,22 +61,27 @@ class _Rows:
         return len(self.numbers["item_id"])
 
 
-def read_test_ids(layout: DataLayout) -> np.ndarray:
-    """Return the column `ID` of the test file, `(N,) int64`, in its order; raises `DataError`."""
-    with open_table(layout.test, (ROW_ID,)) as file:
+def read_test_ids(layout: DataLayout, config: DataConfig = DEFAULT_DATA) -> np.ndarray:
+    """Return the column `ID` of the test rows, `(N,) int64`, in their order.
+
+    Raises as `find_splits` does, and `DataError`.
+    """
+    with open_table(find_test(layout, config), (ROW_ID,)) as file:
         array = file.read(["ID"]).column("ID").combine_chunks()
-        return integers(array, Block(layout.test, ROW_ID))
+        return integers(array, Block(file.path, ROW_ID))
 
 
-def build_dataset(layout: DataLayout) -> CtrDataset:
+def build_dataset(layout: DataLayout, config: DataConfig = DEFAULT_DATA) -> CtrDataset:
     """Read and check all interaction files and the item table; map ids to table rows.
 
-    Histories lose their padding. Equal histories are stored once, in the order of their first
-    appearance; rows keep the order of their files. At any time two batches of rows are in memory
-    with their padding, one of them being read ahead. The provenance has file names, counts, lengths
-    of histories, shares of labels, targets in their own history, overlap of users, cold items, and
-    the types of all columns. Raises `DataError` naming file, column and row of the first fault.
+    For logs by day, `config` chooses the days. Histories lose their padding. Equal histories are
+    stored once, in the order of their first appearance; rows keep the order of their files. At any
+    time two batches of rows are in memory with their padding, one of them being read ahead. The
+    provenance has file names, counts, lengths of histories, shares of labels, targets in their own
+    history, overlap of users, cold items, the types of all columns, and the days of a window.
+    Raises `DataError` naming file, column and row of the first fault, and as `find_splits` does.
     """
+    tables = find_splits(layout, config)
     items = read_items(layout)
     logger.info(f"{len(items):,} items in {layout.item_feature.name}")
     rows: dict[str, _Rows] = {}
@@ -82,8 +89,8 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     with contextlib.ExitStack() as stack:
         # Open all files first, so that a missing column shows before minutes of reading.
         files = {
-            name: stack.enter_context(open_table(getattr(layout, name), columns))
-            for name, columns in _COLUMNS.items()
+            name: stack.enter_context(open_table(table, _COLUMNS[name]))
+            for name, table in tables.by_name.items()
         }
         for file in files.values():
             _check_kinds(file, layout, items)
@@ -92,12 +99,12 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
             require_same_kind(file.path, user_id, user_type, f"user_id in {layout.train}")
         schema = {name: column_types(file) for name, file in files.items()}
         # Hashing runs in parallel with reading, as it needs only the bytes of the files.
-        hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_dataset, layout)
+        hashed: list[Path | Table] = [*tables.by_name.values(), layout.item_feature]
+        hashing = stack.enter_context(ThreadPoolExecutor(1)).submit(fingerprint_files, hashed)
         for name, file in files.items():
-            path = getattr(layout, name)
-            rows[name] = _read_rows(file, path, _COLUMNS[name], items, layout.item_feature, parts)
-            logger.info(f"{len(rows[name]):,} rows in {path.name}")
-            _check_labels(rows[name].numbers.get("label"), path)
+            rows[name] = _read_rows(file, _COLUMNS[name], items, layout.item_feature, parts)
+            logger.info(f"{len(rows[name]):,} rows in {file.label}")
+            _check_labels(rows[name].numbers.get("label"), file)
     histories, index = merge_histories(parts)
     logger.info(f"{len(histories):,} distinct histories in {len(index):,} rows")
     users, user_id = map_columns([part.users for part in rows.values() if part.users is not None])
@@ -112,22 +119,24 @@ def build_dataset(layout: DataLayout) -> CtrDataset:
     )
     for name, id_map in dataset.id_maps.items():
         logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids get the rows 1, 2, ...")
-    provenance = {**_provenance(dataset, layout, rows), "schema": schema}
+    provenance = {**_provenance(dataset, layout, tables, rows), "schema": schema}
     return dataclasses.replace(dataset, provenance=provenance)
 
 
-def read_train_histories(layout: DataLayout, items: ItemTable) -> Ragged:
+def read_train_histories(
+    layout: DataLayout, items: ItemTable, config: DataConfig = DEFAULT_DATA
+) -> Ragged:
     """Return the distinct histories of the train split, by first appearance.
 
     A learned fusion may read nothing else from the interactions. Histories are checked and stripped
-    as by `build_dataset`. Raises `DataError`.
+    as by `build_dataset`. Raises as `build_dataset` does.
     """
     parts: list[RowHistories] = []
-    with open_table(layout.train, HISTORY_COLUMNS) as file:
+    with open_table(find_splits(layout, config).train, HISTORY_COLUMNS) as file:
         _check_kinds(file, layout, items)
-        _read_rows(file, layout.train, HISTORY_COLUMNS, items, layout.item_feature, parts)
+        _read_rows(file, HISTORY_COLUMNS, items, layout.item_feature, parts)
     distinct, _ = merge_histories(parts)
-    logger.info(f"{len(distinct):,} distinct histories in {layout.train.name}")
+    logger.info(f"{len(distinct):,} distinct histories in {file.label}")
     return distinct
 
 
@@ -143,13 +152,13 @@ def _check_kinds(file: TableFile, layout: DataLayout, items: ItemTable) -> None:
         require_same_kind(file.path, file.schema.field(name), items.ids.dtype, source)
 
 
-def _check_labels(label: np.ndarray | None, path: Path) -> None:
-    """Check that the labels of a file, if it has any, are of both classes."""
+def _check_labels(label: np.ndarray | None, file: TableFile) -> None:
+    """Check that the labels of a table, if it has any, are of both classes."""
     if label is not None and (label == label[0]).all():
         raise DataError(
-            path,
-            f"all {len(label):,} labels are {label[0]}, but a model needs rows with a click and "
-            "rows without",
+            file.path,
+            f"all {len(label):,} labels are {label[0]} in {file.label}, but a model needs rows "
+            "with a click and rows without",
             "check how the file was exported",
             "label",
         )
@@ -157,7 +166,6 @@ def _check_labels(label: np.ndarray | None, path: Path) -> None:
 
 def _read_rows(
     file: TableFile,
-    path: Path,
     columns: tuple[Column, ...],
     items: ItemTable,
     item_file: Path,
@@ -169,12 +177,12 @@ def _read_rows(
     # Blocks are joined at the end, as a file may hold fewer rows than it claims.
     parts: dict[str, list[Any]] = {c.name: [] for c in columns if c.kind != "id_list"}
     is_seen = np.zeros(id_map.n_rows, dtype=bool)
-    progress = Progress(logger, path.name, file.n_rows)
+    progress = Progress(logger, file.label, file.n_rows)
     padding = PaddingCheck()
     n_with_target, first_row = 0, 0
     with contextlib.closing(read_ahead(file.iter_batches(_BATCH_ROWS, names))) as batches:
         for batch in batches:
-            blocks = {column.name: Block(path, column, first_row) for column in columns}
+            blocks = {column.name: Block(file.path, column, first_row) for column in columns}
             for name, arrays in parts.items():
                 arrays.append(_values(batch.column(name), blocks[name], id_map, item_file))
             targets, sequences = parts["item_id"][-1], batch.column("item_seq")
@@ -188,7 +196,7 @@ def _read_rows(
     users = _concatenate(parts.pop("user_id")) if "user_id" in parts else None
     numbers = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     if "ID" in numbers:
-        check_distinct(numbers["ID"], Block(path, ROW_ID))
+        check_distinct(numbers["ID"], Block(file.path, ROW_ID))
         numbers["row_id"] = numbers.pop("ID")
     return _Rows(numbers, users, n_with_target, np.flatnonzero(is_seen))
 
@@ -209,7 +217,9 @@ def _concatenate(blocks: list[np.ndarray] | list[pa.Array]) -> np.ndarray | pa.C
     return pa.chunked_array(blocks)
 
 
-def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows]) -> dict[str, Any]:
+def _provenance(
+    dataset: CtrDataset, layout: DataLayout, tables: SplitTables, rows: dict[str, _Rows]
+) -> dict[str, Any]:
     lengths = dataset.histories.lengths
     train_users = _distinct(dataset.train.user_id)
     seen_in_train = rows["train"].items_seen
@@ -218,6 +228,7 @@ def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows])
             name: str(getattr(layout, name).relative_to(layout.root))
             for name in ("train", "valid", "test", "item_feature")
         },
+        **({"window": tables.window.to_mapping()} if tables.window else {}),
         "n_items": len(dataset.items),
         "n_distinct_histories": len(dataset.histories),
     }

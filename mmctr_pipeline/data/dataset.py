@@ -108,9 +108,14 @@ class CtrDataset:
         return self.provenance.get("window", {}).get("day", "")
 
     @property
+    def valid_days(self) -> list[str]:
+        """The valid days of logs by day, YYYY-MM-DD, ascending; none for other data."""
+        return list(self.provenance.get("window", {}).get("valid_days", []))
+
+    @property
     def first_valid_day(self) -> str:
         """The first valid day of logs by day, YYYY-MM-DD; empty for other data."""
-        return min(self.provenance.get("window", {}).get("valid_days", [""]))
+        return min(self.valid_days, default="")
 
     def write(self, folder: Path) -> None:
         """Write the tables as parquet files into an existing, empty folder.

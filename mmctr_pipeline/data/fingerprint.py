@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.images import ImageIndex
-from mmctr_pipeline.data.tables import table_files
+from mmctr_pipeline.data.tables import Table
 from mmctr_pipeline.files.progress import Progress
 
 logger = logging.getLogger(__name__)
@@ -18,20 +17,15 @@ logger = logging.getLogger(__name__)
 _THREADS = 8
 
 
-def fingerprint_files(paths: Iterable[Path]) -> str:
+def fingerprint_files(tables: Iterable[Path | Table]) -> str:
     """Return the SHA-256 (hex) of the contents of the files, in the given order.
 
-    A folder of part files counts as one file. The hash ignores names, folders and times. Swapping
+    The part files of a table count as one file. The hash ignores names, folders and times. Swapping
     two files changes the hash.
     """
     with ThreadPoolExecutor(_THREADS) as threads:
-        digests = list(threads.map(_table_digest, paths))
+        digests = list(threads.map(_table_digest, tables))
     return hashlib.sha256(b"".join(digests)).hexdigest()
-
-
-def fingerprint_dataset(layout: DataLayout) -> str:
-    """Return the fingerprint of the sources of the train dataset: splits and item_feature."""
-    return fingerprint_files([layout.train, layout.valid, layout.test, layout.item_feature])
 
 
 def fingerprint_images(index: ImageIndex) -> str:
@@ -70,11 +64,12 @@ def file_digest(path: Path) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _table_digest(path: Path) -> bytes:
-    """Return the digest of a file, or of the digests of a folder's part files."""
-    if not path.is_dir():
-        return file_digest(path)
-    return hashlib.sha256(b"".join(map(file_digest, table_files(path)))).digest()
+def _table_digest(source: Path | Table) -> bytes:
+    """Return the digest of a file, or of the digests of a table's part files."""
+    table = source if isinstance(source, Table) else Table.at(source)
+    if not table.has_parts:
+        return file_digest(table.path)
+    return hashlib.sha256(b"".join(map(file_digest, table.files))).digest()
 
 
 def _digest_if_readable(path: Path) -> bytes | None:

@@ -22,18 +22,34 @@ class ParquetFile:
 
     Page checksums are verified where the file has them. Raises `DataError` if the file cannot be
     opened.
+
+    Parameters
+    ----------
+    path
+        The file.
+    keep_open
+        Keep the file open until `close`. Otherwise it is open only while it is read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, keep_open: bool = True) -> None:
+        self.path, self._keep_open = path, keep_open
+        self._file = self._open()
+        self.schema: pa.Schema = self._file.schema_arrow
+        self.n_rows: int = self._file.metadata.num_rows
+        self._close_after_use()
+
+    def _open(self) -> pq.ParquetFile:
         try:
-            self._file = pq.ParquetFile(path, page_checksum_verification=True)
-            self.schema: pa.Schema = self._file.schema_arrow
-            self.n_rows: int = self._file.metadata.num_rows
+            file = pq.ParquetFile(self.path, page_checksum_verification=True)
             # Column names that are not UTF-8 raise an error only here.
-            list(self.schema.names)
+            list(file.schema_arrow.names)
         except _CANNOT_READ as error:
             raise self._unreadable(error) from error
+        return file
+
+    def _close_after_use(self) -> None:
+        if not self._keep_open:
+            self._file.close()
 
     def close(self) -> None:
         """Close the file."""
@@ -69,15 +85,27 @@ class ParquetFile:
         first_row = 0
         if not self.n_rows:
             return
+        self._open_again()
         try:
             for batch in self._file.iter_batches(n_rows, columns=columns):
                 yield batch
                 first_row += len(batch)
         except _CANNOT_READ as error:
             raise self._damage(error, columns, first_row) from error
+        finally:
+            self._close_after_use()
         if first_row != self.n_rows:
             problem = f"the file claims {self.n_rows:,} rows but has {first_row:,}"
             raise DataError(self.path, problem, _COPY)
+
+    def _open_again(self) -> None:
+        if self._keep_open:
+            return
+        before, self._file = self._file.metadata, self._open()
+        if not self._file.metadata.equals(before):
+            self._file.close()
+            problem = "the file was replaced while the data were read"
+            raise DataError(self.path, problem, "run again when its writer has finished")
 
     @functools.cached_property
     def _groups(self) -> list[RowGroup]:

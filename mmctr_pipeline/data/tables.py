@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,33 @@ _BYTES_PER_ROW = 24
 """Minimum memory, in bytes, that a row takes while a table is in use."""
 
 
+_MAX_OPEN_PARTS = 100
+"""A table of more parts opens each only while it is read: processes may open only so many files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The files of a table, in the order of their rows.
+
+    `path` is the table's file, or the folder that holds its files. `label` names the table in
+    messages.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    label: str
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """Return the table of a file, or of a folder of part files; raises as `table_files`."""
+        return cls(path, tuple(table_files(path)), path.name)
+
+    @property
+    def has_parts(self) -> bool:
+        """True if the rows are in part files of the folder `path`."""
+        return self.files != (self.path,)
+
+
 class _Part(Protocol):
     """A file that holds a table or a part of one; reading raises `DataError`."""
 
@@ -42,8 +70,8 @@ class TableFile:
     within it, even if it was raised with the row within the whole table.
     """
 
-    def __init__(self, path: Path, parts: Sequence[_Part]) -> None:
-        self.path = path
+    def __init__(self, table: Table, parts: Sequence[_Part]) -> None:
+        self.path, self.label = table.path, table.label
         self._parts = parts
         self._starts = list(itertools.accumulate((part.n_rows for part in parts), initial=0))
 
@@ -95,7 +123,7 @@ class TableFile:
     def _in_part(self, error: DataError, row: int) -> DataError:
         number = bisect.bisect_right(self._starts, row) - 1
         note = (
-            f"this row is row {row} if counted through all of {self.path.name}, as all other rows "
+            f"this row is row {row} if counted through all of {self.label}, as all other rows "
             "in this message are"
         )
         return DataError(
@@ -107,31 +135,34 @@ class TableFile:
         )
 
 
-def open_table(path: Path, columns: Iterable[Column]) -> TableFile:
+def open_table(source: Path | Table, columns: Iterable[Column]) -> TableFile:
     """Open a table, and check that it has rows and the columns with the right types.
 
-    `path` names a parquet file, a folder of part files (`train.parquet/part-00000.parquet`), or a
+    A path names a parquet file, a folder of part files (`train.parquet/part-00000.parquet`), or a
     CSV file in FuxiCTR's form, whose lists are written `1^2^3`. Other columns are ignored.
     Raises `DataError`. Values are not checked.
     """
-    columns = list(columns)
+    columns, table = list(columns), source if isinstance(source, Table) else Table.at(source)
+    path, keep_open = table.path, len(table.files) <= _MAX_OPEN_PARTS
     with contextlib.ExitStack() as opened:
         parts: list[_Part] = []
-        for file in table_files(path):
-            part: _Part = CsvFile(file, columns) if path.suffix == ".csv" else ParquetFile(file)
+        for file in table.files:
+            is_csv = file.suffix == ".csv"
+            part: _Part = CsvFile(file, columns) if is_csv else ParquetFile(file, keep_open)
             parts.append(part)
             opened.callback(part.close)
             check_schema(file, part.schema, columns)
             _check_types(part, parts[0], [column.name for column in columns])
-        table = TableFile(path, parts)
-        if not table.n_rows:
-            raise DataError(path, "the file has no rows", "export it again, with its rows")
-        _check_memory(path, table.n_rows, _BYTES_PER_ROW)
+        opened_table = TableFile(table, parts)
+        if not opened_table.n_rows:
+            problem = f"{table.label} has no rows" if table.has_parts else "the file has no rows"
+            raise DataError(path, problem, "export it again, with its rows")
+        _check_memory(path, opened_table.n_rows, _BYTES_PER_ROW)
         for part in parts:
             if isinstance(part, ParquetFile):
                 part.check_columns([column.name for column in columns])
         opened.pop_all()
-    return table
+    return opened_table
 
 
 def table_files(path: Path) -> list[Path]:

@@ -43,14 +43,21 @@ ASSET_SECTIONS: dict[str, dict[str, Section]] = {
     },
     "fused_pca": {
         "fusion": Section("fusion"),
+        "data": Section("data"),
         "checks": Section("checks", ("min_explained_variance",)),
     },
-    "train_dataset": {"checks": Section("checks", ("max_target_in_history",))},
+    "train_dataset": {
+        "data": Section("data"),
+        "checks": Section("checks", ("max_target_in_history",)),
+    },
     "trained_model": {
         "model": Section("model"),
         "training": Section("training"),
     },
-    "source_checks": {"monitoring": Section("monitoring", DATA_LEVELS)},
+    "source_checks": {
+        "data": Section("data"),
+        "monitoring": Section("monitoring", DATA_LEVELS),
+    },
     # Not part of trained_model's settings, so that changing the floor needs no new training.
     "trained_model_checks": {"checks": Section("checks", _AUC_GATE)},
     "champion": {"promotion": Section("promotion"), "checks": Section("checks", _AUC_GATE)},

@@ -13,24 +13,34 @@ from mmctr_pipeline.defs.config import current_deployment, deployment_preset
 STAMP_TAG = "mmctr/input_stamp"
 """Run tag with the stamp of the inputs that a scheduled run started from."""
 
+STORAGE_TAGS = {"mmctr/storage": str(current_deployment().storage_dir)}
+"""Run tags of the jobs that write to the storage folder. By `dagster.yaml`, Dagster's queue starts
+only one run at a time of those with the same folder."""
+
+DAYS_GROUP = "days"
+"""Group of the assets with a partition for each day, which only `day_pipeline` materialises."""
+
 SOURCES = dg.AssetSelection.assets("item_feature", "item_images", "interactions")
 
 full_pipeline = dg.define_asset_job(
     "full_pipeline",
     # `all` leaves out the sources, which are observed, not materialised.
-    selection=SOURCES | dg.AssetSelection.all(),
+    selection=(SOURCES | dg.AssetSelection.all()) - dg.AssetSelection.groups(DAYS_GROUP),
+    tags=STORAGE_TAGS,
     description="Everything from the sources to the submission. The nightly schedule runs it.",
 )
 
 encode = dg.define_asset_job(
     "encode",
     selection=dg.AssetSelection.assets("text_embeddings", "image_embeddings", "fused_pca"),
+    tags=STORAGE_TAGS,
     description="Only the item vectors: titles, images and their fusion.",
 )
 
 train = dg.define_asset_job(
     "train",
     selection=dg.AssetSelection.assets("trained_model", "champion", "submission_csv"),
+    tags=STORAGE_TAGS,
     description="Model and submission from the vectors and the dataset of an earlier run.",
 )
 

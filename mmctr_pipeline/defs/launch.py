@@ -1,5 +1,6 @@
 """Run the whole pipeline in Dagster and print its events as they are recorded."""
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -17,7 +18,10 @@ import yaml
 from dagster._utils.error import SerializableErrorInfo
 
 from mmctr_pipeline import advice
+from mmctr_pipeline.data.config import DataConfig
+from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
+from mmctr_pipeline.defs.days import DAY_TAG, day_tag
 from mmctr_pipeline.defs.launches import Launch, launched, open_instance, report_dead_launches
 from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.defs.summary import summarise, table
@@ -48,16 +52,26 @@ _CRASH_ADVICE = (
 )
 
 
-def launch_pipeline(stop: StopSignals) -> int:
-    """Run the pipeline for the deployment of this environment; return the exit status."""
+def launch_pipeline(stop: StopSignals, day: str | None = None) -> int:
+    """Run the pipeline for the deployment of this environment; return the exit status.
+
+    For logs by day, the run is of `day`, by default of the preset's or the latest complete day.
+    """
     try:
         preset, storage = deployment_preset(), current_deployment().storage_dir
+        if day is not None:
+            data = {**preset.data.to_mapping(), "day": day}
+            preset = dataclasses.replace(preset, data=DataConfig.from_mapping(data, section="data"))
+        tags = day_tag(preset.data)
         require_writable(storage, "MMCTR_STORAGE_DIR")
         if url := current_deployment().publish_url:
             ObjectStore(url).require_writable()
         with open_instance() as instance:
-            return _launch(instance, run_config(preset), storage, stop)
-    except (SettingsError, DeploymentError, WriteError, PublishError, dg.DagsterError) as error:
+            return _launch(instance, run_config(preset), tags, storage, stop)
+    except (
+        *(SettingsError, DeploymentError, DataError, DataNotFoundError),
+        *(WriteError, PublishError, dg.DagsterError),
+    ) as error:
         click.echo(f"error: {error}")
     except sqlalchemy.exc.DBAPIError as error:
         click.echo(
@@ -68,11 +82,17 @@ def launch_pipeline(stop: StopSignals) -> int:
 
 
 def _launch(
-    instance: dg.DagsterInstance, config: dict[str, Any], storage: Path, stop: StopSignals
+    instance: dg.DagsterInstance,
+    config: dict[str, Any],
+    tags: dict[str, str],
+    storage: Path,
+    stop: StopSignals,
 ) -> int:
     config_path = storage / "run_config.yaml"
     write_text(config_path, yaml.safe_dump(config, sort_keys=False))
     click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
+    if DAY_TAG in tags:
+        click.echo(f"Day {tags[DAY_TAG]}")
     for run_id in report_dead_launches(instance):
         click.echo(f"Run {run_id} was killed; it is now recorded as failed")
     with launched(instance) as launch:
@@ -80,7 +100,7 @@ def _launch(
         if current_deployment().executor == "k8s":
             stop.grace_seconds = 30.0  # Dagster removes the pods.
         try:
-            result = _execute(launch, config, stop)
+            result = _execute(launch, config, tags, stop)
         finally:
             launch.report_end("The run was stopped.")
     if not result.success:
@@ -104,7 +124,9 @@ def _stop(launch: Launch) -> None:
     launch.report_end("The run was stopped.")
 
 
-def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.JobExecutionResult:
+def _execute(
+    launch: Launch, config: dict[str, Any], tags: dict[str, str], stop: StopSignals
+) -> dg.JobExecutionResult:
     """Execute the job and print its events as they are recorded."""
     job = dg.build_reconstructable_job("mmctr_pipeline.definitions", "full_pipeline_job")
     # `_print_events` replaces Dagster's own console log, which is silenced.
@@ -114,7 +136,7 @@ def _execute(launch: Launch, config: dict[str, Any], stop: StopSignals) -> dg.Jo
     printer.start()
     try:
         return dg.execute_job(
-            job, launch.instance, run_config={**config, **quiet}, tags=launch.tags
+            job, launch.instance, run_config={**config, **quiet}, tags={**launch.tags, **tags}
         )
     finally:
         ended.set()

@@ -1,7 +1,9 @@
 """`make run` and `make demo`: run the whole pipeline, show its progress and print a summary."""
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -12,8 +14,13 @@ from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.settings import SettingsError
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run the pipeline for the deployment of this environment; return the exit status."""
+    parser = argparse.ArgumentParser("make run", description="Run the whole pipeline.")
+    parser.add_argument(
+        "--day", help="last day of the window, YYYY-MM-DD, for logs by day (make run DAY=...)"
+    )
+    day = parser.parse_args(arguments).day
     # Progress bars of libraries would mix with the printed events.
     os.environ.setdefault("TQDM_DISABLE", "1")
     # After a kill, Python's resource tracker removes the run's semaphores, with a needless warning.
@@ -29,7 +36,7 @@ def main() -> int:
             # Imported inside the block, as the import takes long and a signal may come meanwhile.
             from mmctr_pipeline.defs.launch import launch_pipeline
 
-            status = launch_pipeline(stop)
+            status = launch_pipeline(stop, day)
         except (SettingsError, DeploymentError) as error:
             click.echo(f"error: {error}")
             status = 2
@@ -42,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

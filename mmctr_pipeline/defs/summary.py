@@ -38,10 +38,11 @@ def summarise(
         "run_id": result.run_id,
         "data": str(deployment.data_dir or "the sample dataset"),
         "data_fingerprint": model.data_fingerprint,
+        "day": dataset.day,
         "device": model.resolved_config["device"],
         **{f"n_{name}_rows": len(split) for name, split in dataset.splits.items()},
         **{name: model.metrics[name] for name in metrics},
-        "best_possible_auc": read_best_possible_auc(data_root),
+        "best_possible_auc": read_best_possible_auc(data_root, dataset.valid_days),
         "seconds": {key: value for key, value in seconds.items() if not key.endswith("_checks")},
         "check_seconds": {key: value for key, value in seconds.items() if key.endswith("_checks")},
         "checks_passed": sum(evaluation.passed for evaluation in evaluations),
@@ -69,6 +70,7 @@ def table(summary: dict[str, Any]) -> str:
     rows = {
         "preset": summary["preset"],
         "device": summary["device"],
+        **({"day": summary["day"]} if summary["day"] else {}),
         "train rows": f"{summary['n_train_rows']:,}",
         "valid AUC": f"{summary['valid_auc']:.4f}  (95 % interval "
         f"{summary['valid_auc_low']:.4f} to {summary['valid_auc_high']:.4f})",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.encoders.config import EncodersConfig
 from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.fusion.config import FusionConfig
@@ -62,6 +63,7 @@ class ChecksConfig(Settings):
 class Preset(Settings):
     """A whole recipe: the defaults of every asset of one deployment."""
 
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     encoders: EncodersConfig = dataclasses.field(default_factory=EncodersConfig)
     fusion: FusionConfig = dataclasses.field(default_factory=FusionConfig)
     model: ModelConfig = dataclasses.field(default_factory=ImprovedMmctrConfig)

@@ -15,7 +15,7 @@ import yaml
 from mmctr_pipeline.settings import SettingsError, shown_names
 
 PRESET_FORM = (
-    "a preset is a YAML file with any of the sections encoders, fusion, model, training and "
+    "a preset is a YAML file with any of the sections data, encoders, fusion, model, training and "
     "checks, which may begin with extends: NAME and seed: NUMBER"
 )
 

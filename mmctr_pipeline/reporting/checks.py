@@ -250,15 +250,14 @@ def label_values(dataset: CtrDataset) -> CheckOutcome:
 def user_overlap(dataset: CtrDataset) -> CheckOutcome:
     """Report whether valid users are train users: none (disjoint) or all (leave-last-out).
 
-    Anything in between is probably unintended. The check never stops a run.
+    Anything in between is probably unintended, except in logs by day.
     """
     users = np.unique(dataset.valid.user_id)
     share = float(np.isin(users, dataset.train.user_id).mean()) if len(users) else 0.0
-    kind, advice = "mixed", "; a split is usually by user or by time, not by row"
-    if share <= DISJOINT_USERS:
-        kind, advice = "disjoint", ""
-    elif share >= SAME_USERS:
-        kind, advice = "leave-last-out", ""
+    kind = "by day" if dataset.day else "mixed"
+    kind = "disjoint" if share <= DISJOINT_USERS else kind
+    kind = "leave-last-out" if share >= SAME_USERS else kind
+    advice = "; a split is usually by user or by time, not by row" if kind == "mixed" else ""
     explanation = f"{share:.1%} of the valid users are in train: {kind}{advice}"
     numbers = {"share of valid users in train": share, "split": kind}
     return CheckOutcome("user_overlap", not advice, explanation, numbers, severe=False)

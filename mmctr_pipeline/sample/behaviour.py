@@ -1,4 +1,4 @@
-"""The users of the sample dataset: tastes, histories, targets, and labels of known probability."""
+"""What users of the sample dataset do: histories, targets, and labels of known probability."""
 
 import dataclasses
 from collections.abc import Callable
@@ -6,19 +6,13 @@ from collections.abc import Callable
 import numpy as np
 
 from mmctr_pipeline.data.ragged import Ragged, offsets_from_lengths
-from mmctr_pipeline.sample.catalogue import CATEGORIES, FAMILY_SIZE, STYLES, Catalogue, ItemSampler
+from mmctr_pipeline.sample.catalogue import N_CELLS, STYLES, Catalogue, ItemSampler
 from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.tastes import Tastes
 
 MIN_HISTORY = 3
 MAX_HISTORY = 100
 
-# Kinds are categories or styles. Shares of a history for the user's favourite kind, for each other
-# kind of its family, and for each kind of the other family.
-_FAVOURITE_SHARE, _FAMILY_SHARE, _OTHER_SHARE = 0.54, 0.20, 0.02
-# Added to the logit in these three cases, as multiples of `style_effect` or `category_effect`.
-_FAVOURITE_WEIGHT, _FAMILY_WEIGHT, _OTHER_WEIGHT = 1.3, 1.0, -1.0
-# Share of users who like the first family. It is not a half, as real tastes are uneven.
-_FIRST_FAMILY_SHARE = 0.72
 # Share of targets chosen by the user's taste; the others are random.
 _BY_TASTE_SHARE = 0.1
 # Spreads of popularity (see `ItemSampler`). Histories mostly show popular items, so that models
@@ -29,28 +23,9 @@ _HISTORY_POPULARITY, _TARGET_POPULARITY = 3.0, 0.2
 _LENGTH_MEDIAN, _LENGTH_SIGMA = 3.4, 1.0
 # An item that the user already has is drawn again. Attempts up to the first number draw from the
 # same cell (category and style) by popularity, further attempts up to the second number evenly from
-# this cell, and further attempts up to the third number evenly from all cells.
+# this cell, and further attempts up to the third number evenly from all cells. After half of these,
+# a warm item replaces a cold one, as a day may have fewer new items than a user has rows.
 _POPULAR_REDRAWS, _CELL_REDRAWS, _MAX_REDRAWS = 2, 8, 200
-
-
-@dataclasses.dataclass(frozen=True)
-class Liking:
-    """Preferences of U users for K categories or styles.
-
-    `share` is the share of each kind in a user's histories, `weight` its effect on the logit, both
-    `(U, K)`.
-    """
-
-    share: np.ndarray
-    weight: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Tastes:
-    """Preferences of U users."""
-
-    category: Liking
-    style: Liking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +50,35 @@ class Impressions:
 
 
 class Behaviour:
-    """Draws the impressions and clicks of users of one catalogue."""
+    """Draws the impressions and clicks of users of one catalogue.
 
-    def __init__(self, catalogue: Catalogue, config: SampleConfig) -> None:
+    Parameters
+    ----------
+    catalogue
+        All items.
+    config
+        Settings of the sample dataset.
+    trend
+        Added to the logit of all users for each cell of category and style, `(N_CELLS,)`.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, config: SampleConfig, trend: np.ndarray | None = None
+    ) -> None:
         self._catalogue = catalogue
         self._config = config
+        self._trend = np.zeros(N_CELLS) if trend is None else trend
         self._id_space = len(catalogue) + 1
         self._popular = ItemSampler(catalogue, warm=True, popularity_spread=_HISTORY_POPULARITY)
         self._warm = ItemSampler(catalogue, warm=True, popularity_spread=_TARGET_POPULARITY)
         self._cold = ItemSampler(catalogue, warm=False, popularity_spread=_TARGET_POPULARITY)
 
     def draw(
-        self, rows_of_user: np.ndarray, cold_row_share: float, rng: np.random.Generator
+        self,
+        rows_of_user: np.ndarray,
+        favourites: np.ndarray,
+        cold_row_share: float,
+        rng: np.random.Generator,
     ) -> Impressions:
         """Draw all rows of some users.
 
@@ -97,16 +89,15 @@ class Behaviour:
         ----------
         rows_of_user
             Number of rows of each user, `(U,)`.
+        favourites
+            Favourites of each user, `(U, 2)`.
         cold_row_share
             Share of the rows whose target is a cold item.
         rng
             Source of all random numbers.
         """
         n_users = len(rows_of_user)
-        tastes = Tastes(
-            category=_draw_liking(n_users, len(CATEGORIES), rng),
-            style=_draw_liking(n_users, len(STYLES), rng),
-        )
+        tastes = Tastes.of(favourites)
         per_history = self._config.rows_per_history
         histories_of_user = -(-rows_of_user // per_history)
         user_of_history = np.repeat(np.arange(n_users), histories_of_user)
@@ -154,7 +145,8 @@ class Behaviour:
 
         def draw(rows: np.ndarray, attempt: int) -> np.ndarray:
             item_id = np.zeros(len(rows), dtype=np.int64)
-            for pool, is_chosen in ((self._warm, ~cold[rows]), (self._cold, cold[rows])):
+            is_cold = cold[rows] & (attempt < _MAX_REDRAWS // 2)
+            for pool, is_chosen in ((self._warm, ~is_cold), (self._cold, is_cold)):
                 if is_chosen.any():
                     item_id[is_chosen] = _redraw(pool, cell[rows[is_chosen]], attempt, rng)
             return item_id
@@ -193,6 +185,7 @@ class Behaviour:
             + config.style_effect * tastes.style.weight[user, self._catalogue.style[row]]
             + config.category_effect * tastes.category.weight[user, self._catalogue.category[row]]
             + config.popularity_effect * self._catalogue.log_popularity[row]
+            + self._trend[self._catalogue.cell[row]]
         )
         return 1.0 / (1.0 + np.exp(-logit))
 
@@ -201,19 +194,6 @@ def draw_history_lengths(n: int, rng: np.random.Generator, longest: int) -> np.n
     """Draw `(n,) int64` lengths from 3 to `longest`: mean about 8, with a long tail."""
     excess = _LENGTH_MEDIAN * np.exp(_LENGTH_SIGMA * rng.standard_normal(n))
     return np.minimum(MIN_HISTORY + excess.astype(np.int64), longest)
-
-
-def _draw_liking(n_users: int, n_kinds: int, rng: np.random.Generator) -> Liking:
-    """Draw each user's favourite kind; users also like the rest of its family."""
-    other_family = rng.random(n_users) >= _FIRST_FAMILY_SHARE
-    favourite = rng.integers(FAMILY_SIZE, size=n_users) + FAMILY_SIZE * other_family
-    in_family = favourite[:, None] // FAMILY_SIZE == np.arange(n_kinds) // FAMILY_SIZE
-    is_favourite = favourite[:, None] == np.arange(n_kinds)
-    cases = [is_favourite, in_family]
-    return Liking(
-        share=np.select(cases, [_FAVOURITE_SHARE, _FAMILY_SHARE], _OTHER_SHARE),
-        weight=np.select(cases, [_FAVOURITE_WEIGHT, _FAMILY_WEIGHT], _OTHER_WEIGHT),
-    )
 
 
 def _redraw(

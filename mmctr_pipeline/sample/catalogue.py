@@ -2,6 +2,8 @@
 
 import dataclasses
 import enum
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,10 @@ class Stream(enum.IntEnum):
     VALID = 12
     TEST = 13
     USERS = 14
+    TASTES = 21
+    TRENDS = 22
+    DAYS = 23
+    CANDIDATES = 24
 
 
 def generator(seed: int, stream: Stream, part: int = 0) -> np.random.Generator:
@@ -45,8 +51,9 @@ def generator(seed: int, stream: Stream, part: int = 0) -> np.random.Generator:
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All M items; row i is the item with id i + 1.
+    """M items; row i is the item with id `first_id + i`.
 
+    A dataset by day has several catalogues, whose numbers `part` seed what is drawn for them.
     `category` and `style` are int64 indices into `CATEGORIES` and `STYLES`; `log_popularity` is a
     standardised float64; `cold` is True for items that neither train rows nor histories show;
     levels are int64 in 0..10; `tags` has 1 to 5 tag ids in 1..11,739 per item.
@@ -59,30 +66,46 @@ class Catalogue:
     likes_level: np.ndarray
     views_level: np.ndarray
     tags: Ragged
+    first_id: int = 1
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.category)
 
     @property
     def item_id(self) -> np.ndarray:
-        """Ids 1..M, int64."""
-        return np.arange(1, len(self) + 1)
+        """Consecutive ids, `(M,) int64`."""
+        return np.arange(self.first_id, self.first_id + len(self))
 
     @property
     def cell(self) -> np.ndarray:
         """Category and style as one number, `category * len(STYLES) + style`."""
         return self.category * len(STYLES) + self.style
 
+    @classmethod
+    def concatenate(cls, catalogues: Sequence["Catalogue"]) -> "Catalogue":
+        """Return the catalogue of consecutive catalogues, the first of which begins with id 1."""
+        fields = ("category", "style", "log_popularity", "cold", "likes_level", "views_level")
+        arrays: dict[str, Any] = {
+            name: np.concatenate([getattr(each, name) for each in catalogues]) for name in fields
+        }
+        return cls(**arrays, tags=Ragged.concatenate([each.tags for each in catalogues]))
+
 
 def draw_catalogue(config: SampleConfig) -> Catalogue:
     """Draw the items. Warm and cold items alike are spread evenly over category and style."""
-    rng = generator(config.seed, Stream.ITEMS)
-    order = rng.permutation(config.n_items)
+    return draw_items(config, config.n_items)
+
+
+def draw_items(config: SampleConfig, n_items: int, first_id: int = 1, part: int = 0) -> Catalogue:
+    """Draw `n_items` items from `first_id` on, with the random numbers of a part."""
+    rng = generator(config.seed, Stream.ITEMS, part)
+    order = rng.permutation(n_items)
     cell, rank = order % N_CELLS, order // N_CELLS
     cold = np.floor((rank + 1) * config.cold_item_share) > np.floor(rank * config.cold_item_share)
-    log_popularity = rng.standard_normal(config.n_items)
-    views = 5.0 + 2.0 * log_popularity + 0.7 * rng.standard_normal(config.n_items)
-    likes = views + 1.0 * rng.standard_normal(config.n_items)
+    log_popularity = rng.standard_normal(n_items)
+    views = 5.0 + 2.0 * log_popularity + 0.7 * rng.standard_normal(n_items)
+    likes = views + 1.0 * rng.standard_normal(n_items)
     category = cell // len(STYLES)
     return Catalogue(
         category=category,
@@ -92,6 +115,8 @@ def draw_catalogue(config: SampleConfig) -> Catalogue:
         likes_level=_level(likes),
         views_level=_level(views),
         tags=_draw_tags(category, rng),
+        first_id=first_id,
+        part=part,
     )
 
 

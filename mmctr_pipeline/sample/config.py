@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
+from mmctr_pipeline.data.config import parse_day
 from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting
 
 SAMPLE_VERSION = 2
@@ -23,6 +24,14 @@ _SIZES = {
     "n_valid_rows": (200, 10_000),
     "n_test_rows": (100, 379_142),
 }
+
+WINDOW_DAYS = 28
+"""Days of the first window of a dataset by day."""
+
+_DAY_SETTINGS = (
+    *("days", "first_day", "daily_row_share", "daily_growth", "new_item_row_share", "drift"),
+)
+"""Settings that only a dataset by day has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +82,41 @@ class SampleConfig(Settings):
     intercept: float = setting(
         -0.9, "logit of a target that is neither liked nor disliked", ge=-100, le=100
     )
+    days: int | None = setting(
+        None,
+        "write logs by day instead of splits: a first window of 28 days with n_train_rows rows, "
+        "then this many days",
+        ge=0,
+        le=3_650,
+    )
+    first_day: str = setting("2026-10-01", "first day of logs by day, YYYY-MM-DD")
+    daily_row_share: float = setting(
+        0.03, "rows of each day after the first window, as a share of n_train_rows", gt=0, le=1
+    )
+    daily_growth: float = setting(
+        0.01,
+        "new items and users of each day, as a share of n_items and n_users, which are reached at "
+        "the end of the first window",
+        ge=0,
+        le=0.03,
+    )
+    new_item_row_share: float = setting(
+        0.1, "share of a day's rows whose target is an item that is new on this day", ge=0, le=1
+    )
+    drift: float = setting(
+        0.8,
+        "size of the trends of categories and styles, which move within weeks: standard deviation "
+        "of what they add to the logit",
+        ge=0,
+        le=100,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if parse_day(self.first_day) is None:
+            raise self.invalid(
+                "first_day", f"is {self.first_day!r}; it must be a date such as 2026-10-01"
+            )
         if self.missing_image_share + self.corrupt_image_share > 1:
             raise self.invalid(
                 "missing_image_share",
@@ -111,9 +152,11 @@ class SampleConfig(Settings):
     def key(self) -> str:
         """Folder name: seed and size, and a hash of the other settings if they are changed."""
         size = f"{self.n_items}x{self.n_users}x{self.n_train_rows}"
+        size += "" if self.days is None else f"-{self.days}days"
         name = f"seed{self.seed}-{size}{'' if self.images else '-noimages'}-v{SAMPLE_VERSION}"
         others, defaults = self.to_mapping(), SampleConfig().to_mapping()
-        for field in ("seed", "n_items", "n_users", "n_train_rows", "images"):
+        ignored = ("days",) if self.days is not None else _DAY_SETTINGS
+        for field in ("seed", "n_items", "n_users", "n_train_rows", "images", *ignored):
             del others[field], defaults[field]
         if others == defaults:
             return name
@@ -127,6 +170,9 @@ class SamplePaths:
     `truth` has the probability and label of each valid and test row, by position, `item_truth` the
     category, style and caption of each item. The pipeline uses neither to train or to score.
     `summary` has settings, counts and the best possible AUC; it is written last.
+
+    A dataset by day has the folders `logs` and `candidates` instead of `split`, and folders of part
+    files for `item_feature`, `item_info` and `item_truth`; `truth_of` has the truth of a day.
     """
 
     def __init__(self, root: Path) -> None:
@@ -139,6 +185,12 @@ class SamplePaths:
         self.truth = root / "sample_truth.parquet"
         self.item_truth = root / "sample_items.parquet"
         self.summary = root / "sample_dataset.json"
+        self.logs = root / "interactions"
+        self.candidates = root / "candidates"
+
+    def truth_of(self, day: str) -> Path:
+        """Return the path of the probabilities and labels of a day, `YYYY-MM-DD`."""
+        return self.root / "sample_truth" / f"day={day}" / "truth.parquet"
 
     def split(self, name: str) -> Path:
         """Return the path of `train`, `valid` or `test`."""

@@ -29,11 +29,12 @@ def write_covers(folder: Path, catalogue: Catalogue, config: SampleConfig) -> di
     Returns `n_images` (readable files), `missing_image_ids` and `corrupt_image_ids`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing, corrupt = _damaged_ids(len(catalogue), config)
+    missing, corrupt = _damaged_ids(catalogue, config)
     progress = Progress(logger, "item_images", len(catalogue) - len(missing), "covers")
     damage = {item_id: kind for kind, item_id in enumerate(corrupt.tolist())}
     for item_id in np.setdiff1d(catalogue.item_id, missing).tolist():
-        category, style = catalogue.category[item_id - 1], catalogue.style[item_id - 1]
+        row = item_id - catalogue.first_id
+        category, style = catalogue.category[row], catalogue.style[row]
         rng = generator(config.seed, Stream.COVERS, item_id)
         content = draw_cover(int(category), int(style), rng)
         if item_id in damage:
@@ -175,9 +176,13 @@ _SHAPES = (
 )
 
 
-def _damaged_ids(n_items: int, config: SampleConfig) -> tuple[np.ndarray, np.ndarray]:
+def _damaged_ids(catalogue: Catalogue, config: SampleConfig) -> tuple[np.ndarray, np.ndarray]:
     """Return the ids of items without a file, and of those with a corrupt one, ascending."""
-    n_missing = round(config.missing_image_share * n_items)
-    n_corrupt = round(config.corrupt_image_share * n_items)
-    chosen = generator(config.seed, Stream.DAMAGE).permutation(n_items) + 1
+    rng = generator(config.seed, Stream.DAMAGE, catalogue.part)
+    chosen = rng.permutation(len(catalogue)) + catalogue.first_id
+    n_damaged = len(catalogue) * np.array([config.missing_image_share, config.corrupt_image_share])
+    if catalogue.part:
+        # The few new items of a day would never have a damaged image if this were rounded.
+        n_damaged = np.floor(n_damaged + rng.random(2))
+    n_missing, n_corrupt = (round(number) for number in n_damaged.tolist())
     return np.sort(chosen[:n_missing]), np.sort(chosen[n_missing : n_missing + n_corrupt])

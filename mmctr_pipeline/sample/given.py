@@ -34,8 +34,9 @@ class GivenVectors:
         n_rows = self._kind_MK.shape[1] + _DETAIL_DIM
         self._basis = rng.standard_normal((n_rows, self.dim), dtype=np.float32)
         self._basis /= np.sqrt(np.float32(self.dim))
-        self._detail_rng = generator(seed, Stream.VECTORS, 2 * number)
-        self._noise_rng = generator(seed, Stream.VECTORS, 2 * number + 1)
+        first = 2 * len(_VIEWS) * catalogue.part + 2 * number
+        self._detail_rng = generator(seed, Stream.VECTORS, first)
+        self._noise_rng = generator(seed, Stream.VECTORS, first + 1)
 
     def next(self, rows: slice) -> np.ndarray:
         """Return the vectors of the next items, `(N, dim) float32`.

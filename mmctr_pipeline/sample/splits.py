@@ -16,6 +16,7 @@ from mmctr_pipeline.sample import tables
 from mmctr_pipeline.sample.behaviour import Behaviour, Impressions
 from mmctr_pipeline.sample.catalogue import Catalogue, Stream, generator
 from mmctr_pipeline.sample.config import SampleConfig, SamplePaths
+from mmctr_pipeline.sample.tastes import draw_favourites
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ def _draw_chunks(
     for part, start in enumerate(range(0, len(user_id), _USERS_PER_CHUNK)):
         users = slice(start, start + _USERS_PER_CHUNK)
         rng = generator(config.seed, Stream[name.upper()], part)
-        rows = behaviour.draw(rows_of_user[users], cold_row_share, rng)
+        favourites = draw_favourites(len(rows_of_user[users]), rng)
+        rows = behaviour.draw(rows_of_user[users], favourites, cold_row_share, rng)
         yield user_id[users], rows
         progress.advance(len(rows))
 

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.sample.behaviour import MAX_HISTORY, Impressions
-from mmctr_pipeline.sample.catalogue import MAX_TAGS, Catalogue
+from mmctr_pipeline.sample.catalogue import CATEGORIES, MAX_TAGS, STYLES, Catalogue
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.given import GivenVectors
+from mmctr_pipeline.sample.titles import describe
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +128,29 @@ def write_item_feature(
 
 
 def write_item_info(path: Path, catalogue: Catalogue, config: SampleConfig) -> None:
-    """Write `item_info.parquet`: a padding row of zeros with id 0, then a row for each item."""
+    """Write `item_info.parquet`: a row for each item, and before id 1 a padding row of zeros."""
     given = GivenVectors(catalogue, config.seed, "item")
     padding = (np.zeros((1, MAX_TAGS), np.int64), np.zeros((1, given.dim), np.float32))
     with pq.ParquetWriter(path, ITEM_INFO_SCHEMA, **_VECTOR_OPTIONS) as writer:
-        writer.write_batch(_item_info_batch(np.zeros(1, np.int64), *padding))
+        if catalogue.first_id == 1:
+            writer.write_batch(_item_info_batch(np.zeros(1, np.int64), *padding))
         for rows in _groups(len(catalogue)):
             tags = catalogue.tags.take(np.arange(rows.start, rows.stop)).left_padded(MAX_TAGS)
             writer.write_batch(_item_info_batch(catalogue.item_id[rows], tags, given.next(rows)))
+
+
+def write_item_truth(path: Path, catalogue: Catalogue) -> None:
+    """Write category, style and caption of each item, and whether it is cold."""
+    truth = pa.table(
+        {
+            "item_id": catalogue.item_id,
+            "category": [CATEGORIES[index] for index in catalogue.category],
+            "style": [STYLES[index] for index in catalogue.style],
+            "caption": describe(catalogue),
+            "cold": catalogue.cold,
+        }
+    )
+    pq.write_table(truth, path)
 
 
 def _item_info_batch(item_id: np.ndarray, tags: np.ndarray, vectors: np.ndarray) -> pa.RecordBatch:

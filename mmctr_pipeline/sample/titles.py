@@ -18,7 +18,7 @@ _WORDS = tomllib.loads(Path(__file__).with_name("vocabulary.toml").read_text("ut
 
 def draw_titles(catalogue: Catalogue, config: SampleConfig) -> list[str]:
     """Return one title per item, in item order; a few are empty."""
-    rng = generator(config.seed, Stream.TITLES)
+    rng = generator(config.seed, Stream.TITLES, catalogue.part)
     empty = rng.random(len(catalogue)) < config.empty_title_share
     kinds = zip(catalogue.category, catalogue.style, strict=True)
     titles = [_title(CATEGORIES[category], STYLES[style], rng) for category, style in kinds]

@@ -4,19 +4,22 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.parquet as pq
 
 from mmctr_pipeline.files.errors import naming_write_errors
 from mmctr_pipeline.files.locks import locked
+from mmctr_pipeline.metrics import auc
 from mmctr_pipeline.sample import tables
-from mmctr_pipeline.sample.catalogue import CATEGORIES, STYLES, Catalogue, draw_catalogue
+from mmctr_pipeline.sample.catalogue import draw_catalogue
 from mmctr_pipeline.sample.config import SAMPLE_VERSION, SampleConfig, SamplePaths
+from mmctr_pipeline.sample.days import generate_days, read_truth
 from mmctr_pipeline.sample.splits import write_splits
-from mmctr_pipeline.sample.titles import describe, draw_titles
+from mmctr_pipeline.sample.titles import draw_titles
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +28,10 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
     """Write the files of `SamplePaths` into `folder` (created if absent); return the summary.
 
     The folder of images is written only if the settings ask for images. Equal settings give equal
-    bytes.
+    bytes. A dataset by day is written as by `generate_days`.
     """
+    if config.days is not None:
+        return generate_days(config, folder)
     logger.info(
         f"sample dataset: {config.n_items:,} items, {config.n_users:,} users, "
         f"{config.n_train_rows:,} train rows, seed {config.seed}"
@@ -37,7 +42,7 @@ def generate_sample(config: SampleConfig, folder: Path) -> dict[str, Any]:
     titles = draw_titles(catalogue, config)
     tables.write_item_feature(paths.item_feature, catalogue, titles, config)
     tables.write_item_info(paths.item_info, catalogue, config)
-    _write_item_truth(paths.item_truth, catalogue)
+    tables.write_item_truth(paths.item_truth, catalogue)
     summary: dict[str, Any] = {
         "version": SAMPLE_VERSION,
         "config": config.to_mapping(),
@@ -84,22 +89,25 @@ def ensure_sample(config: SampleConfig, root: Path) -> Path:
     return folder
 
 
-def read_best_possible_auc(folder: Path) -> float | None:
-    """Return the best possible valid AUC of a sample dataset; None for other data."""
-    path = SamplePaths(folder).summary
-    if not path.is_file():
+def read_valid_truth(
+    folder: Path, valid_days: Sequence[str] = ()
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return labels and true probabilities of the valid rows, each `(N,)`, in the order of rows.
+
+    `valid_days` are the valid days, YYYY-MM-DD, of a dataset by day. Returns None for a folder
+    without such a sample dataset.
+    """
+    paths = SamplePaths(folder)
+    if valid_days and paths.truth_of(valid_days[0]).is_file():
+        truth = read_truth(folder, valid_days)
+    elif not valid_days and paths.truth.is_file():
+        truth = pq.read_table(paths.truth, filters=[("split", "=", "valid")]).sort_by("row")
+    else:
         return None
-    return float(json.loads(path.read_text(encoding="utf-8"))["best_possible_auc"])
+    return truth.column("label").to_numpy(), truth.column("probability").to_numpy()
 
 
-def _write_item_truth(path: Path, catalogue: Catalogue) -> None:
-    truth = pa.table(
-        {
-            "item_id": catalogue.item_id,
-            "category": [CATEGORIES[index] for index in catalogue.category],
-            "style": [STYLES[index] for index in catalogue.style],
-            "caption": describe(catalogue),
-            "cold": catalogue.cold,
-        }
-    )
-    pq.write_table(truth, path)
+def read_best_possible_auc(folder: Path, valid_days: Sequence[str] = ()) -> float | None:
+    """Return the best possible valid AUC of a sample dataset; None as by `read_valid_truth`."""
+    truth = read_valid_truth(folder, valid_days)
+    return None if truth is None else auc(*truth)

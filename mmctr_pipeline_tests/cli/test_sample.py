@@ -31,6 +31,29 @@ def test_it_refuses_a_folder_that_is_not_empty(
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_it_writes_logs_by_day_and_later_adds_the_next_day(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["sample", str(tmp_path), "--scale", "0.05", "--no-images", "--first-day"]
+    for days, last in (("1", "2026-10-29"), ("2", "2026-10-30")):
+        assert main([*command, "2026-10-01", "--days", days]) == 0
+        assert sorted((tmp_path / "interactions").iterdir())[-1].name == f"day={last}"
+    assert "30 days from 2026-10-01, 29 of them are there" in capsys.readouterr().err
+    assert find_data(tmp_path).interactions == tmp_path / "interactions"
+    assert main([*command, "2026-10-02", "--days", "3"]) == 2
+    assert "with other settings (first_day)" in capsys.readouterr().err
+    assert main(command[:-1]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert len(list((tmp_path / "interactions").iterdir())) == 30
+
+
+def test_settings_of_days_are_refused_without_days(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(tmp_path), "--drift", "0.5"]) == 2
+    assert "add --days" in capsys.readouterr().err
+
+
 def test_it_refuses_an_impossible_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", str(tmp_path / "data"), "--scale", "1000"]) == 2
     err = capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from mmctr_pipeline.comparison.output import best_possible_auc
 from mmctr_pipeline.sample.config import SamplePaths
+from mmctr_pipeline_tests.data.read_folders import read_folder
 
 
 def test_the_best_possible_auc_is_that_of_the_true_probabilities(
@@ -18,10 +19,11 @@ def test_the_best_possible_auc_is_that_of_the_true_probabilities(
     valid = [row for row in truth if row["split"] == "valid"]
     whole = json.loads(SamplePaths(small_sample).summary.read_text())["best_possible_auc"]
     all_rows = np.ones(len(valid), bool)
-    assert best_possible_auc(small_sample, all_rows) == pytest.approx(whole)
+    dataset = read_folder(small_sample)
+    assert best_possible_auc(small_sample, dataset, all_rows) == pytest.approx(whole)
     is_third = np.arange(len(valid)) % 3 == 0
     clicked = [row["probability"] for row in valid[::3] if row["label"] == 1]
     others = [row["probability"] for row in valid[::3] if row["label"] == 0]
     wins = [(a > b) + 0.5 * (a == b) for a in clicked for b in others]
-    assert best_possible_auc(small_sample, is_third) == pytest.approx(np.mean(wins))
-    assert best_possible_auc(tmp_path, is_third) is None
+    assert best_possible_auc(small_sample, dataset, is_third) == pytest.approx(np.mean(wins))
+    assert best_possible_auc(tmp_path, dataset, is_third) is None

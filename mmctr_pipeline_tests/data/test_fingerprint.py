@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.fingerprint import (
     fingerprint_array,
-    fingerprint_dataset,
     fingerprint_files,
     fingerprint_images,
 )
 from mmctr_pipeline.data.images import index_images
 from mmctr_pipeline_tests.data import small_data
+from mmctr_pipeline_tests.data.read_folders import read_folder
 
 
 def _write(path: Path, text: str) -> Path:
@@ -44,16 +43,16 @@ def test_moving_content_between_files_changes_the_fingerprint(tmp_path: Path) ->
 
 def test_a_change_in_any_file_of_the_dataset_changes_the_fingerprint(tmp_path: Path) -> None:
     root = small_data.write_data(tmp_path / "data")
-    before = fingerprint_dataset(find_data(root))
+    before = read_folder(root).fingerprint
     nested = tmp_path / "other" / "MicroLens_1M_x1"
     small_data.write_data(nested)
     (nested / "item_feature.parquet").rename(nested.parent / "item_feature.parquet")
-    assert fingerprint_dataset(find_data(nested.parent)) == before
+    assert read_folder(nested.parent).fingerprint == before
     for name in ("train", "valid", "test", "item_feature"):
         columns = getattr(small_data, name)()
         columns["likes_level"] = columns["likes_level"][::-1]
         changed = small_data.write_data(tmp_path / name, **{name: columns})
-        assert fingerprint_dataset(find_data(changed)) != before
+        assert read_folder(changed).fingerprint != before
 
 
 def test_the_fingerprint_of_images_depends_on_names_and_contents(tmp_path: Path) -> None:

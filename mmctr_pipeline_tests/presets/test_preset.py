@@ -94,7 +94,7 @@ def test_circular_extension_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainings: {}", "unknown setting trainings; known: encoders, fusion, model, training"),
+        ("trainings: {}", "unknown setting trainings; known: data, encoders, fusion, model"),
         ("training: {epochs: 3}", "training: unknown setting epochs; known: seed, max_epochs"),
         ("training: {max_epochs: 0}", "training.max_epochs is 0; it must be >= 1 and <= 10000"),
         ("training: 3", "training is 3; expected a mapping of seed, max_epochs"),

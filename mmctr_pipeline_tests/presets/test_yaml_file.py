@@ -106,7 +106,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "environment file": (f"TOKEN={SECRET}\n", "holds text instead of sections"),
     "mapping with keys that are not names": (
         f"{SECRET}: 1\nhttps://user:{SECRET}@host: 2\n" + f"k: {SECRET}",
-        "unknown setting (no name), (no name), k; known: encoders, fusion",
+        "unknown setting (no name), (no name), k; known: data, encoders, fusion",
     ),
     "mapping with many unknown keys": (
         "".join(f"key{n}: {SECRET}\n" for n in range(100)),

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.sample.behaviour import Behaviour, Impressions, draw_history_lengths
-from mmctr_pipeline.sample.catalogue import FAMILY_SIZE, Catalogue, draw_catalogue
+from mmctr_pipeline.sample.catalogue import FAMILY_SIZE, N_CELLS, Catalogue, draw_catalogue
 from mmctr_pipeline.sample.config import SampleConfig
+from mmctr_pipeline.sample.tastes import draw_favourites
 
 CONFIG = SampleConfig()
 ROWS_OF_USER = np.array([8, 3, 13, 4] * 250)
@@ -18,7 +19,13 @@ def catalogue() -> Catalogue:
 
 @pytest.fixture(scope="module")
 def rows(catalogue: Catalogue) -> Impressions:
-    return Behaviour(catalogue, CONFIG).draw(ROWS_OF_USER, 0.3, np.random.default_rng(0))
+    return _draw(Behaviour(catalogue, CONFIG), cold_row_share=0.3)
+
+
+def _draw(behaviour: Behaviour, cold_row_share: float = 0.0) -> Impressions:
+    rng = np.random.default_rng(0)
+    favourites = draw_favourites(len(ROWS_OF_USER), rng)
+    return behaviour.draw(ROWS_OF_USER, favourites, cold_row_share, rng)
 
 
 def test_history_lengths_match_the_real_data() -> None:
@@ -79,5 +86,14 @@ def test_both_tastes_show_in_histories_and_affect_clicks(
 
 def test_without_effects_every_click_probability_is_one_half(catalogue: Catalogue) -> None:
     config = SampleConfig(style_effect=0, category_effect=0, popularity_effect=0, intercept=0)
-    rows = Behaviour(catalogue, config).draw(ROWS_OF_USER, 0.0, np.random.default_rng(0))
-    assert np.all(rows.probability == 0.5)
+    assert np.all(_draw(Behaviour(catalogue, config)).probability == 0.5)
+
+
+def test_a_trend_changes_only_the_probabilities_of_its_cells(catalogue: Catalogue) -> None:
+    plain = _draw(Behaviour(catalogue, CONFIG))
+    trend = np.where(np.arange(N_CELLS) == 7, 2.0, 0.0)
+    rows = _draw(Behaviour(catalogue, CONFIG, trend))
+    assert np.array_equal(rows.item_id, plain.item_id)
+    logits = [np.log(p / (1 - p)) for p in (plain.probability, rows.probability)]
+    in_cell = catalogue.cell[rows.item_id - 1] == 7
+    assert logits[1] - logits[0] == pytest.approx(2.0 * in_cell)

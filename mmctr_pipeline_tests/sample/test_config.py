@@ -50,9 +50,15 @@ def test_the_key_names_seed_and_size_and_differs_between_settings() -> None:
         SampleConfig(n_valid_rows=9_000),
         SampleConfig(style_effect=1.0),
         SampleConfig.scaled(0.5),
+        SampleConfig(days=3),
+        SampleConfig(days=4),
+        SampleConfig(days=4, drift=0.1),
     ]
     assert len({config.key for config in configs}) == len(configs)
     assert SampleConfig().key == SampleConfig().key
+    # Folders that were generated before there were days are used again.
+    assert SampleConfig(n_valid_rows=9_000).key == "seed7-1500x6000x40000-v2-ee61ebcf"
+    assert SampleConfig(drift=0.1).key == SampleConfig().key
 
 
 def test_missing_and_corrupt_shares_that_sum_to_more_than_one_are_refused() -> None:

@@ -12,7 +12,7 @@ from mmctr_pipeline.sample.write import ensure_sample, generate_sample, read_bes
 TINY = SampleConfig.scaled(0.02)
 
 
-def _contents(folder: Path) -> dict[str, str]:
+def contents(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -25,7 +25,7 @@ def test_equal_settings_give_equal_bytes_and_another_seed_changes_every_file(
 ) -> None:
     for name, seed in (("one", 7), ("same", 7), ("other", 8)):
         generate_sample(SampleConfig.scaled(0.02, seed=seed), tmp_path / name)
-    one, same, other = (_contents(tmp_path / name) for name in ("one", "same", "other"))
+    one, same, other = (contents(tmp_path / name) for name in ("one", "same", "other"))
     assert one == same
     data_files = [name for name in one if name in other]
     assert len(data_files) > 100
@@ -55,12 +55,12 @@ def test_without_images_the_other_files_are_the_same_and_need_only_numpy_and_pya
     command = [sys.executable, "-c", PLAIN_PROCESS, str(tmp_path / "plain")]
     subprocess.run(command, env=environment, check=True)
     generate_sample(SampleConfig.scaled(0.02, images=False), tmp_path / "without")
-    without_images = _contents(tmp_path / "without")
-    assert _contents(tmp_path / "plain") == without_images
+    without_images = contents(tmp_path / "without")
+    assert contents(tmp_path / "plain") == without_images
     assert not SamplePaths(tmp_path / "without").images.exists()
     expected = {
         name: digest
-        for name, digest in _contents(tmp_path / "with").items()
+        for name, digest in contents(tmp_path / "with").items()
         if not name.startswith("item_images/") and name != "sample_dataset.json"
     }
     assert {
@@ -101,7 +101,7 @@ def test_concurrent_processes_generate_one_dataset(tmp_path: Path) -> None:
 
 def test_a_complete_dataset_is_reused_and_an_incomplete_one_generated_again(tmp_path: Path) -> None:
     folder = ensure_sample(TINY, tmp_path)
-    before = _contents(folder)
+    before = contents(folder)
     written_at = os.stat(folder / "item_seq.parquet").st_mtime_ns
     assert ensure_sample(TINY, tmp_path) == folder
     assert os.stat(folder / "item_seq.parquet").st_mtime_ns == written_at
@@ -111,7 +111,7 @@ def test_a_complete_dataset_is_reused_and_an_incomplete_one_generated_again(tmp_
     leftover.mkdir()
     (leftover / "item_seq.parquet").write_bytes(b"half")
     assert ensure_sample(TINY, tmp_path) == folder
-    assert _contents(folder) == before
+    assert contents(folder) == before
     assert not leftover.exists()
 
 

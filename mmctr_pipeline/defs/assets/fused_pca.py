@@ -5,10 +5,12 @@ from typing import Any
 
 import dagster as dg
 
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.items import read_items
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
+from mmctr_pipeline.defs.days import data_of_run
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.reporting import checks
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
     **declare.VECTOR_ASSET,
 )
 def fused_pca(
+    context: dg.AssetExecutionContext,
     config: AssetConfig,
     deployment: DeploymentResource,
     text_embeddings: VectorTable,
@@ -37,6 +40,7 @@ def fused_pca(
 
     settings = config.settings("fusion", FusionConfig)
     layout = deployment.layout()
+    data = data_of_run(context, layout, config.settings("data", DataConfig))
     items = read_items(layout)
     fusion = pipeline.fuse(
         layout,
@@ -46,8 +50,10 @@ def fused_pca(
         settings,
         deployment.storage / "transforms",
         deployment.torch_device(),
+        data,
     )
-    fused = fusion.vectors.recording(config=config.resolved, dim=fusion.vectors.dim)
+    resolved = {**config.resolved, "data": data.to_mapping()}
+    fused = fusion.vectors.recording(config=resolved, dim=fusion.vectors.dim)
     item_info_path = deployment.storage / FILE_NAMES[settings.method]
     item_info = write_item_info(item_info_path, fused, items, layout.item_info)
     for name in {*FILE_NAMES.values()} - {item_info_path.name}:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig, asset_config
+from mmctr_pipeline.defs.days import data_of_run
 from mmctr_pipeline.defs.drift import drift_outcome
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.monitoring.config import MonitoringConfig
@@ -39,7 +41,8 @@ def _check(
     numbers: dict[str, float] = {}
     try:
         layout = deployment.layout()
-        profile = profile_data(pipeline.load_dataset(layout), layout)
+        data = data_of_run(context, layout, config.settings("data", DataConfig))
+        profile = profile_data(pipeline.load_dataset(layout, data), layout)
     except (DataError, DataNotFoundError) as error:
         verdict = Verdict([], blocked=str(error))
     else:

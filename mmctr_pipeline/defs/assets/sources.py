@@ -1,5 +1,6 @@
 """The sources: item features, cover images and interactions, observed by content hash."""
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Callable
@@ -9,21 +10,30 @@ import dagster as dg
 
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_files, fingerprint_images
+from mmctr_pipeline.data.window import find_splits
 from mmctr_pipeline.defs import declare
+from mmctr_pipeline.defs.config import deployment_preset
+from mmctr_pipeline.defs.days import DAY_TAG, data_of_run
 from mmctr_pipeline.defs.resources import DeploymentResource
 
 logger = logging.getLogger(__name__)
 
 
+Fingerprint = Callable[[DataLayout, dg.AssetExecutionContext], str]
+
+
 def _source(
-    name: str, description: str, fingerprint: Callable[[DataLayout], str], **options: Any
+    name: str, description: str, fingerprint: Fingerprint, **options: Any
 ) -> dg.AssetsDefinition:
     """Declare an observable source; `fingerprint` computes its data version from the files."""
 
-    def observe(deployment: DeploymentResource) -> dg.ObserveResult:
+    def observe(
+        context: dg.AssetExecutionContext, deployment: DeploymentResource
+    ) -> dg.ObserveResult:
         layout = deployment.layout()
         logger.info(layout.description)
-        return dg.ObserveResult(asset_key=name, data_version=dg.DataVersion(fingerprint(layout)))
+        version = dg.DataVersion(fingerprint(layout, context))
+        return dg.ObserveResult(asset_key=name, data_version=version)
 
     spec = dg.AssetSpec(
         name, description=description, group_name="sources", owners=declare.OWNERS, **options
@@ -37,7 +47,7 @@ def _source(
 item_feature = _source(
     "item_feature",
     "Titles, tags, likes and views levels of the items (item_feature, and item_info if present).",
-    lambda layout: fingerprint_files(filter(None, [layout.item_feature, layout.item_info])),
+    lambda layout, _: fingerprint_files(filter(None, [layout.item_feature, layout.item_info])),
     kinds={"parquet"},
     metadata=declare.columns(
         item_id=("int or string", "integers from 1, or strings; distinct"),
@@ -51,14 +61,24 @@ item_feature = _source(
 item_images = _source(
     "item_images",
     "Cover images, one file per item; a data set may have none.",
-    lambda layout: fingerprint_images(layout.images) if layout.images else "no images",
+    lambda layout, _: fingerprint_images(layout.images) if layout.images else "no images",
     kinds={"image"},
 )
+
+
+def _fingerprint_interactions(layout: DataLayout, context: dg.AssetExecutionContext) -> str:
+    """Return the fingerprint of the splits; of logs by day, those of the run's window."""
+    preset = deployment_preset().data
+    # A source has no configuration of its own, so the tag of the run decides over the preset.
+    day = context.run.tags.get(DAY_TAG, preset.day)
+    data = data_of_run(context, layout, dataclasses.replace(preset, day=day))
+    return fingerprint_files(find_splits(layout, data).by_name.values())
+
 
 interactions = _source(
     "interactions",
     "Click logs: the train, valid and test rows with their histories.",
-    lambda layout: fingerprint_files([layout.train, layout.valid, layout.test]),
+    _fingerprint_interactions,
     kinds={"parquet"},
     metadata=declare.columns(
         user_id=("int or string", "integers from 1, or strings"),

@@ -12,6 +12,7 @@ from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
+from mmctr_pipeline.defs.days import data_of
 from mmctr_pipeline.defs.drift import drift_outcome
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.monitoring.config import MonitoringConfig
@@ -55,7 +56,7 @@ def submission_csv(
     from mmctr_pipeline.submission.gate import require_test_ids
 
     layout, device = deployment.layout(), deployment.torch_device()
-    test_id = read_test_ids(layout)
+    test_id = read_test_ids(layout, data_of(train_dataset))
     require_test_ids(train_dataset, test_id)
     require_not_blocked(deployment.storage, train_dataset.fingerprint)
     present = ItemVectors(fused_pca, text_embeddings, image_embeddings)
@@ -90,7 +91,7 @@ def submission_csv_checks(
     """
     from mmctr_pipeline.submission.files import check_submission
 
-    test_id = read_test_ids(deployment.layout())
+    test_id = read_test_ids(deployment.layout(), data_of(train_dataset))
     storage = deployment.storage
     problems = check_submission(storage / "submission.csv", storage / "prediction.zip", test_id)
     valid = checks.submission_valid(problems, len(test_id))

@@ -5,9 +5,11 @@ from typing import Any
 
 import dagster as dg
 
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import AssetConfig
+from mmctr_pipeline.defs.days import data_of_run
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.reporting import checks
 
@@ -29,17 +31,21 @@ from mmctr_pipeline.reporting import checks
         row_id=("int64", "the ID of a test row; absent in train and valid"),
     ),
 )
-def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Output[CtrDataset]:
+def train_dataset(
+    context: dg.AssetExecutionContext, config: AssetConfig, deployment: DeploymentResource
+) -> dg.Output[CtrDataset]:
     """The validated interactions and items; each history is stored once, without padding."""
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.data.facts import data_facts
 
-    dataset = pipeline.load_dataset(deployment.layout())
-    dataset = dataclasses.replace(
-        dataset, provenance={**dataset.provenance, "config": config.resolved}
-    )
+    layout = deployment.layout()
+    data = data_of_run(context, layout, config.settings("data", DataConfig))
+    dataset = pipeline.load_dataset(layout, data)
+    resolved = {**config.resolved, "data": data.to_mapping()}
+    dataset = dataclasses.replace(dataset, provenance={**dataset.provenance, "config": resolved})
     lengths, facts = dataset.histories.lengths, data_facts(dataset)
     metadata: dict[str, Any] = {
+        **_days(dataset.provenance),
         "dagster/row_count": len(dataset.train),
         "valid rows": len(dataset.valid),
         "test rows": len(dataset.test),
@@ -51,10 +57,22 @@ def train_dataset(config: AssetConfig, deployment: DeploymentResource) -> dg.Out
         "valid rows with an unknown user": 1 - facts.returning,
         "facts": dg.MetadataValue.md("\n".join(f"- {fact}" for fact in facts.sentences())),
         "fingerprint": dataset.fingerprint,
-        "configuration": dg.MetadataValue.json(config.resolved),
+        "configuration": dg.MetadataValue.json(resolved),
         "provenance": dg.MetadataValue.json(dataset.provenance),
     }
     return dg.Output(dataset, metadata=metadata)
+
+
+def _days(provenance: dict[str, Any]) -> dict[str, str]:
+    """Return the day of the dataset and its first and last days, if the data are logs by day."""
+    if "window" not in provenance:
+        return {}
+    window = provenance["window"]
+    spans = {
+        name.replace("_", " "): f"{window[name][0]} to {window[name][-1]} ({len(window[name])})"
+        for name in ("train_days", "valid_days")
+    }
+    return {"day": window["day"], **spans, "missing days": ", ".join(window["missing_days"])}
 
 
 @declare.checks(

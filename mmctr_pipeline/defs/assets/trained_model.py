@@ -85,6 +85,7 @@ def trained_model(
             "text_embeddings": text_embeddings.provenance["config"],
             "image_embeddings": image_embeddings.provenance["config"],
             "fused_pca": fused_pca.provenance["config"],
+            "train_dataset": train_dataset.provenance["config"],
             "device": str(device),
         },
         run_key=key,
