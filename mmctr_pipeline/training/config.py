@@ -40,12 +40,13 @@ class TrainingConfig(Settings):
         1, "most epochs of a training that begins with the champion's weights", ge=1, le=10_000
     )
     warm_share: float = setting(
-        0.25,
-        "share of the train rows that a training with the champion's weights reads in an epoch: "
-        "the last rows for one half, others at random for the other half",
+        0.05,
+        "share of the train rows that a training with the champion's weights reads: the last ones, "
+        "which are the newest in logs by day",
         gt=0,
         le=1,
     )
+    warm_rate: float = setting(0.2, "factor of the learning rates for such a training", gt=0, le=1)
     validations_per_epoch: int = setting(
         1, "validations per epoch, evenly spaced; at most one per batch", ge=1, le=10_000
     )

@@ -54,7 +54,7 @@ def raised(findings: list[Finding], severity: str = "block") -> set[str]:
             {"item_feature.rows", "train.items", "valid.items", "test.items"},
         ),
     ],
-    ids=str,
+    ids=lambda value: ",".join(sorted(value)),
 )
 def test_a_shift_blocks_by_the_columns_that_it_is_in_and_no_others(
     shift: dict[str, Any], columns: set[str], accepted: DataProfile, layout: DataLayout
