@@ -31,7 +31,7 @@ from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
 from mmctr_pipeline.training.stopping import EarlyStopping
 from mmctr_pipeline.training.trainer import CtrTrainer, FinalFit, n_parameters
-from mmctr_pipeline.training.warm_start import WarmStart
+from mmctr_pipeline.training.warm_start import WarmStart, warm_settings
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +134,7 @@ def train_ctr(
     )
     spec = feature_spec(dataset, vectors, model_config)
     if warm_start is not None and warm_start.fits(model_config, spec, vectors.identities):
-        n_epochs = min(training_config.warm_epochs, training_config.max_epochs)
-        training_config = dataclasses.replace(training_config, max_epochs=n_epochs)
+        training_config = warm_settings(training_config)
     else:
         warm_start = None
     settings = (model_config, training_config, device, warm_start)

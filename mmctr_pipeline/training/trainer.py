@@ -16,7 +16,7 @@ from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline.training.checkpoint import Checkpoints
 from mmctr_pipeline.training.config import TrainingConfig
-from mmctr_pipeline.training.device import derived_seed, seeded, threads_for
+from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, fit
 from mmctr_pipeline.training.losses import loss_on
 from mmctr_pipeline.training.run_state import TrainingHistory
@@ -90,25 +90,15 @@ class CtrTrainer:
         return module, history
 
     def _read_rows(self, rows: Split) -> Split:
-        """Return the rows that training reads: all of them, or a share after a warm start.
+        """Return the rows that training reads: all of them, or the last ones after a warm start.
 
-        One half of that share are the last rows, the newest in logs by day. The other half, drawn
-        from the others, keeps the model from forgetting them.
+        Older rows were read before, and reading them again makes the model memorise them.
         """
-        share = self.training_config.warm_share
-        if self.warm_start is None or share == 1:
+        if self.warm_start is None:
             return rows
-        n_rows = math.ceil(share * len(rows))
-        n_last = n_rows // 2
-        generator = np.random.default_rng(derived_seed(self.training_config.seed, len(rows)))
-        others = generator.choice(len(rows) - n_last, n_rows - n_last, replace=False)
-        logger.info(
-            f"training reads {n_rows:,} of {len(rows):,} rows: the last {n_last:,}, and "
-            f"{len(others):,} of the others"
-        )
-        return rows.take(
-            np.concatenate([np.sort(others), np.arange(len(rows) - n_last, len(rows))])
-        )
+        n_rows = math.ceil(self.training_config.warm_share * len(rows))
+        logger.info(f"training reads the last {n_rows:,} of {len(rows):,} rows")
+        return rows.take(np.arange(len(rows) - n_rows, len(rows)))
 
     def final_fit(
         self, selection: TrainingHistory, checkpoints: Checkpoints | None = None

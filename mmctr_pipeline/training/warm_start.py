@@ -14,6 +14,7 @@ from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import model_class
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.models.layers.embedding import ValueTable
+from mmctr_pipeline.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,17 @@ class WarmStart:
             place, known = find(ids, earlier.ids)
             old = np.where(known, earlier.rows[np.where(known, place, 0)], n_old)
         return np.concatenate([[0], old]).astype(np.int64)
+
+
+def warm_settings(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings of a training after a warm start: fewer epochs at lower rates."""
+    return dataclasses.replace(
+        config,
+        max_epochs=min(config.warm_epochs, config.max_epochs),
+        learning_rate=config.learning_rate * config.warm_rate,
+        multimodal_learning_rate=config.multimodal_learning_rate * config.warm_rate,
+        warm_rate=1.0,
+    )
 
 
 def _copy_rows(
