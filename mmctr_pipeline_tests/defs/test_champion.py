@@ -50,6 +50,7 @@ def test_a_challenger_trained_on_shuffled_labels_is_never_submitted(
         "auc_floor": False,
         "challenger_promoted": False,
         "submission_valid": True,
+        "score_drift": True,
     }
     for assets in (["submission_csv"], ["champion"], ["champion", "submission_csv"]):
         assert execute(deployment, *assets).success
