@@ -25,7 +25,7 @@ class PromotionConfig(Settings):
         le=0.5,
     )
     min_slice_rows: int = setting(
-        1000, "slices with fewer valid rows than this are not compared", ge=2
+        1000, "slices with fewer valid rows than this are not compared", ge=2, le=1_000_000_000
     )
     version: str | None = setting(
         None,
@@ -37,7 +37,8 @@ class PromotionConfig(Settings):
         "versions that are kept, the newest first; champion, best model and former champions are "
         "kept besides",
         ge=1,
+        le=100_000,
     )
     keep_former: int = setting(
-        5, "former champions that are kept for a roll-back, the newest first", ge=1
+        5, "former champions that are kept for a roll-back, the newest first", ge=1, le=100_000
     )

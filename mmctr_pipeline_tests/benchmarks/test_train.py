@@ -33,6 +33,7 @@ print(json.dumps([plain(arguments), ours("float32")(arguments), dense_update(arg
 """
 
 
+@pytest.mark.slow
 def test_both_sides_run_with_numpy_torch_and_pyarrow_alone(tmp_path: Path) -> None:
     program = hide_packages(*OPTIONAL_PACKAGES) + RUN_EACH_SIDE
     result = subprocess.run(

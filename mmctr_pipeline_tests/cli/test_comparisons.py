@@ -18,6 +18,7 @@ def train_rows_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_ablation_compares_the_four_variants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_ablation_compares_the_four_variants(
     assert (tmp_path / "leaderboard" / "ablation.md").is_file()
 
 
+@pytest.mark.slow
 def test_fusions_trains_and_compares_every_fusion_with_every_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

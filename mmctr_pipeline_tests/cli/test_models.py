@@ -21,7 +21,7 @@ def deployment_of_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Deployment:
     deployment = finished_run.copy(tmp_path)
-    for name in ("MMCTR_DATA_DIR", "MMCTR_STORAGE_DIR", "MMCTR_DEVICE"):
+    for name in ("MMCTR_DATA_DIR", "MMCTR_STORAGE_DIR", "MMCTR_PRESET", "MMCTR_DEVICE"):
         monkeypatch.setenv(name, deployment.environment()[name])
     return deployment
 

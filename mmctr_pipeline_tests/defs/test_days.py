@@ -39,7 +39,9 @@ def _build(
     job = in_process(data, data.parent / "storage", selection)
     config = {"data": {**NOT_WIDENED, **settings}}
     return job.execute_in_process(
-        run_config={"ops": {"train_dataset": {"config": config}}},
+        run_config={
+            "ops": {name: {"config": config} for name in ("train_dataset", "source_checks")}
+        },
         instance=instance,
         tags={} if tag is None else {DAY_TAG: tag},
         raise_on_error=False,

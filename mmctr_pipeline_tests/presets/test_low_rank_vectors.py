@@ -43,6 +43,7 @@ PRESET_MODELS = {load_preset(name).model: name for name in shipped_presets()}
 """The models of all presets, each with the name of one preset that has it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", PRESET_MODELS, ids=list(PRESET_MODELS.values()))
 def test_every_preset_trains_on_fused_vectors_of_127_dimensions(model: ModelConfig) -> None:
     assert_trains_with(model, vector_dim=127)
