@@ -19,7 +19,7 @@ class CtrModel(nn.Module, abc.ABC):
     """Whether `forward` takes batches in which rows share a history (`Batch.history_row_B`)."""
 
     can_start_warm = True
-    """Whether weights of a model of earlier data keep their meaning in one of new data."""
+    """Whether a model of new data can begin with the weights of one of earlier data."""
 
     @abc.abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:

@@ -34,7 +34,7 @@ class DinSemanticIds(FeatureModel):
         self.tower = tower(input_dim, config.hidden_dims, config.dropout)
         initialise(self)
 
-    can_start_warm = False  # The codes are fitted anew, so their embeddings would mean others.
+    can_start_warm = False  # Codes are fitted to the data, so old embeddings would not match.
 
     def fit_statistics(self, items: ItemFeatures, train: Split, histories: Ragged) -> None:
         """Fit features and codes on the items, and record the ids of the train rows."""

@@ -145,7 +145,7 @@ def jensen_shannon_distance(
 
 
 def _merged(now: Distribution, before: Distribution) -> tuple[np.ndarray, np.ndarray]:
-    """Return the counts of both in the same bins, of which each has enough rows."""
+    """Return the counts of both in the same bins, each with enough rows."""
     n_bins = max(len(now.counts), len(before.counts))
     now_N, before_N = (
         np.pad(np.array(each.counts, np.float64), (0, n_bins - len(each.counts)))

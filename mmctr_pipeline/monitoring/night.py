@@ -65,7 +65,7 @@ class Night:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is known about a night's data or scores.
+    """Findings about a night's data or scores.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ _DATASET = "train_dataset"
 
 @dataclasses.dataclass(frozen=True)
 class Fetched:
-    """What was fetched of an artefact: its name, its number of files, and their bytes."""
+    """A fetched artefact: its name, its number of files, and their bytes."""
 
     name: str
     n_files: int

@@ -32,7 +32,7 @@ class PublishedArtefact:
     """The objects of an artefact by the paths of its files in the storage folder.
 
     `superseded` has the keys of the preceding record that this one does not use. They are deleted
-    when this record is replaced, so that whoever reads the preceding one now can finish.
+    when this record is replaced, so that current readers of the preceding one can finish.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Whether a challenger is good enough to replace the champion, by their scores of the same rows."""
+"""Compare a challenger with the champion by their scores of the same rows."""
 
 import dataclasses
 import math

@@ -84,7 +84,7 @@ class Catalogue:
 
     @classmethod
     def concatenate(cls, catalogues: Sequence["Catalogue"]) -> "Catalogue":
-        """Return the catalogue of consecutive catalogues, the first of which begins with id 1."""
+        """Join catalogues with consecutive ids; the first begins with id 1."""
         fields = ("category", "style", "log_popularity", "cold", "likes_level", "views_level")
         arrays: dict[str, Any] = {
             name: np.concatenate([getattr(each, name) for each in catalogues]) for name in fields
