@@ -83,10 +83,19 @@ def table(summary: dict[str, Any]) -> str:
         "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
         + (f" ({', '.join(failed)})" if failed else ""),
         "model": summary["model_path"],
-        "champion": "this model" if summary["promoted"] else summary["champion_path"],
+        "champion": "this model" if summary["promoted"] else _rejection(summary),
         "submission": summary["submission_path"],
         "for the competition": summary["prediction_zip_path"],
         "look at it": "make ui   (then open http://localhost:3000)",
     }
     lines += [f"{name:<20} {value}" for name, value in rows.items()]
     return "\n".join(lines)
+
+
+def _rejection(summary: dict[str, Any]) -> str:
+    """Return which model was submitted instead of a rejected one, why, and how to submit it."""
+    version = Path(summary["model_path"]).parent.name
+    return (
+        f"{summary['champion_path']}, since this model was {summary['promotion']}. "
+        f"To submit this model anyway: mmctr models promote {version}"
+    )

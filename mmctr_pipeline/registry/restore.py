@@ -13,7 +13,6 @@ from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.models.config import model_config_from
-from mmctr_pipeline.registry.champion import Champion
 from mmctr_pipeline.registry.model_file import ModelFile, ModelFileError
 from mmctr_pipeline.training.device import seeded
 from mmctr_pipeline.training.warm_start import WarmStart
@@ -84,6 +83,9 @@ def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
     After a final fit they are usable only if every valid row is later than what the champion was
     trained on. Otherwise the valid rows would no longer tell how good the new model is.
     """
+    # Imported here, because it needs more packages than a machine that only trains may have.
+    from mmctr_pipeline.registry.champion import Champion
+
     champion = Champion.read(storage)
     if champion is None:
         logger.info("from scratch: there is no champion yet to begin with")

@@ -1,0 +1,24 @@
+"""The printed summary says which model was submitted, and why."""
+
+from mmctr_pipeline.defs.summary import table
+from mmctr_pipeline_tests.defs.conftest import FinishedRun
+
+
+def test_a_rejected_model_is_named_with_the_reason_and_the_command_that_submits_it(
+    finished_run: FinishedRun,
+) -> None:
+    summary = finished_run.summary
+    assert "champion             this model\n" in table(summary)
+    rejected = {
+        **summary,
+        "promoted": False,
+        "promotion": "rejected: AUC 0.7 against 0.8 of the champion",
+        "model_path": "/storage/models/20260102T030405Z-01234567/model.pt",
+        "champion_path": "/storage/models/20260101T030405Z-89abcdef/model.pt",
+    }
+    (line,) = [line for line in table(rejected).splitlines() if line.startswith("champion")]
+    assert line.endswith(
+        "/storage/models/20260101T030405Z-89abcdef/model.pt, since this model was rejected: "
+        "AUC 0.7 against 0.8 of the champion. To submit this model anyway: "
+        "mmctr models promote 20260102T030405Z-01234567"
+    )
