@@ -90,15 +90,16 @@ class Nights:
         return label, scores
 
 
-def start_from(trained: TrainedCtr, vectors: ItemVectors, day: str) -> WarmStart:
+def start_from(trained: TrainedCtr, dataset: CtrDataset, vectors: ItemVectors) -> WarmStart:
     """Return the weights of a night's model."""
     return WarmStart(
-        name=f"the model of {day}",
+        name=f"the model of {dataset.day}",
         state_dict=trained.module.state_dict(),
         model_config=trained.model_config,
         spec=trained.spec,
         id_maps=trained.id_maps,
         vectors=vectors.identities,
+        last_train_day=max(dataset.train_rows_by_day),
     )
 
 
@@ -119,7 +120,7 @@ def main() -> None:
         first, _ = nights.trained(dataset, vectors, None)
         warm = first
         for night in range(1, chosen.nights + 1):
-            start = start_from(warm, vectors, nights.days[night - 1])
+            start = start_from(warm, dataset, vectors)
             dataset, vectors = nights.data(night)
             scratch, scratch_seconds = nights.trained(dataset, vectors, None)
             warm, warm_seconds = nights.trained(dataset, vectors, start)

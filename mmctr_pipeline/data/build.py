@@ -1,5 +1,6 @@
 """Build the train dataset from the interaction files: checked, unpadded, each history once."""
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from mmctr_pipeline.data.config import DEFAULT_DATA, DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset, ItemTable, Split
+from mmctr_pipeline.data.days import day_of_folder
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_files
 from mmctr_pipeline.data.histories import (
@@ -33,7 +35,7 @@ from mmctr_pipeline.data.schemas import (
 )
 from mmctr_pipeline.data.tables import Table, TableFile, open_table
 from mmctr_pipeline.data.validation import Block, DataError, check_distinct, integers
-from mmctr_pipeline.data.window import SplitTables, find_splits, find_test
+from mmctr_pipeline.data.window import find_splits, find_test
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.files.read_ahead import read_ahead
 
@@ -119,7 +121,10 @@ def build_dataset(layout: DataLayout, config: DataConfig = DEFAULT_DATA) -> CtrD
     )
     for name, id_map in dataset.id_maps.items():
         logger.info(f"{name}: {len(id_map.ids):,} sparse or string ids get the rows 1, 2, ...")
-    provenance = {**_provenance(dataset, layout, tables, rows), "schema": schema}
+    provenance = {**_provenance(dataset, layout, rows), "schema": schema}
+    if tables.window is not None:
+        window = tables.window.to_mapping()
+        provenance["window"] = window | {"train_rows": _rows_by_day(files["train"])}
     return dataclasses.replace(dataset, provenance=provenance)
 
 
@@ -217,9 +222,15 @@ def _concatenate(blocks: list[np.ndarray] | list[pa.Array]) -> np.ndarray | pa.C
     return pa.chunked_array(blocks)
 
 
-def _provenance(
-    dataset: CtrDataset, layout: DataLayout, tables: SplitTables, rows: dict[str, _Rows]
-) -> dict[str, Any]:
+def _rows_by_day(file: TableFile) -> dict[str, int]:
+    """Return the number of rows of each day of logs by day, in the order of the days."""
+    counts: collections.Counter[str] = collections.Counter()
+    for path, n_rows in file.rows_by_file.items():
+        counts[day_of_folder(path.parent)] += n_rows
+    return dict(counts)
+
+
+def _provenance(dataset: CtrDataset, layout: DataLayout, rows: dict[str, _Rows]) -> dict[str, Any]:
     lengths = dataset.histories.lengths
     train_users = _distinct(dataset.train.user_id)
     seen_in_train = rows["train"].items_seen
@@ -228,7 +239,6 @@ def _provenance(
             name: str(getattr(layout, name).relative_to(layout.root))
             for name in ("train", "valid", "test", "item_feature")
         },
-        **({"window": tables.window.to_mapping()} if tables.window else {}),
         "n_items": len(dataset.items),
         "n_distinct_histories": len(dataset.histories),
     }

@@ -108,6 +108,11 @@ class CtrDataset:
         return self.provenance.get("window", {}).get("day", "")
 
     @property
+    def train_rows_by_day(self) -> dict[str, int]:
+        """Number of train rows of each day of logs by day, ascending; empty for other data."""
+        return dict(self.provenance.get("window", {}).get("train_rows", {}))
+
+    @property
     def valid_days(self) -> list[str]:
         """The valid days of logs by day, YYYY-MM-DD, ascending; none for other data."""
         return list(self.provenance.get("window", {}).get("valid_days", []))

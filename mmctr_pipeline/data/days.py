@@ -24,6 +24,11 @@ _PREFIX = "day="
 _UNFINISHED = re.compile(r"tmp|temporary|in-?progress|staging|copying|partial", re.IGNORECASE)
 
 
+def day_of_folder(folder: Path) -> str:
+    """Return the day of a folder `day=YYYY-MM-DD`."""
+    return folder.name.removeprefix(_PREFIX)
+
+
 @dataclasses.dataclass(frozen=True)
 class Day:
     """The folder of one day."""

@@ -81,6 +81,11 @@ class TableFile:
         return self._starts[-1]
 
     @property
+    def rows_by_file(self) -> dict[Path, int]:
+        """Number of rows of each file, in the order of the rows."""
+        return {part.path: part.n_rows for part in self._parts}
+
+    @property
     def schema(self) -> pa.Schema:
         """Names and types of all columns of the file."""
         return self._parts[0].schema

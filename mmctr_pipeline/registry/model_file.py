@@ -56,7 +56,8 @@ class ModelFile:
 
     `valid_probabilities` are these scores, `(N,) float32`, in the order of the dataset's valid
     rows, so that the model can be compared with another on the same rows, also after a final fit.
-    `data_day` is the last day of the data, as YYYY-MM-DD, if the data are logs by day.
+    If the data are logs by day, `data_day` is the last day of the data, as YYYY-MM-DD, and
+    `last_train_day` the last one of the rows that the weights were trained on.
     `warm_start` is the version whose weights the training began with, or empty.
     """
 
@@ -89,6 +90,7 @@ class ModelFile:
     calibration: dict[str, Any] | None = None
     valid_probabilities: torch.Tensor | None = None
     data_day: str = ""
+    last_train_day: str = ""
     warm_start: str = ""
 
     @classmethod
@@ -103,6 +105,7 @@ class ModelFile:
         preset: str | None = None,
         data_name: str = "",
         data_day: str = "",
+        last_train_day: str = "",
     ) -> Self:
         """Combine the result of training with the identities of its inputs.
 
@@ -122,8 +125,8 @@ class ModelFile:
             Name or path of the preset.
         data_name
             Name of the data set, if it is known.
-        data_day
-            Last day of the data, if they are logs by day.
+        data_day, last_train_day
+            Last day of the data, and of their train rows, if they are logs by day.
         """
         identities = vectors.identities
         return cls(
@@ -160,6 +163,7 @@ class ModelFile:
             calibration=trained.calibration.to_mapping() if trained.calibration else None,
             valid_probabilities=torch.from_numpy(trained.valid_scores.astype(np.float32)),
             data_day=data_day,
+            last_train_day=data_day if trained.final_fit else last_train_day,
             warm_start=trained.warm_start,
         )
 

@@ -74,6 +74,7 @@ def warm_start_from(model_file: ModelFile, version: str) -> WarmStart:
         spec=FeatureSpec.from_mapping(model_file.spec, "saved spec"),
         id_maps=saved_id_maps(model_file),
         vectors={"fused": model_file.vector_identity, **model_file.encoder_identities},
+        last_train_day=model_file.last_train_day,
     )
 
 

@@ -41,8 +41,8 @@ class TrainingConfig(Settings):
     )
     warm_share: float = setting(
         0.05,
-        "share of the train rows that a training with the champion's weights reads: the last ones, "
-        "which are the newest in logs by day",
+        "share of the train rows that a training with the champion's weights reads: the last ones. "
+        "In logs by day it reads the days after those of the champion instead, if there are any",
         gt=0,
         le=1,
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 
 import numpy as np
 import torch
@@ -90,15 +89,16 @@ class CtrTrainer:
         return module, history
 
     def _read_rows(self, rows: Split) -> Split:
-        """Return the rows that training reads: all of them, or the last ones after a warm start.
+        """Return the rows that training reads: all of them, or the new ones after a warm start.
 
         Older rows were read before, and reading them again makes the model memorise them.
         """
         if self.warm_start is None:
             return rows
-        n_rows = math.ceil(self.training_config.warm_share * len(rows))
-        logger.info(f"training reads the last {n_rows:,} of {len(rows):,} rows")
-        return rows.take(np.arange(len(rows) - n_rows, len(rows)))
+        share = self.training_config.warm_share
+        n_old = self.warm_start.n_old_rows(self.dataset, share)
+        logger.info(f"training reads the last {len(rows) - n_old:,} of {len(rows):,} rows")
+        return rows.take(np.arange(n_old, len(rows)))
 
     def final_fit(
         self, selection: TrainingHistory, checkpoints: Checkpoints | None = None

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,7 +28,8 @@ class WarmStart:
     """An earlier model whose weights a new one begins with.
 
     `name` is its version, `state_dict` its weights on the CPU, `vectors` the identity of each
-    table of vectors that it was trained on. `id_maps` are those of its dataset.
+    table of vectors that it was trained on. `id_maps` are those of its dataset. `last_train_day` is
+    the last day that it was trained on, or empty if unknown.
     """
 
     name: str
@@ -36,6 +38,17 @@ class WarmStart:
     spec: FeatureSpec
     id_maps: Mapping[str, IdMap]
     vectors: Mapping[str, str]
+    last_train_day: str = ""
+
+    def n_old_rows(self, dataset: CtrDataset, share: float) -> int:
+        """Return how many train rows a training skips: those that the earlier model has seen.
+
+        They come first. In logs by day they are those up to `last_train_day`. If that is unknown or
+        no later day has rows, all rows are skipped but the last `share`.
+        """
+        by_day, n_rows = dataset.train_rows_by_day, len(dataset.train)
+        n_new = sum(n for day, n in by_day.items() if day > self.last_train_day > "")
+        return n_rows - (n_new or math.ceil(share * n_rows))
 
     def fits(
         self, model_config: ModelConfig, spec: FeatureSpec, vectors: Mapping[str, str]

@@ -100,6 +100,24 @@ def test_the_last_rows_are_read_at_a_lower_rate() -> None:
     assert warm_settings(settings) == settings
 
 
+def test_in_logs_by_day_the_days_after_those_of_the_earlier_model_are_new() -> None:
+    dataset, vectors = small_sample(n_train=500)
+    start = warm_start(train_ctr(dataset, vectors, SMALL_MODEL, QUICK_TRAINING, CPU), vectors)
+    by_day = {"2026-01-01": 200, "2026-01-02": 180, "2026-01-03": 70, "2026-01-05": 50}
+    window = {"train_rows": by_day, "train_days": list(by_day)}
+    daily = dataclasses.replace(dataset, provenance={"window": window})
+    for last_train_day, n_old in (
+        ("2025-12-31", 0),
+        ("2026-01-02", 380),
+        ("2026-01-04", 450),
+        ("2026-01-05", 475),  # nothing is new, so the last twentieth
+        ("", 475),
+    ):
+        earlier = dataclasses.replace(start, last_train_day=last_train_day)
+        assert earlier.n_old_rows(daily, 0.05) == n_old
+        assert earlier.n_old_rows(dataset, 0.05) == 475
+
+
 def test_rows_of_users_and_items_are_found_by_their_ids() -> None:
     dataset, vectors = small_sample(n_train=1500)
     trained = train_ctr(dataset, vectors, DIN, QUICK_TRAINING, CPU)

@@ -91,6 +91,7 @@ def trained_model(
         run_key=key,
         preset=preset_name(current_deployment()),
         data_day=train_dataset.day,
+        last_train_day=max(train_dataset.train_rows_by_day, default=""),
     )
     best = trained.history.best
     metadata: dict[str, Any] = {
