@@ -19,7 +19,8 @@ export PYTHONUNBUFFERED = 1
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE, MMCTR_PUBLISH_URL, MMCTR_TIMEZONE"
+	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE, MMCTR_PUBLISH_URL,"
+	@echo "  MMCTR_NIGHTLY, MMCTR_CRON, MMCTR_TIMEZONE, MMCTR_NOTIFY_URL"
 	@echo "(README.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -43,8 +44,8 @@ install: $(INSTALLED) home  ## install everything into .venv
 demo: install  ## run the whole pipeline on the generated sample dataset
 	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(BIN)/python -m mmctr_pipeline.defs.run
 
-run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET (DAY=YYYY-MM-DD)
-	@$(BIN)/python -m mmctr_pipeline.defs.run $(if $(DAY),--day "$(DAY)")
+run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET (DAY=YYYY-MM-DD, WAIT=1)
+	@$(BIN)/python -m mmctr_pipeline.defs.run $(if $(DAY),--day "$(DAY)") $(if $(WAIT),--wait)
 
 ui: install  ## start webserver and daemon on http://localhost:3000 (PORT=...)
 	@$(BIN)/python -m dagster dev -w workspace.yaml -p $(or $(PORT),3000)

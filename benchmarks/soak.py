@@ -8,7 +8,7 @@ other data, and disturbs it:
 - kill, term: the run's process gets SIGKILL or SIGTERM, most often in the middle of an asset
 - child: another process of the run gets SIGKILL, as if memory had run out
 - write: no file can grow beyond a random size
-- together: a second run starts
+- together: a second run starts, and is refused while the first writes to the storage folder
 - prune: `mmctr prune --unused-days 0` runs meanwhile
 
 Afterwards three things are checked:
@@ -35,6 +35,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
+import os
 import random
 import resource
 import signal
@@ -117,8 +118,8 @@ def do_point(point: Point, place: Place, reference: Reference) -> dict[str, Any]
     statuses = disturb(point, place, reference)
     left_behind = place.left_behind()
     lost = reference.lost(digests(place.storage))
-    # If two runs at once both succeeded, no further run is needed.
-    is_finished = point.kind == "together" and not any(statuses)
+    # One of two runs succeeds. The other is refused, or starts after the end of the first.
+    is_finished = point.kind == "together" and sorted(statuses) in ([0, 0], [0, os.EX_TEMPFAIL])
     failure = None if is_finished else place.finish()
     return dataclasses.asdict(point) | {
         "statuses": statuses,

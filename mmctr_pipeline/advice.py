@@ -18,6 +18,7 @@ ERRORS = {
     "monitoring.night": ["BlockedDataError"],
     "publishing.store": ["PublishError"],
     "registry.champion": ["ChampionError"],
+    "registry.contest": ["NoChampionError"],
     "registry.model_file": ["ModelFileError"],
     "settings": ["InvalidValueError", "SettingsError"],
     "submission.files": ["SubmissionError"],

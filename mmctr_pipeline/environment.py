@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 EXECUTORS = ("multiprocess", "in_process", "k8s")
+NIGHTLY = ("cron", "changes")
 
 
 def share_cores() -> None:
@@ -70,7 +71,10 @@ class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
     `data_dir` is None for the sample dataset. `preset` is None if unset; `mmctr_pipeline.presets`
-    then chooses one or raises an error. `publish_url` is None if artefacts are not published.
+    then chooses one or raises an error. `nightly` chooses what starts a nightly run: "cron" is the
+    schedule, "changes" the automation on changed data, and None leaves both stopped. `cron` is
+    validated with the schedule's definition. `publish_url` is None if artefacts are not published.
+    `notify_url` may hold a secret and is never printed.
     """
 
     data_dir: Path | None
@@ -78,49 +82,87 @@ class Deployment:
     preset: str | None
     executor: str = "multiprocess"
     device: str = "auto"
+    nightly: str | None = None
+    cron: str = "0 2 * * *"
     timezone: str = "UTC"
     publish_url: str | None = None
+    notify_url: str | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
         """Read the variables, by default those of this process.
 
-        Raises `DeploymentError` for an unknown executor, device or time zone, for a data folder
-        that does not exist, and for an address to publish to that is no URL or holds a password.
+        Raises `DeploymentError` for a value that is not valid, such as an unknown executor, for a
+        data folder that does not exist, and for an address to publish to that is no URL or holds a
+        password.
         """
         values = os.environ if variables is None else variables
         data_dir = values.get("MMCTR_DATA_DIR") or None
-        executor = values.get("MMCTR_EXECUTOR") or "multiprocess"
-        if executor not in EXECUTORS:
-            raise DeploymentError(
-                f"MMCTR_EXECUTOR is {executor!r}; known executors: {', '.join(EXECUTORS)}"
-            )
         if data_dir is not None and not Path(data_dir).is_dir():
             raise DeploymentError(
                 f"MMCTR_DATA_DIR is {data_dir!r}, which is not a folder; "
                 "unset it to use the sample dataset"
+            )
+        executor = values.get("MMCTR_EXECUTOR") or "multiprocess"
+        if executor not in EXECUTORS:
+            raise DeploymentError(
+                f"MMCTR_EXECUTOR is {executor!r}; known executors: {', '.join(EXECUTORS)}"
             )
         device = values.get("MMCTR_DEVICE") or "auto"
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
             raise DeploymentError(
                 f"MMCTR_DEVICE is {device!r}; known devices: auto, cpu, cuda, cuda:N"
             )
-        timezone = values.get("MMCTR_TIMEZONE") or "UTC"
-        try:
-            zoneinfo.ZoneInfo(timezone)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        nightly = values.get("MMCTR_NIGHTLY") or None
+        if nightly is not None and nightly not in NIGHTLY:
             raise DeploymentError(
-                f"MMCTR_TIMEZONE is {timezone!r}, which is not a time zone such as Europe/Berlin"
-            ) from error
+                f"MMCTR_NIGHTLY is {nightly!r}; known values: {', '.join(NIGHTLY)}; "
+                "unset it to start no nightly run"
+            )
         return cls(
             data_dir=Path(data_dir).resolve() if data_dir else None,
             storage_dir=Path(values.get("MMCTR_STORAGE_DIR") or "storage").resolve(),
             preset=values.get("MMCTR_PRESET") or None,
             executor=executor,
             device=device,
-            timezone=timezone,
+            nightly=nightly,
+            cron=values.get("MMCTR_CRON") or cls.cron,
+            timezone=_time_zone(values.get("MMCTR_TIMEZONE") or cls.timezone),
             publish_url=_publish_url(values.get("MMCTR_PUBLISH_URL") or None),
+            notify_url=notify_url(values),
         )
+
+
+def notify_url(variables: Mapping[str, str]) -> str | None:
+    """Return the address of the webhook for events, or None if none is set.
+
+    Raises `DeploymentError`, which does not show the value, if it is no web address.
+    """
+    url = variables.get("MMCTR_NOTIFY_URL") or None
+    if url is None:
+        return None
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    # Other characters would be refused only when the address is used.
+    if not is_valid or re.search(r"[^!-~]", url):
+        raise DeploymentError(
+            "MMCTR_NOTIFY_URL is not an address such as https://example.org/hook "
+            "(it is not shown here, as it may hold a secret)"
+        )
+    return url
+
+
+def _time_zone(name: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise DeploymentError(
+            f"MMCTR_TIMEZONE is {name!r}, which is not a time zone such as Europe/Berlin"
+        ) from error
+    return name
 
 
 def _publish_url(url: str | None) -> str | None:

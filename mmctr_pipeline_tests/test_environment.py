@@ -19,6 +19,7 @@ def test_without_variables_the_sample_dataset_is_used() -> None:
 
 def test_empty_values_count_as_unset() -> None:
     names = ("DATA_DIR", "STORAGE_DIR", "PRESET", "EXECUTOR", "DEVICE")
+    names += ("NIGHTLY", "CRON", "TIMEZONE", "NOTIFY_URL")
     empty = {f"MMCTR_{name}": "" for name in names}
     assert Deployment.from_environment(empty) == Deployment.from_environment({})
 
@@ -32,6 +33,10 @@ def test_values_are_read(tmp_path: Path) -> None:
             "MMCTR_EXECUTOR": "in_process",
             "MMCTR_DEVICE": "cuda:1",
             "MMCTR_PUBLISH_URL": "s3://bucket/nightly/",
+            "MMCTR_NIGHTLY": "changes",
+            "MMCTR_CRON": "30 4 * * 1",
+            "MMCTR_TIMEZONE": "Europe/Berlin",
+            "MMCTR_NOTIFY_URL": "https://example.org/hook",
         }
     )
     assert deployment == Deployment(
@@ -41,6 +46,10 @@ def test_values_are_read(tmp_path: Path) -> None:
         executor="in_process",
         device="cuda:1",
         publish_url="s3://bucket/nightly",
+        nightly="changes",
+        cron="30 4 * * 1",
+        timezone="Europe/Berlin",
+        notify_url="https://example.org/hook",
     )
 
 
@@ -84,6 +93,24 @@ def test_an_address_with_a_password_is_refused_and_not_printed(url: str) -> None
     with pytest.raises(DeploymentError, match="AWS_SECRET_ACCESS_KEY") as error:
         Deployment.from_environment({"MMCTR_PUBLISH_URL": url})
     assert "secret-5d1c" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("token-5d1c", "ftp://example.org/token-5d1c", "https:///token-5d1c"),
+        *("https://example.org:port/token-5d1c", "https://example.org/token-5d1c\n"),
+    ],
+)
+def test_an_impossible_webhook_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(DeploymentError, match="MMCTR_NOTIFY_URL is not an address") as error:
+        Deployment.from_environment({"MMCTR_NOTIFY_URL": url})
+    assert "5d1c" not in str(error.value)
+
+
+def test_a_deployment_is_shown_without_its_webhook() -> None:
+    url = "https://user:secret-5d1c@example.org/hook?token=5d1c"
+    assert "5d1c" not in repr(Deployment.from_environment({"MMCTR_NOTIFY_URL": url}))
 
 
 @pytest.mark.parametrize(

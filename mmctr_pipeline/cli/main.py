@@ -15,6 +15,7 @@ from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.models import models
 from mmctr_pipeline.cli.prune import prune
 from mmctr_pipeline.cli.publish import pull, push
+from mmctr_pipeline.cli.reap import reap
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
 from mmctr_pipeline.environment import share_cores
@@ -22,12 +23,12 @@ from mmctr_pipeline.environment import share_cores
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate or convert data, compare, promote or repeat models, look after the artefacts."""
+    """Generate or convert data, compare and promote models, look after runs and artefacts."""
 
 
 COMMANDS = (
     *(sample, convert, ablation, fusions, leaderboard, repeat),
-    *(accept, models, prune, push, pull),
+    *(accept, models, prune, reap, push, pull),
 )
 for command in COMMANDS:
     mmctr.add_command(command)

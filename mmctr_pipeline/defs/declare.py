@@ -11,8 +11,12 @@ from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import asset_config, current_deployment
 from mmctr_pipeline.defs.executors import gpu_tags
+from mmctr_pipeline.defs.retries import retrying
 from mmctr_pipeline.presets.preset import ChecksConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
+
+FIGURES = "figures"
+"""Metadata of a check's result: its figure against its limit, as in "0.7335 < 0.75"."""
 
 OWNERS = ["team:mmctr"]
 _PIPELINE_MODULE = "mmctr_pipeline.pipeline"
@@ -49,7 +53,8 @@ def asset(
 ) -> Callable[[Asset], dg.AssetsDefinition]:
     """Declare a function as an asset; its docstring is the description that the UI shows.
 
-    If the function has a parameter `config`, it receives the asset's own configuration.
+    If the function has a parameter `config`, it receives the asset's own configuration. After a
+    transient error of disk, network or database, Dagster calls the function again.
 
     Parameters
     ----------
@@ -70,9 +75,20 @@ def asset(
             op_tags=gpu_tags(current_deployment().device) if gpu else None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
             **options,
-        )(function)
+        )(retried(function))
 
     return declare
+
+
+def retried(function: Asset) -> Asset:
+    """Return the function of a step; a transient error makes Dagster try the step again."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with retrying():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def checks(
@@ -100,7 +116,9 @@ def checks(
 
         @functools.wraps(function)
         def evaluate(*args: Any, **kwargs: Any) -> Iterator[dg.AssetCheckResult]:
-            for outcome in function(*args, **kwargs):
+            with retrying():
+                outcomes = list(function(*args, **kwargs))
+            for outcome in outcomes:
                 yield check_result(name, outcome)
 
         # Dagster finds the return type in the annotations.
@@ -123,13 +141,14 @@ def checks(
 
 def check_result(asset: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
     """Return an outcome as Dagster's result of a check of `asset`."""
+    figures = {FIGURES: outcome.figures} if outcome.figures else {}
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=outcome.name,
         passed=bool(outcome.passed),
         severity=dg.AssetCheckSeverity.ERROR if outcome.severe else dg.AssetCheckSeverity.WARN,
         description=outcome.explanation,
-        metadata=outcome.numbers,
+        metadata={**outcome.numbers, **figures},
     )
 
 

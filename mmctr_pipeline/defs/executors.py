@@ -9,6 +9,7 @@ from typing import Any
 import dagster as dg
 
 from mmctr_pipeline.defs.forkserver import preloaded_modules
+from mmctr_pipeline.defs.run_guard import guarded
 from mmctr_pipeline.encoders.config import EncodersConfig
 from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.processes import end_when_closed
@@ -66,9 +67,14 @@ def executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
     """Return the executor named `multiprocess`, `in_process` or `k8s`.
 
     `multiprocess` runs each step in its own process, and one GPU step at a time. The forkserver of
-    these processes imports the libraries that `encoders` need. Raises `DeploymentError` if `k8s` is
-    asked for and the package dagster-k8s is not installed.
+    these processes imports the libraries that `encoders` need. Each executor lets one run at a time
+    write to the storage folder. Raises `DeploymentError` if `k8s` is asked for and the package
+    dagster-k8s is not installed.
     """
+    return guarded(_executor(name, encoders))
+
+
+def _executor(name: str, encoders: EncodersConfig) -> dg.ExecutorDefinition:
     if name == "in_process":
         return dg.in_process_executor
     if name == "k8s":

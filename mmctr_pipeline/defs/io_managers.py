@@ -11,6 +11,7 @@ import dagster as dg
 
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.defs.retries import retrying
 from mmctr_pipeline.files import checksum
 from mmctr_pipeline.files.atomic import atomic_folder, atomic_write
 from mmctr_pipeline.files.errors import DamagedFileError
@@ -19,6 +20,8 @@ from mmctr_pipeline.files.parquet import open_parquet, read_parquet, write_parqu
 
 class StorageIOManager(dg.ConfigurableIOManager):
     """Stores an asset in the storage folder; a failed write leaves the earlier artefact intact.
+
+    After a transient error of the disk, Dagster tries the step again.
 
     `location` is the path of the asset's file or folder, relative to the storage folder. If
     `publish_url` is set, a written artefact is also published there, and the step fails if that
@@ -40,8 +43,9 @@ class StorageIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write an artefact, publish it if `publish_url` is set, and show where it is."""
         path = self._path(context.asset_key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.write(obj, path)
+        with retrying():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.write(obj, path)
         metadata: dict[str, Any] = {
             name: dg.MetadataValue.path(str(shown)) for name, shown in self.paths(path).items()
         }
@@ -61,7 +65,8 @@ class StorageIOManager(dg.ConfigurableIOManager):
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: materialise {name} first ({command})")
         try:
-            return self.read(path, context.dagster_type.typing_type)
+            with retrying():
+                return self.read(path, context.dagster_type.typing_type)
         except (DamagedFileError, FileNotFoundError) as error:
             raise DamagedFileError(f"{error}; materialise {name} again ({command})") from error
 

@@ -1,13 +1,15 @@
 """Run the whole pipeline in Dagster and print its events as they are recorded."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import logging
 import multiprocessing
 import os
-import re
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,20 +17,23 @@ import click
 import dagster as dg
 import sqlalchemy.exc
 import yaml
-from dagster._utils.error import SerializableErrorInfo
 
-from mmctr_pipeline import advice
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
 from mmctr_pipeline.defs.days import DAY_TAG, day_tag
-from mmctr_pipeline.defs.launches import Launch, launched, open_instance, report_dead_launches
+from mmctr_pipeline.defs.dead_runs import end_dead_runs
+from mmctr_pipeline.defs.launches import Launch, launched, open_instance
+from mmctr_pipeline.defs.run_events import error_text, notify_of_failure
+from mmctr_pipeline.defs.run_guard import claimed
 from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.defs.summary import summarise, table
 from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
+from mmctr_pipeline.files.holders import Holder
 from mmctr_pipeline.files.writable import require_writable
+from mmctr_pipeline.monitoring.notify import EVENTS, read_events
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 from mmctr_pipeline.settings import SettingsError
@@ -36,26 +41,20 @@ from mmctr_pipeline.settings import SettingsError
 _SHOWN_EVENTS = {
     dg.DagsterEventType.STEP_START,
     dg.DagsterEventType.STEP_SUCCESS,
+    dg.DagsterEventType.STEP_UP_FOR_RETRY,
     dg.DagsterEventType.ASSET_CHECK_EVALUATION,
 }
 _POLL_SECONDS = 0.25
 
-_PLAIN_ERRORS = {*advice.NAMES, "DagsterAssetCheckFailedError"}
-"""Errors that are shown without a traceback. A failed check has already shown its reason."""
-
-_CRASH = "ChildProcessCrashException"
-_CRASH_ADVICE = (
-    "error: the process of this step crashed or was killed, most often by the system because "
-    "memory ran out (see dmesg). Fix: free memory, or set MMCTR_EXECUTOR=in_process, which runs "
-    "one step at a time. Then run the same command again: it encodes only what is missing, and "
-    "training resumes at its last checkpoint"
-)
+IN_USE = os.EX_TEMPFAIL
+"""Exit status (75) if another run writes to the storage folder."""
 
 
-def launch_pipeline(stop: StopSignals, day: str | None = None) -> int:
+def launch_pipeline(stop: StopSignals, day: str | None = None, wait: bool = False) -> int:
     """Run the pipeline for the deployment of this environment; return the exit status.
 
     For logs by day, the run is of `day`, by default of the preset's or the latest complete day.
+    While another run writes to the storage folder, return `IN_USE`, or wait if `wait` is true.
     """
     try:
         preset, storage = deployment_preset(), current_deployment().storage_dir
@@ -66,8 +65,15 @@ def launch_pipeline(stop: StopSignals, day: str | None = None) -> int:
         require_writable(storage, "MMCTR_STORAGE_DIR")
         if url := current_deployment().publish_url:
             ObjectStore(url).require_writable()
-        with open_instance() as instance:
-            return _launch(instance, run_config(preset), tags, storage, stop)
+        with open_instance() as instance, launched(instance) as launch:
+            with _claimed(storage, launch, wait) as other:
+                if other is None:
+                    return _launch(launch, run_config(preset), tags, storage, stop)
+            click.echo(
+                f"error: {storage} is in use by {other}. Fix: wait until it has ended, or start "
+                "this with --wait (make run WAIT=1)"
+            )
+            return IN_USE
     except (
         *(SettingsError, DeploymentError, DataError, DataNotFoundError),
         *(WriteError, PublishError, dg.DagsterError),
@@ -81,41 +87,61 @@ def launch_pipeline(stop: StopSignals, day: str | None = None) -> int:
     return 2
 
 
+@contextlib.contextmanager
+def _claimed(storage: Path, launch: Launch, wait: bool) -> Iterator[Holder | None]:
+    """Claim the storage folder; yield None, or the run that has it if this one must not wait."""
+    is_announced = False
+    while True:
+        with claimed(storage, launch.id, "make run") as other:
+            if other is None or not wait:
+                yield other
+                return
+        if not is_announced:
+            click.echo(f"Waiting: {storage} is in use by {other}")
+            is_announced = True
+        time.sleep(_POLL_SECONDS)
+
+
 def _launch(
-    instance: dg.DagsterInstance,
-    config: dict[str, Any],
-    tags: dict[str, str],
-    storage: Path,
-    stop: StopSignals,
+    launch: Launch, config: dict[str, Any], tags: dict[str, str], storage: Path, stop: StopSignals
 ) -> int:
+    instance = launch.instance
     config_path = storage / "run_config.yaml"
     write_text(config_path, yaml.safe_dump(config, sort_keys=False))
     click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
     if DAY_TAG in tags:
         click.echo(f"Day {tags[DAY_TAG]}")
-    for run_id in report_dead_launches(instance):
-        click.echo(f"Run {run_id} was killed; it is now recorded as failed")
-    with launched(instance) as launch:
-        stop.before_exit = lambda: _stop(launch)
-        if current_deployment().executor == "k8s":
-            stop.grace_seconds = 30.0  # Dagster removes the pods.
-        try:
-            result = _execute(launch, config, tags, stop)
-        finally:
-            launch.report_end("The run was stopped.")
+    for dead in end_dead_runs(instance):
+        click.echo(f"Run {dead.run.run_id} was killed; it is now recorded as failed")
+    stop.before_exit = lambda: _stop(launch)
+    if current_deployment().executor == "k8s":
+        stop.grace_seconds = 30.0  # Dagster removes the pods.
+    try:
+        result = _execute(launch, config, tags, stop)
+    finally:
+        launch.report_end("The run was stopped.")
     if not result.success:
         if not stop.received:
-            click.echo(
-                f"The run failed. `make ui` shows its log, as run {result.run_id}. Artefacts "
-                "written before the failure are kept. Once the cause is fixed, run the same "
-                "command again, or only the asset NAME that failed and all after it:\n"
-                "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
-            )
+            _report_failure(instance, result.run_id, storage)
         return 1
     summary = summarise(instance, result, storage)
     write_text(storage / "run_summary.json", json.dumps(summary, indent=2) + "\n")
     click.echo(table(summary))
     return 0
+
+
+def _report_failure(instance: dg.DagsterInstance, run_id: str, storage: Path) -> None:
+    click.echo(
+        f"The run failed. `make ui` shows its log, as run {run_id}. Artefacts "
+        "written before the failure are kept. Once the cause is fixed, run the same "
+        "command again, or only the asset NAME that failed and all after it:\n"
+        "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
+    )
+    if run := instance.get_run_by_id(run_id):
+        notify_of_failure(instance, run)
+    for event in read_events(storage):
+        if event.run_id == run_id:
+            click.echo(f"Event {event.kind}: {event.headline} (in {storage / EVENTS})")
 
 
 def _stop(launch: Launch) -> None:
@@ -177,18 +203,3 @@ def _print_event(entry: dg.EventLogEntry) -> None:
             text += f"\n{error_text(data.error)}"
     time = datetime.datetime.fromtimestamp(entry.timestamp)
     click.echo(f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}")
-
-
-def error_text(error: SerializableErrorInfo) -> str:
-    """Return the message of an error that the user can correct, or the whole traceback."""
-    cause: SerializableErrorInfo | None = error
-    while cause is not None:
-        if cause.cls_name == _CRASH:
-            return _CRASH_ADVICE
-        if cause.cls_name == "DagsterSubprocessError" and _CRASH in cause.message:
-            return "error: the process of a step was lost, see above"
-        if cause.cls_name in _PLAIN_ERRORS:
-            # The message begins with the class ("module.Class: ..."), which is left out.
-            return re.sub(r"^[\w.]+: ", "error: ", cause.message.strip())
-        cause = cause.cause
-    return error.to_string()

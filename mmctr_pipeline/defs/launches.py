@@ -1,7 +1,12 @@
-"""Launches of `make run`. Each holds a lock while it lives, so the next can find dead launches."""
+"""Locks that show which runs live, and the Dagster instance that all runs of a home share.
+
+Each process that executes a run holds a lock while it lives. The operating system frees it when the
+process dies, so that other processes can tell dead runs from live ones.
+"""
 
 import contextlib
 import dataclasses
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -9,16 +14,20 @@ from pathlib import Path
 
 import dagster as dg
 
+from mmctr_pipeline.files.errors import WriteError
+from mmctr_pipeline.files.holders import Holder, held
 from mmctr_pipeline.files.locks import locked
 from mmctr_pipeline.files.writable import require_writable
 
 LAUNCH_TAG = "mmctr/launch"
 """Run tag that identifies the run of a launch. A run's id cannot do so: Dagster chooses it."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """One launch and the run that it starts."""
+    """One launch of `make run` and the run that it starts."""
 
     instance: dg.DagsterInstance
     id: str
@@ -60,23 +69,37 @@ def open_instance() -> dg.DagsterInstance:
 def launched(instance: dg.DagsterInstance) -> Iterator[Launch]:
     """Yield a new launch, and hold its lock until the block ends."""
     launch = Launch(instance, uuid.uuid4().hex)
-    with locked(_folder(instance) / f"{launch.id}.lock"):
+    with held(lock_path(instance, launch.id), Holder.this_process(launch.id, "make run")):
         yield launch
 
 
-def report_dead_launches(instance: dg.DagsterInstance) -> list[str]:
-    """Report the runs of killed launches as failed; return their run ids.
-
-    Otherwise Dagster would show them as running for ever.
-    """
-    dead = []
-    for path in _folder(instance).glob("*.lock"):
-        launch = Launch(instance, path.stem)
-        with locked(path, wait=False) as is_dead:
-            if is_dead and (run_id := launch.report_end("The process of this run was killed.")):
-                dead.append(run_id)
-    return dead
+@contextlib.contextmanager
+def executing(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Iterator[None]:
+    """Hold the lock of a run until the block ends. Log a warning if it cannot be created."""
+    holder = Holder.this_process(run.run_id, run_label(run))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(lock_path(instance, run.run_id), holder))
+        except WriteError as error:
+            logger.warning("if this run is killed, nothing will notice it: %s", error)
+        yield
 
 
-def _folder(instance: dg.DagsterInstance) -> Path:
+def lock_path(instance: dg.DagsterInstance, name: str) -> Path:
+    """Return the lock file of the run, or of the launch, with this id."""
+    return lock_folder(instance) / f"{name}.lock"
+
+
+def lock_folder(instance: dg.DagsterInstance) -> Path:
+    """Return the folder of the lock files of all runs and launches."""
     return Path(instance.root_directory) / "launches"
+
+
+def run_label(run: dg.DagsterRun) -> str:
+    """Return how messages name a run: by its id and what it does."""
+    what = run.job_name
+    if LAUNCH_TAG in run.tags:
+        what = "make run"
+    elif what.startswith("__"):  # a job that Dagster made for a selection of assets
+        what = ", ".join(sorted(key.to_user_string() for key in run.asset_selection or ()))
+    return f"run {run.run_id} ({what or 'assets'})"

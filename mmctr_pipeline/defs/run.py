@@ -20,7 +20,13 @@ def main(arguments: Sequence[str] = ()) -> int:
     parser.add_argument(
         "--day", help="last day of the window, YYYY-MM-DD, for logs by day (make run DAY=...)"
     )
-    day = parser.parse_args(arguments).day
+    parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait while another run writes to the storage folder (make run WAIT=1); otherwise, "
+        "end with status 75",
+    )
+    chosen = parser.parse_args(arguments)
     # Progress bars of libraries would mix with the printed events.
     os.environ.setdefault("TQDM_DISABLE", "1")
     # After a kill, Python's resource tracker removes the run's semaphores, with a needless warning.
@@ -36,7 +42,7 @@ def main(arguments: Sequence[str] = ()) -> int:
             # Imported inside the block, as the import takes long and a signal may come meanwhile.
             from mmctr_pipeline.defs.launch import launch_pipeline
 
-            status = launch_pipeline(stop, day)
+            status = launch_pipeline(stop, chosen.day, chosen.wait)
         except (SettingsError, DeploymentError) as error:
             click.echo(f"error: {error}")
             status = 2

@@ -27,11 +27,15 @@ _FIX = (
 
 @dataclasses.dataclass(frozen=True)
 class AucVerdict:
-    """The verdict of the gate on a model: passed or not, the reason, and the numbers behind it."""
+    """The verdict of the gate on a model: passed or not, the reason, and the numbers behind it.
+
+    If it did not pass, `figures` has the deciding figure and its limit, as in "0.7335 < 0.75".
+    """
 
     passed: bool
     explanation: str
     numbers: dict[str, Any] = dataclasses.field(default_factory=dict)
+    figures: str = ""
 
 
 def judge_auc(
@@ -73,7 +77,8 @@ def judge_auc(
         sentences.append(_FIX)
     numbers = {name.replace("_", " "): metrics[name] for name in _REQUIRED_METRICS}
     numbers |= {name: value for each in findings for name, value in each.numbers.items()}
-    return AucVerdict(passed, ". ".join(sentences), numbers)
+    figures = "; ".join(each.figures for each in findings if each.figures)
+    return AucVerdict(passed, ". ".join(sentences), numbers, figures)
 
 
 def recorded_baselines(model_file: "ModelFile") -> dict[str, BaselineDifference]:
@@ -113,7 +118,8 @@ def _against_baselines(model_file: "ModelFile") -> AucVerdict:
         "difference": best.difference,
         "lower bound of the difference": best.low,
     }
-    return AucVerdict(passed, "; ".join([finding, *absent]), shown)
+    figures = "" if passed else f"lower bound of the lead over {name}: {best.low:+.4f} <= 0"
+    return AucVerdict(passed, "; ".join([finding, *absent]), shown, figures)
 
 
 def _against_floor(model_file: "ModelFile", auc_floor: float | None) -> AucVerdict:
@@ -121,7 +127,9 @@ def _against_floor(model_file: "ModelFile", auc_floor: float | None) -> AucVerdi
     if auc_floor is None:
         auc_floor = PUBLISHED_FLOORS[model_file.data_name]
         reason = f"the default for {model_file.data_name}; override it with checks.auc_floor"
-    passed = model_file.metrics["valid_auc"] >= auc_floor
+    auc = model_file.metrics["valid_auc"]
+    passed = auc >= auc_floor
     verb = "reaches" if passed else "is below"
     finding = f"{verb} the floor {auc_floor:.4f} ({reason})"
-    return AucVerdict(passed, finding, {"floor": auc_floor})
+    figures = "" if passed else f"{auc:.4f} < {auc_floor:g}"
+    return AucVerdict(passed, finding, {"floor": auc_floor}, figures)

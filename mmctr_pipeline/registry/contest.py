@@ -24,13 +24,18 @@ Score = Callable[[ModelFile], np.ndarray]
 _CANNOT_SCORE = (OtherIdsError, TrainingDataError, DamagedFileError, MetricError, FileNotFoundError)
 
 
+class NoChampionError(ChampionError):
+    """The challenger is rejected, and there is no champion to submit in its place."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """The champion after a contest.
 
     `promoted` tells whether the challenger, `version`, became it. `headline` says why or why not,
     with the figures, in one line; `problems` are all reasons against the challenger. `comparison`
-    is None if none was made.
+    is None if none was made. `is_past_day` is true if the challenger only rebuilt an earlier day;
+    such a model is never promoted.
     """
 
     champion: Champion
@@ -39,6 +44,7 @@ class Outcome:
     headline: str
     problems: tuple[str, ...] = ()
     comparison: ModelComparison | None = None
+    is_past_day: bool = False
 
 
 def hold_contest(
@@ -56,7 +62,7 @@ def hold_contest(
     of an earlier day than the champion's never replaces it. The first champion has to pass the AUC
     gate alone.
 
-    Raises `ChampionError` if the challenger is rejected and there is no champion.
+    Raises `NoChampionError` if the challenger is rejected and there is no champion.
 
     Parameters
     ----------
@@ -93,7 +99,7 @@ def hold_contest(
             f"its data end on {day}, before those of the champion ({champion_day}): a rebuilt past "
             "day is scored but not promoted"
         )
-        return _rejected(champion, version, (problem,))
+        return dataclasses.replace(_rejected(champion, version, (problem,)), is_past_day=True)
     return _compared(storage, champion, version, challenger, dataset, score, config)
 
 
@@ -163,7 +169,7 @@ def _rejected(
     comparison: ModelComparison | None = None,
 ) -> Outcome:
     if champion is None:
-        raise ChampionError(
+        raise NoChampionError(
             f"no model may be submitted: {version} is rejected, and there is no champion yet. "
             + "; ".join(problems)
         )

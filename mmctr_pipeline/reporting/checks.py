@@ -1,7 +1,6 @@
 """Check artefacts against limits; each verdict carries the numbers behind it.
 
-Limits that users set are the fields of `ChecksConfig` (`presets/preset.py`), section `checks` of a
-preset; the others are the constants below.
+Users set the limits of `ChecksConfig` (section `checks` of a preset); the others are constants.
 """
 
 import dataclasses
@@ -36,7 +35,8 @@ _CONTENTS = {"text": "titles", "image": "covers"}
 class CheckOutcome:
     """Verdict of one check: its name, whether it passed, the reason, and the numbers behind it.
 
-    If `severe` is False, a failure is only a warning, and the artefact may still be used.
+    If `severe` is False, a failure is only a warning, and the artefact may still be used. The
+    headline of an event is `figures`, as in "0.7335 < 0.75", or the explanation's first sentence.
     """
 
     name: str
@@ -44,6 +44,7 @@ class CheckOutcome:
     explanation: str
     numbers: Mapping[str, Any]
     severe: bool = True
+    figures: str = ""
 
 
 def _outcome(
@@ -56,10 +57,7 @@ def _outcome(
 def vectors_shape(
     table: VectorTable, item_id: np.ndarray, padding_row: bool = False
 ) -> CheckOutcome:
-    """Check that the table has one row per item, a padding row 0 if asked, and the right width.
-
-    The right width is the one its maker recorded (`dim` of the provenance).
-    """
+    """Check that the table has a row per item, a padding row 0 if asked, and the recorded width."""
     expected = with_padding(item_id) if padding_row else item_id
     missing = np.setdiff1d(expected, table.item_id)
     unknown = np.setdiff1d(table.item_id, expected)
@@ -290,7 +288,8 @@ def target_in_history(dataset: CtrDataset, max_share: float) -> CheckOutcome:
 
 def auc_floor(verdict: AucVerdict) -> CheckOutcome:
     """Report whether the validation AUC is good enough for a submission."""
-    return CheckOutcome("auc_floor", verdict.passed, verdict.explanation, verdict.numbers)
+    explanation, figures = verdict.explanation, verdict.figures
+    return CheckOutcome("auc_floor", verdict.passed, explanation, verdict.numbers, figures=figures)
 
 
 def submission_valid(problems: list[str], n_rows: int) -> CheckOutcome:

@@ -2,13 +2,8 @@
 
 import itertools
 import json
-import os
 import shutil
-import signal
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +15,10 @@ from mmctr_pipeline.files.records import read_record
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 from mmctr_pipeline_tests.defs.running import REPOSITORY, RUN_COMMAND, Deployment, execute
+from mmctr_pipeline_tests.defs.servers import BIN, WORKSPACE, daemon
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_SECONDS = 900
-DAGSTER = str(Path(sys.executable).parent / "dagster")
 PRESET = """
 extends: sample
 data: {min_valid_rows: 200}
@@ -82,53 +76,19 @@ def nights(
     return {day: _night(_as_of(deployment, day, folder), day) for day in NIGHTS}
 
 
-@pytest.fixture(scope="module")
-def daemon(deployment: Deployment) -> Iterator[dict[str, str]]:
-    """The environment of a running daemon, which starts the queued runs, as `make ui` does."""
-    environment = deployment.environment(MMCTR_EXECUTOR="in_process")
-    log = deployment.folder / "daemon.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [f"{DAGSTER}-daemon", "run", "-w", str(REPOSITORY / "workspace.yaml")],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield environment
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait_for_runs(deployment: Deployment, n_runs: int) -> list[dg.RunRecord]:
-    """Return the runs of the job, the first one first, when all have ended."""
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
-        while True:
-            records = instance.get_run_records(dg.RunsFilter(job_name="day_pipeline"))
-            if len(records) == n_runs and all(record.dagster_run.is_finished for record in records):
-                return sorted(records, key=lambda record: record.start_time or 0)
-            assert time.monotonic() < deadline, (deployment.folder / "daemon.log").read_text()
-            time.sleep(1)
-
-
 def test_a_backfill_of_past_days_gives_the_datasets_of_the_nights(
-    deployment: Deployment,
-    nights: dict[str, tuple[str, dict[str, bytes]]],
-    daemon: dict[str, str],
+    deployment: Deployment, nights: dict[str, tuple[str, dict[str, bytes]]]
 ) -> None:
     backfill = [
-        *(DAGSTER, "job", "backfill", "-j", "day_pipeline", "--noprompt"),
-        *("-w", str(REPOSITORY / "workspace.yaml"), "--from", NIGHTS[0], "--to", NIGHTS[-1]),
+        *(str(BIN / "dagster"), "job", "backfill", "-j", "day_pipeline", "--noprompt"),
+        *(*WORKSPACE, "--from", NIGHTS[0], "--to", NIGHTS[-1]),
     ]
-    result = subprocess.run(
-        backfill, cwd=REPOSITORY, env=daemon, capture_output=True, text=True, timeout=600
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    records = _wait_for_runs(deployment, len(NIGHTS))
+    with daemon(deployment, MMCTR_EXECUTOR="in_process") as dagster:
+        result = subprocess.run(
+            backfill, cwd=REPOSITORY, env=dagster.environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        records = dagster.finished_runs("day_pipeline", len(NIGHTS), timeout_seconds=400)
     for record, day in zip(records, NIGHTS, strict=True):
         assert record.dagster_run.status == dg.DagsterRunStatus.SUCCESS
         assert record.dagster_run.tags["mmctr/day"] == day
@@ -148,7 +108,10 @@ def test_make_run_for_a_past_day_gives_its_dataset_and_tags_the_run(
     (tmp_path / "preset.yaml").write_text(PRESET)
     own = Deployment(deployment.data, tmp_path)
     result = subprocess.run(
-        [*RUN_COMMAND, "--day", day], env=own.environment(), capture_output=True, text=True
+        [*RUN_COMMAND, "--day", day],
+        env=own.environment(MMCTR_EXECUTOR="in_process"),
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"Day {day}\n" in result.stdout

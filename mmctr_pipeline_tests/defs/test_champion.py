@@ -1,12 +1,14 @@
 """Only the champion is submitted, whatever is materialised in whatever order."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.monitoring.notify import read_events
 from mmctr_pipeline.registry.champion import Champion
 from mmctr_pipeline.registry.versions import latest_version
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
@@ -52,6 +54,10 @@ def test_a_challenger_trained_on_shuffled_labels_is_never_submitted(
         "submission_valid": True,
         "score_drift": True,
     }
+    (event,) = read_events(deployment.storage)
+    assert (event.kind, event.run_id) == ("challenger_rejected", together.run_id)
+    assert event.headline.startswith("auc_floor: ")
+    assert event.detail.startswith(f"{challenger}: ")
     for assets in (["submission_csv"], ["champion"], ["champion", "submission_csv"]):
         assert execute(deployment, *assets).success
         assert submission(deployment) == before
@@ -68,6 +74,9 @@ def test_without_a_champion_a_rejected_model_is_not_submitted(deployment: Deploy
     rejected = execute(deployment, "champion", "submission_csv", champion=UNREACHABLE)
     assert not rejected.success
     assert "is below the floor 0.9999" in only_error(rejected)
+    (event,) = read_events(deployment.storage)
+    assert event.kind == "challenger_rejected"
+    assert re.fullmatch(r"auc_floor: 0\.\d{4} < 0\.9999", event.headline)
     assert "champion.json does not exist: materialise champion first" in only_error(
         execute(deployment, "submission_csv")
     )

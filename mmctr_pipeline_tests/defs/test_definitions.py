@@ -136,6 +136,9 @@ UNUSABLE = [
     ({"MMCTR_DEVICE": "gpu"}, ["gpu", "auto", "cpu", "cuda:N"]),
     ({"MMCTR_PUBLISH_URL": "s3://me:word@bucket"}, ["MMCTR_PUBLISH_URL", "password"]),
     ({"MMCTR_TIMEZONE": "Mars/Base"}, ["MMCTR_TIMEZONE", "Mars/Base"]),
+    ({"MMCTR_CRON": "0 25 * * *"}, ["MMCTR_CRON", "0 25 * * *", "hour"]),
+    ({"MMCTR_CRON": "* * * * * *"}, ["MMCTR_CRON", "five fields"]),
+    ({"MMCTR_NIGHTLY": "yes"}, ["MMCTR_NIGHTLY", "yes", "cron, changes"]),
     ({"MMCTR_DATA_DIR": "."}, ["MMCTR_PRESET", "improved_mmctr", "text_only"]),
     ({"MMCTR_DATA_DIR": "/no/such/folder", "MMCTR_PRESET": "text_only"}, ["/no/such/folder"]),
 ]
@@ -169,6 +172,47 @@ def test_an_unusable_environment_is_refused_with_the_cause_or_the_choices() -> N
     for (_, words), error in zip(UNUSABLE, errors, strict=True):
         for word in words:
             assert word in error
+
+
+LIST_AUTOMATION_WITH_EACH = """
+import json, os, sys
+found = []
+for variables in json.loads(sys.argv[1]):
+    for name in [name for name in sys.modules if name.startswith("mmctr_pipeline")]:
+        del sys.modules[name]
+    os.environ.update(variables)
+    from mmctr_pipeline.definitions import defs
+    repository, graph = defs.get_repository_def(), defs.resolve_asset_graph()
+    ticking = [*repository.schedule_defs, *repository.sensor_defs]
+    keys = [*graph.get_all_asset_keys(), *graph.asset_check_keys]
+    found.append([
+        {each.name: each.default_status.value == "RUNNING" for each in ticking},
+        [key.to_user_string() for key in keys if graph.get(key).automation_condition],
+        [each.cron_schedule for each in repository.schedule_defs],
+    ])
+    for name in variables:
+        del os.environ[name]
+print(json.dumps(found))
+"""
+
+
+def test_one_variable_chooses_the_schedule_or_the_automation() -> None:
+    variables = [
+        {},
+        {"MMCTR_NIGHTLY": "cron", "MMCTR_CRON": "30 4 * * 1"},
+        {"MMCTR_NIGHTLY": "changes"},
+    ]
+    result = _python("-c", LIST_AUTOMATION_WITH_EACH, json.dumps(variables))
+    assert result.returncode == 0, result.stderr
+    unset, cron, changes = json.loads(result.stdout)
+    automated = {*GRAPH, *(f"{name}:data_gate" for name in SOURCES)}
+    off = {"nightly": False, "nightly_if_changed": False, "failed_runs": False, "dead_runs": True}
+    assert (unset[0], set(unset[1]), unset[2]) == (off, automated, ["0 2 * * *"])
+    # Dagster would start a sensor of its own for conditions that no sensor evaluates.
+    on = {"nightly": True, "failed_runs": True, "dead_runs": True}
+    assert cron == [on, [], ["30 4 * * 1"]]
+    on = {"nightly_if_changed": True, "failed_runs": True, "dead_runs": True}
+    assert (changes[0], set(changes[1]), changes[2]) == (on, automated, [])
 
 
 def test_a_preset_file_changes_the_defaults_of_the_run_config(

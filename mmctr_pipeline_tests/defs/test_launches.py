@@ -1,4 +1,4 @@
-"""Dead launches are reported, and several launches can open a new Dagster home at once."""
+"""A launch reports its end, and several launches can open a new Dagster home at once."""
 
 import os
 import subprocess
@@ -9,49 +9,29 @@ import dagster as dg
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from mmctr_pipeline.defs.launches import Launch, launched, report_dead_launches
+from mmctr_pipeline.defs.launches import executing, launched, lock_folder
 from mmctr_pipeline.files.locks import locked
 
 OPEN = "from mmctr_pipeline.defs.launches import open_instance; open_instance().get_runs()"
 
 
-def _run(launch: Launch, status: dg.DagsterRunStatus) -> str:
-    return create_run_for_test(launch.instance, tags=launch.tags, status=status).run_id
-
-
-def test_only_the_run_of_a_killed_launch_is_reported_as_failed() -> None:
-    with dg.instance_for_test() as instance:
-        folder = Path(instance.root_directory) / "launches"
-        killed, ended = Launch(instance, "killed"), Launch(instance, "ended")
-        without_run = Launch(instance, "without-run")
-        elsewhere = Launch(instance, "elsewhere")
-        started = dg.DagsterRunStatus.STARTED
-        killed_run, elsewhere_run = _run(killed, started), _run(elsewhere, started)
-        ended_run = _run(ended, dg.DagsterRunStatus.SUCCESS)
-        folder.mkdir()
-        for launch in (killed, ended, without_run):
-            # A lock file that no process holds.
-            (folder / f"{launch.id}.lock").touch()
-        with launched(instance) as alive:
-            alive_run = _run(alive, started)
-            assert report_dead_launches(instance) == [killed_run]
-            statuses = {run.run_id: run.status for run in instance.get_runs()}
-            assert [path.stem for path in folder.iterdir()] == [alive.id]
-        assert statuses == {
-            killed_run: dg.DagsterRunStatus.FAILURE,
-            ended_run: dg.DagsterRunStatus.SUCCESS,
-            alive_run: started,
-            elsewhere_run: started,
-        }
-        assert list(folder.iterdir()) == []
-
-
 def test_the_end_of_a_run_is_reported_once() -> None:
-    with dg.instance_for_test() as instance, launched(instance) as launch:
+    with dg.DagsterInstance.ephemeral() as instance, launched(instance) as launch:
         assert launch.report_end("stopped") is None
-        run_id = _run(launch, dg.DagsterRunStatus.STARTED)
+        started = dg.DagsterRunStatus.STARTED
+        run_id = create_run_for_test(instance, tags=launch.tags, status=started).run_id
         assert launch.report_end("stopped") == run_id
         assert launch.report_end("stopped") is None
+
+
+def test_a_run_is_executed_even_if_its_lock_cannot_be_created(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        lock_folder(instance).write_text("a file in place of the folder")
+        with executing(instance, create_run_for_test(instance)):
+            pass
+    assert "if this run is killed, nothing will notice it: cannot write " in caplog.text
 
 
 @pytest.mark.slow

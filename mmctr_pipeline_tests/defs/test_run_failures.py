@@ -1,9 +1,10 @@
 """`make run` fails cleanly when it cannot start, cannot write, or is interrupted."""
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -12,10 +13,13 @@ import pytest
 
 from mmctr_pipeline.defs import run
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset
-from mmctr_pipeline.defs.launches import report_dead_launches
+from mmctr_pipeline.defs.dead_runs import end_dead_runs
+from mmctr_pipeline.defs.run_guard import claimed
+from mmctr_pipeline.monitoring.notify import read_events
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import PRESET, RUN_COMMAND, Deployment
+from mmctr_pipeline_tests.defs.servers import server, wait_until
 
 
 @pytest.mark.parametrize(
@@ -50,18 +54,46 @@ def test_an_unusable_environment_is_reported_without_a_traceback(
     deployment = Deployment(small_sample, tmp_path)
     for name, value in deployment.environment(**variables).items():
         monkeypatch.setenv(name, value.replace("FOLDER", str(tmp_path)))
-    for function in (current_deployment, deployment_preset):
-        function.cache_clear()
-    try:
+    with new_environment():
         assert run.main() == 2
-    finally:
-        for function in (current_deployment, deployment_preset):
-            function.cache_clear()
     out = capsys.readouterr().out
     assert out.startswith("error: ")
     assert message.replace("FOLDER", str(tmp_path)) in out
     assert "Traceback" not in out
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@contextlib.contextmanager
+def new_environment() -> Iterator[None]:
+    """Let this process read its environment variables again."""
+    functions = (current_deployment, deployment_preset)
+    for function in functions:
+        function.cache_clear()
+    try:
+        yield
+    finally:
+        for function in functions:
+            function.cache_clear()
+
+
+def test_a_second_run_on_a_storage_folder_is_refused_and_leaves_it_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small_sample: Path,
+) -> None:
+    deployment = Deployment(small_sample, tmp_path)
+    for name, value in deployment.environment().items():
+        monkeypatch.setenv(name, value)
+    with new_environment(), claimed(deployment.storage, "7", "run 7 (full_pipeline)"):
+        assert run.main() == 75
+    out = capsys.readouterr().out
+    in_use = f"error: {deployment.storage} is in use by run 7 (full_pipeline), since 20"
+    assert out.startswith(in_use)
+    assert "start this with --wait (make run WAIT=1)" in out
+    assert not (deployment.storage / "run_config.yaml").exists()
+    with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
+        assert instance.get_runs() == []
 
 
 @pytest.mark.slow
@@ -80,6 +112,10 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     assert f"MMCTR_STORAGE_DIR (now {deployment.storage}) to another folder" in line
     assert "Traceback" not in result.stdout
     assert "The run failed. " in result.stdout
+    (event,) = read_events(deployment.storage)
+    assert event.kind == "run_failed"
+    assert "Event run_failed: " + event.headline in result.stdout
+    assert "File too large" in event.headline
     assert os.readlink(model) == earlier
     assert ModelFile.load(model).training_config["max_epochs"] == 2
 
@@ -117,21 +153,10 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
         *(sys.executable, "-m", "dagster", "asset", "materialize"),
         *("--select", "trained_model", "-m", "mmctr_pipeline.definitions"),
     ]
-    process = subprocess.Popen(
-        dagster_command if receiver == "dagster command" else RUN_COMMAND,
-        env=deployment.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        for line in process.stdout:
-            if "epoch 2 of 500" in line:
-                break
-        else:
-            pytest.fail("the run ended before it could be interrupted")
+    command = dagster_command if receiver == "dagster command" else RUN_COMMAND
+    log = tmp_path / "run.log"
+    with server(command, deployment.environment(), log) as process:
+        wait_until(lambda: "epoch 2 of 500" in log.read_text(), process, log)
         children = psutil.Process(process.pid).children(recursive=True)
         assert len(children) >= 3  # forkserver, resource tracker, step
         if receiver == "process group":  # as Ctrl-C does in a terminal
@@ -140,19 +165,15 @@ def test_an_interrupted_run_leaves_the_earlier_model_and_no_processes(
             process.send_signal(number)
         _, alive = psutil.wait_procs(children, timeout=20)
         assert not alive
-        output = process.stdout.read()
-    finally:
-        process.kill()
-        process.wait()
+        process.wait(timeout=20)
+    output = log.read_text()
     assert os.readlink(deployment.storage / "latest_model.pt") == earlier
     assert ModelFile.load(deployment.storage / "latest_model.pt").training_config["max_epochs"] == 2
-    if receiver == "dagster command":
-        return
     with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
         statuses = [record.status for record in instance.get_runs()]
         if number is signal.SIGKILL:
             assert statuses[0] is dg.DagsterRunStatus.STARTED
-            assert len(report_dead_launches(instance)) == 1
+            assert len(end_dead_runs(instance)) == 1
             statuses = [record.status for record in instance.get_runs()]
         else:
             assert process.returncode == 128 + number, output

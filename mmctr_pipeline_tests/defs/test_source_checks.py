@@ -14,6 +14,7 @@ import pytest
 from mmctr_pipeline.cli.main import main
 from mmctr_pipeline.definitions import defs
 from mmctr_pipeline.monitoring.night import BlockedDataError, Night
+from mmctr_pipeline.monitoring.notify import read_events
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import Deployment, in_process
 from mmctr_pipeline_tests.defs.test_definitions import SOURCES
@@ -81,7 +82,9 @@ def artefacts(storage: Path) -> dict[str, int]:
     return {
         str(path.relative_to(storage)): path.stat().st_mtime_ns
         for path in storage.rglob("*")
-        if path.is_file() and "monitoring" not in path.parts and not path.name.startswith("run_")
+        if path.is_file()
+        and "monitoring" not in path.parts
+        and not path.name.startswith(("run_", "events"))
     }
 
 
@@ -110,6 +113,10 @@ def test_bad_data_stop_everything_with_the_same_reason_at_each_source(
     assert "Fix: " in str(description)
     assert artefacts(night.storage) == before
     assert Night.read(night.storage, "accepted") == accepted
+    (event,) = read_events(night.storage)
+    assert (event.kind, event.run_id) == ("night_blocked", result.run_id)
+    assert event.headline.startswith("data_gate: ")
+    assert reason in event.headline
 
 
 def test_a_change_that_only_warns_is_shown_at_its_source_and_stops_nothing(

@@ -16,7 +16,8 @@ def test_a_rejected_model_is_named_with_the_reason_and_the_command_that_submits_
         "model_path": "/storage/models/20260102T030405Z-01234567/model.pt",
         "champion_path": "/storage/models/20260101T030405Z-89abcdef/model.pt",
     }
-    (line,) = [line for line in table(rejected).splitlines() if line.startswith("champion")]
+    below_times = table(rejected).split("\n\n")[-1]
+    (line,) = [line for line in below_times.splitlines() if line.startswith("champion ")]
     assert line.endswith(
         "/storage/models/20260101T030405Z-89abcdef/model.pt, since this model was rejected: "
         "AUC 0.7 against 0.8 of the champion. To submit this model anyway: "

@@ -1,13 +1,8 @@
 """A real webserver with its daemon lists the assets, and a run launched there finishes."""
 
-import contextlib
 import json
-import os
 import shutil
-import signal
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,12 +11,14 @@ from typing import Any
 
 import pytest
 
-from mmctr_pipeline_tests.defs.running import REPOSITORY, Deployment
+from mmctr_pipeline_tests.defs.running import Deployment
+from mmctr_pipeline_tests.defs.servers import BIN, WORKSPACE, server
 from mmctr_pipeline_tests.defs.test_definitions import CHECKS
+from mmctr_pipeline_tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
-TIMEOUT_SECONDS = 900
+TIMEOUT_SECONDS = 300
 
 LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
@@ -67,51 +64,28 @@ def deployment(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def webserver(deployment: Deployment) -> Iterator[Webserver]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = deployment.folder / "webserver.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [
-                # Runs are queued; the daemon, which `dagster dev` starts too, launches them.
-                *(str(Path(sys.executable).parent / "dagster"), "dev", "-p", str(port)),
-                *("-h", "127.0.0.1", "-w", str(REPOSITORY / "workspace.yaml")),
-            ],
-            cwd=REPOSITORY,
-            env=deployment.environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # Background processes of a shell ignore SIGINT, and the server would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + TIMEOUT_SECONDS
-            while True:
-                try:
-                    urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
-                    break
-                except OSError:
-                    assert process.poll() is None, log.read_text()
-                    assert time.monotonic() < deadline, log.read_text()
-                    time.sleep(0.5)
-            yield Webserver(url)
-        finally:
-            process.send_signal(signal.SIGINT)
+    log, port = deployment.folder / "webserver.log", free_port()
+    url = f"http://127.0.0.1:{port}"
+    # Runs are queued; the daemon, which `dagster dev` starts too, launches them.
+    command = [str(BIN / "dagster"), "dev", "-p", str(port), "-h", "127.0.0.1", *WORKSPACE]
+    with server(command, deployment.environment(), log) as process:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
             try:
-                process.wait(timeout=TIMEOUT_SECONDS)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+        yield Webserver(url)
 
 
 def test_the_webserver_lists_all_assets_with_descriptions(webserver: Webserver) -> None:
     nodes = webserver.query(ASSETS)["assetNodes"]
     assert {node["assetKey"]["path"][0] for node in nodes} == {
         *("item_feature", "item_images", "interactions", "text_embeddings", "image_embeddings"),
-        *("fused_pca", "train_dataset", "trained_model", "submission_csv"),
+        *("fused_pca", "train_dataset", "trained_model", "champion", "submission_csv"),
     }
     assert all(node["description"] for node in nodes)
 

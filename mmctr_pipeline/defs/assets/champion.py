@@ -11,10 +11,14 @@ from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.auc_gate import auc_verdict
 from mmctr_pipeline.defs.config import AssetConfig
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.defs.run_events import notify_from_step
+from mmctr_pipeline.monitoring.notify import Kind
 from mmctr_pipeline.registry.config import PromotionConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
 
 logger = logging.getLogger(__name__)
+
+_REJECTED: Kind = "challenger_rejected"
 
 
 @declare.asset(
@@ -24,6 +28,7 @@ logger = logging.getLogger(__name__)
     io_manager_key="champion_io",
 )
 def champion(
+    context: dg.AssetExecutionContext,
     config: AssetConfig,
     deployment: DeploymentResource,
     trained_model: Any,
@@ -41,7 +46,7 @@ def champion(
     from mmctr_pipeline.monitoring.night import require_not_blocked
     from mmctr_pipeline.recorded_vectors import vectors_for
     from mmctr_pipeline.registry.champion import drop_versions
-    from mmctr_pipeline.registry.contest import hold_contest, promote_by_hand
+    from mmctr_pipeline.registry.contest import NoChampionError, hold_contest, promote_by_hand
     from mmctr_pipeline.registry.model_file import ModelFile
     from mmctr_pipeline.registry.versions import latest_version
     from mmctr_pipeline.reporting.contest import contest_numbers, contest_table, write_contest
@@ -59,9 +64,17 @@ def champion(
     else:
         require_not_blocked(storage, train_dataset.fingerprint)
         version, verdict = latest_version(storage), auc_verdict(config, deployment, trained_model)
-        outcome = hold_contest(
-            storage, version, trained_model, verdict, train_dataset, score, promotion
-        )
+        figures = "" if verdict.passed else f"auc_floor: {verdict.figures or verdict.explanation}"
+        try:
+            outcome = hold_contest(
+                storage, version, trained_model, verdict, train_dataset, score, promotion
+            )
+        except NoChampionError as error:
+            notify_from_step(context, storage, _REJECTED, figures or str(error), str(error))
+            raise
+        if not outcome.promoted and not outcome.is_past_day:
+            headline, detail = figures or outcome.problems[0], "; ".join(outcome.problems)
+            notify_from_step(context, storage, _REJECTED, headline, f"{version}: {detail}")
     logger.info(outcome.headline)
     write_contest(storage, outcome)
     drop_versions(storage, outcome.champion, promotion.keep_models, promotion.keep_former)

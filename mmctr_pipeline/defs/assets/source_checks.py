@@ -11,10 +11,14 @@ import dagster as dg
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.defs import declare
+from mmctr_pipeline.defs.automation import checked_before_changes
 from mmctr_pipeline.defs.config import AssetConfig, asset_config
 from mmctr_pipeline.defs.days import data_of_run
 from mmctr_pipeline.defs.drift import drift_outcome
+from mmctr_pipeline.defs.jobs import SOURCE_NAMES
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.defs.retries import is_transient, retrying
+from mmctr_pipeline.defs.run_events import first_sentence, notify_from_step
 from mmctr_pipeline.monitoring.config import MonitoringConfig
 
 _DATA_GATE = "data_gate"
@@ -23,9 +27,10 @@ _SPECS = [
         _DATA_GATE,
         asset=source,
         blocking=True,
+        automation_condition=checked_before_changes(),
         description="the data can be read, and differ little from those of the last accepted night",
     )
-    for source in ("item_feature", "item_images", "interactions")
+    for source in SOURCE_NAMES
 ]
 
 
@@ -39,17 +44,22 @@ def _check(
     from mmctr_pipeline.monitoring.profile import profile_data
 
     numbers: dict[str, float] = {}
-    try:
-        layout = deployment.layout()
-        data = data_of_run(context, layout, config.settings("data", DataConfig))
-        profile = profile_data(pipeline.load_dataset(layout, data), layout)
-    except (DataError, DataNotFoundError) as error:
-        verdict = Verdict([], blocked=str(error))
-    else:
-        numbers = profile.numbers
-        limits = config.settings("monitoring", MonitoringConfig)
-        verdict = check_data(profile, deployment.storage, limits)
-    # NOTIFIER: if verdict.blocked, send it here as the event night_blocked.
+    with retrying():
+        try:
+            layout = deployment.layout()
+            data = data_of_run(context, layout, config.settings("data", DataConfig))
+            profile = profile_data(pipeline.load_dataset(layout, data), layout)
+        except (DataError, DataNotFoundError) as error:
+            if is_transient(error):
+                raise
+            verdict = Verdict([], blocked=str(error))
+        else:
+            numbers = profile.numbers
+            limits = config.settings("monitoring", MonitoringConfig)
+            verdict = check_data(profile, deployment.storage, limits)
+    if verdict.blocked:
+        headline = f"{_DATA_GATE}: {first_sentence(verdict.blocked)}"
+        notify_from_step(context, deployment.storage, "night_blocked", headline, verdict.blocked)
     for key in sorted(context.selected_asset_check_keys):
         source = key.asset_key.to_user_string()
         figures = {name: value for name, value in numbers.items() if source_of(name) == source}

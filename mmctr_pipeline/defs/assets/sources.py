@@ -41,7 +41,9 @@ def _source(
     with warnings.catch_warnings():
         # Dagster warns at each use that the decorator is in beta.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return dg.multi_observable_source_asset(name=f"observe_{name}", specs=[spec])(observe)
+        return dg.multi_observable_source_asset(name=f"observe_{name}", specs=[spec])(
+            declare.retried(observe)
+        )
 
 
 item_feature = _source(

@@ -1,0 +1,168 @@
+"""The nightly schedule requests a run if data or preset changed and no other run is active."""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+
+from mmctr_pipeline.definitions import defs
+from mmctr_pipeline.defs import run_events, schedules
+from mmctr_pipeline.defs.launches import executing
+from mmctr_pipeline.defs.run_guard import STORAGE_TAG, claimed
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.monitoring.notify import read_events
+from mmctr_pipeline_tests.defs.run_states import killed_run, run_in_state
+
+STARTED, QUEUED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED
+
+
+def _deployment(data_dir: Path) -> Deployment:
+    return Deployment(data_dir, data_dir / "storage", preset=None)
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "train.parquet").write_bytes(b"some rows")
+    for module in (schedules, run_events):
+        monkeypatch.setattr(module, "current_deployment", lambda: _deployment(tmp_path))
+    return tmp_path
+
+
+def _tick(instance: dg.DagsterInstance) -> dg.RunRequest | str:
+    context = dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime(2026, 1, 2, 2, tzinfo=ZoneInfo("UTC")),
+        repository_def=defs.get_repository_def(),
+    )
+    tick = schedules.nightly.evaluate_tick(context)
+    assert tick.run_requests is not None
+    return tick.run_requests[0] if tick.run_requests else str(tick.skip_message)
+
+
+def _record_success(instance: dg.DagsterInstance, request: dg.RunRequest) -> None:
+    """Record a run that succeeded, as if the schedule had started it."""
+    run = instance.create_run_for_job(
+        job_def=defs.resolve_job_def("full_pipeline"),
+        tags={**request.tags, "dagster/schedule_name": "nightly"},
+    )
+    event = dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.RUN_SUCCESS.value, job_name="full_pipeline"
+    )
+    entry = dg.EventLogEntry(
+        error_info=None,
+        level=10,
+        user_message="",
+        run_id=run.run_id,
+        timestamp=0.0,
+        dagster_event=event,
+    )
+    instance.handle_new_event(entry)
+
+
+def test_the_nightly_schedule_runs_the_full_pipeline_at_2_utc() -> None:
+    assert schedules.nightly.cron_schedule == "0 2 * * *"
+    assert schedules.nightly.execution_timezone == "UTC"
+    assert schedules.nightly.job_name == "full_pipeline"
+
+
+def test_the_schedule_skips_only_if_the_latest_success_had_the_same_inputs(data_dir: Path) -> None:
+    with dg.instance_for_test() as instance:
+        request = _tick(instance)
+        assert isinstance(request, dg.RunRequest)
+        assert isinstance(_tick(instance), dg.RunRequest), "skipped before any run succeeded"
+        _record_success(instance, request)
+        skipped = _tick(instance)
+        assert isinstance(skipped, str)
+        assert "which succeeded" in skipped
+
+        train = data_dir / "train.parquet"
+        before = train.read_bytes(), train.stat().st_mtime_ns
+        train.write_bytes(b"some rows and more")
+        changed = _tick(instance)
+        assert isinstance(changed, dg.RunRequest), "skipped although the data changed"
+        _record_success(instance, changed)
+
+        train.write_bytes(before[0])
+        os.utime(train, ns=(before[1], before[1]))
+        # Storage still holds the model of the changed data.
+        assert isinstance(_tick(instance), dg.RunRequest), "skipped although the data changed back"
+
+
+def test_a_broken_link_changes_the_input_stamp_without_an_error(data_dir: Path) -> None:
+    before = schedules.input_stamp()
+    (data_dir / "1.jpg").symlink_to(data_dir / "nowhere.jpg")
+    assert schedules.input_stamp() != before
+
+
+def test_links_to_the_data_folder_itself_are_not_followed(data_dir: Path) -> None:
+    before = schedules.input_stamp()
+    # Following them would never end in practice: each link leads to three links.
+    for name in "abc":
+        (data_dir / name).symlink_to(data_dir)
+    assert schedules.input_stamp() == before
+
+
+def test_another_preset_changes_the_input_stamp(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmctr_pipeline.presets.preset import load_preset
+
+    before = schedules.input_stamp()
+    monkeypatch.setattr(schedules, "deployment_preset", lambda: load_preset("text_only"))
+    assert schedules.input_stamp() != before
+
+
+def test_the_schedule_skips_while_a_run_of_any_dagster_home_writes_to_the_storage(
+    data_dir: Path,
+) -> None:
+    with dg.instance_for_test() as instance:
+        with claimed(data_dir / "storage", "7", "run 7 (make run)"):
+            skipped = _tick(instance)
+        assert isinstance(skipped, str)
+        assert skipped.startswith(f"{data_dir / 'storage'} is in use by run 7 (make run), since 20")
+        assert isinstance(_tick(instance), dg.RunRequest)
+
+
+def test_the_schedule_skips_for_unfinished_runs_of_its_dagster_home(data_dir: Path) -> None:
+    runs: list[tuple[dg.DagsterRunStatus, dict[str, str], bool]] = [
+        (QUEUED, {}, True),
+        (dg.DagsterRunStatus.STARTING, {}, True),
+        (STARTED, {}, True),
+        (STARTED, {STORAGE_TAG: "/another/storage"}, False),
+        (dg.DagsterRunStatus.NOT_STARTED, {}, False),
+        (dg.DagsterRunStatus.FAILURE, {}, False),
+    ]
+    with dg.instance_for_test() as instance:
+        for status, tags, skips in runs:
+            run = run_in_state(instance, status, **tags)
+            tick = _tick(instance)
+            if skips:
+                assert f"is in use by run {run.run_id} (train), " in str(tick)
+            else:
+                assert isinstance(tick, dg.RunRequest)
+            instance.delete_run(run.run_id)
+
+
+def test_runs_that_only_observe_the_sources_do_not_keep_a_night_from_starting(
+    data_dir: Path,
+) -> None:
+    with dg.instance_for_test() as instance:
+        run_in_state(instance, QUEUED, job="observe_sources")
+        observing = run_in_state(instance, STARTED, job="__ASSET_JOB")
+        with executing(instance, observing):
+            assert isinstance(_tick(instance), dg.RunRequest)
+
+
+def test_the_schedule_ends_a_killed_run_and_starts_the_next(data_dir: Path) -> None:
+    with dg.instance_for_test() as instance:
+        run = killed_run(instance)
+        assert isinstance(_tick(instance), dg.RunRequest)
+        ended = instance.get_run_by_id(run.run_id)
+        assert ended is not None
+        assert ended.status is dg.DagsterRunStatus.FAILURE
+        (event,) = read_events(data_dir / "storage")
+        assert (event.kind, event.run_id) == ("run_failed", run.run_id)
+        assert event.headline.startswith("The process of this run was lost: process ")
