@@ -6,8 +6,10 @@ PYTHON ?= python3
 EXTRAS ?= dev
 BIN := .venv/bin
 comma := ,
-# One worker a core with one thread each; a file's tests share a worker, and so their fixtures.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --dist loadfile
+# One worker a core with one thread each; a file's tests share a worker, and so their fixtures. Files
+# keep their order, as the last ones are short: with the longest one last, a worker would be idle.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --dist loadfile \
+	--no-loadscope-reorder
 INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster

@@ -1,6 +1,6 @@
 """Run all tests and benchmarks that need a GPU, in less than eight minutes.
 
-    python -m benchmarks.gpu [--out gpu.json]
+    python -m benchmarks.gpu [--out gpu.json] [--parts NAME ...]
     python -m benchmarks.gpu --rehearse
 
 Runs the tests that need a CUDA device and the benchmarks whose figures docs/benchmarks.md shows:
@@ -159,6 +159,15 @@ def part_groups(rehearse: bool, data: Path) -> list[list[Part]]:
     ]
 
 
+def only(groups: Sequence[Sequence[Part]], names: Sequence[str]) -> list[list[Part]]:
+    """Return the parts with these names, in their groups; an unknown name ends the program."""
+    known = [part.name for group in groups for part in group]
+    for name in names:
+        if name not in known:
+            raise SystemExit(f"error: there is no part {name!r}; known: {', '.join(known)}")
+    return [[part for part in group if part.name in names] for group in groups]
+
+
 def write_data(folder: str, rehearse: bool) -> None:
     """Write the dataset of `train --full`."""
     from benchmarks.samples import write_full_size, write_scaled
@@ -221,6 +230,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--parts", nargs="+", metavar="NAME", help="run only these parts")
     parser.add_argument("--rehearse", action="store_true", help="tiny data, on the CPU")
     chosen = parser.parse_args()
     import torch
@@ -233,7 +243,10 @@ def main() -> None:
     report: Result = {"device": device, "torch": torch.__version__, "rehearsal": chosen.rehearse}
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        run_all(part_groups(chosen.rehearse, Path(scratch) / "data"), report, chosen.out)
+        groups = part_groups(chosen.rehearse, Path(scratch) / "data")
+        if chosen.parts:
+            groups = only(groups, chosen.parts)
+        run_all(groups, report, chosen.out)
     final_line(
         name="gpu",
         **summary(report["parts"]),

@@ -104,6 +104,7 @@ def test_a_table_is_compared_row_by_row(inputs: TrainingInputs, tmp_path: Path) 
         compare(tmp_path / "table.json", inputs, peer)
 
 
+@pytest.mark.slow
 @pytest.mark.bench
 def test_stored_scores_are_reused_and_the_rest_is_trained(
     inputs: TrainingInputs,
@@ -131,6 +132,7 @@ def test_stored_scores_are_reused_and_the_rest_is_trained(
     assert np.array_equal(np.load(folder / "scores-42-epochs-1.npy"), scores)
 
 
+@pytest.mark.slow
 @pytest.mark.bench
 def test_the_peer_has_the_expected_parameters_and_learns(
     inputs: TrainingInputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -161,6 +163,7 @@ def test_the_peer_has_the_expected_parameters_and_learns(
     assert metrics.auc(label, scores) > 0.6
 
 
+@pytest.mark.slow
 def test_without_fuxictr_the_error_names_the_command_that_installs_it() -> None:
     start = "sys.argv = ['fuxictr_din']; from benchmarks.fuxictr_din import main; main()"
     result = subprocess.run(

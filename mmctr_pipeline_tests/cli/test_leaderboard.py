@@ -11,6 +11,7 @@ from mmctr_pipeline.cli.main import main
 SIZES = ["--scale", "0.1", "--train-rows", "3000", "--valid-rows", "1000"]
 
 
+@pytest.mark.slow
 def test_it_compares_presets_and_ends_with_status_1_if_one_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,7 @@ def test_refit_fits_the_transform_again(finished_run: FinishedRun, storage: Path
     assert again["fused_pca"]["transform used again"] is False
 
 
+@pytest.mark.slow
 def test_attention_fusion_is_chosen_in_the_config_then_stored_and_reused(
     finished_run: FinishedRun, storage: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_the_whole_pipeline_runs_in_the_image(image: Image) -> None:
         MMCTR_DATA_DIR=str(volume / "data"),
         MMCTR_PRESET=str(volume / "preset.yaml"),
         MMCTR_DEVICE="cpu",
+        MMCTR_EXECUTOR="in_process",
     )
     assert (volume / "storage" / "prediction.zip").is_file()
 

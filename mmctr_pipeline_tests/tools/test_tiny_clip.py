@@ -91,6 +91,7 @@ def test_a_model_with_random_weights_scores_near_chance(unseen: CaptionedImages)
     assert results["recall_at_10"] < 2.5 * results["recall_at_10_by_chance"]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_and_saved_weights_load(
     tmp_path: Path, unseen: CaptionedImages, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -106,6 +107,7 @@ def test_training_lowers_the_loss_and_saved_weights_load(
     assert torch.allclose(before, after, atol=0.02 * float(before.abs().max()))
 
 
+@pytest.mark.slow
 def test_training_is_reproducible(unseen: CaptionedImages) -> None:
     part = CaptionedImages(
         **{
