@@ -1,6 +1,8 @@
 """Item vectors as a model file records them, so that older models can still score."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -48,6 +50,26 @@ def recorded_data(model_file: ModelFile) -> DataConfig:
     return DataConfig.from_mapping(recorded, "the model file", "train_dataset.data")
 
 
+def recorded_encoders(model_file: ModelFile) -> tuple[TextEncoderConfig, ImageEncoderConfig]:
+    """Return the encoders of the vectors that a model was trained on; raises `ModelFileError`."""
+    recorded = model_file.resolved_config
+    with _usable_configuration():
+        return (
+            TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"]),
+            ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"]),
+        )
+
+
+@contextlib.contextmanager
+def _usable_configuration() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, SettingsError) as error:
+        raise ModelFileError(
+            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
+        ) from error
+
+
 def recorded_vectors(
     model_file: ModelFile,
     layout: DataLayout,
@@ -83,15 +105,9 @@ def recorded_vectors(
     from mmctr_pipeline.fusion import fuse
     from mmctr_pipeline.fusion.transform_store import TransformStore
 
-    recorded = model_file.resolved_config
-    try:
-        text_config = TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"])
-        image_config = ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"])
-        fusion = FusionConfig.from_mapping(recorded["fused_pca"]["fusion"])
-    except (KeyError, TypeError, SettingsError) as error:
-        raise ModelFileError(
-            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
-        ) from error
+    text_config, image_config = recorded_encoders(model_file)
+    with _usable_configuration():
+        fusion = FusionConfig.from_mapping(model_file.resolved_config["fused_pca"]["fusion"])
     store = VectorStore(vector_store)
     text = pipeline.encode_titles(layout, items, text_config, store, device).table
     image = pipeline.encode_images(layout, items, image_config, store, device).table

@@ -100,5 +100,12 @@ def test_settings_import_only_the_standard_library(path: Path) -> None:
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
-def test_package_init_files_are_empty() -> None:
-    assert [path for path in PACKAGE.rglob("__init__.py") if path.read_text().strip()] == []
+def test_only_the_top_package_has_names_of_its_own_and_imports_them_when_they_are_used() -> None:
+    filled = [path for path in PACKAGE.rglob("__init__.py") if path.read_text().strip()]
+    assert filled == [PACKAGE / "__init__.py"]
+    code = (
+        "import sys; import mmctr_pipeline; print('torch' in sys.modules); "
+        "from mmctr_pipeline import NewItem, Scorer; print('dagster' in sys.modules)"
+    )
+    result = _run(code)
+    assert result.stdout.split() == ["False", "False"], result.stderr

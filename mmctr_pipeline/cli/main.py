@@ -18,16 +18,18 @@ from mmctr_pipeline.cli.publish import pull, push
 from mmctr_pipeline.cli.reap import reap
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
+from mmctr_pipeline.cli.score import recommend, score
 from mmctr_pipeline.environment import share_cores
 
 
 @click.group(context_settings={"show_default": True})
 def mmctr() -> None:
-    """Generate or convert data, compare and promote models, look after runs and artefacts."""
+    """Generate or convert data; compare, promote and use models; look after runs and artefacts."""
 
 
 COMMANDS = (
     *(sample, convert, ablation, fusions, leaderboard, repeat),
+    *(score, recommend),
     *(accept, models, prune, reap, push, pull),
 )
 for command in COMMANDS:

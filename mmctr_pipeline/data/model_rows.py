@@ -43,10 +43,10 @@ def in_model_rows(
         np.array_equal(own[name].ids, id_maps[name].ids) for name in own
     ):
         return items, histories, split
-    item_rows = _rows("item_id", items.ids, id_maps.get("item_id"), n_items)
+    item_rows = model_rows("item_id", items.ids, id_maps.get("item_id"), n_items)
     item_I = _by_row(items.item_id, item_rows)
     users = dataset.users or _all_rows(split.user_id)
-    user_U = _by_row(users.rows, _rows("user_id", users.ids, id_maps.get("user_id"), n_users))
+    user_U = _by_row(users.rows, model_rows("user_id", users.ids, id_maps.get("user_id"), n_users))
     return (
         dataclasses.replace(items, item_id=item_rows),
         Ragged(item_I[histories.values], histories.offsets),
@@ -58,10 +58,21 @@ def _all_rows(rows: np.ndarray) -> IdMap:
     return IdMap(np.arange(1, int(rows.max(initial=0)) + 1), is_identity=True)
 
 
-def _rows(name: str, ids: np.ndarray, model: IdMap | None, n_rows: int) -> np.ndarray:
+def model_rows(name: str, ids: np.ndarray, model: IdMap | None, n_rows: int) -> np.ndarray:
     """Return the model's row of each id, `(M,) int32`; new ids get the rows from `n_rows` on.
 
-    If `model` is None, the model's ids are their own rows.
+    Raises `OtherIdsError`.
+
+    Parameters
+    ----------
+    name
+        The column, for errors.
+    ids
+        The ids, `(M,)` integers or strings.
+    model
+        The ids of the model's table, or None if they are their own rows.
+    n_rows
+        Number of rows of the model's table.
     """
     kinds = ("integers", "strings")
     own, expected = ids.dtype.kind == "U", model is not None and model.ids.dtype.kind == "U"

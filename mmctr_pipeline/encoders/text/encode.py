@@ -90,7 +90,7 @@ def encode_titles(
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)
-    model, encoder = _open(config, device)
+    model, encoder = open_text_model(config, device)
     logger.info(f"text encoder {encoder}")
     rows, unknown = _rows_to_encode(items.ids, rendered.texts, model, encoder.name)
     texts = [rendered.texts[row] for row in rows]
@@ -134,7 +134,10 @@ def encode_titles(
     return TextEncoding(table, n_tokens, model.longest)
 
 
-def _open(config: TextEncoderConfig, device: torch.device | str) -> tuple[TextModel, EncoderInfo]:
+def open_text_model(
+    config: TextEncoderConfig, device: torch.device | str
+) -> tuple[TextModel, EncoderInfo]:
+    """Load the model of a configuration; raises `ModelNotFoundError` and `ModelFilesError`."""
     dtype = dtype_for(config.precision, device)
     model: TextModel
     if config.source == "open_clip":
