@@ -171,8 +171,9 @@ def spoiled(kind: str, partition: Path) -> None:
     elif kind == "reversed labels":
         for part in parts:
             table = pq.read_table(part, partitioning=None)
-            reversed_labels = pa.array(1 - table.column("label").to_numpy(), pa.int8())
             place = table.schema.get_field_index("label")
+            label = table.column("label")
+            reversed_labels = pa.array(1 - label.to_numpy(), label.type)
             pq.write_table(table.set_column(place, "label", reversed_labels), part)
     elif kind == "half written":
         (partition / "_SUCCESS").unlink()

@@ -124,7 +124,8 @@ def build_dataset(layout: DataLayout, config: DataConfig = DEFAULT_DATA) -> CtrD
     provenance = {**_provenance(dataset, layout, rows), "schema": schema}
     if tables.window is not None:
         window = tables.window.to_mapping()
-        provenance["window"] = window | {"train_rows": _rows_by_day(files["train"])}
+        counts = {f"{name}_rows": _rows_by_day(files[name]) for name in ("train", "valid")}
+        provenance["window"] = window | counts
     return dataclasses.replace(dataset, provenance=provenance)
 
 

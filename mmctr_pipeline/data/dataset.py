@@ -113,6 +113,13 @@ class CtrDataset:
         return dict(self.provenance.get("window", {}).get("train_rows", {}))
 
     @property
+    def last_valid_day(self) -> Split:
+        """The rows of the last valid day of logs by day; for other data, all valid rows."""
+        counts = list(self.provenance.get("window", {}).get("valid_rows", {}).values())
+        first = len(self.valid) - counts[-1] if counts else 0
+        return self.valid.take(np.arange(first, len(self.valid)))
+
+    @property
     def valid_days(self) -> list[str]:
         """The valid days of logs by day, YYYY-MM-DD, ascending; none for other data."""
         return list(self.provenance.get("window", {}).get("valid_days", []))

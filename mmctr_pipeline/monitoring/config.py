@@ -32,6 +32,14 @@ class MonitoringConfig(Settings):
     label_rate_block: float | None = _level(
         0.25, "block if the share of clicks changes by more than this, relative to itself", most=100
     )
+    rates_warn: float | None = _level(
+        0.05,
+        "warn if the AUC of the click rates of item and user in train, on the last valid day, "
+        "changes by more than this",
+    )
+    rates_block: float | None = _level(
+        0.1, "block if that AUC changes by more than this, as with wrong labels"
+    )
     unknown_warn: float | None = _level(
         0.05,
         "warn if the share of valid or test rows with an item, or a user, that no train row has "

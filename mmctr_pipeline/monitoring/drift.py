@@ -30,7 +30,7 @@ _SOURCES: dict[str, Source] = {
     "item_info": "item_feature",
     "item_images": "item_images",
 }
-_SHARE_MEASURES = {"label_rate": "label_rate", "coverage": "images"}
+_SHARE_MEASURES = {"label_rate": "label_rate", "coverage": "images", "rates_auc": "rates"}
 _MOST_BINS = 10
 _Z = float(ndtri(1 - CHANCE / 2))
 

@@ -6,10 +6,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from mmctr_pipeline.baselines import baseline_scores
 from mmctr_pipeline.data.build import column_types
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.tables import open_table
+from mmctr_pipeline.metrics import auc
 
 _LONGEST = 1_000
 """Longer histories are counted with those of this length."""
@@ -63,7 +65,8 @@ class DataProfile:
     shares
         `label_rate` of train and valid. `unknown_items` and `unknown_users` of valid and test: the
         shares of rows with a target, or a user, that no train row has. `item_images.coverage`: the
-        share of items with a cover file.
+        share of items with a cover file. `valid.rates_auc`: AUC of the click rates of item and user
+        in train on the last valid day, that is, the share of pairs that they rank as the labels do.
     distributions
         `history_length`, `likes_level` and `views_level` of the rows of each split.
     """
@@ -147,6 +150,7 @@ def profile_data(dataset: CtrDataset, layout: DataLayout) -> DataProfile:
             f"{name}.{key}": Distribution(np.bincount(column).tolist(), float(column.mean()), size)
             for key, column in columns.items()
         }
+    shares |= _rates_auc(dataset)
     has_image = layout.images.has_file(dataset.items.ids) if layout.images else np.zeros(1)
     shares["item_images.coverage"] = Figure(float(has_image.mean()), n_items)
     return DataProfile(
@@ -200,6 +204,21 @@ def _marked_rows(split: Split, train: Split) -> dict[str, np.ndarray]:
         marked["unknown_items"] = ~np.isin(split.item_id, train.item_id)
         marked["unknown_users"] = ~np.isin(split.user_id, train.user_id)
     return marked
+
+
+def _rates_auc(dataset: CtrDataset) -> dict[str, Figure]:
+    """Return how well the click rates of train rank the last valid day, if it has both classes.
+
+    Wrong labels, such as swapped ones, may keep every distribution but not this. The variance of an
+    AUC is at most that of a share among as many rows as the rarer class has.
+    """
+    split = dataset.last_valid_day
+    scores = baseline_scores(dataset, split, None).scores.get("rates")
+    if scores is None or split.label is None or len(np.unique(split.label)) < 2:
+        return {}
+    rarer = min(split.label.mean(), 1 - split.label.mean())
+    size = independent_size(split.user_id) * float(rarer)
+    return {"valid.rates_auc": Figure(auc(split.label, scores), size)}
 
 
 def _item_schema(layout: DataLayout) -> dict[str, dict[str, str]]:

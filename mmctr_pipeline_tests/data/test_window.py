@@ -56,6 +56,7 @@ def test_the_settings_choose_the_days(
     assert _days(dataset) == (train, valid)
     assert (len(dataset.train), len(dataset.valid)) == (4 * len(train), 4 * len(valid))
     assert dataset.train_rows_by_day == dict.fromkeys(train, 4)
+    assert len(dataset.last_valid_day) == 4
 
 
 def test_rows_are_ordered_by_day_and_then_by_the_name_of_their_part(tmp_path: Path) -> None:

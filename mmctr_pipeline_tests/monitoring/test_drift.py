@@ -144,6 +144,19 @@ def test_the_sentence_has_the_figures_first_and_the_limit(accepted: DataProfile)
     )
 
 
+def test_labels_that_the_click_rates_no_longer_rank_block(accepted: DataProfile) -> None:
+    for value, columns in ((0.64, set()), (0.37, {"valid.rates_auc"})):
+        shares = {**accepted.shares, "valid.rates_auc": Figure(0.62, 750)}
+        night = {**accepted.shares, "valid.rates_auc": Figure(value, 750)}
+        findings = compare(
+            dataclasses.replace(accepted, shares=night),
+            dataclasses.replace(accepted, shares=shares),
+            LIMITS,
+        )
+        assert raised(findings) == columns
+        assert raised(findings, "warn") == set()
+
+
 def test_covers_that_are_gone_block(accepted: DataProfile) -> None:
     shares = {**accepted.shares, "item_images.coverage": Figure(0.2, 400)}
     findings = compare(dataclasses.replace(accepted, shares=shares), accepted, LIMITS)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.data.build import build_dataset
+from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.monitoring.profile import (
     DataProfile,
@@ -14,6 +15,7 @@ from mmctr_pipeline.monitoring.profile import (
     profile_scores,
 )
 from mmctr_pipeline_tests.data import small_data
+from mmctr_pipeline_tests.data.day_data import FOURTH, write_day, write_days
 from mmctr_pipeline_tests.data.small_data import write, write_data
 
 
@@ -47,6 +49,8 @@ def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
         "test.unknown_items": 1.0,
         "test.unknown_users": 0.5,
         "item_images.coverage": 3 / 9,
+        # Items that train lacks have the mean rate, and so has user 2.
+        "valid.rates_auc": 0.5,
     }
     assert found.distributions["train.history_length"].counts == [1, 0, 2, 1]
     assert found.distributions["train.history_length"].mean == 7 / 4
@@ -55,6 +59,19 @@ def test_the_figures_are_those_of_the_files(tmp_path: Path) -> None:
     assert found.schema["test"]["ID"] == "int64"
     assert found.schema["item_feature"]["item_title"] == "string"
     assert set(found.schema) == {"train", "valid", "test", "item_feature"}
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([1, 0, 0, 1], 1.0), ([0, 1, 1, 0], 0.0)])
+def test_click_rates_of_train_rank_the_last_valid_day_alone(
+    labels: list[int], expected: float, tmp_path: Path
+) -> None:
+    write_days(tmp_path)
+    write_day(tmp_path, FOURTH, {**small_data.train(), "label": labels})
+    layout = find_data(tmp_path)
+    dataset = build_dataset(layout, DataConfig(valid_days=2, min_valid_rows=1))
+    found = profile_data(dataset, layout).shares["valid.rates_auc"]
+    # Two independent observations, as two users have two rows each; half of them of either class.
+    assert (found.value, found.size) == (expected, 2 * 0.5)
 
 
 def test_item_info_is_in_the_schema_and_missing_covers_are_no_error(tmp_path: Path) -> None:
