@@ -73,6 +73,7 @@ def test_a_hidden_package_cannot_be_imported() -> None:
     assert "No module named 'polars'" in result.stderr
 
 
+@pytest.mark.slow
 def test_the_core_imports_without_dagster() -> None:
     modules = [
         ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)

@@ -103,6 +103,7 @@ def test_materialising_the_champion_with_a_version_rolls_back(deployment: Deploy
     assert champion_version(deployment) == first
 
 
+@pytest.mark.slow
 def test_a_challenger_on_other_vectors_is_compared_with_the_champion_on_its_own(
     deployment: Deployment,
 ) -> None:

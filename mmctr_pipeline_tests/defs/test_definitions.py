@@ -164,6 +164,7 @@ print(json.dumps(errors))
 )
 
 
+@pytest.mark.slow
 def test_an_unusable_environment_is_refused_with_the_cause_or_the_choices() -> None:
     result = _python("-c", LOAD_WITH_EACH, json.dumps(UNUSABLE))
     assert result.returncode == 0, result.stderr

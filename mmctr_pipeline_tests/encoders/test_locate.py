@@ -119,6 +119,7 @@ def test_incomplete_folder_raises_with_the_missing_files(tmp_path: Path) -> None
         locate_text_model(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_offline_models_come_from_the_hub_cache_or_raise_with_a_fix(
     packaged: LocatedTextModel, tmp_path: Path
 ) -> None:

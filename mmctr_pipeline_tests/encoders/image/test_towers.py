@@ -146,6 +146,7 @@ def test_folded_resnet_in_float32_equals_open_clip(resnet: Reference, tmp_path: 
     )
 
 
+@pytest.mark.slow
 def test_resnet_in_bfloat16_is_close_because_its_stem_is_in_float32(
     resnet: Reference, tmp_path: Path
 ) -> None:
