@@ -81,8 +81,9 @@ def warm_start_from(model_file: ModelFile, version: str) -> WarmStart:
 def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
     """Return the champion's weights to begin with; None, with the reason in the log, if not usable.
 
-    After a final fit they are usable only if every valid row is later than what the champion was
-    trained on. Otherwise the valid rows would no longer tell how good the new model is.
+    They are not if the champion may have been trained on valid rows of the dataset, which then
+    could not tell how good the new model is: in logs by day, if the last day that it was trained on
+    is not before the valid days; in other data, after a final fit.
     """
     # Imported here, because it needs more packages than a machine that only trains may have.
     from mmctr_pipeline.registry.champion import Champion
@@ -92,11 +93,15 @@ def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
         logger.info("from scratch: there is no champion yet to begin with")
         return None
     model_file = champion.load(storage)
-    is_later = "" < model_file.data_day < dataset.first_valid_day
-    if model_file.final_fit is not None and not is_later:
+    if dataset.day:
+        last_day = model_file.last_train_day or model_file.data_day
+        is_usable = "" < last_day < dataset.first_valid_day
+    else:
+        is_usable = model_file.final_fit is None
+    if not is_usable:
         logger.info(
-            f"from scratch: the champion {champion.version} was trained on valid rows too (final "
-            "fit), which may be among the valid rows of these data"
+            f"from scratch: the champion {champion.version} may have been trained on valid rows of "
+            "these data"
         )
         return None
     return warm_start_from(model_file, champion.version)

@@ -31,10 +31,11 @@ class TrainingConfig(Settings):
         "after selection, train once more from the beginning on train and valid rows, up to the "
         "best epoch; the metrics stay those of the selection run",
     )
-    warm_start: Literal["never", "champion"] = setting(
-        "never",
+    warm_start: Literal["auto", "champion", "never"] = setting(
+        "auto",
         "champion: begin with the champion's weights where model and vectors are the same, else "
-        "from scratch; the log says which",
+        "from scratch, and the log says which; never: from scratch; auto: champion for logs by "
+        "day, never for other data",
     )
     warm_epochs: int = setting(
         1, "most epochs of a training that begins with the champion's weights", ge=1, le=10_000

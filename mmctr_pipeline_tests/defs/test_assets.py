@@ -8,7 +8,7 @@ import dagster as dg
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.registry.model_file import ModelFile
-from mmctr_pipeline.registry.versions import write_version
+from mmctr_pipeline.registry.versions import latest_version, write_version
 from mmctr_pipeline.training.trainer import FinalFit
 from mmctr_pipeline_tests.defs.conftest import FinishedRun
 from mmctr_pipeline_tests.defs.running import Deployment, execute, in_process, only_error
@@ -45,6 +45,17 @@ def test_training_alone_reuses_the_vectors_and_applies_the_run_config(
     descriptions = {e.check_name: e.description for e in result.get_asset_check_evaluations()}
     assert "(of the selection run, before the final fit" in str(descriptions["auc_floor"])
     assert vector_times() == before
+
+
+def test_a_training_begins_with_the_champion_if_asked_and_by_itself_only_with_logs_by_day(
+    finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    deployment = finished_run.copy(tmp_path)
+    champion = latest_version(deployment.storage)
+    for warm_start, expected in (("auto", ""), ("champion", champion)):
+        training = {"max_epochs": 1, "warm_start": warm_start}
+        assert execute(deployment, "trained_model", trained_model={"training": training}).success
+        assert ModelFile.load(deployment.storage / "latest_model.pt").warm_start == expected
 
 
 def test_the_check_computes_baselines_that_an_older_model_file_lacks(

@@ -52,7 +52,7 @@ def trained_model(
     device = deployment.torch_device()
     training = config.settings("training", TrainingConfig)
     start = None
-    if training.warm_start == "champion":
+    if training.warm_start == "champion" or (training.warm_start == "auto" and train_dataset.day):
         start = champions_weights(deployment.storage, train_dataset)
     key = run_key(
         config=config.resolved,
