@@ -144,8 +144,9 @@ class Deployment:
         process = self.start(day)
         assert process.stdout is not None
         for line in process.stdout:
-            if "epoch 1 of" in line:
+            if line.rstrip().endswith("parameters"):  # logged when training begins
                 break
+        assert process.poll() is None, "the run ended before it could be killed in training"
         process.send_signal(signal.SIGKILL)
         process.communicate()
 
@@ -264,7 +265,7 @@ def main() -> None:
         good_nights=len(good),
         promoted=sum(night.promoted for night in good),
         bad_data_shipped=sum(night.is_submission_new or night.status == 0 for night in bad),
-        killed_nights_resumed=all(night.status == 0 for night in found if night.kind == "killed"),
+        killed_nights=[night.status for night in found if night.kind == "killed"],
         margin=PromotionConfig().margin,
         **verdict,
     )

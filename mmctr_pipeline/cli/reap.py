@@ -39,7 +39,9 @@ def reap(minutes: float | None, dry_run: bool) -> None:
             else:
                 done = "recorded as ended" if each.run.run_id in ended else "has ended by itself"
         else:
-            done = "left alone" if each.alive else "left alone; --minutes decides about it"
+            done = "left alone"
+            if each.alive is None:
+                done += "; use --minutes N to end it after N silent minutes"
         print(f"{each.label}: {each.reason}; {done}")
     if not unfinished:
         print("there are no unfinished runs")

@@ -78,6 +78,11 @@ def resolve_day(root: Path, interactions: Path | None, config: DataConfig) -> Da
     logs = DayLogs.at(interactions, root)
     day = logs.latest_complete() if config.date is None else logs.day(config.date)
     logs.require_complete(day)
+    if config.date is None and (later := [each.date for each in logs.days if each.date > day.date]):
+        logger.warning(
+            f"not complete yet, and left out: {', '.join(map(str, later))}; {day.date} is the "
+            "latest complete day"
+        )
     return dataclasses.replace(config, day=str(day.date))
 
 

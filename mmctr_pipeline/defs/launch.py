@@ -33,7 +33,7 @@ from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
 from mmctr_pipeline.files.holders import Holder
 from mmctr_pipeline.files.writable import require_writable
-from mmctr_pipeline.monitoring.notify import EVENTS, read_events
+from mmctr_pipeline.monitoring.notify import EVENTS, Event, notify, read_events
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 from mmctr_pipeline.settings import SettingsError
@@ -79,6 +79,9 @@ def launch_pipeline(stop: StopSignals, day: str | None = None, wait: bool = Fals
         *(WriteError, PublishError, dg.DagsterError),
     ) as error:
         click.echo(f"error: {error}")
+        if isinstance(error, DataError | DataNotFoundError):
+            folder = str(current_deployment().storage_dir)
+            notify(Event("night_blocked", str(error), day=day or "", storage=folder))
     except sqlalchemy.exc.DBAPIError as error:
         click.echo(
             f"error: Dagster cannot use its database in {os.environ['DAGSTER_HOME']}: "

@@ -145,7 +145,7 @@ def test_reap_prints_a_line_for_each_unfinished_run(
             assert first.startswith(f"run {dead.run_id} (train), STARTED: process ")
             assert first.endswith(f" has ended; {done}")
             assert second.startswith(f"run {unknown.run_id} (train), STARTED: it holds no lock")
-            assert second.endswith("left alone; --minutes decides about it")
+            assert second.endswith("left alone; use --minutes N to end it after N silent minutes")
             changed = Status.FAILURE if not options else Status.STARTED
             assert statuses(instance)[dead.run_id] is changed
 

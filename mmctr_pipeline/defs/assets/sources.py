@@ -10,11 +10,13 @@ import dagster as dg
 
 from mmctr_pipeline.data.discovery import DataLayout
 from mmctr_pipeline.data.fingerprint import fingerprint_files, fingerprint_images
+from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline.data.window import find_splits
 from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.config import deployment_preset
 from mmctr_pipeline.defs.days import DAY_TAG, data_of_run
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.defs.retries import is_transient
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +71,21 @@ item_images = _source(
 
 
 def _fingerprint_interactions(layout: DataLayout, context: dg.AssetExecutionContext) -> str:
-    """Return the fingerprint of the splits; of logs by day, those of the run's window."""
+    """Return the fingerprint of the splits; of logs by day, those of the run's window.
+
+    Data that cannot be read have a fingerprint too: the check of the sources reports them.
+    """
     preset = deployment_preset().data
     # A source has no configuration of its own, so the tag of the run decides over the preset.
     day = context.run.tags.get(DAY_TAG, preset.day)
-    data = data_of_run(context, layout, dataclasses.replace(preset, day=day))
-    return fingerprint_files(find_splits(layout, data).by_name.values())
+    try:
+        data = data_of_run(context, layout, dataclasses.replace(preset, day=day))
+        return fingerprint_files(find_splits(layout, data).by_name.values())
+    except DataError as error:
+        if is_transient(error):
+            raise
+        context.log.warning(f"these data cannot be used: {error}")
+        return f"not usable: {error}"
 
 
 interactions = _source(
