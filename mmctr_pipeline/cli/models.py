@@ -87,6 +87,7 @@ def _row(storage: Path, version: str, champion: "Champion | None") -> dict[str, 
                 "champion": version == champion.version,
                 "best": version == champion.best,
                 "former": version in former and version != champion.version,
+                "withdrawn": version in champion.withdrawn,
             }.items()
             if is_role
         ]

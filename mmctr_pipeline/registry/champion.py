@@ -17,6 +17,9 @@ from mmctr_pipeline.registry.versions import WRITER_LOCK, model_path, newest_fir
 
 logger = logging.getLogger(__name__)
 
+_LISTS = ("former", "withdrawn")
+"""Fields that are not recorded of former champions."""
+
 
 class ChampionError(ValueError):
     """There is no champion, or a version cannot become one; the message says what to do."""
@@ -28,7 +31,8 @@ class Champion:
 
     `version` and `sha256` name the model file, `promoted_at` is a UTC time in ISO 8601, and
     `reason` says why it was promoted. `best` is the version of the best model ever promoted.
-    `former` has the records of the earlier champions, the latest first, without theirs.
+    `former` has the records of the earlier champions, the latest first, without theirs. `withdrawn`
+    are the versions that a roll-back took back: only by hand do they become the champion again.
     """
 
     version: str
@@ -37,6 +41,7 @@ class Champion:
     reason: str
     best: str
     former: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    withdrawn: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def read(cls, storage: Path) -> Self | None:
@@ -47,7 +52,7 @@ class Champion:
         path = storage / "champion.json"
         if not path.is_file():
             return None
-        content = read_record(path)
+        content = {"withdrawn": [], **read_record(path)}  # earlier versions did not record them
         require_fields(cls, content, path)
         return cls(**{field.name: content[field.name] for field in dataclasses.fields(cls)})
 
@@ -74,6 +79,8 @@ def succeed(
 ) -> Champion:
     """Return the record that makes `version` the champion, for the caller to write.
 
+    If `version` was the champion before, this is a roll-back: the champion so far is withdrawn.
+
     Raises `ChampionError` if there is no such version.
 
     Parameters
@@ -90,11 +97,16 @@ def succeed(
         The best model ever promoted from now on; by default the one so far, or else `version`.
     """
     require_version(storage, version)
-    former = []
+    former, withdrawn = [], []
     if champion is not None:
-        own = {name: value for name, value in vars(champion).items() if name != "former"}
+        own = {name: value for name, value in vars(champion).items() if name not in _LISTS}
         former = [*([own] if champion.version != version else []), *champion.former]
+        withdrawn = [each for each in champion.withdrawn if each != version]
+        if champion.version != version and version in _versions(champion.former):
+            withdrawn.append(champion.version)
         best = best or champion.best
+        if best in withdrawn:
+            best = version
     return Champion(
         version=version,
         sha256=sha256_of(model_path(storage, version)),
@@ -102,18 +114,24 @@ def succeed(
         reason=reason,
         best=best or version,
         former=former,
+        withdrawn=withdrawn,
     )
 
 
+def _versions(records: list[dict[str, Any]]) -> list[str]:
+    return [record["version"] for record in records]
+
+
 def previous_version(storage: Path, champion: Champion | None) -> str:
-    """Return the version to roll back to: the newest former champion whose files are kept.
+    """Return the version to roll back to: the newest former champion that is kept, not withdrawn.
 
     Raises `ChampionError` if there is none.
     """
     if champion is not None:
         for former in champion.former:
             version = former["version"]
-            if version != champion.version and model_path(storage, version).is_file():
+            is_usable = version != champion.version and version not in champion.withdrawn
+            if is_usable and model_path(storage, version).is_file():
                 return version
     raise ChampionError(
         "there is no former champion to roll back to; `mmctr models list` shows all versions, and "

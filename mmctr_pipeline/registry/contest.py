@@ -93,6 +93,12 @@ def hold_contest(
         return Outcome(record, version, True, record.reason)
     if version == champion.version:
         return Outcome(champion, version, True, f"{version} is the champion already")
+    if version in champion.withdrawn:
+        problem = (
+            "a roll-back has withdrawn it; `mmctr models promote` with its version makes it the "
+            "champion again"
+        )
+        return _rejected(champion, version, (problem,))
     day, champion_day = challenger.data_day, champion.load(storage).data_day
     if day and day < champion_day:
         problem = (

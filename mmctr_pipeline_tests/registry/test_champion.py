@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmctr_pipeline.files.errors import DamagedFileError
+from mmctr_pipeline.files.records import write_record
 from mmctr_pipeline.registry.champion import (
     Champion,
     ChampionError,
@@ -55,6 +56,29 @@ def test_the_link_and_the_record_name_the_promoted_version(tmp_path: Path) -> No
     again = promoted(tmp_path, first)
     assert again.former == champion.former
     assert champion.load(tmp_path).preset == "preset 0"
+
+
+def test_a_roll_back_withdraws_the_champion_until_it_is_promoted_by_hand(tmp_path: Path) -> None:
+    first, second, third = versions(tmp_path, 3)
+    champion = promoted(tmp_path, first, second, third, best=third)
+    assert champion.withdrawn == []
+    champion = promoted(tmp_path, previous_version(tmp_path, champion))
+    assert (champion.version, champion.withdrawn, champion.best) == (second, [third], second)
+    # A second roll-back goes further back, not forth.
+    champion = promoted(tmp_path, previous_version(tmp_path, champion))
+    assert (champion.version, champion.withdrawn) == (first, [third, second])
+    with pytest.raises(ChampionError, match="no former champion to roll back to"):
+        previous_version(tmp_path, champion)
+    champion = promoted(tmp_path, third)
+    assert third not in champion.withdrawn
+
+
+def test_a_record_of_an_earlier_version_has_withdrawn_nothing(tmp_path: Path) -> None:
+    (version,) = versions(tmp_path, 1)
+    champion = promoted(tmp_path, version)
+    content = {k: v for k, v in dataclasses.asdict(champion).items() if k != "withdrawn"}
+    write_record(tmp_path / "champion.json", content)
+    assert Champion.read(tmp_path) == champion
 
 
 def test_a_record_decides_although_the_process_died_before_it_changed_the_link(

@@ -91,6 +91,17 @@ def test_a_model_of_an_earlier_day_is_not_promoted(tmp_path: Path) -> None:
     assert contest(tmp_path, model(1.5, data_day="2026-03-02")).promoted
 
 
+def test_a_model_that_a_roll_back_withdrew_is_not_promoted_again(tmp_path: Path) -> None:
+    first = contest(tmp_path, model(1.0)).version
+    bad = model(1.5)
+    assert contest(tmp_path, bad).promoted
+    promote_by_hand(tmp_path, first, "a roll-back").champion.write(tmp_path)
+    again = contest(tmp_path, bad)
+    assert (again.promoted, again.champion.version) == (False, first)
+    assert "a roll-back has withdrawn it" in again.headline
+    assert contest(tmp_path, model(1.2)).promoted
+
+
 def test_a_model_trained_on_other_data_than_the_valid_rows_is_not_promoted(tmp_path: Path) -> None:
     contest(tmp_path, model(1.0))
     other = dataclasses.replace(model(1.5), data_fingerprint="another")
