@@ -72,6 +72,20 @@ def preset_without_widening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("preset_without_widening")
+def test_a_corrupt_part_file_is_reported_by_the_data_gate_and_not_by_the_observation(
+    data: Path, instance: dg.DagsterInstance
+) -> None:
+    (part,) = (data / "interactions" / f"day={FOURTH}").glob("*.parquet")
+    part.write_bytes(part.read_bytes()[:100])
+    result = _build(data, instance)
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("data_gate", False)
+    assert f"day={FOURTH}/{part.name}: not a readable parquet file" in str(check.description)
+    assert not (data.parent / "storage" / "train_dataset").exists()
+
+
+@pytest.mark.usefixtures("preset_without_widening")
 def test_without_a_day_the_run_is_tagged_with_the_latest_complete_day(
     data: Path, instance: dg.DagsterInstance
 ) -> None:
