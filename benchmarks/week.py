@@ -59,7 +59,7 @@ training: {warm_start: champion}
 
 @dataclasses.dataclass(frozen=True)
 class Night:
-    """What one night did: exit status, seconds, and the champion before and after it."""
+    """Exit status and seconds of a night, and the champion before and after it."""
 
     kind: str
     day: str
@@ -72,7 +72,7 @@ class Night:
 
     @property
     def promoted(self) -> bool:
-        """Whether the champion changed."""
+        """True if the champion changed."""
         return self.after != self.before
 
 

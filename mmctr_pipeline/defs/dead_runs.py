@@ -28,7 +28,7 @@ UNFINISHED = [
 
 @dataclasses.dataclass(frozen=True)
 class Liveness:
-    """Whether the process of an unfinished run lives; None if that is unknown, and why."""
+    """An unfinished run. `alive` tells if its process lives, None if unknown; `reason` says why."""
 
     run: dg.DagsterRun
     alive: bool | None

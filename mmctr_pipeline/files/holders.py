@@ -43,7 +43,7 @@ class Holder:
 
     @property
     def is_on_this_machine(self) -> bool:
-        """Whether the holder ran on this machine, so that a free lock means that it has ended.
+        """True if the holder ran on this machine. A free lock then means that it has ended.
 
         Not every file system shares locks between machines.
         """

@@ -41,7 +41,8 @@ class Event:
     Parameters
     ----------
     kind
-        `run_failed`: a run ended with an error. `night_blocked`: a blocking check stopped a run.
+        `run_failed`: a run ended with an error. `night_blocked`: a blocking check stopped a run,
+        or the data cannot be used.
         `challenger_rejected`: a trained model did not replace the champion.
     headline
         One line with the figures, such as "auc_floor: 0.7335 < 0.75". Line breaks become spaces.

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -78,13 +79,18 @@ def warm_start_from(model_file: ModelFile, version: str) -> WarmStart:
     )
 
 
-def champions_weights(storage: Path, dataset: CtrDataset) -> WarmStart | None:
+def champions_weights(
+    storage: Path, dataset: CtrDataset, choice: Literal["auto", "champion", "never"]
+) -> WarmStart | None:
     """Return the champion's weights to begin with; None, with the reason in the log, if not usable.
 
     They are not if the champion may have been trained on valid rows of the dataset, which then
     could not tell how good the new model is: in logs by day, if the last day that it was trained on
-    is not before the valid days; in other data, after a final fit.
+    is not before the valid days; in other data, after a final fit. `choice` is
+    `TrainingConfig.warm_start`.
     """
+    if choice == "never" or (choice == "auto" and not dataset.day):
+        return None
     # Imported here, because it needs more packages than a machine that only trains may have.
     from mmctr_pipeline.registry.champion import Champion
 

@@ -39,8 +39,8 @@ def find_inputs(path: Path, device: torch.device, data: Path | None = None) -> I
         if data is None:
             raise ScorerError(
                 f"{storage} has other vectors by now than those that {file} was trained on. Fix: "
-                "name the data folder, Scorer.load(..., data=...) or --data, so that they can be "
-                "looked up"
+                "name the data folder (MMCTR_DATA_DIR, or Scorer.load(..., data=...)), so that "
+                "they can be looked up"
             )
         vectors = vectors_for(model, vectors, find_data(data), dataset.items, storage, device)
     return Inputs(model, storage, dataset, vectors)

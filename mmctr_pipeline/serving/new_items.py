@@ -35,11 +35,12 @@ class NewItem:
 
     title: str | None = None
     cover: Path | str | None = None
-    tags: tuple[int, ...] = ()
+    tags: Sequence[int] = ()
     likes_level: int = 0
     views_level: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "tags", tuple(self.tags))  # a list could not be hashed
         for name in ("likes_level", "views_level"):
             if not 0 <= getattr(self, name) <= MAX_LEVEL:
                 raise ScorerError(f"{name} is {getattr(self, name)}, not within 0..{MAX_LEVEL}")
@@ -156,7 +157,7 @@ class NewItemEncoder:
         if not path.is_file():
             raise ScorerError(
                 f"{path} does not exist, and without it new items cannot be fused. Fix: "
-                " materialise fused_pca again, or train a new model"
+                "materialise fused_pca again, or train a new model"
             )
         method = self._model.resolved_config["fused_pca"]["fusion"]["method"]
         return TRANSFORMS[method].load(path)

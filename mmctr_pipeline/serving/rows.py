@@ -104,8 +104,8 @@ class ItemRows:
 
         Raises `ScorerError` for an id of another type than those of the catalogue.
         """
-        id_type = self._ids.ids.dtype
-        expected: type = str if id_type.kind == "U" else int
+        has_strings = self._ids.ids.dtype.kind == "U"
+        expected = (str,) if has_strings else (int, np.integer)
         rows, places, ids = np.zeros(len(items), np.int32), [], []
         for place, item in enumerate(items):
             if item in new:
@@ -114,11 +114,10 @@ class ItemRows:
                 places.append(place)
                 ids.append(item)
             else:
-                raise ScorerError(
-                    f"item {item!r}: the ids of this catalogue are {expected.__name__}"
-                )
+                kind = "strings" if has_strings else "integers"
+                raise ScorerError(f"item {item!r}: the ids of this catalogue are {kind}")
         # Not of the catalogue's dtype, which would cut off longer strings.
-        rows[places] = self._look_up(np.array(ids, str if expected is str else np.int64))
+        rows[places] = self._look_up(np.array(ids, str if has_strings else np.int64))
         return rows
 
     def put_new(self, new: Sequence["NewItem"], encoder: "NewItemEncoder") -> np.ndarray:
@@ -156,7 +155,7 @@ class ItemRows:
         Parameters
         ----------
         batch
-            Columns as in `Scorer.score_rows`.
+            Columns as in `Scorer.score_batch`.
         users
             The rows of users.
         file, first_row

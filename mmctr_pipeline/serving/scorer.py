@@ -26,7 +26,7 @@ from mmctr_pipeline.training.device import resolve_device
 from mmctr_pipeline.training.score import score as score_rows
 
 Item: TypeAlias = int | str | NewItem
-"""An id of the catalogue, or an item that it lacks. Ids that nobody has heard of are allowed."""
+"""An id of the catalogue, or an item that it lacks. Unknown ids are allowed."""
 
 
 @dataclasses.dataclass(frozen=True)

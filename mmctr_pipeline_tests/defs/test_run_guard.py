@@ -19,7 +19,7 @@ from mmctr_pipeline.environment import Deployment
 from mmctr_pipeline.files.holders import Holder, holder_of
 
 SEEN: list[tuple[Holder | None, Holder | None]] = []
-"""Who held the lock of the storage folder, and of the run, when the asset was materialised."""
+"""Holders of the storage folder's lock and the run's lock while the asset was materialised."""
 
 
 @dg.asset
@@ -106,7 +106,9 @@ def test_a_run_that_only_observes_does_not_wait(
     storage: Path, instance: dg.DagsterInstance
 ) -> None:
     with claimed(storage, "7", "run 7 (make run)"):
-        execute(observe, instance)
+        run_id = execute(observe, instance)
+    messages = [entry.user_message for entry in instance.all_logs(run_id)]
+    assert not [message for message in messages if message.startswith("Waiting: ")]
 
 
 def test_make_run_claims_the_storage_before_its_run_exists(

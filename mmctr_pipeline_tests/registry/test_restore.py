@@ -61,7 +61,10 @@ def test_the_champion_must_not_have_seen_valid_rows(
     dataset = dataclasses.replace(dataset, provenance=provenance)
     version = write_version(tmp_path, dataclasses.replace(model_file, **champion)).name
     succeed(tmp_path, None, version, "the first one").write(tmp_path)
-    start = champions_weights(tmp_path, dataset)
+    start = champions_weights(tmp_path, dataset, "champion")
+    by_itself = champions_weights(tmp_path, dataset, "auto")
+    assert (by_itself is not None) == (is_usable and by_day)
+    assert champions_weights(tmp_path, dataset, "never") is None
     if is_usable:
         assert start is not None
         assert (start.name, start.last_train_day) == (version, champion.get("last_train_day", ""))
@@ -74,5 +77,5 @@ def test_without_a_champion_training_is_from_scratch(
     small: tuple[CtrDataset, ModelFile], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    assert champions_weights(tmp_path, small[0]) is None
+    assert champions_weights(tmp_path, small[0], "champion") is None
     assert "from scratch: there is no champion yet" in caplog.text

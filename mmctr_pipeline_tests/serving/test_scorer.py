@@ -1,4 +1,4 @@
-"""A scorer gives the pipeline's scores, also for items and users that nobody has heard of."""
+"""A scorer gives the pipeline's scores, also for new items, unknown ids and unknown users."""
 
 import dataclasses
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_candidates_of_a_history_get_the_scores_of_such_rows(
     same = pa.RecordBatch.from_pylist(
         [{"item_id": item, "item_seq": history, "user_id": 3} for item in candidates]
     )
-    scores = scorer.score(candidates, history, user=3)
+    scores = scorer.score(scorer.dataset.items.ids[:30], history, user=3)  # NumPy's integers
     np.testing.assert_allclose(scores, scorer.score_batch(same), atol=1e-6)
     assert np.abs(scores - scorer.score(candidates)).max() > 1e-3
 
@@ -83,7 +83,7 @@ def test_padding_is_no_part_of_a_history(scorer: Scorer) -> None:
     assert scorer.score_batch(padded) == scorer.score_batch(plain)
 
 
-def test_ids_that_nobody_has_heard_of_are_scored_as_unknown(scorer: Scorer) -> None:
+def test_unknown_ids_are_scored(scorer: Scorer) -> None:
     known = scorer.dataset.items.ids[:5].tolist()
     first, second, item = scorer.score([10**6, 10**12, known[0]], known, user=10**9)
     assert first == second != item
@@ -134,6 +134,7 @@ def test_new_items_may_be_candidates_and_in_a_history(scorer: Scorer) -> None:
     assert other[0] != first[0]
     np.testing.assert_array_equal(scorer.score([new, known[0], new], [*known[1:], new]), first)
     assert scorer.score([NewItem()])[0] != scorer.score([new])[0]
+    assert scorer.score([NewItem(tags=[1, 2])]).shape == (1,)
 
 
 def test_recommendations_are_the_best_items_outside_the_history(
@@ -169,7 +170,7 @@ def test_what_cannot_be_scored_is_refused_with_the_fix(
     too_small = tmp_path / "absent.jpg"
     item = scorer.dataset.items.ids[0].item()
     for call, message in (
-        (lambda: scorer.score(["seven"]), "item 'seven': the ids of this catalogue are int"),
+        (lambda: scorer.score(["seven"]), "item 'seven': the ids of this catalogue are integers"),
         (lambda: scorer.score([NewItem(cover=cover)]), rf"cover of a new item: {cover}: "),
         (lambda: scorer.score([NewItem(cover=too_small)]), r"cover of a new item: .*absent\.jpg"),
         (lambda: scorer.score([NewItem(str(n)) for n in range(1001)]), "1,001 new items in one"),

@@ -51,9 +51,7 @@ def trained_model(
     require_fused_from(fused_pca, text_embeddings, image_embeddings)
     device = deployment.torch_device()
     training = config.settings("training", TrainingConfig)
-    start = None
-    if training.warm_start == "champion" or (training.warm_start == "auto" and train_dataset.day):
-        start = champions_weights(deployment.storage, train_dataset)
+    start = champions_weights(deployment.storage, train_dataset, training.warm_start)
     key = run_key(
         config=config.resolved,
         code_version=code_version(TRAINING_MODULE),
