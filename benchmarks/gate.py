@@ -13,16 +13,19 @@ challengers that are promoted (at most 0.05) and of challengers better by 0.005 
 
 import argparse
 import collections
+import sys
 
 import numpy as np
 from scipy.stats import norm
 from tabulate import tabulate
 
-from benchmarks.harness import final_line
+from benchmarks.harness import final_line, report
 from mmctr_pipeline.registry.comparison import compare_models
 from mmctr_pipeline.registry.config import PromotionConfig
 
 BETTER = 0.005
+HARMFUL_BOUND, BETTER_BOUND = 0.05, 0.8
+"""Largest share of harmful challengers, and least share of those better by 0.005, to promote."""
 LEVELS = (-0.006, -0.003, 0.0, 0.003, BETTER, 0.008, 0.012)
 _WORST = -0.02
 _N_SLICES = 8
@@ -49,8 +52,18 @@ def promoted(
     return not compare_models(*rows, None, slices, PromotionConfig()).problems
 
 
-def main() -> None:
-    """Judge the challengers for each number of rows and print the table."""
+def faults(harmful_promoted: float, better_promoted: float) -> list[str]:
+    """Return which bounds the gate misses; the arguments are shares of challengers."""
+    found = []
+    if harmful_promoted > HARMFUL_BOUND:
+        found.append(f"harmful_promoted is {harmful_promoted:.3f}, above {HARMFUL_BOUND}")
+    if better_promoted < BETTER_BOUND:
+        found.append(f"better_promoted is {better_promoted:.3f}, below {BETTER_BOUND}")
+    return found
+
+
+def main() -> int:
+    """Judge the challengers, print the table, and return 1 if the gate misses a bound."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,6 +100,7 @@ def main() -> None:
     drawn_row = [f"{_WORST:+.3f} to {-margin:+.3f}", *(f"{harmful[n]:.1%}" for n in chosen.rows)]
     headers = ["true difference", *(f"promoted, {n_rows:,} rows" for n_rows in chosen.rows)]
     print(tabulate([drawn_row, *table], headers, disable_numparse=True))
+    better_promoted = min(by_level[BETTER, n_rows] for n_rows in chosen.rows)
     final_line(
         name="gate",
         ours=1 - max(harmful.values()),
@@ -94,11 +108,12 @@ def main() -> None:
         ratio=None,
         unit="share of harmful challengers rejected",
         harmful_promoted=max(harmful.values()),
-        better_promoted=min(by_level[BETTER, n_rows] for n_rows in chosen.rows),
+        better_promoted=better_promoted,
         challengers=chosen.challengers,
         rows=chosen.rows,
     )
+    return report(faults(max(harmful.values()), better_promoted))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

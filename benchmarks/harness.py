@@ -147,3 +147,10 @@ def final_line(**values: Any) -> None:
         for name, value in values.items()
     }
     print(json.dumps(line))
+
+
+def report(faults: Sequence[str]) -> int:
+    """Print each fault on standard error; return the exit status: 1 if there are any."""
+    for fault in faults:
+        print(f"fault: {fault}", file=sys.stderr)
+    return int(bool(faults))

@@ -11,6 +11,7 @@ DeLong by night), `ratio` the seconds of training from scratch by those of the w
 
 import argparse
 import logging
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from benchmarks.harness import final_line
+from benchmarks.harness import final_line, report
 from mmctr_pipeline import metrics, pipeline
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset
@@ -27,6 +28,7 @@ from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.presets.preset import load_preset
+from mmctr_pipeline.registry.config import PromotionConfig
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.days import generate_days
 from mmctr_pipeline.training.ctr import TrainedCtr
@@ -34,6 +36,7 @@ from mmctr_pipeline.training.device import resolve_device
 from mmctr_pipeline.training.warm_start import WarmStart
 
 _MIN_VALID_ROWS = 5_000
+_MIN_RATIO = 4.0
 
 
 class Nights:
@@ -103,8 +106,26 @@ def start_from(trained: TrainedCtr, dataset: CtrDataset, vectors: ItemVectors) -
     )
 
 
-def main() -> None:
-    """Train on each night and print the table."""
+def faults(low: float, ratio: float) -> list[str]:
+    """Return why training from scratch should stay the default.
+
+    Parameters
+    ----------
+    low
+        Lower end of the interval of the warm start's AUC minus that of training from scratch.
+    ratio
+        Seconds of training from scratch by those of the warm start.
+    """
+    margin, found = PromotionConfig().margin, []
+    if low < -margin:
+        found.append(f"the warm start may be worse by {-low:.4f} AUC, more than {margin}")
+    if ratio < _MIN_RATIO:
+        found.append(f"training from scratch takes only {ratio:.1f} times as long")
+    return found
+
+
+def main() -> int:
+    """Train on each night, print the table, and return 1 if the warm start is no good default."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -138,19 +159,21 @@ def main() -> None:
     mean = {name: float(np.mean([row[name] for row in rows])) for name in ("warm", "scratch")}
     error = float(np.sqrt(np.sum([row["error"] ** 2 for row in rows]))) / len(rows)
     difference = mean["warm"] - mean["scratch"]
+    low, ratio = difference - 1.96 * error, seconds["scratch"] / seconds["warm"]
     final_line(
         name="warm_start",
         ours=mean["warm"],
         peer=mean["scratch"],
-        ratio=seconds["scratch"] / seconds["warm"],
+        ratio=ratio,
         unit="AUC; ratio of seconds",
         difference=difference,
-        low=difference - 1.96 * error,
+        low=low,
         high=difference + 1.96 * error,
         nights=chosen.nights,
         preset=chosen.preset,
     )
+    return report(faults(low, ratio))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,6 +12,7 @@ four such weeks.
 At the end each promoted model and the one it replaced score the rows of the next day, and the first
 champion scores those of the last day: `frozen_loss` is how much worse it is than the last champion.
 `ours` is the median time of a good night, `peer` that of the first run, `ratio` is peer / ours.
+The exit status is 1 if a night did not end as it should (`faults`).
 """
 
 import argparse
@@ -34,7 +35,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tabulate import tabulate
 
-from benchmarks.harness import final_line
+from benchmarks.harness import final_line, report
 from mmctr_pipeline import metrics, pipeline
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.discovery import find_data
@@ -48,7 +49,9 @@ from mmctr_pipeline.sample.days import generate_days
 from mmctr_pipeline.training.device import resolve_device
 
 THREE_NIGHTS = ("good", "corrupt", "good")
+BAD_DATA = ("corrupt", "reversed labels", "half written")
 WEEK = ("good", "corrupt", "good", "killed", "reversed labels", "half written", "good")
+_MIN_FROZEN_LOSS = 0.01
 PRESET = """
 extends: sample
 data: {min_valid_rows: 20000}
@@ -228,8 +231,30 @@ def judged(deployment: Deployment, found: list[Night], next_days: list[str]) -> 
     }
 
 
-def main() -> None:
-    """Run the nights and print what each did."""
+def faults(found: list[Night], verdict: dict[str, Any]) -> list[str]:
+    """Return what a week of nights must not show; `verdict` is as `judged` returns it."""
+    margin, wrong = PromotionConfig().margin, []
+    if verdict["largest_loss_by_promotion"] > margin:
+        loss = verdict["largest_loss_by_promotion"]
+        wrong.append(f"a promoted model loses {loss:.4f} AUC on the next day, above {margin}")
+    good = [night for night in found if night.kind == "good"]
+    if sum(night.promoted for night in good) < len(good) / 2:
+        wrong.append("fewer than half of the good nights promote")
+    for night in found:
+        name = f"{night.day} ({night.kind})"
+        if night.kind in BAD_DATA and (night.status == 0 or night.is_submission_new):
+            wrong.append(f"{name} shipped bad data")
+        if night.kind not in BAD_DATA and night.status != 0:
+            wrong.append(f"{name} failed: {night.reason}")
+    if len(found) > len(WEEK) and verdict["frozen_loss"] < _MIN_FROZEN_LOSS:
+        wrong.append(
+            f"the data hardly drift: the first champion loses {verdict['frozen_loss']:.4f}"
+        )
+    return wrong
+
+
+def main() -> int:
+    """Run the nights, print what each did, and return 1 if one did not end as it should."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -251,7 +276,7 @@ def main() -> None:
         days = deployment.add_days(len(kinds) + 1)
         verdict = judged(deployment, found, days[-len(found) :])
     good = [night for night in found if night.kind == "good"]
-    bad = [night for night in found if night.kind in ("corrupt", "reversed labels", "half written")]
+    bad = [night for night in found if night.kind in BAD_DATA]
     columns = ("day", "kind", "status", "seconds", "promoted", "is_submission_new")
     rows = [[getattr(night, name) for name in columns] for night in found]
     print(tabulate(rows, headers=columns, floatfmt=".0f"))
@@ -269,7 +294,8 @@ def main() -> None:
         margin=PromotionConfig().margin,
         **verdict,
     )
+    return report(faults(found, verdict))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

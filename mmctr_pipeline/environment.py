@@ -70,11 +70,11 @@ def place_advice(path: Path, number: int | None, variable: str | None = None) ->
 class Deployment:
     """The values of the `MMCTR_*` variables of one deployment.
 
-    `data_dir` is None for the sample dataset. `preset` is None if unset; `mmctr_pipeline.presets`
-    then chooses one or raises an error. `nightly` chooses what starts a nightly run: "cron" is the
-    schedule, "changes" the automation on changed data, and None leaves both stopped. `cron` is
-    validated with the schedule's definition. `publish_url` is None if artefacts are not published.
-    `notify_url` may hold a secret and is never printed.
+    `data_dir` is None for the sample dataset, and may be a link. `preset` is None if unset;
+    `mmctr_pipeline.presets` then chooses one or raises an error. `nightly` chooses what starts a
+    nightly run: "cron" is the schedule, "changes" the automation on changed data, and None leaves
+    both stopped. `cron` is validated with the schedule's definition. `publish_url` is None if
+    artefacts are not published. `notify_url` may hold a secret and is never printed.
     """
 
     data_dir: Path | None
@@ -120,7 +120,7 @@ class Deployment:
                 "unset it to start no nightly run"
             )
         return cls(
-            data_dir=Path(data_dir).resolve() if data_dir else None,
+            data_dir=Path(data_dir).absolute() if data_dir else None,
             storage_dir=Path(values.get("MMCTR_STORAGE_DIR") or "storage").resolve(),
             preset=values.get("MMCTR_PRESET") or None,
             executor=executor,

@@ -49,7 +49,10 @@ def list_models(as_json: bool) -> None:
 @click.option("--reason", default="by hand", help="Why; kept in champion.json.")
 @_KEEP_SUBMISSION
 def promote(version: str, reason: str, keep_submission: bool) -> None:
-    """Make VERSION the champion without a comparison, and score the test rows with it."""
+    """Make VERSION the champion without a comparison, and score the test rows with it.
+
+    Data that are blocked are not scored: correct them, accept them, or add --keep-submission.
+    """
     _promote(_storage(), version, reason, keep_submission)
 
 
@@ -104,9 +107,13 @@ def _row(storage: Path, version: str, champion: "Champion | None") -> dict[str, 
 
 
 def _promote(storage: Path, version: str, reason: str, keep_submission: bool) -> None:
+    from mmctr_pipeline.data.dataset import CtrDataset
+    from mmctr_pipeline.monitoring.night import require_not_blocked
     from mmctr_pipeline.registry.contest import promote_by_hand
     from mmctr_pipeline.reporting.contest import write_contest
 
+    if not keep_submission:
+        require_not_blocked(storage, CtrDataset.read(storage / "train_dataset").fingerprint)
     outcome = promote_by_hand(storage, version, reason)
     outcome.champion.write(storage)
     write_contest(storage, outcome)

@@ -101,8 +101,8 @@ class DayLogs:
             if day.date == date:
                 return day
         raise DataNotFoundError(
-            f"{self.folder} has no day={date}; it has {self.describe()}. Fix: name one of its "
-            "days, or write this day"
+            f"{self.folder} has no day={date}; it has {self.describe()}. Fix: choose one of its "
+            "days, or add the missing one"
         )
 
     def require_complete(self, day: Day) -> None:

@@ -148,8 +148,8 @@ def _count_valid_days(logs: DayLogs, days: list[Day], config: DataConfig) -> tup
             return n_days, n_rows
     raise DataError(
         logs.folder,
-        f"the window {_span(_dates(days))} has {n_rows:,} rows: not enough for one train day, and "
-        f"valid days with {config.min_valid_rows:,} rows (valid_days is {config.valid_days})",
+        f"the window {_span(_dates(days))} has {n_rows:,} rows in all, too few to leave a train day: "
+        f"data.valid_days is {config.valid_days}, and data.min_valid_rows {config.min_valid_rows:,}",
         "raise data.days, lower data.valid_days or data.min_valid_rows, or wait for more days",
     )
 
@@ -178,7 +178,7 @@ def _table(logs: DayLogs, days: list[Day], which: str) -> Table:
 
 
 def _log(window: Window, n_valid_rows: int, config: DataConfig) -> None:
-    widened = f", more than {config.valid_days} to reach {config.min_valid_rows:,} rows"
+    widened = f" (data.min_valid_rows asks for {config.min_valid_rows:,})"
     logger.info(
         f"window of {window.day}: train {_span(window.train)}, valid {_span(window.valid)} with "
         f"{n_valid_rows:,} rows{widened if len(window.valid) > config.valid_days else ''}"

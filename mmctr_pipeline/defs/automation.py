@@ -14,9 +14,9 @@ from typing import Any
 import dagster as dg
 
 from mmctr_pipeline.defs.active_runs import active_run
-from mmctr_pipeline.defs.config import current_deployment
+from mmctr_pipeline.defs.config import current_deployment, nightly_cron
 from mmctr_pipeline.defs.jobs import SOURCE_NAMES, SOURCES
-from mmctr_pipeline.defs.schedules import nightly_cron
+from mmctr_pipeline.defs.schedules import CHANGES_SENSOR
 
 
 def automated(assets: Iterable[Any]) -> Sequence[dg.AssetsDefinition]:
@@ -47,7 +47,7 @@ def changes_sensor() -> dg.AutomationConditionSensorDefinition:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return dg.AutomationConditionSensorDefinition(
-            "nightly_if_changed",
+            CHANGES_SENSOR,
             target=SOURCES | dg.AssetSelection.all(),
             use_user_code_server=True,  # for `StorageIsIdle`
             default_status=dg.DefaultSensorStatus.RUNNING

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import dagster as dg
 import pydantic
+from dagster._utils.schedules import is_valid_cron_string
 
-from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.environment import Deployment, DeploymentError
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig, model_config_from
 from mmctr_pipeline.monitoring.config import DATA_LEVELS, SCORE_LEVELS
 from mmctr_pipeline.presets.preset import Preset, load_preset, preset_name
@@ -94,6 +95,17 @@ def current_deployment() -> Deployment:
 def deployment_preset() -> Preset:
     """Return the preset of this process' deployment."""
     return load_preset(preset_name(current_deployment()))
+
+
+def nightly_cron() -> str:
+    """Return MMCTR_CRON; raise `DeploymentError` if it is no cron expression."""
+    cron = current_deployment().cron
+    if not is_valid_cron_string(cron):
+        raise DeploymentError(
+            f"MMCTR_CRON is {cron!r}, which is not a cron expression: five fields for minute, "
+            'hour, day of month, month and day of week, such as "0 2 * * *"'
+        )
+    return cron
 
 
 def asset_config(asset: str, preset: Preset | None = None) -> type[AssetConfig]:

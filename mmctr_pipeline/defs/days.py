@@ -2,6 +2,9 @@
 
 import contextlib
 import dataclasses
+import datetime
+import logging
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from mmctr_pipeline.data.window import resolve_day
 from mmctr_pipeline.defs import declare, jobs
 from mmctr_pipeline.defs.config import ASSET_SECTIONS, current_deployment
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.monitoring.late_day import LateDay, find_late_day
+from mmctr_pipeline.monitoring.notify import Event, notifier_from_environment, notify
 
 DAY_TAG = "mmctr/day"
 """Run tag with the day that a run is of."""
@@ -54,6 +59,23 @@ def day_tag(data: DataConfig) -> dict[str, str]:
     interactions = find_interactions(root) if root else None
     day = resolve_day(root or Path("the sample dataset"), interactions, data).day
     return {} if day is None else {DAY_TAG: day}
+
+
+def report_late_day(data: DataConfig, log: logging.Logger) -> LateDay | None:
+    """Return the day that a night should be of but cannot be, and send its event.
+
+    `log` gets the event unless a webhook is set. See `find_late_day`.
+    """
+    deployment = current_deployment()
+    if deployment.data_dir is None:
+        return None
+    today = datetime.datetime.now(zoneinfo.ZoneInfo(deployment.timezone)).date()
+    late = find_late_day(deployment.data_dir, deployment.storage_dir, data, today)
+    if late:
+        storage = str(deployment.storage_dir)
+        event = Event("night_skipped", late.reason, day=late.day, storage=storage)
+        notify(event, notifier_from_environment(log))
+    return late
 
 
 def data_of(train_dataset: CtrDataset) -> DataConfig:

@@ -194,7 +194,8 @@ def _print_event(entry: dg.EventLogEntry) -> None:
     """Print an event, with its error if it has one; skip Dagster's internal events."""
     event, level, text = entry.dagster_event, int(entry.level), entry.user_message
     if event is None:
-        is_shown = level >= logging.INFO
+        # For each step after a failed one, Dagster logs "Dependencies for step ... Not executing."
+        is_shown = level >= logging.INFO and not text.endswith("Not executing.")
     else:
         is_shown = level >= logging.ERROR or event.event_type in _SHOWN_EVENTS
     if not is_shown:

@@ -36,6 +36,11 @@ def main(arguments: Sequence[str] = ()) -> int:
         try:
             deployment = Deployment.from_environment()
             preset = load_preset(preset_name(deployment))
+            if os.environ.get("MMCTR_CRON"):
+                # Of a wrong value, the forkserver would show a traceback.
+                from mmctr_pipeline.defs.config import nightly_cron
+
+                nightly_cron()
             if deployment.executor == "multiprocess":
                 # The forkserver imports its modules while this process imports the same ones.
                 start_forkserver(preset.encoders)

@@ -10,29 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-from dagster._utils.schedules import is_valid_cron_string
+from dagster._core.scheduler.instigation import InstigatorStatus
 
 from mmctr_pipeline.defs.active_runs import active_run
-from mmctr_pipeline.defs.config import current_deployment, deployment_preset
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset, nightly_cron
+from mmctr_pipeline.defs.days import report_late_day
 from mmctr_pipeline.defs.dead_runs import end_dead_runs
 from mmctr_pipeline.defs.jobs import full_pipeline
 from mmctr_pipeline.defs.run_guard import STORAGE_TAG
-from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.monitoring.notify import notifier_from_environment
 
 STAMP_TAG = "mmctr/input_stamp"
 """Run tag with the stamp of the inputs that a scheduled run started from."""
 
-
-def nightly_cron() -> str:
-    """Return MMCTR_CRON; raise `DeploymentError` if it is no cron expression."""
-    cron = current_deployment().cron
-    if not is_valid_cron_string(cron):
-        raise DeploymentError(
-            f"MMCTR_CRON is {cron!r}, which is not a cron expression: five fields for minute, "
-            'hour, day of month, month and day of week, such as "0 2 * * *"'
-        )
-    return cron
+CHANGES_SENSOR = "nightly_if_changed"
+"""Name of the sensor that is the alternative to the schedule."""
 
 
 @dg.schedule(
@@ -42,15 +34,24 @@ def nightly_cron() -> str:
     default_status=dg.DefaultScheduleStatus.RUNNING
     if current_deployment().nightly == "cron"
     else dg.DefaultScheduleStatus.STOPPED,
-    description="The whole pipeline at MMCTR_CRON (default 02:00), if data or preset changed and "
-    "no run writes to the storage folder. Running by default if MMCTR_NIGHTLY is cron.",
+    description="The whole pipeline at MMCTR_CRON (default 02:00), if data or preset changed, the "
+    "newest day is not half written, and no run writes to the storage folder. Running by default "
+    "if MMCTR_NIGHTLY is cron.",
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request a run unless one is active or the last successful one had the same inputs."""
+    """Request a run, or say why there is none this night."""
     storage = current_deployment().storage_dir
     end_dead_runs(context.instance, notifier=notifier_from_environment(context.log))
+    if _is_alternative_running(context.instance):
+        return dg.SkipReason(
+            f"the sensor {CHANGES_SENSOR} is running, and only one of the two starts runs: stop "
+            "one of them"
+        )
     if active := active_run(context.instance, storage):
         return dg.SkipReason(f"{storage} is in use by {active}")
+    late = report_late_day(deployment_preset().data, context.log)
+    if late and late.is_half_written:
+        return dg.SkipReason(late.reason)
     stamp = input_stamp()
     latest = context.instance.get_runs(
         dg.RunsFilter(
@@ -65,6 +66,14 @@ def nightly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipRea
             f"data and preset have not changed since run {latest[0].run_id}, which succeeded"
         )
     return dg.RunRequest(tags={STAMP_TAG: stamp, STORAGE_TAG: str(storage)})
+
+
+def _is_alternative_running(instance: dg.DagsterInstance) -> bool:
+    """Return whether someone has started the sensor; it exists only if MMCTR_NIGHTLY is unset."""
+    if current_deployment().nightly is not None:
+        return False
+    running = instance.all_instigator_state(instigator_statuses={InstigatorStatus.RUNNING})
+    return any(state.name == CHANGES_SENSOR for state in running)
 
 
 def input_stamp() -> str:

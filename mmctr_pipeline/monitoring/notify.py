@@ -1,4 +1,4 @@
-"""Tell people that a run failed, a night was blocked, or a challenger was rejected: once each.
+"""Tell people of a failed run, a blocked or skipped night, and a rejected challenger: once each.
 
 Each event is one line of `events.jsonl` in the storage folder, and is sent by a notifier: to the
 log, or to a webhook if MMCTR_NOTIFY_URL is set. An error here never fails a run.
@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 from mmctr_pipeline.environment import notify_url
 from mmctr_pipeline.files.locks import locked
 
-Kind = Literal["run_failed", "night_blocked", "challenger_rejected"]
+Kind = Literal["run_failed", "night_blocked", "night_skipped", "challenger_rejected"]
 KINDS: tuple[Kind, ...] = typing.get_args(Kind)
 
 EVENTS = "events.jsonl"
@@ -42,14 +42,14 @@ class Event:
     ----------
     kind
         `run_failed`: a run ended with an error. `night_blocked`: a blocking check stopped a run,
-        or the data cannot be used.
+        or the data cannot be used. `night_skipped`: the day of a night is late.
         `challenger_rejected`: a trained model did not replace the champion.
     headline
         One line with the figures, such as "auc_floor: 0.7335 < 0.75". Line breaks become spaces.
     detail
         The full text, such as the explanation of each failed check.
     run_id
-        Id of the run in Dagster. An event without one is never taken for a repetition.
+        Id of the run in Dagster; a skipped night has none.
     day
         The day of the data, as YYYY-MM-DD, if the run is of one day.
     storage
@@ -181,7 +181,8 @@ def notify(event: Event, notifier: Notifier | None = None) -> bool:
     """Record an event and send it, unless its run already has one; return whether it was sent.
 
     A run has at most one event that it failed or was blocked, and one of a rejected challenger. So
-    several processes may report the same run, and the first one wins. Never raises.
+    several processes may report the same run, and the first one wins. A skipped night is reported
+    once for each day and reason. Never raises.
 
     Parameters
     ----------
@@ -224,7 +225,7 @@ def _record(event: Event) -> bool:
         return True
     storage = Path(event.storage)
     with locked(storage / ".events.lock"):
-        if event.run_id and _is_known(event, read_events(storage)):
+        if _is_known(event, read_events(storage)):
             return False
         with (storage / EVENTS).open("a+b") as file:
             if file.tell():
@@ -236,6 +237,13 @@ def _record(event: Event) -> bool:
 
 
 def _is_known(event: Event, earlier: list[Event]) -> bool:
+    if event.kind == "night_skipped":
+        return any(
+            (each.kind, each.day, each.headline) == (event.kind, event.day, event.headline)
+            for each in earlier
+        )
+    if not event.run_id:
+        return False
     is_rejection = event.kind == "challenger_rejected"
     return any(
         each.run_id == event.run_id and (each.kind == "challenger_rejected") == is_rejection

@@ -1,6 +1,7 @@
 """Profiles of a night: its data, and the scores of its submission, as figures to compare later."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -55,7 +56,7 @@ class DataProfile:
     fingerprint
         Fingerprint of the dataset.
     folder
-        The data folder. Data of another folder are not compared.
+        The data folder as it was named, perhaps a link. Data of another folder are not compared.
     day
         Last day of the data as YYYY-MM-DD, "" if they are not logs by day.
     schema
@@ -155,7 +156,7 @@ def profile_data(dataset: CtrDataset, layout: DataLayout) -> DataProfile:
     shares["item_images.coverage"] = Figure(float(has_image.mean()), n_items)
     return DataProfile(
         fingerprint=dataset.fingerprint,
-        folder=str(layout.root.resolve()),
+        folder=os.path.abspath(layout.root),
         day=dataset.day,
         schema={**dataset.provenance["schema"], **_item_schema(layout)},
         counts=counts,

@@ -1,12 +1,13 @@
 """The faults of the week's bad nights are what they claim to be."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.week import WEEK, spoiled
+from benchmarks.week import BAD_DATA, WEEK, Night, faults, spoiled
 from mmctr_pipeline import pipeline
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset
@@ -64,3 +65,40 @@ def test_a_week_has_each_fault_once_and_more_good_nights_than_any() -> None:
     faults = [kind for kind in WEEK if kind != "good"]
     assert sorted(faults) == ["corrupt", "half written", "killed", "reversed labels"]
     assert WEEK.count("good") == 3
+
+
+def _week(**changed: object) -> list[Night]:
+    """Return a week as it should go; `changed` are fields of its nights of one kind."""
+    nights = []
+    for number, kind in enumerate(("first", *WEEK)):
+        is_bad = kind in BAD_DATA
+        night = Night(
+            kind=kind,
+            day=f"day {number}",
+            status=int(is_bad),
+            seconds=1.0,
+            before=f"model {number - 1}",
+            after=f"model {number - 1 if is_bad else number}",
+            is_submission_new=not is_bad,
+            reason="the reason",
+        )
+        nights.append(dataclasses.replace(night, **changed.get(kind, {})))  # type: ignore[arg-type]
+    return nights
+
+
+def _faults(loss: float = 0.001, drift: float = 0.05, **changed: object) -> list[str]:
+    return faults(_week(**changed), {"largest_loss_by_promotion": loss, "frozen_loss": drift})
+
+
+def test_a_week_as_it_should_go_has_no_faults() -> None:
+    assert _faults() == []
+
+
+def test_each_fault_of_a_week_is_found() -> None:
+    assert _faults(loss=0.004) == ["a promoted model loses 0.0040 AUC on the next day, above 0.003"]
+    assert _faults(drift=0.004) == ["the data hardly drift: the first champion loses 0.0040"]
+    assert _faults(corrupt={"status": 0}) == ["day 2 (corrupt) shipped bad data"]
+    assert _faults(corrupt={"is_submission_new": True}) == ["day 2 (corrupt) shipped bad data"]
+    assert _faults(killed={"status": 1}) == ["day 4 (killed) failed: the reason"]
+    rejected = {"before": "the same", "after": "the same"}
+    assert _faults(good=rejected) == ["fewer than half of the good nights promote"]

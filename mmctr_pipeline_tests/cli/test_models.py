@@ -1,11 +1,13 @@
 """`mmctr models` lists versions, promotes one and rolls back; the submission follows."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from mmctr_pipeline.cli.main import main
+from mmctr_pipeline.monitoring.night import Night
 from mmctr_pipeline.publishing.fetch import fetch
 from mmctr_pipeline.publishing.store import ObjectStore
 from mmctr_pipeline.registry.champion import Champion
@@ -62,6 +64,22 @@ def test_a_promotion_and_a_roll_back_change_champion_and_submission(
     assert (tmp_path / "fresh" / "best_model.pt").resolve().parent.name == first
     assert (storage / "submission.csv").read_bytes() == before
     assert (storage / "best_model.pt").resolve().parent.name == first
+
+
+def test_blocked_data_are_not_scored_and_the_champion_stays(
+    deployment: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage = deployment.storage
+    version, submission = latest_version(storage), (storage / "submission.csv").read_bytes()
+    champion = Champion.read(storage)
+    latest = Night.read(storage, "latest")
+    assert latest is not None
+    dataclasses.replace(latest, blocked="train.label_rate: 0.1").write(storage, "latest")
+    assert main(["models", "promote", version]) == 2
+    assert "the data are blocked: train.label_rate: 0.1. Fix: " in capsys.readouterr().err
+    assert Champion.read(storage) == champion
+    assert (storage / "submission.csv").read_bytes() == submission
+    assert main(["models", "promote", version, "--keep-submission"]) == 0
 
 
 def test_an_unknown_version_and_a_missing_predecessor_are_refused(

@@ -78,7 +78,7 @@ def test_the_widened_window_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
     assert dataset.provenance["window"]["missing_days"] == [THIRD, FOURTH]
     assert (
         "window of 2026-01-05: train 2026-01-01 (1 day), valid 2026-01-02 to 2026-01-05 (2 days) "
-        "with 8 rows, more than 1 to reach 5 rows"
+        "with 8 rows (data.min_valid_rows asks for 5)"
     ) in caplog.messages
     assert f"days of the window without a folder: {THIRD}, {FOURTH}" in caplog.messages
 
@@ -89,7 +89,7 @@ def test_the_widened_window_is_logged(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_a_window_without_a_train_day_is_refused(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match="not enough for one train day") as error:
+    with pytest.raises(DataError, match="too few to leave a train day") as error:
         _build(write_days(tmp_path), **settings)
     assert error.value.file == tmp_path / "interactions"
     assert "data.min_valid_rows" in error.value.fix

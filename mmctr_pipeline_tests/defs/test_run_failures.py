@@ -39,6 +39,7 @@ from mmctr_pipeline_tests.defs.servers import server, wait_until
         ),
         ({"MMCTR_PRESET": "sampel"}, "unknown preset 'sampel'"),
         ({"MMCTR_EXECUTOR": "celery"}, "known executors"),
+        ({"MMCTR_CRON": "61 * *"}, "MMCTR_CRON is '61 * *', which is not a cron expression"),
         ({"MMCTR_PUBLISH_URL": "file://FOLDER/file"}, "cannot write to file://FOLDER/file: "),
     ],
 )

@@ -1,5 +1,6 @@
 """The nightly schedule requests a run if data or preset changed and no other run is active."""
 
+import dataclasses
 import os
 from datetime import datetime
 from pathlib import Path
@@ -7,14 +8,20 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, InstigatorType
 
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.definitions import defs
-from mmctr_pipeline.defs import run_events, schedules
+from mmctr_pipeline.defs import days, run_events, schedules
 from mmctr_pipeline.defs.launches import executing
 from mmctr_pipeline.defs.run_guard import STORAGE_TAG, claimed
 from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.monitoring.night import Night
 from mmctr_pipeline.monitoring.notify import read_events
-from mmctr_pipeline_tests.defs.run_states import killed_run, run_in_state
+from mmctr_pipeline_tests.data.day_data import FOURTH, write_day, write_days
+from mmctr_pipeline_tests.defs.run_states import LAUNCHED, killed_run, run_in_state
+from mmctr_pipeline_tests.monitoring.drawn_nights import Population
 
 STARTED, QUEUED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED
 
@@ -26,7 +33,7 @@ def _deployment(data_dir: Path) -> Deployment:
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "train.parquet").write_bytes(b"some rows")
-    for module in (schedules, run_events):
+    for module in (schedules, run_events, days):
         monkeypatch.setattr(module, "current_deployment", lambda: _deployment(tmp_path))
     return tmp_path
 
@@ -166,3 +173,49 @@ def test_the_schedule_ends_a_killed_run_and_starts_the_next(data_dir: Path) -> N
         (event,) = read_events(data_dir / "storage")
         assert (event.kind, event.run_id) == ("run_failed", run.run_id)
         assert event.headline.startswith("The process of this run was lost: process ")
+
+
+def _accept(data_dir: Path, day: str) -> None:
+    profile = Population().night(1, find_data(data_dir))
+    night = Night(dataclasses.replace(profile, folder=str(data_dir), day=day))
+    night.write(data_dir / "storage", "accepted")
+
+
+def test_the_schedule_skips_a_half_written_day_with_one_event(data_dir: Path) -> None:
+    (data_dir / "train.parquet").unlink()
+    write_days(data_dir)
+    today = datetime.now(ZoneInfo("UTC")).date()
+    folder = write_day(data_dir, str(today), marked=False)
+    with dg.instance_for_test() as instance:
+        assert isinstance(_tick(instance), dg.RunRequest), "the day before has not been run"
+        _accept(data_dir, FOURTH)
+        skipped = {str(_tick(instance)) for _ in range(2)}
+        (reason,) = skipped
+        assert reason.startswith(f"{folder}: the day is not complete")
+        (event,) = read_events(data_dir / "storage")
+        assert (event.kind, event.day, event.headline) == ("night_skipped", str(today), reason)
+
+        (folder / "_SUCCESS").touch()
+        assert isinstance(_tick(instance), dg.RunRequest)
+
+
+def test_a_missing_day_is_an_event_but_changed_data_still_start_a_run(data_dir: Path) -> None:
+    (data_dir / "train.parquet").unlink()
+    write_days(data_dir)
+    _accept(data_dir, FOURTH)
+    with dg.instance_for_test() as instance:
+        assert isinstance(_tick(instance), dg.RunRequest)
+    (event,) = read_events(data_dir / "storage")
+    assert event.kind == "night_skipped"
+    assert f"the latest complete day is {FOURTH}, " in event.headline
+
+
+def test_the_schedule_skips_while_its_alternative_is_running(data_dir: Path) -> None:
+    with dg.instance_for_test() as instance:
+        origin = RemoteInstigatorOrigin(LAUNCHED.repository_origin, schedules.CHANGES_SENSOR)
+        state = InstigatorState(origin, InstigatorType.SENSOR, InstigatorStatus.RUNNING)
+        instance.add_instigator_state(state)
+        skipped = _tick(instance)
+        assert "the sensor nightly_if_changed is running" in str(skipped)
+        instance.update_instigator_state(state.with_status(InstigatorStatus.STOPPED))
+        assert isinstance(_tick(instance), dg.RunRequest)

@@ -133,6 +133,15 @@ def test_a_run_has_one_failure_and_one_rejection_at_most(tmp_path: Path) -> None
     assert read_events(tmp_path) == [event for event, is_new in events if is_new]
 
 
+def test_a_skipped_night_is_reported_once_for_each_day_and_reason(tmp_path: Path) -> None:
+    told = [
+        notify(Event("night_skipped", reason, day=day, storage=str(tmp_path)))
+        for day, reason in (("5", "late"), ("5", "late"), ("5", "half written"), ("6", "late"))
+    ]
+    assert told == [True, False, True, True]
+    assert len(read_events(tmp_path)) == 3
+
+
 def test_processes_that_report_one_run_at_once_send_one_event(hook: Hook, tmp_path: Path) -> None:
     sent = []
     threads = [

@@ -107,3 +107,16 @@ def test_scores_of_0_and_1_are_in_the_outer_bins() -> None:
     counts = found.histogram.counts
     assert (counts[0], counts[-1], max(counts), sum(counts)) == (1, 1, 3, 5)
     assert (found.histogram.mean, found.quantiles["0.5"]) == (0.5, 0.5)
+
+
+def test_a_data_folder_keeps_its_name_if_the_link_leads_to_another_folder_each_night(
+    tmp_path: Path,
+) -> None:
+    nights = [write_data(tmp_path / name) for name in ("monday", "tuesday")]
+    current = tmp_path / "current"
+    names = set()
+    for night in nights:
+        current.unlink(missing_ok=True)
+        current.symlink_to(night.name)
+        names.add(profile(current).folder)
+    assert names == {str(current)}

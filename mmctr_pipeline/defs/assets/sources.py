@@ -13,8 +13,8 @@ from mmctr_pipeline.data.fingerprint import fingerprint_files, fingerprint_image
 from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline.data.window import find_splits
 from mmctr_pipeline.defs import declare
-from mmctr_pipeline.defs.config import deployment_preset
-from mmctr_pipeline.defs.days import DAY_TAG, data_of_run
+from mmctr_pipeline.defs.config import current_deployment, deployment_preset
+from mmctr_pipeline.defs.days import DAY_TAG, data_of_run, report_late_day
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.defs.retries import is_transient
 
@@ -78,6 +78,8 @@ def _fingerprint_interactions(layout: DataLayout, context: dg.AssetExecutionCont
     preset = deployment_preset().data
     # A source has no configuration of its own, so the tag of the run decides over the preset.
     day = context.run.tags.get(DAY_TAG, preset.day)
+    if current_deployment().nightly == "changes":
+        report_late_day(dataclasses.replace(preset, day=day), context.log)
     try:
         data = data_of_run(context, layout, dataclasses.replace(preset, day=day))
         return fingerprint_files(find_splits(layout, data).by_name.values())
