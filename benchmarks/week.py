@@ -246,10 +246,9 @@ def faults(found: list[Night], verdict: dict[str, Any]) -> list[str]:
             wrong.append(f"{name} shipped bad data")
         if night.kind not in BAD_DATA and night.status != 0:
             wrong.append(f"{name} failed: {night.reason}")
-    if len(found) > len(WEEK) and verdict["frozen_loss"] < _MIN_FROZEN_LOSS:
-        wrong.append(
-            f"the data hardly drift: the first champion loses {verdict['frozen_loss']:.4f}"
-        )
+    frozen_loss = verdict["frozen_loss"]
+    if len(found) > len(WEEK) and frozen_loss < _MIN_FROZEN_LOSS:
+        wrong.append(f"the data hardly drift: the first champion loses {frozen_loss:.4f}")
     return wrong
 
 

@@ -148,8 +148,9 @@ def _count_valid_days(logs: DayLogs, days: list[Day], config: DataConfig) -> tup
             return n_days, n_rows
     raise DataError(
         logs.folder,
-        f"the window {_span(_dates(days))} has {n_rows:,} rows in all, too few to leave a train day: "
-        f"data.valid_days is {config.valid_days}, and data.min_valid_rows {config.min_valid_rows:,}",
+        f"the window {_span(_dates(days))} has {n_rows:,} rows in all, too few to leave a train "
+        f"day: data.valid_days is {config.valid_days}, and data.min_valid_rows "
+        f"{config.min_valid_rows:,}",
         "raise data.days, lower data.valid_days or data.min_valid_rows, or wait for more days",
     )
 

@@ -42,8 +42,9 @@ def generate_days(config: SampleConfig, folder: Path) -> dict[str, Any]:
     before = _days_so_far(config, folder)
     world, n_days = _World(config), WINDOW_DAYS + config.days
     logger.info(
-        f"sample dataset by day: {n_days:,} days from {config.first_day}, {min(before, n_days):,} of "
-        f"them are there; {world.timeline.n_items(n_days - 1):,} items in the end, seed {config.seed}"
+        f"sample dataset by day: {n_days:,} days from {config.first_day}, "
+        f"{min(before, n_days):,} of them are there; {world.timeline.n_items(n_days - 1):,} items "
+        f"in the end, seed {config.seed}"
     )
     for day in range(n_days):
         world.add_items(day)
