@@ -10,6 +10,7 @@ from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
 from mmctr_pipeline.cli.accept import accept
 from mmctr_pipeline.cli.convert import convert
+from mmctr_pipeline.cli.export import export
 from mmctr_pipeline.cli.fusions import fusions
 from mmctr_pipeline.cli.leaderboard import leaderboard
 from mmctr_pipeline.cli.models import models
@@ -29,7 +30,7 @@ def mmctr() -> None:
 
 COMMANDS = (
     *(sample, convert, ablation, fusions, leaderboard, repeat),
-    *(score, recommend),
+    *(score, recommend, export),
     *(accept, models, prune, reap, push, pull),
 )
 for command in COMMANDS:

@@ -6,12 +6,13 @@ import click
 
 from mmctr_pipeline.environment import Deployment
 
-_MODEL = click.option(
+MODEL = click.option(
     "--model",
     type=click.Path(path_type=Path),
     help="Storage folder, folder of a version, or model file.  [default: the champion of the "
     "storage folder]",
 )
+"""The option --model of the commands that use a model."""
 
 
 @click.command()
@@ -19,7 +20,7 @@ _MODEL = click.option(
 @click.option(
     *("-o", "--output"), type=click.Path(path_type=Path), required=True, help="Parquet file."
 )
-@_MODEL
+@MODEL
 def score(rows: Path, output: Path, model: Path | None) -> None:
     """Score each row of ROWS: a parquet file or folder with columns as in test.parquet.
 
@@ -38,7 +39,7 @@ def score(rows: Path, output: Path, model: Path | None) -> None:
 @click.command()
 @click.option("--user", required=True, help="Id of a user in the train dataset.")
 @click.option("--top", type=click.IntRange(min=1), default=20, help="Number of items.")
-@_MODEL
+@MODEL
 def recommend(user: str, top: int, model: Path | None) -> None:
     """Print the items that a user most likely clicks, with their titles, best first.
 

@@ -94,12 +94,17 @@ class Batch:
     user_fold_B: torch.Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.item_id_B)
+        return self.n_rows
+
+    @property
+    def n_rows(self) -> int:
+        """The number of rows; unlike `len`, `torch.export` can keep it symbolic."""
+        return self.item_id_B.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and positions, spare ones included."""
-        return len(self.item_id_B), len(self.history_T)
+        return self.n_rows, self.history_T.shape[0]
 
     def take(
         self, rows: slice | torch.Tensor, history_T: torch.Tensor, offsets: torch.Tensor
@@ -162,7 +167,7 @@ class DistinctItems:
     def at_places(self, values_UD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the values of the targets `(B, D)` and of the histories `(T, D)`."""
         values_ND = gathered(values_UD, self.slot_N)
-        target_BD, history_TD = values_ND.split([self.n_rows, len(values_ND) - self.n_rows])
+        target_BD, history_TD = values_ND.split([self.n_rows, values_ND.shape[0] - self.n_rows])
         return target_BD, history_TD
 
 

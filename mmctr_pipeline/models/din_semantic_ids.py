@@ -46,7 +46,7 @@ class DinSemanticIds(FeatureModel):
         """Return logits `(B,)`."""
         features = self.features(batch)
         codes_ND = self.semantic_ids(torch.cat([batch.item_id_B, batch.history_T]), batch.items)
-        codes_BD, codes_TD = codes_ND.split([len(batch), len(batch.history_T)])
+        codes_BD, codes_TD = codes_ND.split([batch.n_rows, batch.history_T.shape[0]])
         item_BD = torch.cat([features.item_BD, codes_BD], dim=1)
         history_TD = torch.cat([features.history_TD, codes_TD], dim=1)
         interest_BD = self.attention(item_BD, history_TD, batch.history_offsets)
@@ -96,9 +96,9 @@ class SemanticIds(nn.Module):
     def forward(self, ids_N: torch.Tensor, items: ItemFeatures) -> torch.Tensor:
         """Return `(N, D)` for item ids `(N,)`; zero for padding and items without a vector."""
         codes_IC = self.codes_IC
-        if len(items.present_I) > len(codes_IC):
-            codes_IC = torch.cat([codes_IC, self._encoded(items, len(codes_IC))])
-        id_U, slot_N = distinct_rows(known_rows(ids_N, len(codes_IC)))
+        if items.present_I.shape[0] > codes_IC.shape[0]:
+            codes_IC = torch.cat([codes_IC, self._encoded(items, codes_IC.shape[0])])
+        id_U, slot_N = distinct_rows(known_rows(ids_N, codes_IC.shape[0]))
         return gathered(self.table.mean(codes_IC[id_U]), slot_N)
 
     def _encoded(self, items: ItemFeatures, first: int) -> torch.Tensor:

@@ -167,7 +167,7 @@ class FeatureEmbedding(nn.Module):
         is_hidden_U = self._hidden(items.row_U)
         features_UD = self._item_features(items, is_hidden_U, batch.items)
         item_BD, history_TD = items.at_places(features_UD)
-        is_hidden_B = is_hidden_U[items.slot_N[: len(batch)]]
+        is_hidden_B = is_hidden_U[items.slot_N[: batch.n_rows]]
         user_row_B = batch.user_id_B
         if self.user_id is not None or self.rates.user is not None:
             user_row_B = self._rows(batch.user_id_B, self.known_users_U)
@@ -190,7 +190,7 @@ class FeatureEmbedding(nn.Module):
         key_U, slot_N = distinct_rows(ids_N * 2 + (row_N == unknown).long())
         item_U = key_U // 2
         row_U = torch.where(key_U % 2 == 1, unknown, item_U)
-        return DistinctItems(item_U, row_U, slot_N, len(batch))
+        return DistinctItems(item_U, row_U, slot_N, batch.n_rows)
 
     def _rows(self, ids: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """Return the table rows of ids: the id, 0 for padding, or the last row, the unknown one."""
@@ -215,7 +215,7 @@ class FeatureEmbedding(nn.Module):
         self, distinct: DistinctItems, is_hidden_U: torch.Tensor, items: ItemFeatures
     ) -> torch.Tensor:
         # An item newer than the id table may still have tags, levels and vectors.
-        listed_U = known_rows(distinct.item_U, len(items.present_I))
+        listed_U = known_rows(distinct.item_U, items.present_I.shape[0])
         parts = []
         if self.item_id is not None:
             parts.append(self.item_id(distinct.row_U))
@@ -230,14 +230,14 @@ class FeatureEmbedding(nn.Module):
             vectors_ID, present_I = items.vectors_of(kind)
             parts.append(self.vector_layers[kind](vectors_ID[listed_U], present_I[listed_U]))
         if self._n_zeros:
-            parts.append(parts[0].new_zeros(len(listed_U), self._n_zeros))
+            parts.append(parts[0].new_zeros(listed_U.shape[0], self._n_zeros))
         features_UD = torch.cat(parts, dim=1)
         return features_UD if self.projection is None else self.projection(features_UD)
 
     def _context(
         self, batch: Batch, user_row_B: torch.Tensor, is_hidden_B: torch.Tensor
     ) -> torch.Tensor:
-        parts = [torch.zeros(len(batch), 0, device=batch.item_id_B.device)]
+        parts = [torch.zeros(batch.n_rows, 0, device=batch.item_id_B.device)]
         if self.user_id is not None:
             parts.append(self.user_id(user_row_B))
         if self.row_likes is not None and self.row_views is not None:
@@ -255,7 +255,7 @@ class FeatureEmbedding(nn.Module):
         hidden_rate = HIDDEN_SHARE if self.training else 0.0
         is_known_B = is_known(item_B, self.known_items_I, hidden_rate) & ~is_hidden_B
         user_row_B = torch.where(is_known(user_B, self.known_users_U), user_B, 0)
-        listed_B = known_rows(item_B, len(items.present_I))
+        listed_B = known_rows(item_B, items.present_I.shape[0])
         tags_BK = self._tag_rows(items.tags_IK[listed_B], is_hidden_B)
         return factors(user_row_B, torch.where(is_known_B, item_B, 0), tags_BK)
 

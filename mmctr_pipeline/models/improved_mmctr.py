@@ -73,14 +73,16 @@ class ImprovedMmctr(CtrModel):
         # One look-up for target and history: their rows are gathered, and updated, once.
         ids = torch.cat([batch.item_id_B, batch.history_T])
         rows = known_rows(ids, self.item_embedding.num_embeddings)
-        item_BD, values_TD = self.item_embedding(rows).split([len(batch), len(batch.history_T)])
+        item_BD, values_TD = self.item_embedding(rows).split(
+            [batch.n_rows, batch.history_T.shape[0]]
+        )
         item_BD = self.item_embedding.mean_beyond(item_BD, batch.item_id_B)
-        is_known_T = rows[len(batch) :] != 0
+        is_known_T = rows[batch.n_rows :] != 0
         history_HD = self.history_pooling(values_TD, batch.history_offsets, is_known_T)
         user_UD = self.user_embedding.mean_beyond(self.user_embedding(user_U), user_U)
         user_item_BD = self.user_item(user_UD, item_BD, user_row_B)
         history_item_BD = self.history_item(history_HD, item_BD, batch.history_row_B)
-        vector_row_B = known_rows(batch.item_id_B, len(batch.items.present_I))
+        vector_row_B = known_rows(batch.item_id_B, batch.items.present_I.shape[0])
         vectors_BD, present_B = (table[vector_row_B] for table in batch.items.vectors_of("fused"))
         parts = [
             _at_rows(user_UD, user_row_B),

@@ -111,7 +111,7 @@ class SimilarityAttention(FeatureModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         features, offsets = self.features(batch), batch.history_offsets
-        segments = Segments.from_offsets(offsets, len(batch.history_T))
+        segments = Segments.from_offsets(offsets, batch.history_T.shape[0])
         similarity_TS, learned_TL = self._similarities(batch, features, segments)
         log_length_B = torch.log1p(offsets.diff().to(similarity_TS.dtype))
         parts = [features.item_BD, features.context_BC, log_length_B.unsqueeze(1)]
@@ -135,7 +135,7 @@ class SimilarityAttention(FeatureModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all similarities at each position, `(T, S)`, and the L learned ones, `(T, L)`."""
         items = features.items
-        listed_U = known_rows(items.item_U, len(batch.items.present_I))
+        listed_U = known_rows(items.item_U, batch.items.present_I.shape[0])
 
         def vectors(kinds: list[str]) -> list[torch.Tensor]:
             return [batch.items.vectors_of(kind)[0][listed_U] for kind in kinds]
@@ -156,11 +156,11 @@ class SimilarityAttention(FeatureModel):
             if self.co_interactions is not None:
                 # A hidden item becomes row 0, which shares no users.
                 item_N = torch.where(features.is_hidden_U, 0, items.item_U)[items.slot_N]
-                target_B, history_T = item_N.split([len(batch), len(batch.history_T)])
+                target_B, history_T = item_N.split([batch.n_rows, batch.history_T.shape[0]])
                 user_T, target_T = map(segments.expanded, (batch.user_id_B, target_B))
                 measured += self.co_interactions(user_T, target_T, history_T)
         # Without any similarity the result still has T rows.
-        none_T0 = torch.zeros(len(batch.history_T), 0, device=listed_U.device)
+        none_T0 = torch.zeros(batch.history_T.shape[0], 0, device=listed_U.device)
         all_TS, learned_TL = (
             torch.cat([none_T0, *(column_T.unsqueeze(1) for column_T in columns)], dim=1)
             for columns in (measured + learned, learned)

@@ -14,7 +14,12 @@ from mmctr_pipeline.models.layers.cross_network import CrossNetwork
 from mmctr_pipeline.models.layers.dense import Float32Linear, hidden_layers
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import to_padded
-from mmctr_pipeline.models.layers.segments import Segments, expand_to_positions, segment_max
+from mmctr_pipeline.models.layers.segments import (
+    Segments,
+    expand_to_positions,
+    host_may_read,
+    segment_max,
+)
 from mmctr_pipeline.models.layers.staircase import Staircase, staircase_linear
 from mmctr_pipeline.models.layers.transformer import TransformerEncoder
 
@@ -68,8 +73,8 @@ class TransformerDcn(FeatureModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
-        if batch.history_T.device.type != "cpu":  # the host does not know the lengths
-            stairs = Staircase.full(len(batch), self.deep_first.in_features)
+        if not host_may_read(batch.history_T):
+            stairs = Staircase.full(batch.n_rows, self.deep_first.in_features)
             return self._logits(batch, stairs)
         length_B = batch.history_offsets.diff()
         order_B = length_B.argsort(descending=True, stable=True)
@@ -80,7 +85,7 @@ class TransformerDcn(FeatureModel):
 
     def _logits(self, batch: Batch, stairs: Staircase) -> torch.Tensor:
         features, offsets = self.features(batch), batch.history_offsets
-        segments = Segments.from_offsets(offsets, len(batch.history_T))
+        segments = Segments.from_offsets(offsets, batch.history_T.shape[0])
         target_TD = expand_to_positions(features.item_BD, segments)
         pair_TD = torch.cat([features.history_TD, target_TD], dim=1)
         encoded_TD = self.encoder(pair_TD, offsets, self._max_history)

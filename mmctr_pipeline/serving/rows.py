@@ -33,11 +33,19 @@ MAX_NEW_ITEMS = 1000
 class UserRows:
     """Rows of the model's user table; every user that it has not seen gets the one after the last.
 
-    `known` has the ids of the model's users, or is None if their ids are their rows.
+    `known` has the ids of the model's users, or is None if their ids are their rows. `unknown` is
+    the row of other users.
     """
 
     def __init__(self, known: IdMap | None, n_users: int) -> None:
-        self._known, self._n_users = known, n_users
+        self._known, self.unknown = known, n_users
+
+    def known(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids that have a row, and their rows, `(U,) int32`."""
+        if self._known is not None:
+            return self._known.ids, self._known.look_up(self._known.ids)
+        ids = np.arange(1, self.unknown)
+        return ids, ids.astype(np.int32)
 
     def row(self, user: int | str | None) -> np.int32:
         """Return the row of a user; None is an unknown one."""
@@ -51,17 +59,18 @@ class UserRows:
         elif isinstance(ids, pa.Array) or ids.dtype.kind == "U":
             rows = np.zeros(len(ids), np.int32)
         else:
-            rows = np.where(ids < self._n_users, ids, 0)
-        return np.where(rows > 0, rows, self._n_users).astype(np.int32)
+            rows = np.where(ids < self.unknown, ids, 0)
+        return np.where(rows > 0, rows, self.unknown).astype(np.int32)
 
 
 class ItemRows:
     """Features of all items by table row, with spare rows at the end.
 
     Row 0 is padding. The items of the catalogue have the model's rows; models treat rows after
-    their own as unknown. The first spare row is for ids that are not in the catalogue, the others
-    for the new items of a call. `features` are on the device; `levels_2R` has likes_level and
-    views_level of each row, `(2, R) int8`.
+    their own as unknown. The first spare row, `unknown`, is for ids that are not in the catalogue,
+    the others are for the new items of a call. `row_of_item` has the rows of the catalogue's items,
+    `(M,) int32`. `features` are on the device; `levels_2R` has likes_level and views_level of each
+    row, `(2, R) int8`.
     """
 
     def __init__(
@@ -92,12 +101,18 @@ class ItemRows:
         placed = dataclasses.replace(items, item_id=rows)
         self._config, self._device = config, device
         self._ids = IdMap(items.ids, is_identity=False)
-        self._unknown = max(n_items, int(rows.max(initial=0)) + 1)
-        self._row_of_place = np.concatenate([[self._unknown], rows]).astype(np.int32)
-        n_rows = self._unknown + 1 + MAX_NEW_ITEMS
+        self.unknown = max(n_items, int(rows.max(initial=0)) + 1)
+        self.row_of_item = rows.astype(np.int32)
+        self._row_of_place = np.concatenate([[self.unknown], rows]).astype(np.int32)
+        n_rows = self.unknown + 1 + MAX_NEW_ITEMS
         self.features = _extended(item_features(placed, vectors, config), n_rows, device)
         self.levels_2R = np.zeros((2, n_rows), np.int8)
         self.levels_2R[:, rows] = items.likes_level, items.views_level
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Return the features by name, up to the row `unknown`."""
+        named = vars(self.features).items()
+        return {name: each[: self.unknown + 1].clone() for name, each in named if each is not None}
 
     def rows(self, items: Sequence[Any], new: Mapping[Any, int]) -> np.ndarray:
         """Return the row of each item, `(N,) int32`; `new` has the rows of the new ones.
@@ -128,7 +143,7 @@ class ItemRows:
         if len(new) > MAX_NEW_ITEMS:
             raise ScorerError(f"{len(new):,} new items in one call; at most {MAX_NEW_ITEMS:,}")
         found = encoder.encode(new)
-        rows = np.arange(len(new), dtype=np.int32) + self._unknown + 1
+        rows = np.arange(len(new), dtype=np.int32) + self.unknown + 1
         values: dict[str, np.ndarray] = {
             "tags_IK": _tags(new, self.features.tags_IK.shape[1]),
             "likes_level_I": np.array([item.likes_level for item in new]),

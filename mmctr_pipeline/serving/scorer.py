@@ -73,16 +73,17 @@ class Scorer:
         require_identity(model, vectors)
         self.model, self.dataset, self.device = model, dataset, device
         self._encoder, self._lock = encoder, threading.Lock()
-        self._module = build_module(model, device)
-        self._config = model_config_from(model.model_config, "saved model_config")
-        self._calibration = saved_map(model.calibration)
+        self.module = build_module(model, device)
+        config = model_config_from(model.model_config, "saved model_config")
+        self.calibration = saved_map(model.calibration)
         # Files written before this setting existed were trained in float32.
         self._precision = model.training_config.get("precision", "float32")
         n_items, n_users = int(model.spec["n_items"]), int(model.spec["n_users"])
         id_maps = saved_id_maps(model)
-        self._users = UserRows(id_maps.get("user_id"), n_users)
-        self._items = ItemRows(
-            dataset.items, vectors, self._config, id_maps.get("item_id"), n_items, device
+        self.max_history = config.max_history
+        self.users = UserRows(id_maps.get("user_id"), n_users)
+        self.items = ItemRows(
+            dataset.items, vectors, config, id_maps.get("item_id"), n_items, device
         )
 
     @classmethod
@@ -131,8 +132,8 @@ class Scorer:
         with self._lock:
             rows = self._place([*candidates, *history])
             item_id, past = rows[: len(candidates)], rows[len(candidates) :]
-            user_id = np.repeat(self._users.row(user), len(candidates))
-            likes, views = self._items.levels_2R[:, item_id]
+            user_id = np.repeat(self.users.row(user), len(candidates))
+            likes, views = self.items.levels_2R[:, item_id]
             first = np.zeros(len(candidates), np.int32)
             split = Split(user_id, item_id, first, likes, views)
             return self._score(split, Ragged(past, offsets_from_lengths([len(past)])))
@@ -154,7 +155,7 @@ class Scorer:
             Where the batch comes from, for errors.
         """
         with self._lock:
-            split, histories = self._items.read(batch, self._users, file, first_row)
+            split, histories = self.items.read(batch, self.users, file, first_row)
             return self._score(split, histories)
 
     def recommend(
@@ -224,16 +225,14 @@ class Scorer:
         if new:
             if self._encoder is None:
                 raise ScorerError("this scorer has no encoder for new items. Fix: use Scorer.load")
-            rows = self._items.put_new(new, self._encoder)
+            rows = self.items.put_new(new, self._encoder)
             placed = dict(zip(new, rows.tolist(), strict=True))
-        return self._items.rows(items, placed)
+        return self.items.rows(items, placed)
 
     def _score(self, split: Split, histories: Ragged) -> np.ndarray:
-        source = BatchSource(
-            split, histories, self._items.features, self.device, self._config.max_history
-        )
-        precision, calibration = self._precision, self._calibration
-        return score_rows(self._module, source, precision, calibration=calibration)
+        source = BatchSource(split, histories, self.items.features, self.device, self.max_history)
+        precision, calibration = self._precision, self.calibration
+        return score_rows(self.module, source, precision, calibration=calibration)
 
 
 def _row_of_user(dataset: CtrDataset, user: int | str | None) -> int:

@@ -38,7 +38,7 @@ class AttentionPooling(nn.Module):
         self, values_TD: torch.Tensor, offsets: torch.Tensor, keep_T: torch.Tensor
     ) -> torch.Tensor:
         """Return `(B, D)`; row i pools the kept `values_TD[offsets[i]:offsets[i + 1]]`."""
-        segments = Segments.from_offsets(offsets, len(values_TD))
+        segments = Segments.from_offsets(offsets, values_TD.shape[0])
         scores_T = self.score(torch.tanh(self.hidden(values_TD))).squeeze(-1)
         return weighted_sum(values_TD, segment_softmax(scores_T, keep_T, segments), segments)
 
@@ -104,7 +104,7 @@ class TargetAttention(nn.Module):
         inputs_TN
             The further numbers per position, `(T, n_inputs)`.
         """
-        segments = Segments.from_offsets(offsets, len(keys_TD))
+        segments = Segments.from_offsets(offsets, keys_TD.shape[0])
         hidden_TH = self._first(query_BD, keys_TD, segments)
         if self.of_inputs is not None:
             assert inputs_TN is not None
@@ -157,7 +157,7 @@ class ReluTargetAttention(nn.Module):
         self, target_BD: torch.Tensor, history_TD: torch.Tensor, offsets: torch.Tensor
     ) -> torch.Tensor:
         """Return u as `(B, D)`; zero for a row without positions."""
-        segments = Segments.from_offsets(offsets, len(history_TD))
+        segments = Segments.from_offsets(offsets, history_TD.shape[0])
         query_BA = self.query(target_BD) / math.sqrt(self.query.out_features)
         query_BD = functional.linear(query_BA, self.key.weight.t())
         weight_T = torch.relu(row_dots(query_BD, history_TD, segments))

@@ -27,10 +27,12 @@ class BilinearInteraction(nn.Bilinear):
         """
         dtype = product_dtype(input1)
         left, right, weight = input1.to(dtype), input2.to(dtype), self.weight.to(dtype)
-        if row_B is not None and 2 * len(left) <= len(row_B):
+        is_shared = row_B is not None and 2 * left.shape[0] <= row_B.shape[0]
+        if is_shared or torch.compiler.is_exporting():  # a loop over blocks would fix their number
             n_out, _, n_right = weight.shape
             left_HF = left @ weight.transpose(0, 1).flatten(1)
-            left_BOJ = left_HF.index_select(0, row_B).view(-1, n_out, n_right)
+            left_BF = left_HF if row_B is None else left_HF.index_select(0, row_B)
+            left_BOJ = left_BF.view(-1, n_out, n_right)
             bilinear_BO = torch.bmm(left_BOJ, right.unsqueeze(2)).squeeze(2)
         else:
             left = left if row_B is None else left.index_select(0, row_B)
@@ -55,7 +57,7 @@ class _Bilinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.save_for_backward(x_BI, y_BJ, weight_OIJ)
         weight_FO = weight_OIJ.flatten(1).t()
-        out_BO = x_BI.new_empty(len(x_BI), len(weight_OIJ))
+        out_BO = x_BI.new_empty(x_BI.shape[0], len(weight_OIJ))
         for rows, outer_bIJ in _outer_products(x_BI, y_BJ):
             torch.mm(outer_bIJ.flatten(1), weight_FO, out=out_BO[rows])
         return out_BO
@@ -84,7 +86,7 @@ class _Bilinear(torch.autograd.Function):
 
 def _outer_products(x_BI: torch.Tensor, y_BJ: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield slices of rows with their outer products; each overwrites those before it."""
-    n_rows = len(x_BI)
+    n_rows = x_BI.shape[0]
     step = min(n_rows, _CPU_ROWS_AT_ONCE) if x_BI.device.type == "cpu" else n_rows
     buffer_bIJ = x_BI.new_empty(step, x_BI.shape[1], y_BJ.shape[1])
     multiply = torch.bmm if x_BI.dtype == torch.bfloat16 else torch.mul

@@ -75,7 +75,7 @@ class ClickRates(nn.Module):
         return total_B.float()
 
     def _at(self, counts_RF: torch.Tensor, ids_B: torch.Tensor) -> torch.Tensor:
-        is_within_B = ids_B < len(counts_RF)
+        is_within_B = ids_B < counts_RF.shape[0]
         counts_BF = counts_RF[torch.where(is_within_B, ids_B, 0)]
         return torch.where(is_within_B.unsqueeze(1), counts_BF, 0)
 
@@ -117,7 +117,7 @@ class ClickRateFeatures(nn.Module):
         is_hidden_B
             `(B,) bool`, True for target items that training treats as cold; these have zeros.
         """
-        rates = [torch.zeros(len(batch), 2, 0, device=batch.item_id_B.device)]
+        rates = [torch.zeros(batch.n_rows, 2, 0, device=batch.item_id_B.device)]
         if self.user is not None:
             user_B2 = self.user(batch.user_id_B, batch.row_fold_B)
             rates.append((user_B2 * is_known_B.unsqueeze(1)).unsqueeze(2))

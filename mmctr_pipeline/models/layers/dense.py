@@ -68,7 +68,7 @@ class Dice(nn.Module):
         self, x_ND: torch.Tensor, keep_N: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `x_ND` minus its mean, and its variance `(D,)`; update the running statistics."""
-        keep_N = x_ND.new_ones(len(x_ND)) if keep_N is None else keep_N.to(x_ND.dtype)
+        keep_N = x_ND.new_ones(x_ND.shape[0]) if keep_N is None else keep_N.to(x_ND.dtype)
         n_kept = keep_N.sum()
         # Products with `keep_N` add up the kept vectors without copying them.
         mean_D = keep_N @ x_ND / n_kept.clamp_min(1)

@@ -22,7 +22,7 @@ def is_known(values: torch.Tensor, known_V: torch.Tensor, hidden_rate: float = 0
     `values` are int64 of any shape; those beyond `known_V`, `(V,) bool`, are unknown. Hidden values
     count as unknown.
     """
-    is_within = values < len(known_V)
+    is_within = values < known_V.shape[0]
     found = is_within & known_V[torch.where(is_within, values, 0)]
     if hidden_rate > 0:
         found &= torch.rand(values.shape, device=values.device) >= hidden_rate

@@ -20,9 +20,9 @@ def padded_mask(length_B: torch.Tensor, width: int) -> torch.Tensor:
 
 def to_padded(values_TD: torch.Tensor, offsets: torch.Tensor, width: int) -> torch.Tensor:
     """Return the padded view `(B, L, D)`, zero where `padded_mask` is False."""
-    slots = _Slots.for_view(offsets, len(values_TD), width)
+    slots = _Slots.for_view(offsets, values_TD.shape[0], width)
     padded_SD = linear_map(values_TD, slots.scatter, slots.gather)
-    return padded_SD.unflatten(0, (len(offsets) - 1, width))
+    return padded_SD.unflatten(0, (offsets.shape[0] - 1, width))
 
 
 def from_padded(padded_BLD: torch.Tensor, offsets: torch.Tensor, n_positions: int) -> torch.Tensor:
@@ -75,7 +75,7 @@ def encode_by_length(
     width_B = width_of_block[block_B]
     end_slot_B = torch.empty_like(width_B).scatter_(0, order_B, width_B[order_B].cumsum(0))
     sizes = [len(rows_b) * width for rows_b, width in zip(rows_of_blocks, widths, strict=True)]
-    segments = Segments.from_offsets(offsets, len(values_TD))
+    segments = Segments.from_offsets(offsets, values_TD.shape[0])
     slots = _Slots.for_rows(segments, width_B, end_slot_B, sum(sizes))
     padded_SD = linear_map(values_TD, slots.scatter, slots.gather)
     results = [
@@ -109,8 +109,8 @@ class _Slots:
     @classmethod
     def for_view(cls, offsets: torch.Tensor, n_positions: int, width: int) -> "_Slots":
         """Give each row `width` slots, as in a view `(B, L)`."""
-        end_slot_B = torch.arange(1, len(offsets), device=offsets.device) * width
-        width_B, n_slots = torch.full_like(end_slot_B, width), width * len(end_slot_B)
+        end_slot_B = torch.arange(1, offsets.shape[0], device=offsets.device) * width
+        width_B, n_slots = torch.full_like(end_slot_B, width), width * end_slot_B.shape[0]
         segments = Segments.from_offsets(offsets, n_positions)
         return cls.for_rows(segments, width_B, end_slot_B, n_slots)
 

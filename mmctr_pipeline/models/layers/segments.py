@@ -39,11 +39,11 @@ class Segments:
     @property
     def is_real(self) -> torch.Tensor:
         """`(T,) bool`, True for positions that belong to a row."""
-        return self.row_T < len(self.offsets) - 1
+        return self.row_T < self.offsets.shape[0] - 1
 
     def ages(self) -> torch.Tensor:
         """Return the number of newer positions in the row, `(T,) int64`; 0 at spare positions."""
-        position_T = torch.arange(len(self.row_T), device=self.row_T.device)
+        position_T = torch.arange(self.row_T.shape[0], device=self.row_T.device)
         return (self.expanded(self.offsets[1:]) - 1 - position_T).clamp_min(0)
 
     def expanded(self, rows_BX: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Segments:
         """
         if values_TD.device.type == "cpu":
             # The fastest of torch's sums on a CPU. The last bag holds the spare positions.
-            position_T = torch.arange(len(values_TD), device=values_TD.device)
+            position_T = torch.arange(values_TD.shape[0], device=values_TD.device)
             return functional.embedding_bag(
                 position_T, values_TD, self.offsets, mode="sum", per_sample_weights=weight_T
             )[:-1]
@@ -70,6 +70,11 @@ class Segments:
     def summed_numbers(self, values_TX: torch.Tensor) -> torch.Tensor:
         """Return each row's sum `(B, ...)`, fast if a position holds few numbers."""
         return torch.segment_reduce(values_TX, "sum", offsets=self.offsets, unsafe=True, initial=0)
+
+
+def host_may_read(values: torch.Tensor) -> bool:
+    """Return whether shapes may depend on values: on the CPU, but not in a program to export."""
+    return values.device.type == "cpu" and not torch.compiler.is_exporting()
 
 
 def linear_map(
@@ -120,7 +125,7 @@ def segment_max(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
 class _SegmentMax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
-        top_BD = values_TD.new_zeros(len(segments.offsets), values_TD.shape[1])
+        top_BD = values_TD.new_zeros(segments.offsets.shape[0], values_TD.shape[1])
         row_TD = segments.row_T.unsqueeze(-1).expand_as(values_TD)
         top_BD = top_BD.scatter_reduce(0, row_TD, values_TD, "amax", include_self=False)[:-1]
         ctx.segments = segments

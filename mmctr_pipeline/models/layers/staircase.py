@@ -99,7 +99,7 @@ class _StaircaseLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         ctx.stairs = stairs
         ctx.save_for_backward(x_BI, weight_OI)
-        product_BO = x_BI.new_empty(len(x_BI), len(weight_OI))
+        product_BO = x_BI.new_empty(x_BI.shape[0], len(weight_OI))
         for rows, columns in stairs.blocks(x_BI.shape[1]):
             torch.mm(x_BI[rows, columns], weight_OI[:, columns].t(), out=product_BO[rows])
         return product_BO

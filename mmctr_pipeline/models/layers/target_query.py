@@ -14,6 +14,7 @@ from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
+from mmctr_pipeline.models.layers.segments import host_may_read
 from mmctr_pipeline.models.layers.transformer import MultiHeadWeights
 
 _EPSILON = 1e-6
@@ -147,7 +148,7 @@ class TargetQueryEncoder(nn.Module):
                 answer_bD = layer(answer_bD, history_bLD, mask_bL)
             return answer_bD
 
-        if history_TD.device.type == "cpu":
+        if host_may_read(history_TD):
             return encode_by_length(through_layers, history_TD, offsets, self._widths)
         width = self._widths[-1]
         history_BLD = to_padded(history_TD, offsets, width)

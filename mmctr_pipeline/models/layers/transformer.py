@@ -16,6 +16,7 @@ from torch.nn import functional
 from mmctr_pipeline.models.config import TransformerDcnConfig
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.padded import from_padded, padded_mask, to_padded
+from mmctr_pipeline.models.layers.segments import host_may_read
 
 
 class MultiHeadWeights(nn.Module):
@@ -100,7 +101,7 @@ class TransformerEncoder(nn.Module):
         On CPUs consecutive rows of equal length are computed together, which is fastest for rows
         sorted by length. On other devices all rows are padded to `max_length`.
         """
-        lengths = offsets.diff().tolist() if values_TD.device.type == "cpu" else None
+        lengths = offsets.diff().tolist() if host_may_read(values_TD) else None
         rows = Rectangles(offsets, max_length, lengths)
         for layer in self.layers:
             values_TD = layer(values_TD, rows)
@@ -152,7 +153,7 @@ class SelfAttention(MultiHeadWeights):
         """Return `(T, D)`."""
         projected_TF = functional.linear(values_TD, self.in_proj_weight, self.in_proj_bias)
         attended = [self._attend(*rectangle) for rectangle in rows.cut(projected_TF)]
-        return self.out_proj(rows.join(attended, len(values_TD)))
+        return self.out_proj(rows.join(attended, values_TD.shape[0]))
 
     def _attend(self, projected_BLF: torch.Tensor, mask_BL: torch.Tensor | None) -> torch.Tensor:
         """Return each position's attention over the values where the mask is True, `(B, L, D)`."""

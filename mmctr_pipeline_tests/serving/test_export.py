@@ -1,0 +1,163 @@
+"""An exported program gives the pipeline's probabilities in a process that has torch alone."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mmctr_pipeline import Scorer
+from mmctr_pipeline.data.vectors import ItemVectors
+from mmctr_pipeline.models.config import (
+    DinConfig,
+    FeatureConfig,
+    ModelConfig,
+    SimilarityAttentionConfig,
+)
+from mmctr_pipeline.pipeline import train
+from mmctr_pipeline.registry.model_file import ModelFile
+from mmctr_pipeline.serving.errors import ScorerError
+from mmctr_pipeline.serving.export import export
+from mmctr_pipeline_tests.models.zoo import SMALL_MODELS
+from mmctr_pipeline_tests.training.small_sample import (
+    QUICK_TRAINING,
+    SMALL_MODEL,
+    small_sample,
+)
+
+CPU = torch.device("cpu")
+FEATURES = FeatureConfig(
+    user="factors", item_levels=True, embedding_dim=8, level_embedding_dim=4, max_history=8
+)
+SIMILARITY = SimilarityAttentionConfig(
+    features=dataclasses.replace(FEATURES, projection_dim=12, unknown_rate=0.2),
+    learned_dim=6,
+    attention_hidden_dims=(8, 4),
+    hidden_dims=(16, 8),
+)
+MODELS: dict[str, ModelConfig] = {
+    "improved_mmctr": SMALL_MODEL,
+    "din": DinConfig(features=FEATURES, attention_hidden_dims=(8, 4), hidden_dims=(16, 8)),
+    "similarity_attention": SIMILARITY,
+}
+SCORE_WITH_TORCH_ALONE = """
+import json, sys
+import torch
+folder, rows = sys.argv[1], json.load(open(sys.argv[2]))
+program = torch.export.load(folder + "/model.pt2").module()
+tables = torch.load(folder + "/items.pt", weights_only=True)
+with torch.no_grad():
+    found = []
+    for row in rows:
+        inputs = {name: torch.tensor(ids, dtype=torch.int64) for name, ids in row.items()}
+        found.append(program(**inputs, tables=tables))
+assert not any(name.startswith(("mmctr", "pyarrow", "dagster")) for name in sys.modules)
+print(json.dumps([each.tolist() for each in found]))
+"""
+
+
+def scorer_of(config: ModelConfig) -> Scorer:
+    """Train for a short epoch in float32."""
+    dataset, fused = small_sample()
+    vectors = ItemVectors(fused.fused, text=fused.fused, image=fused.fused)
+    training = dataclasses.replace(
+        QUICK_TRAINING, max_epochs=1, precision="float32", calibration="monotone"
+    )
+    trained = train(dataset, vectors, config, training, CPU)
+    model = ModelFile.from_trained(
+        trained, vectors, data_fingerprint="", resolved_config={}, run_key=""
+    )
+    return Scorer(model, dataset, vectors, CPU)
+
+
+def request(scorer: Scorer, items: list[int], pasts: list[list[int]], user: int) -> dict[str, Any]:
+    """Return the program's inputs, as a client makes them from the exported tables."""
+    place = {item: place for place, item in enumerate(scorer.dataset.items.ids.tolist())}
+    rows, most = scorer.items.row_of_item, scorer.max_history or 10**9
+
+    def row(item: int) -> int:
+        return int(rows[place[item]]) if item in place else scorer.items.unknown
+
+    return {
+        "user": [int(scorer.users.row(user))] * len(items),
+        "item": [row(item) for item in items],
+        "likes_level": [0] * len(items),
+        "views_level": [0] * len(items),
+        "history": [row(item) for past in pasts for item in past[-most:]],
+        "offsets": np.cumsum([0, *(min(len(past), most) for past in pasts)]).tolist(),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_process_with_torch_alone_gets_the_pipelines_probabilities(
+    name: str, tmp_path: Path
+) -> None:
+    scorer = scorer_of(MODELS[name])
+    schema = export(scorer, tmp_path / "model")
+    assert schema == json.loads((tmp_path / "model" / "schema.json").read_text())
+    assert schema["mmctr"]["largest_difference_to_pipeline"]["float32"] < 1e-5
+
+    past = [5, 9, 10**6, 7, 8, 7, 3, 2, 60, 11, 12]  # longer than max_history, one item unknown
+    candidates = [4, 1, 10**7, 60, 17]
+    requests = [
+        request(scorer, candidates, [past] * len(candidates), user=3),
+        request(scorer, [4], [past[:2]], user=10**9),
+        request(scorer, [4, 6], [[], []], user=3),
+        request(scorer, [4], [[]], user=3),
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps([{**each} for each in requests]))
+    command = [sys.executable, "-I", "-c", SCORE_WITH_TORCH_ALONE]
+    found = subprocess.run(
+        [*command, str(tmp_path / "model"), str(tmp_path / "rows.json")],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    expected = [
+        scorer.score(candidates, past, user=3),
+        scorer.score([4], past[:2], user=10**9),
+        scorer.score([4, 6], user=3),
+        scorer.score([4], user=3),
+    ]
+    for own, pipeline in zip(json.loads(found.stdout), expected, strict=True):
+        np.testing.assert_allclose(own, pipeline, atol=1e-5)
+    assert len({*np.round(expected[0], 6).tolist()}) > 2
+
+
+@pytest.mark.slow
+def test_the_tables_of_an_export_name_the_rows_and_the_learned_embeddings(tmp_path: Path) -> None:
+    scorer = scorer_of(MODELS["improved_mmctr"])
+    folder = tmp_path / "exports" / "model"
+    export(scorer, folder)
+    export(scorer, folder)  # replaces the first
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+    items, users, embeddings = (
+        pq.read_table(folder / f"{name}.parquet") for name in ("items", "users", "item_embeddings")
+    )
+    assert items.column("row").to_pylist() == scorer.items.row_of_item.tolist()
+    assert users.column("row").to_pylist() == users.column("user_id").to_pylist()
+    weight = scorer.module.state_dict()["item_embedding.weight"].numpy()
+    found = np.stack(embeddings.column("item_embedding").to_pylist())
+    np.testing.assert_array_equal(found, weight[scorer.items.row_of_item])
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ScorerError, match="is not empty and no earlier export"):
+        export(scorer_of(MODELS["improved_mmctr"]), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(SMALL_MODELS) - set(MODELS)))
+def test_every_model_of_the_zoo_can_be_exported(name: str, tmp_path: Path) -> None:
+    schema = export(scorer_of(SMALL_MODELS[name]), tmp_path / "model")
+    assert schema["mmctr"]["largest_difference_to_pipeline"]["float32"] < 1e-5
