@@ -1,0 +1,209 @@
+"""Time to score 100 candidates for one user: the exported program against the eager model.
+
+    python -m benchmarks.serve [--model NAME] [--candidates N] [--requests N] [--rounds N]
+
+The model has the tables of MicroLens_1M_x1 (91,717 items of the sample dataset, with random title
+and cover vectors of 384 and 512 dimensions), and is trained for one short epoch. Each side is a
+process of its own with one thread. `cold_start` is from the start of the process to its first
+answer, in seconds. Then come the requests: the history of a user of the dataset, and random
+candidates. The program (`mmctr export`) runs with torch alone; the eager side is `Scorer.score`.
+`ours` and `peer` are the medians of program and eager model, `p99` and `peer_p99` the 99th
+percentiles, in milliseconds; `largest_difference` is between their probabilities.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
+
+N_TRAIN_ROWS, N_VALID_ROWS = 50_000, 4_000
+STARTED = "MMCTR_BENCHMARK_STARTED"
+"""Variable with the time at which a side's process was started."""
+
+_TEXT_DIM, _IMAGE_DIM = 384, 512
+_WARM_UP = 20
+
+
+def prepare(chosen: Namespace) -> dict[str, float]:
+    """Train the model, write its storage folder and its export, and draw the requests."""
+    import torch
+
+    from benchmarks.samples import read_sample, write_full_tables
+    from mmctr_pipeline import Scorer
+    from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
+    from mmctr_pipeline.pipeline import train
+    from mmctr_pipeline.presets.preset import load_preset
+    from mmctr_pipeline.registry.champion import succeed
+    from mmctr_pipeline.registry.model_file import ModelFile
+    from mmctr_pipeline.registry.versions import write_version
+    from mmctr_pipeline.serving.export import export
+
+    write_full_tables(chosen.folder / "data", N_TRAIN_ROWS, N_VALID_ROWS)
+    dataset, given = read_sample(chosen.folder / "data")
+    generator = np.random.default_rng(1)
+
+    def random_table(dim: int) -> VectorTable:
+        ids = dataset.items.ids
+        vectors = generator.standard_normal((len(ids), dim), np.float32)
+        return VectorTable(ids, vectors, np.ones(len(ids), bool), f"random, {dim} dimensions")
+
+    vectors = ItemVectors(given.fused, random_table(_TEXT_DIM), random_table(_IMAGE_DIM))
+    preset, storage = load_preset(chosen.model), chosen.folder / "storage"
+    training = {**preset.training.to_mapping(), "max_epochs": 1}
+    settings = type(preset.training).from_mapping(training, section="training")
+    trained = train(dataset, vectors, preset.model, settings, torch.device("cpu"))
+    model = ModelFile.from_trained(
+        trained, vectors, data_fingerprint="benchmark", resolved_config={}, run_key="benchmark"
+    )
+    version = write_version(storage, model).name
+    succeed(storage, None, version, "the only one").write(storage)
+    (storage / "train_dataset").mkdir()
+    dataset.write(storage / "train_dataset")
+    names = {"fused": "fused_pca", "text": "text_embeddings", "image": "image_embeddings"}
+    for name, table in vectors.tables.items():
+        table.write(storage / f"{names[name]}.parquet")
+    scorer = Scorer.load(storage, "cpu")
+    start = time.perf_counter()
+    export(scorer, chosen.folder / "exported")
+    seconds = time.perf_counter() - start
+    lengths = []
+    requests = []
+    for number in range(chosen.requests + _WARM_UP):
+        history = dataset.histories[int(dataset.valid.history[number % len(dataset.valid)])]
+        past = dataset.items.id_map.ids_at(history).tolist()
+        candidates = generator.choice(dataset.items.ids, chosen.candidates, False).tolist()
+        lengths.append(min(len(past), scorer.max_history or len(past)))
+        requests.append({"candidates": candidates, "history": past})
+    (chosen.folder / "requests.json").write_text(json.dumps(requests))
+    rows = [_rows(scorer, request) for request in requests]
+    torch.save(rows, chosen.folder / "rows.pt")
+    return {"mean_history": float(np.mean(lengths)), "export_seconds": seconds}
+
+
+def _rows(scorer: Any, request: dict[str, list[int]]) -> dict[str, Any]:
+    """Return the program's inputs for a request; a service would look the rows up."""
+    import torch
+
+    item = torch.from_numpy(scorer.items.rows(request["candidates"], {})).long()
+    most = scorer.max_history or len(request["history"])
+    past = torch.from_numpy(scorer.items.rows(request["history"][-most:], {})).long()
+    likes, views = torch.from_numpy(scorer.items.levels_2R[:, item.numpy()]).long()
+    return {
+        "user": torch.full_like(item, int(scorer.users.unknown)),
+        "item": item,
+        "likes_level": likes,
+        "views_level": views,
+        "history": past.repeat(len(item)),
+        "offsets": torch.arange(len(item) + 1) * len(past),
+    }
+
+
+def program(chosen: Namespace) -> dict[str, float]:
+    """Answer the requests with the exported program."""
+    import torch
+
+    torch.set_num_threads(1)
+    exported = chosen.folder / "exported"
+    model = torch.export.load(exported / "model.pt2").module()
+    tables = torch.load(exported / "items.pt", weights_only=True, mmap=True)
+    rows = torch.load(chosen.folder / "rows.pt", weights_only=True)
+    with torch.inference_mode():
+        return _answered(chosen, [lambda row=row: model(**row, tables=tables) for row in rows])
+
+
+def eager(chosen: Namespace) -> dict[str, float]:
+    """Answer the requests with the scorer."""
+    import torch
+
+    from mmctr_pipeline import Scorer
+
+    torch.set_num_threads(1)
+    scorer = Scorer.load(chosen.folder / "storage", "cpu")
+    requests = json.loads((chosen.folder / "requests.json").read_text())
+    return _answered(
+        chosen,
+        [lambda each=each: scorer.score(each["candidates"], each["history"]) for each in requests],
+    )
+
+
+def _answered(chosen: Namespace, calls: list[Any]) -> dict[str, float]:
+    """Make the calls one after the other, and return their times in milliseconds."""
+    answers, milliseconds = [], []
+    for call in calls:
+        start = time.perf_counter()
+        answers.append(np.asarray(call()))
+        milliseconds.append(1000 * (time.perf_counter() - start))
+        if len(answers) == 1:
+            cold_start = time.time() - float(os.environ[STARTED])
+    np.save(chosen.folder / f"{chosen.side}.npy", np.stack(answers))
+    timed = milliseconds[_WARM_UP:]
+    return {
+        "cold_start": cold_start,
+        "p50": float(np.percentile(timed, 50)),
+        "p99": float(np.percentile(timed, 99)),
+        "peak_mb": peak_memory_mb(),
+    }
+
+
+SIDES = {"program": program, "eager": eager}
+
+
+def main() -> None:
+    """Run the benchmark, or one side of it."""
+    parser = command_line(__doc__, [*SIDES, "prepare"], rounds=3)
+    parser.add_argument("--model", default="similarity_attention", help="preset")
+    parser.add_argument("--candidates", type=int, default=100)
+    parser.add_argument("--requests", type=int, default=300)
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args()
+    if chosen.side:
+        side = prepare if chosen.side == "prepare" else SIDES[chosen.side]
+        print(json.dumps(side(chosen)))
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        module = "benchmarks.serve"
+        arguments = [f"--folder={scratch}", f"--model={chosen.model}"]
+        arguments += [f"--candidates={chosen.candidates}", f"--requests={chosen.requests}"]
+        (prepared,) = alternate(module, ["prepare"], 1, arguments)["prepare"]
+        rounds = [
+            alternate(module, [side], 1, arguments, {side: {STARTED: str(time.time())}})[side][0]
+            | {"side": side}
+            for _ in range(chosen.rounds)
+            for side in SIDES
+        ]
+        found = {
+            side: medians([{k: v for k, v in each.items() if k != "side"} for each in of_side])
+            for side in SIDES
+            if (of_side := [each for each in rounds if each["side"] == side])
+        }
+        answers = [np.load(Path(scratch) / f"{side}.npy") for side in SIDES]
+    ours, peer = found["program"], found["eager"]
+    final_line(
+        name="serve",
+        ours=ours["p50"],
+        peer=peer["p50"],
+        ratio=peer["p50"] / ours["p50"],
+        unit="ms",
+        model=chosen.model,
+        candidates=chosen.candidates,
+        p99=ours["p99"],
+        peer_p99=peer["p99"],
+        cold_start=ours["cold_start"],
+        peer_cold_start=peer["cold_start"],
+        peak_mb=ours["peak_mb"],
+        peer_peak_mb=peer["peak_mb"],
+        largest_difference=float(np.abs(answers[0] - answers[1]).max()),
+        **prepared,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
