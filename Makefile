@@ -22,7 +22,7 @@ export PYTHONUNBUFFERED = 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE, MMCTR_PUBLISH_URL,"
-	@echo "  MMCTR_NIGHTLY, MMCTR_CRON, MMCTR_TIMEZONE, MMCTR_NOTIFY_URL"
+	@echo "  MMCTR_NIGHTLY, MMCTR_CRON, MMCTR_TIMEZONE, MMCTR_NOTIFY_URL, MMCTR_PLUGINS"
 	@echo "(README.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
 
 $(INSTALLED): pyproject.toml constraints.txt

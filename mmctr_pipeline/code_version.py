@@ -81,7 +81,7 @@ def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
         return
     for name in names:
         parts = name.split(".")
-        if parts[0] == package[0]:  # importing a.b.c runs a and a.b too
+        if parts[:1] == list(package[:1]):  # importing a.b.c runs a and a.b too
             yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 

@@ -28,6 +28,7 @@ from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.user_split import split_valid
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.files.records import write_record
+from mmctr_pipeline.plugins import plugin_code
 from mmctr_pipeline.precision import dtype_for, dtype_name
 from mmctr_pipeline.training.metrics_report import times_in_train
 
@@ -131,7 +132,7 @@ class Runner:
             device=str(self.device),
             number_format=dtype_name(dtype),
             threads=torch.get_num_threads(),
-            code_version=code_version(_ROW_MODULE),
+            code_version=code_version(_ROW_MODULE) + plugin_code(settings.model.name),
             checkpoint_seconds=self.checkpoint_seconds,
         )
         folder, seed = self.folder / job.key, settings.training.seed

@@ -112,9 +112,10 @@ def asset_config(asset: str, preset: Preset | None = None) -> type[AssetConfig]:
     """Return the configuration class of an asset, with the preset's values as defaults."""
     fields: dict[str, Any] = {}
     for name, section in ASSET_SECTIONS[asset].items():
-        settings: Settings = operator.attrgetter(section.path)(preset or deployment_preset())
+        settings: Any = operator.attrgetter(section.path)(preset or deployment_preset())
         if section.path == "model":
-            fields[name] = model_field(settings, MODEL_CONFIGS)
+            own = {settings.name: type(settings)}  # a model of the user's own, if it is one
+            fields[name] = model_field(settings, {**MODEL_CONFIGS, **own})
         else:
             derived = config_class(settings, section.path, section.only)
             field = pydantic.Field(default_factory=derived, description=type(settings).__doc__)

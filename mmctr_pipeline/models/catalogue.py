@@ -12,6 +12,7 @@ from mmctr_pipeline.models.qin import Qin
 from mmctr_pipeline.models.similarity_attention import SimilarityAttention
 from mmctr_pipeline.models.target_cross_attention import TargetCrossAttentionModel
 from mmctr_pipeline.models.transformer_dcn import TransformerDcn
+from mmctr_pipeline.plugins import is_plugin, plugin_class
 from mmctr_pipeline.settings import SettingsError
 
 _MODELS: dict[str, type[Any]] = {
@@ -41,7 +42,12 @@ def build_model(config: ModelConfig, spec: FeatureSpec) -> CtrModel:
 
 
 def model_class(config: ModelConfig) -> type[Any]:
-    """Return the class of a model, a `CtrModel`; raises `SettingsError` for an unknown name."""
+    """Return the class of a model, a `CtrModel`.
+
+    Raises `SettingsError` for an unknown name, and the errors of `plugin_class`.
+    """
+    if is_plugin(config.name):
+        return plugin_class(config.name, "model")
     if config.name not in _MODELS:
         raise SettingsError(f"unknown model {config.name!r}; known: {', '.join(sorted(_MODELS))}")
     return _MODELS[config.name]

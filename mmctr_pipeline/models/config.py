@@ -1,6 +1,7 @@
 """Settings of the CTR models, one class per model."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -12,6 +13,7 @@ from mmctr_pipeline.models.feature_config import (
     FeatureConfig,
     kinds_switched_on,
 )
+from mmctr_pipeline.plugins import is_plugin, plugin_class
 from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
@@ -233,6 +235,16 @@ class SimilarityAttentionConfig(TowerSettings):
         return super().vector_kinds + kinds_switched_on(self, "similarity") + learned
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnModelSettings(Settings):
+    """Settings of a user's own model: `plugin_settings` derives from its `Config` and from this."""
+
+    max_history: ClassVar[int | None]
+    modalities: ClassVar[tuple[str, ...]]
+
+    name: str = ""
+
+
 ModelConfig = (
     ImprovedMmctrConfig
     | DinConfig
@@ -241,25 +253,51 @@ ModelConfig = (
     | DinSemanticIdsConfig
     | TransformerDcnConfig
     | SimilarityAttentionConfig
+    | OwnModelSettings
 )
 """Settings of any model; `name` tells them apart."""
 
 MODEL_CONFIGS: dict[str, type[ModelConfig]] = {
-    config.name: config for config in typing.get_args(ModelConfig)
+    config.name: config for config in typing.get_args(ModelConfig) if config.name
 }
-"""Settings class by model name."""
+"""Settings class by name of the models of this package."""
 
 
 def model_config_from(values: Mapping[str, Any], where: str, section: str = "") -> ModelConfig:
     """Return the settings of the model that `values` name, as `Settings.from_mapping` does.
 
-    Raises `SettingsError` for an unknown model, too.
+    Raises `SettingsError` for an unknown model, too, and the errors of `plugin_class`.
     """
     owner = f"{where}: {section}" if section else where
     if not isinstance(values, Mapping):
         raise SettingsError(f"{owner} is {shown(values)}; expected a mapping of settings")
     name = values.get("name")
+    if isinstance(name, str) and is_plugin(name):
+        return plugin_settings(name, owner).from_mapping(values, where, section)
     if not isinstance(name, str) or name not in MODEL_CONFIGS:
         known = ", ".join(sorted(MODEL_CONFIGS))
         raise SettingsError(f"{owner}: unknown model {shown(name)}; known: {known}")
     return MODEL_CONFIGS[name].from_mapping(values, where, section)
+
+
+def plugin_settings(name: str, owner: str) -> type[Any]:
+    """Return the settings class of a user's own model: its `Config`, with its name as a setting.
+
+    Raises `SettingsError` if the class has no `Config`, or one that is no `Settings`, and the
+    errors of `plugin_class`.
+    """
+    config = getattr(plugin_class(name, owner), "Config", None)
+    if not (isinstance(config, type) and issubclass(config, Settings)):
+        raise SettingsError(
+            f"{owner}: {name} needs a class attribute Config, a dataclass that extends Settings "
+            "(docs/own_model.md)"
+        )
+    return _named(typing.cast("Any", config), name)
+
+
+@functools.cache
+def _named(config: Any, name: str) -> type[Any]:
+    """Return `config` with the setting `name`, which has this value."""
+    fields = [("name", Literal[name], dataclasses.field(default=name))]
+    bases = (config, OwnModelSettings)
+    return dataclasses.make_dataclass(config.__name__, fields, bases=bases, frozen=True)

@@ -11,6 +11,7 @@ from mmctr_pipeline.defs import declare
 from mmctr_pipeline.defs.auc_gate import auc_verdict, data_name
 from mmctr_pipeline.defs.config import AssetConfig, current_deployment
 from mmctr_pipeline.defs.resources import DeploymentResource
+from mmctr_pipeline.plugins import plugin_code
 from mmctr_pipeline.presets.preset import preset_name
 from mmctr_pipeline.reporting import checks
 from mmctr_pipeline.training.config import TrainingConfig
@@ -54,7 +55,7 @@ def trained_model(
     start = champions_weights(deployment.storage, train_dataset, training.warm_start)
     key = run_key(
         config=config.resolved,
-        code_version=code_version(TRAINING_MODULE),
+        code_version=code_version(TRAINING_MODULE) + plugin_code(config.model_settings().name),
         data=train_dataset.fingerprint,
         vectors=fused_pca.content_hash(),
         modalities=[text_embeddings.content_hash(), image_embeddings.content_hash()],
