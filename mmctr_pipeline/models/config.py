@@ -1,7 +1,6 @@
 """Settings of the CTR models, one class per model."""
 
 import dataclasses
-import functools
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -13,7 +12,8 @@ from mmctr_pipeline.models.feature_config import (
     FeatureConfig,
     kinds_switched_on,
 )
-from mmctr_pipeline.plugins import is_plugin, plugin_class
+from mmctr_pipeline.models.own_config import OwnModelSettings, plugin_settings
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
@@ -235,16 +235,6 @@ class SimilarityAttentionConfig(TowerSettings):
         return super().vector_kinds + kinds_switched_on(self, "similarity") + learned
 
 
-@dataclasses.dataclass(frozen=True)
-class OwnModelSettings(Settings):
-    """Settings of a user's own model: `plugin_settings` derives from its `Config` and from this."""
-
-    max_history: ClassVar[int | None]
-    modalities: ClassVar[tuple[str, ...]]
-
-    name: str = ""
-
-
 ModelConfig = (
     ImprovedMmctrConfig
     | DinConfig
@@ -278,26 +268,3 @@ def model_config_from(values: Mapping[str, Any], where: str, section: str = "") 
         known = ", ".join(sorted(MODEL_CONFIGS))
         raise SettingsError(f"{owner}: unknown model {shown(name)}; known: {known}")
     return MODEL_CONFIGS[name].from_mapping(values, where, section)
-
-
-def plugin_settings(name: str, owner: str) -> type[Any]:
-    """Return the settings class of a user's own model: its `Config`, with its name as a setting.
-
-    Raises `SettingsError` if the class has no `Config`, or one that is no `Settings`, and the
-    errors of `plugin_class`.
-    """
-    config = getattr(plugin_class(name, owner), "Config", None)
-    if not (isinstance(config, type) and issubclass(config, Settings)):
-        raise SettingsError(
-            f"{owner}: {name} needs a class attribute Config, a dataclass that extends Settings "
-            "(docs/own_model.md)"
-        )
-    return _named(typing.cast("Any", config), name)
-
-
-@functools.cache
-def _named(config: Any, name: str) -> type[Any]:
-    """Return `config` with the setting `name`, which has this value."""
-    fields = [("name", Literal[name], dataclasses.field(default=name))]
-    bases = (config, OwnModelSettings)
-    return dataclasses.make_dataclass(config.__name__, fields, bases=bases, frozen=True)
