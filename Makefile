@@ -17,7 +17,7 @@ export DAGSTER_DISABLE_TELEMETRY = 1
 # Progress must appear when it happens, also through a pipe.
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help home install demo run ui test test-all check bench ablation clean
+.PHONY: help home install demo run ui test test-all check site bench ablation clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ check: install  ## check lint, format, types and import contracts
 	@$(BIN)/python -m ruff format --check .
 	@$(BIN)/python -m mypy
 	@$(BIN)/lint-imports
+
+site: install  ## build the documents as a site in site/ (open site/index.html)
+	@$(BIN)/python -m mkdocs build --strict --quiet
 
 bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench
