@@ -197,6 +197,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_one_variable_chooses_the_schedule_or_the_automation() -> None:
     variables = [
         {},
