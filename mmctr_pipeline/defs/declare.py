@@ -11,6 +11,7 @@ from mmctr_pipeline.code_version import code_version
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.defs.config import asset_config, current_deployment
 from mmctr_pipeline.defs.executors import gpu_tags
+from mmctr_pipeline.defs.presentation import presented_result
 from mmctr_pipeline.defs.retries import retrying
 from mmctr_pipeline.presets.preset import ChecksConfig
 from mmctr_pipeline.reporting.checks import CheckOutcome
@@ -70,12 +71,17 @@ def asset(
     def declare(function: Asset) -> dg.AssetsDefinition:
         if "config" in function.__annotations__:
             function.__annotations__["config"] = asset_config(function.__name__)
+
+        @functools.wraps(function)
+        def present(*args: Any, **kwargs: Any) -> Any:
+            return presented_result(function(*args, **kwargs))
+
         return dg.asset(
             owners=OWNERS,
             op_tags=gpu_tags(current_deployment().device) if gpu else None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
             **options,
-        )(retried(function))
+        )(retried(present))
 
     return declare
 

@@ -1,0 +1,57 @@
+"""How the metadata of assets appear in the UI: what people look at first comes first."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+_DIGITS = 5
+"""Significant digits of numbers: enough to tell two AUCs apart."""
+
+
+def presented(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata in the order of the UI, with words as names and rounded numbers.
+
+    Headline numbers come first, then pictures and tables, short texts, paths, and JSON last. Names
+    of one kind keep their order. Names that Dagster gives a meaning (`dagster/...`) stay as they
+    are.
+    """
+    values = {name: _rounded(value) for name, value in metadata.items()}
+    order = sorted(values, key=lambda name: _place(values[name]))  # it keeps the order of equals
+    return {_words(name): values[name] for name in order}
+
+
+def presented_result(result: Any) -> Any:
+    """Return the output of an asset with its metadata as `presented`; other values unchanged."""
+    if isinstance(result, dg.Output):
+        return dg.Output(
+            result.value, metadata=presented(result.metadata), data_version=result.data_version
+        )
+    return result
+
+
+def _place(value: Any) -> int:
+    if isinstance(value, dg.JsonMetadataValue):
+        return 4
+    if isinstance(value, dg.PathMetadataValue):
+        return 3
+    if isinstance(value, dg.MarkdownMetadataValue | dg.TableMetadataValue):
+        return 1
+    return 0 if _number(value) is not None else 2
+
+
+def _number(value: Any) -> float | int | None:
+    plain = value.value if isinstance(value, dg.FloatMetadataValue | dg.IntMetadataValue) else value
+    return plain if isinstance(plain, int | float) else None
+
+
+def _rounded(value: Any) -> Any:
+    number = _number(value)
+    return float(f"{number:.{_DIGITS}g}") if isinstance(number, float) else value
+
+
+def _words(name: str) -> str:
+    if "/" in name:
+        return name
+    words = name.replace("_", " ").split(" ")
+    return " ".join("AUC" if word == "auc" else word for word in words)
