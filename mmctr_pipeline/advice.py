@@ -20,6 +20,7 @@ ERRORS = {
     "registry.champion": ["ChampionError"],
     "registry.contest": ["NoChampionError"],
     "registry.model_file": ["ModelFileError"],
+    "reporting.report.inputs": ["ReportError"],
     "serving.errors": ["ScorerError"],
     "settings": ["InvalidValueError", "SettingsError"],
     "submission.files": ["SubmissionError"],

@@ -50,7 +50,7 @@ Checks = Callable[..., Iterable[CheckOutcome]]
 
 
 def asset(
-    *, decided_by: str, gpu: bool = True, **options: Any
+    *, decided_by: str, gpu: bool = True, last: bool = False, **options: Any
 ) -> Callable[[Asset], dg.AssetsDefinition]:
     """Declare a function as an asset; its docstring is the description that the UI shows.
 
@@ -64,9 +64,15 @@ def asset(
         imports, the module of the asset, and `pipeline.py`.
     gpu
         Whether the asset uses a GPU if there is one.
+    last
+        Whether other steps that could begin go first.
     options
         Further arguments of `dagster.asset`.
     """
+    tags = {
+        **(gpu_tags(current_deployment().device) if gpu else {}),
+        **({"dagster/priority": "-1"} if last else {}),
+    }
 
     def declare(function: Asset) -> dg.AssetsDefinition:
         if "config" in function.__annotations__:
@@ -78,7 +84,7 @@ def asset(
 
         return dg.asset(
             owners=OWNERS,
-            op_tags=gpu_tags(current_deployment().device) if gpu else None,
+            op_tags=tags or None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
             **options,
         )(retried(present))

@@ -223,6 +223,26 @@ class ChampionIOManager(StorageIOManager):
         return {"path": path, "model": path.with_name("best_model.pt").resolve()}
 
 
+class ReportIOManager(StorageIOManager):
+    """Reports, each in the folder of its version; `latest_report.html` points to the latest."""
+
+    location = "latest_report.html"
+
+    def write(self, obj: Any, path: Path) -> None:
+        """Write the page of a `ModelReport`."""
+        from mmctr_pipeline.registry.versions import write_report
+
+        write_report(path.parent, obj.version, obj.html)
+
+    def read(self, path: Path, kind: Any) -> str:
+        """Read the page."""
+        return path.read_text(encoding="utf-8")
+
+    def paths(self, path: Path) -> dict[str, Path]:
+        """Return the page that the link points to."""
+        return {"path": path.resolve()}
+
+
 class SubmissionIOManager(StorageIOManager):
     """The submission: `submission.csv` and, for the competition, `prediction.zip` beside it."""
 
@@ -254,6 +274,7 @@ def io_managers(storage_dir: str, publish_url: str | None = None) -> dict[str, S
         "dataset_io": DatasetIOManager,
         "model_io": ModelIOManager,
         "champion_io": ChampionIOManager,
+        "report_io": ReportIOManager,
         "submission_io": SubmissionIOManager,
     }
     return {

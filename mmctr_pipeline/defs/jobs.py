@@ -32,9 +32,11 @@ encode = dg.define_asset_job(
 
 train = dg.define_asset_job(
     "train",
-    selection=dg.AssetSelection.assets("trained_model", "champion", "submission_csv"),
+    selection=dg.AssetSelection.assets(
+        "trained_model", "champion", "model_report", "submission_csv"
+    ),
     tags=STORAGE_TAGS,
-    description="Model and submission from the vectors and the dataset of an earlier run.",
+    description="Model, report and submission from vectors and dataset of an earlier run.",
 )
 
 observe_sources = dg.define_asset_job(

@@ -17,7 +17,7 @@ def summarise(
     """Collect the figures of a finished run from Dagster's records and the artefacts."""
     from mmctr_pipeline.data.dataset import CtrDataset
     from mmctr_pipeline.registry.model_file import ModelFile
-    from mmctr_pipeline.registry.versions import LATEST
+    from mmctr_pipeline.registry.versions import LATEST, LATEST_REPORT
     from mmctr_pipeline.reporting.contest import read_contest
     from mmctr_pipeline.sample.write import read_best_possible_auc
 
@@ -56,6 +56,7 @@ def summarise(
         "promotion": contest["headline"],
         "model_path": str((storage / LATEST).resolve()),
         "champion_path": str((storage / "best_model.pt").resolve()),
+        "report_path": str((storage / LATEST_REPORT).resolve()),
         "submission_path": str(storage / "submission.csv"),
         "prediction_zip_path": str(storage / "prediction.zip"),
     }
@@ -84,6 +85,7 @@ def table(summary: dict[str, Any]) -> str:
         + (f" ({', '.join(failed)})" if failed else ""),
         "model": summary["model_path"],
         "champion": "this model" if summary["promoted"] else _rejection(summary),
+        "report": summary["report_path"],
         "submission": summary["submission_path"],
         "for the competition": summary["prediction_zip_path"],
         "look at it": "make ui   (then open http://localhost:3000)",

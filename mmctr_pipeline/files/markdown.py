@@ -19,9 +19,14 @@ _ACTIVE = re.compile(
 )
 
 
+def on_one_line(value: Any) -> str:
+    """Return text on one line, without control characters and changes of direction."""
+    return " ".join(_HIDDEN.sub("", str(value)).split())
+
+
 def escaped(value: Any) -> str:
     """Return text that Markdown shows as it is: on one line, no markup, no HTML."""
-    text = " ".join(_HIDDEN.sub("", str(value)).split())
+    text = on_one_line(value)
     return _ACTIVE.sub(
         lambda found: f"{found[0][:-1]}\\{found[0][-1]}", html.escape(text, quote=False)
     )

@@ -22,6 +22,7 @@ ARTEFACTS: dict[str, tuple[str, ...]] = {
     "train_dataset": ("train_dataset/*.parquet",),
     "trained_model": ("latest_model.pt",),
     "champion": ("champion.json", "best_model.pt", "contest.json"),
+    "model_report": ("latest_report.html",),
     "submission_csv": ("submission.csv", "prediction.zip"),
 }
 """For each asset, patterns of its files in the storage folder. The first pattern must match a file;

@@ -1,5 +1,9 @@
-"""The model card: quality, data and configuration of a saved model in Markdown."""
+"""The model card: quality, data and configuration of a saved model in Markdown.
 
+It begins with the metadata that the Hugging Face Hub reads from a card, as YAML.
+"""
+
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +11,14 @@ from mmctr_pipeline.baselines import NAMES
 from mmctr_pipeline.files.markdown import escaped, table
 from mmctr_pipeline.registry.auc_gate import recorded_baselines
 from mmctr_pipeline.registry.model_file import ModelFile
+
+_TASK = "tabular-classification"
+_HUB_METRICS = {
+    "valid_auc": ("roc_auc", "AUC"),
+    "valid_log_loss": ("log_loss", "log-loss"),
+    "valid_calibration_error": ("ece", "expected calibration error"),
+}
+"""Type and name of each metric in the card's metadata, by its name in the model file."""
 
 
 def model_card(model_file: ModelFile, version: str) -> str:
@@ -46,7 +58,7 @@ def model_card(model_file: ModelFile, version: str) -> str:
         "## Training",
         epochs_table(model_file.history),
         "## Configuration",
-        _pairs("setting", "value", _flat(model_file.resolved_config)),
+        _pairs("setting", "value", flattened(model_file.resolved_config)),
         "## Versions",
         _pairs(
             "library or condition",
@@ -54,7 +66,38 @@ def model_card(model_file: ModelFile, version: str) -> str:
             {**model_file.library_versions, **model_file.conditions},
         ),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join([f"---\n{_metadata(model_file)}\n---", *sections]) + "\n"
+
+
+def _metadata(model_file: ModelFile) -> str:
+    """Return tags and metrics as YAML, in the form of the Hugging Face Hub."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    name = str(model_file.model_config["name"])
+    data = model_file.data_name or "unnamed click logs"
+    results = [
+        EvalResult(
+            task_type=_TASK,
+            task_name="Click-through-rate prediction",
+            dataset_type=data.lower().replace(" ", "-"),
+            dataset_name=data,
+            dataset_split="validation",
+            dataset_revision=model_file.data_fingerprint or None,
+            metric_type=kind,
+            metric_name=readable,
+            metric_value=float(model_file.metrics[key]),
+        )
+        for key, (kind, readable) in _HUB_METRICS.items()
+        if math.isfinite(model_file.metrics.get(key, math.nan))
+    ]
+    card = ModelCardData(
+        model_name=name,
+        eval_results=results or None,
+        library_name="mmctr-pipeline",
+        pipeline_tag=_TASK,
+        tags=["click-through-rate", "recommendation", "multimodal", name],
+    )
+    return card.to_yaml()
 
 
 def popularity_table(evaluation: Mapping[str, Any]) -> str:
@@ -171,11 +214,12 @@ def _cell(content: Any) -> str:
     return f"{content:.10g}" if isinstance(content, float) else escaped(content)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one mapping; keys are paths such as `training.seed`."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            flat.update(flattened(value, f"{prefix}{key}."))
         else:
             flat[f"{prefix}{key}"] = value
     return flat

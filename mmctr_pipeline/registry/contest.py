@@ -132,9 +132,9 @@ def _compared(
     label = dataset.valid.label
     assert label is not None
     try:
-        scores = _valid_scores(challenger, dataset, score)
-        champion_scores = _valid_scores(champion.load(storage), dataset, score)
-        best_scores = None if best is None else _valid_scores(best, dataset, score)
+        scores = valid_scores(challenger, dataset, score)
+        champion_scores = valid_scores(champion.load(storage), dataset, score)
+        best_scores = None if best is None else valid_scores(best, dataset, score)
         slices = valid_slices(dataset)
         found = compare_models(label, scores, champion_scores, best_scores, slices, config)
     except _CANNOT_SCORE as error:
@@ -155,8 +155,11 @@ def _compared(
     return Outcome(record, version, True, f"promoted: {reason}", comparison=found)
 
 
-def _valid_scores(model: ModelFile, dataset: CtrDataset, score: Score) -> np.ndarray:
-    """Return a model's scores of the valid rows, `(N,)`, from its file where it has them."""
+def valid_scores(model: ModelFile, dataset: CtrDataset, score: Score) -> np.ndarray:
+    """Return a model's scores of the valid rows, `(N,)`, from its file where it has them.
+
+    Raises `ModelFileError` if a final fit leaves no way to score them, and the errors of `score`.
+    """
     is_same = model.data_fingerprint == dataset.fingerprint
     if model.valid_probabilities is not None and is_same:
         return model.valid_probabilities.numpy()

@@ -15,6 +15,7 @@ from mmctr_pipeline.registry.card import model_card
 from mmctr_pipeline.registry.model_file import ModelFile
 
 LATEST = "latest_model.pt"
+LATEST_REPORT = "latest_report.html"
 WRITER_LOCK = ".writer.lock"
 _INCOMING = ".incoming-"
 
@@ -66,6 +67,18 @@ def write_version(storage_dir: Path, model_file: ModelFile) -> Path:
         flush(models)
         atomic_symlink(latest, model_path(Path(), version))
     return models / version
+
+
+def write_report(storage_dir: Path, version: str, html: str) -> Path:
+    """Write `models/<version>/report.html` and return it; `latest_report.html` links to it.
+
+    Raises `WriteError` if disk or permissions do not allow it.
+    """
+    path = model_path(storage_dir, version).with_name("report.html")
+    with locked(storage_dir / "models" / WRITER_LOCK):
+        write_text(path, html)
+        atomic_symlink(storage_dir / LATEST_REPORT, path.relative_to(storage_dir))
+    return path
 
 
 def _write_files(folder: Path, model_file: ModelFile) -> str:

@@ -9,21 +9,17 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pyarrow as pa
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
 from mmctr_pipeline.data.dataset import ItemTable
-from mmctr_pipeline.data.ids import find
 from mmctr_pipeline.data.images import ImageIndex
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.encoders.image.decode import UnreadableImageError, open_cover
+from mmctr_pipeline.reporting.item_display import cover_of, titles_of
 from mmctr_pipeline.reporting.neighbours import Neighbours, find_neighbours
 from mmctr_pipeline.reporting.plots import small_picture
 
 _MAX_SHEET_BYTES = 2_000_000
-# Titles are cut at this many bytes; no cell has room for more.
-_MAX_TITLE_BYTES = 1200
 # In pixels: side of a cover, space between cells, height of a line, size of its letters.
 _THUMBNAIL, _GAP, _LINE, _FONT_SIZE = 96, 8, 15, 11
 _INK, _FAINT, _GREY = "#202020", "#707070", "#e0e0e0"
@@ -77,8 +73,9 @@ def _draw(
     """Draw a block for each query: on the left the item, on the right a row for each kind."""
     kinds = list(neighbours.item_id)
     shown = np.concatenate([neighbours.query, *map(np.ravel, neighbours.item_id.values())])
-    titles = _titles(items, np.unique(shown[shown != np.zeros(1, shown.dtype)]))
-    covers = {} if images is None else {item: _cover(images, item, size) for item in titles}
+    ids = np.unique(shown[shown != np.zeros(1, shown.dtype)])
+    titles = {item: _drawable(title) for item, title in titles_of(items, ids).items()}
+    covers = {} if images is None else {item: cover_of(images, item, size) for item in titles}
     heights = [cover.height for cover in covers.values() if cover is not None]
     tile = Image.new("RGB", (size, max(heights, default=size // 2)), _GREY)
     middle = (size // 2, tile.height // 2)
@@ -138,26 +135,6 @@ def _font_path(bold: bool = False) -> Path:
     # width, so lines can be wrapped by counting letters.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return folder / f"DejaVuSansMono{'-Bold' * bold}.ttf"
-
-
-def _cover(images: ImageIndex, item_id: int | str, size: int) -> Image.Image | None:
-    """Return the cover scaled into a square, or None if it is missing or unreadable."""
-    path = images.path(item_id)
-    try:
-        return None if path is None else open_cover(path, within=size)
-    except UnreadableImageError:
-        return None
-
-
-def _titles(items: ItemTable, ids: np.ndarray) -> dict[int | str, str]:
-    """Return the titles of some items as `_drawable` texts."""
-    rows = pa.array(find(ids, items.ids)[0])
-    # Parquet does not check that text is UTF-8.
-    raw = items.title.take(rows).cast(pa.large_binary()).to_pylist()
-    return {
-        item: _drawable((title or b"")[:_MAX_TITLE_BYTES].decode("utf-8", errors="replace"))
-        for item, title in zip(ids.tolist(), raw, strict=True)
-    }
 
 
 def _drawable(title: str) -> str:

@@ -31,6 +31,14 @@ def read_contest(storage: Path) -> dict[str, Any]:
     return read_record(storage / _RECORD)
 
 
+def find_contest(storage: Path, version: str) -> dict[str, Any] | None:
+    """Read the record of the last contest if `version` was the challenger; else return None."""
+    if not (storage / _RECORD).is_file():
+        return None
+    found = read_contest(storage)
+    return found if found["challenger"] == version else None
+
+
 def challenger_promoted(storage: Path) -> CheckOutcome:
     """Report whether the last challenger became the champion; a rejection is a warning."""
     found = read_contest(storage)

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
+from mmctr_pipeline.metrics import wilson_interval
+
 _HEIGHT, _SQUARE_HEIGHT = 3.0, 4.4
 """Heights of plots in inches; all plots are 5.6 inches wide."""
 _DOTS_PER_INCH = 100
@@ -87,18 +89,10 @@ def reliability(calibration: Mapping[str, Any]) -> bytes:
     )
     figure, axes = _plot("predicted probability", "share of clicks", _SQUARE_HEIGHT, title)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    axes.vlines(predicted, *_wilson_interval(share, n_rows), color=_FIRST)
+    axes.vlines(predicted, *wilson_interval(share, n_rows), color=_FIRST)
     axes.plot(predicted, share, color=_FIRST, marker=".", linewidth=1)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     return _png(figure)
-
-
-def _wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of Wilson's 95 % interval of shares, which is valid near 0 and 1 too."""
-    z = 1.96
-    middle = (share + z**2 / (2 * n_rows)) / (1 + z**2 / n_rows)
-    half = z * np.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2) / (1 + z**2 / n_rows)
-    return middle - half, middle + half
 
 
 def pca_spectrum(explained_variance_ratio: np.ndarray) -> bytes:
@@ -245,6 +239,13 @@ def _limits(points: np.ndarray) -> np.ndarray:
     # Both axes have the same scale, so a map that is much longer than wide would be a line.
     half = np.maximum(half, max(0.45 * half.max(), 1e-6))
     return np.stack([middle - half, middle + half])
+
+
+def shrunk(png: bytes) -> bytes:
+    """Return a drawn PNG as one of at most 50 KB, without transparency."""
+    with Image.open(io.BytesIO(png)) as picture:
+        # A palette makes a plot a third as large without a visible difference.
+        return small_picture(_with_colours(picture.convert("RGB"), 256))
 
 
 def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
