@@ -18,7 +18,10 @@ from mmctr_pipeline.publishing.artefacts import ARTEFACTS
 from mmctr_pipeline_tests.defs.running import REPOSITORY, in_process
 from mmctr_pipeline_tests.hidden_packages import hide_packages
 
-HEAVY = ("torch", "sklearn", "open_clip", "sentence_transformers", "transformers", "matplotlib")
+HEAVY = (
+    *("torch", "sklearn", "open_clip", "sentence_transformers", "transformers", "matplotlib"),
+    *("altair", "vl_convert"),
+)
 DEPLOYED = ("dagster_k8s", "kubernetes", "dagster_postgres", "s3fs", "botocore")
 """Packages that only some deployments need."""
 
@@ -30,6 +33,17 @@ GRAPH = {
     "item_images": ([], "sources"),
     "champion": (
         [
+            "fused_pca",
+            "image_embeddings",
+            "text_embeddings",
+            "train_dataset",
+            "trained_model",
+        ],
+        "training",
+    ),
+    "model_report": (
+        [
+            "champion",
             "fused_pca",
             "image_embeddings",
             "text_embeddings",
@@ -101,6 +115,7 @@ def test_gpu_assets_carry_the_gpu_tag() -> None:
         "fused_pca",
         "trained_model",
         "champion",
+        "model_report",
         "submission_csv",
     ):
         assets = defs.resolve_assets_def(name)

@@ -72,6 +72,9 @@ def test_summary_reports_the_result(finished_run: FinishedRun) -> None:
     for name in ("baseline_popularity_auc", "baseline_rates_auc", "baseline_cosine_auc"):
         assert 0.5 < summary[name] == model.metrics[name] < summary["valid_auc"]
     assert summary["submission_path"] == str(storage / "submission.csv")
+    report = (storage / "latest_report.html").resolve()
+    assert report.parent == (storage / "latest_model.pt").resolve().parent
+    assert re.search(rf"^report +{re.escape(str(report))}$", finished_run.log, re.MULTILINE)
     assert summary["n_train_rows"] == 6000
     assert summary["device"] == "cpu"
     assert summary["preset"] == str(finished_run.deployment.folder / "preset.yaml")

@@ -85,7 +85,8 @@ def test_the_webserver_lists_all_assets_with_descriptions(webserver: Webserver) 
     nodes = webserver.query(ASSETS)["assetNodes"]
     assert {node["assetKey"]["path"][0] for node in nodes} == {
         *("item_feature", "item_images", "interactions", "text_embeddings", "image_embeddings"),
-        *("fused_pca", "train_dataset", "trained_model", "champion", "submission_csv"),
+        *("fused_pca", "train_dataset", "trained_model", "champion", "model_report"),
+        "submission_csv",
     }
     assert all(node["description"] for node in nodes)
 

@@ -22,7 +22,7 @@ from mmctr_pipeline_tests.defs.running import REPOSITORY
 FOLDER = REPOSITORY / "deploy" / "kubernetes"
 GPU_ASSETS = {
     *("text_embeddings", "image_embeddings", "fused_pca"),
-    *("trained_model", "champion", "submission_csv"),
+    *("trained_model", "champion", "model_report", "submission_csv"),
 }
 MODELS = {
     "ConfigMap": kubernetes.client.V1ConfigMap,

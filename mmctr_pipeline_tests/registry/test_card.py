@@ -1,7 +1,11 @@
 """The model card reports the quality, the training and the final fit of a model."""
 
 import dataclasses
+import math
 from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
 
 from mmctr_pipeline.registry.card import epochs_table, model_card, popularity_table
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE, unpadded
@@ -99,3 +103,21 @@ def test_the_card_says_how_probabilities_are_calibrated() -> None:
     card = model_card(dataclasses.replace(file, final_fit=final_fit), "7")
     assert "The map is that of the selection run" in card
     assert "calibrated" not in model_card(MODEL_FILE, "7")
+
+
+@pytest.mark.parametrize(
+    "name", ["din", "a: [b]\n---\n# <script>alert(1)</script>", "'\"!!python/object:os.system"]
+)
+def test_the_metadata_is_yaml_that_the_hub_reads_whatever_the_names_are(name: str) -> None:
+    metrics = {**MODEL_FILE.metrics, "valid_log_loss": 0.43, "valid_calibration_error": math.nan}
+    file = dataclasses.replace(
+        MODEL_FILE, model_config={"name": name}, data_name=name, metrics=metrics
+    )
+    card = ModelCard(model_card(file, "7"))
+    assert card.data.library_name == "mmctr-pipeline"
+    assert name in card.data.tags
+    results = {each.metric_type: each for each in card.data.eval_results}
+    assert set(results) == {"roc_auc", "log_loss"}, "an undefined metric is not reported"
+    assert results["roc_auc"].metric_value == 0.81234
+    assert results["roc_auc"].dataset_name == name
+    assert card.text.lstrip().startswith("# ")

@@ -1,7 +1,5 @@
 """One report, drawn once for the tests of its page."""
 
-from pathlib import Path
-
 import pytest
 
 from mmctr_pipeline.reporting.report.inputs import ReportInputs

@@ -73,7 +73,7 @@ def chromium() -> str | None:
     return next((path for path in map(shutil.which, names) if path), None)
 
 
-def shown_by_browser(page: Path, width: int = 1280) -> str:
+def shown_by_browser(page: Path, width: int = 1280, dark: bool = False) -> str:
     """Open a file in headless chromium without network and return its document as HTML."""
     command = chromium()
     assert command is not None
@@ -82,6 +82,7 @@ def shown_by_browser(page: Path, width: int = 1280) -> str:
             [
                 *(command, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
                 *(f"--user-data-dir={profile}", f"--window-size={width},900"),
+                f"--blink-settings=preferredColorScheme={0 if dark else 1}",
                 # Time passes only while the page has something to do.
                 *("--virtual-time-budget=30000", page.as_uri()),
             ],

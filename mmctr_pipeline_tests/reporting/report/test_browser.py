@@ -55,13 +55,15 @@ function report(value) {
 """
 
 
-def probed(report: ModelReport, path: Path, script: str, width: int = 1280) -> tuple[str, Any]:
+def probed(
+    report: ModelReport, path: Path, script: str, width: int = 1280, dark: bool = False
+) -> tuple[str, Any]:
     """Open the page without its policy and with a script added; return document and finding."""
     text, n_policies = POLICY.subn("", report.html)
     assert n_policies == 1
     before, end, after = text.rpartition("</body>")
     path.write_text(f"{before}<script>{REPORT}{script}</script>{end}{after}")
-    shown = shown_by_browser(path, width)
+    shown = shown_by_browser(path, width, dark)
     probe = re.search(r'<pre id="probe">(.*?)</pre>', shown, re.DOTALL)
     assert probe is not None, "the probe did not run"
     return shown, json.loads(html.unescape(probe[1]))
@@ -96,10 +98,12 @@ def test_no_title_runs_as_a_script_even_without_the_policy_and_the_map_shows_tit
     assert found["elements"] == 2, "a title became elements"
 
 
-def test_axe_finds_nothing_serious(report: ModelReport, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (500, True)])
+def test_axe_finds_nothing_serious(
+    report: ModelReport, tmp_path: Path, width: int, dark: bool
+) -> None:
     axe = resources.files("axe_core_python").joinpath("axe.min.js").read_text("utf-8")
     script = axe.replace("</script", "<\\/script") + RUN_AXE
-    for width in (1280, 500):
-        shown, violations = probed(report, tmp_path / "page.html", script, width)
-        assert shown.count("<svg") >= 7
-        assert [each for each in violations if each[0] in ("serious", "critical")] == []
+    shown, violations = probed(report, tmp_path / "page.html", script, width, dark)
+    assert shown.count("<svg") >= 7
+    assert [each for each in violations if each[0] in ("serious", "critical")] == []

@@ -3,6 +3,7 @@
 import dataclasses
 import html.parser
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mmctr_pipeline.baselines import NAMES
 from mmctr_pipeline.data.images import index_images
+from mmctr_pipeline.registry.comparison import ModelComparison, PairedAuc
 from mmctr_pipeline.reporting.report import items, quality
 from mmctr_pipeline.reporting.report.inputs import ReportError, ReportInputs
 from mmctr_pipeline.reporting.report.page import MAX_PAGE_BYTES, ModelReport, build_report
@@ -89,7 +91,7 @@ def test_the_page_has_every_section_in_order_and_describes_pictures_and_charts(p
     assert all(str(each["alt"]).startswith("Cover of ") for each in covers)
     assert ("html", {"lang": "en"}) in page.elements
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
-    steps = [b - a for a, b in zip(headings, headings[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(headings)]
     assert headings.count(1) == 1
     assert max(steps) == 1, "a level of headings is skipped"
 
@@ -103,7 +105,8 @@ def test_the_figures_are_those_of_the_model(
     assert f"<dd>{auc} ({interval})</dd>" in report.html
     for name in ("valid_log_loss", "valid_calibration_error"):
         assert f"{metrics[name]:.4f}" in report.html
-    assert page.row("all valid rows")[1:5] == ["1,500", page.row("all valid rows")[2], auc, interval]
+    n_clicks = f"{metrics['n_valid_positive']:,.0f}"
+    assert page.row("all valid rows")[1:5] == ["1,500", n_clicks, auc, interval]
     for key in inputs.model.baselines:
         shown = metrics[f"baseline_{key}_auc"]
         assert page.row(NAMES[key])[1] == f"{shown:.4f}"
@@ -156,15 +159,14 @@ def test_covers_shrink_until_they_fit_and_broken_ones_are_left_out(
 
 
 def test_a_contest_is_compared_by_slice(inputs: ReportInputs) -> None:
-    whole = {
-        **{"name": "all rows", "n_rows": 1500, "challenger": 0.81, "other": 0.8},
-        **{"difference": 0.01, "standard_error": 0.002, "low": 0.0067},
-    }
+    whole = PairedAuc("all rows", 1500, 0.81, 0.8, 0.01, 0.002, 0.0067)
     contest = {
-        **{"challenger": inputs.version, "champion": "other", "promoted": False},
+        "challenger": inputs.version,
+        "champion": "other",
+        "promoted": False,
         "headline": "rejected: <b>too cold</b>",
         "problems": ["one", "two"],
-        "comparison": {"whole": whole, "slices": [], "best": None, "detectable": 0.01},
+        "comparison": dataclasses.asdict(ModelComparison(whole, None, (), (), 0.01)),
     }
     found = build_report(dataclasses.replace(inputs, contest=contest, champion="other")).html
     assert "rejected: &lt;b&gt;too cold&lt;/b&gt;" in found
