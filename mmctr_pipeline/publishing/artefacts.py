@@ -26,10 +26,14 @@ ARTEFACTS: dict[str, tuple[str, ...]] = {
     "submission_csv": ("submission.csv", "prediction.zip"),
 }
 """For each asset, patterns of its files in the storage folder. The first pattern must match a file;
-the others are by-products. Links to a version of a model stand for the version's files."""
+the others are by-products. Links to a version of a model stand for the version's files, the link to
+a report for the report alone, which may be drawn again."""
 
 MODEL_FILES = "models/*/*"
 """Pattern of the files of a model's versions."""
+
+REPORT = "report.html"
+"""Name of a report in the folder of its version."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,9 @@ def find_artefact(storage: Path, name: str) -> Artefact | None:
                 links[relative] = target
             else:
                 files.append(relative)
-    versions = [PurePosixPath(target).parent.name for target in links.values()]
+    targets = [PurePosixPath(target) for target in links.values()]
+    files += [str(target) for target in targets if target.name == REPORT]
+    versions = [target.parent.name for target in targets if target.name != REPORT]
     if name == "champion":
         versions += _protected_versions(storage)
     # Models come first, so that no fetched record or link ever names a model that is not there.
@@ -78,9 +84,9 @@ def _protected_versions(storage: Path) -> list[str]:
 
 
 def _version_files(storage: Path, version: str) -> list[str]:
-    """Return the files of a version, `model.pt` last: a version is complete with it."""
+    """Return the files of a version but its report, `model.pt` last: it completes a version."""
     paths = (storage / "models" / version).glob("*")
-    names = sorted((path.name == "model.pt", path.name) for path in paths)
+    names = sorted((path.name == "model.pt", path.name) for path in paths if path.name != REPORT)
     return [f"models/{version}/{name}" for _, name in names]
 
 

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path, PurePosixPath
 
 from mmctr_pipeline.files import checksum
-from mmctr_pipeline.publishing.artefacts import MODEL_FILES, find_artefact
+from mmctr_pipeline.publishing.artefacts import MODEL_FILES, REPORT, find_artefact
 from mmctr_pipeline.publishing.record import PublishedArtefact, PublishedFile
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 
@@ -92,7 +92,9 @@ def _describe(storage: Path, path: str) -> PublishedFile:
 
 
 def _is_model_file(path: str) -> bool:
-    return PurePosixPath(path).parts[0] == _MODELS
+    """Tell whether a file never changes; a report may be drawn again for the same version."""
+    place = PurePosixPath(path)
+    return place.parts[0] == _MODELS and place.name != REPORT
 
 
 def _delete_superseded(

@@ -17,7 +17,7 @@ def test_the_run_has_written_the_page_of_its_model(finished_run: FinishedRun) ->
     text = page.read_text("utf-8")
     assert f"<dd>{model.metrics['valid_auc']:.4f} (" in text
     assert "<dd>champion</dd>" in text
-    assert "the first champion: " in text
+    assert "The first champion: " in text
     assert text.count('"data:image/jpeg;base64,') > 100
 
 

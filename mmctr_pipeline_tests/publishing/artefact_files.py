@@ -15,7 +15,7 @@ from mmctr_pipeline.files.tensors import save_tensors
 from mmctr_pipeline.publishing.artefacts import ARTEFACTS
 from mmctr_pipeline.publishing.store import ObjectStore
 from mmctr_pipeline.registry.champion import Champion, succeed
-from mmctr_pipeline.registry.versions import write_version
+from mmctr_pipeline.registry.versions import write_report, write_version
 from mmctr_pipeline.submission.files import write_submission
 from mmctr_pipeline_tests.registry.model_files import MODEL_FILE
 from mmctr_pipeline_tests.training.small_sample import small_sample
@@ -36,7 +36,7 @@ def write_artefacts(storage: Path, seed: int = 0) -> Path:
     write_record(storage / "transforms" / "made-by-0123.json", {"transform": f"pca:{seed}"})
     with atomic_folder(storage / "train_dataset") as folder:
         small_sample(60, 30, 20, seed=seed)[0].write(folder)
-    write_champion(storage, seed)
+    write_report(storage, write_champion(storage, seed), f"<p>report {seed}</p>")
     write_record(storage / "contest.json", {"seed": seed})
     frame = pl.DataFrame({"ID": [1, 2], "Task1&2": [0.25, seed / 10]})
     write_submission(frame, storage / "submission.csv", storage / "prediction.zip")
@@ -71,7 +71,7 @@ def contents(storage: Path) -> dict[str, bytes]:
     folder = (storage / "train_dataset").resolve()
     found = {path: content for path, content in found.items() if path[0] != "."}
     found |= {f"train_dataset/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    for link in ("best_model.pt", "latest_model.pt"):
+    for link in ("best_model.pt", "latest_model.pt", "latest_report.html"):
         found[link] = str((storage / link).readlink()).encode()
     return {path: content for path, content in found.items() if path not in LOCAL}
 

@@ -11,11 +11,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from mmctr_pipeline.files.errors import DamagedFileError
-from mmctr_pipeline.publishing.artefacts import ARTEFACTS
+from mmctr_pipeline.publishing.artefacts import ARTEFACTS, REPORT
 from mmctr_pipeline.publishing.fetch import fetch
 from mmctr_pipeline.publishing.publish import publish
 from mmctr_pipeline.publishing.record import PublishedArtefact
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
+from mmctr_pipeline.registry.versions import latest_version, write_report
 from mmctr_pipeline_tests.publishing.artefact_files import (
     contents,
     published_names,
@@ -113,9 +114,24 @@ def test_every_version_of_a_model_stays_under_its_name(
         publish(storage, s3, "trained_model")
     for version in (storage / "models").iterdir():
         if version.is_dir():
-            for path in version.iterdir():
+            for path in (each for each in version.iterdir() if each.name != REPORT):
                 published = objects / "models" / version.name / path.name
                 assert published.read_bytes() == path.read_bytes()
+
+
+def test_a_report_that_is_drawn_again_leaves_what_else_was_published_of_its_version_valid(
+    s3: ObjectStore, tmp_path: Path
+) -> None:
+    storage = write_artefacts(tmp_path / "storage")
+    publish_all(storage, s3)
+    version = latest_version(storage)
+    write_report(storage, version, "<p>drawn again</p>")
+    publish(storage, s3, "model_report")
+    fetch(tmp_path / "fresh", s3)
+    assert contents(tmp_path / "fresh") == contents(storage)
+    fetch(tmp_path / "report_alone", s3, ["model_report"])
+    assert (tmp_path / "report_alone" / "latest_report.html").read_text() == "<p>drawn again</p>"
+    assert not list((tmp_path / "report_alone").rglob("model.pt"))
 
 
 @pytest.mark.slow

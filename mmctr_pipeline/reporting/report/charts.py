@@ -46,7 +46,7 @@ def training_charts(history: Mapping[str, Any]) -> dict[str, Chart]:
     charts = {}
     for kind, names in series.items():
         if names:
-            title = {"loss": "loss in nats", "auc": "AUC"}[kind]
+            title = names[0][0] if len(names) == 1 else {"loss": "loss in nats", "auc": "AUC"}[kind]
             charts[kind] = _by_epoch(history, names, title)
     return charts
 

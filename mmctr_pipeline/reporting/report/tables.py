@@ -191,7 +191,7 @@ def catalogue_table(dataset: CtrDataset, vectors: ItemVectors) -> Table:
     rows = [["items", f"{n_items:,}", ""]]
     for name, table in vectors.tables.items():
         n_present = int(table.aligned_to(dataset.items.ids).present.sum())
-        rows.append([f"with a {name} vector", f"{n_present:,}", f"{n_present / n_items:.1%}"])
+        rows.append([f"with {name} vector", f"{n_present:,}", f"{n_present / n_items:.1%}"])
     return Table("Items", ["", "number", "share"], rows)
 
 

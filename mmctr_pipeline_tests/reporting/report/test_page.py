@@ -169,7 +169,7 @@ def test_a_contest_is_compared_by_slice(inputs: ReportInputs) -> None:
         "comparison": dataclasses.asdict(ModelComparison(whole, None, (), (), 0.01)),
     }
     found = build_report(dataclasses.replace(inputs, contest=contest, champion="other")).html
-    assert "rejected: &lt;b&gt;too cold&lt;/b&gt;" in found
+    assert "Rejected: &lt;b&gt;too cold&lt;/b&gt;" in found
     expected = ["all rows", "1,500", "champion", "0.8000", "0.8100", "+0.0100", "+0.0067"]
     assert expected in Page(found).rows
     assert "<dd>not the champion</dd>" in found
