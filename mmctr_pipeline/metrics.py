@@ -213,14 +213,6 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, n_bins: int = 15) -
     )
 
 
-def wilson_interval(share: np.ndarray, n_rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of Wilson's 95 % interval of shares, which is valid near 0 and 1 too."""
-    z = _NORMAL_975
-    middle = (share + z**2 / (2 * n_rows)) / (1 + z**2 / n_rows)
-    half = z * np.sqrt(share * (1 - share) / n_rows + (z / (2 * n_rows)) ** 2) / (1 + z**2 / n_rows)
-    return middle - half, middle + half
-
-
 def equal_mass_bins(values: np.ndarray, n_bins: int) -> np.ndarray:
     """Return the bin of each value, `(N,) int64` in 0..n_bins - 1, ascending with the values.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 from PIL import Image
 
-from mmctr_pipeline.metrics import wilson_interval
+from mmctr_pipeline.reporting.intervals import wilson_interval
 
 _HEIGHT, _SQUARE_HEIGHT = 3.0, 4.4
 """Heights of plots in inches; all plots are 5.6 inches wide."""
@@ -241,11 +241,10 @@ def _limits(points: np.ndarray) -> np.ndarray:
     return np.stack([middle - half, middle + half])
 
 
-def shrunk(png: bytes) -> bytes:
-    """Return a drawn PNG as one of at most 50 KB, without transparency."""
-    with Image.open(io.BytesIO(png)) as picture:
-        # A palette makes a plot a third as large without a visible difference.
-        return small_picture(_with_colours(picture.convert("RGB"), 256))
+def small_plot(drawn: Image.Image) -> bytes:
+    """Return a drawn plot as PNG of at most 50 KB."""
+    # A palette makes a plot a third as large without a visible difference.
+    return small_picture(_with_colours(drawn.convert("RGB"), 256))
 
 
 def small_picture(picture: Image.Image, max_bytes: int = 50_000) -> bytes:
@@ -296,6 +295,4 @@ def _png(figure: Figure) -> bytes:
     # Without pyplot, which keeps global state and chooses a backend when it is imported.
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # A palette makes a plot a third as large without a visible difference.
-    return small_picture(_with_colours(drawn, 256))
+    return small_plot(Image.fromarray(np.asarray(canvas.buffer_rgba())))

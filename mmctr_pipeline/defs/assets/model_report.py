@@ -65,6 +65,6 @@ def model_report(
         "summary": dg.MetadataValue.md(report.summary),
         **{name: declare.picture(png, name) for name, png in report.pictures.items()},
         "version": version,
-        "bytes": len(report.html.encode()),
+        "size in MB": len(report.html.encode()) / 1e6,
     }
     return dg.Output(report, metadata=metadata)

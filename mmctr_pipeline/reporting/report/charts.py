@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmctr_pipeline import metrics
 from mmctr_pipeline.baselines import NAMES
+from mmctr_pipeline.reporting.intervals import wilson_interval
 from mmctr_pipeline.reporting.report.items import MapPoint
 from mmctr_pipeline.reporting.report.quality import SliceAuc
 
@@ -108,8 +108,8 @@ def reliability_chart(bins: Sequence[Mapping[str, float]]) -> Chart:
     import altair as alt
 
     share = np.array([each["share_positive"] for each in bins], np.float64)
-    low, high = metrics.wilson_interval(share, np.array([each["n_rows"] for each in bins]))
-    columns = zip(bins, low.clip(0).tolist(), high.clip(0, 1).tolist(), strict=True)
+    low, high = wilson_interval(share, np.array([each["n_rows"] for each in bins]))
+    columns = zip(bins, low.tolist(), high.tolist(), strict=True)
     rows = [
         {"predicted": b["mean_probability"], "share": b["share_positive"], "low": lo, "high": hi}
         for b, lo, hi in columns

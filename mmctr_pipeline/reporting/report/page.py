@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import logging
 import re
@@ -11,11 +12,12 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mmctr_pipeline.baselines import NAMES, baseline_scores
 from mmctr_pipeline.files.markdown import escaped
 from mmctr_pipeline.files.markdown import table as markdown_table
-from mmctr_pipeline.reporting.plots import shrunk
+from mmctr_pipeline.reporting.plots import small_plot
 from mmctr_pipeline.reporting.report import charts, items, quality, tables
 from mmctr_pipeline.reporting.report.inputs import ReportInputs
 
@@ -65,7 +67,7 @@ def build_report(inputs: ReportInputs) -> ModelReport:
         "headline": tables.headline(inputs),
         "remarks": tables.remarks(inputs.model),
         "facts": tables.data_sentences(dataset),
-        "max_test_rows": len(inputs.test_scores) < len(dataset.test) and len(inputs.test_scores),
+        "is_test_sampled": len(inputs.test_scores) < len(dataset.test),
     }
     page = _page(inputs, context)
     logger.info(f"report: {len(page.encode()) / 1e6:.1f} MB")
@@ -207,7 +209,8 @@ def _png(chart: charts.Chart) -> bytes:
 
     spec = {**chart.spec, "width": _PICTURE_WIDTH, "background": "white"}
     spec = json.loads(json.dumps(spec).replace('"currentColor"', '"#202020"'))
-    return shrunk(vl_convert.vegalite_to_png(spec, scale=1.25))
+    with Image.open(io.BytesIO(vl_convert.vegalite_to_png(spec, scale=1.25))) as drawn:
+        return small_plot(drawn)
 
 
 def _summary(headline: dict[str, str], slices: list[quality.SliceAuc]) -> str:

@@ -9,6 +9,7 @@ from mmctr_pipeline import metrics
 from mmctr_pipeline.baselines import BaselineScores
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.registry.slices import SHORT_HISTORY, valid_slices
+from mmctr_pipeline.reporting.intervals import wilson_interval
 
 _ROC_POINTS = 150
 _HISTOGRAM_BINS = 40
@@ -101,8 +102,8 @@ def roc_curve(label: np.ndarray, scores: np.ndarray) -> list[dict[str, float]]:
     # Points at equal steps along the curve: there are as many on its steep part as on its flat one.
     way_P = tpr_P + fpr_P
     keep = np.unique(np.searchsorted(way_P, np.linspace(0, 2, _ROC_POINTS)).clip(0, len(way_P) - 1))
-    low, high = metrics.wilson_interval(tpr_P[keep], np.full(len(keep), true_P[-1]))
-    points = np.column_stack([fpr_P[keep], tpr_P[keep], low.clip(0), high.clip(0, 1)])
+    low, high = wilson_interval(tpr_P[keep], np.full(len(keep), true_P[-1]))
+    points = np.column_stack([fpr_P[keep], tpr_P[keep], low, high])
     return [
         dict(zip(("fpr", "tpr", "low", "high"), point, strict=True)) for point in points.tolist()
     ]

@@ -142,6 +142,29 @@ def test_confident_predictions_are_the_extremes_of_either_label(inputs: ReportIn
     assert wrong[5].probability == scores[label == 1].min()
 
 
+@pytest.mark.parametrize("kind", ["as they are", "all equal", "on a line"])
+def test_the_map_places_similar_items_close_together_and_copes_with_degenerate_vectors(
+    inputs: ReportInputs, kind: str
+) -> None:
+    fused = inputs.vectors.fused
+    line = np.outer(np.arange(len(fused.item_id)), np.ones(fused.dim)).astype(np.float32)
+    vectors = {
+        "as they are": fused.vectors,
+        "all equal": np.ones_like(fused.vectors),
+        "on a line": line,
+    }[kind]
+    points = items.embedding_map(inputs.dataset, dataclasses.replace(fused, vectors=vectors))
+    assert len(points) == N_ITEMS - 1, "the item without a vector is left out"
+    places = np.array([(point.x, point.y) for point in points])
+    assert np.isfinite(places).all()
+    if kind == "as they are":
+        # An item's style is its largest dimension.
+        style = vectors[[point.item + 1 for point in points]].argmax(axis=1)
+        distance = np.linalg.norm(places[:, None] - places, axis=2)
+        np.fill_diagonal(distance, np.inf)
+        assert (style[distance.argmin(axis=1)] == style).mean() > 0.8
+
+
 def test_covers_shrink_until_they_fit_and_broken_ones_are_left_out(
     inputs: ReportInputs, tmp_path: Path
 ) -> None:
