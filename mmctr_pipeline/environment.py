@@ -1,14 +1,20 @@
 """The `MMCTR_*` environment variables: data, storage, preset, executor, device and so on."""
 
+import contextlib
 import dataclasses
 import errno
 import os
 import re
+import tomllib
 import urllib.parse
 import zoneinfo
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+
+from mmctr_pipeline.settings import listed, nearest
+
+T = TypeVar("T")
 
 EXECUTORS = ("multiprocess", "in_process", "k8s")
 NIGHTLY = ("cron", "changes")
@@ -27,7 +33,7 @@ def share_cores() -> None:
 
 
 class DeploymentError(ValueError):
-    """An environment variable has an invalid value; the message says what is valid."""
+    """Environment variables have invalid values; the message says what is valid."""
 
 
 _FIRST_FIXES = {
@@ -51,7 +57,8 @@ def place_advice(path: Path, number: int | None, variable: str | None = None) ->
     variable
         The environment variable that chose the place; by default it is found from the path.
     """
-    for name, default in (("MMCTR_STORAGE_DIR", "storage"), ("DAGSTER_HOME", ".dagster")):
+    places = {"MMCTR_STORAGE_DIR": default_storage(), "DAGSTER_HOME": Path(".dagster")}
+    for name, default in places.items():
         folder = Path(os.environ.get(name) or default)
         is_inside = any(
             path.absolute().is_relative_to(parent)
@@ -64,6 +71,23 @@ def place_advice(path: Path, number: int | None, variable: str | None = None) ->
         return f"Fix: {fix}, or name another place"
     value = os.environ.get(variable) or "unset"
     return f"Fix: {fix}, or set {variable} (now {value}) to another folder"
+
+
+def default_storage() -> Path:
+    """Return the storage folder if MMCTR_STORAGE_DIR is not set: `storage` in the checkout.
+
+    The checkout is the nearest folder, from the current one upwards, whose `pyproject.toml` is that
+    of mmctr-pipeline. Outside a checkout it is `storage` in the current folder.
+    """
+    here = Path.cwd()
+    return next(filter(_is_checkout, (here, *here.parents)), here) / "storage"
+
+
+def _is_checkout(folder: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        content = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        return bool(content["project"]["name"] == "mmctr-pipeline")
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,45 +116,97 @@ class Deployment:
     def from_environment(cls, variables: Mapping[str, str] | None = None) -> Self:
         """Read the variables, by default those of this process.
 
-        Raises `DeploymentError` for a value that is not valid, such as an unknown executor, for a
-        data folder that does not exist, and for an address to publish to that is no URL or holds a
+        Raises `DeploymentError` with all values that are not valid, such as an unknown executor, a
+        data folder that does not exist, and an address to publish to that is no URL or holds a
         password.
         """
         values = os.environ if variables is None else variables
-        data_dir = values.get("MMCTR_DATA_DIR") or None
-        if data_dir is not None and not Path(data_dir).is_dir():
-            raise DeploymentError(
-                f"MMCTR_DATA_DIR is {data_dir!r}, which is not a folder; "
-                "unset it to use the sample dataset"
-            )
-        executor = values.get("MMCTR_EXECUTOR") or "multiprocess"
-        if executor not in EXECUTORS:
-            raise DeploymentError(
-                f"MMCTR_EXECUTOR is {executor!r}; known executors: {', '.join(EXECUTORS)}"
-            )
-        device = values.get("MMCTR_DEVICE") or "auto"
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-            raise DeploymentError(
-                f"MMCTR_DEVICE is {device!r}; known devices: auto, cpu, cuda, cuda:N"
-            )
-        nightly = values.get("MMCTR_NIGHTLY") or None
-        if nightly is not None and nightly not in NIGHTLY:
-            raise DeploymentError(
-                f"MMCTR_NIGHTLY is {nightly!r}; known values: {', '.join(NIGHTLY)}; "
-                "unset it to start no nightly run"
-            )
-        return cls(
-            data_dir=Path(data_dir).absolute() if data_dir else None,
-            storage_dir=Path(values.get("MMCTR_STORAGE_DIR") or "storage").resolve(),
+        faults: list[str] = []
+
+        def read(name: str, parse: Callable[[str], T], default: T) -> T:
+            text = values.get(name)
+            try:
+                return parse(text) if text else default
+            except DeploymentError as error:
+                faults.append(str(error))
+                return default
+
+        deployment = cls(
+            data_dir=read("MMCTR_DATA_DIR", _data_dir, None),
+            storage_dir=read("MMCTR_STORAGE_DIR", Path, default_storage()).resolve(),
             preset=values.get("MMCTR_PRESET") or None,
-            executor=executor,
-            device=device,
-            nightly=nightly,
+            executor=read("MMCTR_EXECUTOR", _executor, cls.executor),
+            device=read("MMCTR_DEVICE", _device, cls.device),
+            nightly=read("MMCTR_NIGHTLY", _nightly, None),
             cron=values.get("MMCTR_CRON") or cls.cron,
-            timezone=_time_zone(values.get("MMCTR_TIMEZONE") or cls.timezone),
-            publish_url=_publish_url(values.get("MMCTR_PUBLISH_URL") or None),
-            notify_url=notify_url(values),
+            timezone=read("MMCTR_TIMEZONE", _time_zone, cls.timezone),
+            publish_url=read("MMCTR_PUBLISH_URL", _publish_url, None),
+            notify_url=read("MMCTR_NOTIFY_URL", _notify_url, None),
         )
+        if faults:
+            raise DeploymentError(listed(faults))
+        return deployment
+
+
+VARIABLES = (
+    *("MMCTR_DATA_DIR", "MMCTR_STORAGE_DIR", "MMCTR_PRESET", "MMCTR_EXECUTOR", "MMCTR_DEVICE"),
+    *("MMCTR_NIGHTLY", "MMCTR_CRON", "MMCTR_TIMEZONE", "MMCTR_PUBLISH_URL", "MMCTR_NOTIFY_URL"),
+)
+"""Names of all variables."""
+
+_OF_DEPLOYMENTS = ("MMCTR_IMAGE", "MMCTR_PORT")
+"""Variables that only `deploy/single_host/compose.yaml` reads."""
+
+
+def unknown_variables(variables: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each variable with our prefix that nothing reads; values stay unseen.
+
+    `variables` are by default those of this process.
+    """
+    names = sorted(os.environ if variables is None else variables)
+    unknown = [
+        name
+        for name in names
+        if name.startswith("MMCTR_") and name not in (*VARIABLES, *_OF_DEPLOYMENTS)
+    ]
+    # All names are alike in their prefix.
+    hints = [nearest(name, VARIABLES, least=0.8) for name in unknown]
+    return [
+        f"{name} is no variable of the pipeline{hint}"
+        for name, hint in zip(unknown, hints, strict=True)
+    ]
+
+
+def _data_dir(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise DeploymentError(
+            f"MMCTR_DATA_DIR is {text!r}, which is not a folder; unset it to use the sample dataset"
+        )
+    return Path(text).absolute()
+
+
+def _executor(text: str) -> str:
+    if text not in EXECUTORS:
+        raise DeploymentError(
+            f"MMCTR_EXECUTOR is {text!r}{nearest(text, EXECUTORS)}; "
+            f"known executors: {', '.join(EXECUTORS)}"
+        )
+    return text
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", text):
+        raise DeploymentError(f"MMCTR_DEVICE is {text!r}; known devices: auto, cpu, cuda, cuda:N")
+    return text
+
+
+def _nightly(text: str) -> str:
+    if text not in NIGHTLY:
+        raise DeploymentError(
+            f"MMCTR_NIGHTLY is {text!r}; known values: {', '.join(NIGHTLY)}; "
+            "unset it to start no nightly run"
+        )
+    return text
 
 
 def notify_url(variables: Mapping[str, str]) -> str | None:
@@ -138,9 +214,11 @@ def notify_url(variables: Mapping[str, str]) -> str | None:
 
     Raises `DeploymentError`, which does not show the value, if it is no web address.
     """
-    url = variables.get("MMCTR_NOTIFY_URL") or None
-    if url is None:
-        return None
+    url = variables.get("MMCTR_NOTIFY_URL")
+    return _notify_url(url) if url else None
+
+
+def _notify_url(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -165,10 +243,8 @@ def _time_zone(name: str) -> str:
     return name
 
 
-def _publish_url(url: str | None) -> str | None:
+def _publish_url(url: str) -> str:
     """Check the address to publish to. It is never printed if it may hold a password."""
-    if url is None:
-        return None
     examples = "such as s3://bucket/folder or file:///mnt/backup"
     if "@" in url or "?" in url:
         raise DeploymentError(

@@ -7,11 +7,12 @@ derive from these classes.
 
 import contextlib
 import dataclasses
+import difflib
 import math
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -27,7 +28,19 @@ _SHOWN_NAMES = 5
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, has the wrong type, or is out of bounds; the message names it."""
+    """Settings are unknown, have the wrong type, or are out of bounds; the message names each.
+
+    Parameters
+    ----------
+    where
+        The file, or the whole message if there are no `faults`.
+    faults
+        A sentence for each fault.
+    """
+
+    def __init__(self, where: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(listed(faults, where) if faults else where)
+        self.faults = tuple(faults) or (where,)
 
 
 class InvalidValueError(SettingsError):
@@ -85,8 +98,7 @@ class Settings:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             try:
-                value = _converted(getattr(self, field.name), hints[field.name])
-                _check_bounds(value, field.metadata.get("bounds", {}))
+                value = _checked(getattr(self, field.name), field, hints[field.name])
             except _ProblemError as problem:
                 raise self.invalid(field.name, str(problem)) from None
             object.__setattr__(self, field.name, value)
@@ -99,7 +111,7 @@ class Settings:
     def from_mapping(cls, values: Mapping[str, Any], where: str = "", section: str = "") -> Self:
         """Build from a plain mapping, such as a YAML section.
 
-        Raises `SettingsError` for invalid values, and for unknown names, listing the known ones.
+        Raises `SettingsError` with all invalid values, and all unknown names with the known ones.
 
         Parameters
         ----------
@@ -111,34 +123,39 @@ class Settings:
             Path of the section within the file, for error messages. If it is empty, they show the
             name of the class.
         """
-        prefix = f"{where}: " if where else ""
-        known = [field.name for field in dataclasses.fields(cls)]
+        owner = section or cls.__name__
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        known = ", ".join(fields)
         if not isinstance(values, Mapping):
             raise SettingsError(
-                f"{prefix}{section or cls.__name__} is {shown(values)}; "
-                f"expected a mapping of {', '.join(known)}"
+                where, [f"{owner} is {shown(values)}; expected a mapping of {known}"]
             )
-        if unknown := [name for name in values if name not in known]:
-            raise SettingsError(
-                f"{prefix}{f'{section}: ' if section else ''}unknown setting "
-                f"{shown_names(unknown)}; known: {', '.join(known)}"
-            )
+        faults: list[str] = []
+        if unknown := [name for name in values if name not in fields]:
+            in_section = f"{section}: " if section else ""
+            names = shown_names(unknown, fields)
+            faults.append(f"{in_section}unknown setting {names}; known: {known}")
         hints = typing.get_type_hints(cls)
-        arguments = {}
-        for name, value in values.items():
+        arguments = {name: value for name, value in values.items() if name in fields}
+        for name, value in arguments.items():
             hint = hints[name]
-            if (
-                isinstance(hint, type)
-                and issubclass(hint, Settings)
-                and not isinstance(value, hint)
-            ):
-                value = hint.from_mapping(value, where, f"{section}.{name}" if section else name)
-            arguments[name] = value
-        try:
-            return cls(**arguments)
-        except InvalidValueError as error:
-            owner = section or cls.__name__
-            raise SettingsError(f"{prefix}{owner}.{error.field} {error.problem}") from None
+            try:
+                if isinstance(hint, type) and issubclass(hint, Settings):
+                    if not isinstance(value, hint):
+                        path = f"{section}.{name}" if section else name
+                        arguments[name] = hint.from_mapping(value, "", path)
+                else:
+                    _checked(value, fields[name], hint)
+            except _ProblemError as problem:
+                faults.append(f"{owner}.{name} {problem}")
+            except SettingsError as error:
+                faults += error.faults
+        if not faults:
+            try:
+                return cls(**arguments)
+            except InvalidValueError as error:
+                faults.append(f"{owner}.{error.field} {error.problem}")
+        raise SettingsError(where, faults)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return plain dicts, lists and scalars, for YAML, JSON and Dagster."""
@@ -153,16 +170,35 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
-def shown_names(names: Iterable[Any]) -> str:
-    """Return names as error messages show them.
+def listed(faults: Sequence[str], where: str = "") -> str:
+    """Return one fault after `where`, or several with a line for each."""
+    prefix = f"{where}: " if where else ""
+    if len(faults) == 1:
+        return prefix + faults[0]
+    return prefix + "\n  ".join([f"{len(faults)} faults:", *faults])
+
+
+def nearest(name: str, known: Iterable[str], least: float = 0.6) -> str:
+    """Return " (did you mean NAME?)" with the known name that is most like `name`, or "".
+
+    `least` is difflib's least similarity, from 0 to 1.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=least)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def shown_names(names: Iterable[Any], known: Iterable[str] = ()) -> str:
+    """Return names as error messages show them, each with the nearest of the `known` names.
 
     The names may come from a file that is not a preset and whose content must not appear in a log.
     So only the first few are shown, and any of these that cannot be the name of a setting is
     replaced by "(no name)".
     """
-    names = list(names)
+    names, known = list(names), list(known)
     texts = [
-        name if isinstance(name, str) and name.isidentifier() and len(name) <= 40 else "(no name)"
+        name + nearest(name, known)
+        if isinstance(name, str) and name.isidentifier() and len(name) <= 40
+        else "(no name)"
         for name in names[:_SHOWN_NAMES]
     ]
     rest = len(names) - len(texts)
@@ -177,6 +213,13 @@ def _plain(value: Any) -> Any:
 
 class _ProblemError(ValueError):
     """A field cannot have this value; the message is a sentence without its subject, the field."""
+
+
+def _checked(value: Any, field: dataclasses.Field[Any], hint: Any) -> Any:
+    """Return a field's value as the type `hint`; raises `_ProblemError`."""
+    value = _converted(value, hint)
+    _check_bounds(value, field.metadata.get("bounds", {}))
+    return value
 
 
 def _converted(value: Any, hint: Any) -> Any:

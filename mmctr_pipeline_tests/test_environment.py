@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from mmctr_pipeline.environment import EXECUTORS, Deployment, DeploymentError, place_advice
+from mmctr_pipeline.environment import (
+    EXECUTORS,
+    VARIABLES,
+    Deployment,
+    DeploymentError,
+    place_advice,
+    unknown_variables,
+)
+
+REPOSITORY = Path(__file__).parents[1]
 
 
 def test_without_variables_the_sample_dataset_is_used() -> None:
@@ -59,6 +68,49 @@ def test_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     deployment = Deployment.from_environment({"MMCTR_DATA_DIR": "data", "MMCTR_STORAGE_DIR": "out"})
     assert deployment.data_dir == tmp_path / "data"
     assert deployment.storage_dir == tmp_path / "out"
+
+
+def test_the_default_storage_is_that_of_the_checkout_from_each_of_its_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def default() -> Path:
+        return Deployment.from_environment({}).storage_dir
+
+    for folder in (REPOSITORY, REPOSITORY / "docs", REPOSITORY / "mmctr_pipeline" / "data"):
+        monkeypatch.chdir(folder)
+        assert default() == REPOSITORY / "storage"
+        assert "MMCTR_STORAGE_DIR" in place_advice(REPOSITORY / "storage" / "x", errno.ENOSPC)
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'other'\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "pyproject.toml").write_text("not TOML")
+    monkeypatch.chdir(tmp_path / "deep")
+    assert default() == tmp_path / "deep" / "storage"
+
+
+def test_all_wrong_values_are_reported_at_once() -> None:
+    variables = {
+        "MMCTR_DATA_DIR": "/no/such/folder",
+        "MMCTR_EXECUTOR": "in_proces",
+        "MMCTR_DEVICE": "gpu",
+        "MMCTR_TIMEZONE": "Mars/Base",
+        "MMCTR_NOTIFY_URL": "token-5d1c",
+    }
+    with pytest.raises(DeploymentError) as error:
+        Deployment.from_environment(variables)
+    first, *faults = str(error.value).splitlines()
+    assert first == "5 faults:"
+    assert [fault.split()[0] for fault in faults] == list(variables)
+    assert "'in_proces' (did you mean in_process?); known executors" in faults[1]
+    assert "5d1c" not in str(error.value)
+
+
+def test_unknown_variables_are_named_with_the_nearest_one_and_without_their_values() -> None:
+    read = dict.fromkeys((*VARIABLES, "MMCTR_IMAGE", "STORAGE"), "x")
+    assert unknown_variables(read) == []
+    assert unknown_variables({**read, "MMCTR_STORAGE": "5d1c", "MMCTR_X": "5d1c"}) == [
+        "MMCTR_STORAGE is no variable of the pipeline (did you mean MMCTR_STORAGE_DIR?)",
+        "MMCTR_X is no variable of the pipeline",
+    ]
 
 
 def test_environment_variables_of_the_process_are_read_by_default(

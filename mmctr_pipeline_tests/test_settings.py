@@ -95,9 +95,25 @@ def test_bounds_apply_to_direct_construction() -> None:
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(SettingsError) as error:
         Outer.from_mapping({"inner": {"rat": 0.1}}, "file.yaml")
-    assert str(error.value) == "file.yaml: inner: unknown setting rat; known: rate, name"
+    expected = "file.yaml: inner: unknown setting rat (did you mean rate?); known: rate, name"
+    assert str(error.value) == expected
     with pytest.raises(SettingsError, match=r"Outer is \[1\]; expected a mapping of count, widths"):
         Outer.from_mapping([1], "file.yaml")  # type: ignore[arg-type]
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    values = {"count": 0, "mod": "fast", "widths": [4, 0], "inner": {"rate": 2, "nmae": "inner"}}
+    with pytest.raises(SettingsError) as error:
+        Outer.from_mapping(values, "file.yaml", "outer")
+    assert str(error.value).splitlines() == [
+        "file.yaml: 5 faults:",
+        "  outer: unknown setting mod (did you mean mode?); known: "
+        "count, widths, mode, flag, limit, inner",
+        "  outer.count is 0; it must be >= 1 and <= 10",
+        "  outer.widths is 0; it must be > 0",
+        "  outer.inner: unknown setting nmae (did you mean name?); known: rate, name",
+        "  outer.inner.rate is 2.0; it must be >= 0 and < 1",
+    ]
 
 
 def test_settings_cannot_be_changed() -> None:

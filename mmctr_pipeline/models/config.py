@@ -14,7 +14,7 @@ from mmctr_pipeline.models.feature_config import (
 )
 from mmctr_pipeline.models.own_config import OwnModelSettings, plugin_settings
 from mmctr_pipeline.plugins import is_plugin
-from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, setting, shown
+from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, nearest, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
 
@@ -258,13 +258,16 @@ def model_config_from(values: Mapping[str, Any], where: str, section: str = "") 
 
     Raises `SettingsError` for an unknown model, too, and the errors of `plugin_class`.
     """
-    owner = f"{where}: {section}" if section else where
+    owner = section or "the model"
     if not isinstance(values, Mapping):
-        raise SettingsError(f"{owner} is {shown(values)}; expected a mapping of settings")
+        raise SettingsError(where, [f"{owner} is {shown(values)}; expected a mapping of settings"])
     name = values.get("name")
     if isinstance(name, str) and is_plugin(name):
-        return plugin_settings(name, owner).from_mapping(values, where, section)
+        return plugin_settings(name, f"{where}: {owner}" if where else owner).from_mapping(
+            values, where, section
+        )
     if not isinstance(name, str) or name not in MODEL_CONFIGS:
         known = ", ".join(sorted(MODEL_CONFIGS))
-        raise SettingsError(f"{owner}: unknown model {shown(name)}; known: {known}")
+        hint = nearest(name, MODEL_CONFIGS) if isinstance(name, str) else ""
+        raise SettingsError(where, [f"{owner}: unknown model {shown(name)}{hint}; known: {known}"])
     return MODEL_CONFIGS[name].from_mapping(values, where, section)

@@ -18,7 +18,7 @@ from mmctr_pipeline.models.config import (
 from mmctr_pipeline.monitoring.config import MonitoringConfig
 from mmctr_pipeline.presets.yaml_file import read_yaml
 from mmctr_pipeline.registry.config import PromotionConfig
-from mmctr_pipeline.settings import Settings, SettingsError, setting, shown
+from mmctr_pipeline.settings import Settings, SettingsError, nearest, setting, shown
 from mmctr_pipeline.training.config import TrainingConfig
 
 PRESET_DIR = Path(__file__).parent
@@ -98,15 +98,25 @@ def load_preset(name_or_path: str) -> Preset:
 
     `seed: N` at the top of a file sets every seed that the file itself does not set.
 
-    Raises `SettingsError` naming the files, the setting and the known names.
+    Raises `SettingsError` naming the files, all wrong settings and the known names.
     """
     sections, paths = _read_sections(name_or_path, ())
     where = f"preset {' extending '.join(map(_label, paths))}"
     model = sections.pop("model", {})
     if isinstance(model, Mapping):
         model = {"name": ImprovedMmctrConfig.name, **model}
-    model_config = model_config_from(model, where, "model")
-    return dataclasses.replace(Preset.from_mapping(sections, where), model=model_config)
+    faults: list[str] = []
+    try:
+        model_config = model_config_from(model, "", "model")
+    except SettingsError as error:
+        faults += error.faults
+    try:
+        preset = Preset.from_mapping(sections)
+    except SettingsError as error:
+        faults += error.faults
+    if faults:
+        raise SettingsError(where, faults)
+    return dataclasses.replace(preset, model=model_config)
 
 
 def _read_sections(
@@ -157,8 +167,8 @@ def _find(name_or_path: str, beside: Path) -> Path:
         path = (beside / name_or_path).resolve(strict=True)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a null character
         raise SettingsError(
-            f"unknown preset {shown(name_or_path)}: neither a file nor one of "
-            f"{', '.join(shipped_presets())}"
+            f"unknown preset {shown(name_or_path)}{nearest(name_or_path, shipped_presets())}: "
+            f"neither a file nor one of {', '.join(shipped_presets())}"
         ) from None
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise SettingsError(f"preset {shown(name_or_path)} cannot be read: {error}") from error

@@ -56,7 +56,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
         found = "is empty" if root is None else f"holds {kind} instead of sections"
         raise SettingsError(f"{path} {found}; {PRESET_FORM}")
-    values: dict[str, Any] = _Values(path, loader).plain(root, 0)
+    reader = _Values(path, loader)
+    values: dict[str, Any] = reader.plain(root, 0)
+    if len(reader.faults) == 1:
+        raise SettingsError(f"{path}, {reader.faults[0]}")
+    if reader.faults:
+        raise SettingsError(str(path), reader.faults)
     return values
 
 
@@ -96,9 +101,13 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> SettingsError:
 
 
 class _Values:
-    """Turns the nodes of one file into plain values."""
+    """Turns the nodes of one file into plain values.
+
+    A node that cannot be one becomes None, and `faults` says why.
+    """
 
     def __init__(self, path: Path, loader: yaml.SafeLoader) -> None:
+        self.faults: list[str] = []
         self._path, self._loader = path, loader
         self._n_values = 0
 
@@ -111,20 +120,22 @@ class _Values:
             return [self.plain(element, depth + 1) for element in node.value]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
-        raise self._error(node, "tags (!...) are not read, only plain values")
+        return self._fault(node, "tags (!...) are not read, only plain values")
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in self._entries(node, depth):
             if key_node.tag != _STR or not isinstance(key_node, yaml.ScalarNode):
-                raise self._error(key_node, "a key must be the name of a section or a setting")
+                self._fault(key_node, "a key must be the name of a section or a setting")
+                continue
             key, line = key_node.value, key_node.start_mark.line + 1
             if key in values:
-                raise self._error(
+                self._fault(
                     key_node,
                     f"{shown_names([key])} is set twice, first in line {lines[key]}; remove one",
                 )
+                continue
             values[key], lines[key] = self.plain(value_node, depth + 1), line
         return values
 
@@ -138,7 +149,8 @@ class _Values:
             for merged in value_node.value if is_list else [value_node]:
                 self._count(merged, depth + 1)
                 if not isinstance(merged, yaml.MappingNode):
-                    raise self._error(key_node, "<< takes a mapping")
+                    self._fault(key_node, "<< takes a mapping")
+                    continue
                 yield from self._entries(merged, depth + 1)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
@@ -146,13 +158,13 @@ class _Values:
         if node.tag in _STRINGS:
             return float(text) if is_plain and _FLOAT.fullmatch(text) else text
         if node.tag not in _SCALARS:
-            raise self._error(node, "tags (!...) are not read, only plain values")
+            return self._fault(node, "tags (!...) are not read, only plain values")
         if node.tag in (f"{_TAG}int", f"{_TAG}float") and _ODD_NUMBER.fullmatch(text):
-            raise self._error(node, "YAML reads this number as octal or in base 60: write it out")
+            return self._fault(node, "YAML reads this number as octal or in base 60: write it out")
         try:
             return self._loader.construct_object(node)
         except (ValueError, LookupError):  # !!int x, or an integer of thousands of digits
-            raise self._error(node, "not a number or a boolean") from None
+            return self._fault(node, "not a number or a boolean")
 
     def _count(self, node: yaml.Node, depth: int) -> None:
         self._n_values += 1
@@ -160,6 +172,11 @@ class _Values:
             raise self._error(node, f"more than {_MAX_VALUES:,} values, counting aliases")
         if depth > _MAX_DEPTH:
             raise self._error(node, f"nested more than {_MAX_DEPTH} levels deep")
+
+    def _fault(self, node: yaml.Node, problem: str) -> Any:
+        fault = f"line {node.start_mark.line + 1}: {problem}"
+        if fault not in self.faults:  # an alias is read at each of its uses
+            self.faults.append(fault)
 
     def _error(self, node: yaml.Node, problem: str) -> SettingsError:
         return SettingsError(f"{self._path}, line {node.start_mark.line + 1}: {problem}")

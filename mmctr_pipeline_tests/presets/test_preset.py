@@ -94,12 +94,21 @@ def test_circular_extension_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainings: {}", "unknown setting trainings; known: data, encoders, fusion, model"),
-        ("training: {epochs: 3}", "training: unknown setting epochs; known: seed, max_epochs"),
+        (
+            "trainings: {}",
+            "unknown setting trainings (did you mean training?); known: data, encoders, fusion",
+        ),
+        (
+            "training: {epochs: 3}",
+            "training: unknown setting epochs (did you mean max_epochs?); known: seed, max_epochs",
+        ),
         ("training: {max_epochs: 0}", "training.max_epochs is 0; it must be >= 1 and <= 10000"),
         ("training: 3", "training is 3; expected a mapping of seed, max_epochs"),
         ("training:", "training is None; expected a mapping of seed"),
-        ("model: {name: transformer}", "unknown model 'transformer'; known: din"),
+        (
+            "model: {name: transformer}",
+            "unknown model 'transformer' (did you mean transformer_dcn?)",
+        ),
         ("model: {dropout: 1.0}", "mine.yaml: model.dropout is 1.0; it must be >= 0 and < 1"),
         ("model: {name: [din]}", "mine.yaml: model: unknown model ['din']; known: din"),
         ("training: {seed: 1180591620717411303424}", "training.seed is 1180591620717411303424; it"),
@@ -148,7 +157,25 @@ def test_errors_name_the_file(tmp_path: Path, text: str, message: str) -> None:
 def test_the_error_about_an_unknown_name_lists_the_shipped_presets() -> None:
     with pytest.raises(SettingsError) as error:
         load_preset("improved")
+    assert "unknown preset 'improved' (did you mean improved_mmctr?): " in str(error.value)
     assert ", ".join(shipped_presets()) in str(error.value)
+
+
+def test_all_faults_of_a_preset_are_listed_at_once(tmp_path: Path) -> None:
+    text = "trainings: {}\ntraining: {epochs: 3, patience: 0}\nmodel: {name: dim}\n"
+    path = _write(tmp_path / "mine.yaml", text)
+    with pytest.raises(SettingsError) as error:
+        load_preset(path)
+    first, *faults = str(error.value).splitlines()
+    assert first == f"preset {path}: 4 faults:"
+    beginnings = [
+        "  model: unknown model 'dim' (did you mean din?); known: ",
+        "  unknown setting trainings (did you mean training?); known: ",
+        "  training: unknown setting epochs (did you mean max_epochs?); known: ",
+        "  training.patience is 0; it must be >= 1 and <= 10000",
+    ]
+    for fault, beginning in zip(faults, beginnings, strict=True):
+        assert fault.startswith(beginning)
 
 
 def test_sample_is_the_default_only_without_data(tmp_path: Path) -> None:

@@ -57,6 +57,16 @@ def test_a_key_that_is_set_twice_is_named_with_its_lines(name: str, tmp_path: Pa
     assert load_error(path) == expected
 
 
+def test_all_faults_of_a_file_are_listed_with_their_lines(tmp_path: Path) -> None:
+    path = write_file(tmp_path, "seed: 0127\ntraining: {patience: !x 1}\nseed: 3\n")
+    assert load_error(path).splitlines() == [
+        f"{path}: 3 faults:",
+        "  line 1: YAML reads this number as octal or in base 60: write it out",
+        "  line 2: tags (!...) are not read, only plain values",
+        "  line 3: seed is set twice, first in line 1; remove one",
+    ]
+
+
 BROKEN: dict[str, tuple[str | bytes, str]] = {
     "python object": (f"model: !!python/object/apply:os.system [{SECRET}]", "line 1: tags (!...)"),
     "python name": (f"model: {{name: !!python/name:{SECRET} x}}", "line 1: tags (!...)"),
