@@ -172,7 +172,7 @@ def unknown_variables(variables: Mapping[str, str] | None = None) -> list[str]:
     # All names are alike in their prefix.
     hints = [nearest(name, VARIABLES, least=0.8) for name in unknown]
     return [
-        f"{name} is no variable of the pipeline{hint}"
+        f"{name} is no variable of the pipeline{hint}. Fix: rename or unset it"
         for name, hint in zip(unknown, hints, strict=True)
     ]
 

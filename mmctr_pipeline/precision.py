@@ -15,7 +15,7 @@ def dtype_for(precision: str, device: torch.device | str) -> torch.dtype:
     than emulated bfloat16.
     """
     if precision == "auto":
-        return torch.bfloat16 if _multiplies_in_bfloat16(torch.device(device)) else torch.float32
+        return torch.bfloat16 if multiplies_in_bfloat16(device) else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
@@ -32,7 +32,9 @@ def product_dtype(values: torch.Tensor) -> torch.dtype:
     return values.dtype
 
 
-def _multiplies_in_bfloat16(device: torch.device) -> bool:
+def multiplies_in_bfloat16(device: torch.device | str) -> bool:
+    """Return whether a device multiplies in bfloat16 itself, rather than emulating it."""
+    device = torch.device(device)
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":

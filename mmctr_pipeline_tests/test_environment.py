@@ -108,8 +108,9 @@ def test_unknown_variables_are_named_with_the_nearest_one_and_without_their_valu
     read = dict.fromkeys((*VARIABLES, "MMCTR_IMAGE", "STORAGE"), "x")
     assert unknown_variables(read) == []
     assert unknown_variables({**read, "MMCTR_STORAGE": "5d1c", "MMCTR_X": "5d1c"}) == [
-        "MMCTR_STORAGE is no variable of the pipeline (did you mean MMCTR_STORAGE_DIR?)",
-        "MMCTR_X is no variable of the pipeline",
+        "MMCTR_STORAGE is no variable of the pipeline (did you mean MMCTR_STORAGE_DIR?). "
+        "Fix: rename or unset it",
+        "MMCTR_X is no variable of the pipeline. Fix: rename or unset it",
     ]
 
 

@@ -9,6 +9,7 @@ import click
 from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
 from mmctr_pipeline.cli.accept import accept
+from mmctr_pipeline.cli.check import check
 from mmctr_pipeline.cli.convert import convert
 from mmctr_pipeline.cli.export import export
 from mmctr_pipeline.cli.fusions import fusions
@@ -20,7 +21,7 @@ from mmctr_pipeline.cli.reap import reap
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
 from mmctr_pipeline.cli.score import recommend, score
-from mmctr_pipeline.environment import share_cores
+from mmctr_pipeline.environment import share_cores, unknown_variables
 
 
 @click.group(context_settings={"show_default": True})
@@ -31,7 +32,7 @@ def mmctr() -> None:
 COMMANDS = (
     *(sample, convert, ablation, fusions, leaderboard, repeat),
     *(score, recommend, export),
-    *(accept, models, prune, reap, push, pull),
+    *(check, accept, models, prune, reap, push, pull),
 )
 for command in COMMANDS:
     mmctr.add_command(command)
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     package = logging.getLogger("mmctr_pipeline")
     level_before = package.level
     package.setLevel(logging.INFO)
+    for sentence in unknown_variables():
+        print(f"warning: {sentence}", file=sys.stderr)
     try:
         return mmctr.main(arguments, prog_name="mmctr", standalone_mode=False) or 0
     except click.ClickException as error:

@@ -56,6 +56,9 @@ class CsvFile:
     def close(self) -> None:
         """Do nothing: the file is open only while it is read."""
 
+    def extremes(self, column: str) -> None:
+        """Return None: the file must be read to know the least and the greatest value."""
+
     def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """Yield batches of at most `n_rows` rows; raises `DataError` for values of a wrong type."""
         first_row = 0

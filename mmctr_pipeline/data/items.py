@@ -100,7 +100,7 @@ def read_given_vectors(layout: DataLayout, column: str) -> VectorTable:
     if neither file has the column (the message lists the vector columns), if all vectors are zero,
     and for vectors of differing lengths or with values that are not finite.
     """
-    path = _file_with(layout, column)
+    path = file_with_vectors(layout, column)
     with open_table(path, VECTOR_FILE_COLUMNS) as file:
         return _vectors(file.read(["item_id", column]), path, column)
 
@@ -136,7 +136,8 @@ def _vectors(table: pa.Table, path: Path, column: str) -> VectorTable:
     )
 
 
-def _file_with(layout: DataLayout, column: str) -> Path:
+def file_with_vectors(layout: DataLayout, column: str) -> Path:
+    """Return item_feature or item_info, whichever has this vector column; raises `DataError`."""
     known: list[str] = []
     types: list[pa.DataType] = []
     for path in filter(None, (layout.item_feature, layout.item_info)):

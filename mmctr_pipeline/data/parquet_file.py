@@ -98,6 +98,26 @@ class ParquetFile:
             problem = f"the file claims {self.n_rows:,} rows but has {first_row:,}"
             raise DataError(self.path, problem, _COPY)
 
+    def extremes(self, column: str) -> tuple[int, int] | None:
+        """Return the least and the greatest value of a column of integers, by the file's footer.
+
+        Returns None if the footer does not say.
+        """
+        found: list[int] = []
+        metadata = self._file.metadata
+        for number in range(metadata.num_row_groups):
+            group = metadata.row_group(number)
+            for index in range(group.num_columns):
+                chunk = group.column(index)
+                if chunk.path_in_schema != column or not group.num_rows:
+                    continue
+                statistics = chunk.statistics
+                if statistics is None or not statistics.has_min_max:
+                    return None
+                found += [statistics.min, statistics.max]
+        is_known = bool(found) and all(isinstance(value, int) for value in found)
+        return (min(found), max(found)) if is_known else None
+
     def _open_again(self) -> None:
         if self._keep_open:
             return

@@ -60,6 +60,8 @@ class _Part(Protocol):
 
     def iter_batches(self, n_rows: int, columns: list[str]) -> Iterator[pa.RecordBatch]: ...
 
+    def extremes(self, column: str) -> tuple[int, int] | None: ...
+
     def close(self) -> None: ...
 
 
@@ -108,6 +110,17 @@ class TableFile:
         for part in self._parts:
             _check_types(part, self._parts[0], columns)
             yield from part.iter_batches(n_rows, columns)
+
+    def extremes(self, column: str) -> tuple[int, int] | None:
+        """Return the least and the greatest value of a column of integers, without reading it.
+
+        Returns None if a file does not say.
+        """
+        by_part = [part.extremes(column) for part in self._parts if part.n_rows]
+        known = [extremes for extremes in by_part if extremes is not None]
+        if not known or len(known) < len(by_part):
+            return None
+        return min(least for least, _ in known), max(greatest for _, greatest in known)
 
     def __enter__(self) -> Self:
         return self

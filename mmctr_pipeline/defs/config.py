@@ -15,7 +15,7 @@ from dagster._utils.schedules import is_valid_cron_string
 from mmctr_pipeline.environment import Deployment, DeploymentError
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig, model_config_from
 from mmctr_pipeline.monitoring.config import DATA_LEVELS, SCORE_LEVELS
-from mmctr_pipeline.presets.preset import Preset, load_preset, preset_name
+from mmctr_pipeline.presets.preset import Preset, load_preset, merged, preset_from, preset_name
 from mmctr_pipeline.settings import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -211,6 +211,23 @@ def require_valid(settings: Settings, values: Mapping[str, Any], where: str, sec
 # `list`, typed as Any: `config_class` subscripts it with a type known only at run time, and a type
 # checker would reject that.
 _LIST: Any = list
+
+
+def preset_of_run(config: Mapping[str, Any]) -> Preset:
+    """Return the deployment's preset with the changes of a run's config."""
+    values = deployment_preset().to_mapping()
+    for asset, sections in ASSET_SECTIONS.items():
+        given = config.get("ops", {}).get(asset, {}).get("config", {})
+        for name in sections.keys() & given.keys():
+            change = given[name]
+            if sections[name].path == "model":
+                # The name of the chosen variant is a key around its fields, see `run_config`.
+                ((model, fields),) = change.items()
+                change = {"name": model, **fields}
+            for section in reversed(sections[name].path.split(".")):
+                change = {section: change}
+            values = merged(values, change)
+    return preset_from(values, "run configuration")
 
 
 def run_config(preset: Preset) -> dict[str, Any]:

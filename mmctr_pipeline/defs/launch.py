@@ -27,14 +27,16 @@ from mmctr_pipeline.defs.launches import Launch, launched, open_instance
 from mmctr_pipeline.defs.run_events import error_text, notify_of_failure
 from mmctr_pipeline.defs.run_guard import claimed
 from mmctr_pipeline.defs.stop_signals import StopSignals
-from mmctr_pipeline.defs.summary import summarise, table
+from mmctr_pipeline.defs.summary import summarise
+from mmctr_pipeline.defs.summary import table as summary_table
 from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
 from mmctr_pipeline.files.holders import Holder
-from mmctr_pipeline.files.writable import require_writable
 from mmctr_pipeline.monitoring.notify import EVENTS, Event, notify, read_events
-from mmctr_pipeline.presets.preset import preset_name
+from mmctr_pipeline.preflight.check import preflight
+from mmctr_pipeline.preflight.findings import table
+from mmctr_pipeline.presets.preset import Preset, preset_name
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 from mmctr_pipeline.settings import SettingsError
 
@@ -61,8 +63,9 @@ def launch_pipeline(stop: StopSignals, day: str | None = None, wait: bool = Fals
         if day is not None:
             data = {**preset.data.to_mapping(), "day": day}
             preset = dataclasses.replace(preset, data=DataConfig.from_mapping(data, section="data"))
+        if not _can_succeed(preset, day):
+            return 2
         tags = day_tag(preset.data)
-        require_writable(storage, "MMCTR_STORAGE_DIR")
         if url := current_deployment().publish_url:
             ObjectStore(url).require_writable()
         with open_instance() as instance, launched(instance) as launch:
@@ -88,6 +91,25 @@ def launch_pipeline(stop: StopSignals, day: str | None = None, wait: bool = Fals
             f"{error.orig}. Fix: free some space there, or set DAGSTER_HOME to another folder"
         )
     return 2
+
+
+def _can_succeed(preset: Preset, day: str | None) -> bool:
+    """Do the preflight; if it finds errors, print all it found and send an event."""
+    findings = preflight(current_deployment(), preset)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        if warnings := [finding for finding in findings if finding.severity == "warning"]:
+            click.echo(table(warnings))
+        return True
+    click.echo(table(findings))
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    click.echo(
+        f"{count}: nothing was started. `.venv/bin/mmctr check` shows whether a fix has helped"
+    )
+    headline, detail = f"preflight: {errors[0]}", "\n".join(map(str, errors))
+    folder = str(current_deployment().storage_dir)
+    notify(Event("night_blocked", headline, detail, day=day or "", storage=folder))
+    return False
 
 
 @contextlib.contextmanager
@@ -129,7 +151,7 @@ def _launch(
         return 1
     summary = summarise(instance, result, storage)
     write_text(storage / "run_summary.json", json.dumps(summary, indent=2) + "\n")
-    click.echo(table(summary))
+    click.echo(summary_table(summary))
     return 0
 
 

@@ -9,7 +9,7 @@ import click
 
 from mmctr_pipeline.defs.forkserver import start_forkserver
 from mmctr_pipeline.defs.stop_signals import StopSignals
-from mmctr_pipeline.environment import Deployment, DeploymentError
+from mmctr_pipeline.environment import Deployment, DeploymentError, unknown_variables
 from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.settings import SettingsError
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     # After a kill, Python's resource tracker removes the run's semaphores, with a needless warning.
     warnings = (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
+    for sentence in unknown_variables():
+        click.echo(f"warning: {sentence}")
     with StopSignals() as stop:
         try:
             deployment = Deployment.from_environment()

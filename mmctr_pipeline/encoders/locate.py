@@ -4,6 +4,9 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -162,6 +165,7 @@ def _hub_folder(
             return cached, "hub cache"
     except (OSError, HFValidationError):
         pass
+    _require_network(what, repository)
     try:
         for weights in (first, ["*.bin"]):
             patterns = [*_SMALL_FILES, *weights]
@@ -175,6 +179,16 @@ def _hub_folder(
     except OSError as error:
         raise _unreachable(what, repository) from error
     return Path(folder), "hub"
+
+
+def _require_network(what: str, address: str) -> None:
+    """Raise `ModelNotFoundError` at once if the hub has no address; its client tries for long."""
+    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
+    if not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError as error:
+            raise _unreachable(what, address) from error
 
 
 def _unreachable(what: str, address: str) -> ModelNotFoundError:
@@ -284,6 +298,8 @@ def _pretrained_weights(what: str, record: dict[str, str]) -> tuple[Path, str]:
         if isinstance(cached, str):
             return Path(cached), "hub cache"
     address = repository or record.get("url", "its address")
+    if repository:
+        _require_network(what, address)
     try:
         return Path(download_pretrained(record)), "hub" if repository else address
     except (OSError, RuntimeError) as error:

@@ -102,7 +102,12 @@ def load_preset(name_or_path: str) -> Preset:
     """
     sections, paths = _read_sections(name_or_path, ())
     where = f"preset {' extending '.join(map(_label, paths))}"
-    model = sections.pop("model", {})
+    return preset_from(sections, where)
+
+
+def preset_from(sections: Mapping[str, Any], where: str) -> Preset:
+    """Return the preset with these sections; raises `SettingsError` with all faults in them."""
+    model = sections.get("model", {})
     if isinstance(model, Mapping):
         model = {"name": ImprovedMmctrConfig.name, **model}
     faults: list[str] = []
@@ -111,7 +116,8 @@ def load_preset(name_or_path: str) -> Preset:
     except SettingsError as error:
         faults += error.faults
     try:
-        preset = Preset.from_mapping(sections)
+        others = {name: value for name, value in sections.items() if name != "model"}
+        preset = Preset.from_mapping(others)
     except SettingsError as error:
         faults += error.faults
     if faults:
@@ -140,7 +146,7 @@ def _read_sections(
         base, paths = _read_sections(extended, (*seen, path))
     if "seed" in content:
         content = _with_all_seeds(content, base)
-    return _merged(base, content), (path, *paths)
+    return merged(base, content), (path, *paths)
 
 
 def _with_all_seeds(content: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def _with_all_seeds(content: Mapping[str, Any], base: Mapping[str, Any]) -> dict
     name = next((name for name in names if isinstance(name, str)), ImprovedMmctrConfig.name)
     if hasattr(MODEL_CONFIGS.get(name), "code_seed"):
         seeds["model"] = {"name": name, "code_seed": seed}
-    return _merged(seeds, rest)
+    return merged(seeds, rest)
 
 
 def _label(path: Path) -> str:
@@ -175,13 +181,14 @@ def _find(name_or_path: str, beside: Path) -> Path:
     return path
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sections of a preset with those of `changes`, which win."""
+    result = dict(base)
     for name, value in changes.items():
-        old = merged.get(name)
+        old = result.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             # If a file names another model, it does not inherit the settings of the extended one.
             is_same = value.get("name", old.get("name")) == old.get("name")
-            value = _merged(old if is_same else {}, value)
-        merged[name] = value
-    return merged
+            value = merged(old if is_same else {}, value)
+        result[name] = value
+    return result

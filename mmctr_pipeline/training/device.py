@@ -24,7 +24,8 @@ def resolve_device(name: str) -> torch.device:
         known |= {"cuda": gpus[0], **{gpu: gpu for gpu in gpus}}
     if name not in known:
         raise DeploymentError(
-            f"unknown device {name!r}; this machine has: {', '.join(known)} (set MMCTR_DEVICE)"
+            f"unknown device {name!r}; this machine has: {', '.join(known)}. Fix: set MMCTR_DEVICE "
+            "to one of these"
         )
     return torch.device(known[name])
 
