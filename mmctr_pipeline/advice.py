@@ -14,6 +14,7 @@ ERRORS = {
     "encoders.text.titles": ["TemplateError"],
     "environment": ["DeploymentError"],
     "files.errors": ["DamagedFileError", "WriteError"],
+    "fusion.errors": ["FusionError"],
     "fusion.fuse": ["StaleVectorsError"],
     "monitoring.night": ["BlockedDataError"],
     "publishing.store": ["PublishError"],

@@ -137,7 +137,7 @@ def fuse(
 ) -> "Fusion":
     """Return one fused vector per item, by a stored transform if there is one for these inputs.
 
-    Raises `ValueError` if `text` and `items` have different items, and the errors of
+    Raises `FusionError` if `text` and `items` have different items, and the errors of
     `fusion.fuse.fuse`.
 
     Parameters
@@ -159,9 +159,10 @@ def fuse(
         The days that a learned fusion reads from logs by day, as in `load_dataset`.
     """
     from mmctr_pipeline.fusion import fuse
+    from mmctr_pipeline.fusion.errors import FusionError
 
     if not np.array_equal(text.item_id, items.ids):
-        raise ValueError(
+        raise FusionError(
             f"there are title vectors of {len(text.item_id):,} items, and {len(items):,} rows in "
             "the item table, but their ids differ: item_feature has changed since the titles were "
             "encoded; materialise text_embeddings and image_embeddings again"

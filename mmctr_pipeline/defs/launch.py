@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
 import json
 import logging
 import multiprocessing
@@ -11,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 import dagster as dg
@@ -23,8 +22,10 @@ from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset, run_config
 from mmctr_pipeline.defs.days import DAY_TAG, day_tag
 from mmctr_pipeline.defs.dead_runs import end_dead_runs
+from mmctr_pipeline.defs.event_printer import EventPrinter
 from mmctr_pipeline.defs.launches import Launch, launched, open_instance
-from mmctr_pipeline.defs.run_events import error_text, notify_of_failure
+from mmctr_pipeline.defs.next_step import next_step
+from mmctr_pipeline.defs.run_events import notify_of_failure
 from mmctr_pipeline.defs.run_guard import claimed
 from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.defs.summary import summarise
@@ -33,20 +34,24 @@ from mmctr_pipeline.environment import DeploymentError
 from mmctr_pipeline.files.atomic import write_text
 from mmctr_pipeline.files.errors import WriteError
 from mmctr_pipeline.files.holders import Holder
-from mmctr_pipeline.monitoring.notify import EVENTS, Event, notify, read_events
+from mmctr_pipeline.monitoring.notify import (
+    EVENTS,
+    Event,
+    Notifier,
+    notifier_from_environment,
+    notify,
+    read_events,
+)
 from mmctr_pipeline.preflight.check import preflight
 from mmctr_pipeline.preflight.findings import table
 from mmctr_pipeline.presets.preset import Preset, preset_name
 from mmctr_pipeline.publishing.store import ObjectStore, PublishError
 from mmctr_pipeline.settings import SettingsError
 
-_SHOWN_EVENTS = {
-    dg.DagsterEventType.STEP_START,
-    dg.DagsterEventType.STEP_SUCCESS,
-    dg.DagsterEventType.STEP_UP_FOR_RETRY,
-    dg.DagsterEventType.ASSET_CHECK_EVALUATION,
-}
 _POLL_SECONDS = 0.25
+
+RUN_CONFIG = "run_config.yaml"
+"""Name of the file in the storage folder that has the config of the last run."""
 
 IN_USE = os.EX_TEMPFAIL
 """Exit status (75) if another run writes to the storage folder."""
@@ -84,7 +89,8 @@ def launch_pipeline(stop: StopSignals, day: str | None = None, wait: bool = Fals
         click.echo(f"error: {error}")
         if isinstance(error, DataError | DataNotFoundError):
             folder = str(current_deployment().storage_dir)
-            notify(Event("night_blocked", str(error), day=day or "", storage=folder))
+            event = Event("night_blocked", str(error), day=day or "", storage=folder)
+            notify(event, _notifier())
     except sqlalchemy.exc.DBAPIError as error:
         click.echo(
             f"error: Dagster cannot use its database in {os.environ['DAGSTER_HOME']}: "
@@ -108,7 +114,8 @@ def _can_succeed(preset: Preset, day: str | None) -> bool:
     )
     headline, detail = f"preflight: {errors[0]}", "\n".join(map(str, errors))
     folder = str(current_deployment().storage_dir)
-    notify(Event("night_blocked", headline, detail, day=day or "", storage=folder))
+    event = Event("night_blocked", headline, detail, day=day or "", storage=folder)
+    notify(event, _notifier())
     return False
 
 
@@ -131,7 +138,7 @@ def _launch(
     launch: Launch, config: dict[str, Any], tags: dict[str, str], storage: Path, stop: StopSignals
 ) -> int:
     instance = launch.instance
-    config_path = storage / "run_config.yaml"
+    config_path = storage / RUN_CONFIG
     write_text(config_path, yaml.safe_dump(config, sort_keys=False))
     click.echo(f"Preset {preset_name(current_deployment())}; its run config is in {config_path}")
     if DAY_TAG in tags:
@@ -157,16 +164,22 @@ def _launch(
 
 def _report_failure(instance: dg.DagsterInstance, run_id: str, storage: Path) -> None:
     click.echo(
-        f"The run failed. `make ui` shows its log, as run {run_id}. Artefacts "
-        "written before the failure are kept. Once the cause is fixed, run the same "
-        "command again, or only the asset NAME that failed and all after it:\n"
-        "  dagster asset materialize --select NAME+ -m mmctr_pipeline.definitions"
+        f"The run failed. `make ui` shows its log, as run {run_id}. Artefacts written before the "
+        "failure are kept."
     )
+    click.echo(next_step(instance, run_id, storage / RUN_CONFIG))
     if run := instance.get_run_by_id(run_id):
-        notify_of_failure(instance, run)
+        notify_of_failure(instance, run, _notifier())
     for event in read_events(storage):
         if event.run_id == run_id:
-            click.echo(f"Event {event.kind}: {event.headline} (in {storage / EVENTS})")
+            click.echo(f"Recorded as {event.kind} in {storage / EVENTS}")
+
+
+def _notifier() -> Notifier:
+    """Return the webhook, if there is one; the terminal has what the log would get."""
+    unread = logging.Logger("unread")
+    unread.addHandler(logging.NullHandler())
+    return notifier_from_environment(unread)
 
 
 def _stop(launch: Launch) -> None:
@@ -201,6 +214,7 @@ def _print_events(launch: Launch, stop: StopSignals, ended: threading.Event) -> 
     """
     run = cursor = None
     is_last = False
+    printer = EventPrinter()
     while not is_last:
         is_last = ended.wait(_POLL_SECONDS)
         run = run or launch.run()
@@ -209,23 +223,4 @@ def _print_events(launch: Launch, stop: StopSignals, ended: threading.Event) -> 
             cursor = recorded.cursor
             for record in recorded.records:
                 if not stop.received:
-                    _print_event(record.event_log_entry)
-
-
-def _print_event(entry: dg.EventLogEntry) -> None:
-    """Print an event, with its error if it has one; skip Dagster's internal events."""
-    event, level, text = entry.dagster_event, int(entry.level), entry.user_message
-    if event is None:
-        # For each step after a failed one, Dagster logs "Dependencies for step ... Not executing."
-        is_shown = level >= logging.INFO and not text.endswith("Not executing.")
-    else:
-        is_shown = level >= logging.ERROR or event.event_type in _SHOWN_EVENTS
-    if not is_shown:
-        return
-    if event is not None:
-        text, data = event.message or "", cast("Any", event.event_specific_data)
-        # The failure of a run repeats the error of its first failed step.
-        if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
-            text += f"\n{error_text(data.error)}"
-    time = datetime.datetime.fromtimestamp(entry.timestamp)
-    click.echo(f"{time:%H:%M:%S}  {entry.step_key or '':<24}{text}")
+                    printer.show(record.event_log_entry)

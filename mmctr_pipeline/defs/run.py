@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     warnings = (os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     for sentence in unknown_variables():
-        click.echo(f"warning: {sentence}")
+        click.echo(f"warning: {sentence}", err=True)
     with StopSignals() as stop:
         try:
             deployment = Deployment.from_environment()

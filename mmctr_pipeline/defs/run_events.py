@@ -15,8 +15,8 @@ from mmctr_pipeline.defs.declare import FIGURES
 from mmctr_pipeline.defs.run_guard import STORAGE_TAG
 from mmctr_pipeline.monitoring.notify import Event, Kind, Notifier, notify, read_events
 
-_CHECK_FAILED = "DagsterAssetCheckFailedError"
-_PLAIN_ERRORS = {*advice.NAMES, _CHECK_FAILED}
+CHECK_FAILED = "DagsterAssetCheckFailedError"
+_PLAIN_ERRORS = {*advice.NAMES, CHECK_FAILED}
 """Errors that are shown without a traceback. A failed check has already shown its reason."""
 
 _REFUSALS = {"NoChampionError"}
@@ -33,7 +33,7 @@ _CRASH_ADVICE = (
 
 def error_text(error: SerializableErrorInfo) -> str:
     """Return the message of an error that the user can correct, or the whole traceback."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if cause.cls_name == _CRASH:
             return _CRASH_ADVICE
         if cause.cls_name == "DagsterSubprocessError" and _CRASH in cause.message:
@@ -58,10 +58,10 @@ def failure_event(instance: dg.DagsterInstance, run: dg.DagsterRun, storage: Pat
     storage
         The storage folder that the run writes to.
     """
-    steps = _events(instance, run, dg.DagsterEventType.STEP_FAILURE)
+    steps = events_of(instance, run.run_id, dg.DagsterEventType.STEP_FAILURE)
     errors = [step.step_failure_data.error for step in steps]
-    classes = [{cause.cls_name for cause in _causes(error)} for error in errors]
-    checks = _failed_checks(instance, run) if any(_CHECK_FAILED in each for each in classes) else []
+    classes = [{cause.cls_name for cause in causes(error)} for error in errors]
+    checks = _failed_checks(instance, run) if any(CHECK_FAILED in each for each in classes) else []
     if checks:
         told = [f"{_key(check)}: {check.check_name}: {check.description}" for check in checks]
         return run_event("night_blocked", _figures(checks[0]), "\n".join(told), run, storage)
@@ -70,7 +70,7 @@ def failure_event(instance: dg.DagsterInstance, run: dg.DagsterRun, storage: Pat
     if errors:
         headline = f"{steps[0].step_key}: {_reason(errors[0])}"
         return run_event("run_failed", headline, error_text(errors[0]), run, storage)
-    ends = _events(instance, run, dg.DagsterEventType.RUN_FAILURE)
+    ends = events_of(instance, run.run_id, dg.DagsterEventType.RUN_FAILURE)
     message = ends[-1].message if ends else None
     error = getattr(ends[-1].event_specific_data, "error", None) if ends else None
     headline = _reason(error) if error else message or "the run failed"
@@ -126,15 +126,14 @@ def _has_event(run: dg.DagsterRun, storage: Path) -> bool:
     return any(event.run_id == run.run_id for event in read_events(storage))
 
 
-def _events(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType
-) -> list[Any]:
-    records = instance.get_records_for_run(run.run_id, of_type=kind).records
+def events_of(instance: dg.DagsterInstance, run_id: str, kind: dg.DagsterEventType) -> list[Any]:
+    """Return the events of a kind that a run has recorded, oldest first."""
+    records = instance.get_records_for_run(run_id, of_type=kind).records
     return [record.event_log_entry.dagster_event for record in records]
 
 
 def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[AssetCheckEvaluation]:
-    events = _events(instance, run, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    events = events_of(instance, run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [event.asset_check_evaluation_data for event in events]
     return [
         each
@@ -153,7 +152,7 @@ def _figures(check: AssetCheckEvaluation) -> str:
     return f"{check.check_name}: {text}"
 
 
-def _causes(error: SerializableErrorInfo | None) -> list[SerializableErrorInfo]:
+def causes(error: SerializableErrorInfo | None) -> list[SerializableErrorInfo]:
     """Return an error and its causes, the first cause last."""
     causes = []
     while error is not None:
@@ -164,13 +163,13 @@ def _causes(error: SerializableErrorInfo | None) -> list[SerializableErrorInfo]:
 
 def _reason(error: SerializableErrorInfo) -> str:
     """Return the message that tells a person why a step failed, in one sentence if possible."""
-    causes = _causes(error)
-    if any(cause.cls_name == _CRASH for cause in causes):
+    chain = causes(error)
+    if any(cause.cls_name == _CRASH for cause in chain):
         return "the process of the step crashed or was killed"
-    plain = [cause for cause in causes if cause.cls_name in _PLAIN_ERRORS]
+    plain = [cause for cause in chain if cause.cls_name in _PLAIN_ERRORS]
     if plain:
         return _message(plain[0])
-    return f"{causes[-1].cls_name}: {_message(causes[-1])}"
+    return f"{chain[-1].cls_name}: {_message(chain[-1])}"
 
 
 def _message(error: SerializableErrorInfo) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.linalg
 
+from mmctr_pipeline.fusion.errors import FusionError
 from mmctr_pipeline.fusion.modalities import Modalities, row_blocks
 
 
@@ -29,8 +30,8 @@ def joint_components(modalities: Modalities, dim: int, *, standardised: bool = F
 
     K is the least of `dim`, items - 1, and the rank of the data. `standardised` gives the columns
     of a modality equal variances that add up to 1. Works on blocks of items, so memory beyond the
-    vectors themselves depends only on the number of columns. Raises `ValueError` if there are fewer
-    than two items or if all vectors are equal.
+    vectors themselves depends only on the number of columns. Raises `FusionError` if there are
+    fewer than two items or if all vectors are equal.
     """
     moments, weight = _moments(modalities), None
     if standardised:
@@ -148,7 +149,7 @@ def _moments(modalities: Modalities) -> _Moments:
     mean = np.concatenate([_mean(modalities, name) for name in modalities.tables])
     n_items, n_columns = modalities.n_items, len(mean)
     if n_items < 2:
-        raise ValueError(f"a PCA needs at least two items with a vector, there are {n_items}")
+        raise FusionError(f"a PCA needs at least two items with a vector, there are {n_items}")
     # In float64 throughout: with float32 sums, directions of nearly equal variance get mixed
     # (`benchmarks/fuse.py` measures it).
     covariance = np.zeros((n_columns, n_columns))
@@ -180,8 +181,8 @@ def _leading(moments: _Moments, dim: int) -> tuple[np.ndarray, np.ndarray]:
     return components, variance[:k]
 
 
-def _all_equal(moments: _Moments) -> ValueError:
-    return ValueError(f"all {moments.n_items:,} vectors are equal: there is nothing to fit")
+def _all_equal(moments: _Moments) -> FusionError:
+    return FusionError(f"all {moments.n_items:,} vectors are equal: there is nothing to fit")
 
 
 def _mean(modalities: Modalities, name: str) -> np.ndarray:

@@ -51,7 +51,7 @@ def fuse(
     The newest transform that was fitted with the same method and its settings, the same encoders
     and the same `data` is reused, even if transforms for other inputs were fitted since.
     `config.refit` fits a new one. Outlying vectors (`data.outliers`) are left out of the fit, and
-    count as missing whether the transform is new or not. Raises `ValueError` as `fit_pca` and
+    count as missing whether the transform is new or not. Raises `FusionError` as `fit_pca` and
     `fit_attention` do, and if the stored transform is damaged.
 
     Parameters

@@ -13,6 +13,7 @@ from mmctr_pipeline.data.items import read_item_info_tags
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.parquet import write_parquet
+from mmctr_pipeline.fusion.errors import FusionError
 
 FILE_NAMES = {
     "pca": "item_info_fused_multimodal.parquet",
@@ -43,8 +44,8 @@ def write_item_info(
     with 0; `item_emb_d128`, a list of float32. If the ids are dense integers, there is one row per
     integer from 0 to the largest, as FuxiCTR's readers expect. The padding item and integers
     without an item have zeros. The schema metadata `mmctr.identity` names the transform that made
-    the vectors. Raises `ValueError` if `fused` and `items` have different items, and `DataError` if
-    `item_info` has invalid tags. Items that it lacks get no tags; they are counted and logged.
+    the vectors. Raises `FusionError` if `fused` and `items` have different items, and `DataError`
+    if `item_info` has invalid tags. Items that it lacks get no tags; they are counted and logged.
 
     Parameters
     ----------
@@ -60,7 +61,7 @@ def write_item_info(
     """
     expected = with_padding(items.ids)
     if not np.array_equal(fused.item_id, expected):
-        raise ValueError(
+        raise FusionError(
             f"there are fused vectors of {len(fused.item_id) - 1:,} items, and {len(items):,} rows "
             "in the item table, but their ids differ: item_feature has changed since the titles "
             "were encoded; materialise text_embeddings and image_embeddings again"

@@ -8,6 +8,7 @@ import numpy as np
 
 from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.fusion.errors import FusionError
 
 _BLOCK_ROWS = 8192
 
@@ -45,13 +46,13 @@ class Modalities:
     def vectors(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return vectors of one modality for `rows` that have it, `(B, D_m) float64`.
 
-        Raises `ValueError`, naming an item, if a vector is not finite.
+        Raises `FusionError`, naming an item, if a vector is not finite.
         """
         table = self.tables[name]
         vectors = table.vectors[rows].astype(np.float64)
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
-            raise ValueError(
+            raise FusionError(
                 f"{int((~finite).sum())} of {len(rows)} vectors of {table.identity} are not "
                 f"finite; the first is that of item {table.item_id[rows[np.argmin(finite)]]}: "
                 f"materialise {name}_embeddings again"
@@ -65,7 +66,7 @@ class Modalities:
         """Return the vectors of `rows` side by side, `(B, D) float64`, and where they are present.
 
         Columns of a missing modality are 0 in the vectors and False in the mask `(B, D) bool`.
-        Raises `ValueError` as `vectors` does.
+        Raises `FusionError` as `vectors` does.
         """
         matrix = np.zeros((len(rows), sum(self.dims)))
         parts = np.split(matrix, np.cumsum(self.dims)[:-1], axis=1)
@@ -93,13 +94,13 @@ def row_blocks(mask: np.ndarray) -> Iterator[np.ndarray]:
 def modalities_in_use(text: VectorTable, image: VectorTable, unit: bool = False) -> Modalities:
     """Return the modalities that at least one item has, to fit a fusion on.
 
-    Raises `ValueError` as `require_same_items` does, and if no item has any modality.
+    Raises `FusionError` as `require_same_items` does, and if no item has any modality.
     """
     require_same_items(text, image)
     tables = {"text": text, "image": image}
     used = {name: table for name, table in tables.items() if table.present.any()}
     if not used:
-        raise ValueError(
+        raise FusionError(
             "no item has a text or an image vector: check the titles in item_feature and "
             "the image folder, or materialise text_embeddings and image_embeddings again"
         )
@@ -107,14 +108,14 @@ def modalities_in_use(text: VectorTable, image: VectorTable, unit: bool = False)
 
 
 def require_same_items(text: VectorTable, image: VectorTable) -> None:
-    """Raise `ValueError` unless both tables have the same items and none is the padding item."""
+    """Raise `FusionError` unless both tables have the same items and none is the padding item."""
     if np.array_equal(text.item_id, image.item_id):
         if len(text.item_id) and text.item_id[0] == with_padding(text.item_id)[0]:
-            raise ValueError(f"item {text.item_id[0]!r} is the padding row and cannot be fused")
+            raise FusionError(f"item {text.item_id[0]!r} is the padding row and cannot be fused")
         return
     only_text = np.setdiff1d(text.item_id, image.item_id)
     only_image = np.setdiff1d(image.item_id, text.item_id)
-    raise ValueError(
+    raise FusionError(
         f"text and image vectors have different items: {len(only_text):,} only in text "
         f"(such as {only_text[:3].tolist()}), {len(only_image):,} only in image "
         f"(such as {only_image[:3].tolist()}); materialise the older of the two again"

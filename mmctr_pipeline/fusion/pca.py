@@ -98,7 +98,7 @@ def fit_pca(text: VectorTable, image: VectorTable, config: FusionConfig) -> PcaT
     """Fit `config.method`, `pca` or `pca_each`, on the items that have a vector, in float64.
 
     The number of components is the least of three: `config.dim`, the number of items minus 1, and
-    the rank of the data. Raises `ValueError` if nothing can be fitted or a vector is not finite.
+    the rank of the data. Raises `FusionError` if nothing can be fitted or a vector is not finite.
     """
     modalities = modalities_in_use(text, image, unit=config.input == "unit")
     each = config.method == "pca_each"

@@ -16,6 +16,7 @@ from mmctr_pipeline.files.atomic import atomic_write
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.fields import require_fields
 from mmctr_pipeline.files.tensors import load_tensors, save_tensors
+from mmctr_pipeline.fusion.errors import FusionError
 from mmctr_pipeline.fusion.modalities import Modalities, require_same_items
 
 INPUTS = ("text_identity", "image_identity", "n_fitted_items")
@@ -77,7 +78,7 @@ class Transform(abc.ABC):
         of the tables, which may differ from the items of the fit. The modalities that an item lacks
         do not count.
 
-        Raises `ValueError` if the tables have different items, come from another encoder than
+        Raises `FusionError` if the tables have different items, come from another encoder than
         those of the fit, or hold a number that is not finite.
         """
         require_same_items(text, image)
@@ -158,7 +159,7 @@ class Transform(abc.ABC):
         for name, table in used.items():
             fitted = getattr(self, f"{name}_identity")
             if table.identity != fitted:
-                raise ValueError(
+                raise FusionError(
                     f"the transform was fitted on {name} vectors of {fitted!r}, these are of "
                     f"{table.identity!r}: fit it again (materialise fused_pca)"
                 )

@@ -14,6 +14,7 @@ from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
+from mmctr_pipeline.settings import SettingsError
 
 
 class DinSemanticIds(FeatureModel):
@@ -68,7 +69,7 @@ class SemanticIds(nn.Module):
         configured = kinds_switched_on(config, "codes")
         kinds = [kind for kind in configured if spec.dim_of(kind)]
         if not kinds:
-            raise ValueError(
+            raise SettingsError(
                 "no item has a vector of a kind to encode as semantic ids (configured: "
                 f"{', '.join(configured) or 'none'}); set fused_codes, text_codes or image_codes "
                 "for vectors that exist"

@@ -50,7 +50,7 @@ def item_features(
 
     Vectors are joined by the data's ids. Text and image vectors are included if the model reads
     them and at least one item has one. Raises `TrainingDataError` if the model reads vectors that
-    are not given, and `ValueError` if a vector is not finite or no item has a fused vector.
+    are not given, if a vector is not finite, and if no item has a fused vector.
     """
     tables = {name: vectors.modality(name) for name in model_config.modalities}
     missing = [name for name, table in tables.items() if table is None]
@@ -67,7 +67,7 @@ def item_features(
             tensors[f"{prefix}vectors_ID"] = torch.from_numpy(vectors_ID)
             tensors[f"{prefix}present_I"] = torch.from_numpy(present_I)
     if "present_I" not in tensors:
-        raise ValueError(
+        raise TrainingDataError(
             f"none of the {len(items)} items has a vector in {vectors.fused.identity}: "
             "the vectors belong to another catalogue; materialise them again"
         )
@@ -89,7 +89,7 @@ def _by_id(items: ItemTable, vectors: VectorTable) -> tuple[np.ndarray, np.ndarr
     found = vectors.aligned_to(items.ids)
     finite_M = np.isfinite(found.vectors).all(axis=1)
     if not finite_M.all():
-        raise ValueError(
+        raise TrainingDataError(
             f"{int((~finite_M).sum())} item vectors of {vectors.identity} are not finite, the "
             f"first is that of item {items.ids[np.argmin(finite_M)]}; materialise them again"
         )

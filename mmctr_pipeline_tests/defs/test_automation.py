@@ -15,7 +15,7 @@ from mmctr_pipeline_tests.defs.run_states import run_in_state
 
 EVERYTHING = {
     *("text_embeddings", "image_embeddings", "fused_pca", "train_dataset", "trained_model"),
-    *("champion", "model_report", "submission_csv"),
+    *("champion", "model_report", "submission_csv", "item_feature:preflight"),
     *(f"{name}:data_gate" for name in SOURCE_NAMES),
 }
 

@@ -66,6 +66,7 @@ GRAPH = {
 SOURCES = ("interactions", "item_feature", "item_images")
 CHECKS = {
     **{source: {"data_gate"} for source in SOURCES},
+    "item_feature": {"data_gate", "preflight"},
     "fused_pca": {"shape", "finite_norms", "explained_variance"},
     "image_embeddings": {"shape", "finite_norms", "norm_outliers", "image_coverage"},
     "submission_csv": {"submission_valid", "score_drift"},
@@ -222,7 +223,7 @@ def test_one_variable_chooses_the_schedule_or_the_automation() -> None:
     result = _python("-c", LIST_AUTOMATION_WITH_EACH, json.dumps(variables))
     assert result.returncode == 0, result.stderr
     unset, cron, changes = json.loads(result.stdout)
-    automated = {*GRAPH, *(f"{name}:data_gate" for name in SOURCES)}
+    automated = {*GRAPH, *(f"{name}:data_gate" for name in SOURCES), "item_feature:preflight"}
     off = {"nightly": False, "nightly_if_changed": False, "failed_runs": False, "dead_runs": True}
     assert (unset[0], set(unset[1]), unset[2]) == (off, automated, ["0 2 * * *"])
     # Dagster would start a sensor of its own for conditions that no sensor evaluates.

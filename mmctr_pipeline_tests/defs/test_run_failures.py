@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_an_unusable_environment_is_reported_without_a_traceback(
     with new_environment():
         assert run.main() == 2
     out = capsys.readouterr().out
-    assert out.startswith("error: ")
+    assert out.startswith("error")
     assert message.replace("FOLDER", str(tmp_path)) in out
     assert "Traceback" not in out
     assert (tmp_path / "file").read_text() == "mine"
@@ -115,7 +116,16 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     assert "The run failed. " in result.stdout
     (event,) = read_events(deployment.storage)
     assert event.kind == "run_failed"
-    assert "Event run_failed: " + event.headline in result.stdout
+    assert f"Recorded as run_failed in {deployment.storage}/events.jsonl" in result.stdout
+    assert result.stdout.count("File too large") == 1
+    (command,) = [line for line in result.stdout.splitlines() if "asset materialize" in line]
+    assert "--select trained_model+ " in command
+    kept = ("PATH", "PYTHONPATH", "OMP_NUM_THREADS")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    again = subprocess.run(
+        command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
     assert "File too large" in event.headline
     assert os.readlink(model) == earlier
     assert ModelFile.load(model).training_config["max_epochs"] == 2

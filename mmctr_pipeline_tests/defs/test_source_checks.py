@@ -72,6 +72,11 @@ def execute(
     return job.execute_in_process(raise_on_error=False)
 
 
+def data_gates(result: dg.ExecuteInProcessResult) -> list[dg.AssetCheckEvaluation]:
+    evaluations = result.get_asset_check_evaluations()
+    return [each for each in evaluations if each.check_name == "data_gate"]
+
+
 def started_steps(result: dg.ExecuteInProcessResult) -> set[str]:
     events = result.filter_events(lambda event: event.is_step_start)
     return {event.step_key for event in events if event.step_key}
@@ -104,7 +109,7 @@ def test_bad_data_stop_everything_with_the_same_reason_at_each_source(
     result = execute(night)
     assert not result.success
     assert started_steps(result) == NOT_NEEDED_BY_A_CHECK
-    evaluations = result.get_asset_check_evaluations()
+    evaluations = data_gates(result)
     assert {each.asset_key.to_user_string() for each in evaluations} == {*SOURCES}
     assert {each.passed for each in evaluations} == {False}
     assert {each.severity for each in evaluations} == {dg.AssetCheckSeverity.ERROR}
@@ -119,17 +124,45 @@ def test_bad_data_stop_everything_with_the_same_reason_at_each_source(
     assert reason in event.headline
 
 
+def test_the_preflight_stops_everything_before_anything_is_encoded(night: Deployment) -> None:
+    before = artefacts(night.storage)
+    job = in_process(night.data, night.storage, EVERYTHING)
+    encoders = {"text_embeddings": "/no/model", "image_embeddings": "local-dir:/no/clip"}
+    ops = {name: {"config": {"encoder": {"model": model}}} for name, model in encoders.items()}
+    result = job.execute_in_process(run_config={"ops": ops}, raise_on_error=False)
+    assert started_steps(result) == NOT_NEEDED_BY_A_CHECK
+    assert {each.passed for each in data_gates(result)} == {True}
+    (failed,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert (failed.check_name, failed.asset_key.to_user_string()) == ("preflight", "item_feature")
+    for words in ("there is no folder /no/model. Fix: ", "there is no folder /no/clip"):
+        assert words in str(failed.description)
+    findings = [record.data for record in failed.metadata["findings"].records]
+    assert [each["verdict"] for each in findings].count("error") == 2
+    assert artefacts(night.storage) == before
+    (event,) = read_events(night.storage)
+    assert event.kind == "night_blocked"
+    assert event.headline.startswith("preflight: text encoder: encoders.text.model: ")
+
+
+def test_the_preflight_leaves_out_what_the_run_does_not_make(night: Deployment) -> None:
+    job = in_process(night.data, night.storage, dg.AssetSelection.assets(*SOURCES, "train_dataset"))
+    assert job.execute_in_process(raise_on_error=False).success
+    checks = dg.AssetSelection.assets("train_dataset") | dg.AssetSelection.checks(
+        dg.AssetCheckKey(dg.AssetKey("item_feature"), "preflight")
+    )
+    result = in_process(night.data, night.storage, checks).execute_in_process()
+    preflight = result.get_asset_check_evaluations()[0]
+    found = {record.data["check"] for record in preflight.metadata["findings"].records}
+    assert found == {"device", "storage", "tables", "train labels", "valid labels"}
+
+
 def test_a_change_that_only_warns_is_shown_at_its_source_and_stops_nothing(
     night: Deployment,
 ) -> None:
     with_another_column(night.data)
     result = execute(night, dg.AssetSelection.assets(*SOURCES, "train_dataset"))
     assert result.success
-    evaluations = {
-        each.asset_key.to_user_string(): each
-        for each in result.get_asset_check_evaluations()
-        if each.check_name == "data_gate"
-    }
+    evaluations = {each.asset_key.to_user_string(): each for each in data_gates(result)}
     assert {name for name, each in evaluations.items() if not each.passed} == {"item_feature"}
     warned = evaluations["item_feature"]
     assert warned.severity is dg.AssetCheckSeverity.WARN
@@ -167,7 +200,7 @@ def test_one_source_can_be_checked_alone_and_assets_can_be_built_without_the_che
 ) -> None:
     cut_in_the_middle(night.data)
     result = execute(night, dg.AssetSelection.checks_for_assets("item_feature"))
-    (evaluation,) = result.get_asset_check_evaluations()
+    (evaluation,) = data_gates(result)
     assert (evaluation.asset_key.to_user_string(), evaluation.passed) == ("item_feature", False)
     alone = in_process(night.data, night.storage, dg.AssetSelection.assets("text_embeddings"))
     assert set(alone.graph.node_dict) == {"text_embeddings", "text_embeddings_checks"}

@@ -15,7 +15,7 @@ import torch
 
 from mmctr_pipeline.data.ids import ids_to_arrow
 from mmctr_pipeline.data.images import IMAGE_FOLDERS, ImageIndex
-from mmctr_pipeline.data.validation import DataNotFoundError
+from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
@@ -62,7 +62,7 @@ def encode_images(
     Equal files are encoded once. An item whose image is missing or unreadable gets zeros,
     `present` False, and a row in `problems`. With source `none`, all items get `present` False and
     one column of zeros. Raises `DataNotFoundError` if there is no image folder or no image matches
-    an item, `ValueError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
+    an item, `DataError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
 
     Parameters
     ----------
@@ -114,9 +114,10 @@ def encode_images(
     n_missing = tally.get(MISSING, 0)
     n_unreadable = len(reasons) - n_missing
     if len(reasons) == len(item_id):
-        raise ValueError(
-            f"none of the {n_unreadable:,} images in {images.folder} can be read ({listed}). "
-            "Fix: check the files, or use the preset text_only"
+        raise DataError(
+            images.folder,
+            f"none of the {n_unreadable:,} images can be read ({listed})",
+            "check the files, or use the preset text_only",
         )
     if reasons:
         logger.warning(f"{len(reasons):,} items without an image vector: {listed}")

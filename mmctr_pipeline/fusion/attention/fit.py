@@ -14,6 +14,7 @@ from mmctr_pipeline.fusion.attention.sampling import ContrastSampler
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform
 from mmctr_pipeline.fusion.components import joint_components, rotation
 from mmctr_pipeline.fusion.config import AttentionConfig, FusionConfig
+from mmctr_pipeline.fusion.errors import FusionError
 from mmctr_pipeline.fusion.modalities import Modalities, modalities_in_use, row_blocks
 from mmctr_pipeline.fusion.transform import fitted_on
 from mmctr_pipeline.training.config import TrainingConfig
@@ -42,7 +43,7 @@ def fit_attention(
     no statistics of training, and the loss on them (`attention/contrast.py`) selects the epoch. The
     number of dimensions is the least of three: `config.dim`, the number of items learned from minus
     1, and the rank of the data. The same seed gives the same transform, bit by bit, on the CPU with
-    the same number of threads. Raises `ValueError` if nothing can be fitted, a vector is not
+    the same number of threads. Raises `FusionError` if nothing can be fitted, a vector is not
     finite, or a history contains an item without a row.
 
     Parameters
@@ -142,7 +143,7 @@ def _split(modalities: Modalities, settings: AttentionConfig) -> tuple[np.ndarra
     """Return which items to learn from, and which are held out, each as `(N,) bool`."""
     present = np.flatnonzero(np.any(modalities.present, axis=1))
     if len(present) < 3:
-        raise ValueError(
+        raise FusionError(
             f"{len(present)} items have a text or an image vector; the attention fusion needs "
             "at least three: check the titles in item_feature and the image folder, or "
             "materialise text_embeddings and image_embeddings again"

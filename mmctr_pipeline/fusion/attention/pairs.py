@@ -3,6 +3,7 @@
 import numpy as np
 
 from mmctr_pipeline.data.ragged import Ragged
+from mmctr_pipeline.fusion.errors import FusionError
 
 
 class HistoryPairs:
@@ -21,7 +22,7 @@ class HistoryPairs:
         window: int,
         popularity: float,
     ) -> None:
-        """Index the histories; raises `ValueError` for an item that the catalogue lacks.
+        """Index the histories; raises `FusionError` for an item that the catalogue lacks.
 
         Parameters
         ----------
@@ -41,7 +42,7 @@ class HistoryPairs:
         row_T = np.minimum(row_T, len(item_id) - 1)
         unknown = item_id[row_T] != histories.values
         if unknown.any():
-            raise ValueError(
+            raise FusionError(
                 f"a train history has item {histories.values[np.argmax(unknown)]}, which has no "
                 "row in text_embeddings: item_feature has changed since the titles were encoded; "
                 "materialise text_embeddings and image_embeddings again"

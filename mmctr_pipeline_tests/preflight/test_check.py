@@ -1,0 +1,207 @@
+"""The preflight finds on real files what would fail hours later, each with a fix in one line."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from mmctr_pipeline.cli.main import main
+from mmctr_pipeline.data.config import DEFAULT_DATA
+from mmctr_pipeline.data.discovery import find_data
+from mmctr_pipeline.data.window import find_splits
+from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.preflight.check import preflight
+from mmctr_pipeline.preflight.data import table_sizes
+from mmctr_pipeline.preflight.findings import Finding, table
+from mmctr_pipeline.preflight.model import count_weights
+from mmctr_pipeline.preflight.storage import estimate, space
+from mmctr_pipeline.presets.preset import Preset, load_preset
+from mmctr_pipeline_tests.data.day_data import write_day, write_days
+
+CLICKS = "MicroLens_1M_x1"
+
+
+@pytest.fixture
+def data(small_sample: Path, tmp_path: Path) -> Path:
+    """A sample dataset that a test may change."""
+    return shutil.copytree(small_sample, tmp_path / "data")
+
+
+def preset(text: str, folder: Path) -> Preset:
+    path = folder / "mine.yaml"
+    path.write_text(f"extends: sample\n{text}\n")
+    return load_preset(str(path))
+
+
+def check(data: Path, preset: Preset, device: str = "cpu") -> list[Finding]:
+    storage = data.parent / "storage"
+    return preflight(Deployment(data, storage, preset=None, device=device), preset)
+
+
+def only_error(findings: list[Finding]) -> Finding:
+    """Return the only error, after checking that it has a fix and takes one line in the table."""
+    (error,) = [finding for finding in findings if finding.severity == "error"]
+    assert "Fix: " in error.text
+    lines = table(findings).splitlines()
+    assert len(lines) == len(findings)
+    assert lines[0].startswith(f"error    {error.check} ")
+    assert error.text in lines[0]
+    return error
+
+
+def with_labels(data: Path, split: str, label: int, statistics: bool = True) -> None:
+    """Set all labels of a split."""
+    path = data / CLICKS / f"{split}.parquet"
+    content = pq.read_table(path)
+    index = content.schema.get_field_index("label")
+    content = content.set_column(index, "label", pa.array([label] * len(content), pa.int8()))
+    pq.write_table(content, path, write_statistics=statistics)
+
+
+def test_a_run_that_can_succeed_has_no_errors_and_nothing_is_encoded(data: Path) -> None:
+    findings = check(data, load_preset("sample"))
+    assert {finding.severity for finding in findings} == {"ok"}
+    checks = [finding.check for finding in findings]
+    for name in ("device", "storage", "tables", "train labels", "valid labels", "template"):
+        assert name in checks
+    for name in ("text encoder", "image encoder", "covers", "model", "space"):
+        assert name in checks
+    assert list((data.parent / "storage").iterdir()) == []
+
+
+def test_missing_clip_weights_of_titles_and_covers_are_one_error(data: Path) -> None:
+    folder = data.parent / "clip"
+    shutil.copytree(Path(__file__).parents[2] / "mmctr_pipeline/encoders/tiny_clip", folder)
+    (folder / "open_clip_model.safetensors").unlink()
+    settings = f"{{source: open_clip, model: 'local-dir:{folder}'}}"
+    broken = preset(f"encoders: {{text: {settings}, image: {settings}}}", data.parent)
+    error = only_error(check(data, broken))
+    assert (error.check, error.where) == (
+        "text and image encoder",
+        "encoders.text.model, encoders.image.model",
+    )
+    assert f"{folder} has no weights" in error.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_a_gpu_that_is_not_there_is_an_error(data: Path) -> None:
+    error = only_error(check(data, load_preset("sample"), device="cuda"))
+    assert (error.check, error.where) == ("device", "MMCTR_DEVICE")
+    assert "unknown device 'cuda'; this machine has: auto, cpu" in error.text
+
+
+def test_a_column_of_given_vectors_that_is_not_there_is_an_error(data: Path) -> None:
+    path = data / "item_feature.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["txt_emb_BERT"]), path)
+    error = only_error(check(data, load_preset("improved_mmctr_given")))
+    assert (error.check, error.where) == ("text vectors", "encoders.text.column")
+    assert "column txt_emb_BERT: no vector column of this name" in error.text
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "message"),
+    [
+        ("{template: '{titel}'}", "encoders.text.template", "the template '{titel}' must name"),
+        ("{template: '{title} {tags}'}", "encoders.text.template", "set encoders.text.tag_names"),
+        ("{tag_names: /no/tags.csv}", "encoders.text.tag_names", "/no/tags.csv: tag names cannot"),
+    ],
+)
+def test_an_impossible_template_is_an_error(
+    text: str, where: str, message: str, data: Path
+) -> None:
+    error = only_error(check(data, preset(f"encoders: {{text: {text}}}", data.parent)))
+    assert error.where == where
+    assert message in error.text
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+@pytest.mark.parametrize(("split", "label"), [("valid", 0), ("train", 1)])
+def test_labels_of_one_class_are_an_error_with_or_without_statistics(
+    split: str, label: int, statistics: bool, data: Path
+) -> None:
+    with_labels(data, split, label, statistics)
+    error = only_error(check(data, load_preset("sample")))
+    assert error.check == f"{split} labels"
+    assert f"all labels of {split}.parquet are {label} (" in error.text
+
+
+def test_missing_covers_are_an_error_if_they_are_encoded(data: Path) -> None:
+    for path in sorted((data / "item_images").iterdir())[10:]:
+        path.unlink()
+    error = only_error(check(data, load_preset("sample")))
+    assert (error.check, error.where) == ("covers", str(data / "item_images"))
+    assert "of the items have no cover file (limit 20.0%)" in error.text
+    assert "error" not in {each.severity for each in check(data, load_preset("text_only"))}
+
+
+def test_a_half_written_day_that_the_preset_names_is_an_error(tmp_path: Path) -> None:
+    data = write_days(tmp_path / "data")
+    write_day(data, "2026-01-05", marked=False)
+    text = "encoders: {image: {source: none}}\ndata: {day: 2026-01-05, min_valid_rows: 1}"
+    error = only_error(check(data, preset(text, tmp_path)))
+    assert (error.check, error.where) == ("days", "data.day")
+    assert "day=2026-01-05: the day is not complete: its folder has no file _SUCCESS" in error.text
+
+
+def test_a_storage_folder_that_cannot_be_written_to_is_an_error(data: Path) -> None:
+    deployment = Deployment(data, Path("/proc/mmctr"), preset=None, device="cpu")
+    error = only_error(preflight(deployment, load_preset("sample")))
+    assert (error.check, error.where) == ("storage", "/proc/mmctr")
+
+
+def test_a_storage_folder_without_room_for_the_run_is_an_error(data: Path) -> None:
+    (error,) = space(data, {"vectors": shutil.disk_usage(data).free, "dataset": 10**9})
+    assert error.severity == "error"
+    assert "GB (vectors " in error.text
+    assert "are free. Fix: free some space there, or set MMCTR_STORAGE_DIR" in error.text
+
+
+def test_the_estimate_grows_with_items_dimensions_and_model(data: Path) -> None:
+    def needed(text: str) -> int:
+        layout = find_data(data)
+        sizes = table_sizes(layout, find_splits(layout, DEFAULT_DATA))
+        assert (sizes.n_items, sizes.n_train_rows) == (225, 6000)
+        dims = {"text": 384, "image": 512, "fused": 128}
+        return count_weights(preset(text, data.parent).model, dims, sizes)
+
+    wider = needed("model: {embedding_dim: 128}") - needed("model: {embedding_dim: 64}")
+    assert wider > 64 * 225
+    parts = estimate(data, 1000, {"text": 384, "image": 512, "fused": 128}, 10**6, 10**6, 0)
+    assert parts["vectors"] == 4 * 1000 * (2 * (384 + 512) + 2 * 128)
+    assert parts["dataset"] == 10**6
+    assert parts["model and checkpoint"] == 24 * 10**6
+
+
+def test_data_that_cannot_be_found_are_an_error(data: Path) -> None:
+    (data / "item_feature.parquet").unlink()
+    error = only_error(check(data, load_preset("sample")))
+    assert (error.check, error.where) == ("data", str(data))
+    assert "item_feature.parquet not found" in error.text
+
+
+def test_only_what_the_materialised_assets_need_is_checked(data: Path) -> None:
+    with_labels(data, "valid", 0)
+    deployment = Deployment(data, data.parent / "storage", preset=None, device="cpu")
+    broken = preset("encoders: {text: {model: /no/model}}", data.parent)
+    findings = preflight(deployment, broken, ["image_embeddings"])
+    assert {finding.severity for finding in findings} == {"ok"}
+    assert "image encoder" in [finding.check for finding in findings]
+
+
+def test_the_command_prints_a_line_for_each_finding_and_fails_if_one_is_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MMCTR_DATA_DIR", str(data))
+    monkeypatch.setenv("MMCTR_PRESET", "sample")
+    monkeypatch.setenv("MMCTR_STORAGE_DIR", str(data.parent / "storage"))
+    monkeypatch.setenv("MMCTR_STORAGE", "x")
+    assert main(["check"]) == 0
+    out, err = capsys.readouterr()
+    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
+    assert "(did you mean MMCTR_STORAGE_DIR?)" in err
+    with_labels(data, "valid", 0)
+    assert main(["check"]) == 1
+    assert capsys.readouterr().out.startswith("error    valid labels ")
