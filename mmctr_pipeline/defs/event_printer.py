@@ -49,7 +49,8 @@ class EventPrinter:
     def _described(self, event: dg.DagsterEvent) -> str:
         text, data = event.message or "", cast("Any", event.event_specific_data)
         description = getattr(data, "description", None)
-        if description and self._was_printed(description):
+        is_failed_check = description and not getattr(data, "passed", True)
+        if is_failed_check and self._was_printed(description):
             text = text.replace(f" Description: '{description}'", f" Description: {_AGAIN}")
         # The failure of a run repeats the error of its first failed step.
         if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
