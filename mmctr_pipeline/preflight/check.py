@@ -39,10 +39,9 @@ def preflight(
 
 def _findings(deployment: Deployment, preset: Preset, assets: Collection[str]) -> Iterator[Finding]:
     yield from _device(deployment, preset)
-    is_writable = True
-    for finding in storage.writable(deployment.storage_dir):
-        is_writable = finding.severity == "ok"
-        yield finding
+    folder = storage.writable(deployment.storage_dir)
+    is_writable = folder.severity == "ok"
+    yield folder
     layout: DataLayout | None = None
     # The sample dataset is written to the storage folder.
     if deployment.data_dir or is_writable:
@@ -143,4 +142,4 @@ def _model_and_space(
         n_weights,
         sizes.n_train_rows if model.keeps_co_interactions(preset.model) else 0,
     )
-    yield from storage.space(deployment.storage_dir, parts)
+    yield storage.space(deployment.storage_dir, parts)

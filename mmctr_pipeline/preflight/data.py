@@ -1,6 +1,7 @@
 """Check the data of a run from file footers and the label columns alone."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import pyarrow.compute as pc
@@ -43,7 +44,7 @@ class DataChecks:
         for name in ("train", "valid") if self.splits else ():
             assert self.splits is not None
             split = self.splits.by_name[name]
-            yield found(f"{name} labels", str(split.path), lambda split=split: _labels(split))  # type: ignore[misc]
+            yield found(f"{name} labels", str(split.path), functools.partial(_labels, split))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,14 +22,18 @@ _UNKNOWN_DIM = 1024
 
 
 class EncoderChecks:
-    """Checks of the encoders of one preset; `dims` has the dimensions of the vectors by kind.
+    """Checks of the encoders of one preset.
 
-    A kind that is not encoded has dimension 0.
+    `dims` has the dimensions of the vectors of `text` and `image`: 0 if there are none, and a guess
+    until `vectors` has found them.
     """
 
     def __init__(self, encoders: EncodersConfig, layout: DataLayout | None) -> None:
         self._encoders, self._layout = encoders, layout
-        self.dims = {"text": 0, "image": 0}
+        self.dims = {
+            kind: 0 if getattr(encoders, kind).source == "none" else _UNKNOWN_DIM
+            for kind in ("text", "image")
+        }
 
     def template(self) -> Iterator[Finding]:
         """Yield whether the template can be filled in."""
@@ -75,7 +79,6 @@ class EncoderChecks:
             self.dims[kind] = _width(path, column)
             return f"column {column} of {path.name}, {self.dims[kind]} dimensions"
 
-        self.dims[kind] = _UNKNOWN_DIM
         return found(f"{kind} vectors", f"encoders.{kind}.column", examine)
 
     def _model(self, is_clip: bool, model: str, kinds: list[str]) -> Finding:
@@ -84,10 +87,8 @@ class EncoderChecks:
             self.dims.update(dict.fromkeys(kinds, dim))
             return f"{model} ({source})"
 
-        self.dims.update(dict.fromkeys(kinds, _UNKNOWN_DIM))
         where = ", ".join(f"encoders.{kind}.model" for kind in kinds)
-        fix = "name a complete model, see `model` in docs/python_api.md"
-        return found(f"{' and '.join(kinds)} encoder", where, examine, fix)
+        return found(f"{' and '.join(kinds)} encoder", where, examine, "name a model that is there")
 
 
 def _template(config: TextEncoderConfig) -> str:

@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmctr_pipeline.environment import place_advice
@@ -19,18 +19,18 @@ _MODEL_COPIES = 6
 weights, the best weights, the two moments of the optimiser, and the checkpoint that is written."""
 
 
-def writable(storage: Path) -> Iterator[Finding]:
-    """Yield whether files can be written to the storage folder."""
+def writable(storage: Path) -> Finding:
+    """Return whether files can be written to the storage folder."""
 
     def examine() -> str:
         require_writable(storage, "MMCTR_STORAGE_DIR")
         return "can be written to"
 
-    yield found("storage", str(storage), examine)
+    return found("storage", str(storage), examine)
 
 
-def space(storage: Path, parts: Mapping[str, int]) -> Iterator[Finding]:
-    """Yield whether the storage folder has room for a run.
+def space(storage: Path, parts: Mapping[str, int]) -> Finding:
+    """Return whether the storage folder has room for a run.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def space(storage: Path, parts: Mapping[str, int]) -> Iterator[Finding]:
             raise WriteError(errno.ENOSPC, f"{text}. {advice}", str(storage))
         return text
 
-    yield found("space", str(storage), examine)
+    return found("space", str(storage), examine)
 
 
 def estimate(

@@ -13,8 +13,10 @@ from mmctr_pipeline.data.config import DEFAULT_DATA
 from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.data.window import find_splits
 from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.models.batch import FeatureSpec
+from mmctr_pipeline.models.catalogue import build_model
 from mmctr_pipeline.preflight.check import preflight
-from mmctr_pipeline.preflight.data import table_sizes
+from mmctr_pipeline.preflight.data import TableSizes, table_sizes
 from mmctr_pipeline.preflight.findings import Finding, table
 from mmctr_pipeline.preflight.model import count_weights
 from mmctr_pipeline.preflight.storage import estimate, space
@@ -153,26 +155,42 @@ def test_a_storage_folder_that_cannot_be_written_to_is_an_error(data: Path) -> N
 
 
 def test_a_storage_folder_without_room_for_the_run_is_an_error(data: Path) -> None:
-    (error,) = space(data, {"vectors": shutil.disk_usage(data).free, "dataset": 10**9})
+    error = space(data, {"vectors": shutil.disk_usage(data).free, "dataset": 10**9})
     assert error.severity == "error"
     assert "GB (vectors " in error.text
     assert "are free. Fix: free some space there, or set MMCTR_STORAGE_DIR" in error.text
 
 
 def test_the_estimate_grows_with_items_dimensions_and_model(data: Path) -> None:
-    def needed(text: str) -> int:
-        layout = find_data(data)
-        sizes = table_sizes(layout, find_splits(layout, DEFAULT_DATA))
-        assert (sizes.n_items, sizes.n_train_rows) == (225, 6000)
-        dims = {"text": 384, "image": 512, "fused": 128}
-        return count_weights(preset(text, data.parent).model, dims, sizes)
-
-    wider = needed("model: {embedding_dim: 128}") - needed("model: {embedding_dim: 64}")
-    assert wider > 64 * 225
+    layout = find_data(data)
+    sizes = table_sizes(layout, find_splits(layout, DEFAULT_DATA))
+    assert (sizes.n_items, sizes.n_train_rows) == (225, 6000)
     parts = estimate(data, 1000, {"text": 384, "image": 512, "fused": 128}, 10**6, 10**6, 0)
     assert parts["vectors"] == 4 * 1000 * (2 * (384 + 512) + 2 * 128)
     assert parts["dataset"] == 10**6
     assert parts["model and checkpoint"] == 24 * 10**6
+
+
+@pytest.mark.parametrize("name", ["improved_mmctr", "din", "similarity_attention"])
+def test_the_number_of_weights_is_that_of_the_model(name: str) -> None:
+    """Checked against models of two catalogues, so that each table counts with its rows."""
+    config, dims = load_preset(name).model, {"text": 384, "image": 512, "fused": 128}
+    for n_users, n_items, n_tags in ((50, 40, 30), (5000, 400, 3)):
+        widths = {f"{kind}_dim": dims[kind] for kind in config.modalities}
+        spec = FeatureSpec(n_users=n_users, n_items=n_items, n_tags=n_tags, **widths)
+        exact = sum(weight.numel() for weight in build_model(config, spec).parameters())
+        sizes = TableSizes(n_items=n_items, n_users=n_users, n_tags=n_tags, n_train_rows=1)
+        assert count_weights(config, dims, sizes) == exact
+
+
+def test_a_model_that_cannot_be_built_is_an_error(data: Path) -> None:
+    text = (
+        "encoders: {image: {source: none}}\n"
+        "model: {name: din_semantic_ids, fused_codes: false, image_codes: true}"
+    )
+    error = only_error(check(data, preset(text, data.parent)))
+    assert error.where == "model"
+    assert "din_semantic_ids cannot be built: no item has a vector of a kind" in error.text
 
 
 def test_data_that_cannot_be_found_are_an_error(data: Path) -> None:
