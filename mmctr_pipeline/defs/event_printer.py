@@ -48,7 +48,7 @@ class EventPrinter:
 
     def _described(self, event: dg.DagsterEvent) -> str:
         text, data = event.message or "", cast("Any", event.event_specific_data)
-        description = getattr(data, "description", None)
+        description: str = getattr(data, "description", None) or ""
         is_failed_check = description and not getattr(data, "passed", True)
         if is_failed_check and self._was_printed(description):
             text = text.replace(f" Description: '{description}'", f" Description: {_AGAIN}")

@@ -22,7 +22,16 @@ def test_help_lists_the_commands_without_importing_torch_or_dagster() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    commands = ("sample", "convert", "ablation", "fusions", "leaderboard", "repeat", "accept")
+    commands = (
+        "sample",
+        "convert",
+        "ablation",
+        "fusions",
+        "leaderboard",
+        "repeat",
+        "check",
+        "accept",
+    )
     for command in (*commands, "models", "prune", "reap", "push", "pull"):
         assert f"\n  {command} " in result.stdout
 
