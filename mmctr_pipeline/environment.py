@@ -151,8 +151,9 @@ class Deployment:
 VARIABLES = (
     *("MMCTR_DATA_DIR", "MMCTR_STORAGE_DIR", "MMCTR_PRESET", "MMCTR_EXECUTOR", "MMCTR_DEVICE"),
     *("MMCTR_NIGHTLY", "MMCTR_CRON", "MMCTR_TIMEZONE", "MMCTR_PUBLISH_URL", "MMCTR_NOTIFY_URL"),
+    "MMCTR_PLUGINS",
 )
-"""Names of all variables."""
+"""Names of all variables; `plugins.py` reads the last one."""
 
 _OF_DEPLOYMENTS = ("MMCTR_IMAGE", "MMCTR_PORT")
 """Variables that only `deploy/single_host/compose.yaml` reads."""
