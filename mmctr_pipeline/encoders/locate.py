@@ -4,9 +4,6 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
-import socket
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from huggingface_hub.errors import HFValidationError
 
 from mmctr_pipeline.data.fingerprint import file_digest
 from mmctr_pipeline.encoders.activation import QUICK, is_quick_archive, warn_of_openai_folder
+from mmctr_pipeline.encoders.hub import hub_has_address
 from mmctr_pipeline.encoders.model_files import VOCABULARIES
 from mmctr_pipeline.settings import SettingsError
 
@@ -165,7 +163,8 @@ def _hub_folder(
             return cached, "hub cache"
     except (OSError, HFValidationError):
         pass
-    _require_network(what, repository)
+    if not hub_has_address():
+        raise _unreachable(what, repository)
     try:
         for weights in (first, ["*.bin"]):
             patterns = [*_SMALL_FILES, *weights]
@@ -179,16 +178,6 @@ def _hub_folder(
     except OSError as error:
         raise _unreachable(what, repository) from error
     return Path(folder), "hub"
-
-
-def _require_network(what: str, address: str) -> None:
-    """Raise `ModelNotFoundError` at once if the hub has no address; its client tries for long."""
-    host = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT).hostname
-    if not urllib.request.getproxies():
-        try:
-            socket.getaddrinfo(host, None)
-        except OSError as error:
-            raise _unreachable(what, address) from error
 
 
 def _unreachable(what: str, address: str) -> ModelNotFoundError:
@@ -298,8 +287,8 @@ def _pretrained_weights(what: str, record: dict[str, str]) -> tuple[Path, str]:
         if isinstance(cached, str):
             return Path(cached), "hub cache"
     address = repository or record.get("url", "its address")
-    if repository:
-        _require_network(what, address)
+    if repository and not hub_has_address():
+        raise _unreachable(what, address)
     try:
         return Path(download_pretrained(record)), "hub" if repository else address
     except (OSError, RuntimeError) as error:
