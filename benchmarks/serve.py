@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.harness import alternate, command_line, final_line, medians, peak_memory_mb
 
 N_TRAIN_ROWS, N_VALID_ROWS = 50_000, 4_000
-STARTED = "MMCTR_BENCHMARK_STARTED"
+STARTED = "BENCHMARK_STARTED"
 """Variable with the time at which a side's process was started."""
 
 _TEXT_DIM, _IMAGE_DIM = 384, 512
