@@ -6,8 +6,6 @@ from typing import Any
 import click
 
 from mmctr_pipeline.environment import Deployment
-from mmctr_pipeline.files.records import read_record
-from mmctr_pipeline.registry.versions import newest_first
 from mmctr_pipeline.settings import SettingsError
 
 
@@ -18,6 +16,9 @@ def tensorboard(folder: Path) -> None:
 
     Needs the extra tensorboard. Then: tensorboard --logdir FOLDER
     """
+    from mmctr_pipeline.files.records import read_record
+    from mmctr_pipeline.registry.versions import newest_first
+
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
