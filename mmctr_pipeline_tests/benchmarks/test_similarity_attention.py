@@ -71,10 +71,11 @@ def test_din_has_our_features_and_our_training(name: str) -> None:
     assert din.preset.model.to_mapping()["features"] == expected
 
 
-def test_din_has_our_widths() -> None:
+@pytest.mark.parametrize("name", ["din_same_widths", "din_same_time"])
+def test_din_has_our_widths(name: str) -> None:
     ours, din = (
         entry.preset.model.to_mapping()
-        for entry in preset_entries(["similarity_attention", str(FOLDER / "din_same_widths.yaml")])
+        for entry in preset_entries(["similarity_attention", str(FOLDER / f"{name}.yaml")])
     )
     for name in ("attention_hidden_dims", "hidden_dims", "dropout"):
         assert din[name] == ours[name]
