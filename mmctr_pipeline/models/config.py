@@ -258,16 +258,16 @@ def model_config_from(values: Mapping[str, Any], where: str, section: str = "") 
 
     Raises `SettingsError` for an unknown model, too, and the errors of `plugin_class`.
     """
-    owner = section or "the model"
     if not isinstance(values, Mapping):
-        raise SettingsError(where, [f"{owner} is {shown(values)}; expected a mapping of settings"])
+        fault = f"{section or 'it'} is {shown(values)}; expected a mapping of settings"
+        raise SettingsError(where, [fault])
     name = values.get("name")
     if isinstance(name, str) and is_plugin(name):
-        return plugin_settings(name, f"{where}: {owner}" if where else owner).from_mapping(
-            values, where, section
-        )
+        owner = ": ".join(filter(None, (where, section)))
+        return plugin_settings(name, owner).from_mapping(values, where, section)
     if not isinstance(name, str) or name not in MODEL_CONFIGS:
         known = ", ".join(sorted(MODEL_CONFIGS))
         hint = nearest(name, MODEL_CONFIGS) if isinstance(name, str) else ""
-        raise SettingsError(where, [f"{owner}: unknown model {shown(name)}{hint}; known: {known}"])
+        prefix = f"{section}: " if section else ""
+        raise SettingsError(where, [f"{prefix}unknown model {shown(name)}{hint}; known: {known}"])
     return MODEL_CONFIGS[name].from_mapping(values, where, section)
