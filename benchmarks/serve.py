@@ -173,19 +173,13 @@ def main() -> None:
         arguments = [f"--folder={scratch}", f"--model={chosen.model}"]
         arguments += [f"--candidates={chosen.candidates}", f"--requests={chosen.requests}"]
         (prepared,) = alternate(module, ["prepare"], 1, arguments)["prepare"]
-        rounds = [
-            alternate(module, [side], 1, arguments, {side: {STARTED: str(time.time())}})[side][0]
-            | {"side": side}
-            for _ in range(chosen.rounds)
-            for side in SIDES
-        ]
-        found = {
-            side: medians([{k: v for k, v in each.items() if k != "side"} for each in of_side])
-            for side in SIDES
-            if (of_side := [each for each in rounds if each["side"] == side])
-        }
+        rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+        for _ in range(chosen.rounds):
+            for side in SIDES:
+                started = {side: {STARTED: str(time.time())}}
+                rounds[side] += alternate(module, [side], 1, arguments, started)[side]
+        ours, peer = medians(rounds["program"]), medians(rounds["eager"])
         answers = [np.load(Path(scratch) / f"{side}.npy") for side in SIDES]
-    ours, peer = found["program"], found["eager"]
     final_line(
         name="serve",
         ours=ours["p50"],

@@ -1,4 +1,4 @@
-"""What to do after a failed run: the command that helps, once the cause is fixed."""
+"""The advice that a failed run prints: which command to run next."""
 
 import os
 import shlex

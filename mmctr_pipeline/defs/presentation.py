@@ -1,4 +1,4 @@
-"""How the metadata of assets appear in the UI: what people look at first comes first."""
+"""Order, names and rounding of asset metadata in the UI."""
 
 from collections.abc import Mapping
 from typing import Any

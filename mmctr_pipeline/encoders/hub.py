@@ -1,4 +1,4 @@
-"""Whether the hub of models may be reached from this machine."""
+"""Check whether the Hugging Face Hub can be reached."""
 
 import socket
 import urllib.parse

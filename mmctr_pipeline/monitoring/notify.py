@@ -49,7 +49,7 @@ class Event:
     detail
         The full text, such as the explanation of each failed check.
     run_id
-        Id of the run in Dagster; a skipped night has none.
+        Id of the run in Dagster, or empty if none was started.
     day
         The day of the data, as YYYY-MM-DD, if the run is of one day.
     storage

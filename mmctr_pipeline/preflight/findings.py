@@ -17,7 +17,7 @@ EXPECTED = (DataError, DeploymentError, OSError, SettingsError, TemplateError)
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What one check of the preflight found.
+    """The result of one preflight check.
 
     Parameters
     ----------

@@ -118,9 +118,9 @@ def popularity_table(evaluation: Mapping[str, Any]) -> str:
     return table(headers, rows, "lrrrrl")
 
 
-def _baselines(model_file: ModelFile) -> list[str]:
-    """Return a table of the trivial baselines, and why the others are undefined."""
-    rows = [
+def baseline_rows(model_file: ModelFile) -> list[list[str]]:
+    """Return name, AUC, difference and its lower bound of each trivial baseline, as text."""
+    return [
         [
             NAMES.get(key, key),
             f"{baseline.auc:.4f}",
@@ -129,6 +129,11 @@ def _baselines(model_file: ModelFile) -> list[str]:
         ]
         for key, baseline in recorded_baselines(model_file).items()
     ]
+
+
+def _baselines(model_file: ModelFile) -> list[str]:
+    """Return a table of the trivial baselines, and why the others are undefined."""
+    rows = baseline_rows(model_file)
     headers = ["trivial baseline", "AUC", "model minus this", "one-sided 95 % lower bound"]
     absent = model_file.absent_baselines.items()
     lines = [f"Undefined baseline: {NAMES.get(key, key)} ({_cell(why)})." for key, why in absent]

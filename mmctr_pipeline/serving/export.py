@@ -38,7 +38,7 @@ _COLUMNS = ("user", "item", "likes_level", "views_level")
 
 
 class ScoringProgram(nn.Module):
-    """What is exported: click probabilities of B rows from ids, levels, histories and item tables.
+    """The module to export: it computes click probabilities of B rows.
 
     A row of padding and a spare position are added, so that the model never sees a batch of one
     row or without positions, which `torch.export` would treat as cases of their own.

@@ -1,5 +1,6 @@
 """A run on logs by day is tagged with its day, and past days are run as partitions of a job."""
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,19 @@ import pytest
 
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import CtrDataset
+from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.definitions import defs
 from mmctr_pipeline.defs import days, run
+from mmctr_pipeline.defs.assets import sources
 from mmctr_pipeline.defs.config import current_deployment, deployment_preset
 from mmctr_pipeline.defs.days import DAY_TAG
+from mmctr_pipeline.environment import Deployment as Environment
+from mmctr_pipeline.monitoring.night import Night
+from mmctr_pipeline.monitoring.notify import read_events
 from mmctr_pipeline_tests.data import small_data
 from mmctr_pipeline_tests.data.day_data import FIRST, FOURTH, SECOND, THIRD, write_day, write_days
 from mmctr_pipeline_tests.defs.running import Deployment, in_process, only_error
+from mmctr_pipeline_tests.monitoring.drawn_nights import Population
 
 NOT_WIDENED = {"min_valid_rows": 1}
 
@@ -232,3 +239,21 @@ def test_a_run_of_make_is_tagged_with_its_day(
         assert days.day_tag(DataConfig(day=SECOND)) == {DAY_TAG: SECOND}
         write_day(data, FOURTH)
         assert days.day_tag(DataConfig()) == {DAY_TAG: FOURTH}
+
+
+@pytest.mark.usefixtures("preset_without_widening")
+@pytest.mark.parametrize("nightly", ["changes", "cron"])
+def test_the_observation_tells_of_a_late_day_if_no_schedule_does(
+    nightly: str, data: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = data.parent / "storage"
+    for module in (days, sources):
+        environment = Environment(data, storage, preset=None, nightly=nightly)
+        monkeypatch.setattr(module, "current_deployment", lambda found=environment: found)
+    profile = Population().night(1, find_data(data))
+    accepted = dataclasses.replace(profile, folder=str(data), day=FOURTH)
+    Night(accepted).write(storage, "accepted")
+    write_day(data, "2026-01-05", marked=False)
+    _build(data, instance)  # its data are blocked, as they differ from those of the drawn night
+    days_told = [each.day for each in read_events(storage) if each.kind == "night_skipped"]
+    assert days_told == (["2026-01-05"] if nightly == "changes" else [])

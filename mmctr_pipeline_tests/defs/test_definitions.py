@@ -25,33 +25,16 @@ HEAVY = (
 DEPLOYED = ("dagster_k8s", "kubernetes", "dagster_postgres", "s3fs", "botocore")
 """Packages that only some deployments need."""
 
+_OF_MODEL = ["fused_pca", "image_embeddings", "text_embeddings", "train_dataset", "trained_model"]
+
 GRAPH = {
     "fused_pca": (["image_embeddings", "interactions", "text_embeddings"], "encoding"),
     "image_embeddings": (["item_feature", "item_images"], "encoding"),
     "interactions": ([], "sources"),
     "item_feature": ([], "sources"),
     "item_images": ([], "sources"),
-    "champion": (
-        [
-            "fused_pca",
-            "image_embeddings",
-            "text_embeddings",
-            "train_dataset",
-            "trained_model",
-        ],
-        "training",
-    ),
-    "model_report": (
-        [
-            "champion",
-            "fused_pca",
-            "image_embeddings",
-            "text_embeddings",
-            "train_dataset",
-            "trained_model",
-        ],
-        "training",
-    ),
+    "champion": (_OF_MODEL, "training"),
+    "model_report": (["champion", *_OF_MODEL], "training"),
     "submission_csv": (
         ["champion", "fused_pca", "image_embeddings", "text_embeddings", "train_dataset"],
         "submission",

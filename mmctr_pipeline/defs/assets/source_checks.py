@@ -46,16 +46,17 @@ _SPECS = [
         description="the run can succeed: device, encoders and their weights, template, covers, "
         "labels, days, model and storage; `mmctr check` prints the same findings",
     ),
-]
-_SPECS += [
-    dg.AssetCheckSpec(
-        _DATA_GATE,
-        asset=source,
-        blocking=True,
-        automation_condition=checked_before_changes(),
-        description="the data can be read, and differ little from those of the last accepted night",
-    )
-    for source in SOURCE_NAMES
+    *(
+        dg.AssetCheckSpec(
+            _DATA_GATE,
+            asset=source,
+            blocking=True,
+            automation_condition=checked_before_changes(),
+            description="the data can be read, and differ little from those of the last accepted "
+            "night",
+        )
+        for source in SOURCE_NAMES
+    ),
 ]
 
 
@@ -63,14 +64,14 @@ def _check(
     context: dg.AssetCheckExecutionContext, config: AssetConfig, deployment: DeploymentResource
 ) -> Iterator[dg.AssetCheckResult]:
     """Do the preflight; read the data, and compare them with those of the last accepted night."""
-    findings: list[Finding] = []
-    if _PREFLIGHT in context.selected_asset_check_keys:
-        findings = _preflight(context, config, deployment)
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.monitoring.drift import source_of
     from mmctr_pipeline.monitoring.night import Verdict, check_data
     from mmctr_pipeline.monitoring.profile import profile_data
 
+    findings: list[Finding] = []
+    if _PREFLIGHT in context.selected_asset_check_keys:
+        findings = _preflight(context, config, deployment)
     numbers: dict[str, float] = {}
     with retrying():
         try:

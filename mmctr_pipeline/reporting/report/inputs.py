@@ -1,4 +1,4 @@
-"""What a model report is made of."""
+"""The inputs of a model report."""
 
 import dataclasses
 from collections.abc import Mapping

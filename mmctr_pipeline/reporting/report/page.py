@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 MAX_PAGE_BYTES = 3_000_000
 _MARGIN = 20_000
 _BUNDLE = "window.vegaEmbed = vegaEmbed;"
-"""What the page needs of the bundle."""
+"""Entry point of the bundle: it makes `vegaEmbed` available to the page."""
 _ADDRESS = re.compile(r"https://[^\s\"'`)]+")
 """Addresses in the bundle: links to an online editor and to schemas, all unused here."""
 _PICTURES = {"slices": "AUC by slice", "reliability": "share of clicks by probability"}

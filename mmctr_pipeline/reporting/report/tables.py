@@ -10,8 +10,7 @@ from mmctr_pipeline.baselines import NAMES
 from mmctr_pipeline.data.dataset import CtrDataset
 from mmctr_pipeline.data.facts import data_facts, unseen_rows
 from mmctr_pipeline.data.vectors import ItemVectors
-from mmctr_pipeline.registry.auc_gate import recorded_baselines
-from mmctr_pipeline.registry.card import flattened
+from mmctr_pipeline.registry.card import baseline_rows, flattened
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.reporting.report.inputs import ReportInputs
 from mmctr_pipeline.reporting.report.quality import QUANTILES, SliceAuc
@@ -68,17 +67,8 @@ def remarks(model: ModelFile) -> list[str]:
 
 def baseline_table(model: ModelFile) -> Table:
     """Return the AUC of each trivial baseline, and the model's difference from it."""
-    rows = [
-        [
-            NAMES.get(key, key),
-            f"{each.auc:.4f}",
-            f"{each.difference:+.4f}",
-            f"{each.low:+.4f}",
-        ]
-        for key, each in recorded_baselines(model).items()
-    ]
     headers = ["baseline", "AUC", "model minus this", "95 % lower bound"]
-    return Table("Trivial baselines on the same valid rows", headers, rows)
+    return Table("Trivial baselines on the same valid rows", headers, baseline_rows(model))
 
 
 def epoch_table(history: Mapping[str, Any]) -> Table:
