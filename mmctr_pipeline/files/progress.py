@@ -3,6 +3,10 @@
 import dataclasses
 import logging
 import time
+from collections.abc import Callable
+
+Advance = Callable[[int], None]
+"""Counts things that have been done, for the progress in the log."""
 
 
 @dataclasses.dataclass
@@ -21,6 +25,8 @@ class Progress:
         Plural noun of the things counted.
     every_seconds
         The minimum time between two lines.
+    done
+        Count that was done before this loop; the rate leaves it out.
     """
 
     logger: logging.Logger
@@ -28,11 +34,16 @@ class Progress:
     total: int
     unit: str = "rows"
     every_seconds: float = 5.0
-    done: int = dataclasses.field(default=0, init=False)
-    """Count since the start."""
+    done: int = 0
 
     def __post_init__(self) -> None:
         self._start = self._last = time.monotonic()
+        self._done_before = self.done
+
+    @property
+    def count(self) -> int:
+        """Count of this loop so far."""
+        return self.done - self._done_before
 
     @property
     def seconds(self) -> float:
@@ -42,7 +53,7 @@ class Progress:
     @property
     def per_second(self) -> float:
         """Mean rate since the start."""
-        return self.done / max(self.seconds, 1e-9)
+        return self.count / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1) -> None:
         """Count `count` more, and log a line if one is due."""

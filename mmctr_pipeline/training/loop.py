@@ -104,7 +104,8 @@ def fit(
             seconds_left = stopping.seconds_left(state)
             meter = LossMeter(epoch, device)
             train_step.gradient_norms.reset()
-            progress = Progress(logger, stopping.label(epoch), batches.n_rows // n_validations)
+            rows_before = batches.n_rows * (number - 1) // n_validations
+            progress = Progress(logger, stopping.label(epoch), batches.n_rows, done=rows_before)
             set_seed(derived_seed(config.seed, epoch, number), device)
             module.train()
             for batch in part_batches:
@@ -121,7 +122,7 @@ def fit(
             n_epochs = epoch - 1 + number / n_validations
             if seconds > seconds_left:
                 state.is_out_of_time = True
-                n_epochs = min(n_epochs, state.n_epochs + progress.done / batches.n_rows)
+                n_epochs = min(n_epochs, state.n_epochs + progress.count / batches.n_rows)
             with average.applied():
                 metrics = stopping.measure(module, n_epochs)
                 record = EpochRecord(

@@ -1,5 +1,6 @@
 """Scoring: a click probability or logit for every row of a split, in order."""
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -7,11 +8,14 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.calibration import CalibrationMap
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.precision import dtype_for
 from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline.training.step import autocast
+
+logger = logging.getLogger(__name__)
 
 SCORING_BATCH_SIZE = 4096
 """Rows per batch, which keeps intermediate results to a few hundred MB."""
@@ -65,6 +69,7 @@ def _outputs(
     keep_freed_memory()
     share = isinstance(module, CtrModel) and module.shares_histories
     outputs_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
+    progress = Progress(logger, "scoring", len(source))
     was_training = module.training
     module.eval()
     try:
@@ -75,6 +80,7 @@ def _outputs(
                 stop = start + len(batch)
                 outputs_N[start:stop] = transform(module(batch).float())
                 start = stop
+                progress.advance(len(batch))
     finally:
         module.train(was_training)
     return outputs_N.cpu().numpy()

@@ -22,7 +22,7 @@ def test_it_drops_vectors_that_are_no_longer_used(
     for now in (lambda: long_ago, utc_now):
         VectorStore(tmp_path / "vectors", now).get_or_encode(
             *("encoder:1", [bytes(31) + bytes([number]) for number in range(3)]),
-            lambda positions: Shard(np.ones((len(positions), 250_000), np.float32)),
+            lambda positions, _: Shard(np.ones((len(positions), 250_000), np.float32)),
             shard_size=2,
             reader="",
         )

@@ -35,3 +35,11 @@ def test_long_work_logs_count_rate_and_remaining_time(caplog: pytest.LogCaptureF
 def test_completion_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     Progress(logger, "reading", 10, every_seconds=0).advance(10)
     assert caplog.messages == []
+
+
+def test_the_rate_leaves_out_what_was_done_before(caplog: pytest.LogCaptureFixture) -> None:
+    progress = Progress(logger, "epoch 1", 1_000, every_seconds=0, done=500)
+    progress.advance(250)
+    assert caplog.messages[0].startswith("epoch 1: 750 of 1,000 rows, ")
+    assert progress.count == 250
+    assert progress.per_second == pytest.approx(250 / progress.seconds, rel=0.5)

@@ -1,5 +1,6 @@
 """The loop on a toy module: stopping, best weights, clipping, divergence, history, progress."""
 
+import itertools
 import logging
 import math
 
@@ -12,7 +13,7 @@ from mmctr_pipeline.training.loop import TrainBatches
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.step import TrainingDivergedError
 from mmctr_pipeline.training.stopping import EarlyStopping
-from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, squared_error
+from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, make_batches, squared_error
 
 
 class Script:
@@ -125,6 +126,18 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     for parameter, gradient in zip(module.parameters(), gradients, strict=True):
         assert parameter.grad is not None
         assert torch.allclose(parameter.grad, gradient * 0.7 / norm, rtol=1e-4)
+
+
+def test_progress_counts_on_through_the_parts_of_an_epoch(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=10)
+    monkeypatch.setattr("mmctr_pipeline.files.progress.time.monotonic", lambda: next(clock))
+    caplog.set_level(logging.INFO)
+    config = TrainingConfig(max_epochs=1, validations_per_epoch=2)
+    fit_toy(Weight(), config, batches=make_batches(2, 2, 2, 2))
+    counts = [line.split("rows")[0] for line in caplog.messages if " left" in line]
+    assert counts == ["epoch 1 of 1: 2 of 8 ", "epoch 1 of 1: 4 of 8 ", "epoch 1 of 1: 6 of 8 "]
 
 
 def test_every_epoch_is_logged(caplog: pytest.LogCaptureFixture) -> None:

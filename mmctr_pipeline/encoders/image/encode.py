@@ -102,7 +102,7 @@ def encode_images(
         result = store.get_or_encode(
             encoder.info.identity,
             [digest for _, digest in files],
-            lambda positions: encoder.encode([files[position] for position in positions]),
+            lambda positions, advance: encoder.encode([files[row] for row in positions], advance),
             shard_size=SHARD_IMAGES,
             # A newer Pillow may read files that an older one could not.
             reader=f"pillow {PIL.__version__}",

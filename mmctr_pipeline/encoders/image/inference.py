@@ -17,6 +17,7 @@ from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
 from mmctr_pipeline.encoders.store.parquet_files import Notes
 from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
+from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.files.read_ahead import in_threads, n_cores
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
@@ -45,11 +46,12 @@ class ImageEncoder:
         self._device = torch.device(device)
         self._batch_size = config.batch_size or (8 if self._device.type == "cpu" else 128)
 
-    def encode(self, files: Sequence[tuple[Path, bytes]]) -> Shard:
+    def encode(self, files: Sequence[tuple[Path, bytes]], advance: Advance | None = None) -> Shard:
         """Return the vectors of files, and by position why a file has none.
 
         Each file comes with its SHA-256 digest; raises `ImageChangedError` if the file has changed
-        since. Batches hold the readable files in order, so they depend only on the shard.
+        since. Batches hold the readable files in order, so they depend only on the shard. `advance`
+        is called with the number of files after each batch.
         """
         reasons: dict[int, str] = {}
 
@@ -69,6 +71,8 @@ class ImageEncoder:
                 positions, pixels = zip(*batch, strict=True)
                 found = self._forward(pixels, self._tower)
                 vectors[list(positions)] = found
+                if advance is not None:
+                    advance(len(batch))
                 if self._reference is not None and not notes:
                     # The first image of a shard shows how close bfloat16 comes to float32.
                     notes = parity_notes(found[:1], self._forward(pixels[:1], self._reference))

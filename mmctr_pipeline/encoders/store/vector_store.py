@@ -28,7 +28,7 @@ from mmctr_pipeline.encoders.store.parquet_files import (
 )
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.locks import locked
-from mmctr_pipeline.files.progress import Progress
+from mmctr_pipeline.files.progress import Advance, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,11 @@ class Shard:
     notes: Notes = dataclasses.field(default_factory=dict)
 
 
-EncodeShard = Callable[[np.ndarray], Shard]
-"""Encodes the contents at `(n,) int64` positions, sorted by the hashes of the contents."""
+EncodeShard = Callable[[np.ndarray, Advance], Shard]
+"""Encodes the contents at `(n,) int64` positions, sorted by the hashes of the contents.
+
+It may count contents as it goes; the rest is counted when it returns.
+"""
 
 
 def utc_now() -> datetime.datetime:
@@ -150,20 +153,20 @@ class _Run:
 
         Returns False if another run is encoding it and `wait` is False.
         """
-        path = self.folder / shard_name(self.lookup.distinct[rows])
+        path, done = self.folder / shard_name(self.lookup.distinct[rows]), progress.done
         with locked(_claim(path), wait=wait) as is_mine:
             if not is_mine:
                 return False
             # Another run may have written the shard since the folder was listed.
             self.take(path, is_claimed=True)
             if np.isin(rows, self.lookup.missing).any():
-                self._encode(rows)
-        progress.advance(len(rows))
+                self._encode(rows, progress.advance)
+        progress.advance(done + len(rows) - progress.done)
         return True
 
-    def _encode(self, rows: np.ndarray) -> None:
+    def _encode(self, rows: np.ndarray, advance: Advance) -> None:
         """Encode a shard, validate what the encoder returns, store it, and take it."""
-        shard = self.encode(self.lookup.first[rows])
+        shard = self.encode(self.lookup.first[rows], advance)
         vectors = np.array(shard.vectors, dtype=np.float32)
         encoder, n_rows = f"the encoder {self.identity}", len(rows)
         if vectors.ndim != 2 or len(vectors) != n_rows:

@@ -26,6 +26,7 @@ from mmctr_pipeline.encoders.vector_tables import (
     parity_notes,
     parity_rows,
 )
+from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
@@ -99,9 +100,9 @@ def encode_titles(
     on_cpu = torch.device(device).type == "cpu"
     batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
 
-    def encode_shard(positions: np.ndarray) -> Shard:
+    def encode_shard(positions: np.ndarray, advance: Advance) -> Shard:
         shard = [texts[position] for position in positions]
-        vectors = model.encode(shard, batch_tokens)
+        vectors = model.encode(shard, batch_tokens, advance)
         if encoder.precision == "float32":
             return Shard(vectors)
         compared = parity_rows(len(shard), _PARITY_TEXTS)

@@ -11,6 +11,7 @@ from mmctr_pipeline.encoders.locate import LocatedTextModel
 from mmctr_pipeline.encoders.text.bert import CompactBert
 from mmctr_pipeline.encoders.text.loading import load_sentence_model
 from mmctr_pipeline.encoders.text.tokens import unknown_only
+from mmctr_pipeline.files.progress import Advance
 
 
 class SentenceModel:
@@ -58,10 +59,13 @@ class SentenceModel:
         """Return which texts consist only of words unknown to the tokeniser, `(n,) bool`."""
         return unknown_only(getattr(self._model[0], "tokenizer", None), texts)
 
-    def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
+    def encode(
+        self, texts: list[str], batch_tokens: int, advance: Advance | None = None
+    ) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`.
 
         Texts of similar length share a batch of at most `batch_tokens` tokens including padding.
+        `advance` is called with the number of texts after each batch.
         """
         if self._is_static:
             return self.encode_by_library(texts)
@@ -71,6 +75,7 @@ class SentenceModel:
             batch_tokens,
             self.dim,
             lambda rows: self._forward([texts[row] for row in rows]),
+            advance,
         )
 
     def encode_by_library(self, texts: list[str]) -> np.ndarray:
@@ -147,7 +152,9 @@ class ClipTextModel:
             return np.zeros(len(texts), dtype=bool)  # open_clip's own tokeniser knows every byte.
         return unknown_only(hub_tokenizer, texts)
 
-    def encode(self, texts: list[str], batch_tokens: int) -> np.ndarray:
+    def encode(
+        self, texts: list[str], batch_tokens: int, advance: Advance | None = None
+    ) -> np.ndarray:
         """Return `(n, D) float32` in the order of `texts`; see `SentenceModel.encode`."""
         token_NL = self._tokenize(texts)
         lengths = self._used(token_NL) if self._can_cut else np.full(len(texts), token_NL.shape[1])
@@ -156,7 +163,7 @@ class ClipTextModel:
             token_BL = token_NL[torch.from_numpy(rows), : int(lengths[rows].max())]
             return self._forward(token_BL.to(self._device))
 
-        return _encode_by_length(lengths, batch_tokens, self.dim, forward)
+        return _encode_by_length(lengths, batch_tokens, self.dim, forward, advance)
 
     def encode_by_library(self, texts: list[str]) -> np.ndarray:
         """Return what the model's own `encode_text` returns, in float32."""
@@ -212,10 +219,13 @@ def _encode_by_length(
     batch_tokens: int,
     dim: int,
     forward: Callable[[np.ndarray], torch.Tensor],
+    advance: Advance | None,
 ) -> np.ndarray:
     """Call `forward` for the batches of `batches_by_length`; return all vectors, `(n, dim)`."""
     vectors = np.empty((len(lengths), dim), dtype=np.float32)
     with torch.inference_mode():
         for rows in batches_by_length(lengths, batch_tokens):
             vectors[rows] = forward(rows).float().cpu().numpy()
+            if advance is not None:
+                advance(len(rows))
     return vectors

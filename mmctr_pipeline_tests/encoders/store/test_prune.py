@@ -11,6 +11,7 @@ import pytest
 
 from mmctr_pipeline.encoders.store.prune import PruneReport, prune
 from mmctr_pipeline.encoders.store.vector_store import Shard
+from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     FIRST_DAY,
@@ -86,10 +87,10 @@ def test_folder_in_use_is_skipped(tmp_path: Path) -> None:
     run(tmp_path, [1, 2], identity="encoder:2")
     is_encoding, may_finish = threading.Event(), threading.Event()
 
-    def encode(positions: np.ndarray) -> Shard:
+    def encode(positions: np.ndarray, advance: Advance) -> Shard:
         is_encoding.set()
         may_finish.wait(900)
-        return Encoder([1, 2, 3])(positions)
+        return Encoder([1, 2, 3])(positions, advance)
 
     work = threading.Thread(target=run, args=(tmp_path, [1, 2, 3], encode))
     work.start()

@@ -1,5 +1,6 @@
 """The vector store encodes each content once and returns equal vectors."""
 
+import itertools
 import logging
 import signal
 import threading
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from mmctr_pipeline.encoders.store.vector_store import Shard, StoreResult, VectorStore
+from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import (
     WIDTH,
     Encoder,
@@ -60,7 +62,7 @@ def test_keys_that_end_in_zeros_are_distinct(tmp_path: Path) -> None:
     store = VectorStore(tmp_path)
     for _ in range(2):
         result = store.get_or_encode(
-            *("encoder", keys, lambda positions: Shard(positions[:, None].astype(np.float32))),
+            *("encoder", keys, lambda positions, _: Shard(positions[:, None].astype(np.float32))),
             shard_size=2,
             reader="",
         )
@@ -210,10 +212,10 @@ def test_vector_is_preferred_to_a_failure(tmp_path: Path, failing: set[str]) -> 
 def test_encoder_error_loses_only_the_current_shard(tmp_path: Path) -> None:
     encoder = Encoder(range(12))
 
-    def encode(positions: np.ndarray) -> Shard:
+    def encode(positions: np.ndarray, advance: Advance) -> Shard:
         if len(encoder.calls) == 2:
             raise RuntimeError("out of memory")
-        return encoder(positions)
+        return encoder(positions, advance)
 
     with pytest.raises(RuntimeError, match="out of memory"):
         run(tmp_path, range(12), encode)
@@ -237,12 +239,12 @@ def test_invalid_encoder_results_raise(tmp_path: Path, shard: Shard, message: st
     run(tmp_path, [1])
     n_files = len(shard_files(tmp_path))
     with pytest.raises(ValueError, match=message):
-        run(tmp_path, [1, 2, 3], lambda positions: shard)
+        run(tmp_path, [1, 2, 3], lambda *_: shard)
     assert len(shard_files(tmp_path)) == n_files
 
 
 def test_vector_in_the_row_of_a_failure_is_ignored(tmp_path: Path) -> None:
-    def encode(positions: np.ndarray) -> Shard:
+    def encode(positions: np.ndarray, advance: Advance) -> Shard:
         vectors = np.full((2, WIDTH), np.nan, np.float32)
         vectors[positions == 0] = 5
         return Shard(vectors, {int(np.flatnonzero(positions == 1)[0]): "empty"})
@@ -262,6 +264,22 @@ def test_invalid_arguments_raise(tmp_path: Path) -> None:
             shard_size=1,
             reader="",
         )
+
+
+def test_progress_counts_within_a_shard_and_each_content_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(step=10)
+    monkeypatch.setattr("mmctr_pipeline.files.progress.time.monotonic", lambda: next(clock))
+    caplog.set_level(logging.INFO)
+
+    def encode(positions: np.ndarray, advance: Advance) -> Shard:
+        advance(2)
+        return Encoder(range(9))(positions, advance)
+
+    run(tmp_path, range(9), encode, shard_size=5)
+    counts = [line.split()[1] for line in caplog.messages if line.startswith("encoding: ")]
+    assert counts == ["2", "5", "7"]
 
 
 def test_log_counts_stored_and_missing_contents(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmctr_pipeline.encoders.store.vector_store import EncodeShard, Shard, StoreResult, VectorStore
+from mmctr_pipeline.files.progress import Advance
 
 WIDTH = 3
 
@@ -26,8 +27,8 @@ from mmctr_pipeline_tests.encoders.store.vector_store_runs import Encoder, run
 folder, numbers, stop_at, result = sys.argv[1:]
 encoder = Encoder(range(int(numbers)), failing={3, 11})
 
-def encode(positions):
-    shard = encoder(positions)
+def encode(positions, advance):
+    shard = encoder(positions, advance)
     print("encoding", flush=True)
     sys.stdin.readline()
     if len(encoder.calls) == int(stop_at):
@@ -50,7 +51,7 @@ class Encoder:
         self.failing = set(failing)
         self.calls: list[list[int]] = []
 
-    def __call__(self, positions: np.ndarray) -> Shard:
+    def __call__(self, positions: np.ndarray, advance: Advance) -> Shard:
         numbers = np.array([self.numbers[position] for position in positions])
         self.calls.append(numbers.tolist())
         vectors = np.stack(
@@ -79,10 +80,10 @@ class WatchedStore(VectorStore):
     def get_or_encode(
         self, identity: str, contents: Sequence[bytes], encode: EncodeShard, **options: Any
     ) -> StoreResult:
-        def watched(positions: np.ndarray) -> Shard:
+        def watched(positions: np.ndarray, advance: Advance) -> Shard:
             self.n_tried += len(positions)
             self._before()
-            return encode(positions)
+            return encode(positions, advance)
 
         return super().get_or_encode(identity, contents, watched, **options)
 

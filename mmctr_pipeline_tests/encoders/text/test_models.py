@@ -79,7 +79,10 @@ def assert_equal_in_order(vectors: np.ndarray, expected: np.ndarray) -> None:
 def test_all_minilm_gives_the_vectors_of_the_library_in_text_order(
     minilm: SentenceModel, expected: np.ndarray, batch_tokens: int
 ) -> None:
-    assert_equal_in_order(minilm.encode(TEXTS, batch_tokens), expected)
+    counts: list[int] = []
+    assert_equal_in_order(minilm.encode(TEXTS, batch_tokens, counts.append), expected)
+    assert sum(counts) == len(TEXTS)
+    assert len(counts) > 1
     assert (minilm.dim, minilm.longest) == (384, 256)
 
 
@@ -178,7 +181,9 @@ def test_clip_text_tower_equals_open_clip_in_order(
     tiny_clip: LoadedClip, batch_tokens: int
 ) -> None:
     model = ClipTextModel(tiny_clip.model, tiny_clip.tokenizer(), "cpu", torch.float32)
-    vectors = model.encode(TEXTS, batch_tokens)
+    counts: list[int] = []
+    vectors = model.encode(TEXTS, batch_tokens, counts.append)
+    assert sum(counts) == len(TEXTS)
     assert_equal_in_order(vectors, encoded_by_open_clip(tiny_clip.model, TEXTS, 32))
     assert (model.dim, model.longest) == (128, 32)
     np.testing.assert_array_equal(
