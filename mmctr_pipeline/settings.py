@@ -215,6 +215,13 @@ class _ProblemError(ValueError):
     """A field cannot have this value; the message is a sentence without its subject, the field."""
 
 
+def described(field: dataclasses.Field[Any]) -> str | None:
+    """Return what a field's value does, with its bounds if it has any; None if it has no help."""
+    text: str | None = field.metadata.get("help")
+    bounds = field.metadata.get("bounds")
+    return f"{text} ({_limits(bounds)})" if text and bounds else text
+
+
 def _checked(value: Any, field: dataclasses.Field[Any], hint: Any) -> Any:
     """Return a field's value as the type `hint`; raises `_ProblemError`."""
     value = _converted(value, hint)
@@ -272,6 +279,10 @@ def _expected(value: Any, kind: str) -> _ProblemError:
     return _ProblemError(f"is {shown(value)}; expected {kind}")
 
 
+def _limits(bounds: Mapping[str, float]) -> str:
+    return " and ".join(f"{_BOUNDS[name][0]} {limit}" for name, limit in bounds.items())
+
+
 def _check_bounds(value: Any, bounds: Mapping[str, float]) -> None:
     """Raise `_ProblemError` if a number, or one of a tuple of numbers, is out of bounds."""
     for number in value if isinstance(value, tuple) else (value,):
@@ -279,5 +290,5 @@ def _check_bounds(value: Any, bounds: Mapping[str, float]) -> None:
             continue
         if all(_BOUNDS[name][1](number, bounds[name]) for name in bounds):
             continue
-        limits = " and ".join(f"{_BOUNDS[name][0]} {limit}" for name, limit in bounds.items())
+        limits = _limits(bounds)
         raise _ProblemError(f"is {shown(number)}; it must be {limits}")

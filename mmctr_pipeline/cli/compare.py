@@ -1,6 +1,5 @@
 """Comparisons on the command line: train all rows, then write and print their table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -85,7 +84,5 @@ def compare(
     )
     best = best_possible_auc(layout.root, dataset, ~selecting_rows(dataset))
     lines = write_report(board, runner.folder, name, heading, best)
-    print("\n".join(["", *lines, "", f"written to {runner.folder / name}.md"]))
-    line = {"name": name, "data": str(layout.root), "best_possible_auc": best}
-    print(json.dumps(line | board.to_mapping()))
+    print("\n".join(["", *lines, "", f"written to {runner.folder / name}.md, .json and .png"]))
     return 1 if board.failures else 0

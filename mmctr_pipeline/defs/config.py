@@ -16,7 +16,7 @@ from mmctr_pipeline.environment import Deployment, DeploymentError
 from mmctr_pipeline.models.config import MODEL_CONFIGS, ModelConfig, model_config_from
 from mmctr_pipeline.monitoring.config import DATA_LEVELS, SCORE_LEVELS
 from mmctr_pipeline.presets.preset import Preset, load_preset, merged, preset_from, preset_name
-from mmctr_pipeline.settings import Settings
+from mmctr_pipeline.settings import Settings, described
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -173,7 +173,7 @@ def config_class(
             hint = Any
         if isinstance(value, tuple):
             hint, value = _LIST[typing.get_args(hint)[0]], list(value)
-        fields[field.name] = (hint, pydantic.Field(value, description=field.metadata.get("help")))
+        fields[field.name] = (hint, pydantic.Field(value, description=described(field)))
 
     def check(cls: type, values: Any) -> Any:
         if isinstance(values, Mapping):

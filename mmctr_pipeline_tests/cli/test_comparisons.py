@@ -20,7 +20,7 @@ def train_rows_in_this_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_ablation_compares_the_four_variants(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preset = tmp_path / "short.yaml"
     # This model reads title and cover vectors in addition to the fused ones.
@@ -30,7 +30,7 @@ def test_ablation_compares_the_four_variants(
     )
     monkeypatch.setenv("MMCTR_PRESET", str(preset))
     assert main(["ablation", "--scale", "0.1"]) == 0
-    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    line = json.loads((tmp_path / "leaderboard" / "ablation.json").read_text())
     rows = line["rows"]
     assert [row["row"] for row in rows] == ["both", "text only", "images only", "neither"]
     assert len({row["auc"] for row in rows}) == 4
@@ -43,7 +43,7 @@ def test_ablation_compares_the_four_variants(
 
 @pytest.mark.slow
 def test_fusions_trains_and_compares_every_fusion_with_every_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preset = tmp_path / "short.yaml"
     preset.write_text(
@@ -53,8 +53,8 @@ def test_fusions_trains_and_compares_every_fusion_with_every_seed(
     monkeypatch.setenv("MMCTR_PRESET", str(preset))
     sizes = ["--train-rows", "1000", "--valid-rows", "600"]
     assert main(["fusions", *sizes, "--seeds", "2"]) == 0
-    out = capsys.readouterr().out
-    rows = {row["row"]: row for row in json.loads(out.strip().splitlines()[-1])["rows"]}
+    saved = json.loads((tmp_path / "leaderboard" / "fusions.json").read_text())
+    rows = {row["row"]: row for row in saved["rows"]}
     assert list(rows) == list(FUSIONS)
     assert all(row["seeds"] == [1, 2] for row in rows.values())
     values = [auc for row in rows.values() for auc in row["auc_by_seed"]]

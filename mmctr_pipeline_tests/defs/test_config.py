@@ -24,6 +24,7 @@ def test_derived_config_has_bounds_choices_and_descriptions() -> None:
     derived = config_class(TrainingConfig(learning_rate=0.5))
     assert derived().learning_rate == 0.5
     assert "weight decay" in derived.model_fields["weight_decay"].description
+    assert derived.model_fields["batch_size"].description.endswith("(>= 2 and <= 1048576)")
     with pytest.raises(ValidationError):
         derived(learning_rate=0.0)
     with pytest.raises(ValidationError):
