@@ -4,13 +4,15 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 EXTRAS ?= dev
+# cpu: PyTorch without CUDA, a tenth of the download. auto chooses by the GPU driver.
+TORCH ?=
 BIN := .venv/bin
 comma := ,
 # One worker a core with one thread each; a file's tests share a worker, and so their fixtures. Files
 # keep their order, as the last ones are short: with the longest one last, a worker would be idle.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --dist loadfile \
 	--no-loadscope-reorder
-INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
+INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(TORCH),-$(TORCH))
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY = 1
@@ -30,7 +32,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
-	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'
+	@# uv names the large downloads as they begin and end; its list of all packages is left out.
+	@set -o pipefail; $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt \
+		$(if $(TORCH),--torch-backend $(TORCH)) -e '.[$(EXTRAS)]' 2>&1 | sed -u '/^ [-+~] /d'
 	@touch $@
 
 # Not a file's target, as make splits a path at spaces. The link is put in place in one step, so that
@@ -41,7 +45,7 @@ home:
 		mv -f "$$DAGSTER_HOME/.link-$$$$" "$$DAGSTER_HOME/dagster.yaml"; }; }; } || { \
 		echo "error: DAGSTER_HOME is '$$DAGSTER_HOME'. Fix: set it to a folder that can be written to"; exit 2; }
 
-install: $(INSTALLED) home  ## install everything into .venv
+install: $(INSTALLED) home  ## install everything into .venv (TORCH=cpu: PyTorch without CUDA)
 
 demo: install  ## run the whole pipeline on the generated sample dataset
 	@env -u MMCTR_DATA_DIR MMCTR_PRESET=sample $(BIN)/python -m mmctr_pipeline.defs.run

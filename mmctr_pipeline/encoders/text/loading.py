@@ -1,14 +1,16 @@
 """Load sentence-transformers models; an incomplete model is an error."""
 
+import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
+from transformers.utils import logging as transformers_logging
 
 from mmctr_pipeline.encoders.locate import LocatedTextModel
 from mmctr_pipeline.encoders.model_files import (
@@ -39,6 +41,19 @@ _NUMBER = re.compile(r"\.\d+(?=\.)")
 _UNUSED = re.compile(r"(^|\.)pooler\.|^decoder\.|^lm_head\.|position_ids$")
 
 
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Let transformers draw no bars; it loads most models within a second."""
+    were_shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_shown:
+            transformers_logging.enable_progress_bar()
+
+
+@_no_progress_bars()
 def load_sentence_model(located: LocatedTextModel, device: torch.device | str) -> Any:
     """Return the `SentenceTransformer` of a folder, in float32 and evaluation mode.
 

@@ -231,3 +231,8 @@ def test_a_model_without_sentence_transformers_files_is_loaded(
     (folder / "1_Pooling").mkdir()
     with pytest.raises(ModelFilesError, match=r"has 1_Pooling, but no modules\.json"):
         load_model(folder)
+
+
+def test_loading_prints_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_model(folder)
+    assert capfd.readouterr() == ("", "")
