@@ -69,7 +69,7 @@ check: install  ## check lint, format, types and import contracts
 	@$(BIN)/lint-imports
 
 site: install  ## build the documents as a site in site/ (open site/index.html)
-	@$(BIN)/python -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench

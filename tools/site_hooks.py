@@ -26,6 +26,7 @@ def on_files(files: Files, config: Any) -> Files:
         path
         for document in Path(config.docs_dir).glob("*.md")
         for path in _OUTSIDE.findall(document.read_text(encoding="utf-8"))
+        if path not in _PAGES
     }
     for path in sorted(linked):
         source = str(_ROOT / path)
@@ -34,5 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links to files outside docs/ lead to their copies in the site."""
+    """Let links to pages and files outside docs/ lead to their copies in the site."""
+    for source, page in _PAGES.items():
+        markdown = markdown.replace(f"](../{source}", f"]({page}")
     return _OUTSIDE.sub(rf"]({_FOLDER}/\1)", markdown)

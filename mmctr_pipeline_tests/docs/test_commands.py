@@ -18,7 +18,7 @@ DOCUMENTS = [
 _BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:mmctr|make|python -m benchmarks\.) ?[^`]*)`")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_MAKE_VARIABLES = {"ARGS", "DAY", "EXTRAS", "PORT", "PYTHON", "WAIT", "WORKERS"}
+_MAKE_VARIABLES = {"ARGS", "DAY", "EXTRAS", "PORT", "PYTHON", "TORCH", "WAIT", "WORKERS"}
 _SEPARATORS = (";", "&&", "||", "|", "&")
 
 
