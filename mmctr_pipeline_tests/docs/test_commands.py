@@ -15,7 +15,7 @@ DOCUMENTS = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
-_BLOCK = re.compile(r"^```(?:bash|sh)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(r"`((?:mmctr|make|python -m benchmarks\.) ?[^`]*)`")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _MAKE_VARIABLES = {"ARGS", "DAY", "EXTRAS", "PORT", "PYTHON", "TORCH", "WAIT", "WORKERS"}
@@ -25,7 +25,10 @@ _SEPARATORS = (";", "&&", "||", "|", "&")
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of a document, without assignments of variables."""
     lines = [
-        line for block in _BLOCK.findall(text) for line in block.replace("\\\n", " ").split("\n")
+        line
+        for language, block in _BLOCK.findall(text)
+        if language in ("", "bash", "sh")
+        for line in block.replace("\\\n", " ").split("\n")
     ]
     lines += [" ".join(found.split()) for found in _INLINE.findall(text)]
     for line in lines:
