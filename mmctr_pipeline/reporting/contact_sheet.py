@@ -9,6 +9,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from anyascii import anyascii
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 
@@ -131,24 +132,27 @@ def _font(bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _font_path(bold: bool = False) -> Path:
-    # This font comes with matplotlib. Letters that it lacks become boxes. All letters have the same
-    # width, so lines can be wrapped by counting letters.
+    # This font comes with matplotlib. All letters have the same width, so lines can be wrapped by
+    # counting letters.
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     return folder / f"DejaVuSansMono{'-Bold' * bold}.ttf"
 
 
 def _drawable(title: str) -> str:
-    """Return a title in one line; drop control characters, and emoji that the font lacks."""
+    """Return a title in one line, with a substitute for each character that the font lacks."""
     letters = " ".join(unicodedata.normalize("NFKC", title).split())
-    return " ".join("".join(filter(_is_drawable, letters)).split())
+    return " ".join("".join(map(_drawn_as, letters)).split())
 
 
-def _is_drawable(letter: str) -> bool:
+def _drawn_as(letter: str) -> str:
+    """Return a letter, or Latin letters for one that the font lacks; nothing for an emoji."""
     category = unicodedata.category(letter)
     # Characters that only join or modify emoji would become boxes.
     if category in ("Cc", "Cf") or "\ufe00" <= letter <= "\ufe0f":
-        return False
-    return category[0] != "S" or _glyphs().get_char_index(ord(letter)) != 0
+        return ""
+    if _glyphs().get_char_index(ord(letter)):
+        return letter
+    return "" if category[0] == "S" else anyascii(letter)
 
 
 @functools.cache

@@ -136,6 +136,13 @@ def test_emoji_that_the_font_lacks_are_left_out() -> None:
     assert emoji == plain != without
 
 
+def test_letters_that_the_font_lacks_are_drawn_in_latin_letters() -> None:
+    table = {"text": random_vectors(1)}
+    chinese = neighbour_sheet(item_table(pa.array(["北京 café"] * N_ITEMS)), None, table)
+    latin = neighbour_sheet(item_table(pa.array(["BeiJing café"] * N_ITEMS)), None, table)
+    assert chinese == latin
+
+
 def test_items_are_labelled_with_their_ids() -> None:
     titles = pa.array(["title"] * 3)
     tables = {"text": vector_table([[0, 1], [1, 0], [1, 0.1]], np.array([3, 5, 90], np.int32))}
