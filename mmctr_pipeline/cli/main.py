@@ -9,6 +9,7 @@ import click
 from mmctr_pipeline.advice import errors_with_advice
 from mmctr_pipeline.cli.ablation import ablation
 from mmctr_pipeline.cli.accept import accept
+from mmctr_pipeline.cli.atlas import atlas
 from mmctr_pipeline.cli.check import check
 from mmctr_pipeline.cli.convert import convert
 from mmctr_pipeline.cli.export import export
@@ -32,7 +33,7 @@ def mmctr() -> None:
 
 COMMANDS = (
     *(sample, convert, ablation, fusions, leaderboard, repeat),
-    *(score, recommend, export, tensorboard),
+    *(score, recommend, export, tensorboard, atlas),
     *(check, accept, models, prune, reap, push, pull),
 )
 for command in COMMANDS:
