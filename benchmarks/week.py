@@ -162,7 +162,7 @@ class Deployment:
         if status == 0:
             return json.loads((self.storage / "contest.json").read_text())["headline"]
         lines = [line.strip() for line in output.splitlines()]
-        wanted = [line for line in lines if "error: " in line or "did not pass" in line]
+        wanted = [line for line in lines if "error: " in line or " failed: " in line]
         return (wanted or lines[-1:])[0]
 
 

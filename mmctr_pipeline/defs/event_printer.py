@@ -48,16 +48,30 @@ class EventPrinter:
 
     def _described(self, event: dg.DagsterEvent) -> str:
         text, data = event.message or "", cast("Any", event.event_specific_data)
-        description: str = getattr(data, "description", None) or ""
-        is_failed_check = description and not getattr(data, "passed", True)
-        if is_failed_check and self._was_printed(description):
-            text = text.replace(f" Description: '{description}'", f" Description: {_AGAIN}")
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            text = "started"
+        elif event.event_type == dg.DagsterEventType.STEP_SUCCESS:
+            text = f"finished in {data.duration_ms / 1000:.1f} s"
+        elif event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            text = self._check(data)
         # The failure of a run repeats the error of its first failed step.
         if getattr(data, "error", None) and not getattr(data, "first_step_failure_event", None):
             reason = error_text(data.error)
             was_printed = self._was_printed(reason.removeprefix("error: "))
             text += f"\nerror: {_AGAIN}" if was_printed else f"\n{reason}"
         return text
+
+    def _check(self, check: dg.AssetCheckEvaluation) -> str:
+        reason = check.description or ""
+        if check.passed:
+            outcome = "passed"
+        else:
+            is_warning = check.severity == dg.AssetCheckSeverity.WARN
+            outcome = "warns" if is_warning else "failed"
+            if reason and self._was_printed(reason):
+                reason = _AGAIN
+        name = f"check {check.check_name} of {check.asset_key.to_user_string()} {outcome}"
+        return f"{name}: {reason}" if reason else name
 
     def _was_printed(self, reason: str) -> bool:
         """Return whether a reason is part of what was printed, and remember it."""

@@ -89,8 +89,8 @@ def test_the_same_reason_of_two_checks_is_printed_once(
     instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = printed(instance, failed(instance, rows, rows_checks), capsys)
-    assert f"Asset check 'first' on 'rows' did not pass. Description: '{REASON}'" in text
-    assert "Asset check 'second' on 'rows' did not pass. Description: the same as above" in text
+    assert f"check first of rows failed: {REASON}\n" in text
+    assert "check second of rows failed: the same as above\n" in text
     assert text.count(REASON) == 1
 
 

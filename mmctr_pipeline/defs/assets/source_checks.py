@@ -64,7 +64,7 @@ def _check(
     context: dg.AssetCheckExecutionContext, config: AssetConfig, deployment: DeploymentResource
 ) -> Iterator[dg.AssetCheckResult]:
     """Do the preflight; read the data, and compare them with those of the last accepted night."""
-    from mmctr_pipeline import pipeline
+    from mmctr_pipeline.data.build import build_dataset
     from mmctr_pipeline.monitoring.drift import source_of
     from mmctr_pipeline.monitoring.night import Verdict, check_data
     from mmctr_pipeline.monitoring.profile import profile_data
@@ -77,7 +77,7 @@ def _check(
         try:
             layout = deployment.layout()
             data = data_of_run(context, layout, config.settings("data", DataConfig))
-            profile = profile_data(pipeline.load_dataset(layout, data), layout)
+            profile = profile_data(build_dataset(layout, data), layout)
         except (DataError, DataNotFoundError) as error:
             if is_transient(error):
                 raise

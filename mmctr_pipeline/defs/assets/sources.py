@@ -1,7 +1,6 @@
 """The sources: item features, cover images and interactions, observed by content hash."""
 
 import dataclasses
-import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,6 @@ from mmctr_pipeline.defs.days import DAY_TAG, data_of_run, report_late_day
 from mmctr_pipeline.defs.resources import DeploymentResource
 from mmctr_pipeline.defs.retries import is_transient
 
-logger = logging.getLogger(__name__)
-
-
 Fingerprint = Callable[[DataLayout, dg.AssetExecutionContext], str]
 
 
@@ -33,7 +29,6 @@ def _source(
         context: dg.AssetExecutionContext, deployment: DeploymentResource
     ) -> dg.ObserveResult:
         layout = deployment.layout()
-        logger.info(layout.description)
         version = dg.DataVersion(fingerprint(layout, context))
         return dg.ObserveResult(asset_key=name, data_version=version)
 
