@@ -150,6 +150,7 @@ def test_finished_rows_are_measured_by_their_saved_scores_and_not_trained_again(
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_row_that_diverges_shows_why_and_the_others_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_full_disk_ends_the_run_with_one_line_that_names_path_and_variable(
     assert ModelFile.load(model).training_config["max_epochs"] == 1
 
 
+@pytest.mark.slow
 def test_a_dagster_database_that_cannot_grow_is_named(tmp_path: Path, small_sample: Path) -> None:
     deployment = Deployment(small_sample, tmp_path)
     result = deployment.run_pipeline(max_file_bytes=20_000)
