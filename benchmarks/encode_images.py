@@ -33,13 +33,10 @@ OPERATIONS = 2 * 5.6e9
 
 def ours(folder: Path) -> Encode:
     """Encode like the pipeline, without the vector store."""
-    from mmctr_pipeline.encoders.clip import load_clip
     from mmctr_pipeline.encoders.config import ImageEncoderConfig
-    from mmctr_pipeline.encoders.image.inference import ImageEncoder
-    from mmctr_pipeline.encoders.locate import locate_image_model
+    from mmctr_pipeline.encoders.image.inference import open_image_encoder
 
-    clip = load_clip(locate_image_model(f"local-dir:{folder / 'model'}"), "cpu")
-    encoder = ImageEncoder(clip, ImageEncoderConfig(), "cpu")
+    encoder = open_image_encoder(ImageEncoderConfig(model=f"local-dir:{folder / 'model'}"), "cpu")
 
     def encode(paths: Sequence[Path]) -> np.ndarray:
         files = [(path, hashlib.sha256(path.read_bytes()).digest()) for path in paths]

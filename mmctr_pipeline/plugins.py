@@ -1,13 +1,16 @@
 """Classes of the user's own packages, which settings name as `my_package.MyClass`."""
 
+import dataclasses
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
 from mmctr_pipeline.code_version import code_version
-from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline.settings import Settings, SettingsError, setting
 
 VARIABLE = "MMCTR_PLUGINS"
 """Environment variable with the packages, separated by commas, whose code may be imported."""
@@ -61,3 +64,67 @@ def plugin_code(name: str) -> str:
     if file.stem == "__init__":
         file = file.parent
     return code_version(module, source_dir=file.parents[module.count(".")])
+
+
+@dataclasses.dataclass(frozen=True)
+class PluggableSettings(Settings):
+    """Base of settings with a field that may name a class of the user's own.
+
+    `SELECTOR` is that field. `METHODS` are the methods that such a class must have.
+    """
+
+    SELECTOR: ClassVar[str]
+    METHODS: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "", section: str = "") -> Self:
+        """Build from a plain mapping, as `Settings.from_mapping` does.
+
+        If the values name a class of the user's own, the result has the settings of its `Config`
+        besides those of this class; raises the errors of `plugin_settings` too.
+        """
+        kind, name = cls, values.get(cls.SELECTOR) if isinstance(values, Mapping) else None
+        is_derived = is_plugin(getattr(cls, cls.SELECTOR))
+        if isinstance(name, str) and is_plugin(name) and not is_derived:
+            owner = ": ".join(filter(None, (where, f"{section or cls.__name__}.{cls.SELECTOR}")))
+            kind = plugin_settings(name, owner, cls, cls.SELECTOR, cls.METHODS)
+        return super(PluggableSettings, kind).from_mapping(values, where, section)
+
+
+def plugin_settings(
+    name: str, owner: str, base: Any, selector: str, methods: tuple[str, ...]
+) -> type[Any]:
+    """Return the settings class of a user's own class: its `Config` and `base` together.
+
+    Raises `SettingsError` if the class lacks a method, has no `Config` or one that is no
+    `Settings`, and the errors of `plugin_class`.
+
+    Parameters
+    ----------
+    name, owner
+        As in `plugin_class`.
+    base
+        The settings that every class of its kind has.
+    selector
+        The setting that holds the name.
+    methods
+        The methods that the class must have.
+    """
+    found = plugin_class(name, owner)
+    config: Any = getattr(found, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, Settings)):
+        raise SettingsError(
+            f"{owner}: {name} needs a class attribute Config, a dataclass that extends Settings "
+            "(docs/own_parts.md)"
+        )
+    if missing := [method for method in methods if not callable(getattr(found, method, None))]:
+        raise SettingsError(f"{owner}: {name} has no method {missing[0]} (docs/own_parts.md)")
+    return _derived(name, base, selector, config)
+
+
+@functools.cache
+def _derived(name: str, base: Any, selector: str, config: Any) -> type[Any]:
+    """Return the settings of `config` and `base`, whose setting `selector` has the value `name`."""
+    value = setting(name, "the class, one of your own")
+    fields = [(selector, Literal[name], value)]
+    return dataclasses.make_dataclass(config.__name__, fields, bases=(config, base), frozen=True)

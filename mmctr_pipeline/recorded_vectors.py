@@ -65,8 +65,9 @@ def _usable_configuration() -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, SettingsError) as error:
+        reason = error if isinstance(error, SettingsError) else repr(error)
         raise ModelFileError(
-            f"the configuration of encoders and fusion in the model file is not usable: {error!r}"
+            f"the configuration of encoders and fusion in the model file is not usable: {reason}"
         ) from error
 
 
@@ -120,7 +121,7 @@ def recorded_vectors(
         device,
         transforms,
         data=str(layout.root.resolve()),
-        transform=fuse.TRANSFORMS[fusion.method].load(stored) if stored.is_file() else None,
+        transform=fuse.transform_class(fusion.method).load(stored) if stored.is_file() else None,
         item_row=items.item_id,
     )
     return ItemVectors(fused.vectors, text, image)

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.presets.preset import Preset, load_preset, shipped_presets
 from mmctr_pipeline.settings import SettingsError
 
@@ -128,7 +129,9 @@ def fusion_entries(preset: Preset, names: Sequence[str] = ()) -> list[Entry]:
     A learned or random fusion uses the seed of training, which is 1 in the first run of a row.
     """
     preset = dataclasses.replace(preset, training=dataclasses.replace(preset.training, seed=1))
-    preset = _with_fusion(preset, method="pca", input="raw", rotate=False)
+    own = preset.fusion
+    shipped = FusionConfig(dim=own.dim, refit=own.refit, attention=own.attention)
+    preset = dataclasses.replace(preset, fusion=shipped)
     return [
         Entry(name, _with_fusion(preset, **changes), projection=projection, seed_fusion=True)
         for name, (changes, projection) in FUSIONS.items()

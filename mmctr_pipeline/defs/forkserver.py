@@ -18,9 +18,9 @@ def preloaded_modules(encoders: EncodersConfig) -> list[str]:
         "dagster._core.storage.sqlite_storage",  # opens the run history in each step
         "mmctr_pipeline.pipeline",  # imports torch
     ]
-    if encoders.text.source != "given":
+    if encoders.text.encodes:
         modules.append("mmctr_pipeline.encoders.text.encode")
-    if encoders.image.source == "open_clip":
+    if encoders.image.encodes:
         modules.append("mmctr_pipeline.encoders.image.encode")
     return modules
 

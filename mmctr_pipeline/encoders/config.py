@@ -1,8 +1,9 @@
 """Settings of the text and image encoders."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
+from mmctr_pipeline.plugins import PluggableSettings
 from mmctr_pipeline.settings import Precision, Settings, setting
 
 _PRECISION_HELP = (
@@ -11,13 +12,16 @@ _PRECISION_HELP = (
 
 
 @dataclasses.dataclass(frozen=True)
-class TextEncoderConfig(Settings):
+class TextEncoderConfig(PluggableSettings):
     """Encoder of item titles."""
+
+    SELECTOR: ClassVar = "source"
+    METHODS: ClassVar = ("encode",)
 
     source: Literal["sentence_transformers", "open_clip", "given"] = setting(
         "sentence_transformers",
         "sentence_transformers or open_clip (a text tower) encodes the titles; given reads vectors "
-        "from a column of the data",
+        "from a column of the data; in a preset also a class of your own, my_package.MyEncoder",
     )
     model: str = setting(
         "all-MiniLM-L6-v2",
@@ -39,15 +43,23 @@ class TextEncoderConfig(Settings):
         le=1 << 24,
     )
 
+    @property
+    def encodes(self) -> bool:
+        """Whether titles are encoded here."""
+        return self.source != "given"
+
 
 @dataclasses.dataclass(frozen=True)
-class ImageEncoderConfig(Settings):
+class ImageEncoderConfig(PluggableSettings):
     """Encoder of cover images."""
+
+    SELECTOR: ClassVar = "source"
+    METHODS: ClassVar = ("encode",)
 
     source: Literal["open_clip", "given", "none"] = setting(
         "open_clip",
         "open_clip encodes the images; given reads vectors from a column of the data; with none, "
-        "no item has an image vector",
+        "no item has an image vector; in a preset also a class of your own, my_package.MyEncoder",
     )
     model: str = setting(
         "RN50/openai",
@@ -59,8 +71,16 @@ class ImageEncoderConfig(Settings):
     )
     precision: Precision = setting("auto", _PRECISION_HELP)
     batch_size: int = setting(
-        0, "images per forward pass; 0 is 8 on a CPU and 128 on a GPU", ge=0, le=65536
+        0,
+        "images per forward pass; 0 is 8 on a CPU, and 128 on a GPU or for an own class",
+        ge=0,
+        le=65536,
     )
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images are encoded here."""
+        return self.source not in ("given", "none")
 
 
 @dataclasses.dataclass(frozen=True)

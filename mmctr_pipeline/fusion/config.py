@@ -1,8 +1,9 @@
 """Settings of the fusion of text and image vectors."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
+from mmctr_pipeline.plugins import PluggableSettings
 from mmctr_pipeline.settings import MAX_SEED, Settings, setting
 
 
@@ -53,27 +54,31 @@ class AttentionConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class FusionConfig(Settings):
+class FusionConfig(PluggableSettings):
     """How text and image vectors become one fused vector per item."""
+
+    SELECTOR: ClassVar = "method"
+    METHODS: ClassVar = ("fit", "fuse")
 
     method: Literal["pca", "pca_each", "attention"] = setting(
         "pca",
         "pca: principal components of the concatenated vectors; pca_each: principal components of "
         "each modality by itself, scaled to the same total variance and concatenated; attention: "
-        "learned projections, weighted by attention",
+        "learned projections, weighted by attention; in a preset also a class of your own, "
+        "my_package.MyFusion",
     )
     dim: int = setting(
         128, "dimensions of the fused vector; fewer if the data allow fewer", ge=1, le=8_192
     )
     input: Literal["raw", "unit", "standardised"] = setting(
         "raw",
-        "ignored by attention. raw: the vectors as they are (recipe A); unit: each vector scaled "
+        "for pca and pca_each. raw: the vectors as they are (recipe A); unit: each vector scaled "
         "to length 1; standardised: each column scaled to the same variance, 1 in total for each "
         "modality",
     )
     rotate: bool = setting(
         False,
-        "ignored by attention, which always rotates. Turn the components at random, so that a "
+        "for pca and pca_each; attention always rotates. Turn the components at random, so that a "
         "model that standardises each dimension does not raise the least component to the level of "
         "the first",
     )

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,15 +15,22 @@ from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.fusion.attention.fit import fit_attention
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform
 from mmctr_pipeline.fusion.config import FusionConfig
+from mmctr_pipeline.fusion.own import OwnTransform, fit_own, fusion_settings
 from mmctr_pipeline.fusion.pca import PcaEachTransform, PcaTransform, fit_pca
 from mmctr_pipeline.fusion.transform import Transform
 from mmctr_pipeline.fusion.transform_store import TransformStore
+from mmctr_pipeline.plugins import is_plugin, plugin_code
 
 logger = logging.getLogger(__name__)
 
 TRANSFORMS: dict[str, type[Transform]] = {
     kind.METHOD: kind for kind in (PcaTransform, PcaEachTransform, AttentionTransform)
 }
+
+
+def transform_class(method: str) -> type[Transform]:
+    """Return the class of the transforms of a method, shipped or of the user's own."""
+    return OwnTransform if is_plugin(method) else TRANSFORMS[method]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +58,10 @@ def fuse(
 
     The newest transform that was fitted with the same method and its settings, the same encoders
     and the same `data` is reused, even if transforms for other inputs were fitted since.
-    `config.refit` fits a new one. Outlying vectors (`data.outliers`) are left out of the fit, and
-    count as missing whether the transform is new or not. Raises `FusionError` as `fit_pca` and
-    `fit_attention` do, and if the stored transform is damaged.
+    `config.refit` fits a new one, and so does changed code of a user's own method. Outlying
+    vectors (`data.outliers`) are left out of the fit, and count as missing whether the transform is
+    new or not. Raises `FusionError` as `fit_pca`, `fit_own` and `fit_attention` do, and if the
+    stored transform is damaged.
 
     Parameters
     ----------
@@ -74,15 +83,8 @@ def fuse(
     item_row
         The number of each item of `text` in the histories, as in `fit_attention`.
     """
-    own_setting = "attention" if config.method == "attention" else "input"
-    names = ["method", "dim", own_setting]
-    if config.rotate and config.method != "attention":
-        # Recorded only if it is on, so that the records of earlier versions stay valid.
-        names.append("rotate")
-    settings = config.to_mapping()
     made_by = {
-        # The settings of the other methods are left out, as they do not affect the fit.
-        "settings": {name: settings[name] for name in names},
+        "settings": _settings_of_fit(config),
         "text_identity": text.identity,
         "image_identity": image.identity,
         "data": data,
@@ -91,14 +93,15 @@ def fuse(
     sound_image = without_outliers(image, "image_embeddings")
     store = TransformStore(folder)
     if transform is None and not config.refit:
-        transform = store.newest(made_by, TRANSFORMS[config.method])
+        transform = store.newest(made_by, transform_class(config.method))
     reused = transform is not None
     if transform is None:
         if config.method == "attention":
             sound = (sound_text, sound_image)
             transform = fit_attention(*sound, read_histories(), config, device, item_row)
         else:
-            transform = fit_pca(sound_text, sound_image, config)
+            fit = fit_own if is_plugin(config.method) else fit_pca
+            transform = fit(sound_text, sound_image, config)
         store.save(transform, made_by)
     logger.info(f"{'reusing' if reused else 'fitted'} the transform {transform.identity}")
     vectors = transform.transform(sound_text, sound_image).recording(
@@ -113,6 +116,18 @@ def fuse(
         image_content=image.content_hash(),
     )
     return Fusion(vectors, transform, store.path(transform.identity), reused)
+
+
+def _settings_of_fit(config: FusionConfig) -> dict[str, Any]:
+    """Return the settings that the fit depends on, without those of the other methods."""
+    if is_plugin(config.method):
+        return {**fusion_settings(config), "code": plugin_code(config.method)}
+    names = ["method", "dim", "attention" if config.method == "attention" else "input"]
+    if config.rotate and config.method != "attention":
+        # Recorded only if it is on, so that the records of earlier versions stay valid.
+        names.append("rotate")
+    settings = config.to_mapping()
+    return {name: settings[name] for name in names}
 
 
 class StaleVectorsError(ValueError):

@@ -20,7 +20,7 @@ FILE_NAMES = {
     "pca_each": "item_info_fused_multimodal.parquet",
     "attention": "custom_item_embeddings.parquet",
 }
-"""File name by fusion method, as its recipe expects it."""
+"""File name by fusion method, as its recipe expects it; any other method's is that of pca."""
 
 N_TAGS = 5
 

@@ -12,8 +12,7 @@ from mmctr_pipeline.models.feature_config import (
     FeatureConfig,
     kinds_switched_on,
 )
-from mmctr_pipeline.models.own_config import OwnModelSettings, plugin_settings
-from mmctr_pipeline.plugins import is_plugin
+from mmctr_pipeline.plugins import is_plugin, plugin_settings
 from mmctr_pipeline.settings import MAX_SEED, Settings, SettingsError, nearest, setting, shown
 
 Activation = Literal["relu", "dice", "prelu", "sigmoid"]
@@ -235,6 +234,16 @@ class SimilarityAttentionConfig(TowerSettings):
         return super().vector_kinds + kinds_switched_on(self, "similarity") + learned
 
 
+@dataclasses.dataclass(frozen=True)
+class OwnModelSettings(Settings):
+    """Settings of a model of the user's own, together with those of its `Config`."""
+
+    max_history: ClassVar[int | None]
+    modalities: ClassVar[tuple[str, ...]]
+
+    name: str = ""
+
+
 ModelConfig = (
     ImprovedMmctrConfig
     | DinConfig
@@ -264,7 +273,8 @@ def model_config_from(values: Mapping[str, Any], where: str, section: str = "") 
     name = values.get("name")
     if isinstance(name, str) and is_plugin(name):
         owner = ": ".join(filter(None, (where, section)))
-        return plugin_settings(name, owner).from_mapping(values, where, section)
+        own = plugin_settings(name, owner, OwnModelSettings, "name", ("forward",))
+        return own.from_mapping(values, where, section)
     if not isinstance(name, str) or name not in MODEL_CONFIGS:
         known = ", ".join(sorted(MODEL_CONFIGS))
         hint = nearest(name, MODEL_CONFIGS) if isinstance(name, str) else ""

@@ -14,6 +14,7 @@ from mmctr_pipeline.data.tables import open_table
 from mmctr_pipeline.data.validation import Block, DataError, DataNotFoundError
 from mmctr_pipeline.encoders.config import EncodersConfig, TextEncoderConfig
 from mmctr_pipeline.encoders.text.titles import TemplateError, read_tag_names, template_fields
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.preflight.findings import Finding, found
 from mmctr_pipeline.presets.preset import ChecksConfig
 
@@ -38,7 +39,7 @@ class EncoderChecks:
     def template(self) -> Iterator[Finding]:
         """Yield whether the template can be filled in."""
         text = self._encoders.text
-        if text.source == "given":
+        if not text.encodes:
             return
         yield found(
             "template",
@@ -58,6 +59,8 @@ class EncoderChecks:
             encoder = getattr(self._encoders, kind)
             if encoder.source == "given":
                 yield self._given(kind, encoder.column)
+            elif is_plugin(encoder.source):  # imported, and checked, with the preset
+                yield Finding("ok", f"{kind} encoder", f"encoders.{kind}.source", encoder.source)
             elif encoder.source != "none":
                 is_clip = encoder.source == "open_clip"
                 models.setdefault((is_clip, encoder.model), []).append(kind)
@@ -66,7 +69,7 @@ class EncoderChecks:
 
     def covers(self, limits: ChecksConfig) -> Iterator[Finding]:
         """Yield whether the covers are there, if they are encoded."""
-        if self._encoders.image.source == "open_clip" and self._layout is not None:
+        if self._encoders.image.encodes and self._layout is not None:
             layout, most = self._layout, limits.max_missing_images
             where = str(layout.images.folder if layout.images else layout.root)
             yield found("covers", where, lambda: _covers(layout, most))

@@ -16,6 +16,7 @@ from mmctr_pipeline.models.config import (
     model_config_from,
 )
 from mmctr_pipeline.monitoring.config import MonitoringConfig
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.presets.yaml_file import read_yaml
 from mmctr_pipeline.registry.config import PromotionConfig
 from mmctr_pipeline.settings import Settings, SettingsError, nearest, setting, shown
@@ -187,8 +188,20 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     for name, value in changes.items():
         old = result.get(name)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            # If a file names another model, it does not inherit the settings of the extended one.
-            is_same = value.get("name", old.get("name")) == old.get("name")
-            value = merged(old if is_same else {}, value)
+            value = merged({} if _names_another(old, value) else old, value)
         result[name] = value
     return result
+
+
+def _names_another(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether a section names another model, or an encoder or fusion of the user's own.
+
+    Then it does not inherit the settings of the extended section, which may not exist there.
+    """
+
+    def differs(selector: str) -> bool:
+        names = old.get(selector), new.get(selector, old.get(selector))
+        is_own = any(isinstance(name, str) and is_plugin(name) for name in names)
+        return names[0] != names[1] and (selector == "name" or is_own)
+
+    return any(map(differs, ("name", "source", "method")))

@@ -22,6 +22,7 @@ from mmctr_pipeline.serving.errors import ScorerError
 if TYPE_CHECKING:
     from mmctr_pipeline.encoders.image.inference import ImageEncoder
     from mmctr_pipeline.encoders.text.models import TextModel
+    from mmctr_pipeline.encoders.vector_tables import EncoderInfo
     from mmctr_pipeline.fusion.transform import Transform
 
 
@@ -85,7 +86,7 @@ class NewItemEncoder:
     def _encode_titles(self, new: Sequence[NewItem]) -> VectorTable:
         config, _ = recorded_encoders(self._model)
         table = _absent(self._vectors.text, len(new))
-        if config.source == "given" or not any(item.title for item in new):
+        if not config.encodes or not any(item.title for item in new):
             return table
         from mmctr_pipeline.encoders.text.titles import item_texts
 
@@ -103,7 +104,7 @@ class NewItemEncoder:
         _, config = recorded_encoders(self._model)
         table = _absent(self._vectors.image, len(new))
         rows = [row for row, item in enumerate(new) if item.cover is not None]
-        if config.source != "open_clip" or not rows:
+        if not config.encodes or not rows:
             return table
         from mmctr_pipeline.encoders.image.decode import (
             UnreadableImageError,
@@ -136,21 +137,22 @@ class NewItemEncoder:
         from mmctr_pipeline.encoders.text.encode import open_text_model
 
         config, _ = recorded_encoders(self._model)
-        return open_text_model(config, self._device)[0]
+        model, info = open_text_model(config, self._device)
+        _require_same_code(info, self._vectors.text)
+        return model
 
     @functools.cached_property
     def _image_encoder(self) -> "ImageEncoder":
-        from mmctr_pipeline.encoders.clip import load_clip
-        from mmctr_pipeline.encoders.image.inference import ImageEncoder
-        from mmctr_pipeline.encoders.locate import locate_image_model
+        from mmctr_pipeline.encoders.image.inference import open_image_encoder
 
         _, config = recorded_encoders(self._model)
-        clip = load_clip(locate_image_model(config.model), self._device)
-        return ImageEncoder(clip, config, self._device)
+        encoder = open_image_encoder(config, self._device)
+        _require_same_code(encoder.info, self._vectors.image)
+        return encoder
 
     @functools.cached_property
     def _transform(self) -> "Transform":
-        from mmctr_pipeline.fusion.fuse import TRANSFORMS
+        from mmctr_pipeline.fusion.fuse import transform_class
         from mmctr_pipeline.fusion.transform_store import TransformStore
 
         path = TransformStore(self._storage / "transforms").path(self._model.transform_identity)
@@ -160,7 +162,18 @@ class NewItemEncoder:
                 "materialise fused_pca again, or train a new model"
             )
         method = self._model.resolved_config["fused_pca"]["fusion"]["method"]
-        return TRANSFORMS[method].load(path)
+        return transform_class(method).load(path)
+
+
+def _require_same_code(encoder: "EncoderInfo", vectors: VectorTable | None) -> None:
+    """Raise `ScorerError` if the code of an own encoder has changed since it made `vectors`."""
+    if encoder.kind == "own":
+        assert vectors is not None
+        if not vectors.identity.startswith(encoder.identity):
+            raise ScorerError(
+                f"{encoder.name} has changed since it encoded the catalogue ({vectors.identity}, "
+                f"now {encoder.identity}). Fix: restore its code, or train a new model"
+            )
 
 
 def _absent(like: VectorTable | None, n_items: int) -> VectorTable:

@@ -54,7 +54,7 @@ def fused_pca(
     )
     resolved = {**config.resolved, "data": data.to_mapping()}
     fused = fusion.vectors.recording(config=resolved, dim=fusion.vectors.dim)
-    item_info_path = deployment.storage / FILE_NAMES[settings.method]
+    item_info_path = deployment.storage / FILE_NAMES.get(settings.method, FILE_NAMES["pca"])
     item_info = write_item_info(item_info_path, fused, items, layout.item_info)
     for name in {*FILE_NAMES.values()} - {item_info_path.name}:
         if (deployment.storage / name).is_file():
@@ -87,14 +87,16 @@ def fused_pca(
 def _pictures(
     fused: VectorTable, text: VectorTable, image: VectorTable, transform: Any
 ) -> dict[str, dg.MarkdownMetadataValue]:
-    """Return a map of the fused vectors, and a plot of the fit: its variances or its losses."""
+    """Return a map of the fused vectors, and a plot of the fit (variances or losses), if any."""
+    from mmctr_pipeline.fusion.attention.transform import AttentionTransform
     from mmctr_pipeline.fusion.pca import PcaTransform
     from mmctr_pipeline.reporting.plots import pca_spectrum, training_curve, vector_map
 
+    fitted = {}
     if isinstance(transform, PcaTransform):
         spectrum = pca_spectrum(transform.explained_variance_ratio)
         fitted = {"spectrum": declare.picture(spectrum, "variance by component")}
-    else:
+    elif isinstance(transform, AttentionTransform):
         curve = training_curve(transform.training["history"])
         fitted = {"learning": declare.picture(curve, "loss by epoch")}
     text, image = text.aligned_to(fused.item_id), image.aligned_to(fused.item_id)

@@ -17,11 +17,9 @@ from mmctr_pipeline.data.ids import ids_to_arrow
 from mmctr_pipeline.data.images import IMAGE_FOLDERS, ImageIndex
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
-from mmctr_pipeline.encoders.clip import load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pillow, read_bytes
-from mmctr_pipeline.encoders.image.inference import ImageEncoder
-from mmctr_pipeline.encoders.locate import locate_image_model
+from mmctr_pipeline.encoders.image.inference import open_image_encoder
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.vector_tables import encoded_table, given_table
 from mmctr_pipeline.files.progress import Progress
@@ -80,7 +78,7 @@ def encode_images(
         The vectors to return with `source: given`, aligned to the items.
     """
     item_id = np.asarray(item_id)
-    if config.source != "open_clip":
+    if not config.encodes:
         is_given = config.source == "given"
         table = given_table(item_id, given, config.column) if is_given else _masked(item_id)
         return ImageEncoding(table, _problems(item_id[:0], [], []))
@@ -94,7 +92,7 @@ def encode_images(
     start = time.monotonic()
     # This raises an error if no item has an image.
     images.match(item_id)
-    encoder = ImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
+    encoder = open_image_encoder(config, device)
     logger.info(f"image encoder {encoder.info}")
     digests, reasons = _digests(images, item_id)
     rows, files = list(digests), list(digests.values())

@@ -1,5 +1,7 @@
-"""Run image files through an open_clip image tower, decoding them ahead in threads."""
+"""Run image files through an encoder, decoding them ahead in threads."""
 
+import abc
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -9,16 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmctr_pipeline.encoders.clip import LoadedClip
+from mmctr_pipeline.encoders.clip import LoadedClip, load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, decode, read_bytes
-from mmctr_pipeline.encoders.image.pixels import normalised
+from mmctr_pipeline.encoders.image.pixels import PixelSpec, normalised
 from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
+from mmctr_pipeline.encoders.locate import locate_image_model
+from mmctr_pipeline.encoders.own import OwnEncoder
 from mmctr_pipeline.encoders.store.parquet_files import Notes
 from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
 from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.files.read_ahead import in_threads, n_cores
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 DECODER_VERSION = 1
@@ -29,22 +34,11 @@ class ImageChangedError(RuntimeError):
     """A file changed or vanished after it was hashed; its shard is not stored."""
 
 
-class ImageEncoder:
+class ImageEncoder(abc.ABC):
     """Decodes and encodes the images of one shard; `info` identifies the model."""
 
-    def __init__(
-        self, clip: LoadedClip, config: ImageEncoderConfig, device: torch.device | str
-    ) -> None:
-        dtype = dtype_for(config.precision, device)
-        name, source = clip.located.name, clip.located.source
-        settings = f"{clip.image_settings_hash()}-{DECODER_VERSION}"
-        hashes = clip.image_weights_hash(), settings
-        self.info = EncoderInfo("open_clip", name, source, *hashes, dtype_name(dtype), str(device))
-        self._pixels = clip.pixels
-        self._tower = fast_tower(clip.model.visual, dtype)
-        self._reference = None if dtype == torch.float32 else plain_tower(clip.model.visual)
-        self._device = torch.device(device)
-        self._batch_size = config.batch_size or (8 if self._device.type == "cpu" else 128)
+    def __init__(self, info: EncoderInfo, pixels: PixelSpec, batch_size: int) -> None:
+        self.info, self._pixels, self._batch_size = info, pixels, batch_size
 
     def encode(self, files: Sequence[tuple[Path, bytes]], advance: Advance | None = None) -> Shard:
         """Return the vectors of files, and by position why a file has none.
@@ -69,19 +63,27 @@ class ImageEncoder:
             vectors = np.zeros((len(files), self._dim), np.float32)
             while batch := list(itertools.islice(pictures, self._batch_size)):
                 positions, pixels = zip(*batch, strict=True)
-                found = self._forward(pixels, self._tower)
+                found = self._forward(pixels)
                 vectors[list(positions)] = found
                 if advance is not None:
                     advance(len(batch))
-                if self._reference is not None and not notes:
+                if not notes:
                     # The first image of a shard shows how close bfloat16 comes to float32.
-                    notes = parity_notes(found[:1], self._forward(pixels[:1], self._reference))
+                    notes = self._parity(pixels[:1], found[:1])
         return Shard(vectors, reasons, notes)
+
+    @abc.abstractmethod
+    def _forward(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the vectors `(B, D) float32` of pictures `(H, W, 3) uint8`."""
+
+    def _parity(self, pictures: Sequence[np.ndarray], vectors: np.ndarray) -> Notes:
+        """Return notes that compare `vectors` of the pictures with float32."""
+        return {}
 
     @functools.cached_property
     def _dim(self) -> int:
         """The width of the vectors, found by encoding a blank picture."""
-        return self._forward([np.zeros((*self._pixels.size, 3), np.uint8)], self._tower).shape[1]
+        return self._forward([np.zeros((*self._pixels.size, 3), np.uint8)]).shape[1]
 
     def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:
         """Return the pixels of a file, or why it cannot be decoded."""
@@ -97,6 +99,53 @@ class ImageEncoder:
         except UnreadableImageError as error:
             return error.reason
 
-    def _forward(self, pictures: Sequence[np.ndarray], tower: Tower) -> np.ndarray:
+
+class ClipImageEncoder(ImageEncoder):
+    """The image tower of an open_clip model."""
+
+    def __init__(
+        self, clip: LoadedClip, config: ImageEncoderConfig, device: torch.device | str
+    ) -> None:
+        dtype, device = dtype_for(config.precision, device), torch.device(device)
+        name, source = clip.located.name, clip.located.source
+        settings = f"{clip.image_settings_hash()}-{DECODER_VERSION}"
+        hashes = clip.image_weights_hash(), settings
+        info = EncoderInfo("open_clip", name, source, *hashes, dtype_name(dtype), str(device))
+        batch_size = config.batch_size or (8 if device.type == "cpu" else 128)
+        super().__init__(info, clip.pixels, batch_size)
+        self._tower = fast_tower(clip.model.visual, dtype)
+        self._reference = None if dtype == torch.float32 else plain_tower(clip.model.visual)
+        self._device = device
+
+    def _forward(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        return self._run(pictures, self._tower)
+
+    def _parity(self, pictures: Sequence[np.ndarray], vectors: np.ndarray) -> Notes:
+        if self._reference is None:
+            return {}
+        return parity_notes(vectors, self._run(pictures, self._reference))
+
+    def _run(self, pictures: Sequence[np.ndarray], tower: Tower) -> np.ndarray:
         pixels_BHWC = torch.from_numpy(np.stack(pictures)).to(self._device)
         return tower(normalised(pixels_BHWC, self._pixels)).cpu().numpy()
+
+
+class OwnImageEncoder(ImageEncoder):
+    """An image encoder of the user's own; it gets pictures scaled to squares of its `size`."""
+
+    def __init__(self, config: ImageEncoderConfig, device: torch.device | str) -> None:
+        self._own = own = OwnEncoder(config, device)
+        info = dataclasses.replace(own.info, settings=f"{own.info.settings}-{DECODER_VERSION}")
+        # Mean and deviation of the pixels are not used.
+        pixels = PixelSpec((own.size, own.size), "bicubic", "squash", (0.0,) * 3, (1.0,) * 3)
+        super().__init__(info, pixels, config.batch_size or 128)
+
+    def _forward(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        return self._own.encode(np.stack(pictures))
+
+
+def open_image_encoder(config: ImageEncoderConfig, device: torch.device | str) -> ImageEncoder:
+    """Load the encoder of a configuration; raises `ModelNotFoundError` and `ModelFilesError`."""
+    if is_plugin(config.source):
+        return OwnImageEncoder(config, device)
+    return ClipImageEncoder(load_clip(locate_image_model(config.model), device), config, device)

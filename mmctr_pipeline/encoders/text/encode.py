@@ -16,8 +16,14 @@ from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.own import OwnEncoder
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
-from mmctr_pipeline.encoders.text.models import ClipTextModel, SentenceModel, TextModel
+from mmctr_pipeline.encoders.text.models import (
+    ClipTextModel,
+    OwnTextModel,
+    SentenceModel,
+    TextModel,
+)
 from mmctr_pipeline.encoders.text.titles import item_texts, read_tag_names
 from mmctr_pipeline.encoders.vector_tables import (
     EncoderInfo,
@@ -28,6 +34,7 @@ from mmctr_pipeline.encoders.vector_tables import (
 )
 from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.memory import keep_freed_memory
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
 logger = logging.getLogger(__name__)
@@ -85,7 +92,7 @@ def encode_titles(
     given
         The vectors to return with `source: given`, aligned to the items.
     """
-    if config.source == "given":
+    if not config.encodes:
         return TextEncoding(given_table(items.ids, given, config.column))
     keep_freed_memory()
     start = time.monotonic()
@@ -139,6 +146,9 @@ def open_text_model(
     config: TextEncoderConfig, device: torch.device | str
 ) -> tuple[TextModel, EncoderInfo]:
     """Load the model of a configuration; raises `ModelNotFoundError` and `ModelFilesError`."""
+    if is_plugin(config.source):
+        own = OwnEncoder(config, device)
+        return OwnTextModel(own), own.info
     dtype = dtype_for(config.precision, device)
     model: TextModel
     if config.source == "open_clip":

@@ -1,4 +1,4 @@
-"""Text encoders with a common interface: sentence-transformers models and open_clip text towers."""
+"""Text encoders with one interface: sentence-transformers models, open_clip towers, own code."""
 
 import copy
 from collections.abc import Callable
@@ -8,10 +8,13 @@ import numpy as np
 import torch
 
 from mmctr_pipeline.encoders.locate import LocatedTextModel
+from mmctr_pipeline.encoders.own import OwnEncoder
 from mmctr_pipeline.encoders.text.bert import CompactBert
 from mmctr_pipeline.encoders.text.loading import load_sentence_model
 from mmctr_pipeline.encoders.text.tokens import unknown_only
 from mmctr_pipeline.files.progress import Advance
+
+_OWN_BATCH = 256
 
 
 class SentenceModel:
@@ -196,7 +199,49 @@ class ClipTextModel:
         return x_BD if projection is None else x_BD @ projection
 
 
-TextModel = SentenceModel | ClipTextModel
+class OwnTextModel:
+    """A text encoder of the user's own, in float32. Its words are counted as tokens.
+
+    `dim` is the width of the vectors. Texts are not truncated.
+    """
+
+    prompt = ""
+    """Text before each text: none."""
+    longest = 2**31
+    """Limit in tokens: none."""
+
+    def __init__(self, own: OwnEncoder) -> None:
+        self._own = own
+        self.dim = self.encode(["a"], 0).shape[1]
+
+    def token_counts(self, texts: list[str]) -> np.ndarray:
+        """Return the number of words of each text, `(n,) int64`."""
+        return np.array([len(text.split()) for text in texts], dtype=np.int64)
+
+    def unknown(self, texts: list[str]) -> np.ndarray:
+        """Return which texts the encoder knows nothing of, `(n,) bool`."""
+        return self._own.unknown(texts)
+
+    def encode(
+        self, texts: list[str], batch_tokens: int, advance: Advance | None = None
+    ) -> np.ndarray:
+        """Return `(n, D) float32` in the order of `texts`; see `SentenceModel.encode`.
+
+        A batch has at most 256 texts, whatever `batch_tokens`.
+        """
+        vectors = []
+        for begin in range(0, len(texts), _OWN_BATCH):
+            vectors.append(self._own.encode(texts[begin : begin + _OWN_BATCH]))
+            if advance is not None:
+                advance(len(vectors[-1]))
+        return np.concatenate(vectors)
+
+    def encode_by_library(self, texts: list[str]) -> np.ndarray:
+        """Return the same as `encode`: there is no other number format to compare with."""
+        return self.encode(texts, 0)
+
+
+TextModel = SentenceModel | ClipTextModel | OwnTextModel
 
 
 def batches_by_length(lengths: np.ndarray, batch_tokens: int) -> list[np.ndarray]:
