@@ -5,6 +5,7 @@ import functools
 import importlib
 import os
 import sys
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -111,7 +112,7 @@ def plugin_settings(
         The methods that the class must have.
     """
     found = plugin_class(name, owner)
-    config: Any = getattr(found, "Config", None)
+    config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, Settings)):
         raise SettingsError(
             f"{owner}: {name} needs a class attribute Config, a dataclass that extends Settings "
@@ -119,7 +120,7 @@ def plugin_settings(
         )
     if missing := [method for method in methods if not callable(getattr(found, method, None))]:
         raise SettingsError(f"{owner}: {name} has no method {missing[0]} (docs/own_parts.md)")
-    return _derived(name, base, selector, config)
+    return _derived(name, base, selector, typing.cast("Any", config))
 
 
 @functools.cache

@@ -24,13 +24,12 @@ _IGNORED = {"input", "rotate", "attention", "refit"}
 class OwnTransform(Transform):
     """A fitted fusion of the user's own.
 
-    `method` names its class, `settings` are those of the fit, and `code` is the hash of the code
-    that was fitted: other code is refused. `fitted` holds the arrays that its `fit` returned.
+    `settings` are those of the fit; their `method` names its class. `code` is the hash of the code
+    that was fitted; other code is refused. `fitted` holds the arrays that its `fit` returned.
     `mean` `(D,)`, with `D = text_dim + image_dim`, is subtracted from the vectors before they are
     fused. `decoder` `(dim, D)` restores these inputs from the fused vectors by least squares.
     """
 
-    method: str
     settings: dict[str, Any]
     code: str
     mean: np.ndarray
@@ -38,9 +37,9 @@ class OwnTransform(Transform):
     fitted: dict[str, np.ndarray]
 
     METHOD: ClassVar = "own"
-    NAME: ClassVar = "{method}-{dim}"
+    NAME: ClassVar = "{settings[method]}-{dim}"
     MARKS: ClassVar = {"kind": METHOD, "format": 1}
-    SCALARS: ClassVar = ("method", "settings", "code", "dim", "text_dim", "image_dim", *INPUTS)
+    SCALARS: ClassVar = ("settings", "code", "dim", "text_dim", "image_dim", *INPUTS)
 
     def _hashed(self) -> Iterable[bytes]:
         for name, array in {"": self.mean, " ": self.decoder, **self.fitted}.items():
@@ -65,24 +64,26 @@ class OwnTransform(Transform):
         return transform
 
     def _details(self) -> dict[str, Any]:
-        return {}
+        return {"method": self.settings["method"]}
 
     @functools.cached_property
     def _fusion(self) -> Any:
-        fusion = plugin_class(self.method, "fusion.method")
-        if plugin_code(self.method) != self.code:
+        config = FusionConfig.from_mapping(self.settings)
+        fusion = plugin_class(config.method, "fusion.method")
+        if plugin_code(config.method) != self.code:
             raise FusionError(
-                f"the code of {self.method} has changed since {self.identity} was fitted. Fix: "
+                f"the code of {config.method} has changed since {self.identity} was fitted. Fix: "
                 "restore the code, or fuse with fusion.refit: true and train again"
             )
-        return fusion(FusionConfig.from_mapping(self.settings))
+        return fusion(config)
 
     def _fuse(self, modalities: Modalities, rows: np.ndarray) -> FusedBlock:
         inputs = centred(modalities, rows, self.mean)
-        fused = _fused(self._fusion, self.method, modalities, inputs, self.fitted)
+        method = self.settings["method"]
+        fused = _fused(self._fusion, method, modalities, inputs, self.fitted)
         if fused.shape[1] != self.dim:
             raise FusionError(
-                f"{self.method}.fuse returned {fused.shape[1]} columns, and {self.dim} at the fit"
+                f"{method}.fuse returned {fused.shape[1]} columns, and {self.dim} at the fit"
             )
         return FusedBlock(fused, inputs, fused @ self.decoder)
 
@@ -119,7 +120,6 @@ def fit_own(text: VectorTable, image: VectorTable, config: FusionConfig) -> OwnT
         **fitted_on(text, image),
         n_fitted_items=modalities.n_items,
         dim=len(squares),
-        method=config.method,
         settings=fusion_settings(config),
         code=plugin_code(config.method),
         mean=mean,

@@ -15,6 +15,7 @@ import torch
 from mmctr_pipeline.files.errors import DamagedFileError
 from mmctr_pipeline.files.tensors import load_tensors, save_tensors
 from mmctr_pipeline.fusion.attention.transform import AttentionTransform
+from mmctr_pipeline.fusion.own import OwnTransform
 from mmctr_pipeline.fusion.pca import PcaTransform
 from mmctr_pipeline.models.batch import FeatureSpec
 from mmctr_pipeline.models.catalogue import build_model
@@ -74,6 +75,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "model": ModelFile.load,
     "pca transform": PcaTransform.load,
     "attention transform": AttentionTransform.load,
+    "own transform": OwnTransform.load,
     "tensors": load_tensors,
 }
 
