@@ -21,11 +21,12 @@ class OwnEncoder:
     """An instance of a user's encoder; `info` identifies it.
 
     The class is called with its settings and the `torch.device`. Its method `encode` takes a list
-    of texts, or images `(B, size, size, 3) uint8`, and returns `(B, D)` numbers. A text
-    encoder may have a method `unknown`, which takes texts and returns which of them it knows
-    nothing of, `(B,) bool`. Optional attributes of the instance: `size`, by default 224, and
-    `version`, a string for whatever else the vectors depend on besides code and settings, such as
-    a hash of weights.
+    of texts, or images `(B, size, size, 3) uint8`, and returns `(B, D)` numbers, an array or a
+    tensor; gradients are switched off. A text encoder may have a method `unknown`, which takes
+    texts and returns which of them it knows nothing of, `(B,) bool`.
+
+    Optional attributes of the instance: `size`, by default 224, and `version`, a string for
+    whatever else the vectors depend on besides code and settings, such as a hash of weights.
     """
 
     def __init__(
@@ -58,7 +59,10 @@ class OwnEncoder:
 
         `contents` are texts or images.
         """
-        found: Any = self._encoder.encode(contents)
+        with torch.inference_mode():
+            found: Any = self._encoder.encode(contents)
+        if isinstance(found, torch.Tensor):
+            found = found.float().cpu()
         vectors = np.asarray(found, dtype=np.float32)
         if vectors.ndim != 2 or len(vectors) != len(contents) or not vectors.shape[1]:
             raise SettingsError(

@@ -145,7 +145,7 @@ class OwnImageEncoder(ImageEncoder):
 
 
 def open_image_encoder(config: ImageEncoderConfig, device: torch.device | str) -> ImageEncoder:
-    """Load the encoder of a configuration; raises `ModelNotFoundError` and `ModelFilesError`."""
+    """Load the encoder of a configuration; raises the errors of loading it, `SettingsError`s."""
     if is_plugin(config.source):
         return OwnImageEncoder(config, device)
     return ClipImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
