@@ -19,7 +19,7 @@ export DAGSTER_DISABLE_TELEMETRY = 1
 # Progress must appear when it happens, also through a pipe.
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help home install demo run ui test test-all check site bench ablation clean
+.PHONY: help home install demo run ui test test-all check site pictures bench ablation clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ check: install  ## check lint, format, types and import contracts
 
 site: install  ## build the documents as a site in site/ (open site/index.html)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+pictures: install  ## take the pictures of the documents again (needs chromium)
+	@$(BIN)/python -m tools.pictures
 
 bench:  ## run the benchmarks; each ends in one line of JSON
 	@$(MAKE) --no-print-directory install EXTRAS=dev,bench

@@ -8,16 +8,23 @@ import dagster as dg
 _DIGITS = 5
 """Significant digits of numbers: enough to tell two AUCs apart."""
 
+_HEADLINES = 6
+"""Numbers before the pictures, so that these are seen without scrolling."""
+
 
 def presented(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata in the order of the UI, with words as names and rounded numbers.
 
-    Headline numbers come first, then pictures and tables, short texts, paths, and JSON last. Names
-    of one kind keep their order. Names that Dagster gives a meaning (`dagster/...`) stay as they
-    are.
+    The first six numbers come first, then pictures and tables, the other numbers, short texts,
+    paths, and JSON last. Names of one kind keep their order. Names that Dagster gives a meaning
+    (`dagster/...`) stay as they are.
     """
     values = {name: _rounded(value) for name, value in metadata.items()}
-    order = sorted(values, key=lambda name: _place(values[name]))  # it keeps the order of equals
+    headlines = [name for name, value in values.items() if _number(value) is not None][:_HEADLINES]
+    others = [name for name in values if name not in headlines]
+    order = headlines + sorted(
+        others, key=lambda name: _place(values[name])
+    )  # equals stay in order
     return {_words(name): values[name] for name in order}
 
 
@@ -36,8 +43,8 @@ def _place(value: Any) -> int:
     if isinstance(value, dg.PathMetadataValue):
         return 3
     if isinstance(value, dg.MarkdownMetadataValue | dg.TableMetadataValue):
-        return 1
-    return 0 if _number(value) is not None else 2
+        return 0
+    return 1 if _number(value) is not None else 2
 
 
 def _number(value: Any) -> float | int | None:

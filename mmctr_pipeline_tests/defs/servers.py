@@ -5,12 +5,14 @@ import dataclasses
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
 
 from mmctr_pipeline_tests.defs.running import REPOSITORY, Deployment
+from mmctr_pipeline_tests.ports import free_port
 
 BIN = Path(sys.executable).parent
 WORKSPACE = ("-w", str(REPOSITORY / "workspace.yaml"))
@@ -93,3 +95,23 @@ def daemon(deployment: Deployment, **variables: str) -> Iterator[Daemon]:
         server(command, environment, log) as process,
     ):
         yield Daemon(instance, environment, process, log)
+
+
+@contextlib.contextmanager
+def webserver(deployment: Deployment, **variables: str) -> Iterator[str]:
+    """Run webserver and daemon as `make ui` does until the block ends; yield their address."""
+    log, port = deployment.folder / "webserver.log", free_port()
+    url = f"http://127.0.0.1:{port}"
+    # Runs are queued; the daemon, which `dagster dev` starts too, launches them.
+    command = [str(BIN / "dagster"), "dev", "-p", str(port), "-h", "127.0.0.1", *WORKSPACE]
+
+    def answers() -> bool:
+        try:
+            urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
+        except OSError:
+            return False
+        return True
+
+    with server(command, deployment.environment(**variables), log) as process:
+        wait_until(answers, process, log, timeout_seconds=300)
+        yield url

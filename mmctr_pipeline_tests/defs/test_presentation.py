@@ -28,6 +28,14 @@ def test_what_people_look_at_comes_first_and_the_configuration_last() -> None:
     assert found["dagster/row_count"] == 7
 
 
+def test_a_plot_comes_before_the_seventh_number() -> None:
+    found = presented({**{f"number_{n}": n for n in range(9)}, "curve": CURVE})
+    assert list(found) == [
+        *(f"number {n}" for n in range(6)),
+        *("curve", "number 6", "number 7", "number 8"),
+    ]
+
+
 def test_the_value_and_the_data_version_of_an_output_stay() -> None:
     version = dg.DataVersion("1")
     output = presented_result(dg.Output(3, metadata={"a_b": 1}, data_version=version))

@@ -1,8 +1,6 @@
 """A real webserver with its daemon lists the assets, and a run launched there finishes."""
 
 import json
-import shutil
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -11,10 +9,9 @@ from typing import Any
 
 import pytest
 
+from mmctr_pipeline_tests.defs import servers
 from mmctr_pipeline_tests.defs.running import Deployment
-from mmctr_pipeline_tests.defs.servers import BIN, WORKSPACE, server
 from mmctr_pipeline_tests.defs.test_definitions import CHECKS
-from mmctr_pipeline_tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -64,20 +61,7 @@ def deployment(small_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def webserver(deployment: Deployment) -> Iterator[Webserver]:
-    log, port = deployment.folder / "webserver.log", free_port()
-    url = f"http://127.0.0.1:{port}"
-    # Runs are queued; the daemon, which `dagster dev` starts too, launches them.
-    command = [str(BIN / "dagster"), "dev", "-p", str(port), "-h", "127.0.0.1", *WORKSPACE]
-    with server(command, deployment.environment(), log) as process:
-        deadline = time.monotonic() + TIMEOUT_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/server_info", timeout=5).read()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
+    with servers.webserver(deployment) as url:
         yield Webserver(url)
 
 
@@ -117,23 +101,3 @@ def test_a_run_launched_through_graphql_finishes_with_its_checks_passed(
         f"train_dataset.{name}": True for name in CHECKS["train_dataset"]
     }
     assert (deployment.storage / "train_dataset" / "train.parquet").is_file()
-
-
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_page_of_an_asset_loads_in_a_browser(webserver: Webserver, tmp_path: Path) -> None:
-    page = subprocess.run(
-        [
-            *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-            *("--no-first-run", "--disable-background-networking", "--disable-sync"),
-            *("--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}"),
-            *("--virtual-time-budget=20000", "--dump-dom", f"{webserver.url}/assets/fused_pca"),
-        ],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_SECONDS,
-    ).stdout
-    assert "Title and image vectors fused into one per item" in page
-    assert "explained_variance" in page or "Latest check results" in page
-    # Dagster's invitation to its community would cover the page.
-    assert "Join the Dagster community" not in page

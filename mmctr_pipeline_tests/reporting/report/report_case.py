@@ -1,7 +1,6 @@
 """A quickly trained model with hostile titles, and chromium to look at its report."""
 
 import dataclasses
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmctr_pipeline.data.vectors import ItemVectors
 from mmctr_pipeline.pipeline import score
 from mmctr_pipeline.reporting.report.inputs import ReportInputs, sampled_test_rows
 from mmctr_pipeline.training.ctr import train_ctr
+from mmctr_pipeline_tests.browser import chromium
 from mmctr_pipeline_tests.registry.model_files import small_model_file
 from mmctr_pipeline_tests.training.small_sample import QUICK_TRAINING, SMALL_MODEL, small_sample
 
@@ -65,12 +65,6 @@ def report_inputs(folder: Path) -> ReportInputs:
         valid_scores=model.valid_probabilities.numpy(),
         test_scores=score(model, dataset, rows, vectors, device),
     )
-
-
-def chromium() -> str | None:
-    """Return the path of chromium or Chrome, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for path in map(shutil.which, names) if path), None)
 
 
 def shown_by_browser(page: Path, width: int = 1280, dark: bool = False) -> str:

@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 
 from mmctr_pipeline.reporting.report.page import ModelReport
-from mmctr_pipeline_tests.reporting.report.report_case import (
-    HOSTILE_TITLES,
-    chromium,
-    shown_by_browser,
-)
+from mmctr_pipeline_tests.browser import needs_chromium
+from mmctr_pipeline_tests.reporting.report.report_case import HOSTILE_TITLES, shown_by_browser
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="needs chromium"),
-]
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
 POINT_AT_ALL_ITEMS = """
