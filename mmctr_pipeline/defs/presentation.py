@@ -8,6 +8,14 @@ import dagster as dg
 _DIGITS = 5
 """Significant digits of numbers: enough to tell two AUCs apart."""
 
+_LONGER = {
+    "n_valid_positive": "valid rows with a click",
+    "n_valid_negative": "valid rows without a click",
+    "baseline_rates_auc": "baseline click rates auc",
+    "baseline_cosine_auc": "baseline title cosine auc",
+}
+"""Names that explain themselves, in place of the short ones of files."""
+
 _HEADLINES = 6
 """Numbers before the pictures, so that these are seen without scrolling."""
 
@@ -22,9 +30,8 @@ def presented(metadata: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _rounded(value) for name, value in metadata.items()}
     headlines = [name for name, value in values.items() if _number(value) is not None][:_HEADLINES]
     others = [name for name in values if name not in headlines]
-    order = headlines + sorted(
-        others, key=lambda name: _place(values[name])
-    )  # equals stay in order
+    # `sorted` keeps the order of equals.
+    order = headlines + sorted(others, key=lambda name: _place(values[name]))
     return {_words(name): values[name] for name in order}
 
 
@@ -60,5 +67,5 @@ def _rounded(value: Any) -> Any:
 def _words(name: str) -> str:
     if "/" in name:
         return name
-    words = name.replace("_", " ").split(" ")
+    words = _LONGER.get(name, name).replace("_", " ").split(" ")
     return " ".join("AUC" if word == "auc" else word for word in words)

@@ -204,7 +204,7 @@ def epochs_table(history: Mapping[str, Any]) -> str:
         norm, largest = record.get("gradient_norm"), record.get("largest_gradient_norm")
         norms = "" if norm is None else f"{norm:.3g} ({largest:.3g})"
         rows.append([f"{best}{record['epoch']:g}{best}", *cells, norms, rate, speed])
-    metrics = [name.replace("_", " ") for name in names]
+    metrics = [name.replace("_", " ").replace(" auc", " AUC") for name in names]
     headers = ["epoch", "train loss", *metrics]
     headers += ["gradient norm (largest)", "learning rate", "rows/s"]
     return table(headers, rows, "r" * len(headers))

@@ -76,7 +76,7 @@ def test_the_epochs_table_shows_gradient_norms_if_they_were_recorded() -> None:
     history = {**MODEL_FILE.history, "epochs": [record, later]}
     lines = unpadded(epochs_table(history)).splitlines()
     assert lines[0] == (
-        "| epoch | train loss | valid auc | gradient norm (largest) | learning rate | rows/s |"
+        "| epoch | train loss | valid AUC | gradient norm (largest) | learning rate | rows/s |"
     )
     assert lines[2:] == [
         "| **1** | 0.6000 | 0.8123 | | 0.002 | 1,234 |",

@@ -30,7 +30,7 @@ def model_report(
 ) -> dg.Output[Any]:
     """Quality, curves, slices, neighbours and predictions of the model trained last, as one page.
 
-    models/<version>/report.html needs no network; latest_report.html points to it.
+    `models/<version>/report.html` needs no network; `latest_report.html` points to it.
     """
     from mmctr_pipeline import pipeline
     from mmctr_pipeline.registry.champion import Champion
