@@ -162,7 +162,12 @@ class Deployment:
         if status == 0:
             return json.loads((self.storage / "contest.json").read_text())["headline"]
         lines = [line.strip() for line in output.splitlines()]
-        wanted = [line for line in lines if "error: " in line or " failed: " in line]
+        marks = ("error: ", "error  ", " failed: ")
+        wanted = [
+            line
+            for line in lines
+            if any(mark in line for mark in marks) and not line.endswith("the same as above")
+        ]
         return (wanted or lines[-1:])[0]
 
 
