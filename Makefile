@@ -54,7 +54,8 @@ run: install  ## run the whole pipeline on MMCTR_DATA_DIR with MMCTR_PRESET (DAY
 	@$(BIN)/python -m mmctr_pipeline.defs.run $(if $(DAY),--day "$(DAY)") $(if $(WAIT),--wait)
 
 ui: install  ## start webserver and daemon on http://localhost:3000 (PORT=...)
-	@$(BIN)/python -m dagster dev -w workspace.yaml -p $(or $(PORT),3000)
+	@# Dagster recommends `dg dev`, which starts the same.
+	@PYTHONWARNINGS='ignore:Function `dev_command` is superseded' $(BIN)/python -m dagster dev -w workspace.yaml -p $(or $(PORT),3000)
 
 test: install  ## run the tests, except those marked slow
 	@$(PYTEST) -m "not slow" $(ARGS)
