@@ -20,6 +20,10 @@ FIGURES = "figures"
 """Metadata of a check's result: its figure against its limit, as in "0.7335 < 0.75"."""
 
 OWNERS = ["team:mmctr"]
+
+GROUP = "pipeline"
+"""The group of all assets. The UI opens several groups collapsed, and draws them far apart."""
+
 _PIPELINE_MODULE = "mmctr_pipeline.pipeline"
 
 
@@ -35,7 +39,6 @@ def columns(**descriptions: tuple[str, str]) -> dict[str, Any]:
 
 
 VECTOR_ASSET: dict[str, Any] = {
-    "group_name": "encoding",
     "io_manager_key": "parquet_io",
     "metadata": columns(
         item_id=("int64 or string", "the id in item_feature; ascending and distinct"),
@@ -83,6 +86,7 @@ def asset(
             return presented_result(function(*args, **kwargs))
 
         return dg.asset(
+            group_name=GROUP,
             owners=OWNERS,
             op_tags=tags or None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),

@@ -28,22 +28,22 @@ DEPLOYED = ("dagster_k8s", "kubernetes", "dagster_postgres", "s3fs", "botocore")
 _OF_MODEL = ["fused_pca", "image_embeddings", "text_embeddings", "train_dataset", "trained_model"]
 
 GRAPH = {
-    "fused_pca": (["image_embeddings", "interactions", "text_embeddings"], "encoding"),
-    "image_embeddings": (["item_feature", "item_images"], "encoding"),
-    "interactions": ([], "sources"),
-    "item_feature": ([], "sources"),
-    "item_images": ([], "sources"),
-    "champion": (_OF_MODEL, "training"),
-    "model_report": (["champion", *_OF_MODEL], "training"),
+    "fused_pca": (["image_embeddings", "interactions", "text_embeddings"], "pipeline"),
+    "image_embeddings": (["item_feature", "item_images"], "pipeline"),
+    "interactions": ([], "pipeline"),
+    "item_feature": ([], "pipeline"),
+    "item_images": ([], "pipeline"),
+    "champion": (_OF_MODEL, "pipeline"),
+    "model_report": (["champion", *_OF_MODEL], "pipeline"),
     "submission_csv": (
         ["champion", "fused_pca", "image_embeddings", "text_embeddings", "train_dataset"],
-        "submission",
+        "pipeline",
     ),
-    "text_embeddings": (["item_feature"], "encoding"),
-    "train_dataset": (["interactions", "item_feature"], "training"),
+    "text_embeddings": (["item_feature"], "pipeline"),
+    "train_dataset": (["interactions", "item_feature"], "pipeline"),
     "trained_model": (
         ["fused_pca", "image_embeddings", "text_embeddings", "train_dataset"],
-        "training",
+        "pipeline",
     ),
 }
 SOURCES = ("interactions", "item_feature", "item_images")

@@ -23,7 +23,6 @@ _REJECTED: Kind = "challenger_rejected"
 
 @declare.asset(
     decided_by="mmctr_pipeline.registry.contest",
-    group_name="training",
     kinds={"pytorch"},
     io_manager_key="champion_io",
 )

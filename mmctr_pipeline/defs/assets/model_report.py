@@ -12,7 +12,6 @@ from mmctr_pipeline.defs.resources import DeploymentResource
 
 @declare.asset(
     decided_by="mmctr_pipeline.reporting.report.page",
-    group_name="training",
     kinds={"html"},
     io_manager_key="report_io",
     # Not an input: a model is also reported if no contest was held, or if it was rejected.

@@ -33,7 +33,7 @@ def _source(
         return dg.ObserveResult(asset_key=name, data_version=version)
 
     spec = dg.AssetSpec(
-        name, description=description, group_name="sources", owners=declare.OWNERS, **options
+        name, description=description, group_name=declare.GROUP, owners=declare.OWNERS, **options
     )
     with warnings.catch_warnings():
         # Dagster warns at each use that the decorator is in beta.

@@ -32,7 +32,6 @@ with warnings.catch_warnings():
 
 @declare.asset(
     decided_by="mmctr_pipeline.training.score",
-    group_name="submission",
     kinds={"csv", "pandas"},
     io_manager_key="submission_io",
     dagster_type=SubmissionFrame,

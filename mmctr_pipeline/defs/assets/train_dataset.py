@@ -18,7 +18,6 @@ from mmctr_pipeline.reporting import checks
     decided_by="mmctr_pipeline.data.build",
     gpu=False,
     deps=["interactions", "item_feature"],
-    group_name="training",
     kinds={"parquet"},
     io_manager_key="dataset_io",
     metadata=declare.columns(

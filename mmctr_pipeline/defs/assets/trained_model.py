@@ -21,7 +21,6 @@ TRAINING_MODULE = "mmctr_pipeline.training.ctr"
 
 @declare.asset(
     decided_by=TRAINING_MODULE,
-    group_name="training",
     kinds={"pytorch"},
     io_manager_key="model_io",
 )
