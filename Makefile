@@ -12,7 +12,7 @@ comma := ,
 # keep their order, as the last ones are short: with the longest one last, a worker would be idle.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(or $(WORKERS),auto) --dist loadfile \
 	--no-loadscope-reorder
-INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(TORCH),-$(TORCH))
+INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 export DAGSTER_DISABLE_TELEMETRY = 1
@@ -25,7 +25,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "Environment: MMCTR_DATA_DIR, MMCTR_STORAGE_DIR, MMCTR_PRESET, MMCTR_EXECUTOR, MMCTR_DEVICE, MMCTR_PUBLISH_URL,"
 	@echo "  MMCTR_NIGHTLY, MMCTR_CRON, MMCTR_TIMEZONE, MMCTR_NOTIFY_URL, MMCTR_PLUGINS"
-	@echo "(README.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
+	@echo "(docs/configuration.md says what each does). EXTRAS=dev,bench also installs the peers of the benchmarks."
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (once; again when pyproject.toml or constraints.txt change) ..."

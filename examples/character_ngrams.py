@@ -1,4 +1,4 @@
-"""A text encoder of one's own: hashed counts of short runs of characters."""
+"""A custom text encoder: hashed counts of short runs of characters."""
 
 import dataclasses
 

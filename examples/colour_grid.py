@@ -1,4 +1,4 @@
-"""An image encoder of one's own: the mean colours of a grid of squares."""
+"""A custom image encoder: the mean colours of a grid of squares."""
 
 import dataclasses
 

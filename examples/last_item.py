@@ -1,4 +1,4 @@
-"""A model of one's own: the target's features beside those of the item clicked last."""
+"""A custom model: the target's features beside those of the item clicked last."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""A fusion of one's own: random directions of titles and covers of equal variance."""
+"""A custom fusion: random directions of titles and covers of equal variance."""
 
 import dataclasses
 

@@ -22,6 +22,7 @@ from mmctr_pipeline.cli.reap import reap
 from mmctr_pipeline.cli.repeat import repeat
 from mmctr_pipeline.cli.sample import sample
 from mmctr_pipeline.cli.score import recommend, score
+from mmctr_pipeline.cli.settings import settings
 from mmctr_pipeline.cli.tensorboard import tensorboard
 from mmctr_pipeline.environment import share_cores, unknown_variables
 
@@ -32,7 +33,7 @@ def mmctr() -> None:
 
 
 COMMANDS = (
-    *(sample, convert, ablation, fusions, leaderboard, repeat),
+    *(sample, convert, settings, ablation, fusions, leaderboard, repeat),
     *(score, recommend, export, tensorboard, atlas),
     *(check, accept, models, prune, reap, push, pull),
 )

@@ -22,9 +22,10 @@ MODEL = click.option(
 )
 @MODEL
 def score(rows: Path, output: Path, model: Path | None) -> None:
-    """Score each row of ROWS: a parquet file or folder with columns as in test.parquet.
+    """Score each row of ROWS, which has columns as in test.parquet.
 
-    item_id and item_seq are needed; user_id, likes_level and views_level are optional. Unknown
+    ROWS is a parquet file, a folder of part files, or a CSV file with lists as 1^2^3. item_id and
+    item_seq are needed; user_id, likes_level and views_level are optional. Unknown
     users and items are allowed.
     """
     from mmctr_pipeline.serving.score_file import score_file
@@ -43,7 +44,8 @@ def score(rows: Path, output: Path, model: Path | None) -> None:
 def recommend(user: str, top: int, model: Path | None) -> None:
     """Print the items that a user most likely clicks, with their titles, best first.
 
-    The history is that of the user's last row in the train dataset; its items are left out.
+    The history is that of the user's last row of test, else valid, else train; its items are left
+    out.
     """
     from tabulate import tabulate
 

@@ -86,11 +86,10 @@ def asset(
             return presented_result(function(*args, **kwargs))
 
         return dg.asset(
-            group_name=GROUP,
+            **{"group_name": GROUP, **options},
             owners=OWNERS,
             op_tags=tags or None,
             code_version=code_version(decided_by, function.__module__, _PIPELINE_MODULE),
-            **options,
         )(retried(present))
 
     return declare

@@ -33,5 +33,5 @@ def dead_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     notifier = notifier_from_environment(context.log)
     dead = end_dead_runs(context.instance, notifier=notifier)
     if not dead:
-        return dg.SkipReason("every unfinished run lives, or may live")
+        return dg.SkipReason("no dead runs found")
     return dg.SkipReason("; ".join(f"{run.label}: {run.reason}" for run in dead))

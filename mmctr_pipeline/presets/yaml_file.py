@@ -15,8 +15,8 @@ import yaml
 from mmctr_pipeline.settings import SettingsError, shown_names
 
 PRESET_FORM = (
-    "a preset is a YAML file with any of the sections data, encoders, fusion, model, training and "
-    "checks, which may begin with extends: NAME and seed: NUMBER"
+    "a preset is a YAML file with any of the sections data, encoders, fusion, model, training, "
+    "checks, promotion and monitoring, which may begin with extends: NAME and seed: NUMBER"
 )
 
 _MAX_BYTES = 100_000

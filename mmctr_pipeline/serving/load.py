@@ -38,7 +38,7 @@ def find_inputs(path: Path, device: torch.device, data: Path | None = None) -> I
     if not has_identity(model, vectors):
         if data is None:
             raise ScorerError(
-                f"{storage} has other vectors by now than those that {file} was trained on. Fix: "
+                f"{storage} no longer has the vectors that {file} was trained on. Fix: "
                 "name the data folder (MMCTR_DATA_DIR, or Scorer.load(..., data=...)), so that "
                 "they can be looked up"
             )

@@ -101,8 +101,8 @@ class Scorer:
         device
             `auto`, `cpu`, `cuda` or `cuda:N`.
         data
-            The data folder. It is read only if the storage folder has other vectors by now than
-            those that the model was trained on.
+            The data folder. It is read only if the storage folder no longer has the vectors
+            that the model was trained on.
         """
         place = resolve_device(device)
         found = find_inputs(Path(path), place, Path(data) if data is not None else None)

@@ -11,7 +11,17 @@ from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
 from mmctr_pipeline_tests.docs.test_commands import DOCUMENTS, commands
 
-SHORT = ("accept", "check", "models list", "prune", "reap", "recommend", "score", "tensorboard")
+SHORT = (
+    "accept",
+    "check",
+    "models list",
+    "prune",
+    "reap",
+    "recommend",
+    "score",
+    "settings",
+    "tensorboard",
+)
 """Commands of `mmctr` that any storage folder with a model can run."""
 
 

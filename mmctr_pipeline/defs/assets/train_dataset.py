@@ -76,7 +76,7 @@ def _days(provenance: dict[str, Any]) -> dict[str, str]:
 
 @declare.checks(
     not_blocking=("user_overlap", "unseen_values"),
-    id_ranges="users from 1, items of the item table, levels 0 to 10, no empty split",
+    id_ranges="users are from 1, items in item_feature, levels from 0 to 10, and no split is empty",
     label_values="labels are 0 and 1, both occur, test IDs are distinct",
     target_in_history="target items are rarely in their own row's history",
     user_overlap="either all valid users are train users, or none",
