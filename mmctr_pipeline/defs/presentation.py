@@ -23,8 +23,8 @@ _HEADLINES = 6
 def presented(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata in the order of the UI, with words as names and rounded numbers.
 
-    The first six numbers come first, then pictures and tables, the other numbers, short texts,
-    paths, and JSON last. Names of one kind keep their order. Names that Dagster gives a meaning
+    The first six numbers come first, then pictures, tables, the other numbers, short texts, paths,
+    and JSON last. Names of one kind keep their order. Names that Dagster gives a meaning
     (`dagster/...`) stay as they are.
     """
     values = {name: _rounded(value) for name, value in metadata.items()}
@@ -46,12 +46,14 @@ def presented_result(result: Any) -> Any:
 
 def _place(value: Any) -> int:
     if isinstance(value, dg.JsonMetadataValue):
-        return 4
+        return 5
     if isinstance(value, dg.PathMetadataValue):
-        return 3
-    if isinstance(value, dg.MarkdownMetadataValue | dg.TableMetadataValue):
-        return 0
-    return 1 if _number(value) is not None else 2
+        return 4
+    if isinstance(value, dg.MarkdownMetadataValue):
+        return 0 if value.value.startswith("![") else 1
+    if isinstance(value, dg.TableMetadataValue):
+        return 1
+    return 2 if _number(value) is not None else 3
 
 
 def _number(value: Any) -> float | int | None:
