@@ -175,8 +175,14 @@ def picture(png: bytes, caption: str) -> dg.MarkdownMetadataValue:
 
 def vector_metadata(table: VectorTable) -> dict[str, Any]:
     """Return the metadata that all vector tables have."""
+    encoded = table.provenance.get("counts", {}).get("encoded", 0)
+    seconds = table.provenance.get("seconds")
+    speed = {"encoded per second": encoded / seconds} if encoded and seconds else {}
     return {
         "dagster/row_count": len(table.item_id),
+        "share of items with a vector": float(table.present.mean()),
+        **({} if seconds is None else {"seconds": float(seconds)}),
+        **speed,
         "dimensions": table.dim,
         "configuration": dg.MetadataValue.json(table.provenance["config"]),
         "provenance": dg.MetadataValue.json(table.provenance),

@@ -109,6 +109,10 @@ def test_metadata_shows_the_evaluation_and_the_paths(finished_run: FinishedRun) 
         assert shown[name.replace("_", " ")].value == pytest.approx(best[name], rel=1e-4)
     assert shown["epochs"].value == epochs_table(model.history)
     assert str(shown["gradients"].value).startswith("![gradient norm and learning rate by epoch]")
+    titles = {name: each.value for name, each in metadata["text_embeddings"].items()}
+    assert 0.9 < titles["share of items with a vector"] <= 1
+    speed = titles["encoded"] / titles["seconds"]
+    assert titles["encoded per second"] == pytest.approx(speed, rel=1e-3)
     paths = {name: values["path"].value for name, values in metadata.items()}
     assert paths == {
         "text_embeddings": str(storage / "text_embeddings.parquet"),
