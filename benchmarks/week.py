@@ -19,6 +19,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -162,12 +163,8 @@ class Deployment:
         if status == 0:
             return json.loads((self.storage / "contest.json").read_text())["headline"]
         lines = [line.strip() for line in output.splitlines()]
-        marks = ("error: ", "error  ", " failed: ")
-        wanted = [
-            line
-            for line in lines
-            if any(mark in line for mark in marks) and not line.endswith("the same as above")
-        ]
+        lines = [line for line in lines if not line.endswith("the same as above")]
+        wanted = [line for line in lines if re.search("error: |error  | failed: ", line)]
         return (wanted or lines[-1:])[0]
 
 
