@@ -1,6 +1,8 @@
 """Set-up of all tests: environment variables, skipped tests and the sample dataset."""
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _root_logger_as_before() -> Iterator[None]:
+    """Undo what benchmarks, examples and documents do to the root logger, as they own a process."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers.copy()
+    yield
+    root.setLevel(level)
+    for handler in root.handlers.copy():
+        if handler not in handlers:
+            root.removeHandler(handler)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

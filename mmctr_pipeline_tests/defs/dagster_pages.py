@@ -60,6 +60,7 @@ class DagsterPages:
         self.page.goto(f"{self.url}/assets/{asset}?view=checks")
         self.page.get_by_text("Latest execution").wait_for()
         statuses = self.page.get_by_text(re.compile("^(Succeeded|Failed|Missing)$"))
+        statuses.first.wait_for()
         # Each name is there twice, once as a tooltip.
         lines = [each.locator("xpath=../..").inner_text().split() for each in statuses.all()]
         return {words[0]: words[-1] for words in lines}

@@ -200,7 +200,7 @@ def test_other_vectors_than_those_of_the_model_are_looked_up_in_the_data(
     path = deployment.storage / "fused_pca.parquet"
     table = VectorTable.read(path)
     VectorTable(table.item_id, table.vectors, table.present, "of another transform").write(path)
-    with pytest.raises(ScorerError, match=r"other vectors by now .* name the data folder"):
+    with pytest.raises(ScorerError, match=r"no longer has the vectors .* name the data folder"):
         Scorer.load(deployment.storage, "cpu")
     found = Scorer.load(deployment.storage, "cpu", deployment.data).score_batch(rows)
     np.testing.assert_allclose(found, submitted(storage), atol=1e-6)
