@@ -83,15 +83,21 @@ def table(summary: dict[str, Any]) -> str:
         "best possible AUC": f"{best:.4f}" if best is not None else "not known for real data",
         "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
         + (f" ({', '.join(failed)})" if failed else ""),
-        "model": summary["model_path"],
+        "model": _shown(summary["model_path"]),
         "champion": "this model" if summary["promoted"] else _rejection(summary),
-        "report": summary["report_path"],
-        "submission": summary["submission_path"],
-        "for the competition": summary["prediction_zip_path"],
+        "report": _shown(summary["report_path"]),
+        "submission": _shown(summary["submission_path"]),
+        "for the competition": _shown(summary["prediction_zip_path"]),
         "look at it": "make ui   (then open http://localhost:3000)",
     }
     lines += [f"{name:<20} {value}" for name, value in rows.items()]
     return "\n".join(lines)
+
+
+def _shown(path: str) -> str:
+    """Return a path as seen from the current folder, if it is in that folder."""
+    found, folder = Path(path), Path.cwd()
+    return str(found.relative_to(folder)) if found.is_relative_to(folder) else path
 
 
 def _rejection(summary: dict[str, Any]) -> str:
