@@ -1,7 +1,7 @@
 """Take the pictures of the documents: of the UI, the report and a terminal.
 
-`make pictures` writes docs/images/*.webp. It runs the sample preset, which
-takes a few minutes, and needs chromium.
+`make pictures` writes docs/images/*.webp. It runs the sample preset, which takes a few minutes, and
+needs chromium.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from mmctr_pipeline_tests.defs.servers import webserver
 
 IMAGES = REPOSITORY / "docs" / "images"
 VARIABLES = {"MMCTR_PRESET": "sample", "MMCTR_DATA_DIR": "", "PYTHONUNBUFFERED": "1"}
-"""What `make demo` runs: no data folder is the sample dataset."""
+"""Environment of `make demo`. Without a data folder, it uses the sample dataset."""
 _DRAWN_MS = 3_000
 """Time for charts and animations to settle."""
 _TERMINAL = """<!doctype html><meta charset="utf-8"><style>

@@ -45,7 +45,7 @@ class TextEncoderConfig(PluggableSettings):
 
     @property
     def encodes(self) -> bool:
-        """Whether titles are encoded here."""
+        """Whether an encoder runs on the titles; given vectors need none."""
         return self.source != "given"
 
 
@@ -79,7 +79,7 @@ class ImageEncoderConfig(PluggableSettings):
 
     @property
     def encodes(self) -> bool:
-        """Whether images are encoded here."""
+        """Whether an encoder runs on the images."""
         return self.source not in ("given", "none")
 
 
