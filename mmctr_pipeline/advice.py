@@ -26,6 +26,7 @@ ERRORS = {
     "settings": ["InvalidValueError", "SettingsError"],
     "submission.files": ["SubmissionError"],
     "training.batch_source": ["TrainingDataError"],
+    "training.on_ray": ["RayTrainingError"],
     "training.step": ["TrainingDivergedError"],
 }
 """Names of the error classes, by module. Subclasses of a listed class are listed too."""

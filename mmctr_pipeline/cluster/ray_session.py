@@ -44,7 +44,13 @@ def ray_session() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS") or "local"
     try:
         _require_listener(address)
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR)
+        # What workers log arrives through `log_relay`; what they print stays in Ray's own logs.
+        ray.init(
+            address,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     except (OSError, ray.exceptions.AuthenticationError) as error:
         raise DeploymentError(
             f"RAY_ADDRESS is {address!r}, but Ray cannot connect ({error}). Fix: start the cluster "

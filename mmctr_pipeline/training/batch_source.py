@@ -12,6 +12,7 @@ from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
 from mmctr_pipeline.models.config import ModelConfig
 from mmctr_pipeline.training.device import derived_seed
+from mmctr_pipeline.training.ranks import ALONE, Ranks
 
 MAX_TAGS = 8
 """A model sees this many tags of each item, the first ones; more would widen every item's row."""
@@ -186,15 +187,28 @@ class BatchSource:
         share = share and self.device.type == "cpu"
         return self._batches(torch.arange(len(self)), batch_size, share)
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[Batch]:
+    def shuffled(
+        self, batch_size: int, seed: int, epoch: int, ranks: Ranks = ALONE
+    ) -> Iterator[Batch]:
         """Yield every row once, in an order that depends on `seed` and `epoch` alone.
 
         The last batch may be smaller. It is dropped if it has a single row, for which BatchNorm
         could not take a variance.
+
+        Parameters
+        ----------
+        batch_size
+            Rows of a batch over all ranks.
+        seed, epoch
+            Choose the order.
+        ranks
+            Processes that divide each batch; this one yields its share.
         """
         generator = torch.Generator().manual_seed(derived_seed(seed, epoch) >> 1)
         order_N = torch.randperm(len(self), generator=generator)
-        return (batch for batch in self._batches(order_N, batch_size) if len(batch) > 1)
+        order_N, share = ranks.divided(order_N, batch_size)
+        batches = self._batches(order_N, share)
+        return (batch for batch in batches if ranks.count * len(batch) > 1)
 
     def _batches(
         self, order_N: torch.Tensor, batch_size: int, share: bool = False

@@ -52,6 +52,17 @@ class TrainingConfig(Settings):
         1, "validations per epoch, evenly spaced; at most one per batch", ge=1, le=10_000
     )
     batch_size: int = setting(2048, "rows per step", ge=2, le=1 << 20)
+    compute: Literal["local", "ray"] = setting(
+        "local",
+        "local: train in this process; ray: on several processes (workers) of the Ray cluster that "
+        "RAY_ADDRESS names, by default of this machine; needs the extra ray",
+    )
+    workers: int = setting(
+        2,
+        "with compute ray, processes that divide each batch; each has a GPU if there are enough",
+        ge=1,
+        le=1024,
+    )
     precision: Precision = setting(
         "auto",
         "number format of matrix products: bfloat16, float32, or auto (bfloat16 if the hardware "
@@ -144,6 +155,12 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.compute == "ray" and self.batch_size % self.workers:
+            raise self.invalid(
+                "batch_size",
+                f"is {self.batch_size}; it must be a multiple of workers "
+                f"({self.workers}), as each has an equal share of a batch",
+            )
         if self.pairwise_weight + self.joint_weight > 1:
             raise self.invalid(
                 "joint_weight",

@@ -5,7 +5,6 @@ import logging
 
 import numpy as np
 import torch
-from torch import nn
 
 from mmctr_pipeline import metrics
 from mmctr_pipeline.baselines import Baselines, baseline_scores, compare_with_baselines
@@ -29,7 +28,7 @@ from mmctr_pipeline.training.diagnosis import Evidence, likely_causes
 from mmctr_pipeline.training.metrics_report import MetricsReport, metrics_report
 from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline.training.stopping import EarlyStopping
+from mmctr_pipeline.training.stopping import epoch_label
 from mmctr_pipeline.training.trainer import CtrTrainer, FinalFit, n_parameters
 from mmctr_pipeline.training.warm_start import WarmStart, warm_settings
 
@@ -139,12 +138,11 @@ def train_ctr(
         warm_start = None
     settings = (model_config, training_config, device, warm_start)
     trainer = CtrTrainer(dataset, items, spec, *settings)
-    stopping = _early_stopping(trainer)
-    module, history = trainer.fit(dataset.train, stopping, checkpoints)
+    module, history = trainer.fit(dataset.train, checkpoints)
     trained = _measured(trainer, module, history, vectors)
     auc, low, high = (trained.metrics[f"valid_auc{end}"] for end in ("", "_low", "_high"))
     logger.info(
-        f"{stopping.label(history.best_epoch)} is the best: valid AUC {auc:.4f} "
+        f"{epoch_label(training_config, history.best_epoch)} is the best: valid AUC {auc:.4f} "
         f"[{low:.4f}, {high:.4f}]"
     )
     logger.info(f"trivial baselines on the same rows: {trained.baselines}")
@@ -152,23 +150,6 @@ def train_ctr(
         return trained
     module, final_fit = trainer.final_fit(history, checkpoints)
     return dataclasses.replace(trained, module=module, final_fit=final_fit)
-
-
-def _early_stopping(trainer: CtrTrainer) -> EarlyStopping:
-    """Return the policy that keeps the weights of the highest AUC on the valid rows."""
-    valid, labels = trainer.source(trainer.dataset.valid), trainer.dataset.valid.label
-    assert labels is not None
-
-    def validate(module: nn.Module) -> dict[str, float]:
-        scores = score(module, valid, trainer.training_config.precision)
-        if not np.isfinite(scores).all():
-            return {"valid_auc": np.nan, "valid_log_loss": np.nan}  # this ends the run
-        return {
-            "valid_auc": metrics.auc(labels, scores),
-            "valid_log_loss": metrics.log_loss(labels, scores),
-        }
-
-    return EarlyStopping(validate, "valid_auc", trainer.training_config)
 
 
 def _measured(

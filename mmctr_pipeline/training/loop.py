@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Generic
@@ -18,6 +19,7 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.cuda_graph import GraphedStep
 from mmctr_pipeline.training.device import derived_seed, set_seed
 from mmctr_pipeline.training.optimizers.build import Optimizers
+from mmctr_pipeline.training.ranks import ALONE, Ranks
 from mmctr_pipeline.training.run_state import EpochRecord, RunState, TrainingHistory
 from mmctr_pipeline.training.step import BatchT, LossMeter, Step, TrainStep
 from mmctr_pipeline.training.stopping import StoppingPolicy
@@ -30,12 +32,18 @@ class TrainBatches(Generic[BatchT]):
     """Source of batches: `epoch(n)` yields the `n_rows` rows of epoch n (from 1) as batches.
 
     `split(batch, n)` cuts a batch into n parts of nearly equal size, for steps that run out of
-    memory; None if a part of a batch cannot be trained on.
+    memory; None if a part of a batch cannot be trained on. `ranks` divide each batch: `n_rows`
+    counts the rows of all of them, and `epoch` yields this rank's share.
     """
 
     n_rows: int
     epoch: Callable[[int], Iterator[BatchT]]
     split: Callable[[BatchT, int], list[BatchT]] | None = None
+    ranks: Ranks = ALONE
+
+    def size(self, batch: BatchT) -> int:
+        """Return the rows of a batch over all ranks, each of which has an equal share."""
+        return len(batch) * self.ranks.count
 
 
 def fit(
@@ -76,8 +84,11 @@ def fit(
     keep_freed_memory()
     device = next(module.parameters()).device
     optimizers = Optimizers(module, parameter_groups, config, stopping.larger_is_better)
-    train_step = TrainStep(module, loss, optimizers, config, device, batches.split)
-    use_graph = config.cuda_graph and device.type == "cuda"
+    ranks = batches.ranks
+    # In parts, or in a captured graph, ranks would exchange their gradients at different times.
+    split = batches.split if ranks.count == 1 else None
+    train_step = TrainStep(module, loss, optimizers, config, device, split, ranks=ranks)
+    use_graph = config.cuda_graph and device.type == "cuda" and ranks.count == 1
     step: Step[BatchT] = GraphedStep(train_step, device) if use_graph else train_step
     average = WeightAverage(module, config.weight_averaging, batches.n_rows)
     state = RunState()
@@ -106,18 +117,19 @@ def fit(
             train_step.gradient_norms.reset()
             rows_before = batches.n_rows * (number - 1) // n_validations
             progress = Progress(logger, stopping.label(epoch), batches.n_rows, done=rows_before)
-            set_seed(derived_seed(config.seed, epoch, number), device)
+            set_seed(derived_seed(config.seed, epoch, number, *ranks.seeds), device)
             module.train()
             for batch in part_batches:
-                meter.add(step(batch, meter.check), len(batch))
-                average.advance(len(batch))
-                progress.advance(len(batch))
-                if progress.seconds > seconds_left:
+                n_rows = batches.size(batch)
+                meter.add(step(batch, meter.check), n_rows)
+                average.advance(n_rows)
+                progress.advance(n_rows)
+                if math.isfinite(seconds_left) and ranks.agreed(progress.seconds > seconds_left):
                     break
             train_loss = meter.mean()
             gradient_norm, largest_gradient_norm = train_step.gradient_norms.summary(meter.n_steps)
             module.eval()  # this brings embedding tables up to date
-            seconds, rows_per_second = progress.seconds, progress.per_second
+            seconds, rows_per_second = ranks.agreed((progress.seconds, progress.per_second))
 
             n_epochs = epoch - 1 + number / n_validations
             if seconds > seconds_left:
@@ -131,7 +143,7 @@ def fit(
                     metrics=metrics,
                     learning_rate=learning_rate,
                     seconds=seconds,
-                    validation_seconds=progress.seconds - seconds,
+                    validation_seconds=ranks.agreed(progress.seconds) - seconds,
                     rows_per_second=rows_per_second,
                     gradient_norm=gradient_norm,
                     largest_gradient_norm=largest_gradient_norm,
@@ -141,7 +153,7 @@ def fit(
             for validation in stopping.schedule_records(state):
                 value = validation.metrics[stopping.metric]
                 optimizers.after_validation(value, validation.ends_epoch)
-            if checkpoints:
+            if checkpoints and ranks.is_first:
                 checkpoints.save(lambda: {name: part.state_dict() for name, part in parts.items()})
     finally:
         optimizers.release()
@@ -166,7 +178,7 @@ def _epoch_parts(
     def numbered(epoch: int) -> Iterator[tuple[int, BatchT]]:
         end = 0
         for batch in batches.epoch(epoch):
-            end += len(batch)
+            end += batches.size(batch)
             yield min(-(-end * n_parts // batches.n_rows), n_parts), batch
 
     for epoch in range(1 + n_done // n_parts, config.max_epochs + 1):

@@ -13,6 +13,7 @@ from torch import nn
 from mmctr_pipeline.precision import dtype_for
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.build import Optimizers
+from mmctr_pipeline.training.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class TrainStep(Generic[BatchT]):
         Device of the module.
     split
         `split(batch, n)` cuts a batch into n parts; None if that is impossible.
+    ranks
+        Processes that divide each batch and average their gradients.
     n_parts
         Number of parts that each batch is cut into.
     gradient_norms
@@ -65,9 +68,11 @@ class TrainStep(Generic[BatchT]):
     device: torch.device
     split: Callable[[BatchT, int], list[BatchT]] | None
     n_parts: int = 1
+    ranks: Ranks = ALONE
     gradient_norms: "GradientNorms" = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
+        self._replica = self.ranks.replicated(self.module, self.optimizers.tables)
         self.gradient_norms = GradientNorms(self.device)
 
     def __call__(self, batch: BatchT, check: Callable[[torch.Tensor], None]) -> torch.Tensor:
@@ -103,6 +108,7 @@ class TrainStep(Generic[BatchT]):
 
     def update(self) -> None:
         """Clip the gradients and update the weights, on the device alone."""
+        self.optimizers.share_gradients(self.ranks)
         self.gradient_norms.add(self.optimizers.clip(self.config.gradient_clip_norm))
         self.optimizers.step()
 
@@ -138,12 +144,12 @@ class TrainStep(Generic[BatchT]):
         total = torch.zeros((), device=self.device)
         for part in parts:
             with autocast(dtype, self.device):
-                value = self.loss(self.module, part)
+                value = self.loss(self._replica, part)
             if len(parts) > 1:
                 value = value * (len(part) / n_rows)
             value.backward()
             total = total + value.detach()
-        return total
+        return self.ranks.mean(total)
 
 
 def autocast(dtype: torch.dtype, device: torch.device) -> contextlib.AbstractContextManager[Any]:

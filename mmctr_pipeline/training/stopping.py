@@ -19,6 +19,12 @@ _ROUNDING = 1e-6
 """Tolerance for sums of fractions of an epoch."""
 
 
+def epoch_label(config: TrainingConfig, epoch: float) -> str:
+    """Return the name of `epoch` in log lines; it mentions selection if a final fit follows."""
+    prefix = "selection: " if config.final_fit else ""
+    return f"{prefix}epoch {epoch:g} of {config.max_epochs}"
+
+
 @dataclasses.dataclass(frozen=True)
 class EarlyStopping:
     """Validates, keeps the best weights, and ends the run as `config` says.
@@ -34,9 +40,8 @@ class EarlyStopping:
     larger_is_better: bool = True
 
     def label(self, epoch: float) -> str:
-        """Return the name of `epoch` in log lines; it mentions selection if a final fit follows."""
-        prefix = "selection: " if self.config.final_fit else ""
-        return f"{prefix}epoch {epoch:g} of {self.config.max_epochs}"
+        """Return the name of `epoch` in log lines."""
+        return epoch_label(self.config, epoch)
 
     def measure(self, module: nn.Module, n_epochs: float) -> dict[str, float]:
         """Return the metrics of `module` after `n_epochs` epochs.

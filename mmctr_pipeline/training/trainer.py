@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmctr_pipeline import metrics
 from mmctr_pipeline.data.dataset import CtrDataset, Split
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.models.batch import Batch, FeatureSpec, ItemFeatures
@@ -18,8 +19,11 @@ from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.device import seeded, threads_for
 from mmctr_pipeline.training.loop import TrainBatches, fit
 from mmctr_pipeline.training.losses import loss_on
+from mmctr_pipeline.training.ranks import ALONE, Ranks
 from mmctr_pipeline.training.run_state import TrainingHistory
-from mmctr_pipeline.training.stopping import FollowSelection, StoppingPolicy
+from mmctr_pipeline.training.score import score
+from mmctr_pipeline.training.stopping import EarlyStopping, FollowSelection, StoppingPolicy
+from mmctr_pipeline.training.synced_norm import synchronise
 from mmctr_pipeline.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
@@ -50,6 +54,7 @@ class CtrTrainer:
     training_config: TrainingConfig
     device: torch.device
     warm_start: WarmStart | None = None
+    ranks: Ranks = ALONE
 
     def source(self, split: Split, trained_on: bool = False) -> BatchSource:
         """Return a source of batches with the rows of `split`.
@@ -59,17 +64,71 @@ class CtrTrainer:
         inputs = split, self.dataset.histories, self.items, self.device
         return BatchSource(*inputs, self.model_config.max_history, trained_on)
 
-    def fit(
-        self, rows: Split, stopping: StoppingPolicy, checkpoints: Checkpoints | None = None
-    ) -> tuple[CtrModel, TrainingHistory]:
-        """Train a new model on `rows`, and take its statistics from the same rows.
+    def stopping(self, selection: TrainingHistory | None = None) -> StoppingPolicy:
+        """Return what decides which weights are kept, and when training ends.
 
-        torch's global random state is left as it was. Errors are those of `training.loop.fit`.
+        These are the weights of the highest AUC on the valid rows, or those after the best epoch of
+        `selection`.
         """
+        if selection is not None:
+            return FollowSelection(selection)
+        valid, config = self.dataset.valid, self.training_config
+        labels = valid.label
+        assert labels is not None
+        source = self.source(valid.take(self.ranks.block(len(valid))))
+
+        def validate(module: nn.Module) -> dict[str, float]:
+            scores = self.ranks.joined(score(module, source, config.precision), len(valid))
+            if not np.isfinite(scores).all():
+                return {"valid_auc": np.nan, "valid_log_loss": np.nan}  # this ends the run
+            return {
+                "valid_auc": metrics.auc(labels, scores),
+                "valid_log_loss": metrics.log_loss(labels, scores),
+            }
+
+        return EarlyStopping(validate, "valid_auc", config)
+
+    def fit(
+        self,
+        rows: Split,
+        checkpoints: Checkpoints | None = None,
+        selection: TrainingHistory | None = None,
+    ) -> tuple[CtrModel, TrainingHistory]:
+        """Train a new model on `rows`, here or on Ray, and take its statistics from the same rows.
+
+        torch's global random state is left as it was. Errors are those of `training.loop.fit`, and
+        those of `training.on_ray.fit_on_ray`.
+
+        Parameters
+        ----------
+        rows
+            Labelled rows.
+        checkpoints
+            Where to save progress, and to resume from.
+        selection
+            An earlier run up to whose best epoch to train; by default the valid rows decide.
+        """
+        if self.training_config.compute == "ray":
+            # Imported here because Ray is an extra.
+            from mmctr_pipeline.training.on_ray import fit_on_ray
+
+            return fit_on_ray(self, rows, checkpoints, selection)
+        return self.fit_here(rows, checkpoints, selection)
+
+    def new_model(self, rows: Split) -> CtrModel:
+        """Return an untrained model with the statistics of `rows`, on the device."""
+        module = build_model(self.model_config, self.spec).to(self.device)
+        module.fit_statistics(self.items, rows, self.dataset.histories)
+        return module
+
+    def fit_here(
+        self, rows: Split, checkpoints: Checkpoints | None, selection: TrainingHistory | None
+    ) -> tuple[CtrModel, TrainingHistory]:
+        """Do the work of `fit` in this process, together with the other ranks if there are any."""
         source, config = self.source(self._read_rows(rows), trained_on=True), self.training_config
         with seeded(config.seed, self.device), threads_for(config.batch_size):
-            module = build_model(self.model_config, self.spec).to(self.device)
-            module.fit_statistics(self.items, rows, self.dataset.histories)
+            module = self.new_model(rows)
+            synchronise(module, self.ranks)
             if self.warm_start is not None:
                 self.warm_start.load_into(module, self.spec, self.dataset)
             logger.info(f"{self.model_config.name}: {n_parameters(module):,} parameters")
@@ -78,11 +137,14 @@ class CtrTrainer:
                 module.parameter_groups(),
                 TrainBatches(
                     n_rows=len(source),
-                    epoch=lambda epoch: source.shuffled(config.batch_size, config.seed, epoch),
+                    epoch=lambda epoch: source.shuffled(
+                        config.batch_size, config.seed, epoch, self.ranks
+                    ),
                     split=Batch.split,
+                    ranks=self.ranks,
                 ),
                 loss_on(rows, config, self.spec.n_items, self.device),
-                stopping,
+                self.stopping(selection),
                 config,
                 checkpoints,
             )
@@ -125,7 +187,7 @@ class CtrTrainer:
             # choose another one.
             folder = checkpoints.folder / f"final-fit-{selection.best_epoch:g}"
             checkpoints = dataclasses.replace(checkpoints, folder=folder)
-        module, history = self.fit(rows, FollowSelection(selection), checkpoints)
+        module, history = self.fit(rows, checkpoints, selection)
         last = history.epochs[-1]
         seconds = sum(record.all_seconds for record in history.epochs)
         return module, FinalFit(last.epoch, len(rows), last.train_loss, seconds)

@@ -29,7 +29,8 @@ def test_lines_of_a_worker_reach_the_log(caplog: pytest.LogCaptureFixture) -> No
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    with pytest.raises(DeploymentError, match=r"RAY_ADDRESS is '127.0.0.1:1'.*Fix: "), ray_session():
+    refusal = pytest.raises(DeploymentError, match=r"RAY_ADDRESS is '127.0.0.1:1'.*Fix: ")
+    with refusal, ray_session():
         pass
 
 

@@ -13,8 +13,9 @@ from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.training.batch_source import BatchSource, item_features
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.ctr import TrainedCtr, train_ctr
+from mmctr_pipeline.training.run_state import TrainingHistory
 from mmctr_pipeline.training.score import score
-from mmctr_pipeline.training.stopping import EarlyStopping
+from mmctr_pipeline.training.stopping import EarlyStopping, StoppingPolicy
 from mmctr_pipeline.training.trainer import CtrTrainer
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
@@ -86,11 +87,14 @@ def test_the_model_is_trained_on_train_and_valid_rows(
         weights.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         return {"valid_auc": next(values)}
 
+    class Repeating(CtrTrainer):
+        def stopping(self, selection: TrainingHistory | None = None) -> StoppingPolicy:
+            return EarlyStopping(repeat, "valid_auc", TRAINING)
+
     dataset, vectors = small_sample(**ROWS)
     items = item_features(dataset.items, vectors, SMALL_MODEL)
-    trainer = CtrTrainer(dataset, items, selected.spec, SMALL_MODEL, TRAINING, CPU)
-    rows = concatenated(dataset.train, dataset.valid)
-    trainer.fit(rows, EarlyStopping(repeat, "valid_auc", TRAINING))
+    trainer = Repeating(dataset, items, selected.spec, SMALL_MODEL, TRAINING, CPU)
+    trainer.fit(concatenated(dataset.train, dataset.valid))
     for name, tensor in final.module.state_dict().items():
         assert torch.equal(tensor, weights[n_parts - 1][name]), name
 

@@ -69,11 +69,11 @@ class Dice(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return `x_ND` minus its mean, and its variance `(D,)`; update the running statistics."""
         keep_N = x_ND.new_ones(x_ND.shape[0]) if keep_N is None else keep_N.to(x_ND.dtype)
-        n_kept = keep_N.sum()
+        n_kept = self.total(keep_N.sum())
         # Products with `keep_N` add up the kept vectors without copying them.
-        mean_D = keep_N @ x_ND / n_kept.clamp_min(1)
+        mean_D = self.total(keep_N @ x_ND) / n_kept.clamp_min(1)
         centred_ND = x_ND - mean_D
-        squares_D = keep_N @ centred_ND.square()
+        squares_D = self.total(keep_N @ centred_ND.square())
         with torch.no_grad():
             # A single vector has no variance; without any vector there is no mean either.
             unbiased_D = squares_D / (n_kept - 1).clamp_min(1)
@@ -81,6 +81,10 @@ class Dice(nn.Module):
             self.running_mean_D.lerp_(mean_D, has_mean * _DICE_MOMENTUM)
             self.running_variance_D.lerp_(unbiased_D, has_variance * _DICE_MOMENTUM)
         return centred_ND, squares_D / n_kept.clamp_min(1)
+
+    def total(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a statistic over all processes that train this layer: here, one."""
+        return tensor
 
 
 _ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {

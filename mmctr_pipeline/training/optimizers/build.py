@@ -11,6 +11,7 @@ from mmctr_pipeline.models.layers.embedding import EmbeddingTable
 from mmctr_pipeline.training.config import TrainingConfig
 from mmctr_pipeline.training.optimizers.row_adamw import RowAdamW
 from mmctr_pipeline.training.optimizers.schedules import build_scheduler
+from mmctr_pipeline.training.ranks import Ranks
 
 
 class Optimizers:
@@ -63,6 +64,17 @@ class Optimizers:
         """Forget all gradients."""
         for member in self.members:
             member.zero_grad()
+
+    @property
+    def tables(self) -> set[nn.Parameter]:
+        """Weights that are updated row by row."""
+        groups = self._rows.param_groups if self._rows else []
+        return {weight for group in groups for weight in group["params"]}
+
+    def share_gradients(self, ranks: Ranks) -> None:
+        """Merge the gradients of table rows over all ranks; those of other weights are equal."""
+        if self._rows and ranks.count > 1:
+            self._rows.share_gradients(ranks)
 
     def clip(self, max_norm: float) -> torch.Tensor:
         """Scale all gradients, also those of table rows, to a global norm of at most `max_norm`.

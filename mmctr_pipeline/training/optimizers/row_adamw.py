@@ -1,7 +1,7 @@
 """AdamW over embedding tables that touches only the rows of the batch."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ import torch
 from mmctr_pipeline.models.batch import gathered
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows
 from mmctr_pipeline.training.optimizers.catch_up import BETA1, BETA2, EPSILON, CatchUp
+from mmctr_pipeline.training.ranks import Ranks, RowGradients
 
 _STEPS_BETWEEN_FLUSHES = 4096
 _FLUSH_VALUES = 1 << 22
@@ -27,6 +28,12 @@ class _Lookup:
     m_UD: torch.Tensor
     v_UD: torch.Tensor
     last_U: torch.Tensor
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """Gradient of the rows, `(U, D)`; zeros if the loss did not depend on them."""
+        grad = self.live_UD.grad
+        return torch.zeros_like(self.live_UD) if grad is None else grad
 
 
 class _ServedTable:
@@ -60,14 +67,34 @@ class _ServedTable:
         if len(self.lookups) > 1:
             row_U, slot_N = distinct_rows(torch.cat([lookup.row_U for lookup in self.lookups]))
             merged = self._look_up(row_U)
-            leaves = [lookup.live_UD for lookup in self.lookups]
-            grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-            total_UD = torch.zeros_like(merged.live_UD).index_add_(0, slot_N, torch.cat(grads))
-            merged.live_UD.grad = total_UD
+            grads = torch.cat([lookup.gradient for lookup in self.lookups])
+            merged.live_UD.grad = torch.zeros_like(merged.live_UD).index_add_(0, slot_N, grads)
             self.lookups = [merged]
         for lookup in self.lookups:
             if (grad := lookup.live_UD.grad) is not None:
                 grad.mul_((lookup.row_U != 0).to(grad.dtype).unsqueeze(1))
+
+    @property
+    def row_gradients(self) -> RowGradients:
+        """Rows and gradients of this step, after `merge_lookups`."""
+        if not self.lookups:
+            weight = self.table.weight
+            return weight.new_empty(0, dtype=torch.int64), weight.new_empty(0, weight.shape[1])
+        (lookup,) = self.lookups
+        return lookup.row_U, lookup.gradient
+
+    @torch.no_grad()
+    def take_mean(self, found: Sequence[RowGradients]) -> None:
+        """Replace the step's rows and gradients by the mean over the ranks that `found` lists."""
+        row_U, slot_N = distinct_rows(torch.cat([rows for rows, _ in found]))
+        merged = self._look_up(row_U)
+        total_UD, slots = torch.zeros_like(merged.live_UD), slot_N.split([len(r) for r, _ in found])
+        # One rank after the other: the order of additions must be the same on every rank, or their
+        # tables would drift apart.
+        for slot_U, (_, grads) in zip(slots, found, strict=True):
+            total_UD.index_add_(0, slot_U, grads)
+        merged.live_UD.grad = total_UD / len(found)
+        self.lookups = [merged]
 
     @torch.no_grad()
     def _look_up(self, row_U: torch.Tensor) -> _Lookup:
@@ -160,6 +187,13 @@ class RowAdamW(torch.optim.Optimizer):
                 )
             served.merge_lookups()
         return [lookup.live_UD for served in self._served for lookup in served.lookups]
+
+    def share_gradients(self, ranks: Ranks) -> None:
+        """Merge the rows and gradients of all ranks; call it after the backward pass."""
+        self.gradients()
+        own = [served.row_gradients for served in self._served]
+        for served, found in zip(self._served, ranks.all_rows(own), strict=True):
+            served.take_mean(found)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
