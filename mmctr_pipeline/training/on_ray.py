@@ -176,9 +176,16 @@ def _train_rank(config: dict[str, Any]) -> dict[str, Any] | None:
     try:
         with sending_logs(config["relay"]) if first else contextlib.nullcontext():
             module, history = trainer.fit_here(job.rows, job.checkpoints, job.selection)
+            _log_result(module, ranks)
     except _AGREED_ERRORS as error:
         return {"error": error} if first else None
     return {"weights": _arrays(module), "history": history} if first else None
+
+
+def _log_result(module: nn.Module, ranks: Ranks) -> None:
+    """Log the digest of the weights and the bytes of a step; raises if ranks have other weights."""
+    logger.info(f"all {ranks.count} ranks have the same weights, SHA-256 {ranks.digest(module)}")
+    logger.info(f"a rank's gradients of one step: {ranks.traffic}")
 
 
 def _arrays(module: nn.Module) -> dict[str, Any]:

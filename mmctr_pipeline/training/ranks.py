@@ -1,6 +1,7 @@
 """Ranks: the processes that train one model together, each with all weights and a share of rows."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,22 @@ T = TypeVar("T")
 
 RowGradients = tuple[torch.Tensor, torch.Tensor]
 """Distinct rows of a table, `(U,) int64`, and their gradients, `(U, D)`."""
+
+
+@dataclasses.dataclass
+class Traffic:
+    """What a rank sends: the dense gradients of each step, and all table rows of `n_steps` steps.
+
+    Dense gradients are reduced over the ranks, while every rank gets the rows of every other rank.
+    """
+
+    dense_bytes: int = 0
+    row_bytes: int = 0
+    n_steps: int = 0
+
+    def __str__(self) -> str:
+        row_bytes = self.row_bytes / max(self.n_steps, 1)
+        return f"{self.dense_bytes:,} bytes of dense weights, {row_bytes:,.0f} of table rows"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +48,14 @@ class Ranks:
     norm_group
         Process group for the statistics of normalisation layers. They need one of their own, as
         the order of their messages relative to those of gradients may differ between ranks.
+    traffic
+        Counts what this rank sends.
     """
 
     number: int = 0
     count: int = 1
     norm_group: Any = None
+    traffic: Traffic = dataclasses.field(default_factory=Traffic)
 
     @classmethod
     def of_process_group(cls) -> "Ranks":
@@ -88,6 +108,8 @@ class Ranks:
         if self.count == 1:
             return module
         ignored = [name for name, weight in module.named_parameters() if weight in by_row]
+        dense = [weight for weight in module.parameters() if weight not in by_row]
+        self.traffic.dense_bytes = sum(w.numel() * w.element_size() for w in dense)
         parallel = nn.parallel.DistributedDataParallel
         parallel._set_params_and_buffers_to_ignore_for_model(module, ignored)
         # Normalisation layers keep equal statistics by themselves. A weight may be unused: that of
@@ -110,6 +132,18 @@ class Ranks:
         distributed.broadcast_object_list(values)
         return values[0]
 
+    def digest(self, module: nn.Module) -> str:
+        """Return the SHA-256 of the weights; raises `RuntimeError` if a rank has other weights."""
+        hashed = hashlib.sha256()
+        for tensor in module.state_dict().values():
+            hashed.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        digests: list[Any] = [hashed.hexdigest()] * self.count
+        if self.count > 1:
+            distributed.all_gather_object(digests, hashed.hexdigest())
+        if len(set(digests)) > 1:
+            raise RuntimeError(f"the weights of {self.count} ranks differ: {', '.join(digests)}")
+        return digests[0]
+
     def all_rows(self, tables: Sequence[RowGradients]) -> list[list[RowGradients]]:
         """Return, for each table, the rows and gradients of every rank, in the order of ranks.
 
@@ -128,6 +162,8 @@ class Ranks:
             _padded([rows for rows, _ in tables], max(sum(sizes) for sizes in n_rows_RT))
         )
         grads_R = self._gathered(_padded([grads.flatten() for _, grads in tables], max(n_values_R)))
+        self.traffic.row_bytes += rows_R[0].nbytes + grads_R[0].nbytes
+        self.traffic.n_steps += 1
         found: list[list[RowGradients]] = [[] for _ in tables]
         for sizes, rows, values in zip(n_rows_RT, rows_R, grads_R, strict=True):
             begin = begin_values = 0
