@@ -61,7 +61,7 @@ class RayCluster:
 
     def __init__(self, folder: Path, n_cpus: int) -> None:
         self.nodes: list[RayNode] = []
-        self._folder, self._n_cpus, self._n_started = folder, n_cpus, 0
+        self.folder, self._n_cpus, self._n_started = folder, n_cpus, 0
         # Linux answers on all of 127.0.0.0/8, so clusters of concurrent tests use no port twice.
         self._network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
         self._port = free_port()
@@ -81,11 +81,11 @@ class RayCluster:
         """Start a node, the head if it is the first; without `wait`, it may still be joining."""
         self._n_started += 1
         address = f"{self._network}.{self._n_started}"
-        log = self._folder / f"{address}.log"
+        log = self.folder / f"{address}.log"
         if self.nodes:
             place = [f"--address={self.variables['RAY_ADDRESS']}"]
         else:
-            place = ["--head", f"--port={self._port}", f"--temp-dir={self._folder}"]
+            place = ["--head", f"--port={self._port}", f"--temp-dir={self.folder}"]
             place += ["--include-dashboard=false", f"--dashboard-port={free_port()}"]
         variables = {
             **os.environ,

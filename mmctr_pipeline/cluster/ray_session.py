@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator
 
+from mmctr_pipeline.cluster.node import cluster_node
 from mmctr_pipeline.environment import DeploymentError
 
 logger = logging.getLogger(__name__)
@@ -42,8 +43,20 @@ def ray_session() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
+    with contextlib.ExitStack() as stack:
+        _connect(address, stack)
+        logger.info(f"Ray: {describe_cluster()}")
+        yield
+
+
+def _connect(address: str, stack: contextlib.ExitStack) -> None:
+    """Connect to Ray; `stack` disconnects."""
+    import ray
+
     try:
-        _require_listener(address)
+        if address not in ("local", "auto"):
+            _require_listener(address)
+            stack.enter_context(cluster_node(address))
         # What workers log arrives through `log_relay`; what they print stays in Ray's own logs.
         ray.init(
             address,
@@ -57,11 +70,7 @@ def ray_session() -> Iterator[None]:
             "(ray start --head), set RAY_AUTH_TOKEN to its token, or unset RAY_ADDRESS to use this "
             "machine alone"
         ) from error
-    try:
-        logger.info(f"Ray: {describe_cluster()}")
-        yield
-    finally:
-        ray.shutdown()
+    stack.callback(ray.shutdown)
 
 
 def _require_listener(address: str) -> None:
