@@ -4,6 +4,8 @@ FROM python:3.11-slim-bookworm
 # Which PyTorch: empty for the one of PyPI, which uses a GPU if there is one; "cpu" for a smaller image
 # that does not; a CUDA version such as "cu128" for older drivers.
 ARG TORCH_BACKEND=""
+# One more extra of pyproject.toml, such as ray.
+ARG EXTRA=""
 
 ENV VIRTUAL_ENV=/opt/mmctr/venv \
     PATH=/opt/mmctr/venv/bin:/usr/local/bin:/usr/bin:/bin \
@@ -26,7 +28,8 @@ COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache \
     python -m pip install -c constraints.txt uv \
     && uv pip install --compile-bytecode ${TORCH_BACKEND:+--torch-backend=$TORCH_BACKEND} \
-        -c constraints.txt -r pyproject.toml --extra deploy --extra k8s --extra s3
+        -c constraints.txt -r pyproject.toml --extra deploy --extra k8s --extra s3 \
+        ${EXTRA:+--extra=$EXTRA}
 
 COPY README.md LICENSE ./
 COPY mmctr_pipeline ./mmctr_pipeline
