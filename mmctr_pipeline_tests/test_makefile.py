@@ -1,15 +1,14 @@
 """`make install` links Dagster's instance file, also in folders whose names have spaces."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from mmctr_pipeline_tests.make import MAKE, make_environment
+
 REPOSITORY = Path(__file__).parents[1]
-# `--old-file` keeps make from installing the packages.
-MAKE = ["make", "--old-file=.venv/.installed-dev", "EXTRAS=dev"]
 
 
 @pytest.fixture
@@ -23,15 +22,10 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def _environment(**variables: str) -> dict[str, str]:
-    names = ("DAGSTER_HOME", "MAKEFLAGS", "MAKELEVEL", "MFLAGS")
-    return {n: value for n, value in os.environ.items() if n not in names} | variables
-
-
 def test_install_links_the_instance_file_within_the_checkout(checkout: Path) -> None:
     before = set(checkout.parent.rglob("*"))
     for _ in range(2):
-        subprocess.run([*MAKE, "install"], cwd=checkout, env=_environment(), check=True)
+        subprocess.run([*MAKE, "install"], cwd=checkout, env=make_environment(), check=True)
     link = checkout / ".dagster" / "dagster.yaml"
     assert link.readlink() == checkout / "dagster.yaml"
     assert set(checkout.parent.rglob("*")) - before == {link, link.parent}
@@ -42,9 +36,9 @@ def test_several_installs_at_once_may_share_a_dagster_home_with_spaces(
     checkout: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "the home" / "of dagster"
+    environment = make_environment(DAGSTER_HOME=str(home))
     processes = [
-        subprocess.Popen([*MAKE, "install"], cwd=checkout, env=_environment(DAGSTER_HOME=str(home)))
-        for _ in range(6)
+        subprocess.Popen([*MAKE, "install"], cwd=checkout, env=environment) for _ in range(6)
     ]
     assert [process.wait() for process in processes] == [0] * 6
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
@@ -56,7 +50,7 @@ def test_an_existing_instance_file_of_the_user_is_left_alone(
     checkout: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    environment = _environment(DAGSTER_HOME=str(tmp_path))
+    environment = make_environment(DAGSTER_HOME=str(tmp_path))
     subprocess.run([*MAKE, "install"], cwd=checkout, env=environment, check=True)
     assert (tmp_path / "dagster.yaml").read_text() == "telemetry: {enabled: false}\n"
 
@@ -67,7 +61,7 @@ def test_an_unusable_dagster_home_is_named(home: str, checkout: Path, tmp_path: 
     result = subprocess.run(
         [*MAKE, "install"],
         cwd=checkout,
-        env=_environment(DAGSTER_HOME=str(tmp_path / home)),
+        env=make_environment(DAGSTER_HOME=str(tmp_path / home)),
         capture_output=True,
         text=True,
     )

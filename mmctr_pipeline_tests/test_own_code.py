@@ -13,6 +13,7 @@ from mmctr_pipeline import NewItem, code_version
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text import models
 from mmctr_pipeline.encoders.text.encode import encode_titles
 from mmctr_pipeline.fusion.config import FusionConfig
 from mmctr_pipeline.fusion.errors import FusionError
@@ -42,6 +43,10 @@ class Lengths:
         self.power = config.power
     def encode(self, texts):
         return [[len(text) ** self.power, len(set(text)), FACTOR] for text in texts]
+
+class Short(Lengths):
+    def unknown(self, texts):
+        return [len(text) > FACTOR for text in texts]
 
 class TooFew(Lengths):
     def encode(self, texts):
@@ -117,6 +122,19 @@ def test_titles_are_encoded_again_if_the_code_or_a_setting_changes(
     again = encode(tmp_path)
     assert again.provenance["counts"]["reused"] == n_texts
     assert again.identity == first.identity
+
+
+def test_titles_that_an_encoder_does_not_know_get_no_vector(
+    module: OwnModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.write(factor=7)
+    known = encode(tmp_path, source="own_parts.Short").present
+    titles = small_dataset(n_items=60)[0].items.title.to_pylist()
+    assert known.tolist() == [len(title) <= 7 for title in titles]
+    assert 0 < known.sum() < 60
+    # The encoder is asked in batches, and their size does not matter.
+    monkeypatch.setattr(models, "_OWN_BATCH", 7)
+    np.testing.assert_array_equal(encode(tmp_path, source="own_parts.Short").present, known)
 
 
 def test_a_fusion_is_fitted_again_if_its_code_or_a_setting_changes(

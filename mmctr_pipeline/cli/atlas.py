@@ -12,7 +12,7 @@ from mmctr_pipeline.environment import Deployment
 def atlas(file: Path) -> None:
     """Write all items with titles, covers and fused vectors into FILE, for Embedding Atlas.
 
-    Then, with the package embedding-atlas: embedding-atlas FILE --vector vector --text title
+    Then, with the extra atlas: embedding-atlas FILE --vector vector --text title
     """
     from mmctr_pipeline.data.dataset import CtrDataset
     from mmctr_pipeline.data.discovery import find_data

@@ -21,6 +21,7 @@ from mmctr_pipeline.training.metrics_report import times_in_train
 logger = logging.getLogger(__name__)
 
 _COVER_PIXELS, _ROWS_PER_GROUP = 96, 1_000
+_COVER_TYPE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
 
 def write_atlas(
@@ -28,9 +29,9 @@ def write_atlas(
 ) -> int:
     """Write a parquet file with a row for each item that has a vector; return their number.
 
-    Its columns are `item_id`, `title`, `cover` (a JPEG picture, as Hugging Face datasets hold it),
-    `tags`, `likes_level`, `views_level`, `train_rows` (how often the item occurs in train, as a
-    target or in a history) and `vector`.
+    Its columns are `item_id`, `title`, `cover` (bytes and path of a JPEG picture, as Hugging Face
+    datasets hold it), `tags`, `likes_level`, `views_level`, `train_rows` (how often the item occurs
+    in train, as a target or in a history) and `vector`.
 
     Parameters
     ----------
@@ -53,15 +54,17 @@ def write_atlas(
         columns: dict[str, Any] = {
             "item_id": ids_to_arrow(ids),
             "title": pa.array(titles_of(items, ids).values(), pa.string()),
+        }
+        if images is not None:
+            covers = [_cover(images, item) for item in ids.tolist()]
+            columns["cover"] = pa.array(covers, _COVER_TYPE)
+        columns |= {
             "tags": pa.array([items.tags[row].tolist() for row in part], pa.list_(pa.int32())),
             "likes_level": items.likes_level[part],
             "views_level": items.views_level[part],
             "train_rows": times[part],
             "vector": pa.array(list(aligned.vectors[part]), pa.list_(pa.float32())),
         }
-        if images is not None:
-            covers = [_cover(images, item) for item in ids.tolist()]
-            columns["cover"] = pa.array(covers, pa.struct({"bytes": pa.binary()}))
         progress.advance(len(part))
         return pa.table(columns)
 
@@ -74,10 +77,11 @@ def write_atlas(
     return len(rows)
 
 
-def _cover(images: ImageIndex, item: int | str) -> dict[str, bytes] | None:
+def _cover(images: ImageIndex, item: int | str) -> dict[str, bytes | str] | None:
     picture = cover_of(images, item, _COVER_PIXELS)
     if picture is None:
         return None
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
-    return {"bytes": buffer.getvalue()}
+    # The viewer draws bytes as a picture only if a path beside them ends like that of a picture.
+    return {"bytes": buffer.getvalue(), "path": f"{item}.jpg"}

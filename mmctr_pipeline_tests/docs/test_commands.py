@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -24,24 +24,29 @@ _SEPARATORS = (";", "&&", "||", "|", "&")
 
 def commands(text: str) -> Iterator[list[str]]:
     """Yield the words of each command of a document, without assignments of variables."""
-    lines = [
+    yield from block_commands(text)
+    yield from _commands(" ".join(found.split()) for found in _INLINE.findall(text))
+
+
+def block_commands(text: str) -> Iterator[list[str]]:
+    """Yield the words of each command in a block of a document, as readers copy them."""
+    return _commands(
         line
         for language, block in _BLOCK.findall(text)
         if language in ("", "bash", "sh")
         for line in block.replace("\\\n", " ").split("\n")
-    ]
-    lines += [" ".join(found.split()) for found in _INLINE.findall(text)]
+    )
+
+
+def _commands(lines: Iterable[str]) -> Iterator[list[str]]:
     for line in lines:
-        try:
-            words = [*shlex.split(line, comments=True), ";"]
-        except ValueError:  # a table or a drawing
-            continue
+        words = [*shlex.split(line, comments=True), ";"]
         command: list[str] = []
         for word in words:
             if word not in _SEPARATORS and not word.endswith(";"):
                 command.append(word)
                 continue
-            command += [word[:-1]] if len(word) > 1 else []
+            command += [] if word in _SEPARATORS else [word[:-1]]
             while command and (command[0] == "export" or _ASSIGNMENT.match(command[0])):
                 command = command[1:]
             if command:

@@ -7,18 +7,32 @@ from pathlib import Path
 
 import pytest
 
+from mmctr_pipeline_tests.make import MAKE, make_environment
+
 REPOSITORY = Path(__file__).parents[2]
 _LOADED = re.compile(
     r"""<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=["']?(https?:[^"' >]+)"""
 )
 
 
-@pytest.mark.slow
-def test_the_site_has_all_documents_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder of links to the files of the checkout and of its environment."""
+    folder = tmp_path / "checkout"
+    environment = folder / ".venv"
+    environment.mkdir(parents=True)
+    for path in REPOSITORY.glob("[!.]*"):
+        if path.name != "site":
+            (folder / path.name).symlink_to(path)
+    for path in Path(sys.prefix).iterdir():
+        (environment / path.name).symlink_to(path)
+    return folder
+
+
+def test_the_site_has_all_documents_and_loads_nothing_from_elsewhere(checkout: Path) -> None:
     pytest.importorskip("mkdocs")
-    site = tmp_path / "site"
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(site)]
-    subprocess.run(command, cwd=REPOSITORY, check=True)
+    subprocess.run([*MAKE, "site"], cwd=checkout, env=make_environment(), check=True)
+    site = checkout / "site"
     pages = {path.parent.name for path in site.glob("*/index.html")}
     assert {path.stem for path in (REPOSITORY / "docs").glob("*.md")} <= pages
     assert (site / "repository" / "examples" / "last_item.py").is_file()

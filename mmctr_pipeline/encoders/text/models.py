@@ -1,6 +1,7 @@
 """Text encoders with one interface: sentence-transformers models, open_clip towers, own code."""
 
 import copy
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,9 @@ from mmctr_pipeline.encoders.own import OwnEncoder
 from mmctr_pipeline.encoders.text.bert import CompactBert
 from mmctr_pipeline.encoders.text.loading import load_sentence_model
 from mmctr_pipeline.encoders.text.tokens import unknown_only
-from mmctr_pipeline.files.progress import Advance
+from mmctr_pipeline.files.progress import Advance, Progress
+
+logger = logging.getLogger(__name__)
 
 _OWN_BATCH = 256
 
@@ -220,7 +223,13 @@ class OwnTextModel:
 
     def unknown(self, texts: list[str]) -> np.ndarray:
         """Return which texts the encoder knows nothing of, `(n,) bool`."""
-        return self._own.unknown(texts)
+        progress = Progress(logger, "asking the encoder which texts it knows", len(texts), "texts")
+        unknown = np.zeros(len(texts), dtype=bool)
+        for begin in range(0, len(texts), _OWN_BATCH):
+            batch = texts[begin : begin + _OWN_BATCH]
+            unknown[begin : begin + len(batch)] = self._own.unknown(batch)
+            progress.advance(len(batch))
+        return unknown
 
     def encode(
         self, texts: list[str], batch_tokens: int, advance: Advance | None = None

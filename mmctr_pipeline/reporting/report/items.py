@@ -73,11 +73,16 @@ def embedding_map(dataset: CtrDataset, vectors: VectorTable, seed: int = 0) -> l
 
     aligned = vectors.aligned_to(dataset.items.ids)
     usable = np.flatnonzero(aligned.present & np.isfinite(aligned.vectors).all(axis=1))
-    if len(usable) > MAX_MAP_ITEMS:
+    n_usable = len(usable)
+    if n_usable > MAX_MAP_ITEMS:
         generator = np.random.default_rng(seed)
         usable = np.sort(generator.choice(usable, MAX_MAP_ITEMS, replace=False))
     if len(usable) < 3:
         return []
+    logger.info(
+        f"report: placing {len(usable):,} of {n_usable:,} items with a vector on the map by t-SNE, "
+        f"{_ITERATIONS} iterations over all pairs of them"
+    )
     found = aligned.vectors[usable].astype(np.float64)
     found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
     perplexity = min(30.0, (len(usable) - 1) / 3)
@@ -100,6 +105,10 @@ def neighbour_lists(
     """Return the five nearest neighbours of five items by text, image and fused vector."""
     tables = {_KINDS[name]: table for name, table in vectors.tables.items()}
     tables = {kind: tables[kind] for kind in _KINDS.values() if kind in tables}
+    logger.info(
+        f"report: comparing at most {_N_QUERIES} items with each of {len(items):,} to find their "
+        f"neighbours, by vectors of {', '.join(tables)}"
+    )
     found = find_neighbours(items.ids, images, tables, _N_QUERIES, _N_NEIGHBOURS)
     lists: dict[Item, list[NeighbourList]] = {}
     for number, query in enumerate(_positions(items, found.query)):

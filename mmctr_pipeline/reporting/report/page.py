@@ -55,8 +55,8 @@ def build_report(inputs: ReportInputs) -> ModelReport:
     logger.info(f"report: measuring {len(label):,} valid rows, also with the trivial baselines")
     trivial = baseline_scores(dataset, dataset.valid, inputs.vectors.text)
     slices = quality.auc_by_slice(dataset, scores, trivial)
-    logger.info("report: placing items on the map, finding neighbours, drawing charts")
     shown = _shown_items(inputs)
+    logger.info("report: drawing charts")
     drawn = _charts(inputs, slices, trivial.scores, shown["map"])
     context = {
         **shown,

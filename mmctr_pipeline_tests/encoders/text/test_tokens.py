@@ -1,5 +1,7 @@
 """Titles without a known word are found with every kind of tokeniser, and get no vector."""
 
+import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.locate import locate_text_model
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
+from mmctr_pipeline.encoders.text import tokens
 from mmctr_pipeline.encoders.text.encode import encode_titles
 from mmctr_pipeline.encoders.text.tokens import unknown_only
+from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline_tests.encoders.text.titled_items import item_table
 
 KNOWN = ["a cat", "a cat 😂", "😂 cat"]
@@ -77,6 +81,25 @@ def test_texts_without_a_known_word_are_found(build: Callable[[], Any]) -> None:
 )
 def test_byte_level_tokenisers_know_every_text(build: Callable[[], Any]) -> None:
     assert not unknown_only(build(), KNOWN + UNKNOWN).any()
+
+
+@pytest.mark.parametrize("build", [words, lambda: fast(words(), "[UNK]")])
+def test_a_long_search_logs_its_progress_and_finds_the_same(
+    build: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(tokens, "_BATCH", 2)
+    monkeypatch.setattr(tokens, "Progress", functools.partial(Progress, every_seconds=0))
+    texts = ["a cat", "😂", "the dog", "🎬 🎬", "🎬 cat", "two cats"]
+    unknown = [False, True, False, True, False, False]
+    assert unknown_only(build(), texts).tolist() == unknown
+    # The texts of two unknown first words are searched to their end.
+    assert [line.rpartition(", ")[0].rpartition(", ")[0] for line in caplog.messages] == [
+        "looking for words that the encoder knows: 2 of 5 words",
+        "looking for words that the encoder knows: 4 of 5 words",
+        "looking for words that the encoder knows: 2 of 3 texts",
+    ]
+    assert all(line.endswith(" s left") for line in caplog.messages)
 
 
 TITLES = ["A cat", *UNKNOWN, "Soup 😂", None]

@@ -5,6 +5,7 @@ import html.parser
 import io
 import itertools
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -163,6 +164,21 @@ def test_the_map_places_similar_items_close_together_and_copes_with_degenerate_v
         distance = np.linalg.norm(places[:, None] - places, axis=2)
         np.fill_diagonal(distance, np.inf)
         assert (style[distance.argmin(axis=1)] == style).mean() > 0.8
+
+
+def test_the_log_says_beforehand_how_many_items_the_map_and_the_neighbours_take(
+    inputs: ReportInputs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(items, "MAX_MAP_ITEMS", 20)
+    assert len(items.embedding_map(inputs.dataset, inputs.vectors.fused)) == 20
+    items.neighbour_lists(inputs.dataset.items, inputs.images, inputs.vectors)
+    assert caplog.messages == [
+        f"report: placing 20 of {N_ITEMS - 1} items with a vector on the map by t-SNE, 500 "
+        "iterations over all pairs of them",
+        f"report: comparing at most 5 items with each of {N_ITEMS} to find their neighbours, by "
+        "vectors of text, fusion",
+    ]
 
 
 def test_covers_shrink_until_they_fit_and_broken_ones_are_left_out(
