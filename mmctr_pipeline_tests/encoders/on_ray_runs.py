@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mmctr_pipeline.encoders.config import TextEncoderConfig
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.encoders.on_ray import ray_encoders
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo
@@ -109,10 +109,31 @@ def encode_locally(folder: Path) -> None:
     )
 
 
+def encode_sample(data: str, folder: str, compute: Literal["local", "ray"]) -> None:
+    """Encode titles and covers of a dataset with the encoders of the sample preset."""
+    from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.data.items import read_items
+    from mmctr_pipeline.encoders.image import encode as image
+    from mmctr_pipeline.encoders.text import encode as text
+
+    # Several shards for each node, of a small dataset.
+    text.SHARD_TEXTS = image.SHARD_IMAGES = 32
+    layout, store = find_data(Path(data)), VectorStore(Path(folder))
+    items = read_items(layout)
+    text.encode_titles(items, TextEncoderConfig(compute=compute), "cpu", store)
+    clip = ImageEncoderConfig(model="tiny-clip", compute=compute)
+    image.encode_images(items.ids, layout.images, clip, "cpu", store)
+    sys.stdout.write("done")
+
+
 def start(cluster: RayCluster, call: str, **variables: str) -> "subprocess.Popen[str]":
     """Start a process of this cluster that calls a function of this module."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"from {__name__} import *; {call}"],
+        [
+            sys.executable,
+            "-c",
+            f"import logging; logging.basicConfig(level=20); from {__name__} import *; {call}",
+        ],
         env={**os.environ, **cluster.variables, **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -46,6 +46,26 @@ def output(process: "subprocess.Popen[str]") -> tuple[str, str]:
     return printed.splitlines()[-1] if printed else "", errors[-4000:]
 
 
+def test_titles_and_covers_get_the_vectors_of_a_local_run(
+    cluster: RayCluster, small_sample: Path, tmp_path: Path
+) -> None:
+    runs = {
+        compute: start(
+            cluster,
+            f"encode_sample({str(small_sample)!r}, {str(tmp_path / compute)!r}, {compute!r})",
+            # Ray gives each actor of one CPU one thread.
+            OMP_NUM_THREADS="1",
+        )
+        for compute in ("local", "ray")
+    }
+    for run in runs.values():
+        printed, errors = output(run)
+        assert printed == "done", errors
+    assert "on 2 actors, a CPU each" in errors
+    assert len(shards(tmp_path / "ray")) > 10
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
 def test_shards_of_a_killed_node_are_encoded_by_the_others(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
