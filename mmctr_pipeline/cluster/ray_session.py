@@ -4,11 +4,15 @@ Ray is an extra: only this module and the modules that run on Ray import it, whe
 """
 
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 from mmctr_pipeline.cluster.node import cluster_node
 from mmctr_pipeline.environment import DeploymentError
@@ -16,7 +20,6 @@ from mmctr_pipeline.environment import DeploymentError
 logger = logging.getLogger(__name__)
 
 INSTALL_ADVICE = "Fix: make install EXTRAS=ray (or pip install 'mmctr-pipeline[ray]')"
-
 
 _CONNECT_SECONDS = 10.0
 
@@ -33,51 +36,67 @@ def ray_session() -> Iterator[None]:
     `RAY_ADDRESS` names the cluster to join. If it is unset, Ray starts on this machine and stops
     at the end. Raises `DeploymentError` if Ray is not installed or the cluster does not answer.
     """
-    if not has_ray():
-        raise DeploymentError(f"compute: ray needs the package ray. {INSTALL_ADVICE}")
-    # Ray would report the use of its libraries over the network.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = require_ray()
     import ray
 
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     with contextlib.ExitStack() as stack:
-        _connect(address, stack)
+        if address not in ("local", "auto"):
+            stack.enter_context(cluster_node(address))
+        with _naming_address(address):
+            # What workers log arrives through `log_relay`; what they print stays in Ray's logs.
+            ray.init(
+                address,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        stack.callback(ray.shutdown)
+        if on_sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has replaced it
         logger.info(f"Ray: {describe_cluster()}")
         yield
 
 
-def _connect(address: str, stack: contextlib.ExitStack) -> None:
-    """Connect to Ray; `stack` disconnects."""
+def require_ray() -> str:
+    """Return the address of the cluster to join, `local` for a new one on this machine.
+
+    Raises `DeploymentError` if Ray is not installed, or if nothing answers at an address HOST:PORT
+    or the token is wrong, at once where Ray would try again for long.
+    """
+    if not has_ray():
+        raise DeploymentError(f"compute: ray needs the package ray. {INSTALL_ADVICE}")
+    # Ray would report the use of its libraries over the network, and print lines about its own
+    # decisions; its log files have the errors of its other processes.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        with _naming_address(address):
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+            raylet: Any = importlib.import_module("ray._raylet")
+            raylet.GcsClient(address=address)
+    return address
+
+
+@contextlib.contextmanager
+def _naming_address(address: str) -> Iterator[None]:
+    """Turn the errors of a connection into a `DeploymentError`."""
     import ray
 
     try:
-        if address not in ("local", "auto"):
-            _require_listener(address)
-            stack.enter_context(cluster_node(address))
-        # What workers log arrives through `log_relay`; what they print stays in Ray's own logs.
-        ray.init(
-            address,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-    except (OSError, ray.exceptions.AuthenticationError) as error:
+        yield
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = " ".join(str(error).split(". ")[0].split())
         raise DeploymentError(
-            f"RAY_ADDRESS is {address!r}, but Ray cannot connect ({error}). Fix: start the cluster "
-            "(ray start --head), set RAY_AUTH_TOKEN to its token, or unset RAY_ADDRESS to use this "
-            "machine alone"
+            f"RAY_ADDRESS is {address!r}, but Ray cannot connect ({reason}). Fix: start the "
+            "cluster (ray start --head), set RAY_AUTH_TOKEN to its token, or unset RAY_ADDRESS to "
+            "use this machine alone"
         ) from error
-    stack.callback(ray.shutdown)
-
-
-def _require_listener(address: str) -> None:
-    """Raise `OSError` if nothing listens at an address HOST:PORT, for which Ray would wait long."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 def describe_cluster() -> str:

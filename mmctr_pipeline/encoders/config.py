@@ -11,6 +11,12 @@ _PRECISION_HELP = (
 )
 
 
+_COMPUTE_HELP = (
+    "local: encode in this process; ray: on the Ray cluster that RAY_ADDRESS names, by default on "
+    "this machine, one process for each GPU or else for each CPU; needs the extra ray"
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig(PluggableSettings):
     """Encoder of item titles."""
@@ -42,6 +48,7 @@ class TextEncoderConfig(PluggableSettings):
         ge=0,
         le=1 << 24,
     )
+    compute: Literal["local", "ray"] = setting("local", _COMPUTE_HELP)
 
     @property
     def encodes(self) -> bool:
@@ -76,6 +83,7 @@ class ImageEncoderConfig(PluggableSettings):
         ge=0,
         le=65536,
     )
+    compute: Literal["local", "ray"] = setting("local", _COMPUTE_HELP)
 
     @property
     def encodes(self) -> bool:

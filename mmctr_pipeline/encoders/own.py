@@ -14,7 +14,9 @@ from mmctr_pipeline.plugins import plugin_class, plugin_code
 from mmctr_pipeline.settings import SettingsError
 
 # Settings that do not affect the vector of a text or an image.
-_NOT_HASHED = {"source", "template", "tag_names", "column", "batch_tokens", "batch_size"}
+_NOT_HASHED = {
+    *("source", "template", "tag_names", "column", "batch_tokens", "batch_size", "compute"),
+}
 
 
 class OwnEncoder:

@@ -24,14 +24,16 @@ def read_ahead(batches: Iterator[_Out]) -> Generator[_Out, None, None]:
             yield batch
 
 
-def in_threads(work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int) -> Iterator[_Out]:
+def in_threads(
+    work: Callable[[_In], _Out], inputs: Sequence[_In], ahead: int, n_threads: int | None = None
+) -> Iterator[_Out]:
     """Yield `work(input)` for each input, in order; at most `ahead` inputs are worked on at once.
 
-    Uses one thread per core, for work that releases the interpreter lock: reading, hashing,
-    decoding.
+    Uses `n_threads` threads, by default one per core, for work that releases the interpreter lock:
+    reading, hashing, decoding.
     """
     waiting: collections.deque[Future[_Out]] = collections.deque()
-    pool = ThreadPoolExecutor(max_workers=n_cores(), thread_name_prefix="read")
+    pool = ThreadPoolExecutor(n_threads or n_cores(), thread_name_prefix="read")
     try:
         for item in inputs:
             waiting.append(pool.submit(work, item))

@@ -39,6 +39,7 @@ def preflight(
 
 def _findings(deployment: Deployment, preset: Preset, assets: Collection[str]) -> Iterator[Finding]:
     yield from _device(deployment, preset)
+    yield from _ray(preset, assets)
     folder = storage.writable(deployment.storage_dir)
     is_writable = folder.severity == "ok"
     yield folder
@@ -104,6 +105,22 @@ def _device(deployment: Deployment, preset: Preset) -> Iterator[Finding]:
         if not multiplies_in_bfloat16(device.text):
             text = f"bfloat16 is slower than float32 on this {device.text}. Fix: set it to auto"
             yield Finding("warning", "precision", ", ".join(slow), text)
+
+
+def _ray(preset: Preset, assets: Collection[str]) -> Iterator[Finding]:
+    """Yield whether Ray is installed and its cluster answers, if a step runs on it."""
+    computes = {
+        "text_embeddings": ("encoders.text.compute", preset.encoders.text.compute),
+        "image_embeddings": ("encoders.image.compute", preset.encoders.image.compute),
+        "trained_model": ("training.compute", preset.training.compute),
+    }
+    chosen = [
+        name for asset, (name, compute) in computes.items() if asset in assets and compute == "ray"
+    ]
+    if chosen:
+        from mmctr_pipeline.cluster.ray_session import require_ray
+
+        yield found("ray", ", ".join(chosen), lambda: f"RAY_ADDRESS is {require_ray()}")
 
 
 def _model_and_space(

@@ -19,7 +19,8 @@ from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
 from mmctr_pipeline.encoders.image.decode import UnreadableImageError, quiet_pillow, read_bytes
-from mmctr_pipeline.encoders.image.inference import open_image_encoder
+from mmctr_pipeline.encoders.image.inference import open_image_encoder, open_on_actor
+from mmctr_pipeline.encoders.on_ray import ray_encoders
 from mmctr_pipeline.encoders.store.vector_store import VectorStore
 from mmctr_pipeline.encoders.vector_tables import encoded_table, given_table
 from mmctr_pipeline.files.progress import Progress
@@ -60,7 +61,8 @@ def encode_images(
     Equal files are encoded once. An item whose image is missing or unreadable gets zeros,
     `present` False, and a row in `problems`. With source `none`, all items get `present` False and
     one column of zeros. Raises `DataNotFoundError` if there is no image folder or no image matches
-    an item, `DataError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`.
+    an item, `DataError` if no image can be decoded, `ModelNotFoundError`, `ImageChangedError`; with
+    `compute: ray` also `DeploymentError`, `OtherEncoderError` and `RayEncodingError`.
 
     Parameters
     ----------
@@ -92,20 +94,23 @@ def encode_images(
     start = time.monotonic()
     # This raises an error if no item has an image.
     images.match(item_id)
-    encoder = open_image_encoder(config, device)
-    logger.info(f"image encoder {encoder.info}")
-    digests, reasons = _digests(images, item_id)
-    rows, files = list(digests), list(digests.values())
-    with quiet_pillow():
-        result = store.get_or_encode(
-            encoder.info.identity,
-            [digest for _, digest in files],
-            lambda positions, advance: encoder.encode([files[row] for row in positions], advance),
-            shard_size=SHARD_IMAGES,
-            # A newer Pillow may read files that an older one could not.
-            reader=f"pillow {PIL.__version__}",
-            unit="images",
-        )
+    with ray_encoders(open_on_actor, config, device) as on_ray:
+        encoder = open_image_encoder(config, "cpu" if on_ray else device)
+        info = on_ray.info(encoder.info) if on_ray else encoder.info
+        logger.info(f"image encoder {info}")
+        digests, reasons = _digests(images, item_id)
+        rows, files = list(digests), list(digests.values())
+        with quiet_pillow():
+            result = store.get_or_encode(
+                info.identity,
+                [digest for _, digest in files],
+                lambda rows, advance: encoder.encode([files[row] for row in rows], advance),
+                shard_size=SHARD_IMAGES,
+                # A newer Pillow may read files that an older one could not.
+                reader=f"pillow {PIL.__version__}",
+                unit="images",
+                encode_together=on_ray.together(info, files) if on_ray else None,
+            )
     reasons |= {rows[position]: reason for position, reason in result.reasons.items()}
     tally = dict(sorted(collections.Counter(reasons.values()).items()))
     listed = ", ".join(f"{count:,} {reason}" for reason, count in tally.items())
@@ -120,7 +125,7 @@ def encode_images(
     if reasons:
         logger.warning(f"{len(reasons):,} items without an image vector: {listed}")
     counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
-    table = encoded_table(item_id, np.array(rows), result, encoder.info, config, counts, start)
+    table = encoded_table(item_id, np.array(rows), result, info, config, counts, start)
     bad = sorted(reasons)
     tried = [images.path(item) or f"{images.folder}/{item}.jpg" for item in item_id[bad].tolist()]
     problems = _problems(item_id[bad], list(map(str, tried)), [reasons[row] for row in bad])

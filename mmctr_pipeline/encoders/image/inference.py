@@ -5,15 +5,21 @@ import dataclasses
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from mmctr_pipeline.encoders.clip import LoadedClip, load_clip
 from mmctr_pipeline.encoders.config import ImageEncoderConfig
-from mmctr_pipeline.encoders.image.decode import UnreadableImageError, decode, read_bytes
+from mmctr_pipeline.encoders.image.decode import (
+    UnreadableImageError,
+    decode,
+    quiet_pillow,
+    read_bytes,
+)
 from mmctr_pipeline.encoders.image.pixels import PixelSpec, normalised
 from mmctr_pipeline.encoders.image.towers import Tower, fast_tower, plain_tower
 from mmctr_pipeline.encoders.locate import locate_image_model
@@ -23,6 +29,7 @@ from mmctr_pipeline.encoders.store.vector_store import Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo, parity_notes
 from mmctr_pipeline.files.progress import Advance
 from mmctr_pipeline.files.read_ahead import in_threads, n_cores
+from mmctr_pipeline.memory import keep_freed_memory
 from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.precision import dtype_for, dtype_name
 
@@ -30,12 +37,22 @@ DECODER_VERSION = 1
 """Part of the identity: increase it when a change makes a file decode to other pixels."""
 
 
+# Threads per actor that read and decode: one for each core, times one actor for each core, would be
+# too many. More than one, as a file may have to come over the network.
+_ACTOR_THREADS = 4
+
+
 class ImageChangedError(RuntimeError):
     """A file changed or vanished after it was hashed; its shard is not stored."""
 
 
 class ImageEncoder(abc.ABC):
-    """Decodes and encodes the images of one shard; `info` identifies the model."""
+    """Decodes and encodes the images of one shard; `info` identifies the model.
+
+    `n_threads` is the number of threads that read and decode, None for one per core.
+    """
+
+    n_threads: int | None = None
 
     def __init__(self, info: EncoderInfo, pixels: PixelSpec, batch_size: int) -> None:
         self.info, self._pixels, self._batch_size = info, pixels, batch_size
@@ -51,7 +68,8 @@ class ImageEncoder(abc.ABC):
 
         def readable() -> Iterator[tuple[int, np.ndarray]]:
             ahead = 2 * self._batch_size + n_cores()
-            for position, found in enumerate(in_threads(self._read, files, ahead)):
+            read = in_threads(self._read, files, ahead, self.n_threads)
+            for position, found in enumerate(read):
                 if isinstance(found, str):
                     reasons[position] = found
                 else:
@@ -149,3 +167,31 @@ def open_image_encoder(config: ImageEncoderConfig, device: torch.device | str) -
     if is_plugin(config.source):
         return OwnImageEncoder(config, device)
     return ClipImageEncoder(load_clip(locate_image_model(config.model), device), config, device)
+
+
+class ActorImageEncoder:
+    """An image encoder on an actor of a Ray cluster, which shares its node with other actors."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self._encoder, self.info = encoder, encoder.info
+        if torch.device(encoder.info.device).type == "cpu":
+            encoder.n_threads = _ACTOR_THREADS
+
+    def encode(self, files: Sequence[tuple[Path, bytes]]) -> Shard:
+        """Return the vectors of files, as `ImageEncoder.encode`."""
+        try:
+            with quiet_pillow():
+                return self._encoder.encode(files)
+        except ImageChangedError as error:
+            if isinstance(error.__cause__, UnreadableImageError):
+                raise ImageChangedError(
+                    f"{error.__cause__}, but the process that started the run could read it. Fix: "
+                    "make the folder of covers available under the same path on all nodes"
+                ) from error
+            raise
+
+
+def open_on_actor(settings: Mapping[str, Any], device: str) -> ActorImageEncoder:
+    """Load the encoder of a configuration on an actor of a Ray cluster."""
+    keep_freed_memory()
+    return ActorImageEncoder(open_image_encoder(ImageEncoderConfig.from_mapping(settings), device))

@@ -6,11 +6,13 @@ The division does not depend on which of these shards exist already. So a run th
 started again encodes exactly the remaining shards, and concurrent runs share them.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import logging
 import os
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,15 @@ EncodeShard = Callable[[np.ndarray, Advance], Shard]
 It may count contents as it goes; the rest is counted when it returns.
 """
 
+EncodeTogether = Callable[[Sequence[np.ndarray]], Iterator[tuple[int, Shard]]]
+"""Encodes several shards, each given as for `EncodeShard`, at the same time.
+
+Yields the number of a shard in the sequence, and its vectors, in the order in which they are ready.
+"""
+
+_MOST_TOGETHER = 8192
+"""Most shards that are encoded together: their contents may all be in memory at once."""
+
 
 def utc_now() -> datetime.datetime:
     """Return the current time in UTC."""
@@ -77,6 +88,7 @@ class VectorStore:
         shard_size: int,
         reader: str,
         unit: str = "contents",
+        encode_together: EncodeTogether | None = None,
     ) -> StoreResult:
         """Return the vectors of `contents`, encoding each distinct content that is not stored.
 
@@ -104,6 +116,8 @@ class VectorStore:
             stored as failures are tried again.
         unit
             The plural noun for contents in the log.
+        encode_together
+            Encodes the missing contents in the place of `encode`.
         """
         if shard_size < 1:
             raise ValueError(f"shard_size is {shard_size}; it must be at least 1")
@@ -113,7 +127,7 @@ class VectorStore:
             with locked(folder / FOLDER_LOCK, shared=True):
                 # Recorded at the start, so that an interrupted run counts as use too.
                 record_use(folder, lookup.distinct, self._now().date())
-                run = _Run(folder, identity, reader, encode, lookup)
+                run = _Run(folder, identity, reader, encode, encode_together, lookup)
                 for path in shard_paths(folder):
                     run.take(path)
                 run.encode_missing(shard_size, unit)
@@ -128,6 +142,7 @@ class _Run:
     identity: str
     reader: str
     encode: EncodeShard
+    encode_together: EncodeTogether | None
     lookup: PartialLookup
 
     def encode_missing(self, shard_size: int, unit: str) -> None:
@@ -139,11 +154,17 @@ class _Run:
         )
         progress = Progress(logger, "encoding", len(rows), unit)
         plan = [rows[begin : begin + shard_size] for begin in range(0, len(rows), shard_size)]
-        deferred = [shard for shard in plan if not self._settle(shard, progress, wait=False)]
-        if deferred:
-            logger.info(f"waiting for {len(deferred):,} shards that another run is encoding")
-        for shard in deferred:
-            self._settle(shard, progress, wait=True)
+        if self.encode_together is None:
+            deferred = [shard for shard in plan if not self._settle(shard, progress, wait=False)]
+            _log_deferred(deferred)
+            for shard in deferred:
+                self._settle(shard, progress, wait=True)
+        else:
+            deferred = self._settle_together(plan, progress, self.encode_together, wait=False)
+            _log_deferred(deferred)
+            while deferred:
+                # Nothing is claimed while this waits, so two runs never wait for each other.
+                deferred = self._settle_together(deferred, progress, self.encode_together, True)
         if n_encoded := self.lookup.n_encoded:
             speed = f"{progress.seconds:.1f} s, {progress.per_second:,.0f} {unit}/s"
             logger.info(f"encoded {n_encoded:,} {unit} in {speed}")
@@ -160,13 +181,54 @@ class _Run:
             # Another run may have written the shard since the folder was listed.
             self.take(path, is_claimed=True)
             if np.isin(rows, self.lookup.missing).any():
-                self._encode(rows, progress.advance)
+                self._store(rows, self.encode(self.lookup.first[rows], progress.advance))
         progress.advance(done + len(rows) - progress.done)
         return True
 
-    def _encode(self, rows: np.ndarray, advance: Advance) -> None:
-        """Encode a shard, validate what the encoder returns, store it, and take it."""
-        shard = self.encode(self.lookup.first[rows], advance)
+    def _settle_together(
+        self,
+        plan: list[np.ndarray],
+        progress: Progress,
+        encode_together: EncodeTogether,
+        wait: bool,
+    ) -> list[np.ndarray]:
+        """Take or encode planned shards; return those that another run is encoding.
+
+        If `wait`, waits until the first shard is free.
+        """
+        # Each claim holds an open file; half of those allowed are left for other uses.
+        n_together = min(_MOST_TOGETHER, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+        deferred: list[np.ndarray] = []
+        for begin in range(0, len(plan), n_together):
+            mine: list[tuple[np.ndarray, contextlib.ExitStack]] = []
+            with contextlib.ExitStack() as all_claims:
+                for number, rows in enumerate(plan[begin : begin + n_together], begin):
+                    claim = all_claims.enter_context(contextlib.ExitStack())
+                    path = self.folder / shard_name(self.lookup.distinct[rows])
+                    if not claim.enter_context(locked(_claim(path), wait=wait and not number)):
+                        deferred.append(rows)
+                        continue
+                    # Another run may have written the shard since the folder was listed.
+                    self.take(path, is_claimed=True)
+                    if np.isin(rows, self.lookup.missing).any():
+                        mine.append((rows, claim))
+                    else:
+                        claim.close()
+                        progress.advance(len(rows))
+                positions = [self.lookup.first[rows] for rows, _ in mine]
+                n_stored = 0
+                for number, shard in encode_together(positions) if mine else ():
+                    rows, claim = mine[number]
+                    self._store(rows, shard)
+                    claim.close()
+                    progress.advance(len(rows))
+                    n_stored += 1
+                if n_stored != len(mine):
+                    raise RuntimeError(f"{n_stored:,} of {len(mine):,} shards were encoded")
+        return deferred
+
+    def _store(self, rows: np.ndarray, shard: Shard) -> None:
+        """Validate what the encoder returned, store it, and take it."""
         vectors = np.array(shard.vectors, dtype=np.float32)
         encoder, n_rows = f"the encoder {self.identity}", len(rows)
         if vectors.ndim != 2 or len(vectors) != n_rows:
@@ -207,6 +269,11 @@ class _Run:
             with locked(_claim(path), wait=False) as is_mine:
                 if is_mine:
                     self.take(path, is_claimed=True)
+
+
+def _log_deferred(shards: list[np.ndarray]) -> None:
+    if shards:
+        logger.info(f"waiting for {len(shards):,} shards that another run is encoding")
 
 
 def _claim(path: Path) -> Path:

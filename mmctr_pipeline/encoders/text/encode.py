@@ -16,6 +16,7 @@ from mmctr_pipeline.data.dataset import ItemTable
 from mmctr_pipeline.data.vectors import VectorTable
 from mmctr_pipeline.encoders.config import TextEncoderConfig
 from mmctr_pipeline.encoders.locate import locate_image_model, locate_text_model
+from mmctr_pipeline.encoders.on_ray import ray_encoders
 from mmctr_pipeline.encoders.own import OwnEncoder
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.text.models import (
@@ -77,7 +78,8 @@ def encode_titles(
     counts unusual titles (see `ItemTexts`), texts of unknown words, duplicates and truncated
     texts. Its `parity` says how close bfloat16 came to the library's float32: the cosine over a
     few texts of each shard. Raises `ModelNotFoundError`, `ModelFilesError`, `TemplateError`,
-    `DataError`.
+    `DataError`; with `compute: ray` also `DeploymentError`, `OtherEncoderError` and
+    `RayEncodingError`.
 
     Parameters
     ----------
@@ -98,32 +100,25 @@ def encode_titles(
     start = time.monotonic()
     tag_names = read_tag_names(Path(config.tag_names).expanduser()) if config.tag_names else None
     rendered = item_texts(items, config.template, tag_names)
-    model, encoder = open_text_model(config, device)
-    logger.info(f"text encoder {encoder}")
-    rows, unknown = _rows_to_encode(items.ids, rendered.texts, model, encoder.name)
-    texts = [rendered.texts[row] for row in rows]
-    if not texts:
-        logger.warning(f"none of {len(items):,} items has a text. Fix: check item_title")
-    on_cpu = torch.device(device).type == "cpu"
-    batch_tokens = config.batch_tokens or (1024 if on_cpu else 65536)
-
-    def encode_shard(positions: np.ndarray, advance: Advance) -> Shard:
-        shard = [texts[position] for position in positions]
-        vectors = model.encode(shard, batch_tokens, advance)
-        if encoder.precision == "float32":
-            return Shard(vectors)
-        compared = parity_rows(len(shard), _PARITY_TEXTS)
-        reference = model.encode_by_library([shard[row] for row in compared])
-        return Shard(vectors, notes=parity_notes(vectors[compared], reference))
-
-    result = store.get_or_encode(
-        encoder.identity,
-        [hashlib.sha256(text.encode()).digest() for text in texts],
-        encode_shard,
-        shard_size=SHARD_TEXTS,
-        reader="",
-        unit="titles",
-    )
+    with ray_encoders(open_on_actor, config, device) as on_ray:
+        model, encoder = open_text_model(config, "cpu" if on_ray else device)
+        here = TextShardEncoder(model, encoder, config.batch_tokens)
+        if on_ray:
+            encoder = on_ray.info(here.info)
+        logger.info(f"text encoder {encoder}")
+        rows, unknown = _rows_to_encode(items.ids, rendered.texts, model, encoder.name)
+        texts = [rendered.texts[row] for row in rows]
+        if not texts:
+            logger.warning(f"none of {len(items):,} items has a text. Fix: check item_title")
+        result = store.get_or_encode(
+            encoder.identity,
+            [hashlib.sha256(text.encode()).digest() for text in texts],
+            lambda positions, advance: here.encode([texts[row] for row in positions], advance),
+            shard_size=SHARD_TEXTS,
+            reader="",
+            unit="titles",
+            encode_together=on_ray.together(encoder, texts) if on_ray else None,
+        )
     if not texts:
         result = dataclasses.replace(result, vectors=np.zeros((0, model.dim), np.float32))
     n_tokens, n_cut = _lengths(texts, model)
@@ -140,6 +135,36 @@ def encode_titles(
     table = dataclasses.replace(table, identity=identity)
     table = table.recording(unknown_titles=unknown[:_MAX_EXAMPLES])
     return TextEncoding(table, n_tokens, model.longest)
+
+
+@dataclasses.dataclass(frozen=True)
+class TextShardEncoder:
+    """Encodes the texts of one shard, and compares a few of them with float32.
+
+    `batch_tokens` 0 is 1,024 on a CPU and 65,536 on a GPU.
+    """
+
+    model: TextModel
+    info: EncoderInfo
+    batch_tokens: int = 0
+
+    def encode(self, texts: list[str], advance: Advance | None = None) -> Shard:
+        """Return the vectors of the texts; `advance` is called as by `SentenceModel.encode`."""
+        on_cpu = torch.device(self.info.device).type == "cpu"
+        batch_tokens = self.batch_tokens or (1024 if on_cpu else 65536)
+        vectors = self.model.encode(texts, batch_tokens, advance)
+        if self.info.precision == "float32":
+            return Shard(vectors)
+        compared = parity_rows(len(texts), _PARITY_TEXTS)
+        reference = self.model.encode_by_library([texts[row] for row in compared])
+        return Shard(vectors, notes=parity_notes(vectors[compared], reference))
+
+
+def open_on_actor(settings: Mapping[str, Any], device: str) -> TextShardEncoder:
+    """Load the model of a configuration on an actor of a Ray cluster."""
+    keep_freed_memory()
+    config = TextEncoderConfig.from_mapping(settings)
+    return TextShardEncoder(*open_text_model(config, device), config.batch_tokens)
 
 
 def open_text_model(

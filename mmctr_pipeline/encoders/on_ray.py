@@ -1,0 +1,254 @@
+"""Encode on a Ray cluster: Ray Data runs a pool of actors, and each opens the encoder once.
+
+The process that asks for the vectors plans the shards and stores their vectors; the actors only
+encode. The shards of a lost actor or node are encoded again by others.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pickle
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from mmctr_pipeline.cluster.ray_session import describe_cluster, n_gpus, ray_session
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.store.vector_store import EncodeTogether, Shard
+from mmctr_pipeline.encoders.vector_tables import EncoderInfo
+from mmctr_pipeline.plugins import VARIABLE
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+# One shard is encoded by an actor while the next one travels to it.
+_SHARDS_PER_ACTOR = 2
+
+
+class RayEncodingError(RuntimeError):
+    """Encoding on Ray failed; the message says why."""
+
+
+class ShardEncoder(Protocol):
+    """An encoder as the actors use it."""
+
+    @property
+    def info(self) -> EncoderInfo:
+        """What identifies the encoder."""
+
+    def encode(self, contents: Any) -> Shard:
+        """Return the vectors of the contents of one shard."""
+
+
+OpenEncoder = Callable[[Mapping[str, Any], str], ShardEncoder]
+"""Opens an encoder on an actor, by settings and device. A function of a module, sent by name."""
+
+
+class OtherEncoderError(RuntimeError):
+    """The encoder of a node is not that of the others; the message names the node and both."""
+
+
+@contextlib.contextmanager
+def ray_encoders(
+    open_encoder: OpenEncoder,
+    config: TextEncoderConfig | ImageEncoderConfig,
+    device: "torch.device | str",
+) -> Iterator["RayEncoders | None"]:
+    """Yield the encoders of the cluster that `RAY_ADDRESS` names, by default of this machine.
+
+    Yields None if the encoder is to run in this process (`compute: local`). Raises
+    `DeploymentError` if Ray is not installed or cannot connect.
+
+    Parameters
+    ----------
+    open_encoder
+        Opens the encoder on an actor.
+    config
+        Settings of the encoder.
+    device
+        Device of this process. Without `RAY_ADDRESS`, the actors use GPUs only if it is one.
+    """
+    if config.compute == "local":
+        yield None
+        return
+    with ray_session():
+        use_gpus = n_gpus() > 0
+        if not os.environ.get("RAY_ADDRESS"):
+            use_gpus &= str(device).startswith("cuda")
+        yield RayEncoders(open_encoder, config.to_mapping(), use_gpus)
+
+
+class RayEncoders:
+    """Encoders on the actors of a cluster: one for each GPU, or for each CPU if there is no GPU."""
+
+    def __init__(
+        self, open_encoder: OpenEncoder, settings: Mapping[str, Any], use_gpus: bool
+    ) -> None:
+        self._open, self._settings, self._use_gpus = open_encoder, settings, use_gpus
+
+    def info(self, here: EncoderInfo) -> EncoderInfo:
+        """Return what identifies the encoder on the actors; raises the errors of opening it.
+
+        This is `here`, that of the same encoder on the CPU of this process, unless the actors use
+        GPUs: then one of them opens it, since the number format may depend on the GPU.
+        """
+        if not self._use_gpus:
+            return here
+        import ray
+
+        actor: Any = ray.remote(num_cpus=1, num_gpus=1)(_Actor).remote(*self._arguments(None))
+        found = pickle.loads(ray.get(actor.info.remote()))
+        ray.kill(actor)
+        return _result(found)
+
+    def together(self, info: EncoderInfo, contents: Sequence[Any]) -> EncodeTogether:
+        """Return the function that encodes shards of `contents` on the actors.
+
+        It raises the errors of the encoder, `OtherEncoderError` if an actor does not open the
+        encoder that `info` identifies, and `RayEncodingError`.
+        """
+        return lambda shards: self._encode(
+            info, [pickle.dumps([contents[row] for row in positions]) for positions in shards]
+        )
+
+    def _encode(self, info: EncoderInfo, shards: list[bytes]) -> Iterator[tuple[int, Shard]]:
+        """Yield number and vectors of each shard, given by its pickled contents, when ready."""
+        import ray
+        import ray.data
+        from ray.data.exceptions import ExecutionTimeoutError
+
+        # Its messages are about its own scheduling.
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        n_actors = min(len(shards), self._n_actors())
+        kind = "GPU" if self._use_gpus else "CPU"
+        logger.info(f"encoding {len(shards):,} shards on {n_actors:,} actors, a {kind} each")
+        rows = [{"shard": number, "contents": shard} for number, shard in enumerate(shards)]
+        dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Actor,
+            fn_constructor_args=self._arguments(info.identity),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(
+                size=n_actors, max_tasks_in_flight_per_actor=_SHARDS_PER_ACTOR
+            ),
+            num_cpus=1,
+            num_gpus=int(self._use_gpus),
+        )
+        dataset.context.enable_progress_bars = False
+        dataset.context.print_on_execution_start = False
+        cluster = describe_cluster()
+        try:
+            batches: Iterable[Any] = dataset.iter_batches(
+                batch_size=None, prefetch_batches=0, batch_format="pyarrow"
+            )
+            for batch in batches:
+                if cluster != (cluster := describe_cluster()):
+                    logger.warning(f"Ray: now {cluster}; lost shards are encoded again")
+                for row in batch.to_pylist():
+                    yield row["shard"], _result(pickle.loads(row["outcome"]))
+        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+            raise RayEncodingError(
+                f"encoding on Ray failed: {error}. Fix: see the logs of the cluster, and start "
+                "the run again; it encodes only what is missing"
+            ) from error
+
+    def _n_actors(self) -> int:
+        import ray
+
+        # A cluster that grows on demand may have no worker yet.
+        return n_gpus() if self._use_gpus else max(1, int(ray.cluster_resources().get("CPU", 0)))
+
+    def _arguments(self, identity: str | None) -> tuple[Any, ...]:
+        device, plugins = "cuda" if self._use_gpus else "cpu", os.environ.get(VARIABLE)
+        return self._open, dict(self._settings), device, plugins, identity
+
+
+@dataclasses.dataclass(frozen=True)
+class _Failure:
+    """An error of an actor. It travels as a value, as Ray would wrap it and try again."""
+
+    error: Exception
+    traceback: str
+
+
+class _ActorTraceback(Exception):  # noqa: N818
+    """The traceback of an error that an actor raised, as its cause."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
+def _result(outcome: Any) -> Any:
+    """Return what an actor returned, or raise its error."""
+    if isinstance(outcome, _Failure):
+        raise outcome.error from _ActorTraceback(outcome.traceback)
+    return outcome
+
+
+class _Actor:
+    """Encodes one shard at a time; opens the encoder for the first one."""
+
+    def __init__(
+        self,
+        open_encoder: OpenEncoder,
+        settings: Mapping[str, Any],
+        device: str,
+        plugins: str | None,
+        identity: str | None,
+    ) -> None:
+        if plugins is not None:
+            os.environ[VARIABLE] = plugins
+        self._open, self._identity = lambda: open_encoder(settings, device), identity
+        self._encoder: ShardEncoder | None = None
+
+    def info(self) -> bytes:
+        """Return what identifies the encoder, or the error of opening it, pickled."""
+        return _outcome(lambda: self._opened().info)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Return the vectors of a shard, or the error, pickled."""
+        contents = pickle.loads(batch.column("contents")[0].as_py())
+        outcome = _outcome(lambda: self._opened().encode(contents))
+        return pa.table({"shard": batch.column("shard"), "outcome": [outcome]})
+
+    def _opened(self) -> ShardEncoder:
+        if self._encoder is None:
+            encoder = self._open()
+            found = encoder.info.identity
+            if self._identity not in (None, found):
+                raise OtherEncoderError(
+                    f"this node has the encoder {found}, but the others have {self._identity}. "
+                    "Fix: give all nodes the same model files and versions, and set the precision "
+                    "to float32 or bfloat16 if they have different processors"
+                )
+            self._encoder = encoder
+        return self._encoder
+
+
+def _outcome(work: Callable[[], Any]) -> bytes:
+    """Return what `work` returns, or the error that it raises, pickled."""
+    try:
+        return pickle.dumps(work())
+    except Exception as error:
+        failure = _Failure(_naming_node(error), traceback.format_exc())
+    try:
+        pickle.loads(content := pickle.dumps(failure))
+    except Exception:
+        # The class of the error cannot be unpickled, or only here.
+        other = RayEncodingError(f"{type(failure.error).__name__}: {failure.error}")
+        return pickle.dumps(_Failure(other, failure.traceback))
+    return content
+
+
+def _naming_node(error: Exception) -> Exception:
+    """Add the address of this node to the message of an error."""
+    import ray
+
+    if len(error.args) == 1 and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]} (on the Ray node {ray.util.get_node_ip_address()})",)
+    return error

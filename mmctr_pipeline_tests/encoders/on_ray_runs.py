@@ -1,0 +1,142 @@
+"""Runs on a Ray cluster, each in a process of its own that joins it."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.on_ray import ray_encoders
+from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
+from mmctr_pipeline.encoders.vector_tables import EncoderInfo
+from mmctr_pipeline.settings import SettingsError
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import Encoder, key
+from mmctr_pipeline_tests.ray_cluster import RayCluster
+
+N_SHARDS = 24
+SHARD_SIZE = 4
+NUMBERS = range(N_SHARDS * SHARD_SIZE)
+
+
+class SmallEncoder:
+    """Returns the vectors of `vector_store_runs.Encoder`, and writes a journal of its shards.
+
+    Each line of the journal has the address of the node and the first number of a shard that it
+    begins. `behaviour` may be `slow` (until two nodes have begun, nothing ends), `dies once` (the
+    whole process) or `fails`.
+    """
+
+    def __init__(self, journal: Path, behaviour: str) -> None:
+        self._journal, self._behaviour = journal, behaviour
+        weights = os.environ.get("WEIGHTS_HASH", "0" * 64)
+        self.info = EncoderInfo("small", "numbers", "a test", weights, "1", "float32", "cpu")
+
+    def encode(self, numbers: list[int]) -> Shard:
+        import ray
+
+        with self._journal.open("a") as file:
+            file.write(f"{ray.util.get_node_ip_address()} {numbers[0]}\n")
+        if self._behaviour == "slow":
+            while len(set(read_journal(self._journal))) < 2:
+                time.sleep(0.05)  # for another node
+            time.sleep(0.25)
+        elif self._behaviour == "dies once" and numbers[0] == first_numbers()[2]:
+            if len(read_journal(self._journal, numbers[0])) == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif self._behaviour == "fails":
+            raise SettingsError(f"cannot encode {numbers[0]}. Fix: change the encoder")
+        return local_encoder(numbers)
+
+
+def local_encoder(numbers: list[int]) -> Shard:
+    return Encoder(numbers)(np.arange(len(numbers)), lambda _: None)
+
+
+def open_small(
+    settings: Mapping[str, Any], device: str, *, journal: Path, behaviour: str
+) -> SmallEncoder:
+    return SmallEncoder(journal, behaviour)
+
+
+def first_numbers() -> list[int]:
+    """Return the first number of each shard, in the order of the shards."""
+    return sorted(NUMBERS, key=key)[::SHARD_SIZE]
+
+
+def read_journal(journal: Path, number: int | None = None) -> list[str]:
+    """Return the nodes that began a shard, that of `number` or any, in order."""
+    lines = [line.split() for line in journal.read_text().splitlines()] if journal.exists() else []
+    return [node for node, first in lines if number in (None, int(first))]
+
+
+def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
+    """Encode `NUMBERS` on the cluster; the last line printed is the result, or the error."""
+    open_encoder = functools.partial(open_small, journal=Path(journal), behaviour=behaviour)
+    info = open_encoder({}, "cpu").info
+    try:
+        with ray_encoders(open_encoder, TextEncoderConfig(compute="ray"), "cpu") as on_ray:
+            assert on_ray is not None
+            result = VectorStore(Path(folder)).get_or_encode(
+                info.identity,
+                [key(number) for number in NUMBERS],
+                Encoder([]),  # not used
+                shard_size=SHARD_SIZE,
+                reader="reader 1",
+                encode_together=on_ray.together(info, NUMBERS),
+            )
+    except Exception as error:
+        sys.stdout.write(f"{type(error).__name__}: {error}")
+        raise
+    sys.stdout.write(f"encoded {result.n_encoded}")
+
+
+def encode_locally(folder: Path) -> None:
+    """Encode `NUMBERS` in this process."""
+    info = SmallEncoder(Path(), "").info
+    VectorStore(folder).get_or_encode(
+        info.identity,
+        [key(number) for number in NUMBERS],
+        lambda positions, _: local_encoder([NUMBERS[position] for position in positions]),
+        shard_size=SHARD_SIZE,
+        reader="reader 1",
+    )
+
+
+def encode_sample(data: str, folder: str, compute: Literal["local", "ray"]) -> None:
+    """Encode titles and covers of a dataset with the encoders of the sample preset."""
+    from mmctr_pipeline.data.discovery import find_data
+    from mmctr_pipeline.data.items import read_items
+    from mmctr_pipeline.encoders.image import encode as image
+    from mmctr_pipeline.encoders.text import encode as text
+
+    # Several shards for each node, of a small dataset.
+    text.SHARD_TEXTS = image.SHARD_IMAGES = 32
+    layout, store = find_data(Path(data)), VectorStore(Path(folder))
+    items = read_items(layout)
+    text.encode_titles(items, TextEncoderConfig(compute=compute), "cpu", store)
+    clip = ImageEncoderConfig(model="tiny-clip", compute=compute)
+    image.encode_images(items.ids, layout.images, clip, "cpu", store)
+    sys.stdout.write("done")
+
+
+def start(cluster: RayCluster, call: str, **variables: str) -> "subprocess.Popen[str]":
+    """Start a process of this cluster that calls a function of this module."""
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"import logging; logging.basicConfig(level=20); from {__name__} import *; {call}",
+        ],
+        env={**os.environ, **cluster.variables, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

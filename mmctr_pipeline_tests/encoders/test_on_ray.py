@@ -1,0 +1,130 @@
+"""Encoding on a real Ray cluster of two nodes gives the files of a local run, byte for byte."""
+
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmctr_pipeline_tests.encoders.on_ray_runs import (
+    N_SHARDS,
+    NUMBERS,
+    encode_locally,
+    first_numbers,
+    read_journal,
+    start,
+)
+from mmctr_pipeline_tests.encoders.store.vector_store_runs import shard_files
+from mmctr_pipeline_tests.ray_cluster import RayCluster, ray_cluster
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+TIMEOUT_SECONDS = 240
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+def shards(folder: Path) -> dict[str, bytes]:
+    """Return the content of each shard of a vector store."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in shard_files(folder)}
+
+
+def output(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Return the last line that a process prints, and the end of its errors."""
+    try:
+        printed, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    finally:
+        process.kill()
+    # Ray prints lines about lost nodes.
+    return printed.splitlines()[-1] if printed else "", errors[-4000:]
+
+
+def test_titles_and_covers_get_the_vectors_of_a_local_run(
+    cluster: RayCluster, small_sample: Path, tmp_path: Path
+) -> None:
+    runs = {
+        compute: start(
+            cluster,
+            f"encode_sample({str(small_sample)!r}, {str(tmp_path / compute)!r}, {compute!r})",
+            # Ray gives each actor of one CPU one thread.
+            OMP_NUM_THREADS="1",
+        )
+        for compute in ("local", "ray")
+    }
+    for run in runs.values():
+        printed, errors = output(run)
+        assert printed == "done", errors
+    assert "on 2 actors, a CPU each" in errors
+    assert len(shards(tmp_path / "ray")) > 10
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
+def test_shards_of_a_killed_node_are_encoded_by_the_others(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    extra = cluster.start_node()
+    journal = tmp_path / "journal"
+    process = start(cluster, f"encode_numbers({str(tmp_path / 'ray')!r}, {str(journal)!r}, 'slow')")
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while Counter(read_journal(journal))[extra.address] < 3:
+        assert process.poll() is None, output(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    cluster.kill(extra)
+    assert len(set(read_journal(journal))) > 1
+    printed, errors = output(process)
+    assert printed == f"encoded {len(NUMBERS)}", errors
+    assert len(read_journal(journal)) > N_SHARDS  # some began twice
+    encode_locally(tmp_path / "local")
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
+def test_shard_of_a_killed_actor_is_encoded_again(cluster: RayCluster, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(journal)!r}, 'dies once')"
+    printed, errors = output(start(cluster, call))
+    assert printed == f"encoded {len(NUMBERS)}", errors
+    assert len(read_journal(journal, first_numbers()[2])) == 2
+    encode_locally(tmp_path / "local")
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
+def test_an_error_of_the_encoder_keeps_its_class_and_names_the_node(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(journal)!r}, 'fails')"
+    printed, errors = output(start(cluster, call))
+    assert printed.startswith("SettingsError: cannot encode "), errors
+    assert any(f"(on the Ray node {node.address})" in printed for node in cluster.nodes)
+    assert "in encode\n" in errors  # the traceback of the actor
+    # No shard is tried again: each actor has at most one more on its way.
+    assert max(Counter(journal.read_text().splitlines()).values()) == 1
+    assert shards(tmp_path / "ray") == {}
+
+
+def test_a_node_with_another_encoder_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(tmp_path / 'journal')!r}, '')"
+    printed, errors = output(start(cluster, call, WEIGHTS_HASH="f" * 64))
+    assert printed.startswith(
+        "OtherEncoderError: this node has the encoder small:numbers:000000000000:1:float32, but "
+        "the others have small:numbers:ffffffffffff:1:float32. Fix: "
+    ), errors
+    assert any(f"(on the Ray node {node.address})" in printed for node in cluster.nodes)
+
+
+def test_a_wrong_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(tmp_path / 'journal')!r}, '')"
+    printed, _ = output(start(cluster, call, RAY_AUTH_TOKEN="a" * 32))
+    assert printed.startswith(
+        f"DeploymentError: RAY_ADDRESS is '{cluster.variables['RAY_ADDRESS']}'"
+    )
+    assert "token is missing or incorrect" in printed
+    assert "set RAY_AUTH_TOKEN to its token" in printed
