@@ -213,6 +213,16 @@ def test_only_what_the_materialised_assets_need_is_checked(data: Path) -> None:
     assert "image encoder" in [finding.check for finding in findings]
 
 
+def test_covers_at_a_url_must_be_there(data: Path) -> None:
+    url = f"file://{data / 'item_images'}"
+    image = "encoders: {image: {images_url: '%s'}}"
+    findings = check(data, preset(image % url, data.parent))
+    assert {finding.severity for finding in findings} == {"ok"}
+    error = only_error(check(data, preset(image % f"{url}/none", data.parent)))
+    assert (error.check, error.where) == ("covers", f"{url}/none")
+    assert "there is no such folder" in error.text
+
+
 ON_RAY = "encoders: {text: {compute: ray}, image: {compute: ray}}"
 
 
