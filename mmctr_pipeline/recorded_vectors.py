@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from mmctr_pipeline import pipeline
+from mmctr_pipeline.cluster.ray_session import has_ray
 from mmctr_pipeline.data.build import read_train_histories
 from mmctr_pipeline.data.config import DataConfig
 from mmctr_pipeline.data.dataset import ItemTable
@@ -51,12 +52,16 @@ def recorded_data(model_file: ModelFile) -> DataConfig:
 
 
 def recorded_encoders(model_file: ModelFile) -> tuple[TextEncoderConfig, ImageEncoderConfig]:
-    """Return the encoders of the vectors that a model was trained on; raises `ModelFileError`."""
+    """Return the encoders of the vectors that a model was trained on; raises `ModelFileError`.
+
+    They run in this process if Ray, on which they ran, is not installed here.
+    """
     recorded = model_file.resolved_config
+    here = {} if has_ray() else {"compute": "local"}
     with _usable_configuration():
         return (
-            TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"]),
-            ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"]),
+            TextEncoderConfig.from_mapping(recorded["text_embeddings"]["encoder"] | here),
+            ImageEncoderConfig.from_mapping(recorded["image_embeddings"]["encoder"] | here),
         )
 
 

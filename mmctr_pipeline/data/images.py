@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ class ImageIndex:
         Number of files whose extension is not that of an image.
     n_refused
         Number of links out of the data folder, also those of items that have another file.
+    url
+        URL of the folder if it is not on a disk (`data.image_url`); `folder` is then not used.
     """
 
     folder: Path
@@ -51,6 +53,12 @@ class ImageIndex:
     n_unused: int = 0
     n_ignored: int = 0
     n_refused: int = 0
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """The folder or its URL, for messages."""
+        return self.url or str(self.folder)
 
     @property
     def is_numbered(self) -> bool:
@@ -66,6 +74,11 @@ class ImageIndex:
         """Return the path of an item's image, or None."""
         name = self._name(item_id)
         return None if name is None else self.folder / name
+
+    def location(self, item_id: int | str) -> Path | str | None:
+        """Return the path or the URL of an item's image, or None."""
+        name = self._name(item_id)
+        return f"{self.url}/{name}" if name and self.url else self.path(item_id)
 
     def leads_outside(self, item_id: int | str) -> bool:
         """Return whether an item's image is a link that leads out of the data folder."""
@@ -112,11 +125,13 @@ class ImageIndex:
                 "folder, or set MMCTR_DATA_DIR to a folder that holds them"
             )
         example = item_id[0] if len(item_id) else 1
-        names = self.names() or sorted(entry.name for _, entry in _entries(self.folder))
+        names = self.names()
+        if not names and not self.url:
+            names = sorted(entry.name for _, entry in _entries(self.folder))
         there = f", such as {', '.join(names[:3])}" if names else ""
         n_files = len(self.files) + self.n_ignored + self.n_unused
         return (
-            f"none of the {len(item_id):,} items has an image in {self.folder}: looked for names "
+            f"none of the {len(item_id):,} items has an image in {self.place}: looked for names "
             f"such as {example}.jpg and image{example}.jpg (or .jpeg, .png, .webp); "
             f"the folder has {n_files:,} files{there}. Fix: name the files "
             "{item_id}.jpg, or choose a preset that uses no images"
@@ -131,25 +146,47 @@ def index_images(folder: Path, root: Path | None = None) -> ImageIndex:
     for a subfolder that is such a link.
     """
     root = folder if root is None else root
-    files: dict[str, str] = {}
-    outside = set()
-    n_images = n_ignored = n_refused = 0
+    names, outside = [], set()
+    n_refused = 0
     for name, entry in _entries(folder, root):
         stem = _stem(entry.name)
-        if stem is None:
-            n_ignored += 1
-        elif entry.is_symlink() and leads_outside(entry.path, root):
+        if stem is not None and entry.is_symlink() and leads_outside(entry.path, root):
             outside.add(stem)
             n_refused += 1
         else:
-            n_images += 1
-            other = files.setdefault(stem, name)
-            if other != name:
-                files[stem] = min(other, name, key=_preference)
+            names.append(name)
+    index = _index_names(names, folder)
+    outside -= index.files.keys()
+    return dataclasses.replace(index, outside=frozenset(outside), n_refused=n_refused)
+
+
+def index_url(names: Iterable[str], url: str) -> ImageIndex:
+    """Index the files of the folder at a URL as `index_images` does, given their relative names."""
+    visible = [
+        name
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+        and name.split("/")[0] not in (*IMAGE_FOLDERS, *NEVER_SEARCHED)
+    ]
+    return dataclasses.replace(_index_names(visible, Path()), url=url.rstrip("/"))
+
+
+def _index_names(names: Iterable[str], folder: Path) -> ImageIndex:
+    """Choose one file per item among files relative to a folder."""
+    files: dict[str, str] = {}
+    n_images = n_ignored = 0
+    for name in names:
+        stem = _stem(name.rpartition("/")[2])
+        if stem is None:
+            n_ignored += 1
+            continue
+        n_images += 1
+        other = files.setdefault(stem, name)
+        if other != name:
+            files[stem] = min(other, name, key=_preference)
     n_twice = sum(stem[5:] in files for stem in files if stem.startswith("image"))
     n_unused = n_images - len(files) + n_twice
-    outside -= files.keys()
-    return ImageIndex(folder, files, frozenset(outside), n_unused, n_ignored, n_refused)
+    return ImageIndex(folder, files, n_unused=n_unused, n_ignored=n_ignored)
 
 
 def _entries(folder: Path, root: Path | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:

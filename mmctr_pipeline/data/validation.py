@@ -25,7 +25,7 @@ class DataError(ValueError):
     Parameters
     ----------
     file
-        The file.
+        The file, or the URL of a folder.
     problem
         What is wrong, with the value.
     fix
@@ -35,7 +35,12 @@ class DataError(ValueError):
     """
 
     def __init__(
-        self, file: Path, problem: str, fix: str, column: str | None = None, row: int | None = None
+        self,
+        file: Path | str,
+        problem: str,
+        fix: str,
+        column: str | None = None,
+        row: int | None = None,
     ) -> None:
         self.file = file
         # Some libraries report errors in several lines.

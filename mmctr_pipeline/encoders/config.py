@@ -1,6 +1,7 @@
 """Settings of the text and image encoders."""
 
 import dataclasses
+import re
 from typing import ClassVar, Literal
 
 from mmctr_pipeline.plugins import PluggableSettings
@@ -73,6 +74,11 @@ class ImageEncoderConfig(PluggableSettings):
         "an open_clip model: NAME/WEIGHTS, NAME/FILE with a local checkpoint, hf-hub:REPOSITORY, "
         "local-dir:FOLDER, or tiny-clip, which ships with the pipeline",
     )
+    images_url: str = setting(
+        "",
+        "URL of a folder of covers named {item_id}.jpg, such as s3://bucket/covers, to read in the "
+        "place of item_images; needs the client of its store, for S3 the extra s3",
+    )
     column: str = setting(
         "img_emb_CLIPRN50", "column of item_feature or item_info, for source given"
     )
@@ -84,6 +90,15 @@ class ImageEncoderConfig(PluggableSettings):
         le=65536,
     )
     compute: Literal["local", "ray"] = setting("local", _COMPUTE_HELP)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.images_url and not re.fullmatch(r"[a-z0-9]+://[^@?#]+", self.images_url):
+            raise self.invalid(
+                "images_url",
+                "is not a URL such as s3://bucket/covers, or has @, ? or #, which may belong to a "
+                "password: give credentials as the client of the store expects them",
+            )
 
     @property
     def encodes(self) -> bool:

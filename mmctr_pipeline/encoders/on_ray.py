@@ -126,7 +126,10 @@ class RayEncoders:
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         n_actors = min(len(shards), self._n_actors())
         kind = "GPU" if self._use_gpus else "CPU"
-        logger.info(f"encoding {len(shards):,} shards on {n_actors:,} actors, a {kind} each")
+        logger.info(
+            f"encoding {_count(len(shards), 'shard')} on {_count(n_actors, 'actor')}, "
+            f"with one {kind} each"
+        )
         rows = [{"shard": number, "contents": shard} for number, shard in enumerate(shards)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Actor,
@@ -166,6 +169,10 @@ class RayEncoders:
     def _arguments(self, identity: str | None) -> tuple[Any, ...]:
         device, plugins = "cuda" if self._use_gpus else "cpu", os.environ.get(VARIABLE)
         return self._open, dict(self._settings), device, plugins, identity
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 @dataclasses.dataclass(frozen=True)

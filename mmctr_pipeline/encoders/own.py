@@ -16,6 +16,7 @@ from mmctr_pipeline.settings import SettingsError
 # Settings that do not affect the vector of a text or an image.
 _NOT_HASHED = {
     *("source", "template", "tag_names", "column", "batch_tokens", "batch_size", "compute"),
+    "images_url",
 }
 
 

@@ -69,7 +69,11 @@ class EncoderChecks:
 
     def covers(self, limits: ChecksConfig) -> Iterator[Finding]:
         """Yield whether the covers are there, if they are encoded."""
-        if self._encoders.image.encodes and self._layout is not None:
+        if not self._encoders.image.encodes:
+            return
+        if url := self._encoders.image.images_url:
+            yield found("covers", url, lambda: _folder_at(url))
+        elif self._layout is not None:
             layout, most = self._layout, limits.max_missing_images
             where = str(layout.images.folder if layout.images else layout.root)
             yield found("covers", where, lambda: _covers(layout, most))
@@ -145,6 +149,13 @@ def _clip(model: str) -> tuple[int, str]:
         if path.suffix not in (".npz", ".npy"):
             require_weights(path)
     return int(definition.get("embed_dim", _UNKNOWN_DIM)), located.source
+
+
+def _folder_at(url: str) -> str:
+    from mmctr_pipeline.data.image_url import require_folder
+
+    require_folder(url)
+    return "the folder is there; its files are listed by the run"
 
 
 def _covers(layout: DataLayout, max_missing: float) -> str:

@@ -109,7 +109,9 @@ def encode_locally(folder: Path) -> None:
     )
 
 
-def encode_sample(data: str, folder: str, compute: Literal["local", "ray"]) -> None:
+def encode_sample(
+    data: str, folder: str, compute: Literal["local", "ray"], images_url: str
+) -> None:
     """Encode titles and covers of a dataset with the encoders of the sample preset."""
     from mmctr_pipeline.data.discovery import find_data
     from mmctr_pipeline.data.items import read_items
@@ -121,7 +123,7 @@ def encode_sample(data: str, folder: str, compute: Literal["local", "ray"]) -> N
     layout, store = find_data(Path(data)), VectorStore(Path(folder))
     items = read_items(layout)
     text.encode_titles(items, TextEncoderConfig(compute=compute), "cpu", store)
-    clip = ImageEncoderConfig(model="tiny-clip", compute=compute)
+    clip = ImageEncoderConfig(model="tiny-clip", compute=compute, images_url=images_url)
     image.encode_images(items.ids, layout.images, clip, "cpu", store)
     sys.stdout.write("done")
 

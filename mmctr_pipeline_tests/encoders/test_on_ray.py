@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mmctr_pipeline_tests.data.served_folder import served
 from mmctr_pipeline_tests.encoders.on_ray_runs import (
     N_SHARDS,
     NUMBERS,
@@ -49,19 +50,18 @@ def output(process: "subprocess.Popen[str]") -> tuple[str, str]:
 def test_titles_and_covers_get_the_vectors_of_a_local_run(
     cluster: RayCluster, small_sample: Path, tmp_path: Path
 ) -> None:
-    runs = {
-        compute: start(
-            cluster,
-            f"encode_sample({str(small_sample)!r}, {str(tmp_path / compute)!r}, {compute!r})",
-            # Ray gives each actor of one CPU one thread.
-            OMP_NUM_THREADS="1",
+    def encode(compute: str, url: str) -> "subprocess.Popen[str]":
+        call = (
+            f"encode_sample({str(small_sample)!r}, {str(tmp_path / compute)!r}, *{(compute, url)})"
         )
-        for compute in ("local", "ray")
-    }
-    for run in runs.values():
-        printed, errors = output(run)
-        assert printed == "done", errors
-    assert "on 2 actors, a CPU each" in errors
+        # Ray gives each actor of one CPU one thread.
+        return start(cluster, call, OMP_NUM_THREADS="1")
+
+    with served(small_sample / "item_images", "http") as url:
+        for run in (encode("local", ""), encode("ray", url)):
+            printed, errors = output(run)
+            assert printed == "done", errors
+    assert "on 2 actors" in errors
     assert len(shards(tmp_path / "ray")) > 10
     assert shards(tmp_path / "ray") == shards(tmp_path / "local")
 

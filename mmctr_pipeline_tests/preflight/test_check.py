@@ -1,6 +1,9 @@
 """The preflight finds on real files what would fail hours later, each with a fix in one line."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +25,7 @@ from mmctr_pipeline.preflight.model import count_weights
 from mmctr_pipeline.preflight.storage import estimate, space
 from mmctr_pipeline.presets.preset import Preset, load_preset
 from mmctr_pipeline_tests.data.day_data import write_day, write_days
+from mmctr_pipeline_tests.hidden_packages import hide_packages
 
 CLICKS = "MicroLens_1M_x1"
 
@@ -207,6 +211,54 @@ def test_only_what_the_materialised_assets_need_is_checked(data: Path) -> None:
     findings = preflight(deployment, broken, ["image_embeddings"])
     assert {finding.severity for finding in findings} == {"ok"}
     assert "image encoder" in [finding.check for finding in findings]
+
+
+def test_covers_at_a_url_must_be_there(data: Path) -> None:
+    url = f"file://{data / 'item_images'}"
+    image = "encoders: {image: {images_url: '%s'}}"
+    findings = check(data, preset(image % url, data.parent))
+    assert {finding.severity for finding in findings} == {"ok"}
+    error = only_error(check(data, preset(image % f"{url}/none", data.parent)))
+    assert (error.check, error.where) == ("covers", f"{url}/none")
+    assert "there is no such folder" in error.text
+
+
+ON_RAY = "encoders: {text: {compute: ray}, image: {compute: ray}}"
+
+
+def test_a_ray_cluster_that_does_not_answer_is_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    error = only_error(check(data, preset(ON_RAY, data.parent)))
+    assert (error.check, error.where) == ("ray", "encoders.text.compute, encoders.image.compute")
+    assert "RAY_ADDRESS is '127.0.0.1:1', but Ray cannot connect" in error.text
+    assert {finding.check for finding in check(data, load_preset("sample"))}.isdisjoint({"ray"})
+
+
+def test_ray_without_its_extra_is_an_error(data: Path) -> None:
+    preset(ON_RAY, data.parent)
+    code = (
+        hide_packages("ray") + "from mmctr_pipeline.cli.main import main\nsys.exit(main(['check']))"
+    )
+    variables = {
+        "MMCTR_DATA_DIR": str(data),
+        "MMCTR_PRESET": str(data.parent / "mine.yaml"),
+        "MMCTR_STORAGE_DIR": str(data.parent / "storage"),
+    }
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=900,
+    )
+    assert found.returncode == 1
+    error, *others = found.stdout.splitlines()
+    assert error.startswith("error    ray ")
+    assert "make install EXTRAS=ray" in error
+    assert {line.split()[0] for line in others} == {"ok"}
 
 
 def test_the_command_prints_a_line_for_each_finding_and_fails_if_one_is_an_error(

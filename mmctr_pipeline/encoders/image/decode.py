@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 
+from mmctr_pipeline.data.image_url import read_url
 from mmctr_pipeline.encoders.image.formats import is_cut_short, picture_format
 from mmctr_pipeline.encoders.image.pixels import PixelSpec, as_colour, fitted
 
@@ -62,16 +63,19 @@ Box = tuple[float, float, float, float]
 class UnreadableImageError(ValueError):
     """The file is not a usable image; `reason` is one of a few fixed phrases."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: Path | str, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = reason
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file, at least one byte; raises `UnreadableImageError`.
 
-    Opens only regular files, as a pipe or a device could block forever.
+    A string is a URL. Of a disk, only regular files are opened, as a pipe or a device could block
+    forever.
     """
+    if isinstance(path, str):
+        return _read_url(path)
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -90,7 +94,19 @@ def read_bytes(path: Path) -> bytes:
         raise UnreadableImageError(path, reason) from error
 
 
-def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
+def _read_url(url: str) -> bytes:
+    try:
+        content = read_url(url, MAX_BYTES + 1)
+    except Exception as error:  # clients of stores raise errors of any class
+        raise UnreadableImageError(url, f"cannot be read: {type(error).__name__}") from error
+    if not content:
+        raise UnreadableImageError(url, "empty file")
+    if len(content) > MAX_BYTES:
+        raise UnreadableImageError(url, "file too large")
+    return content
+
+
+def decode(content: bytes, spec: PixelSpec, path: Path | str) -> np.ndarray:
     """Return the picture at the model's size, before normalisation, `(H, W, 3) uint8`.
 
     The result equals open_clip's bit for bit, with three exceptions:
@@ -110,7 +126,7 @@ def decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
     return _decode(content, spec, path)
 
 
-def _is_large(content: bytes, path: Path) -> bool:
+def _is_large(content: bytes, path: Path | str) -> bool:
     """Return whether decoding the picture takes much memory."""
     if picture_format(content) == "JPEG":
         return False
@@ -119,7 +135,7 @@ def _is_large(content: bytes, path: Path) -> bool:
     return image.width * image.height > _LARGE_PIXELS
 
 
-def _decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
+def _decode(content: bytes, spec: PixelSpec, path: Path | str) -> np.ndarray:
     picture, box, size = _upright(content, path, spec.resized)
     resized = spec.resized(*size)
     if resized[0] * resized[1] > MAX_PIXELS:
@@ -127,7 +143,7 @@ def _decode(content: bytes, spec: PixelSpec, path: Path) -> np.ndarray:
     return fitted(picture, box, resized, spec)
 
 
-def open_cover(path: Path, within: int | None = None) -> Image.Image:
+def open_cover(path: Path | str, within: int | None = None) -> Image.Image:
     """Return an image file as an upright RGB picture, scaled to fit a square of `within` pixels.
 
     Without `within` the picture keeps its size. Like `decode`, reads a large JPEG at a fraction of
@@ -155,7 +171,7 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def _upright(
-    content: bytes, path: Path, needed: Callable[[int, int], Size]
+    content: bytes, path: Path | str, needed: Callable[[int, int], Size]
 ) -> tuple[Image.Image, Box, Size]:
     """Decode a picture and turn it upright.
 
@@ -185,7 +201,7 @@ def _upright(
 
 
 @contextlib.contextmanager
-def _naming_reason(content: bytes, path: Path) -> Iterator[None]:
+def _naming_reason(content: bytes, path: Path | str) -> Iterator[None]:
     """Turn anything that Pillow raises into `UnreadableImageError`."""
     try:
         yield
@@ -202,7 +218,7 @@ def _naming_reason(content: bytes, path: Path) -> Iterator[None]:
         raise UnreadableImageError(path, "truncated" if truncated else "damaged") from error
 
 
-def _read_header(content: bytes, path: Path) -> ImageFile.ImageFile:
+def _read_header(content: bytes, path: Path | str) -> ImageFile.ImageFile:
     """Return the picture with only its header read."""
     name = picture_format(content)
     if name is None:

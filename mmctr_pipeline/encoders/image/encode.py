@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from mmctr_pipeline.data.ids import ids_to_arrow
+from mmctr_pipeline.data.image_url import index_images_at
 from mmctr_pipeline.data.images import IMAGE_FOLDERS, ImageIndex
 from mmctr_pipeline.data.validation import DataError, DataNotFoundError
 from mmctr_pipeline.data.vectors import VectorTable
@@ -69,7 +70,7 @@ def encode_images(
     item_id
         The items, `(M,)` ascending.
     images
-        Where the images are.
+        Where the images are, unless `config.images_url` says so.
     config
         Model and precision.
     device
@@ -84,6 +85,8 @@ def encode_images(
         is_given = config.source == "given"
         table = given_table(item_id, given, config.column) if is_given else _masked(item_id)
         return ImageEncoding(table, _problems(item_id[:0], [], []))
+    if config.images_url:
+        images = index_images_at(config.images_url)
     if images is None:
         raise DataNotFoundError(
             f"the data set has no folder of cover images (looked for {', '.join(IMAGE_FOLDERS)}). "
@@ -118,7 +121,7 @@ def encode_images(
     n_unreadable = len(reasons) - n_missing
     if len(reasons) == len(item_id):
         raise DataError(
-            images.folder,
+            images.place,
             f"none of the {n_unreadable:,} images can be read ({listed})",
             "check the files, or use the preset text_only",
         )
@@ -127,7 +130,9 @@ def encode_images(
     counts = {"missing": n_missing, "unreadable": n_unreadable, "reasons": tally}
     table = encoded_table(item_id, np.array(rows), result, info, config, counts, start)
     bad = sorted(reasons)
-    tried = [images.path(item) or f"{images.folder}/{item}.jpg" for item in item_id[bad].tolist()]
+    tried = [
+        images.location(item) or f"{images.place}/{item}.jpg" for item in item_id[bad].tolist()
+    ]
     problems = _problems(item_id[bad], list(map(str, tried)), [reasons[row] for row in bad])
     problems = problems.replace_schema_metadata({"mmctr.identity": table.identity})
     return ImageEncoding(table, problems)
@@ -140,17 +145,17 @@ def _problems(item_id: np.ndarray, paths: list[str], reasons: list[str]) -> pa.T
 
 def _digests(
     images: ImageIndex, item_id: np.ndarray
-) -> tuple[dict[int, tuple[Path, bytes]], dict[int, str]]:
+) -> tuple[dict[int, tuple[Path | str, bytes]], dict[int, str]]:
     """Return path and SHA-256 of each readable image, and why the other items have none.
 
     The keys of both are positions in `item_id`.
     """
 
-    def digest(item: int | str) -> tuple[Path, bytes] | str:
-        path = images.path(item)
+    def digest(item: int | str) -> tuple[Path | str, bytes] | str:
+        path = images.location(item)
         if path is None:
             return LEADS_OUTSIDE if images.leads_outside(item) else MISSING
-        if not os.path.lexists(path):
+        if isinstance(path, Path) and not os.path.lexists(path):
             return MISSING
         try:
             return path, hashlib.sha256(read_bytes(path)).digest()
@@ -158,7 +163,7 @@ def _digests(
             return error.reason
 
     progress = Progress(logger, "hashing the images", len(item_id), "images")
-    digests: dict[int, tuple[Path, bytes]] = {}
+    digests: dict[int, tuple[Path | str, bytes]] = {}
     reasons: dict[int, str] = {}
     for position, found in enumerate(in_threads(digest, item_id.tolist(), 64 * n_cores())):
         if isinstance(found, str):

@@ -57,12 +57,14 @@ class ImageEncoder(abc.ABC):
     def __init__(self, info: EncoderInfo, pixels: PixelSpec, batch_size: int) -> None:
         self.info, self._pixels, self._batch_size = info, pixels, batch_size
 
-    def encode(self, files: Sequence[tuple[Path, bytes]], advance: Advance | None = None) -> Shard:
+    def encode(
+        self, files: Sequence[tuple[Path | str, bytes]], advance: Advance | None = None
+    ) -> Shard:
         """Return the vectors of files, and by position why a file has none.
 
-        Each file comes with its SHA-256 digest; raises `ImageChangedError` if the file has changed
-        since. Batches hold the readable files in order, so they depend only on the shard. `advance`
-        is called with the number of files after each batch.
+        Each file, a path or a URL, comes with its SHA-256 digest; raises `ImageChangedError` if the
+        file has changed since. Batches hold the readable files in order, so they depend only on the
+        shard. `advance` is called with the number of files after each batch.
         """
         reasons: dict[int, str] = {}
 
@@ -103,7 +105,7 @@ class ImageEncoder(abc.ABC):
         """The width of the vectors, found by encoding a blank picture."""
         return self._forward([np.zeros((*self._pixels.size, 3), np.uint8)]).shape[1]
 
-    def _read(self, file: tuple[Path, bytes]) -> np.ndarray | str:
+    def _read(self, file: tuple[Path | str, bytes]) -> np.ndarray | str:
         """Return the pixels of a file, or why it cannot be decoded."""
         path, digest = file
         try:
@@ -177,7 +179,7 @@ class ActorImageEncoder:
         if torch.device(encoder.info.device).type == "cpu":
             encoder.n_threads = _ACTOR_THREADS
 
-    def encode(self, files: Sequence[tuple[Path, bytes]]) -> Shard:
+    def encode(self, files: Sequence[tuple[Path | str, bytes]]) -> Shard:
         """Return the vectors of files, as `ImageEncoder.encode`."""
         try:
             with quiet_pillow():
@@ -186,7 +188,7 @@ class ActorImageEncoder:
             if isinstance(error.__cause__, UnreadableImageError):
                 raise ImageChangedError(
                     f"{error.__cause__}, but the process that started the run could read it. Fix: "
-                    "make the folder of covers available under the same path on all nodes"
+                    "make the covers readable under the same path or URL on all nodes"
                 ) from error
             raise
 
