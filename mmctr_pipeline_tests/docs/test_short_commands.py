@@ -71,6 +71,7 @@ NOT_RUN = {
     "mmctr sample FOLDER --scale 90": "minutes, and gigabytes of covers; cli/test_sample.py",
     "printf": "its run takes a minute; defs/test_champion.py",
     "python -m benchmarks.": "minutes to hours; benchmarks/ has tests of their parts",
+    "ray start": "needs several machines; training/test_on_ray.py",
     "sed -i": "docs/test_deploy.py",
     "tail": "the run before it takes a minute; defs/test_champion.py",
     "tensorboard": "a server; cli/test_tensorboard.py",
