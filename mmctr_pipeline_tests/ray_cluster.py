@@ -77,8 +77,11 @@ class RayCluster:
         """The node that the others depend on."""
         return self.nodes[0]
 
-    def start_node(self, wait: bool = True) -> RayNode:
-        """Start a node, the head if it is the first; without `wait`, it may still be joining."""
+    def start_node(self, wait: bool = True, n_gpus: int = 0) -> RayNode:
+        """Start a node, the head if it is the first; without `wait`, it may still be joining.
+
+        Ray believes a node that says it has `n_gpus` GPUs.
+        """
         self._n_started += 1
         address = f"{self._network}.{self._n_started}"
         log = self.folder / f"{address}.log"
@@ -98,7 +101,7 @@ class RayCluster:
         if not self.nodes:
             del variables["RAY_ADDRESS"]
         command = [_RAY, "start", "--block", *place, f"--node-ip-address={address}"]
-        command += [f"--num-cpus={self._n_cpus}", "--num-gpus=0"]
+        command += [f"--num-cpus={self._n_cpus}", f"--num-gpus={n_gpus}"]
         command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
         with log.open("wb") as output:
             process = subprocess.Popen(

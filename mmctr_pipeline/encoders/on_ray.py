@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import pickle
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -101,9 +102,10 @@ class RayEncoders:
             return here
         import ray
 
-        actor: Any = ray.remote(num_cpus=1, num_gpus=1)(_Actor).remote(*self._arguments(None))
-        found = pickle.loads(ray.get(actor.info.remote()))
-        ray.kill(actor)
+        with _naming_failures():
+            actor: Any = ray.remote(num_cpus=1, num_gpus=1)(_Actor).remote(*self._arguments(None))
+            found = pickle.loads(ray.get(actor.info.remote()))
+            ray.kill(actor)
         return _result(found)
 
     def together(self, info: EncoderInfo, contents: Sequence[Any]) -> EncodeTogether:
@@ -118,9 +120,7 @@ class RayEncoders:
 
     def _encode(self, info: EncoderInfo, shards: list[bytes]) -> Iterator[tuple[int, Shard]]:
         """Yield number and vectors of each shard, given by its pickled contents, when ready."""
-        import ray
         import ray.data
-        from ray.data.exceptions import ExecutionTimeoutError
 
         # Its messages are about its own scheduling.
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -145,7 +145,7 @@ class RayEncoders:
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
         cluster = describe_cluster()
-        try:
+        with _naming_failures():
             batches: Iterable[Any] = dataset.iter_batches(
                 batch_size=None, prefetch_batches=0, batch_format="pyarrow"
             )
@@ -154,11 +154,6 @@ class RayEncoders:
                     logger.warning(f"Ray: now {cluster}; lost shards are encoded again")
                 for row in batch.to_pylist():
                     yield row["shard"], _result(pickle.loads(row["outcome"]))
-        except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
-            raise RayEncodingError(
-                f"encoding on Ray failed: {error}. Fix: see the logs of the cluster, and start "
-                "the run again; it encodes only what is missing"
-            ) from error
 
     def _n_actors(self) -> int:
         import ray
@@ -169,6 +164,24 @@ class RayEncoders:
     def _arguments(self, identity: str | None) -> tuple[Any, ...]:
         device, plugins = "cuda" if self._use_gpus else "cpu", os.environ.get(VARIABLE)
         return self._open, dict(self._settings), device, plugins, identity
+
+
+@contextlib.contextmanager
+def _naming_failures() -> Iterator[None]:
+    """Turn the errors of Ray into a `RayEncodingError`."""
+    import ray
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    try:
+        yield
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
+        # Without colours, and of a traceback only its first and last lines.
+        first, *rest = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines() or ["?"]
+        reason = f"{first} ... {rest[-1]}" if rest else first
+        raise RayEncodingError(
+            f"encoding on Ray failed: {reason}. Fix: give all nodes the same packages, see the "
+            "logs of the cluster, and start the run again; it encodes only what is missing"
+        ) from error
 
 
 def _count(count: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """Runs on a Ray cluster, each in a process of its own that joins it."""
 
 import functools
+import importlib
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from mmctr_pipeline.encoders.on_ray import ray_encoders
+from mmctr_pipeline.encoders.on_ray import OpenEncoder, ray_encoders
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo
 from mmctr_pipeline.settings import SettingsError
@@ -30,7 +31,7 @@ class SmallEncoder:
 
     Each line of the journal has the address of the node and the first number of a shard that it
     begins. `behaviour` may be `slow` (until two nodes have begun, nothing ends), `dies once` (the
-    whole process) or `fails`.
+    whole process), `fails`, or `only here` (see `OnlyHere`).
     """
 
     def __init__(self, journal: Path, behaviour: str) -> None:
@@ -65,6 +66,16 @@ def open_small(
     return SmallEncoder(journal, behaviour)
 
 
+class OnlyHere:
+    """A function whose module the actors lack."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("a_module_that_no_node_has",)
+
+    def __call__(self, *_: Any) -> SmallEncoder:
+        return SmallEncoder(Path(), "")
+
+
 def first_numbers() -> list[int]:
     """Return the first number of each shard, in the order of the shards."""
     return sorted(NUMBERS, key=key)[::SHARD_SIZE]
@@ -78,11 +89,15 @@ def read_journal(journal: Path, number: int | None = None) -> list[str]:
 
 def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
     """Encode `NUMBERS` on the cluster; the last line printed is the result, or the error."""
-    open_encoder = functools.partial(open_small, journal=Path(journal), behaviour=behaviour)
-    info = open_encoder({}, "cpu").info
+    open_encoder: OpenEncoder = functools.partial(
+        open_small, journal=Path(journal), behaviour=behaviour
+    )
+    if behaviour == "only here":
+        open_encoder = OnlyHere()
     try:
         with ray_encoders(open_encoder, TextEncoderConfig(compute="ray"), "cpu") as on_ray:
             assert on_ray is not None
+            info = on_ray.info(open_encoder({}, "cpu").info)
             result = VectorStore(Path(folder)).get_or_encode(
                 info.identity,
                 [key(number) for number in NUMBERS],

@@ -120,6 +120,30 @@ def test_a_node_with_another_encoder_is_refused(cluster: RayCluster, tmp_path: P
     assert any(f"(on the Ray node {node.address})" in printed for node in cluster.nodes)
 
 
+def test_a_node_without_the_packages_is_an_error_in_one_line(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(tmp_path / 'journal')!r}, 'only here')"
+    printed, errors = output(start(cluster, call))
+    assert printed.startswith("RayEncodingError: encoding on Ray failed: "), errors
+    assert "No module named 'a_module_that_no_node_has'" in printed
+    assert "Fix: give all nodes the same packages" in printed
+
+
+def test_actors_with_gpus_say_which_encoder_it_is(cluster: RayCluster, tmp_path: Path) -> None:
+    extra, journal = cluster.start_node(n_gpus=1), tmp_path / "journal"
+    try:
+        call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(journal)!r}, '')"
+        printed, errors = output(start(cluster, call, WEIGHTS_HASH="f" * 64))
+    finally:
+        cluster.kill(extra)
+    assert printed == f"encoded {len(NUMBERS)}", errors
+    assert "on 1 actor, with one GPU each" in errors
+    assert set(read_journal(journal)) == {extra.address}
+    encode_locally(tmp_path / "local")
+    assert shards(tmp_path / "ray") == shards(tmp_path / "local")
+
+
 def test_a_wrong_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
     call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(tmp_path / 'journal')!r}, '')"
     printed, _ = output(start(cluster, call, RAY_AUTH_TOKEN="a" * 32))
