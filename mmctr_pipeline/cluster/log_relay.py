@@ -9,6 +9,7 @@ from typing import Any
 PACKAGE = "mmctr_pipeline"
 
 _POLL_SECONDS = 0.5
+_FLUSH_SECONDS = 10.0
 
 Line = tuple[str, int, str]
 """Name of the logger, level and message."""
@@ -70,6 +71,7 @@ def sending_logs(relay: Any) -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
+        handler.flush()
 
 
 class _Sender(logging.Handler):
@@ -77,7 +79,17 @@ class _Sender(logging.Handler):
 
     def __init__(self, relay: Any) -> None:
         super().__init__()
-        self._relay = relay
+        self._relay, self._last = relay, None
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._relay.add.remote((record.name, record.levelno, record.getMessage()))
+        line = record.name, record.levelno, record.getMessage()
+        self._last = self._relay.add.remote(line)
+
+    def flush(self) -> None:
+        """Wait until the last line has arrived, and so all lines."""
+        import ray
+
+        if self._last is not None:
+            # A lost line must not end the work that it is about.
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.get(self._last, timeout=_FLUSH_SECONDS)
