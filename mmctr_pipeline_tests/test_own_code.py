@@ -124,6 +124,18 @@ def test_titles_are_encoded_again_if_the_code_or_a_setting_changes(
     assert again.identity == first.identity
 
 
+@pytest.mark.slow
+def test_titles_get_the_same_vectors_on_ray(module: OwnModule, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    on_ray = encode(tmp_path / "ray", power=2, compute="ray")
+    local = encode(tmp_path / "local", power=2)
+    assert on_ray.provenance["counts"]["encoded"] == len(local.item_id)
+    assert on_ray.identity == local.identity
+    assert on_ray.vectors.tobytes() == local.vectors.tobytes()
+    # What was encoded on Ray is not encoded again.
+    assert encode(tmp_path / "ray", power=2).provenance["counts"]["encoded"] == 0
+
+
 def test_titles_that_an_encoder_does_not_know_get_no_vector(
     module: OwnModule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -162,7 +163,8 @@ class RayEncoders:
         return n_gpus() if self._use_gpus else max(1, int(ray.cluster_resources().get("CPU", 0)))
 
     def _arguments(self, identity: str | None) -> tuple[Any, ...]:
-        device, plugins = "cuda" if self._use_gpus else "cpu", os.environ.get(VARIABLE)
+        device = "cuda" if self._use_gpus else "cpu"
+        plugins = os.environ.get(VARIABLE, ""), sys.path.copy()
         return self._open, dict(self._settings), device, plugins, identity
 
 
@@ -218,11 +220,23 @@ class _Actor:
         open_encoder: OpenEncoder,
         settings: Mapping[str, Any],
         device: str,
-        plugins: str | None,
+        plugins: tuple[str, list[str]],
         identity: str | None,
     ) -> None:
-        if plugins is not None:
-            os.environ[VARIABLE] = plugins
+        """Keep what opens the encoder.
+
+        Parameters
+        ----------
+        open_encoder, settings, device
+            The function that opens the encoder, and its arguments.
+        plugins
+            The packages of the user's own that may be imported, and the folders of modules of the
+            process that started the run: on one machine, these packages may be in its folder.
+        identity
+            That of the encoder as it must be; None for any.
+        """
+        os.environ[VARIABLE], folders = plugins
+        sys.path += [folder for folder in folders if folder not in sys.path]
         self._open, self._identity = lambda: open_encoder(settings, device), identity
         self._encoder: ShardEncoder | None = None
 
