@@ -17,6 +17,21 @@ VARIABLE = "MMCTR_PLUGINS"
 """Environment variable with the packages, separated by commas, whose code may be imported."""
 
 
+OwnCode = tuple[str, list[str]]
+"""The allowed packages, and the folders in which Python looks for modules."""
+
+
+def own_code() -> OwnCode:
+    """Return what this process may import, for `allow_own_code` in another one."""
+    return os.environ.get(VARIABLE, ""), sys.path.copy()
+
+
+def allow_own_code(code: OwnCode) -> None:
+    """Let this process import the user's own packages that another process may import."""
+    os.environ[VARIABLE], folders = code
+    sys.path += [folder for folder in folders if folder not in sys.path]
+
+
 def is_plugin(name: str) -> bool:
     """Return whether a name is that of a class in a user's own package."""
     return "." in name

@@ -10,7 +10,6 @@ import logging
 import os
 import pickle
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,7 +20,7 @@ from mmctr_pipeline.cluster.ray_session import describe_cluster, n_gpus, ray_ses
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
 from mmctr_pipeline.encoders.store.vector_store import EncodeTogether, Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo
-from mmctr_pipeline.plugins import VARIABLE
+from mmctr_pipeline.plugins import OwnCode, allow_own_code, own_code
 
 if TYPE_CHECKING:
     import torch
@@ -164,8 +163,7 @@ class RayEncoders:
 
     def _arguments(self, identity: str | None) -> tuple[Any, ...]:
         device = "cuda" if self._use_gpus else "cpu"
-        plugins = os.environ.get(VARIABLE, ""), sys.path.copy()
-        return self._open, dict(self._settings), device, plugins, identity
+        return self._open, dict(self._settings), device, own_code(), identity
 
 
 @contextlib.contextmanager
@@ -220,7 +218,7 @@ class _Actor:
         open_encoder: OpenEncoder,
         settings: Mapping[str, Any],
         device: str,
-        plugins: tuple[str, list[str]],
+        code: OwnCode,
         identity: str | None,
     ) -> None:
         """Keep what opens the encoder.
@@ -229,14 +227,12 @@ class _Actor:
         ----------
         open_encoder, settings, device
             The function that opens the encoder, and its arguments.
-        plugins
-            The packages of the user's own that may be imported, and the folders of modules of the
-            process that started the run: on one machine, these packages may be in its folder.
+        code
+            What the run may import.
         identity
             That of the encoder as it must be; None for any.
         """
-        os.environ[VARIABLE], folders = plugins
-        sys.path += [folder for folder in folders if folder not in sys.path]
+        allow_own_code(code)
         self._open, self._identity = lambda: open_encoder(settings, device), identity
         self._encoder: ShardEncoder | None = None
 

@@ -21,6 +21,7 @@ from mmctr_pipeline.cluster.log_relay import relayed_logs, sending_logs
 from mmctr_pipeline.cluster.ray_session import n_gpus, ray_session
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.base import CtrModel
+from mmctr_pipeline.plugins import allow_own_code, own_code
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline.training.batch_source import TrainingDataError
 from mmctr_pipeline.training.checkpoint import Checkpoints
@@ -85,7 +86,8 @@ def fit_on_ray(
 
         on_cpu = dataclasses.replace(trainer, items=trainer.items.to(torch.device("cpu")))
         job = ray.put(_Job(on_cpu, rows, checkpoints, selection))
-        result = _run_ranks({"job": job, "relay": relay}, trainer.training_config.workers, folder)
+        config = {"job": job, "relay": relay, "code": own_code()}
+        result = _run_ranks(config, trainer.training_config.workers, folder)
     if isinstance(error := result.get("error"), Exception):
         raise error
     with seeded(trainer.training_config.seed, trainer.device):
@@ -166,6 +168,7 @@ def _train_rank(config: dict[str, Any]) -> dict[str, Any] | None:
     import ray
     from ray.train.torch import get_device
 
+    allow_own_code(config["code"])  # the job may hold settings of a model of the user's own
     ranks, job = Ranks.of_process_group(), ray.get(config["job"])
     device = get_device()
     if device.type == "cuda":
