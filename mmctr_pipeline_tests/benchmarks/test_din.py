@@ -99,6 +99,7 @@ def test_steps_train_every_parameter_and_continue_after_an_epoch() -> None:
         PaddedRows(dataset.valid, dataset.histories, 101)
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_rates_ratios_and_shares_of_the_ceiling(
     small_sample: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ from benchmarks.din_parity import fuxictr, ours
 from mmctr_pipeline.sample.config import SampleConfig
 from mmctr_pipeline.sample.write import generate_sample
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.slow]
 
 
 def test_both_sides_give_the_same_scores_after_three_epochs(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_a_part_that_fails_returns_what_it_printed() -> None:
     assert len(found["output_end"]) == 4000
 
 
+@pytest.mark.slow
 def test_a_part_beyond_its_limit_is_killed_with_its_children(tmp_path: Path) -> None:
     child = f"import time; time.sleep(2); open({str(tmp_path / 'alive')!r}, 'w')"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"

@@ -78,6 +78,7 @@ def test_only_a_changed_title_is_encoded(
     assert changed["fused_pca"]["transform used again"] is False
 
 
+@pytest.mark.slow
 def test_refit_fits_the_transform_again(finished_run: FinishedRun, storage: Path) -> None:
     again = _run(finished_run.deployment.data, storage, refit=True)
     assert again["fused_pca"]["transform used again"] is False

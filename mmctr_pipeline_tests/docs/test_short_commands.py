@@ -41,7 +41,7 @@ SHORT = (
 )
 """How the commands begin that run here, on the storage folder of a finished run."""
 
-SLOW = ("dagster asset materialize", "mmctr export", "mmctr sample logs")
+SLOW = ("dagster asset materialize", "mmctr export", "mmctr sample FOLDER", "mmctr sample logs")
 
 NOT_RUN = {
     "'$EDITOR'": "an editor",

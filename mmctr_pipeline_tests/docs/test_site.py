@@ -26,6 +26,9 @@ def checkout(tmp_path: Path) -> Path:
             (folder / path.name).symlink_to(path)
     for path in Path(sys.prefix).iterdir():
         (environment / path.name).symlink_to(path)
+    installed = environment / ".installed-dev"
+    if not installed.exists():
+        installed.touch()
     return folder
 
 

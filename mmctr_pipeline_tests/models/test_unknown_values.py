@@ -162,7 +162,7 @@ def planted(rows: Split, items: ItemFeatures) -> dict[str, tuple[Split, ItemFeat
     "name",
     [
         "improved_mmctr",
-        "similarity_attention",
+        pytest.param("similarity_attention", marks=pytest.mark.slow),
         pytest.param("din", marks=pytest.mark.slow),
         pytest.param("din, learned", marks=pytest.mark.slow),
     ],

@@ -64,7 +64,7 @@ def test_a_shift_blocks_by_the_columns_that_it_is_in_and_no_others(
     assert raised(findings, "warn") <= columns
 
 
-@pytest.mark.parametrize("n_users", [40, 600])
+@pytest.mark.parametrize("n_users", [40, pytest.param(600, marks=pytest.mark.slow)])
 def test_100_nights_of_an_unchanged_population_raise_nothing(
     n_users: int, layout: DataLayout
 ) -> None:

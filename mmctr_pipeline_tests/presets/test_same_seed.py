@@ -17,6 +17,15 @@ from mmctr_pipeline_tests.training.small_sample import small_sample
 ENTRIES = preset_entries([], shared=load_preset("sample"))
 """The shipped presets that differ in model or training."""
 
+_VARIANTS = ("sample", "target_cross_attention_jiyuqian", "transformer_dcn_momo")
+"""Presets of a model that another preset has too."""
+
+EACH_PRESET = [
+    pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if entry.name in _VARIANTS else [])
+    for entry in ENTRIES
+]
+"""Parameters of a test of every preset."""
+
 
 def narrow(config: Settings) -> Settings:
     """Return the settings with widths of at most 8."""
@@ -57,7 +66,7 @@ def trained(entry: Entry, seed: int) -> TrainedCtr:
     )
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", EACH_PRESET)
 def test_equal_seeds_give_equal_weights(entry: Entry) -> None:
     runs = []
     for global_seed in (1, 2):

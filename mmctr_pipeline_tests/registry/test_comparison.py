@@ -70,6 +70,7 @@ def test_a_slice_that_became_much_worse_rejects_if_it_has_enough_rows(n_rows: in
     assert len(named) == (n_rows >= CONFIG.min_slice_rows)
 
 
+@pytest.mark.slow
 def test_slices_reject_an_equal_challenger_in_at_most_one_case_of_twenty() -> None:
     slice_N = np.arange(N_ROWS) % 8
     slices = {str(number): slice_N == number for number in range(8)}

@@ -187,14 +187,14 @@ def test_popularity_alone_is_a_weak_score(sample: SamplePaths, splits: dict[str,
     assert summary["popularity_auc"] == pytest.approx(auc, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_the_auc_bounds_hold_for_other_seeds(tmp_path: Path, seed: int) -> None:
     summary = generate_sample(SampleConfig(seed=seed, images=False), tmp_path)
     assert 0.82 < summary["best_possible_auc"] < 0.90
     assert summary["popularity_auc"] < 0.60
 
 
-@pytest.mark.parametrize("scale", [0.001, 0.05, 1.5])
+@pytest.mark.parametrize("scale", [0.001, 0.05, pytest.param(1.5, marks=pytest.mark.slow)])
 def test_any_scale_gives_a_complete_dataset(tmp_path: Path, scale: float) -> None:
     config = SampleConfig.scaled(scale, images=False)
     summary = generate_sample(config, tmp_path)

@@ -29,7 +29,7 @@ from mmctr_pipeline_tests.models.zoo import (
     random_items,
     small_model,
 )
-from mmctr_pipeline_tests.presets.test_same_seed import ENTRIES, narrow
+from mmctr_pipeline_tests.presets.test_same_seed import EACH_PRESET, narrow
 from mmctr_pipeline_tests.training import fake_cuda
 from mmctr_pipeline_tests.training.fake_cuda import DEVICE, FakeCuda, HostWaitsError
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
@@ -97,7 +97,7 @@ def train_and_score(
         assert cuda.n_waits - n_waits == 2
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", EACH_PRESET)
 def test_fake_cuda_trains_and_scores_every_preset(entry: Entry) -> None:
     model, training = entry.preset.model, entry.preset.training
     training = dataclasses.replace(training, precision="bfloat16", batch_size=BATCH_SIZE)
@@ -110,7 +110,7 @@ def test_fake_cuda_trains_and_scores_every_preset(entry: Entry) -> None:
     ("optimizer", "precision"),
     [
         ("row_adamw", "bfloat16"),
-        ("row_adamw", "float32"),
+        pytest.param("row_adamw", "float32", marks=pytest.mark.slow),
         ("adamw", "float32"),
         ("adam", "float32"),
     ],

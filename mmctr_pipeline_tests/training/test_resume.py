@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,25 @@ from mmctr_pipeline_tests.training.toy_runs import Weight, fit_toy, squared_erro
 
 REPOSITORY = Path(__file__).parents[2]
 QUICK_RUN = "final fit"
-each_run = pytest.mark.parametrize(
-    "name",
-    [name if name == QUICK_RUN else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
-)
 
 
 @functools.cache
-def results(name: str) -> dict[int | str | None, dict[str, Any]]:
-    """Return the results of all variants of a run, by the part in which it was killed."""
+def results(name: str, kills: str = "every") -> dict[int | str | None, dict[str, Any]]:
+    """Return the results of a run without a kill (None) and with `any` or `every` kill.
+
+    Those of `any` single kill are by the part that it hit.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "mmctr_pipeline_tests.training.killed_runs", folder, name]
+        module = "mmctr_pipeline_tests.training.killed_runs"
+        command = [sys.executable, "-m", module, folder, name, kills]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             command, capture_output=True, text=True, cwd=REPOSITORY, env=environment
         )
         assert done.returncode == 0, done.stderr
         undisturbed = load_result(Path(folder), None)
-        killed_at = (*range(1, count_parts(undisturbed["lines"]) + 1), "each")
+        parts = range(1, count_parts(undisturbed["lines"]) + 1)
+        killed_at: Iterable[int | str] = parts if kills == "any" else ("each",)
         return {None: undisturbed, **{n: load_result(Path(folder), n) for n in killed_at}}
 
 
@@ -66,18 +67,22 @@ def assert_same_result(result: dict[str, Any], expected: dict[str, Any]) -> None
     assert without_times(result) == without_times(expected)
 
 
-@each_run
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
 def test_a_run_killed_in_any_part_ends_as_if_undisturbed(name: str) -> None:
-    expected = results(name)[None]
+    expected = results(name, "any")[None]
     n_parts = count_parts(expected["lines"])
     for killed_at in range(1, n_parts + 1):
-        result = results(name)[killed_at]
+        result = results(name, "any")[killed_at]
         assert_same_result(result, expected)
         # It resumed from the checkpoint of the previous part instead of beginning again.
         assert count_parts(result["lines"]) == n_parts - (killed_at - 1)
 
 
-@each_run
+@pytest.mark.parametrize(
+    "name",
+    [name if name == QUICK_RUN else pytest.param(name, marks=pytest.mark.slow) for name in RUNS],
+)
 def test_a_run_killed_in_every_part_ends_as_if_undisturbed(name: str) -> None:
     # The last start found the run finished, so that it logged no part.
     result = results(name)["each"]

@@ -174,7 +174,9 @@ def test_pictures_are_turned_upright(kind: str, orientation: int) -> None:
     assert (error_of(pixels, unturned) < 3) == (orientation == 1)
 
 
-@pytest.mark.parametrize("size", [(896, 896), (1283, 963), (1530, 2001)])
+@pytest.mark.parametrize(
+    "size", [(896, 896), (1283, 963), pytest.param((1530, 2001), marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("options", [{"quality": 90}, {"quality": 95, "subsampling": 0}])
 def test_large_jpegs_are_decoded_smaller_within_the_documented_error(
     size: tuple[int, int], options: dict[str, int]
