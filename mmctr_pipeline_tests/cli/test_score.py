@@ -12,6 +12,7 @@ from mmctr_pipeline.data.discovery import find_data
 from mmctr_pipeline.serving import score_file
 from mmctr_pipeline.submission.files import read_submission
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
+from mmctr_pipeline_tests.rounding import SCORE_TOLERANCE
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,9 @@ def test_the_test_rows_get_the_scores_of_the_submission_whatever_the_batches(
     submission = read_submission(finished_run.deployment.storage / "submission.csv")
     assert found.column("ID").to_pylist() == submission["ID"].to_list()
     expected = submission["Task1&2"].to_numpy()
-    np.testing.assert_allclose(found.column("probability").to_numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        found.column("probability").to_numpy(), expected, atol=SCORE_TOLERANCE
+    )
     assert f"{len(expected):,} rows scored: {output}" in capsys.readouterr().out
 
 

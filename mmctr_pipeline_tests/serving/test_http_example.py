@@ -15,6 +15,7 @@ import pytest
 from mmctr_pipeline import Scorer
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
 from mmctr_pipeline_tests.defs.servers import server, wait_until
+from mmctr_pipeline_tests.rounding import SCORE_TOLERANCE
 
 _SERVE = [sys.executable, "-m", "uvicorn", "examples.http_scorer:app", "--port"]
 
@@ -56,7 +57,9 @@ def test_the_service_gives_the_scorers_probabilities_and_names_wrong_ids(
         wait_until(lambda: _is_up(port), process, log)
         body = {"candidates": ids[:4], "history": ids[4:], "user": 10**9}
         np.testing.assert_allclose(
-            _answer(port, "/score", body), scorer.score(ids[:4], ids[4:], 10**9), atol=1e-6
+            _answer(port, "/score", body),
+            scorer.score(ids[:4], ids[4:], 10**9),
+            atol=SCORE_TOLERANCE,
         )
         with pytest.raises(urllib.error.HTTPError) as error:
             _answer(port, "/score", {"candidates": ["seven"]})

@@ -21,6 +21,7 @@ from mmctr_pipeline.serving.new_items import NewItemEncoder
 from mmctr_pipeline.serving.rows import ItemRows, UserRows
 from mmctr_pipeline.submission.files import read_submission
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
+from mmctr_pipeline_tests.rounding import SCORE_TOLERANCE
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 
@@ -49,7 +50,7 @@ def submitted(storage: Path) -> np.ndarray:
 def test_the_rows_of_the_submission_get_its_scores(
     scorer: Scorer, storage: Path, rows: pa.RecordBatch
 ) -> None:
-    np.testing.assert_allclose(scorer.score_batch(rows), submitted(storage), atol=1e-6)
+    np.testing.assert_allclose(scorer.score_batch(rows), submitted(storage), atol=SCORE_TOLERANCE)
 
 
 def test_a_version_is_loaded_by_its_folder_or_its_file(storage: Path, rows: pa.RecordBatch) -> None:
@@ -57,7 +58,7 @@ def test_a_version_is_loaded_by_its_folder_or_its_file(storage: Path, rows: pa.R
     few = rows.slice(0, 20)
     for path in (folder, folder / "model.pt", storage / "best_model.pt"):
         scores = Scorer.load(path, "cpu").score_batch(few)
-        np.testing.assert_allclose(scores, submitted(storage)[:20], atol=1e-6)
+        np.testing.assert_allclose(scores, submitted(storage)[:20], atol=SCORE_TOLERANCE)
 
 
 def test_candidates_of_a_history_get_the_scores_of_such_rows(
@@ -70,7 +71,7 @@ def test_candidates_of_a_history_get_the_scores_of_such_rows(
         [{"item_id": item, "item_seq": history, "user_id": 3} for item in candidates]
     )
     scores = scorer.score(scorer.dataset.items.ids[:30], history, user=3)  # NumPy's integers
-    np.testing.assert_allclose(scores, scorer.score_batch(same), atol=1e-6)
+    np.testing.assert_allclose(scores, scorer.score_batch(same), atol=SCORE_TOLERANCE)
     assert np.abs(scores - scorer.score(candidates)).max() > 1e-3
 
 
@@ -203,7 +204,7 @@ def test_other_vectors_than_those_of_the_model_are_looked_up_in_the_data(
     with pytest.raises(ScorerError, match=r"no longer has the vectors .* name the data folder"):
         Scorer.load(deployment.storage, "cpu")
     found = Scorer.load(deployment.storage, "cpu", deployment.data).score_batch(rows)
-    np.testing.assert_allclose(found, submitted(storage), atol=1e-6)
+    np.testing.assert_allclose(found, submitted(storage), atol=SCORE_TOLERANCE)
 
 
 def test_users_and_strings_get_the_models_rows() -> None:
