@@ -10,8 +10,9 @@ import logging
 import os
 import pickle
 import re
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
@@ -29,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 # One shard is encoded by an actor while the next one travels to it.
 _SHARDS_PER_ACTOR = 2
+
+# First words of the names of Ray Data's threads that call Ray, and how long to wait for their end.
+_RAY_THREADS = ("StreamingExecutor", "iter_threaded")
+_END_SECONDS = 60.0
 
 
 class RayEncodingError(RuntimeError):
@@ -77,20 +82,28 @@ def ray_encoders(
     if config.compute == "local":
         yield None
         return
-    with ray_session():
+    with ray_session(), contextlib.ExitStack() as executions:
         use_gpus = n_gpus() > 0
         if not os.environ.get("RAY_ADDRESS"):
             use_gpus &= str(device).startswith("cuda")
-        yield RayEncoders(open_encoder, config.to_mapping(), use_gpus)
+        yield RayEncoders(open_encoder, config.to_mapping(), use_gpus, executions)
 
 
 class RayEncoders:
-    """Encoders on the actors of a cluster: one for each GPU, or for each CPU if there is no GPU."""
+    """Encoders on the actors of a cluster: one for each GPU, or for each CPU if there is no GPU.
+
+    What they execute is ended with `executions`.
+    """
 
     def __init__(
-        self, open_encoder: OpenEncoder, settings: Mapping[str, Any], use_gpus: bool
+        self,
+        open_encoder: OpenEncoder,
+        settings: Mapping[str, Any],
+        use_gpus: bool,
+        executions: contextlib.ExitStack,
     ) -> None:
         self._open, self._settings, self._use_gpus = open_encoder, settings, use_gpus
+        self._executions = executions
 
     def info(self, here: EncoderInfo) -> EncoderInfo:
         """Return what identifies the encoder on the actors; raises the errors of opening it.
@@ -146,9 +159,10 @@ class RayEncoders:
         dataset.context.print_on_execution_start = False
         cluster = describe_cluster()
         with _naming_failures():
-            batches: Iterable[Any] = dataset.iter_batches(
-                batch_size=None, prefetch_batches=0, batch_format="pyarrow"
+            batches: Any = iter(
+                dataset.iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
             )
+            self._executions.callback(_end_execution, batches)
             for batch in batches:
                 if cluster != (cluster := describe_cluster()):
                     logger.warning(f"Ray: now {cluster}; lost shards are encoded again")
@@ -164,6 +178,18 @@ class RayEncoders:
     def _arguments(self, identity: str | None) -> tuple[Any, ...]:
         device = "cuda" if self._use_gpus else "cpu"
         return self._open, dict(self._settings), device, own_code(), identity
+
+
+def _end_execution(batches: Generator[Any, None, None]) -> None:
+    """End the execution behind an iterator, and wait until its threads have ended.
+
+    If one of them called Ray after Ray was shut down, as may happen after an error, Ray would end
+    the whole process at once, without a message.
+    """
+    batches.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith(_RAY_THREADS):
+            thread.join(_END_SECONDS)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,9 @@ from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline_tests.encoders.store.vector_store_runs import Encoder, key
 from mmctr_pipeline_tests.ray_cluster import RayCluster
 
+RESULT = "result: "
+"""Begins the line that a run prints at its end."""
+
 N_SHARDS = 24
 SHARD_SIZE = 4
 NUMBERS = range(N_SHARDS * SHARD_SIZE)
@@ -88,7 +91,7 @@ def read_journal(journal: Path, number: int | None = None) -> list[str]:
 
 
 def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
-    """Encode `NUMBERS` on the cluster; the last line printed is the result, or the error."""
+    """Encode `NUMBERS` on the cluster; print the number of vectors, or the error."""
     open_encoder: OpenEncoder = functools.partial(
         open_small, journal=Path(journal), behaviour=behaviour
     )
@@ -107,9 +110,14 @@ def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
                 encode_together=on_ray.together(info, NUMBERS),
             )
     except Exception as error:
-        sys.stdout.write(f"{type(error).__name__}: {error}")
+        _print_result(f"{type(error).__name__}: {error}")
         raise
-    sys.stdout.write(f"encoded {result.n_encoded}")
+    _print_result(f"encoded {result.n_encoded}")
+
+
+def _print_result(text: str) -> None:
+    # Ray prints lines too, from a thread of its own.
+    sys.stdout.write(f"\n{RESULT}{text}\n")
 
 
 def encode_locally(folder: Path) -> None:
@@ -140,7 +148,7 @@ def encode_sample(
     text.encode_titles(items, TextEncoderConfig(compute=compute), "cpu", store)
     clip = ImageEncoderConfig(model="tiny-clip", compute=compute, images_url=images_url)
     image.encode_images(items.ids, layout.images, clip, "cpu", store)
-    sys.stdout.write("done")
+    _print_result("done")
 
 
 def start(cluster: RayCluster, call: str, **variables: str) -> "subprocess.Popen[str]":

@@ -12,6 +12,7 @@ from mmctr_pipeline_tests.data.served_folder import served
 from mmctr_pipeline_tests.encoders.on_ray_runs import (
     N_SHARDS,
     NUMBERS,
+    RESULT,
     encode_locally,
     first_numbers,
     read_journal,
@@ -38,13 +39,13 @@ def shards(folder: Path) -> dict[str, bytes]:
 
 
 def output(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Return the last line that a process prints, and the end of its errors."""
+    """Return the result that a process prints, "" if there is none, and the end of its errors."""
     try:
         printed, errors = process.communicate(timeout=TIMEOUT_SECONDS)
     finally:
         process.kill()
-    # Ray prints lines about lost nodes.
-    return printed.splitlines()[-1] if printed else "", errors[-4000:]
+    results = [line for line in printed.splitlines() if line.startswith(RESULT)]
+    return "".join(results).removeprefix(RESULT), errors[-4000:]
 
 
 def test_titles_and_covers_get_the_vectors_of_a_local_run(
