@@ -11,7 +11,7 @@ ERRORS = {
     "encoders.image.inference": ["ImageChangedError"],
     "encoders.model_files": ["ModelFilesError"],
     "encoders.locate": ["ModelNotFoundError"],
-    "encoders.on_ray": ["OtherEncoderError", "RayEncodingError"],
+    "encoders.ray_actor": ["OtherEncoderError", "RayEncodingError"],
     "encoders.text.titles": ["TemplateError"],
     "environment": ["DeploymentError"],
     "files.errors": ["DamagedFileError", "WriteError"],

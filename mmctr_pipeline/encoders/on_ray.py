@@ -5,23 +5,20 @@ encode. The shards of a lost actor or node are encoded again by others.
 """
 
 import contextlib
-import dataclasses
 import logging
 import os
 import pickle
 import re
 import threading
-import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
-
-import pyarrow as pa
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mmctr_pipeline.cluster.ray_session import describe_cluster, n_gpus, ray_session
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
+from mmctr_pipeline.encoders.ray_actor import Actor, OpenEncoder, RayEncodingError, result
 from mmctr_pipeline.encoders.store.vector_store import EncodeTogether, Shard
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo
-from mmctr_pipeline.plugins import OwnCode, allow_own_code, own_code
+from mmctr_pipeline.plugins import own_code
 
 if TYPE_CHECKING:
     import torch
@@ -34,29 +31,6 @@ _SHARDS_PER_ACTOR = 2
 # First words of the names of Ray Data's threads that call Ray, and how long to wait for their end.
 _RAY_THREADS = ("StreamingExecutor", "iter_threaded")
 _END_SECONDS = 60.0
-
-
-class RayEncodingError(RuntimeError):
-    """Encoding on Ray failed; the message says why."""
-
-
-class ShardEncoder(Protocol):
-    """An encoder as the actors use it."""
-
-    @property
-    def info(self) -> EncoderInfo:
-        """What identifies the encoder."""
-
-    def encode(self, contents: Any) -> Shard:
-        """Return the vectors of the contents of one shard."""
-
-
-OpenEncoder = Callable[[Mapping[str, Any], str], ShardEncoder]
-"""Opens an encoder on an actor, by settings and device. A function of a module, sent by name."""
-
-
-class OtherEncoderError(RuntimeError):
-    """The encoder of a node is not that of the others; the message names the node and both."""
 
 
 @contextlib.contextmanager
@@ -116,10 +90,10 @@ class RayEncoders:
         import ray
 
         with _naming_failures():
-            actor: Any = ray.remote(num_cpus=1, num_gpus=1)(_Actor).remote(*self._arguments(None))
+            actor: Any = ray.remote(num_cpus=1, num_gpus=1)(Actor).remote(*self._arguments(None))
             found = pickle.loads(ray.get(actor.info.remote()))
             ray.kill(actor)
-        return _result(found)
+        return result(found)
 
     def together(self, info: EncoderInfo, contents: Sequence[Any]) -> EncodeTogether:
         """Return the function that encodes shards of `contents` on the actors.
@@ -145,7 +119,7 @@ class RayEncoders:
         )
         rows = [{"shard": number, "contents": shard} for number, shard in enumerate(shards)]
         dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Actor,
+            Actor,
             fn_constructor_args=self._arguments(info.identity),
             batch_size=1,
             batch_format="pyarrow",
@@ -167,7 +141,7 @@ class RayEncoders:
                 if cluster != (cluster := describe_cluster()):
                     logger.warning(f"Ray: now {cluster}; lost shards are encoded again")
                 for row in batch.to_pylist():
-                    yield row["shard"], _result(pickle.loads(row["outcome"]))
+                    yield row["shard"], result(pickle.loads(row["outcome"]))
 
     def _n_actors(self) -> int:
         import ray
@@ -212,99 +186,3 @@ def _naming_failures() -> Iterator[None]:
 
 def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Failure:
-    """An error of an actor. It travels as a value, as Ray would wrap it and try again."""
-
-    error: Exception
-    traceback: str
-
-
-class _ActorTraceback(Exception):  # noqa: N818
-    """The traceback of an error that an actor raised, as its cause."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
-def _result(outcome: Any) -> Any:
-    """Return what an actor returned, or raise its error."""
-    if isinstance(outcome, _Failure):
-        raise outcome.error from _ActorTraceback(outcome.traceback)
-    return outcome
-
-
-class _Actor:
-    """Encodes one shard at a time; opens the encoder for the first one."""
-
-    def __init__(
-        self,
-        open_encoder: OpenEncoder,
-        settings: Mapping[str, Any],
-        device: str,
-        code: OwnCode,
-        identity: str | None,
-    ) -> None:
-        """Keep what opens the encoder.
-
-        Parameters
-        ----------
-        open_encoder, settings, device
-            The function that opens the encoder, and its arguments.
-        code
-            What the run may import.
-        identity
-            That of the encoder as it must be; None for any.
-        """
-        allow_own_code(code)
-        self._open, self._identity = lambda: open_encoder(settings, device), identity
-        self._encoder: ShardEncoder | None = None
-
-    def info(self) -> bytes:
-        """Return what identifies the encoder, or the error of opening it, pickled."""
-        return _outcome(lambda: self._opened().info)
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return the vectors of a shard, or the error, pickled."""
-        contents = pickle.loads(batch.column("contents")[0].as_py())
-        outcome = _outcome(lambda: self._opened().encode(contents))
-        return pa.table({"shard": batch.column("shard"), "outcome": [outcome]})
-
-    def _opened(self) -> ShardEncoder:
-        if self._encoder is None:
-            encoder = self._open()
-            found = encoder.info.identity
-            if self._identity not in (None, found):
-                raise OtherEncoderError(
-                    f"this node has the encoder {found}, but the others have {self._identity}. "
-                    "Fix: give all nodes the same model files and versions, and set the precision "
-                    "to float32 or bfloat16 if they have different processors"
-                )
-            self._encoder = encoder
-        return self._encoder
-
-
-def _outcome(work: Callable[[], Any]) -> bytes:
-    """Return what `work` returns, or the error that it raises, pickled."""
-    try:
-        return pickle.dumps(work())
-    except Exception as error:
-        failure = _Failure(_naming_node(error), traceback.format_exc())
-    try:
-        pickle.loads(content := pickle.dumps(failure))
-    except Exception:
-        # The class of the error cannot be unpickled, or only here.
-        other = RayEncodingError(f"{type(failure.error).__name__}: {failure.error}")
-        return pickle.dumps(_Failure(other, failure.traceback))
-    return content
-
-
-def _naming_node(error: Exception) -> Exception:
-    """Add the address of this node to the message of an error."""
-    import ray
-
-    if len(error.args) == 1 and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]} (on the Ray node {ray.util.get_node_ip_address()})",)
-    return error

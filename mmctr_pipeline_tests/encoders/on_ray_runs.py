@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmctr_pipeline.cluster.ray_session import ray_session
 from mmctr_pipeline.encoders.config import ImageEncoderConfig, TextEncoderConfig
-from mmctr_pipeline.encoders.on_ray import OpenEncoder, ray_encoders
+from mmctr_pipeline.encoders.on_ray import ray_encoders
+from mmctr_pipeline.encoders.ray_actor import OpenEncoder
 from mmctr_pipeline.encoders.store.vector_store import Shard, VectorStore
 from mmctr_pipeline.encoders.vector_tables import EncoderInfo
 from mmctr_pipeline.settings import SettingsError
@@ -91,33 +94,42 @@ def read_journal(journal: Path, number: int | None = None) -> list[str]:
 
 
 def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
-    """Encode `NUMBERS` on the cluster; print the number of vectors, or the error."""
-    open_encoder: OpenEncoder = functools.partial(
-        open_small, journal=Path(journal), behaviour=behaviour
-    )
+    """Encode `NUMBERS` on the cluster; print the number of vectors, or the error.
+
+    With the error, threads of Ray Data are named that still run: they would call Ray after its end.
+    """
+    with ray_session():
+        try:
+            n_encoded = _encode_numbers(Path(folder), Path(journal), behaviour)
+        except Exception as error:
+            names = [thread.name for thread in threading.enumerate()]
+            running = [name for name in names if name.startswith(("Streaming", "iter_threaded"))]
+            _print_result(f"{type(error).__name__}: {error}" + f" {running} run" * bool(running))
+            raise
+    _print_result(f"encoded {n_encoded}")
+
+
+def _encode_numbers(folder: Path, journal: Path, behaviour: str) -> int:
+    open_encoder: OpenEncoder = functools.partial(open_small, journal=journal, behaviour=behaviour)
     if behaviour == "only here":
         open_encoder = OnlyHere()
-    try:
-        with ray_encoders(open_encoder, TextEncoderConfig(compute="ray"), "cpu") as on_ray:
-            assert on_ray is not None
-            info = on_ray.info(open_encoder({}, "cpu").info)
-            result = VectorStore(Path(folder)).get_or_encode(
-                info.identity,
-                [key(number) for number in NUMBERS],
-                Encoder([]),  # not used
-                shard_size=SHARD_SIZE,
-                reader="reader 1",
-                encode_together=on_ray.together(info, NUMBERS),
-            )
-    except Exception as error:
-        _print_result(f"{type(error).__name__}: {error}")
-        raise
-    _print_result(f"encoded {result.n_encoded}")
+    with ray_encoders(open_encoder, TextEncoderConfig(compute="ray"), "cpu") as on_ray:
+        assert on_ray is not None
+        info = on_ray.info(open_encoder({}, "cpu").info)
+        result = VectorStore(folder).get_or_encode(
+            info.identity,
+            [key(number) for number in NUMBERS],
+            Encoder([]),  # not used
+            shard_size=SHARD_SIZE,
+            reader="reader 1",
+            encode_together=on_ray.together(info, NUMBERS),
+        )
+    return result.n_encoded
 
 
 def _print_result(text: str) -> None:
     # Ray prints lines too, from a thread of its own.
-    sys.stdout.write(f"\n{RESULT}{text}\n")
+    print(f"\n{RESULT}{text}", flush=True)  # noqa: T201
 
 
 def encode_locally(folder: Path) -> None:

@@ -104,7 +104,7 @@ def test_an_error_of_the_encoder_keeps_its_class_and_names_the_node(
     call = f"encode_numbers({str(tmp_path / 'ray')!r}, {str(journal)!r}, 'fails')"
     printed, errors = output(start(cluster, call))
     assert printed.startswith("SettingsError: cannot encode "), errors
-    assert any(f"(on the Ray node {node.address})" in printed for node in cluster.nodes)
+    assert printed.endswith(tuple(f"(on the Ray node {node.address})" for node in cluster.nodes))
     assert "in encode\n" in errors  # the traceback of the actor
     # No shard is tried again: each actor has at most one more on its way.
     assert max(Counter(journal.read_text().splitlines()).values()) == 1
