@@ -98,14 +98,17 @@ def encode_numbers(folder: str, journal: str, behaviour: str) -> None:
 
     With the error, threads of Ray Data are named that still run: they would call Ray after its end.
     """
-    with ray_session():
-        try:
-            n_encoded = _encode_numbers(Path(folder), Path(journal), behaviour)
-        except Exception as error:
-            names = [thread.name for thread in threading.enumerate()]
-            running = [name for name in names if name.startswith(("Streaming", "iter_threaded"))]
-            _print_result(f"{type(error).__name__}: {error}" + f" {running} run" * bool(running))
-            raise
+    running = []
+    try:
+        with ray_session():
+            try:
+                n_encoded = _encode_numbers(Path(folder), Path(journal), behaviour)
+            finally:
+                names = [thread.name for thread in threading.enumerate()]
+                running += [name for name in names if name.startswith(("Streaming", "iter_"))]
+    except Exception as error:
+        _print_result(f"{type(error).__name__}: {error}" + f" {running} run" * bool(running))
+        raise
     _print_result(f"encoded {n_encoded}")
 
 
