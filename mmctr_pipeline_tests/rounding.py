@@ -1,4 +1,4 @@
-"""How far two scores of a row may differ by rounding alone."""
+"""Tolerances for scores that differ by rounding alone."""
 
 import torch
 

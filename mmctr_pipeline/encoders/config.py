@@ -53,7 +53,7 @@ class TextEncoderConfig(PluggableSettings):
 
     @property
     def encodes(self) -> bool:
-        """Whether an encoder runs on the titles; given vectors need none."""
+        """True if an encoder runs on the titles; given vectors need none."""
         return self.source != "given"
 
 
@@ -102,7 +102,7 @@ class ImageEncoderConfig(PluggableSettings):
 
     @property
     def encodes(self) -> bool:
-        """Whether an encoder runs on the images."""
+        """True if an encoder runs on the images."""
         return self.source not in ("given", "none")
 
 

@@ -22,7 +22,7 @@ class ShardEncoder(Protocol):
 
     @property
     def info(self) -> EncoderInfo:
-        """What identifies the encoder."""
+        """Identity of the encoder."""
 
     def encode(self, contents: Any) -> Shard:
         """Return the vectors of the contents of one shard."""

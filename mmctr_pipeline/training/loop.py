@@ -42,7 +42,7 @@ class TrainBatches(Generic[BatchT]):
     ranks: Ranks = ALONE
 
     def size(self, batch: BatchT) -> int:
-        """Return the rows of a batch over all ranks, each of which has an equal share."""
+        """Return the number of rows of a batch over all ranks; their shares are equal."""
         return len(batch) * self.ranks.count
 
 

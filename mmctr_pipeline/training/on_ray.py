@@ -34,7 +34,7 @@ from mmctr_pipeline.training.trainer import CtrTrainer
 logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 5
-"""How many times lost ranks are replaced before a run fails."""
+"""Maximum number of restarts after lost ranks; then the run fails."""
 
 _AGREED_ERRORS = (TrainingDivergedError, TrainingDataError, SettingsError)
 """Errors that all ranks raise at the same point, so that trying again cannot help."""
@@ -46,7 +46,7 @@ class RayTrainingError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """What the ranks need; Ray keeps one copy on each node."""
+    """Inputs of all ranks; Ray keeps one copy on each node."""
 
     trainer: CtrTrainer
     rows: Split

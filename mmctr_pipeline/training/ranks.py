@@ -17,7 +17,7 @@ RowGradients = tuple[torch.Tensor, torch.Tensor]
 
 @dataclasses.dataclass
 class Traffic:
-    """What a rank sends: the dense gradients of each step, and all table rows of `n_steps` steps.
+    """Bytes that a rank sends: dense gradients per step, and table rows over `n_steps` steps.
 
     Dense gradients are reduced over the ranks, while every rank gets the rows of every other rank.
     """
@@ -69,7 +69,7 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the rank that writes files."""
+        """True for the rank that writes files."""
         return self.number == 0
 
     def divided(self, order_N: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, int]:

@@ -39,7 +39,7 @@ SHORT = (
     "mmctr settings",
     "mmctr tensorboard",
 )
-"""How the commands begin that run here, on the storage folder of a finished run."""
+"""First words of the commands that run here, on the storage folder of a finished run."""
 
 SLOW = ("dagster asset materialize", "mmctr export", "mmctr sample FOLDER", "mmctr sample logs")
 
@@ -77,7 +77,7 @@ NOT_RUN = {
     "tensorboard": "a server; cli/test_tensorboard.py",
     "uvicorn": "a server; serving/test_http_example.py",
 }
-"""How the documents' other commands begin, and why they don't run here, or which test does more."""
+"""First words of the other commands, each with the reason or with the test that does more."""
 
 
 def _documented() -> list[str]:

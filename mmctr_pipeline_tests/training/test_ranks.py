@@ -1,4 +1,4 @@
-"""What ranks exchange: shares of batches, scores, table rows and sums for normalisation.
+"""Tests of what ranks exchange: shares of batches, scores, table rows and sums for normalisation.
 
 The ranks of these tests are processes with torch's gloo backend on loopback.
 """
