@@ -68,6 +68,7 @@ def with_ray(chosen: Namespace, n_workers: int) -> dict[str, float]:
         start = time.perf_counter()
         encoding = encode_titles(items, config, "cpu", VectorStore(Path(store)))
         seconds = time.perf_counter() - start
+    ray.shutdown()
     np.save(chosen.data / "ours.npy", encoding.table.vectors)
     return {"titles_per_second": chosen.titles / seconds}
 
@@ -123,7 +124,7 @@ def _model() -> Any:
 def main() -> None:
     """Run the benchmark, or one side of it."""
     parser = command_line(__doc__, [*SIDES, "loading"], rounds=1)
-    parser.add_argument("--titles", type=int, default=8192)
+    parser.add_argument("--titles", type=int, default=40_960)
     parser.add_argument("--data", type=Path)
     chosen = parser.parse_args()
     if chosen.side:
