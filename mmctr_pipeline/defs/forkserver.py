@@ -13,16 +13,18 @@ def preloaded_modules(encoders: EncodersConfig) -> list[str]:
     """
     modules = [
         "mmctr_pipeline.defs.orphan_watch",
+        "mmctr_pipeline.defs.collector_off",
         "dagster._core.executor.multiprocess",
         "mmctr_pipeline.definitions",
         "dagster._core.storage.sqlite_storage",  # opens the run history in each step
         "mmctr_pipeline.pipeline",  # imports torch
+        "mmctr_pipeline.reporting.plots",  # imports matplotlib
     ]
     if encoders.text.encodes:
         modules.append("mmctr_pipeline.encoders.text.encode")
     if encoders.image.encodes:
         modules.append("mmctr_pipeline.encoders.image.encode")
-    return modules
+    return [*modules, "mmctr_pipeline.defs.collector_on"]
 
 
 def start_forkserver(encoders: EncodersConfig) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging
 import multiprocessing
@@ -198,6 +199,8 @@ def _execute(
     ended = threading.Event()
     printer = threading.Thread(target=_print_events, args=(launch, stop, ended), daemon=True)
     printer.start()
+    gc.freeze()  # `defs.run` turned the collector off
+    gc.enable()
     try:
         return dg.execute_job(
             job, launch.instance, run_config={**config, **quiet}, tags={**launch.tags, **tags}

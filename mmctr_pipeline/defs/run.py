@@ -1,9 +1,12 @@
 """`make run` and `make demo`: run the whole pipeline, show its progress and print a summary."""
 
 import argparse
+import atexit
+import contextlib
+import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
@@ -12,6 +15,20 @@ from mmctr_pipeline.defs.stop_signals import StopSignals
 from mmctr_pipeline.environment import Deployment, DeploymentError, unknown_variables
 from mmctr_pipeline.presets.preset import load_preset, preset_name
 from mmctr_pipeline.settings import SettingsError
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Turn the garbage collector off until the job starts; `launch` turns it on again then.
+
+    Until then this process mostly imports modules, and the collector would search all their objects
+    over and over, which takes a fifth of the time.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -34,7 +51,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, warnings))
     for sentence in unknown_variables():
         click.echo(f"warning: {sentence}", err=True)
-    with StopSignals() as stop:
+    with StopSignals() as stop, _without_collector():
         try:
             deployment = Deployment.from_environment()
             preset = load_preset(preset_name(deployment))
@@ -62,4 +79,6 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
+    # Without this, the interpreter would search all modules for garbage before it ends: a second.
+    atexit.register(gc.freeze)
     sys.exit(main(sys.argv[1:]))

@@ -28,7 +28,7 @@ time.sleep(60)
 """
 
 IMPORT_WITHOUT_CUDA = """
-import importlib, sys
+import gc, importlib, sys
 import torch
 
 def refuse(*arguments, **options):
@@ -38,6 +38,7 @@ torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = refu
 torch._C._cuda_getDeviceCount = refuse
 for name in sys.argv[1:]:
     importlib.import_module(name)
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
 """
 
 
@@ -50,7 +51,7 @@ def test_encoder_libraries_are_preloaded_only_if_the_encoder_is_used() -> None:
 
 
 @pytest.mark.slow
-def test_no_preloaded_module_uses_cuda_while_it_is_imported() -> None:
+def test_no_preloaded_module_uses_cuda_and_the_garbage_collector_runs_afterwards() -> None:
     # All modules but orphan_watch are imported: it sets an alarm in the process that imports it.
     modules = preloaded_modules(EncodersConfig())[1:]
     command = [sys.executable, "-c", IMPORT_WITHOUT_CUDA, *modules]
