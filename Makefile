@@ -3,7 +3,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-EXTRAS ?= dev
+# Who only runs the pipeline needs no tools of development.
+EXTRAS ?= $(if $(filter test% check site pictures bench,$(MAKECMDGOALS)),dev)
 # cpu: PyTorch without CUDA, a tenth of the download. auto chooses by the GPU driver.
 TORCH ?=
 BIN := .venv/bin
@@ -34,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	@# uv names the large downloads as they begin and end; its list of all packages is left out.
 	@set -o pipefail; $(BIN)/uv pip install --compile-bytecode --python $(BIN)/python -c constraints.txt \
-		$(if $(TORCH),--torch-backend $(TORCH)) -e '.[$(EXTRAS)]' 2>&1 | sed -u '/^ [-+~] /d'
+		$(if $(TORCH),--torch-backend $(TORCH)) -e '.$(if $(EXTRAS),[$(EXTRAS)])' 2>&1 | sed -u '/^ [-+~] /d'
 	@touch $@
 
 # Not a file's target, as make splits a path at spaces. The link is put in place in one step, so that

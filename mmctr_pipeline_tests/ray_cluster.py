@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmctr_pipeline_tests.ports import free_port
@@ -59,8 +59,9 @@ class RayCluster:
     `variables` are the environment variables with which a process may connect to it.
     """
 
-    def __init__(self, folder: Path, n_cpus: int) -> None:
+    def __init__(self, folder: Path, n_cpus: int, options: Sequence[str] = ()) -> None:
         self.nodes: list[RayNode] = []
+        self._options = options
         self.folder, self._n_cpus, self._n_started = folder, n_cpus, 0
         # Linux answers on all of 127.0.0.0/8, so clusters of concurrent tests use no port twice.
         self._network = f"127.{random.randint(1, 250)}.{random.randint(1, 250)}"
@@ -102,7 +103,7 @@ class RayCluster:
             del variables["RAY_ADDRESS"]
         command = [_RAY, "start", "--block", *place, f"--node-ip-address={address}"]
         command += [f"--num-cpus={self._n_cpus}", f"--num-gpus={n_gpus}"]
-        command += [f"--object-store-memory={OBJECT_STORE_BYTES}"]
+        command += [f"--object-store-memory={OBJECT_STORE_BYTES}", *self._options]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -130,11 +131,16 @@ class RayCluster:
 
 
 @contextlib.contextmanager
-def ray_cluster(n_nodes: int = 2, n_cpus: int = 1) -> Iterator[RayCluster]:
-    """Run a cluster of `n_nodes` nodes with `n_cpus` CPUs each, until the block ends."""
+def ray_cluster(
+    n_nodes: int = 2, n_cpus: int = 1, options: Sequence[str] = ()
+) -> Iterator[RayCluster]:
+    """Run a cluster of `n_nodes` nodes with `n_cpus` CPUs each, until the block ends.
+
+    `options` are further options of `ray start`.
+    """
     # pytest's folders are too deep: the path of a socket has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))
-    cluster = RayCluster(folder, n_cpus)
+    cluster = RayCluster(folder, n_cpus, options)
     try:
         cluster.start_node()
         for node in [cluster.start_node(wait=False) for _ in range(n_nodes - 1)]:

@@ -41,8 +41,10 @@ def relayed_logs() -> Iterator[Any]:
     is_over = threading.Event()
 
     def log_lines() -> None:
-        for name, level, message in ray.get(relay.take.remote()):
-            logging.getLogger(name).log(level, message)
+        # A lost line must not end the work that it is about.
+        with contextlib.suppress(ray.exceptions.RayError):
+            for name, level, message in ray.get(relay.take.remote()):
+                logging.getLogger(name).log(level, message)
 
     def poll() -> None:
         while not is_over.wait(_POLL_SECONDS):

@@ -1,7 +1,10 @@
 """Let this machine join a Ray cluster for as long as a program needs it."""
 
 import contextlib
+import importlib
+import ipaddress
 import logging
+import socket
 import subprocess
 import sys
 import tempfile
@@ -56,9 +59,24 @@ def cluster_node(address: str) -> Iterator[None]:
 
 def has_node(address: str) -> bool:
     """Return whether a node of the cluster at `address` runs on this machine."""
+    addresses = _numeric(address)
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             program, *arguments = path.read_bytes().decode(errors="replace").split("\0")
-            if Path(program).name == "raylet" and any(address in word for word in arguments):
+            values = {word.rpartition("=")[2] for word in arguments}
+            if Path(program).name == "raylet" and values & addresses:
                 return True
     return False
+
+
+def _numeric(address: str) -> set[str]:
+    """Return an address HOST:PORT with each IP address of its host; Ray notes only these."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        ips = {str(entry[4][0]) for entry in found}
+        if any(ipaddress.ip_address(ip).is_loopback for ip in ips):
+            # Ray notes the address of this machine in its network.
+            ips.add(importlib.import_module("ray").util.get_node_ip_address())
+        return {address, *(f"{ip}:{port}" for ip in ips)}
+    return {address}

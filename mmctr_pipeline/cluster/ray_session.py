@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 INSTALL_ADVICE = "Fix: make install EXTRAS=ray (or pip install 'mmctr-pipeline[ray]')"
 
-_CONNECT_SECONDS = 10.0
+_CONNECT_SECONDS, _WATCH_SECONDS = 10.0, 2.0
 
 
 def has_ray() -> bool:
@@ -64,8 +64,8 @@ def ray_session() -> Iterator[None]:
 def require_ray() -> str:
     """Return the address of the cluster to join, `local` for a new one on this machine.
 
-    Raises `DeploymentError` if Ray is not installed, or if nothing answers at an address HOST:PORT
-    or the token is wrong, at once where Ray would try again for long.
+    Raises `DeploymentError` if Ray is not installed, if the address is a URL, or if nothing answers
+    at an address HOST:PORT or the token is wrong, at once where Ray would try again for long.
     """
     if not has_ray():
         raise DeploymentError(f"compute: ray needs the package ray. {INSTALL_ADVICE}")
@@ -74,6 +74,10 @@ def require_ray() -> str:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     address = os.environ.get("RAY_ADDRESS") or "local"
+    if "://" in address:
+        raise DeploymentError(
+            f"RAY_ADDRESS is {address!r}. Fix: give HOST:PORT, the address of `ray start`"
+        )
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         with _naming_address(address):
@@ -94,9 +98,34 @@ def _naming_address(address: str) -> Iterator[None]:
         reason = " ".join(str(error).split(". ")[0].split())
         raise DeploymentError(
             f"RAY_ADDRESS is {address!r}, but Ray cannot connect ({reason}). Fix: start the "
-            "cluster (ray start --head), set RAY_AUTH_TOKEN to its token, or unset RAY_ADDRESS to "
-            "use this machine alone"
+            "cluster (ray start --head), set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to its token, "
+            "or unset RAY_ADDRESS to use this machine alone"
         ) from error
+
+
+@contextlib.contextmanager
+def warnings_of_changes(consequence: str) -> Iterator[None]:
+    """Log a warning whenever the nodes, CPUs or GPUs of the cluster change, until the block ends.
+
+    `consequence` ends the line.
+    """
+    import ray
+
+    is_over = threading.Event()
+
+    def watch(known: str) -> None:
+        while not is_over.wait(_WATCH_SECONDS):
+            with contextlib.suppress(ray.exceptions.RayError):
+                if known != (known := describe_cluster()):
+                    logger.warning(f"Ray: now {known}; {consequence}")
+
+    thread = threading.Thread(target=watch, args=(describe_cluster(),), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def describe_cluster() -> str:

@@ -199,8 +199,7 @@ def _execute(
     ended = threading.Event()
     printer = threading.Thread(target=_print_events, args=(launch, stop, ended), daemon=True)
     printer.start()
-    gc.freeze()  # `defs.run` turned the collector off
-    gc.enable()
+    gc.enable()  # `defs.run` turned it off
     try:
         return dg.execute_job(
             job, launch.instance, run_config={**config, **quiet}, tags={**launch.tags, **tags}

@@ -1,7 +1,6 @@
 """`make run` and `make demo`: run the whole pipeline, show its progress and print a summary."""
 
 import argparse
-import atexit
 import contextlib
 import gc
 import os
@@ -79,6 +78,4 @@ def main(arguments: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    # Without this, the interpreter would search all modules for garbage before it ends: a second.
-    atexit.register(gc.freeze)
     sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,11 @@
 """Find within seconds, before anything is encoded, what would make a run fail hours later."""
 
+import os
 from collections.abc import Collection, Iterator
 
 from mmctr_pipeline.data.discovery import DataLayout, find_data
 from mmctr_pipeline.data.window import SplitTables
-from mmctr_pipeline.environment import Deployment
+from mmctr_pipeline.environment import Deployment, DeploymentError
 from mmctr_pipeline.preflight import model, storage
 from mmctr_pipeline.preflight.data import DataChecks, table_sizes
 from mmctr_pipeline.preflight.encoders import EncoderChecks
@@ -117,10 +118,24 @@ def _ray(preset: Preset, assets: Collection[str]) -> Iterator[Finding]:
     chosen = [
         name for asset, (name, compute) in computes.items() if asset in assets and compute == "ray"
     ]
-    if chosen:
+    if not chosen:
+        return
+    n_ranks = preset.training.workers if "training.compute" in chosen else 1
+
+    def examine() -> str:
         from mmctr_pipeline.cluster.ray_session import require_ray
 
-        yield found("ray", ", ".join(chosen), lambda: f"RAY_ADDRESS is {require_ray()}")
+        if (address := require_ray()) != "local":
+            return f"RAY_ADDRESS is {address}"
+        n_cpus = os.cpu_count() or 1
+        if n_ranks > n_cpus:
+            raise DeploymentError(
+                f"training.workers is {n_ranks}, but this machine has {n_cpus} CPUs. Fix: lower "
+                "training.workers, or name a larger cluster in RAY_ADDRESS"
+            )
+        return "Ray starts on this machine"
+
+    yield found("ray", ", ".join(chosen), examine)
 
 
 def _model_and_space(

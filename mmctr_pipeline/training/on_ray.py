@@ -8,6 +8,7 @@ resume from the last checkpoint.
 import contextlib
 import dataclasses
 import logging
+import os
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import torch
 from torch import nn
 
 from mmctr_pipeline.cluster.log_relay import relayed_logs, sending_logs
-from mmctr_pipeline.cluster.ray_session import n_gpus, ray_session
+from mmctr_pipeline.cluster.ray_session import n_gpus, ray_session, warnings_of_changes
 from mmctr_pipeline.data.dataset import Split
 from mmctr_pipeline.models.base import CtrModel
 from mmctr_pipeline.plugins import allow_own_code, own_code
@@ -35,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 MAX_RESTARTS = 5
 """Maximum number of restarts after lost ranks; then the run fails."""
+
+MAX_MINUTES_WAITING = 30
+"""Attempts, of a minute each, to start all ranks while CPUs or GPUs are missing."""
 
 _AGREED_ERRORS = (TrainingDivergedError, TrainingDataError, SettingsError)
 """Errors that all ranks raise at the same point, so that trying again cannot help."""
@@ -87,7 +91,9 @@ def fit_on_ray(
         on_cpu = dataclasses.replace(trainer, items=trainer.items.to(torch.device("cpu")))
         job = ray.put(_Job(on_cpu, rows, checkpoints, selection))
         config = {"job": job, "relay": relay, "code": own_code()}
-        result = _run_ranks(config, trainer.training_config.workers, folder)
+        # On a cluster, its GPUs count and not those of this machine.
+        use_gpus = bool(os.environ.get("RAY_ADDRESS")) or trainer.device.type == "cuda"
+        result = _run_ranks(config, trainer.training_config.workers, folder, use_gpus)
     if isinstance(error := result.get("error"), Exception):
         raise error
     with seeded(trainer.training_config.seed, trainer.device):
@@ -109,18 +115,28 @@ def _results_folder(checkpoints: Checkpoints | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _run_ranks(config: dict[str, Any], n_ranks: int, folder: Path) -> dict[str, Any]:
+def _run_ranks(
+    config: dict[str, Any], n_ranks: int, folder: Path, use_gpus: bool
+) -> dict[str, Any]:
     """Run `_train_rank` on each rank, and return what the first one returns."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    import ray
+    from ray.train import (
+        ControllerError,
+        FailureConfig,
+        RunConfig,
+        ScalingConfig,
+        TrainingFailedError,
+    )
     from ray.train.torch import TorchTrainer
 
-    use_gpu = n_gpus() >= n_ranks
+    use_gpu = use_gpus and n_gpus() >= n_ranks
     n_cpus = 1 if use_gpu else _cpus_per_rank(n_ranks)
     logger.info(
         f"training on {n_ranks} ranks, each with "
         + ("a GPU" if use_gpu else f"{n_cpus} CPU{'s' * (n_cpus > 1)}")
     )
-    train_rank: Any = _train_rank  # Ray's type hints do not allow a result.
+    train_rank: Any = _train_rank  # Ray's type hints do not allow a result,
+    failures: Any = FailureConfig  # and are those of an older interface here.
     training = TorchTrainer(
         train_rank,
         train_loop_config=config,
@@ -130,16 +146,26 @@ def _run_ranks(config: dict[str, Any], n_ranks: int, folder: Path) -> dict[str, 
         run_config=RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(folder.resolve()),
-            failure_config=FailureConfig(max_failures=MAX_RESTARTS),
+            failure_config=failures(
+                max_failures=MAX_RESTARTS, controller_failure_limit=MAX_MINUTES_WAITING
+            ),
         ),
     )
     try:
         # Ray's type hints name the result of an older interface, which lacks this attribute.
-        result: Any = training.fit()
-    except TrainingFailedError as error:
+        with warnings_of_changes(f"training needs {n_ranks} {'GPU' if use_gpu else 'CPU'}s"):
+            result: Any = training.fit()
+    except ControllerError as error:
         raise RayTrainingError(
-            f"training on Ray failed {MAX_RESTARTS + 1} times. Fix: correct the cause below, and "
-            f"start the run again; it resumes from its last checkpoint\n{error}"
+            f"Ray could not start {n_ranks} ranks within {MAX_MINUTES_WAITING} minutes. Fix: add "
+            "the nodes that are missing, and start the run again; it resumes from its last "
+            f"checkpoint\n{error}"
+        ) from error
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise RayTrainingError(
+            f"training on Ray failed {MAX_RESTARTS + 1} times, or the cluster is gone. Fix: "
+            "correct the cause below, and start the run again; it resumes from its last checkpoint"
+            f"\n{error}"
         ) from error
     returned: dict[str, Any] = result.return_value
     return returned
@@ -158,8 +184,8 @@ def _cpus_per_rank(n_ranks: int) -> int:
         if sum(cpus // n_cpus for cpus in per_node) >= n_ranks:
             return n_cpus
     raise RayTrainingError(
-        f"training.workers is {n_ranks}, but the cluster has {sum(per_node)} CPUs. Fix: lower "
-        "training.workers, or add nodes"
+        f"training.workers is {n_ranks}, but the cluster's number of CPUs is {sum(per_node)}. Fix: "
+        "lower training.workers, or add nodes"
     )
 
 

@@ -42,9 +42,18 @@ class SyncedBatchNorm1d(nn.BatchNorm1d):
     ranks: Ranks
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Return `(B, D)` of the dtype of `input`; the statistics are float32 or longer."""
+        """Return `(B, D)` of the dtype of `input`; the statistics are float32 or longer.
+
+        Raises `SettingsError` for another number of dimensions.
+        """
         if not self.training:
             return super().forward(input)
+        if input.ndim != 2:
+            raise SettingsError(
+                f"a nn.BatchNorm1d got a tensor of shape {tuple(input.shape)}, but its statistics "
+                "can be taken over several processes only for (rows, columns). Fix: reshape it to "
+                "two dimensions, or set training.compute to local"
+            )
         with torch.autocast(input.device.type, enabled=False):
             x_BD = input.to(self.weight.dtype)
             n_rows = rank_sum(x_BD.new_tensor([len(x_BD)]), self.ranks)
@@ -89,12 +98,16 @@ def synchronise(module: nn.Module, ranks: Ranks) -> None:
     if ranks.count == 1:
         return
     for name, layer in module.named_modules():
-        if synced := _SYNCED.get(type(layer)):
+        if (synced := _SYNCED.get(type(layer))) and _has_weights_and_statistics(layer):
             layer.__class__ = synced
             layer.ranks = ranks
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise SettingsError(
                 f"{type(module).__name__}.{name} is a {type(layer).__name__}, whose statistics "
-                "cannot be taken over several processes. Fix: use nn.BatchNorm1d, or set "
-                "training.compute to local"
+                "cannot be taken over several processes. Fix: use nn.BatchNorm1d with weights and "
+                "running statistics, or set training.compute to local"
             )
+
+
+def _has_weights_and_statistics(layer: nn.Module) -> bool:
+    return isinstance(layer, Dice) or None not in (layer.weight, layer.running_mean)

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 
 from mmctr_pipeline_tests.defs.running import REPOSITORY
 from mmctr_pipeline_tests.deploy.test_kubernetes_files import instance, require_valid
+from mmctr_pipeline_tests.ports import free_port
+from mmctr_pipeline_tests.ray_cluster import ray_cluster
 
 SCHEMA = json.loads((Path(__file__).parent / "raycluster.schema.json").read_text())
 
@@ -49,6 +52,20 @@ def test_the_schema_finds_a_mistake(
     part[last] = value
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(changed, SCHEMA)
+
+
+@pytest.mark.slow
+def test_probes_ask_a_port_at_which_ray_answers(cluster: dict[str, Any]) -> None:
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        port = int(group["rayStartParams"]["node-manager-port"])
+        [container] = group["template"]["spec"]["containers"]
+        for probe in ("livenessProbe", "readinessProbe"):
+            assert container[probe]["tcpSocket"] == {"port": port}
+    pytest.importorskip("ray")
+    port = free_port()
+    with ray_cluster(n_nodes=1, options=[f"--node-manager-port={port}"]) as running:
+        socket.create_connection((running.head.address, port), 10).close()
 
 
 def test_pods_are_valid_and_have_the_volumes_of_the_steps(cluster: dict[str, Any]) -> None:

@@ -152,4 +152,4 @@ def test_a_wrong_token_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
         f"DeploymentError: RAY_ADDRESS is '{cluster.variables['RAY_ADDRESS']}'"
     )
     assert "token is missing or incorrect" in printed
-    assert "set RAY_AUTH_TOKEN to its token" in printed
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to its token" in printed

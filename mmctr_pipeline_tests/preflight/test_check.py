@@ -237,6 +237,23 @@ def test_a_ray_cluster_that_does_not_answer_is_an_error(
     assert {finding.check for finding in check(data, load_preset("sample"))}.isdisjoint({"ray"})
 
 
+def test_more_ranks_than_this_machine_has_cpus_are_an_error(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    def on_ranks(count: int) -> Preset:
+        return preset(f"training: {{compute: ray, workers: {count}}}", data.parent)
+
+    error = only_error(check(data, on_ranks(4)))
+    assert (error.check, error.where) == ("ray", "training.compute")
+    assert "training.workers is 4, but this machine has 2 CPUs. Fix: " in error.text
+    texts = {finding.check: finding.text for finding in check(data, on_ranks(2))}
+    assert texts["ray"] == "Ray starts on this machine"
+
+
 def test_ray_without_its_extra_is_an_error(data: Path) -> None:
     preset(ON_RAY, data.parent)
     code = (

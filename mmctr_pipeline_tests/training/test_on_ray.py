@@ -85,16 +85,21 @@ def cluster() -> Iterator[RayCluster]:
         yield started
 
 
-def start(cluster: RayCluster, name: str, folder: Path) -> "subprocess.Popen[bytes]":
+def start(
+    cluster: RayCluster, name: str, folder: Path, **variables: str
+) -> "subprocess.Popen[bytes]":
     """Start `main` in a process of its own, as Ray reads a token only once per process."""
     folder.mkdir()
     command = [sys.executable, "-m", __name__, name, str(folder)]
-    return subprocess.Popen(command, env=os.environ | cluster.variables)
+    with (folder / "errors").open("wb") as errors:
+        return subprocess.Popen(
+            command, env=os.environ | cluster.variables | variables, stderr=errors
+        )
 
 
 def result(process: "subprocess.Popen[bytes]", folder: Path) -> tuple[dict, dict, str]:
     """Return weights, metrics and log of a run that `start` began."""
-    assert process.wait(400) == 0, (folder / "log").read_text()
+    assert process.wait(400) == 0, (folder / "errors").read_text()
     weights, metrics = pickle.loads((folder / "trained.pickle").read_bytes())
     return weights, metrics, (folder / "log").read_text()
 
@@ -130,6 +135,19 @@ def test_a_killed_rank_is_replaced_and_the_result_is_the_same(
         assert (killed[0][name] == array).all(), name
     del undisturbed[1]["train_rows_per_second"], killed[1]["train_rows_per_second"]
     assert json.dumps(killed[1]) == json.dumps(undisturbed[1])
+
+
+def test_a_node_that_is_lost_for_good_is_named(cluster: RayCluster, tmp_path: Path) -> None:
+    """The last test, as it leaves one node."""
+    folder = tmp_path / "run"
+    # An attempt to start the ranks takes a second here, not a minute.
+    process = start(cluster, "random", folder, RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="1")
+    wait_for(lambda: (folder / "checkpoints" / "checkpoint.pt").exists(), process)
+    cluster.kill(cluster.nodes[1])
+    assert process.wait(400) == 1
+    assert "Ray: now 1 node, 1 CPU, 0 GPUs; training needs 2 CPUs" in (folder / "log").read_text()
+    error = (folder / "errors").read_text()
+    assert "RayTrainingError: Ray could not start 2 ranks within 30 minutes. Fix: add" in error
 
 
 def is_rank(pid: int) -> bool:

@@ -127,9 +127,24 @@ def test_synced_norms_have_the_gradients_and_statistics_of_one_process(
             np.testing.assert_allclose(state[name], tensor, atol=1e-12, err_msg=name)
 
 
-def test_a_norm_that_cannot_be_synchronised_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"Sequential\.0 is a BatchNorm2d"):
-        synchronise(nn.Sequential(nn.BatchNorm2d(3)), Ranks(0, 2))
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.BatchNorm2d(3),
+        nn.BatchNorm1d(3, affine=False),
+        nn.BatchNorm1d(3, track_running_stats=False),
+    ],
+)
+def test_a_norm_that_cannot_be_synchronised_is_refused(norm: nn.Module) -> None:
+    with pytest.raises(SettingsError, match=rf"Sequential\.0 is a {type(norm).__name__}"):
+        synchronise(nn.Sequential(norm), Ranks(0, 2))
+
+
+def test_a_batch_norm_over_more_dimensions_is_refused() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(3))
+    synchronise(module, Ranks(0, 2))
+    with pytest.raises(SettingsError, match=r"shape \(4, 3, 5\)"):
+        module(torch.zeros(4, 3, 5))
 
 
 def digests(ranks: Ranks) -> list[str]:
