@@ -64,8 +64,8 @@ training:
 """
 """Validation on 20,000 rows, which are three days of the default size.
 
-A night trains on the rows of one day, once. With the larger batches of the preset, too few steps are
-left of them, and good nights were rejected.
+A night trains on the rows of one day, once. With the larger batches of the preset, they are too few
+steps, and good nights were rejected.
 """
 
 
