@@ -153,7 +153,8 @@ def _run_ranks(
     )
     try:
         # Ray's type hints name the result of an older interface, which lacks this attribute.
-        with warnings_of_changes(f"training needs {n_ranks} {'GPU' if use_gpu else 'CPU'}s"):
+        needed = f"{n_ranks} GPUs" if use_gpu else f"{n_ranks * n_cpus} CPUs"
+        with warnings_of_changes(f"training needs {needed}"):
             result: Any = training.fit()
     except ControllerError as error:
         raise RayTrainingError(

@@ -110,4 +110,6 @@ def synchronise(module: nn.Module, ranks: Ranks) -> None:
 
 
 def _has_weights_and_statistics(layer: nn.Module) -> bool:
-    return isinstance(layer, Dice) or None not in (layer.weight, layer.running_mean)
+    if isinstance(layer, Dice):
+        return True
+    return layer.weight is not None and layer.running_mean is not None
