@@ -18,6 +18,9 @@ class CtrModel(nn.Module, abc.ABC):
     shares_histories = False
     """Whether `forward` takes batches in which rows share a history (`Batch.history_row_B`)."""
 
+    shares_one_history = False
+    """Whether `forward` takes batches in which all rows share the same history."""
+
     can_start_warm = True
     """Whether a model of new data can begin with the weights of one of earlier data."""
 

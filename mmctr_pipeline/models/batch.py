@@ -156,7 +156,7 @@ class DistinctItems:
     `item_U` are their ids and `row_U` their rows in tables of ids. A known item may occur twice:
     with its own row, and with the row of unknown items. `slot_N` gives the distinct item at each of
     N = B + T places: the targets of the rows, then the positions of the histories. All are int64;
-    `n_rows` is B.
+    `n_rows` is B. Where items hardly repeat, each place may count as a distinct item.
     """
 
     item_U: torch.Tensor

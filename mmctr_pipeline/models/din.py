@@ -8,6 +8,7 @@ from mmctr_pipeline.models.config import DinConfig
 from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
+from mmctr_pipeline.models.layers.one_history import pairs_of
 
 
 class Din(FeatureModel):
@@ -16,6 +17,8 @@ class Din(FeatureModel):
     Target features, the history's features weighted by the target, and context features go into one
     tower with BatchNorm.
     """
+
+    shares_one_history = True
 
     def __init__(self, config: DinConfig, spec: FeatureSpec) -> None:
         super().__init__(config, spec)
@@ -27,6 +30,6 @@ class Din(FeatureModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         features = self.features(batch)
-        interest_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
+        interest_BD = self.attention(features.item_BD, features.history_TD, pairs_of(batch))
         input_BF = torch.cat([features.item_BD, interest_BD, features.context_BC], dim=1)
         return self.with_users(self.tower(input_BF).squeeze(-1), features)

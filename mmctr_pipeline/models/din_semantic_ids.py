@@ -13,6 +13,7 @@ from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, distinct_rows, known_rows
+from mmctr_pipeline.models.layers.one_history import pairs_of
 from mmctr_pipeline.models.layers.residual_quantisation import ResidualQuantiser
 from mmctr_pipeline.settings import SettingsError
 
@@ -24,6 +25,8 @@ class DinSemanticIds(FeatureModel):
     codes of titles and covers than from the vectors. QVQ's codes come from an autoencoder, ours
     from residual quantisation, as is usual for semantic ids (arXiv 2306.08121).
     """
+
+    shares_one_history = True
 
     def __init__(self, config: DinSemanticIdsConfig, spec: FeatureSpec) -> None:
         """Raise `ValueError` if no item has a vector to encode."""
@@ -50,7 +53,7 @@ class DinSemanticIds(FeatureModel):
         codes_BD, codes_TD = codes_ND.split([batch.n_rows, batch.history_T.shape[0]])
         item_BD = torch.cat([features.item_BD, codes_BD], dim=1)
         history_TD = torch.cat([features.history_TD, codes_TD], dim=1)
-        interest_BD = self.attention(item_BD, history_TD, batch.history_offsets)
+        interest_BD = self.attention(item_BD, history_TD, pairs_of(batch))
         input_BF = torch.cat([item_BD, interest_BD, features.context_BC], dim=1)
         return self.with_users(self.tower(input_BF).squeeze(-1), features)
 

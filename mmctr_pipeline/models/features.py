@@ -162,7 +162,7 @@ class FeatureEmbedding(nn.Module):
         return self.known_items_I.nonzero().flatten().cpu().numpy()
 
     def forward(self, batch: Batch) -> Features:
-        """Return the features of the batch, whose rows must not share histories."""
+        """Return the features of the batch; `history_TD` are those of `batch.history_T`."""
         items = self._distinct(batch)
         is_hidden_U = self._hidden(items.row_U)
         features_UD = self._item_features(items, is_hidden_U, batch.items)
@@ -187,6 +187,9 @@ class FeatureEmbedding(nn.Module):
         ids_N = torch.cat([batch.item_id_B, batch.history_T])
         unknown = len(self.known_items_I)
         row_N = self._rows(ids_N, self.known_items_I)
+        if batch.history_row_B is not None:  # candidates and history of one user hardly repeat
+            slot_N = torch.arange(ids_N.shape[0], device=ids_N.device)
+            return DistinctItems(ids_N, row_N, slot_N, batch.n_rows)
         key_U, slot_N = distinct_rows(ids_N * 2 + (row_N == unknown).long())
         item_U = key_U // 2
         row_U = torch.where(key_U % 2 == 1, unknown, item_U)

@@ -14,6 +14,7 @@ from mmctr_pipeline.models.layers.bilinear import BilinearInteraction
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.dropout import Dropout
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, ValueTable, known_rows
+from mmctr_pipeline.models.layers.segments import Segments
 from mmctr_pipeline.models.layers.vector_inputs import VectorScaling
 
 
@@ -77,8 +78,9 @@ class ImprovedMmctr(CtrModel):
             [batch.n_rows, batch.history_T.shape[0]]
         )
         item_BD = self.item_embedding.mean_beyond(item_BD, batch.item_id_B)
+        segments = Segments.from_offsets(batch.history_offsets, values_TD.shape[0])
         is_known_T = rows[batch.n_rows :] != 0
-        history_HD = self.history_pooling(values_TD, batch.history_offsets, is_known_T)
+        history_HD = self.history_pooling(values_TD, segments, is_known_T)
         user_UD = self.user_embedding.mean_beyond(self.user_embedding(user_U), user_U)
         user_item_BD = self.user_item(user_UD, item_BD, user_row_B)
         history_item_BD = self.history_item(history_HD, item_BD, batch.history_row_B)

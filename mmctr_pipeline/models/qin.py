@@ -9,6 +9,7 @@ from mmctr_pipeline.models.config import QinConfig
 from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import ReluTargetAttention
 from mmctr_pipeline.models.layers.dense import Float32Linear
+from mmctr_pipeline.models.layers.one_history import pairs_of
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
 
 
@@ -19,6 +20,8 @@ class Qin(FeatureModel):
     Context features, the target and that sum go through quadratic layers with residual, BatchNorm
     and PReLU, and a final linear layer.
     """
+
+    shares_one_history = True
 
     def __init__(self, config: QinConfig, spec: FeatureSpec) -> None:
         super().__init__(config, spec)
@@ -32,7 +35,7 @@ class Qin(FeatureModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
         features = self.features(batch)
-        found_BD = self.attention(features.item_BD, features.history_TD, batch.history_offsets)
+        found_BD = self.attention(features.item_BD, features.history_TD, pairs_of(batch))
         interest_BD = found_BD + features.item_BD
         input_BF = torch.cat([features.context_BC, features.item_BD, interest_BD], dim=1)
         return self.with_users(self.output(self.quadratic(input_BF)).squeeze(-1), features)

@@ -23,9 +23,17 @@ from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.co_interactions import CoInteractionSimilarity
 from mmctr_pipeline.models.layers.dense import tower
 from mmctr_pipeline.models.layers.embedding import known_rows
+from mmctr_pipeline.models.layers.one_history import pairs_of
+from mmctr_pipeline.models.layers.pairs import Pairs
 from mmctr_pipeline.models.layers.quadratic import QuadraticBlock
-from mmctr_pipeline.models.layers.segments import Segments, segment_mean
-from mmctr_pipeline.models.layers.similarity import N_SUMMARIES, LearnedVectors, cosines, summaries
+from mmctr_pipeline.models.layers.segments import segment_mean
+from mmctr_pipeline.models.layers.similarity import (
+    N_SUMMARIES,
+    LearnedVectors,
+    cosines,
+    dots,
+    summaries,
+)
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 
 _LEARNED_HIDDEN = 128
@@ -44,6 +52,8 @@ class SimilarityAttention(FeatureModel):
     history (`TargetQueryEncoder`) and quadratic layers (QIN, arXiv 2504.17699). It always reads the
     length of the history and, in the attention, the age of each item.
     """
+
+    shares_one_history = True
 
     def __init__(self, config: SimilarityAttentionConfig, spec: FeatureSpec) -> None:
         """Raise `ValueError` without item features or attention units, or if heads do not fit."""
@@ -110,19 +120,21 @@ class SimilarityAttention(FeatureModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
-        features, offsets = self.features(batch), batch.history_offsets
-        segments = Segments.from_offsets(offsets, batch.history_T.shape[0])
+        features, segments = self.features(batch), pairs_of(batch)
         similarity_TS, learned_TL = self._similarities(batch, features, segments)
-        log_length_B = torch.log1p(offsets.diff().to(similarity_TS.dtype))
+        length_B = segments.offsets.diff().expand(batch.n_rows)
+        log_length_B = torch.log1p(length_B.to(similarity_TS.dtype))
         parts = [features.item_BD, features.context_BC, log_length_B.unsqueeze(1)]
+        vectors = features.item_BD, features.history_TD
         if self.attention is not None:
-            inputs_TN = (1 / (1 + segments.ages().to(similarity_TS.dtype))).unsqueeze(1)
+            inputs_TN = (1 / (1 + segments.ages().to(similarity_TS.dtype))).unsqueeze(-1)
             if self._config.similarity_in_attention:
-                inputs_TN = torch.cat([similarity_TS, inputs_TN], dim=1)
-            parts.append(self.attention(features.item_BD, features.history_TD, offsets, inputs_TN))
+                inputs_TN = inputs_TN.expand(*segments.shape, 1)
+                inputs_TN = torch.cat([similarity_TS, inputs_TN], dim=-1)
+            parts.append(self.attention(*vectors, segments, inputs_TN))
         if self.query_encoder is not None:
-            parts.append(self.query_encoder(features.item_BD, features.history_TD, offsets))
-        if self._config.similarity_in_tower and similarity_TS.shape[1]:
+            parts.append(self.query_encoder(*vectors, segments))
+        if self._config.similarity_in_tower and similarity_TS.shape[-1]:
             parts.append(summaries(similarity_TS, segments))
         logits_B = self.tower(self.quadratic(self.input_norm(torch.cat(parts, dim=1)))).squeeze(-1)
         logits_B = self.with_users(logits_B, features)
@@ -131,38 +143,38 @@ class SimilarityAttention(FeatureModel):
         return logits_B + (segment_mean(learned_TL, segments) * self.learned_weight_L).sum(1)
 
     def _similarities(
-        self, batch: Batch, features: Features, segments: Segments
+        self, batch: Batch, features: Features, segments: Pairs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return all similarities at each position, `(T, S)`, and the L learned ones, `(T, L)`."""
         items = features.items
         listed_U = known_rows(items.item_U, batch.items.present_I.shape[0])
 
-        def vectors(kinds: list[str]) -> list[torch.Tensor]:
-            return [batch.items.vectors_of(kind)[0][listed_U] for kind in kinds]
-
+        # Only the direction of these vectors has a meaning.
+        kinds = dict.fromkeys(self._kinds + (self._content if self.learned else []))
+        unit = {
+            kind: functional.normalize(batch.items.vectors_of(kind)[0][listed_U], dim=1)
+            for kind in kinds
+        }
         learned: list[torch.Tensor] = []
         if self.learned:
-            # Only the direction of these vectors has a meaning. The scale makes entries about one.
-            scaled = [
-                functional.normalize(vectors_UD, dim=1) * math.sqrt(vectors_UD.shape[1])
-                for vectors_UD in vectors(self._content)
-            ]
+            # The scale makes entries about one.
+            scaled = [unit[kind] * math.sqrt(unit[kind].shape[1]) for kind in self._content]
             content_UC = torch.cat(scaled, dim=1)
             learned = [
                 cosines(layer(content_UC, items.row_U), items, segments) for layer in self.learned
             ]
         with torch.no_grad():
-            measured = [cosines(vectors_UD, items, segments) for vectors_UD in vectors(self._kinds)]
+            measured = [dots(unit[kind], items, segments) for kind in self._kinds]
             if self.co_interactions is not None:
                 # A hidden item becomes row 0, which shares no users.
                 item_N = torch.where(features.is_hidden_U, 0, items.item_U)[items.slot_N]
                 target_B, history_T = item_N.split([batch.n_rows, batch.history_T.shape[0]])
                 user_T, target_T = map(segments.expanded, (batch.user_id_B, target_B))
-                measured += self.co_interactions(user_T, target_T, history_T)
+                measured += self.co_interactions(user_T, target_T, segments.of_positions(history_T))
         # Without any similarity the result still has T rows.
-        none_T0 = torch.zeros(batch.history_T.shape[0], 0, device=listed_U.device)
+        none_T0 = torch.zeros(*segments.shape, 0, device=listed_U.device)
         all_TS, learned_TL = (
-            torch.cat([none_T0, *(column_T.unsqueeze(1) for column_T in columns)], dim=1)
+            torch.cat([none_T0, *(column_T.unsqueeze(-1) for column_T in columns)], dim=-1)
             for columns in (measured + learned, learned)
         )
         return all_TS, learned_TL

@@ -8,6 +8,7 @@ from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.feature_model import FeatureModel
 from mmctr_pipeline.models.layers.attention import TargetAttention
 from mmctr_pipeline.models.layers.dense import tower
+from mmctr_pipeline.models.layers.one_history import pairs_of
 from mmctr_pipeline.models.layers.target_query import TargetQueryEncoder
 
 
@@ -18,6 +19,8 @@ class TargetCrossAttentionModel(FeatureModel):
     history weighted by DIN's attention, and the encoder's output for the target go into one tower
     with BatchNorm.
     """
+
+    shares_one_history = True
 
     def __init__(self, config: TargetCrossAttentionConfig, spec: FeatureSpec) -> None:
         super().__init__(config, spec, multiple_of=config.n_heads)
@@ -30,9 +33,9 @@ class TargetCrossAttentionModel(FeatureModel):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Return logits `(B,)`."""
-        features = self.features(batch)
+        features, segments = self.features(batch), pairs_of(batch)
         target_BD, history_TD = features.item_BD, features.history_TD
-        interest_BD = self.attention(target_BD, history_TD, batch.history_offsets)
-        answer_BD = self.encoder(target_BD, history_TD, batch.history_offsets)
+        interest_BD = self.attention(target_BD, history_TD, segments)
+        answer_BD = self.encoder(target_BD, history_TD, segments)
         input_BF = torch.cat([features.context_BC, target_BD, interest_BD, answer_BD], dim=1)
         return self.with_users(self.tower(input_BF).squeeze(-1), features)

@@ -1,93 +1,64 @@
 """Export a model as a program that needs torch alone, with the tables and the schema it needs."""
 
+import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 from torch._dynamo.exc import UserError
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
-from mmctr_pipeline.calibration import CalibrationMap
-from mmctr_pipeline.data.schemas import MAX_LEVEL
+from mmctr_pipeline.data.dataset import Split
+from mmctr_pipeline.data.ragged import Ragged
 from mmctr_pipeline.files.parquet import write_parquet
-from mmctr_pipeline.models.base import CtrModel
-from mmctr_pipeline.models.batch import Batch, ItemFeatures
+from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
+from mmctr_pipeline.serving.compiled import compiled, require_compiler
 from mmctr_pipeline.serving.errors import ScorerError
+from mmctr_pipeline.serving.export_schema import export_schema
+from mmctr_pipeline.serving.programs import (
+    CANDIDATES,
+    COMPILED,
+    ROWS,
+    TABLES,
+    CandidateProgram,
+    RowProgram,
+    traced,
+)
 from mmctr_pipeline.serving.scorer import Scorer
 from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline.training.score import score
 
 logger = logging.getLogger(__name__)
 
-PROGRAM, TABLES, SCHEMA = "model.pt2", "items.pt", "schema.json"
+SCHEMA = "schema.json"
 ITEMS, USERS, EMBEDDINGS = "items.parquet", "users.parquet", "item_embeddings.parquet"
 
 TOLERANCE = 1e-5
 """Largest difference of a probability between program and pipeline, both in float32."""
 
-_TRACED_ROWS, _COMPARED_ROWS = 8, 1024
-_COLUMNS = ("user", "item", "likes_level", "views_level")
+_COMPARED_ROWS = 1024
+_COMPARED_USERS, _COMPARED_CANDIDATES = 16, 64
 
 
-class ScoringProgram(nn.Module):
-    """The module to export: it computes click probabilities of B rows.
-
-    A row of padding and a spare position are added, so that the model never sees a batch of one
-    row or without positions, which `torch.export` would treat as cases of their own.
-    """
-
-    def __init__(self, module: CtrModel, calibration: CalibrationMap | None) -> None:
-        super().__init__()
-        self.module, self._calibration = module, calibration
-
-    def forward(
-        self,
-        user: torch.Tensor,
-        item: torch.Tensor,
-        likes_level: torch.Tensor,
-        views_level: torch.Tensor,
-        history: torch.Tensor,
-        offsets: torch.Tensor,
-        tables: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Return `(B,) float32`.
-
-        Takes `(B,) int64` each, the items of all histories one after the other, `(T,) int64`,
-        where each history begins, `(B + 1,) int64`, and the fields of `ItemFeatures`.
-        """
-        batch = Batch(
-            user_id_B=_with_zero(user),
-            item_id_B=_with_zero(item),
-            likes_level_B=_with_zero(likes_level),
-            views_level_B=_with_zero(views_level),
-            history_T=_with_zero(history),
-            history_offsets=torch.cat([offsets, offsets[-1:]]),
-            items=ItemFeatures(**tables),
-        )
-        logits_B = self.module(batch)[:-1]
-        if self._calibration is not None:
-            logits_B = self._calibration(logits_B)
-        return torch.sigmoid(logits_B).float()
-
-
-def export(scorer: Scorer, folder: Path) -> dict[str, Any]:
+def export(scorer: Scorer, folder: Path, compile: bool = False) -> dict[str, Any]:
     """Write a scorer's model as a folder that a process with torch alone can score with.
 
-    The folder has the program (`model.pt2`), the tables that it reads (`items.pt`), the rows of
-    items and users (`items.parquet`, `users.parquet`), the learned item embeddings if there are
-    any (`item_embeddings.parquet`), and `schema.json`: a JSON schema of the program's inputs, with
-    how much its probabilities differ from the pipeline's. It appears when it is complete.
+    The folder has a program for rows (`model.pt2`) and one for the candidates of one user
+    (`candidates.pt2`), if asked for also compiled (`compiled.pt2`), the tables that they read
+    (`items.pt`), the rows of items and users (`items.parquet`, `users.parquet`), the learned item
+    embeddings if there are any (`item_embeddings.parquet`), and `schema.json`: a JSON schema of the
+    programs' inputs, with how much their probabilities differ from the pipeline's. It appears when
+    it is complete.
 
-    Returns the schema. Raises `ScorerError` if the model cannot be exported, or if the program
-    gives other probabilities than the pipeline in float32.
+    Returns the schema. Raises `ScorerError` if the model cannot be exported or compiled, or if a
+    program gives other probabilities than the pipeline in float32.
 
     Parameters
     ----------
@@ -95,38 +66,45 @@ def export(scorer: Scorer, folder: Path) -> dict[str, Any]:
         The model, on the CPU.
     folder
         The folder to write; an earlier export is replaced.
+    compile
+        Whether to compile the program for candidates to machine code, with the C++ compiler.
     """
     if scorer.device.type != "cpu":
         raise ScorerError("a model is exported from the CPU. Fix: load it with device='cpu'")
     name = scorer.model.model_config["name"]
     tables = scorer.items.tables()
     _require_writable(folder)
+    if compile:
+        require_compiler()
     logger.info(f"{name}: tracing, which takes up to a minute")
-    program = _traced(scorer, tables)
-    differences = _differences(scorer, program, tables)
-    logger.info(f"{name}: largest difference to the pipeline by number format: {differences}")
-    if differences["float32"] > TOLERANCE:
-        raise ScorerError(
-            f"the program differs from {name} by {differences['float32']:.2g} in a probability, "
-            f"more than {TOLERANCE}: it was not written"
-        )
-    schema = _schema(scorer, differences)
+    exported = _traced(scorer, tables)
+    programs: dict[str, Callable[..., torch.Tensor]] = {
+        file: program.module() for file, program in exported.items()
+    }
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         path = Path(temporary) / folder.name
         path.mkdir()
-        torch.export.save(program, path / PROGRAM)
+        for file, program in exported.items():
+            torch.export.save(program, path / file)
+        if compile:
+            logger.info(f"{name}: compiling, which takes up to a minute")
+            programs[COMPILED] = compiled(exported[CANDIDATES], tables, path / COMPILED)
+        differences = _differences(scorer, programs, tables)
+        logger.info(f"{name}: largest difference to the pipeline by number format: {differences}")
+        if not differences["float32"] <= TOLERANCE:
+            raise ScorerError(
+                f"a program differs from {name} by {differences['float32']:.2g} in a probability, "
+                f"more than {TOLERANCE}: nothing was written"
+            )
         torch.save(tables, path / TABLES)
         for table, file in _parquet_tables(scorer):
             write_parquet(table, path / file)
+        schema = export_schema(scorer, differences)
         (path / SCHEMA).write_text(json.dumps(schema, indent=2) + "\n")
         if folder.exists():
             folder.rename(Path(temporary) / "replaced")
         path.rename(folder)
     return schema
-
-
-def _with_zero(values: torch.Tensor) -> torch.Tensor:
-    return torch.cat([values, values.new_zeros(1)])
 
 
 def _require_writable(folder: Path) -> None:
@@ -136,71 +114,82 @@ def _require_writable(folder: Path) -> None:
         raise ScorerError(f"{folder} is not empty and no earlier export. Fix: name a new folder")
 
 
-def _traced(scorer: Scorer, tables: dict[str, torch.Tensor]) -> ExportedProgram:
-    """Trace the program with symbolic numbers of rows and positions, and of items if possible."""
-    program = ScoringProgram(scorer.module, scorer.calibration).eval().requires_grad_(False)
-    (example,) = _batches(scorer, _TRACED_ROWS)
-    row, position = Dim("rows", min=1), Dim("positions")
-    shapes = {
-        **{name: {0: row} for name in _COLUMNS},
-        "history": {0: position},
-        "offsets": {0: row + 1},
-        "tables": {name: {0: Dim.AUTO} for name in tables},
-    }
-    inputs = _inputs(example)
+def _traced(scorer: Scorer, tables: dict[str, torch.Tensor]) -> dict[str, ExportedProgram]:
+    """Trace the programs; returns them by file name."""
+    programs = {ROWS: RowProgram, CANDIDATES: CandidateProgram}
     try:
-        with torch.no_grad():
-            program(**inputs, tables=tables)  # models compute some means at the first call
-            return torch.export.export(
-                program, (), {**inputs, "tables": tables}, dynamic_shapes=shapes, strict=False
-            )
+        return {
+            file: traced(program(scorer.module, scorer.calibration), tables)
+            for file, program in programs.items()
+        }
     except (RuntimeError, UserError) as error:
         name, reason = scorer.model.model_config["name"], str(error).splitlines()[0]
         raise ScorerError(f"{name} cannot be exported: {reason}") from error
 
 
 def _differences(
-    scorer: Scorer, program: ExportedProgram, tables: dict[str, torch.Tensor]
+    scorer: Scorer, programs: dict[str, Callable[..., torch.Tensor]], tables: dict[str, Any]
 ) -> dict[str, float]:
     """Return the largest difference to the pipeline's probabilities, by its number format."""
-    call = program.module()
-    with torch.no_grad():
-        found_N = np.concatenate(
-            [
-                call(**_inputs(batch), tables=tables).numpy()
-                for batch in _batches(scorer, _COMPARED_ROWS)
-            ]
-        )
-    source = _source(scorer, _COMPARED_ROWS)
-    differences = {}
-    for number_format in ("float32", "bfloat16"):
-        expected_N = score(scorer.module, source, number_format, calibration=scorer.calibration)
-        differences[number_format] = float(np.abs(found_N - expected_N).max())
+    differences = {"float32": 0.0, "bfloat16": 0.0}
+    for is_of_rows in (True, False):
+        source, n_rows = _rows(scorer) if is_of_rows else _candidates(scorer)
+        batches = list(source.in_order(n_rows))
+        expected = {
+            name: score(scorer.module, source, name, calibration=scorer.calibration)
+            for name in differences
+        }
+        for file, program in programs.items():
+            if (file == ROWS) != is_of_rows:
+                continue
+            with torch.no_grad():
+                found = [program(**_inputs(file, batch), tables=tables) for batch in batches]
+            for name, expected_N in expected.items():
+                difference = np.abs(torch.cat(found).numpy() - expected_N).max()
+                differences[name] = float(np.maximum(differences[name], difference))  # keeps NaN
     return differences
 
 
-def _source(scorer: Scorer, n_rows: int) -> BatchSource:
-    """Return the first rows of the test split."""
-    rows = scorer.dataset.test.take(np.arange(min(n_rows, len(scorer.dataset.test))))
-    return BatchSource(
-        rows, scorer.dataset.histories, scorer.items.features, scorer.device, scorer.max_history
-    )
+def _rows(scorer: Scorer) -> tuple[BatchSource, int]:
+    """Return the first rows of the test split, and the size of a batch."""
+    test, histories = scorer.dataset.test, scorer.dataset.histories
+    rows = test.take(np.arange(min(_COMPARED_ROWS, len(test))))
+    return _source(scorer, rows, histories), _COMPARED_ROWS
 
 
-def _batches(scorer: Scorer, n_rows: int) -> Iterator[Batch]:
-    return _source(scorer, n_rows).in_order(_COMPARED_ROWS, share=False)
+def _candidates(scorer: Scorer) -> tuple[BatchSource, int]:
+    """Return rows of a few users with the same candidates, and the number of these.
+
+    Users and candidates are those of the first test rows. The last row is the only candidate of a
+    user without a history.
+    """
+    test, n_users, n_candidates = scorer.dataset.test, _COMPARED_USERS, _COMPARED_CANDIDATES
+    rows_N = np.arange(n_users * n_candidates + 1)
+    users = test.take(rows_N // n_candidates % len(test))
+    items = test.take(rows_N % n_candidates % len(test))
+    offsets = scorer.dataset.histories.offsets
+    histories = Ragged(scorer.dataset.histories.values, np.append(offsets, offsets[-1]))
+    users.history[-1] = len(histories) - 1
+    rows = dataclasses.replace(items, user_id=users.user_id, history=users.history)
+    return _source(scorer, rows, histories), n_candidates
 
 
-def _inputs(batch: Batch) -> dict[str, torch.Tensor]:
-    """Return the program's inputs for a batch, without the tables."""
-    return {
-        "user": batch.user_id_B,
+def _source(scorer: Scorer, rows: Split, histories: Ragged) -> BatchSource:
+    return BatchSource(rows, histories, scorer.items.features, scorer.device, scorer.max_history)
+
+
+def _inputs(file: str, batch: Batch) -> dict[str, torch.Tensor]:
+    """Return a program's inputs for a batch, without the tables."""
+    columns = {
         "item": batch.item_id_B,
         "likes_level": batch.likes_level_B,
         "views_level": batch.views_level_B,
-        "history": batch.history_T,
-        "offsets": batch.history_offsets,
     }
+    if file == ROWS:
+        ragged = {"history": batch.history_T, "offsets": batch.history_offsets}
+        return {**columns, **ragged, "user": batch.user_id_B}
+    history = batch.history_T[: batch.history_offsets[1]]
+    return {**columns, "user": batch.user_id_B[0], "history": history}
 
 
 def _parquet_tables(scorer: Scorer) -> Iterator[tuple[pa.Table, str]]:
@@ -224,49 +213,3 @@ def _parquet_tables(scorer: Scorer) -> Iterator[tuple[pa.Table, str]]:
             for name, vectors in embeddings.items()
         }
         yield pa.table({"item_id": items.ids, **columns}), EMBEDDINGS
-
-
-def _schema(scorer: Scorer, differences: dict[str, float]) -> dict[str, Any]:
-    """Return a JSON schema of the program's inputs; `mmctr` has what a client must know besides."""
-    n_users, unknown = scorer.users.unknown, scorer.items.unknown
-    model, most = scorer.model, scorer.max_history
-    newest = "all items" if most is None else f"the newest {most} items"
-
-    def integers(most: int, description: str) -> dict[str, Any]:
-        number = {"type": "integer", "minimum": 0, "maximum": most}
-        return {"type": "array", "items": number, "description": description}
-
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"Rows to score with {model.model_config['name']}: int64 tensors",
-        "type": "object",
-        "required": [*_COLUMNS, "history", "offsets"],
-        "properties": {
-            "user": integers(n_users, f"(B,) rows of users; {n_users} for an unknown user"),
-            "item": integers(unknown, f"(B,) rows of items; {unknown} for an unknown item"),
-            "likes_level": integers(MAX_LEVEL, "(B,) levels of the items"),
-            "views_level": integers(MAX_LEVEL, "(B,) levels of the items"),
-            "history": integers(
-                unknown,
-                "(T,) rows of the items of all histories, one history after the other, each "
-                f"oldest first, of each {newest}",
-            ),
-            "offsets": {
-                "type": "array",
-                "items": {"type": "integer", "minimum": 0},
-                "minItems": 2,
-                "description": "(B + 1,) where each history begins, and the last one ends",
-            },
-        },
-        "mmctr": {
-            "output": "(B,) float32 click probabilities",
-            "tables": f"the last input, as torch.load reads it from {TABLES}",
-            "max_history": most,
-            "model": model.model_config["name"],
-            "created_at": model.created_at,
-            "data_fingerprint": model.data_fingerprint,
-            "libraries": dict(model.library_versions),
-            "largest_difference_to_pipeline": differences,
-            "compared_rows": min(_COMPARED_ROWS, len(scorer.dataset.test)),
-        },
-    }

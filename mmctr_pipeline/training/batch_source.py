@@ -125,7 +125,8 @@ class BatchSource:
 
     The rows stay on the device, or in the host's memory if they would take more than half of the
     device's free memory; batches then travel through pinned memory. Batches are cut by index
-    operations alone, without worker processes or Python code per row.
+    operations alone, without worker processes or Python code per row. `has_one_history` is True if
+    all rows have the same history.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class BatchSource:
             for name, array in arrays.items()
         }
         self._items = items
+        self.has_one_history = bool((split.history == split.history[:1]).all())
         # The host holds the lengths, so that it never has to ask the device for a batch's size.
         self._length_N = torch.from_numpy(histories.lengths[split.history])
         self._capacity = 0
@@ -238,7 +240,8 @@ class BatchSource:
         torch.cumsum(self._columns["offsets"][history_H + 1] - start_H, 0, out=offsets[1:])
         if share:
             n_real = int(offsets[-1])
-            n_positions = _round_up(n_real, _SHARED_STEP)
+            # All rows have one history: its spare positions would be computed for each row.
+            n_positions = _round_up(n_real, _SHARED_STEP if len(history_H) > 1 else 1)
         row_T = torch.repeat_interleave(offsets.diff(), output_size=n_real)
         position_T = (start_H - offsets[:-1])[row_T] + torch.arange(n_real, device=self._home)
         history_T = self._columns["values"][position_T].long()

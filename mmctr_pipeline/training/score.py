@@ -67,7 +67,9 @@ def _outputs(
 ) -> np.ndarray:
     """Return transformed logits, `(N,) float32`, in the order of the split."""
     keep_freed_memory()
-    share = isinstance(module, CtrModel) and module.shares_histories
+    share = isinstance(module, CtrModel) and (
+        module.shares_histories or (module.shares_one_history and source.has_one_history)
+    )
     outputs_N = torch.empty(len(source), dtype=torch.float32, device=source.device)
     progress = Progress(logger, "scoring", len(source))
     was_training = module.training

@@ -143,6 +143,8 @@ def home(
     ],
 )
 def test_a_short_command_of_the_documents_succeeds(command: str, home: Path) -> None:
+    if "--compile" in command and shutil.which("g++") is None:
+        pytest.skip("needs g++")
     program, *arguments = shlex.split(command.replace("~/", f"{home}/"))
     if program == "mmctr":
         assert main(arguments) == 0

@@ -73,6 +73,28 @@ def test_permuting_rows_only_permutes_logits(name: str) -> None:
 
 
 @every_model
+@pytest.mark.parametrize("length", [0, 1, 6])
+def test_sharing_one_history_changes_no_logit(name: str, length: int) -> None:
+    torch.manual_seed(5)
+    batch = random_batch(12, random_items(), lengths=[length] * 12)
+    history_T = batch.history_T[:length]
+    shared = dataclasses.replace(
+        batch,
+        history_T=history_T,
+        history_offsets=torch.tensor([0, length]),
+        history_row_B=torch.zeros(12, dtype=torch.int64),
+    )
+    model = small_model(name, batch.items)
+    if not (model.shares_histories or model.shares_one_history):
+        assert name == "transformer_dcn"
+        return
+    alone = dataclasses.replace(batch, history_T=history_T.repeat(12))
+    logits_B = compute_logits(name, alone)
+    torch.testing.assert_close(compute_logits(name, shared), logits_B, atol=1e-5, rtol=0)
+    assert logits_B.std() > 1e-3
+
+
+@every_model
 @pytest.mark.parametrize("n_parts", [2, 7])
 def test_splitting_a_batch_changes_no_logit(name: str, n_parts: int) -> None:
     batch = example_batch()

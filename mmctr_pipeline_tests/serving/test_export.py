@@ -1,12 +1,14 @@
-"""An exported program gives the pipeline's probabilities in a process that has torch alone."""
+"""Exported programs give the pipeline's probabilities in a process that has torch alone."""
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from mmctr_pipeline.pipeline import train
 from mmctr_pipeline.registry.model_file import ModelFile
 from mmctr_pipeline.serving.errors import ScorerError
 from mmctr_pipeline.serving.export import export
+from mmctr_pipeline.training.score import score
 from mmctr_pipeline_tests.models.zoo import SMALL_MODELS
 from mmctr_pipeline_tests.training.small_sample import (
     QUICK_TRAINING,
@@ -47,18 +50,28 @@ MODELS: dict[str, ModelConfig] = {
     "similarity_attention": SIMILARITY,
 }
 SCORE_WITH_TORCH_ALONE = """
-import json, sys
+import json, os, sys
 import torch
-folder, rows = sys.argv[1], json.load(open(sys.argv[2]))
-program = torch.export.load(folder + "/model.pt2").module()
+folder, all_requests = sys.argv[1], json.load(open(sys.argv[2]))
 tables = torch.load(folder + "/items.pt", weights_only=True)
-with torch.no_grad():
-    found = []
-    for row in rows:
-        inputs = {name: torch.tensor(ids, dtype=torch.int64) for name, ids in row.items()}
-        found.append(program(**inputs, tables=tables))
+found = {}
+for file, requests in all_requests.items():
+    if file == "compiled.pt2":
+        from torch._C._aoti import AOTIModelPackageLoader
+        loader = AOTIModelPackageLoader(f"{folder}/{file}", "model", False, 1, -1)
+        def program(**inputs):
+            names = "user", "item", "likes_level", "views_level", "history"
+            tensors = [inputs[name] for name in names]
+            return loader.boxed_run([*tensors, *inputs["tables"].values()])[0]
+    else:
+        program = torch.export.load(f"{folder}/{file}").module()
+    found[file] = []
+    with torch.no_grad():
+        for request in requests:
+            inputs = {name: torch.tensor(ids, dtype=torch.int64) for name, ids in request.items()}
+            found[file].append(program(**inputs, tables=tables).tolist())
 assert not any(name.startswith(("mmctr", "pyarrow", "dagster")) for name in sys.modules)
-print(json.dumps([each.tolist() for each in found]))
+print(json.dumps(found))
 """
 
 
@@ -76,8 +89,10 @@ def scorer_of(config: ModelConfig) -> Scorer:
     return Scorer(model, dataset, vectors, CPU)
 
 
-def request(scorer: Scorer, items: list[int], pasts: list[list[int]], user: int) -> dict[str, Any]:
-    """Return the program's inputs, as a client makes them from the exported tables."""
+def rows_request(
+    scorer: Scorer, items: list[int], pasts: list[list[int]], user: int
+) -> dict[str, Any]:
+    """Return the inputs of the program for rows, as a client makes them from the tables."""
     place = {item: place for place, item in enumerate(scorer.dataset.items.ids.tolist())}
     rows, most = scorer.items.row_of_item, scorer.max_history or 10**9
 
@@ -94,28 +109,42 @@ def request(scorer: Scorer, items: list[int], pasts: list[list[int]], user: int)
     }
 
 
+def candidates_request(rows: dict[str, Any]) -> dict[str, Any]:
+    """Return rows of one user as inputs of the program for candidates."""
+    columns = {name: rows[name] for name in ("item", "likes_level", "views_level")}
+    history = rows["history"][: rows["offsets"][1]]
+    return {**columns, "user": rows["user"][0], "history": history}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_process_with_torch_alone_gets_the_pipelines_probabilities(
     name: str, tmp_path: Path
 ) -> None:
     scorer = scorer_of(MODELS[name])
-    schema = export(scorer, tmp_path / "model")
+    has_compiler = shutil.which("g++") is not None
+    schema = export(scorer, tmp_path / "model", compile=has_compiler)
     assert schema == json.loads((tmp_path / "model" / "schema.json").read_text())
     assert schema["mmctr"]["largest_difference_to_pipeline"]["float32"] < 1e-5
 
     past = [5, 9, 10**6, 7, 8, 7, 3, 2, 60, 11, 12]  # longer than max_history, one item unknown
     candidates = [4, 1, 10**7, 60, 17]
-    requests = [
-        request(scorer, candidates, [past] * len(candidates), user=3),
-        request(scorer, [4], [past[:2]], user=10**9),
-        request(scorer, [4, 6], [[], []], user=3),
-        request(scorer, [4], [[]], user=3),
+    rows = [
+        rows_request(scorer, candidates, [past] * len(candidates), user=3),
+        rows_request(scorer, [4], [past[:2]], user=10**9),
+        rows_request(scorer, [4, 6], [[], []], user=3),
+        rows_request(scorer, [4], [[]], user=3),
     ]
-    (tmp_path / "rows.json").write_text(json.dumps([{**each} for each in requests]))
+    of_users = [candidates_request(each) for each in rows]
+    requests = {"model.pt2": rows, "candidates.pt2": of_users}
+    if has_compiler:
+        requests["compiled.pt2"] = of_users
+    for request in rows + of_users:
+        jsonschema.validate(request, schema)
+    (tmp_path / "requests.json").write_text(json.dumps(requests))
     command = [sys.executable, "-I", "-c", SCORE_WITH_TORCH_ALONE]
     found = subprocess.run(
-        [*command, str(tmp_path / "model"), str(tmp_path / "rows.json")],
+        [*command, str(tmp_path / "model"), str(tmp_path / "requests.json")],
         check=True,
         stdout=subprocess.PIPE,
         text=True,
@@ -127,8 +156,9 @@ def test_a_process_with_torch_alone_gets_the_pipelines_probabilities(
         scorer.score([4, 6], user=3),
         scorer.score([4], user=3),
     ]
-    for own, pipeline in zip(json.loads(found.stdout), expected, strict=True):
-        np.testing.assert_allclose(own, pipeline, atol=1e-5)
+    for answers in json.loads(found.stdout).values():
+        for own, pipeline in zip(answers, expected, strict=True):
+            np.testing.assert_allclose(own, pipeline, atol=1e-5)
     assert len({*np.round(expected[0], 6).tolist()}) > 2
 
 
@@ -147,6 +177,30 @@ def test_the_tables_of_an_export_name_the_rows_and_the_learned_embeddings(tmp_pa
     weight = scorer.module.state_dict()["item_embedding.weight"].numpy()
     found = np.stack(embeddings.column("item_embedding").to_pylist())
     np.testing.assert_array_equal(found, weight[scorer.items.row_of_item])
+
+
+@pytest.mark.parametrize("error", [1e-4, np.nan])
+def test_a_program_with_other_probabilities_is_not_written(
+    error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*args: Any, **options: Any) -> np.ndarray:
+        return score(*args, **options) + np.float32(error)
+
+    monkeypatch.setattr("mmctr_pipeline.serving.export.score", wrong)
+    with pytest.raises(ScorerError, match="a program differs from improved_mmctr by"):
+        export(scorer_of(MODELS["improved_mmctr"]), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compiling_without_a_compiler_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(
+        ScorerError, match=r"no-such-compiler: no such C\+\+ compiler. Fix: install"
+    ):
+        export(scorer_of(MODELS["improved_mmctr"]), tmp_path / "model", compile=True)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:

@@ -158,6 +158,19 @@ def test_consecutive_rows_with_the_same_history_share_it() -> None:
         batches[0].split(2)
 
 
+def test_rows_that_all_have_the_same_history_need_no_spare_position() -> None:
+    dataset, vectors = small_sample(n_train=60)
+    assert not source_of(dataset, vectors).has_one_history
+    same = dataclasses.replace(dataset.train, history=np.full(60, 3, np.int32))
+    dataset = dataclasses.replace(dataset, train=same)
+    source = source_of(dataset, vectors)
+    assert source.has_one_history
+    batches = list(source.in_order(25, share=True))
+    assert [row for batch in batches for row in plain_rows(batch)] == expected_rows(dataset)
+    n_items = len(dataset.histories[3])
+    assert [batch.shape for batch in batches] == [(25, n_items), (25, n_items), (10, n_items)]
+
+
 def four_items() -> ItemTable:
     dataset, _ = small_sample(n_items=10)
     return dataclasses.replace(

@@ -1,6 +1,6 @@
 """Attention over the positions of a ragged batch's histories, without padding.
 
-All layers here take `(T, D)` positions and `(B + 1,)` offsets, as `segments` describes them. Spare
+All layers here take `(T, D)` positions and the `Pairs` that these form with the rows. Spare
 positions at the end are ignored.
 """
 
@@ -13,8 +13,8 @@ from torch.nn import functional
 from mmctr_pipeline.models.config import DinAttentionSettings
 from mmctr_pipeline.models.layers.dense import Dice, Float32Linear, activation
 from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.pairs import Pairs
 from mmctr_pipeline.models.layers.segments import (
-    Segments,
     expand_to_positions,
     row_dots,
     segment_softmax,
@@ -35,10 +35,9 @@ class AttentionPooling(nn.Module):
         self.score = Float32Linear(hidden_dim, 1)
 
     def forward(
-        self, values_TD: torch.Tensor, offsets: torch.Tensor, keep_T: torch.Tensor
+        self, values_TD: torch.Tensor, segments: Pairs, keep_T: torch.Tensor
     ) -> torch.Tensor:
-        """Return `(B, D)`; row i pools the kept `values_TD[offsets[i]:offsets[i + 1]]`."""
-        segments = Segments.from_offsets(offsets, values_TD.shape[0])
+        """Return `(B, D)`, where each row pools its kept positions."""
         scores_T = self.score(torch.tanh(self.hidden(values_TD))).squeeze(-1)
         return weighted_sum(values_TD, segment_softmax(scores_T, keep_T, segments), segments)
 
@@ -88,7 +87,7 @@ class TargetAttention(nn.Module):
         self,
         query_BD: torch.Tensor,
         keys_TD: torch.Tensor,
-        offsets: torch.Tensor,
+        segments: Pairs,
         inputs_TN: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the weighted sum of each row's keys `(B, D)`; zero for a row without any.
@@ -99,12 +98,11 @@ class TargetAttention(nn.Module):
             One query per row.
         keys_TD
             One key per position.
-        offsets
-            `(B + 1,) int64`, the rows' first positions.
+        segments
+            The row of each position.
         inputs_TN
-            The further numbers per position, `(T, n_inputs)`.
+            The further numbers of each pair of a row and a position, `(T, n_inputs)`.
         """
-        segments = Segments.from_offsets(offsets, keys_TD.shape[0])
         hidden_TH = self._first(query_BD, keys_TD, segments)
         if self.of_inputs is not None:
             assert inputs_TN is not None
@@ -124,16 +122,18 @@ class TargetAttention(nn.Module):
         return weighted_sum(keys_TD, weight_T, segments)
 
     def _first(
-        self, query_BD: torch.Tensor, keys_TD: torch.Tensor, segments: Segments
+        self, query_BD: torch.Tensor, keys_TD: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
-        """Return the first layer's output `(T, H)`; the query's part is computed once per row.
+        """Return the first layer's output `(T, H)`.
+
+        The query's part is computed once per row, and the key's once per position.
 
         `W [q, k, q - k, q * k]` equals `(W_q + W_d) q + (W_k - W_d) k + W_p (q * k)`.
         """
         query_HD, key_HD, difference_HD, product_HD = self.first.weight.chunk(4, dim=1)
         query_BH = functional.linear(query_BD, query_HD + difference_HD, self.first.bias)
-        product_TD = expand_to_positions(query_BD, segments) * keys_TD
-        key_TH = functional.linear(keys_TD, key_HD - difference_HD)
+        product_TD = expand_to_positions(query_BD, segments) * segments.of_positions(keys_TD)
+        key_TH = segments.of_positions(functional.linear(keys_TD, key_HD - difference_HD))
         product_TH = functional.linear(product_TD, product_HD)
         return key_TH + product_TH + expand_to_positions(query_BH, segments)
 
@@ -154,10 +154,9 @@ class ReluTargetAttention(nn.Module):
         self.output = nn.Linear(2 * dim, dim, bias=False)
 
     def forward(
-        self, target_BD: torch.Tensor, history_TD: torch.Tensor, offsets: torch.Tensor
+        self, target_BD: torch.Tensor, history_TD: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
         """Return u as `(B, D)`; zero for a row without positions."""
-        segments = Segments.from_offsets(offsets, history_TD.shape[0])
         query_BA = self.query(target_BD) / math.sqrt(self.query.out_features)
         query_BD = functional.linear(query_BA, self.key.weight.t())
         weight_T = torch.relu(row_dots(query_BD, history_TD, segments))

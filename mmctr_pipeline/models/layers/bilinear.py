@@ -27,8 +27,10 @@ class BilinearInteraction(nn.Bilinear):
         """
         dtype = product_dtype(input1)
         left, right, weight = input1.to(dtype), input2.to(dtype), self.weight.to(dtype)
-        is_shared = row_B is not None and 2 * left.shape[0] <= row_B.shape[0]
-        if is_shared or torch.compiler.is_exporting():  # a loop over blocks would fix their number
+        # In a program to export, a loop over blocks would fix their number.
+        if torch.compiler.is_exporting() or (
+            row_B is not None and 2 * left.shape[0] <= row_B.shape[0]
+        ):
             n_out, _, n_right = weight.shape
             left_HF = left @ weight.transpose(0, 1).flatten(1)
             left_BF = left_HF if row_B is None else left_HF.index_select(0, row_B)

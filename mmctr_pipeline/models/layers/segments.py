@@ -15,14 +15,14 @@ import torch
 from torch.nn import functional
 
 from mmctr_pipeline.models.layers.dense import at_least_float32, exact_dots
+from mmctr_pipeline.models.layers.pairs import Pairs
 
 
 @dataclasses.dataclass(frozen=True)
-class Segments:
+class Segments(Pairs):
     """The row of each position of a ragged batch.
 
-    `offsets` is `(B + 1,) int64`; `row_T` is `(T,) int64`, B at spare positions. The methods are
-    for code that autograd does not record; the functions of this module are differentiable.
+    `offsets` is `(B + 1,) int64`; `row_T` is `(T,) int64`, B at spare positions.
     """
 
     offsets: torch.Tensor
@@ -35,6 +35,11 @@ class Segments:
         ends = torch.zeros(n_positions + 1, dtype=torch.int64, device=offsets.device)
         ends.index_add_(0, offsets[1:], torch.ones_like(offsets[1:], dtype=torch.int64))
         return cls(offsets, ends.cumsum(0)[:n_positions])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(T,)`."""
+        return (self.row_T.shape[0],)
 
     @property
     def is_real(self) -> torch.Tensor:
@@ -50,6 +55,14 @@ class Segments:
         """Return `(T, ...)`: the row's values at each of its positions, zero at spare positions."""
         zero_1X = rows_BX.new_zeros(1, *rows_BX.shape[1:])
         return torch.cat([rows_BX, zero_1X]).index_select(0, self.row_T)
+
+    def of_positions(self, values_TX: torch.Tensor) -> torch.Tensor:
+        """Return the values: each position is one pair."""
+        return values_TX
+
+    def weighted(self, values_TD: torch.Tensor, weight_T: torch.Tensor) -> torch.Tensor:
+        """Return each row's weighted sum `(B, D)`."""
+        return self.summed(values_TD, weight_T)
 
     def summed(self, values_TD: torch.Tensor, weight_T: torch.Tensor | None = None) -> torch.Tensor:
         """Return each row's sum `(B, D)`, weighted by `weight_T` of the values' dtype if given.
@@ -70,6 +83,29 @@ class Segments:
     def summed_numbers(self, values_TX: torch.Tensor) -> torch.Tensor:
         """Return each row's sum `(B, ...)`, fast if a position holds few numbers."""
         return torch.segment_reduce(values_TX, "sum", offsets=self.offsets, unsafe=True, initial=0)
+
+    def dots(self, rows_BD: torch.Tensor, values_TD: torch.Tensor) -> torch.Tensor:
+        """Return the dot product of each position with its row's vector, `(T,)`."""
+        return exact_dots(expand_to_positions(rows_BD, self), values_TD)
+
+    def largest(self, values_TD: torch.Tensor) -> torch.Tensor:
+        """Return each row's maximum `(B, D)`; zero for a row without positions."""
+        top_BD = values_TD.new_zeros(self.offsets.shape[0], values_TD.shape[1])
+        row_TD = self.row_T.unsqueeze(-1).expand_as(values_TD)
+        return top_BD.scatter_reduce(0, row_TD, values_TD, "amax", include_self=False)[:-1]
+
+    def softmax(self, scores_T: torch.Tensor, keep_T: torch.Tensor) -> torch.Tensor:
+        """Return softmax weights within each row, `(T,)`."""
+        scores_T = torch.where(keep_T, scores_T, -torch.inf)
+        # A row that keeps nothing has no maximum; any finite number will do.
+        lowest = torch.finfo(scores_T.dtype).min
+        top_B = torch.segment_reduce(
+            scores_T, "max", offsets=self.offsets, unsafe=True, initial=lowest
+        )
+        weight_T = scores_T.sub_(self.expanded(top_B)).exp_()
+        # The maximum alone contributes one; only rows that keep nothing have a smaller total.
+        total_B = self.summed_numbers(weight_T).clamp_min_(1)
+        return weight_T.mul_(self.expanded(total_B.reciprocal_()))
 
 
 def host_may_read(values: torch.Tensor) -> bool:
@@ -98,23 +134,23 @@ class _LinearMap(torch.autograd.Function):
         return ctx.transpose(grad), None, None
 
 
-def expand_to_positions(rows_BD: torch.Tensor, segments: Segments) -> torch.Tensor:
+def expand_to_positions(rows_BD: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return `(T, D)`: at each position its row of `rows_BD`, zero at spare positions."""
     return linear_map(rows_BD, segments.expanded, segments.summed)
 
 
-def segment_sum(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
+def segment_sum(values_TD: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return each row's sum `(B, D)`; zero for a row without positions."""
     return linear_map(values_TD, segments.summed, segments.expanded)
 
 
-def segment_mean(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
+def segment_mean(values_TD: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return each row's mean `(B, D)`; zero for a row without positions."""
     length_B = segments.offsets.diff().clamp_min(1)
     return segment_sum(values_TD, segments) / length_B.unsqueeze(-1).to(values_TD.dtype)
 
 
-def segment_max(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
+def segment_max(values_TD: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return each row's maximum `(B, D)` in each dimension; zero for a row without positions.
 
     Equal maxima share the gradient evenly, as in `torch.amax`.
@@ -124,10 +160,8 @@ def segment_max(values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
 
 class _SegmentMax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
-        top_BD = values_TD.new_zeros(segments.offsets.shape[0], values_TD.shape[1])
-        row_TD = segments.row_T.unsqueeze(-1).expand_as(values_TD)
-        top_BD = top_BD.scatter_reduce(0, row_TD, values_TD, "amax", include_self=False)[:-1]
+    def forward(ctx: Any, values_TD: torch.Tensor, segments: Pairs) -> torch.Tensor:
+        top_BD = segments.largest(values_TD)
         ctx.segments = segments
         ctx.save_for_backward(values_TD, top_BD)
         return top_BD
@@ -142,9 +176,7 @@ class _SegmentMax(torch.autograd.Function):
         return is_top_TD.mul_(segments.expanded(share_BD)), None
 
 
-def segment_softmax(
-    scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Segments
-) -> torch.Tensor:
+def segment_softmax(scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return softmax weights within each row, of scores `(T,)`.
 
     Positions where `keep_T` `(T,) bool` is False get weight zero. The weights of a row sum to one,
@@ -156,18 +188,9 @@ def segment_softmax(
 class _SegmentSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Segments
+        ctx: Any, scores_T: torch.Tensor, keep_T: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
-        scores_T = torch.where(keep_T, scores_T, -torch.inf)
-        # A row that keeps nothing has no maximum; any finite number will do.
-        lowest = torch.finfo(scores_T.dtype).min
-        top_B = torch.segment_reduce(
-            scores_T, "max", offsets=segments.offsets, unsafe=True, initial=lowest
-        )
-        weight_T = scores_T.sub_(segments.expanded(top_B)).exp_()
-        # The maximum alone contributes one; only rows that keep nothing have a smaller total.
-        total_B = segments.summed_numbers(weight_T).clamp_min_(1)
-        weight_T.mul_(segments.expanded(total_B.reciprocal_()))
+        weight_T = segments.softmax(scores_T, keep_T)
         ctx.segments = segments
         ctx.save_for_backward(weight_T)
         return weight_T
@@ -181,9 +204,7 @@ class _SegmentSoftmax(torch.autograd.Function):
         return product_T.addcmul_(weight_T, mean_T, value=-1), None, None
 
 
-def weighted_sum(
-    values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Segments
-) -> torch.Tensor:
+def weighted_sum(values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return each row's sum of values times weights, `(B, D)`, in the weights' dtype.
 
     A row without positions gives zero.
@@ -194,11 +215,11 @@ def weighted_sum(
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Segments
+        ctx: Any, values_TD: torch.Tensor, weight_T: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
         ctx.segments = segments
         ctx.save_for_backward(values_TD, weight_T)
-        return segments.summed(values_TD.to(weight_T.dtype), weight_T)
+        return segments.weighted(values_TD.to(weight_T.dtype), weight_T)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -210,7 +231,7 @@ class _WeightedSum(torch.autograd.Function):
         return grad_TD.mul_(weight_T.unsqueeze(-1)).to(values_TD.dtype), grad_weight_T, None
 
 
-def row_dots(rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments) -> torch.Tensor:
+def row_dots(rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return the dot product of each position with its row's vector, `(T,)`.
 
     Computed in float32 (float64 if `rows_BD` is), even under autocast; zero at spare positions.
@@ -221,11 +242,11 @@ def row_dots(rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments)
 class _RowDots(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Segments
+        ctx: Any, rows_BD: torch.Tensor, values_TD: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
         ctx.segments = segments
         ctx.save_for_backward(rows_BD, values_TD)
-        return exact_dots(segments.expanded(rows_BD), values_TD.to(rows_BD.dtype))
+        return segments.dots(rows_BD, values_TD.to(rows_BD.dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -5,11 +5,10 @@ from torch import nn
 from torch.nn import functional
 
 from mmctr_pipeline.models.batch import DistinctItems
-from mmctr_pipeline.models.layers.dense import at_least_float32, exact_dots
+from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable
+from mmctr_pipeline.models.layers.pairs import Pairs
 from mmctr_pipeline.models.layers.segments import (
-    Segments,
-    expand_to_positions,
     segment_max,
     segment_mean,
     segment_sum,
@@ -21,17 +20,21 @@ RECENCY = 0.8
 N_SUMMARIES = 4
 
 
-def cosines(vectors_UD: torch.Tensor, items: DistinctItems, segments: Segments) -> torch.Tensor:
+def cosines(vectors_UD: torch.Tensor, items: DistinctItems, segments: Pairs) -> torch.Tensor:
     """Return the cosine of the target's vector and each history item's, `(T,) float32`.
 
     `vectors_UD` are those of the distinct items; a zero vector has cosine 0 with all others.
     """
-    unit_UD = functional.normalize(at_least_float32(vectors_UD), dim=1)
-    target_BD, history_TD = items.at_places(unit_UD)
-    return exact_dots(expand_to_positions(target_BD, segments), history_TD)
+    return dots(functional.normalize(at_least_float32(vectors_UD), dim=1), items, segments)
 
 
-def summaries(values_TS: torch.Tensor, segments: Segments) -> torch.Tensor:
+def dots(vectors_UD: torch.Tensor, items: DistinctItems, segments: Pairs) -> torch.Tensor:
+    """Return the dot product of the target's vector and each history item's, `(T,)`."""
+    target_BD, history_TD = items.at_places(vectors_UD)
+    return segments.dots(target_BD, history_TD)
+
+
+def summaries(values_TS: torch.Tensor, segments: Pairs) -> torch.Tensor:
     """Return `(B, 4 S)`: the mean, maximum, last and recency-weighted mean of each history.
 
     A row without positions has zeros. Values at spare positions are ignored.
@@ -39,9 +42,9 @@ def summaries(values_TS: torch.Tensor, segments: Segments) -> torch.Tensor:
     age_T = segments.ages()
     recency_T = torch.where(segments.is_real, RECENCY ** age_T.to(values_TS.dtype), 0.0)
     is_last_T = (segments.is_real & (age_T == 0)).to(values_TS.dtype)
-    total_B1 = segment_sum(recency_T.unsqueeze(1), segments).clamp_min(1e-6)
-    last_BS = segment_sum(values_TS * is_last_T.unsqueeze(1), segments)
-    recent_BS = segment_sum(values_TS * recency_T.unsqueeze(1), segments) / total_B1
+    total_B1 = segment_sum(recency_T.unsqueeze(-1), segments).clamp_min(1e-6)
+    last_BS = segment_sum(values_TS * is_last_T.unsqueeze(-1), segments)
+    recent_BS = segment_sum(values_TS * recency_T.unsqueeze(-1), segments) / total_B1
     return torch.cat(
         [segment_mean(values_TS, segments), segment_max(values_TS, segments), last_BS, recent_BS],
         dim=1,

@@ -13,7 +13,9 @@ from torch.nn import functional
 from mmctr_pipeline.models.config import TargetCrossAttentionConfig
 from mmctr_pipeline.models.layers.dense import at_least_float32
 from mmctr_pipeline.models.layers.dropout import Dropout
+from mmctr_pipeline.models.layers.one_history import OneHistory
 from mmctr_pipeline.models.layers.padded import encode_by_length, padded_mask, to_padded
+from mmctr_pipeline.models.layers.pairs import Pairs
 from mmctr_pipeline.models.layers.segments import host_may_read
 from mmctr_pipeline.models.layers.transformer import MultiHeadWeights
 
@@ -130,11 +132,11 @@ class TargetQueryEncoder(nn.Module):
         self._widths.append(max_history)
 
     def forward(
-        self, target_BD: torch.Tensor, history_TD: torch.Tensor, offsets: torch.Tensor
+        self, target_BD: torch.Tensor, history_TD: torch.Tensor, segments: Pairs
     ) -> torch.Tensor:
-        """Return `(B, D)` for targets `(B, D)`, positions `(T, D)` and offsets `(B + 1,)`.
+        """Return `(B, D)` for targets `(B, D)` and positions `(T, D)`.
 
-        Positions from `offsets[-1]` on are ignored. Scores, softmax and sums are float32 under
+        Spare positions are ignored. Scores, softmax and sums are float32 under
         autocast.
         """
         history_TD = at_least_float32(history_TD)
@@ -148,8 +150,11 @@ class TargetQueryEncoder(nn.Module):
                 answer_bD = layer(answer_bD, history_bLD, mask_bL)
             return answer_bD
 
+        width, offsets = self._widths[-1], segments.offsets
+        if isinstance(segments, OneHistory):
+            mask_1L = segments.is_real & (segments.ages() < width)
+            return through_layers(None, history_TD.unsqueeze(0), mask_1L)
         if host_may_read(history_TD):
             return encode_by_length(through_layers, history_TD, offsets, self._widths)
-        width = self._widths[-1]
         history_BLD = to_padded(history_TD, offsets, width)
         return through_layers(None, history_BLD, padded_mask(offsets.diff(), width))

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from mmctr_pipeline.models.layers.segments import Segments
+
 LENGTHS = [3, 0, 7, 1, 100, 0, 5, 1]
 """Lengths of histories; some are empty, some have one position, one has the maximum of 100."""
 
@@ -17,6 +19,12 @@ DIM = 6
 
 def row_offsets(lengths: list[int]) -> torch.Tensor:
     return torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()])
+
+
+def segments_of(values_TX: torch.Tensor) -> Segments:
+    """Return the segments of the batch; positions beyond the rows' are spare."""
+    offsets = row_offsets(LENGTHS).to(values_TX.device)
+    return Segments.from_offsets(offsets, values_TX.shape[0])
 
 
 def random_values(spare: int, dim: int = DIM) -> torch.Tensor:

@@ -16,9 +16,9 @@ from mmctr_pipeline.models.layers.attention import (
     TargetAttention,
 )
 from mmctr_pipeline.models.layers.dense import Dice
+from mmctr_pipeline.models.layers.segments import Segments
 from mmctr_pipeline_tests.models.layers.ragged_case import (
     DIM,
-    LENGTHS,
     N_REAL,
     N_ROWS,
     SPARE,
@@ -28,10 +28,9 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     random_keep,
     random_values,
     result_and_gradients,
-    row_offsets,
+    segments_of,
 )
 
-OFFSETS = row_offsets(LENGTHS)
 MASK_BL = padded(torch.ones(N_REAL, dtype=torch.bool))
 
 
@@ -63,7 +62,7 @@ def test_pooling_equals_the_padded_form(spare: int) -> None:
     values_TD, keep_T = random_values(spare), random_keep(spare)
     # The softmax ignores the score's bias, whose gradient is therefore zero.
     leaves = [values_TD, *pooling.hidden.parameters(), pooling.score.weight]
-    ours = result_and_gradients(lambda: pooling(values_TD, OFFSETS, keep_T), leaves)
+    ours = result_and_gradients(lambda: pooling(values_TD, segments_of(values_TD), keep_T), leaves)
     theirs = result_and_gradients(lambda: padded_pooling(pooling, values_TD, keep_T), leaves)
     assert_same(ours, theirs)
     assert torch.count_nonzero(ours[0][[1, 3, 5]]) == 0
@@ -73,7 +72,8 @@ def test_pooling_equals_the_padded_form(spare: int) -> None:
 def test_a_batch_of_empty_histories_gives_zeros_and_finite_gradients() -> None:
     pooling = AttentionPooling(DIM, 4)
     values_TD = torch.zeros(0, DIM, requires_grad=True)
-    pooled_BD = pooling(values_TD, torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=bool))
+    segments = Segments.from_offsets(torch.zeros(4, dtype=torch.int64), 0)
+    pooled_BD = pooling(values_TD, segments, torch.zeros(0, dtype=torch.bool))
     pooled_BD.sum().backward()
     assert torch.equal(pooled_BD, torch.zeros(3, DIM))
     assert all(bool(torch.isfinite(p.grad).all()) for p in pooling.parameters())
@@ -83,12 +83,13 @@ def test_pooling_reads_only_the_kept_positions() -> None:
     torch.manual_seed(7)
     pooling = AttentionPooling(DIM, 4).double()
     values_TD, keep_T = random_values(SPARE).detach(), random_keep(SPARE)
-    result_BD = pooling(values_TD, OFFSETS, keep_T)
+    result_BD = pooling(values_TD, segments_of(values_TD), keep_T)
     is_read_T = keep_T & (torch.arange(len(keep_T)) < N_REAL)
     masked_TD = torch.where(is_read_T[:, None], values_TD, 50.0)
-    assert torch.equal(pooling(masked_TD, OFFSETS, keep_T), result_BD)
+    assert torch.equal(pooling(masked_TD, segments_of(masked_TD), keep_T), result_BD)
     keeping_B = padded(keep_T).any(1)
-    changed_BD = pooling(torch.where(keep_T[:, None], -2 * values_TD, values_TD), OFFSETS, keep_T)
+    changed_TD = torch.where(keep_T[:, None], -2 * values_TD, values_TD)
+    changed_BD = pooling(changed_TD, segments_of(values_TD), keep_T)
     assert bool((changed_BD != result_BD).any(1)[keeping_B].all())
     assert torch.equal(changed_BD[~keeping_B], result_BD[~keeping_B])
 
@@ -134,7 +135,9 @@ def target_attention(
 
 def weights_sum_to_one(attention: TargetAttention) -> bool:
     ones_TD = torch.ones(4, DIM, dtype=torch.float64)
-    summed = copy.deepcopy(attention)(ones_TD[:1], ones_TD, torch.tensor([0, 4]))
+    summed = copy.deepcopy(attention)(
+        ones_TD[:1], ones_TD, Segments.from_offsets(torch.tensor([0, 4]), 4)
+    )
     return bool(torch.allclose(summed, ones_TD[:1]))
 
 
@@ -152,7 +155,7 @@ def test_target_attention_equals_the_padded_form(
     leaves = [query_BD, keys_TD, *attention.parameters()]
     if softmax:  # softmax ignores the bias of the score
         leaves = [leaf for leaf in leaves if leaf is not attention.score.bias]
-    ours = result_and_gradients(lambda: attention(query_BD, keys_TD, OFFSETS), leaves)
+    ours = result_and_gradients(lambda: attention(query_BD, keys_TD, segments_of(keys_TD)), leaves)
     theirs = result_and_gradients(
         lambda: plain_target_attention(attention, query_BD, padded(keys_TD)), leaves
     )
@@ -165,10 +168,10 @@ def test_target_attention_drops_hidden_units_in_training_only() -> None:
     torch.manual_seed(1)
     attention = randomised(target_attention((8,), "relu", dropout=0.5))
     query_BD, keys_TD = random_queries(), random_values(0)
-    first, second = (attention(query_BD, keys_TD, OFFSETS) for _ in range(2))
+    first, second = (attention(query_BD, keys_TD, segments_of(keys_TD)) for _ in range(2))
     assert not torch.equal(first, second)
     attention.eval()
-    first, second = (attention(query_BD, keys_TD, OFFSETS) for _ in range(2))
+    first, second = (attention(query_BD, keys_TD, segments_of(keys_TD)) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -192,7 +195,9 @@ def test_relu_target_attention_equals_the_padded_form(spare: int) -> None:
         return (weight_BL[..., None] * value_BLA).sum(1) @ attention.output.weight.T
 
     leaves = [target_BD, history_TD, *attention.parameters()]
-    ours = result_and_gradients(lambda: attention(target_BD, history_TD, OFFSETS), leaves)
+    ours = result_and_gradients(
+        lambda: attention(target_BD, history_TD, segments_of(history_TD)), leaves
+    )
     assert_same(ours, result_and_gradients(plain, leaves))
     assert torch.count_nonzero(ours[0][[1, 5]]) == 0
     assert torch.count_nonzero(ours[2][N_REAL:]) == 0
@@ -219,9 +224,9 @@ def bind_layer(layer: nn.Module, query_BD: torch.Tensor) -> Run:
     """Return the layer as a function of the history vectors alone."""
     if isinstance(layer, AttentionPooling):
         return lambda values_TD: layer(
-            values_TD, OFFSETS, torch.ones(len(values_TD), dtype=torch.bool)
+            values_TD, segments_of(values_TD), torch.ones(len(values_TD), dtype=torch.bool)
         )
-    return lambda values_TD: layer(query_BD, values_TD, OFFSETS)
+    return lambda values_TD: layer(query_BD, values_TD, segments_of(values_TD))
 
 
 @each_layer

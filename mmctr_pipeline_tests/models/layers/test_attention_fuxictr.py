@@ -5,6 +5,7 @@ import torch
 
 from mmctr_pipeline.models.config import Activation, DinAttentionSettings
 from mmctr_pipeline.models.layers.attention import TargetAttention
+from mmctr_pipeline.models.layers.segments import Segments
 
 pytestmark = pytest.mark.bench
 
@@ -69,12 +70,13 @@ def test_outputs_and_gradients_equal_those_of_fuxictr(
     mask_BL = torch.arange(WIDTH) < length_B.unsqueeze(1)
     keys_BLD = torch.randn(40, WIDTH, DIM) * mask_BL.unsqueeze(2)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), length_B.cumsum(0)])
+    segments = Segments.from_offsets(offsets, int(offsets[-1]))
     query_BD = torch.randn(40, DIM)
     assert_close(
-        ours(query_BD, keys_BLD[mask_BL], offsets),
+        ours(query_BD, keys_BLD[mask_BL], segments),
         theirs(query_BD, keys_BLD, mask_BL),
     )
-    ours(query_BD, keys_BLD[mask_BL], offsets).square().mean().backward()
+    ours(query_BD, keys_BLD[mask_BL], segments).square().mean().backward()
     theirs(query_BD, keys_BLD, mask_BL).square().mean().backward()
     their_first = next(x for x in theirs.modules() if isinstance(x, torch.nn.Linear))
     assert ours.first.weight.grad is not None
@@ -87,8 +89,9 @@ def test_dice_has_the_statistics_of_fuxictr_if_there_is_no_padding() -> None:
     ours, theirs = both_attentions("dice", softmax=False)
     keys_BLD, query_BD = torch.randn(30, WIDTH, DIM), torch.randn(30, DIM)
     offsets = torch.arange(0, 30 * WIDTH + 1, WIDTH)
+    segments = Segments.from_offsets(offsets, 30 * WIDTH)
     assert_close(
-        ours(query_BD, keys_BLD.flatten(0, 1), offsets),
+        ours(query_BD, keys_BLD.flatten(0, 1), segments),
         theirs(query_BD, keys_BLD, torch.ones(30, WIDTH)),
     )
     norms = [layer for layer in theirs.modules() if isinstance(layer, torch.nn.BatchNorm1d)]

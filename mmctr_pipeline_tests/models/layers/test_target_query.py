@@ -20,10 +20,8 @@ from mmctr_pipeline_tests.models.layers.ragged_case import (
     random_keep,
     random_values,
     result_and_gradients,
-    row_offsets,
+    segments_of,
 )
-
-OFFSETS = row_offsets(LENGTHS)
 
 
 def make_encoder(
@@ -76,7 +74,9 @@ def test_the_encoder_equals_the_plain_form_of_each_row(newest: int, spare: int) 
     torch.manual_seed(0)
     encoder, target_BD, history_TD = make_encoder(newest), random_targets(), random_values(spare)
     leaves = [target_BD, history_TD, *encoder.parameters()]
-    ours = result_and_gradients(lambda: encoder(target_BD, history_TD, OFFSETS), leaves)
+    ours = result_and_gradients(
+        lambda: encoder(target_BD, history_TD, segments_of(history_TD)), leaves
+    )
     theirs = result_and_gradients(lambda: plain(encoder, target_BD, history_TD, newest), leaves)
     assert_same(ours, theirs, atol=1e-9)
 
@@ -124,9 +124,11 @@ def test_the_initial_weights_have_the_shapes_and_ranges_of_those_of_torch() -> N
 def test_dropout_applies_in_training_only() -> None:
     torch.manual_seed(2)
     encoder, target_BD, history_TD = make_encoder(dropout=0.5), random_targets(), random_values(0)
-    assert not torch.equal(*(encoder(target_BD, history_TD, OFFSETS) for _ in range(2)))
+    assert not torch.equal(
+        *(encoder(target_BD, history_TD, segments_of(history_TD)) for _ in range(2))
+    )
     encoder.eval()
-    assert torch.equal(*(encoder(target_BD, history_TD, OFFSETS) for _ in range(2)))
+    assert torch.equal(*(encoder(target_BD, history_TD, segments_of(history_TD)) for _ in range(2)))
 
 
 def test_attention_weights_are_dropped_one_by_one() -> None:
@@ -159,9 +161,9 @@ def test_a_layer_drops_out_attention_hidden_units_and_feed_forward() -> None:
 def test_bfloat16_autocast_stays_near_float64() -> None:
     torch.manual_seed(4)
     encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(0)
-    expected_BD = encoder(target_BD, history_TD, OFFSETS)
+    expected_BD = encoder(target_BD, history_TD, segments_of(history_TD))
     with torch.autocast("cpu", torch.bfloat16):
-        actual_BD = encoder.float()(target_BD.float(), history_TD.float(), OFFSETS)
+        actual_BD = encoder.float()(target_BD.float(), history_TD.float(), segments_of(history_TD))
     assert actual_BD.dtype == torch.float32
     assert (actual_BD - expected_BD).abs().max() < 0.05 * expected_BD.abs().max()
 
@@ -172,16 +174,18 @@ def test_a_history_in_bfloat16_becomes_float32_before_scores_and_softmax() -> No
     encoder = make_encoder().float()
     target_BD, history_TD = random_targets().float(), random_values(0).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        actual_BD = encoder(target_BD, history_TD, OFFSETS)
-        assert torch.equal(actual_BD, encoder(target_BD, history_TD.float(), OFFSETS))
+        actual_BD = encoder(target_BD, history_TD, segments_of(history_TD))
+        assert torch.equal(
+            actual_BD, encoder(target_BD, history_TD.float(), segments_of(history_TD.float()))
+        )
 
 
 @pytest.mark.cuda
 def test_the_encoder_gives_the_same_result_on_cuda() -> None:
     torch.manual_seed(5)
     encoder, target_BD, history_TD = make_encoder(), random_targets(), random_values(SPARE)
-    expected_BD = encoder(target_BD, history_TD, OFFSETS)
-    actual_BD = encoder.cuda()(target_BD.cuda(), history_TD.cuda(), OFFSETS.cuda())
+    expected_BD = encoder(target_BD, history_TD, segments_of(history_TD))
+    actual_BD = encoder.cuda()(target_BD.cuda(), history_TD.cuda(), segments_of(history_TD.cuda()))
     torch.testing.assert_close(actual_BD.cpu(), expected_BD, atol=1e-9, rtol=0)
 
 
