@@ -179,6 +179,7 @@ def test_the_tables_of_an_export_name_the_rows_and_the_learned_embeddings(tmp_pa
     np.testing.assert_array_equal(found, weight[scorer.items.row_of_item])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [1e-4, np.nan])
 def test_a_program_with_other_probabilities_is_not_written(
     error: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
