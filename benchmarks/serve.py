@@ -68,7 +68,8 @@ def prepare(chosen: Namespace) -> dict[str, float]:
 
     vectors = ItemVectors(given.fused, random_table(_TEXT_DIM), random_table(_IMAGE_DIM))
     preset, storage = load_preset(chosen.model), chosen.folder / "storage"
-    training = {**preset.training.to_mapping(), "max_epochs": 1}
+    # All sides compute in float32, the format of the programs.
+    training = {**preset.training.to_mapping(), "max_epochs": 1, "precision": "float32"}
     settings = type(preset.training).from_mapping(training, section="training")
     trained = train(dataset, vectors, preset.model, settings, torch.device("cpu"))
     model = ModelFile.from_trained(

@@ -14,25 +14,26 @@ import torch
 from torch._dynamo.exc import UserError
 from torch.export import ExportedProgram
 
-from mmctr_pipeline.serving.errors import ScorerError
+from mmctr_pipeline.serving.errors import ScorerError, first_line
 from mmctr_pipeline.serving.programs import example_inputs
 
-# One thread, since a service answers several requests at a time.
+# A service answers several requests at a time.
 _OPTIONS: dict[str, Any] = {"cpp.threads": 1}
 # All x86 CPUs with AVX2 run the result; wider vectors were no faster.
 _X86_OPTIONS: dict[str, Any] = {"cpp.simdlen": 256, "cpp.march": "x86-64-v3"}
 
-# Remarks of the compiler that nobody can act on.
-_TALKATIVE = (
+# Their warnings are nothing that anybody could act on.
+_NOISY_LOGGERS = (
     "torch.utils.cpp_extension",
     "torch._inductor.ir",
+    "torch._inductor.utils",
     "torch.export.pt2_archive._package",
 )
 
 
 def require_compiler() -> None:
     """Raise `ScorerError` if there is no C++ compiler."""
-    compiler = os.environ.get("CXX", "g++")
+    compiler = os.environ.get("CXX") or "g++"
     if shutil.which(compiler) is None:
         raise ScorerError(
             f"{compiler}: no such C++ compiler. Fix: install g++ (on Debian apt-get install g++), "
@@ -67,9 +68,8 @@ def compiled(
                 program, package_path=str(path), inductor_configs=options
             )
     except (RuntimeError, UserError) as error:
-        reason = str(error).splitlines()[0]
         raise ScorerError(
-            f"the program cannot be compiled: {reason}. Fix: leave out --compile"
+            f"the program cannot be compiled: {first_line(error)}. Fix: leave out --compile"
         ) from error
     finally:
         program.example_inputs = None
@@ -79,7 +79,7 @@ def compiled(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

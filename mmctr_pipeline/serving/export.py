@@ -1,4 +1,4 @@
-"""Export a model as a program that needs torch alone, with the tables and the schema it needs."""
+"""Export a model as programs that need torch alone, with their tables and schema."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from mmctr_pipeline.files.parquet import write_parquet
 from mmctr_pipeline.models.batch import Batch
 from mmctr_pipeline.models.layers.embedding import EmbeddingTable, known_rows
 from mmctr_pipeline.serving.compiled import compiled, require_compiler
-from mmctr_pipeline.serving.errors import ScorerError
+from mmctr_pipeline.serving.errors import ScorerError, first_line
 from mmctr_pipeline.serving.export_schema import export_schema
 from mmctr_pipeline.serving.programs import (
     CANDIDATES,
@@ -72,7 +72,7 @@ def export(scorer: Scorer, folder: Path, compile: bool = False) -> dict[str, Any
     if scorer.device.type != "cpu":
         raise ScorerError("a model is exported from the CPU. Fix: load it with device='cpu'")
     name = scorer.model.model_config["name"]
-    tables = scorer.items.tables()
+    tables, folder = scorer.items.tables(), folder.resolve()
     _require_writable(folder)
     if compile:
         require_compiler()
@@ -109,6 +109,8 @@ def export(scorer: Scorer, folder: Path, compile: bool = False) -> dict[str, Any
 
 def _require_writable(folder: Path) -> None:
     """Create the parent folder; refuse a folder that holds anything but an earlier export."""
+    if folder.exists() and not folder.is_dir():
+        raise ScorerError(f"{folder} is a file. Fix: name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and any(folder.iterdir()) and not (folder / SCHEMA).is_file():
         raise ScorerError(f"{folder} is not empty and no earlier export. Fix: name a new folder")
@@ -123,8 +125,8 @@ def _traced(scorer: Scorer, tables: dict[str, torch.Tensor]) -> dict[str, Export
             for file, program in programs.items()
         }
     except (RuntimeError, UserError) as error:
-        name, reason = scorer.model.model_config["name"], str(error).splitlines()[0]
-        raise ScorerError(f"{name} cannot be exported: {reason}") from error
+        name = scorer.model.model_config["name"]
+        raise ScorerError(f"{name} cannot be exported: {first_line(error)}") from error
 
 
 def _differences(

@@ -19,8 +19,9 @@ def export_schema(scorer: Scorer, differences: dict[str, float]) -> dict[str, An
     def integers(largest: int, description: str) -> dict[str, Any]:
         return {"type": "array", "items": integer(largest), "description": description}
 
-    def schema(title: str, **others: dict[str, Any]) -> dict[str, Any]:
+    def schema(title: str, user: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:
         properties = {
+            "user": user,
             "item": integers(unknown, f"(B,) rows of items; {unknown} for an unknown item"),
             "likes_level": integers(MAX_LEVEL, "(B,) levels of the items"),
             "views_level": integers(MAX_LEVEL, "(B,) levels of the items"),
@@ -51,10 +52,11 @@ def export_schema(scorer: Scorer, differences: dict[str, float]) -> dict[str, An
         ),
         offsets=offsets,
     )
+    past = integers(unknown, f"(L,) rows of the items of the history, oldest first, {newest}")
     candidates = schema(
         f"{CANDIDATES} and {COMPILED}: candidates of one user",
         user={**integer(n_users), "description": user},
-        history=integers(unknown, f"(L,) rows of the items of the history, oldest first, {newest}"),
+        history=past if most is None else {**past, "maxItems": most},
     )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -63,6 +65,9 @@ def export_schema(scorer: Scorer, differences: dict[str, float]) -> dict[str, An
         "mmctr": {
             "output": "(B,) float32 click probabilities",
             "tables": f"the last input, as torch.load reads it from {TABLES}",
+            "compiled_inputs": [*candidates["required"], *scorer.items.tables()],
+            "unknown_user": n_users,
+            "unknown_item": unknown,
             "max_history": most,
             "model": model.model_config["name"],
             "created_at": model.created_at,

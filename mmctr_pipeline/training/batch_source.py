@@ -172,7 +172,7 @@ class BatchSource:
             for name, array in arrays.items()
         }
         self._items = items
-        self.has_one_history = bool((split.history == split.history[:1]).all())
+        self.has_one_history = len(np.unique(split.history)) == 1
         # The host holds the lengths, so that it never has to ask the device for a batch's size.
         self._length_N = torch.from_numpy(histories.lengths[split.history])
         self._capacity = 0

@@ -66,6 +66,8 @@ def _outputs(
     transform: Callable[[torch.Tensor], torch.Tensor],
 ) -> np.ndarray:
     """Return transformed logits, `(N,) float32`, in the order of the split."""
+    if len(source) == 0:
+        return np.zeros(0, np.float32)
     keep_freed_memory()
     share = isinstance(module, CtrModel) and (
         module.shares_histories or (module.shares_one_history and source.has_one_history)

@@ -91,6 +91,9 @@ def test_sharing_one_history_changes_no_logit(name: str, length: int) -> None:
     alone = dataclasses.replace(batch, history_T=history_T.repeat(12))
     logits_B = compute_logits(name, alone)
     torch.testing.assert_close(compute_logits(name, shared), logits_B, atol=1e-5, rtol=0)
+    if model.shares_one_history:
+        with pytest.raises(RuntimeError, match=r"are for scoring: use torch\.no_grad"):
+            model(shared)
     assert logits_B.std() > 1e-3
 
 

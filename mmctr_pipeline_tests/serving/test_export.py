@@ -211,6 +211,47 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def test_a_file_is_no_folder_to_export_to(tmp_path: Path) -> None:
+    (tmp_path / "model").touch()
+    with pytest.raises(ScorerError, match=r"model is a file\. Fix: name a new folder"):
+        export(scorer_of(MODELS["improved_mmctr"]), tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_an_export_may_replace_the_empty_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exported").mkdir()
+    monkeypatch.chdir(tmp_path / "exported")
+    export(scorer_of(MODELS["improved_mmctr"]), Path())
+    assert (tmp_path / "exported" / "schema.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_documented_programs_give_equal_probabilities(tmp_path: Path) -> None:
+    """The snippets of docs/serving.md run as they are written, in a process of their own."""
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++")
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+    section = text[text.index("## Programs that need torch alone") :]
+    snippets = [block.split("```")[0] for block in section.split("```python")[1:]]
+    assert len(snippets) == 2
+    schema = export(scorer_of(SIMILARITY), tmp_path / "exported", compile=True)
+    assert schema["mmctr"]["compiled_inputs"][:5] == [
+        *("user", "item", "likes_level", "views_level", "history")
+    ]
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", "\n".join(snippets)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
+    first, second = found.stdout.splitlines()
+    assert first == second
+    assert first.startswith("tensor([0.")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(SMALL_MODELS) - set(MODELS)))
 def test_every_model_of_the_zoo_can_be_exported(name: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from mmctr_pipeline import NewItem, Scorer
 from mmctr_pipeline.data.discovery import find_data
@@ -20,6 +22,7 @@ from mmctr_pipeline.serving.errors import ScorerError
 from mmctr_pipeline.serving.new_items import NewItemEncoder
 from mmctr_pipeline.serving.rows import ItemRows, UserRows
 from mmctr_pipeline.submission.files import read_submission
+from mmctr_pipeline.training.batch_source import BatchSource
 from mmctr_pipeline_tests.defs.conftest import FinishedRun, finished_run  # noqa: F401
 from mmctr_pipeline_tests.rounding import SCORE_TOLERANCE
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
@@ -73,6 +76,23 @@ def test_candidates_of_a_history_get_the_scores_of_such_rows(
     scores = scorer.score(scorer.dataset.items.ids[:30], history, user=3)  # NumPy's integers
     np.testing.assert_allclose(scores, scorer.score_batch(same), atol=SCORE_TOLERANCE)
     assert np.abs(scores - scorer.score(candidates)).max() > 1e-3
+
+
+def test_few_candidates_are_scored_in_float32(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions = []
+
+    def scores_of(module: nn.Module, source: BatchSource, precision: str, **_: Any) -> np.ndarray:
+        precisions.append(precision)
+        return np.zeros(len(source), np.float32)
+
+    monkeypatch.setattr("mmctr_pipeline.serving.scorer.score_rows", scores_of)
+    item = scorer.dataset.items.ids[0]
+    for n_candidates in (499, 500):
+        scorer.score([item] * n_candidates)
+    assert precisions == ["float32", scorer.model.training_config["precision"]]
+    assert precisions[1] == "auto"
 
 
 def test_padding_is_no_part_of_a_history(scorer: Scorer) -> None:

@@ -7,6 +7,12 @@ import torch
 from mmctr_pipeline.models.improved_mmctr import ImprovedMmctr
 from mmctr_pipeline.training.batch_source import BatchSource, feature_spec, item_features
 from mmctr_pipeline.training.score import score
+from mmctr_pipeline_tests.models.zoo import (
+    SMALL_MODELS,
+    random_items,
+    random_train_rows,
+    small_model,
+)
 from mmctr_pipeline_tests.training.small_sample import SMALL_MODEL, small_sample
 
 Scoring = tuple[ImprovedMmctr, BatchSource]
@@ -50,3 +56,10 @@ def test_scoring_runs_in_evaluation_mode_and_restores_the_mode(scoring: Scoring)
     assert model.training
     assert np.array_equal(first, score(model, source))
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(SMALL_MODELS))
+def test_no_rows_have_no_scores(name: str) -> None:
+    items, (train, histories) = random_items(), random_train_rows()
+    source = BatchSource(train.take(np.arange(0)), histories, items, torch.device("cpu"))
+    assert score(small_model(name, items), source).shape == (0,)

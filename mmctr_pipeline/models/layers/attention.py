@@ -99,7 +99,7 @@ class TargetAttention(nn.Module):
         keys_TD
             One key per position.
         segments
-            The row of each position.
+            The pairs of rows and positions.
         inputs_TN
             The further numbers of each pair of a row and a position, `(T, n_inputs)`.
         """

@@ -10,15 +10,18 @@ from mmctr_pipeline.models.layers.segments import Segments
 
 
 def pairs_of(batch: Batch) -> Pairs:
-    """Return the pairs of rows and positions of a batch.
+    """Return the pairs of rows and positions of a batch, whose rows may all share one history.
 
-    Raises `ValueError` if rows share more than one history.
+    Raises `ValueError` if rows share several histories, and `RuntimeError` if autograd would record
+    what follows, since `OneHistory` has no gradients.
     """
     offsets, n_positions = batch.history_offsets, batch.history_T.shape[0]
     if batch.history_row_B is None:
         return Segments.from_offsets(offsets, n_positions)
     if offsets.shape[0] != 2:
         raise ValueError("rows share several histories; this model takes batches that share one")
+    if torch.is_grad_enabled():
+        raise RuntimeError("rows that share a history are for scoring: use torch.no_grad()")
     return OneHistory(offsets, batch.n_rows, n_positions)
 
 
@@ -58,8 +61,9 @@ class OneHistory(Pairs):
         return values_PX.unsqueeze(0)
 
     def summed(self, values_BPD: torch.Tensor) -> torch.Tensor:
-        """Return each row's sum over the history, `(B, D)`."""
-        return torch.where(self.is_real.unsqueeze(-1), values_BPD, 0).sum(1)
+        """Return each row's sum over the history, `(B, D)`; the values may be `(P, D)`."""
+        real_BPD = torch.where(self.is_real.unsqueeze(-1), values_BPD, 0)
+        return real_BPD.sum(1).expand(self.n_rows, -1)
 
     def weighted(self, values_PD: torch.Tensor, weight_BP: torch.Tensor) -> torch.Tensor:
         """Return each row's weighted sum of the positions, `(B, D)`."""
@@ -70,11 +74,14 @@ class OneHistory(Pairs):
         return _exact_product(rows_BD, values_PD.t())
 
     def largest(self, values_BPD: torch.Tensor) -> torch.Tensor:
-        """Return each row's maximum over the history, `(B, D)`; zero if that is empty."""
+        """Return each row's maximum over the history, `(B, D)`; zero if that is empty.
+
+        The values may be `(P, D)`.
+        """
         if self.n_positions == 0:
-            return values_BPD.new_zeros(self.n_rows, values_BPD.shape[2])
-        top_BD = values_BPD.masked_fill(~self.is_real.unsqueeze(-1), -torch.inf).amax(1)
-        return torch.where(self.offsets[1] > 0, top_BD, 0)
+            return values_BPD.new_zeros(self.n_rows, values_BPD.shape[-1])
+        top_BD = torch.where(self.is_real.unsqueeze(-1), values_BPD, -torch.inf).amax(1)
+        return torch.where(self.offsets[1] > 0, top_BD, 0).expand(self.n_rows, -1)
 
     def softmax(self, scores_BP: torch.Tensor, keep_BP: torch.Tensor) -> torch.Tensor:
         """Return softmax weights over the history, `(B, P)`."""

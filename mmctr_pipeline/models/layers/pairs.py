@@ -9,8 +9,8 @@ class Pairs(abc.ABC):
     """The pairs of a row and a position of its history: `Segments`, or `OneHistory`.
 
     A value of each pair has the shape `(T, ...)` in `Segments`, where each position belongs to one
-    row. The methods are for code that autograd does not record; the functions of this module are
-    differentiable, with `Segments`.
+    row. The methods are for code that autograd does not record; the functions of `segments` are
+    differentiable.
     """
 
     offsets: torch.Tensor

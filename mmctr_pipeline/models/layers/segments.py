@@ -170,7 +170,7 @@ class _SegmentMax(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_BD: torch.Tensor) -> tuple[torch.Tensor, None]:
         values_TD, top_BD = ctx.saved_tensors
-        segments: Segments = ctx.segments
+        segments: Pairs = ctx.segments
         is_top_TD = (values_TD == segments.expanded(top_BD)).to(grad_BD.dtype)
         share_BD = grad_BD / segments.summed(is_top_TD)
         return is_top_TD.mul_(segments.expanded(share_BD)), None

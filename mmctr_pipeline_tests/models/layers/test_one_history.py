@@ -81,6 +81,18 @@ def test_reductions(
 
 
 @lengths
+@pytest.mark.parametrize("reduce", [segment_sum, segment_mean, segment_max])
+def test_reductions_of_the_positions_alone(
+    reduce: Callable[[torch.Tensor, Pairs], torch.Tensor], length: int, spare: int
+) -> None:
+    shared, ragged = both(length, spare)
+    values_PD = positions(length, spare)
+    with torch.no_grad():
+        ours_BD = reduce(values_PD, shared)
+        assert_close(ours_BD, reduce(copies(values_PD, length), ragged))
+
+
+@lengths
 def test_softmax_and_weighted_sum(length: int, spare: int) -> None:
     shared, ragged = both(length, spare)
     scores_BP = pair_values(length, spare)[..., 0]
