@@ -9,7 +9,8 @@ answer, in seconds. Then come the requests: the history of a user of the dataset
 candidates. The programs for candidates (`mmctr export --compile`, which needs a C++ compiler) run
 with torch alone, compiled and as they are; the eager side is `Scorer.score`. `ours`, `program` and
 `peer` are the medians of compiled program, program and eager model, `p99` and so on the 99th
-percentiles, in milliseconds. If the sides' probabilities differ by more than 1e-5, the benchmark
+percentiles, in milliseconds. `mflop` are the operations of a request's matrix products, in
+millions. If the sides' probabilities differ by more than 1e-5, the benchmark
 fails; `largest_difference` says by how much they do.
 """
 
@@ -97,7 +98,13 @@ def prepare(chosen: Namespace) -> dict[str, float]:
     (chosen.folder / "requests.json").write_text(json.dumps(requests))
     rows = [_rows(scorer, request) for request in requests]
     (chosen.folder / "rows.json").write_text(json.dumps(rows))
-    return {"mean_history": float(np.mean(lengths)), "export_seconds": seconds}
+    mflop = _mflop(scorer, list(_inputs(chosen)))
+    return {
+        "mean_history": float(np.mean(lengths)),
+        "mflop": float(np.median(mflop)),
+        "p99_mflop": float(np.percentile(mflop, 99)),
+        "export_seconds": seconds,
+    }
 
 
 def _rows(scorer: Any, request: dict[str, list[int]]) -> dict[str, Any]:
@@ -114,6 +121,23 @@ def _rows(scorer: Any, request: dict[str, list[int]]) -> dict[str, Any]:
     }
 
 
+def _mflop(scorer: Any, requests: list[dict[str, Any]]) -> list[float]:
+    """Return the operations of the matrix products of each request, in millions."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mmctr_pipeline.serving.programs import CandidateProgram
+
+    program, tables = CandidateProgram(scorer.module, scorer.calibration), scorer.items.tables()
+    counted = []
+    with torch.no_grad():
+        for inputs in requests:
+            with FlopCounterMode(display=False) as counter:
+                program(**inputs, tables=tables)
+            counted.append(counter.get_total_flops() / 1e6)
+    return counted
+
+
 def _inputs(chosen: Namespace) -> Iterator[dict[str, Any]]:
     """Yield the programs' inputs, without the tables, for each request."""
     import torch
@@ -124,15 +148,18 @@ def _inputs(chosen: Namespace) -> Iterator[dict[str, Any]]:
 
 def compiled(chosen: Namespace) -> dict[str, float]:
     """Answer the requests with the compiled program."""
+    start = time.perf_counter()
     import torch
     from torch._C._aoti import AOTIModelPackageLoader
 
+    import_torch = time.perf_counter() - start
     torch.set_num_threads(1)
     exported = chosen.folder / "exported"
     model = AOTIModelPackageLoader(str(exported / "compiled.pt2"), "model", False, 1, -1)
     tables = torch.load(exported / "items.pt", weights_only=True, mmap=True)
     inputs = ([*each.values(), *tables.values()] for each in _inputs(chosen))
-    return _answered(chosen, (lambda each=each: model.boxed_run(each)[0] for each in inputs))
+    answered = _answered(chosen, (lambda each=each: model.boxed_run(each)[0] for each in inputs))
+    return {**answered, "import_torch": import_torch}
 
 
 def program(chosen: Namespace) -> dict[str, float]:
@@ -225,6 +252,7 @@ def main() -> int:
         program_p99=as_is["p99"],
         peer_p99=peer["p99"],
         cold_start=ours["cold_start"],
+        import_torch=ours["import_torch"],
         program_cold_start=as_is["cold_start"],
         peer_cold_start=peer["cold_start"],
         peak_mb=ours["peak_mb"],
