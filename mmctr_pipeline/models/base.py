@@ -16,10 +16,10 @@ class CtrModel(nn.Module, abc.ABC):
     """A model that gives each row of a ragged batch one logit."""
 
     shares_histories = False
-    """Whether `forward` takes batches in which rows share a history (`Batch.history_row_B`)."""
+    """True if `forward` takes batches in which rows share a history (`Batch.history_row_B`)."""
 
     shares_one_history = False
-    """Whether `forward` takes batches in which all rows share the same history."""
+    """True if `forward` takes batches in which all rows share the same history."""
 
     can_start_warm = True
     """Whether a model of new data can begin with the weights of one of earlier data."""
