@@ -41,6 +41,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     text = _read_text(path)
     try:
+        _check_depth(path, text)
         loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -50,8 +51,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise SettingsError(
             f"{path}, line {line}: not text but binary content; {PRESET_FORM}"
         ) from None
-    except RecursionError:
-        raise SettingsError(f"{path}: nested more than {_MAX_DEPTH} levels deep") from None
     if not isinstance(root, yaml.MappingNode):
         kind = "a list" if isinstance(root, yaml.SequenceNode) else "text"
         found = "is empty" if root is None else f"holds {kind} instead of sections"
@@ -84,6 +83,22 @@ def _read_text(path: Path) -> str:
         raise SettingsError(
             f"{path} is not UTF-8 text (byte {error.start + 1:,}); {PRESET_FORM}"
         ) from None
+
+
+def _check_depth(path: Path, text: str) -> None:
+    """Check the nesting before nodes are made, which takes a call of a function for each level."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _MAX_DEPTH:
+            raise _too_deep(path, event.start_mark)
+
+
+def _too_deep(path: Path, mark: Any) -> SettingsError:
+    return SettingsError(f"{path}, line {mark.line + 1}: nested more than {_MAX_DEPTH} levels deep")
 
 
 def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> SettingsError:
@@ -171,7 +186,7 @@ class _Values:
         if self._n_values > _MAX_VALUES:
             raise self._error(node, f"more than {_MAX_VALUES:,} values, counting aliases")
         if depth > _MAX_DEPTH:
-            raise self._error(node, f"nested more than {_MAX_DEPTH} levels deep")
+            raise _too_deep(self._path, node.start_mark)
 
     def _fault(self, node: yaml.Node, problem: str) -> Any:
         fault = f"line {node.start_mark.line + 1}: {problem}"

@@ -16,6 +16,7 @@ from mmctr_pipeline.data.ids import with_padding
 from mmctr_pipeline.data.outliers import described, find_outliers, named_outliers
 from mmctr_pipeline.data.schemas import MAX_LEVEL
 from mmctr_pipeline.data.vectors import VectorTable
+from mmctr_pipeline.plugins import is_plugin
 from mmctr_pipeline.registry.auc_gate import AucVerdict
 
 DISJOINT_USERS, SAME_USERS = 0.01, 0.99
@@ -163,22 +164,17 @@ def image_coverage(
 
 
 def explained_variance(
-    share: float, min_share: float, share_of: Mapping[str, float] | None = None
+    share: float,
+    min_share: float,
+    share_of: Mapping[str, float] | None = None,
+    method: str = "pca",
 ) -> CheckOutcome:
     """Check the share of the variance that the fused vectors keep, in total and by modality.
 
     A total below `min_share` is severe. The check warns if the shares of two modalities differ by
-    more than `MAX_VARIANCE_GAP`. The total does not show this, as it mostly depends on the modality
-    with the longer vectors.
-
-    Parameters
-    ----------
-    share
-        Share of the variance of all vectors that is kept.
-    min_share
-        Lowest `share` that passes.
-    share_of
-        Share of the variance of each modality that is kept, by the modality's name.
+    more than `MAX_VARIANCE_GAP` (`share_of`, by the modality's name). The total does not show this,
+    as it mostly depends on the modality with the longer vectors. The advice depends on `method`,
+    the setting `fusion.method`.
     """
     share_of = {_CONTENTS[name]: value for name, value in (share_of or {}).items()}
     severe = not (np.isfinite(share) and share >= min_share)
@@ -190,10 +186,14 @@ def explained_variance(
         max(share_of.values()) - min(share_of.values()) > MAX_VARIANCE_GAP
     )
     if is_unbalanced:
-        explanation += (
-            f". The fused vectors keep too little of {min(share_of, key=share_of.__getitem__)}. "
-            "Fix: set fusion.method to pca_each, which reduces titles and covers separately"
-        )
+        least = min(share_of, key=share_of.__getitem__)
+        explanation += f". The fused vectors keep too little of {least}. Fix: "
+        if is_plugin(method):
+            explanation += f"raise fusion.dim, or let {method} keep more of {least}"
+        elif method == "pca_each":
+            explanation += "raise fusion.dim"
+        else:
+            explanation += "set fusion.method to pca_each, which fits titles and covers separately"
     numbers = {"explained variance": float(share), "required": min_share}
     numbers |= {f"explained variance of {content}": value for content, value in share_of.items()}
     passed = not (severe or is_unbalanced)

@@ -1,5 +1,6 @@
 """The forkserver imports what the encoders need, does not use CUDA, and ends with its parent."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -57,6 +58,14 @@ def test_no_preloaded_module_uses_cuda_and_the_garbage_collector_runs_afterwards
     command = [sys.executable, "-c", IMPORT_WITHOUT_CUDA, *modules]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_a_forkserver_that_ends_prints_nothing() -> None:
+    modules = ("mmctr_pipeline.defs.orphan_watch", "triton", "mmctr_pipeline.defs.collector_on")
+    command = [sys.executable, "-c", "\n".join(f"import {module}" for module in modules)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 def test_a_forkserver_ends_with_its_parent_even_during_its_imports() -> None:

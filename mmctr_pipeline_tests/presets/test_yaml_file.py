@@ -98,7 +98,7 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "image": (b"\x89PNG\r\n\x1a\n\0\0\0" + SECRET.encode(), "is not UTF-8 text (byte 1)"),
     "large": (f"a: {SECRET}\n" + "# more\n" * 20_000, "has more than 100,000 bytes"),
     "deep": ("a: " + "[" * 40 + SECRET + "]" * 40, "nested more than 32 levels deep"),
-    "very deep": ("a: " + "[" * 600, "nested more than 32 levels deep"),
+    "very deep": ("a: 1\nb: " + "[" * 90_000 + "\n", "line 2: nested more than 32 levels deep"),
     "an alias in itself": ("a: &a [*a]", "nested more than 32 levels deep"),
     "a merge in itself": ("a: &a\n  <<: *a", "nested more than 32 levels deep"),
     "bomb of aliases": (

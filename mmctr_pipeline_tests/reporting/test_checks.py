@@ -168,6 +168,20 @@ def test_explained_variance_warns_if_too_little_of_a_modality_is_kept() -> None:
     assert checks.explained_variance(0.4, 0.5, {"text": 0.1, "image": 0.9}).severe
 
 
+@pytest.mark.parametrize(
+    ("method", "fix"),
+    [
+        ("pca", "set fusion.method to pca_each, which fits titles and covers separately"),
+        ("attention", "set fusion.method to pca_each, which fits titles and covers separately"),
+        ("pca_each", "raise fusion.dim"),
+        ("mine.Fusion", "raise fusion.dim, or let mine.Fusion keep more of titles"),
+    ],
+)
+def test_explained_variance_advises_what_helps_the_method(method: str, fix: str) -> None:
+    outcome = checks.explained_variance(0.9, 0.5, {"text": 0.5, "image": 0.9}, method)
+    assert outcome.explanation.endswith(f" keep too little of titles. Fix: {fix}")
+
+
 def test_id_ranges_pass_on_good_data() -> None:
     assert checks.id_ranges(_dataset()).passed
 

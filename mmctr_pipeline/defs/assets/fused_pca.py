@@ -126,5 +126,6 @@ def fused_pca_checks(
             fused_pca.provenance["explained_variance"],
             fused_pca.provenance["config"]["checks"]["min_explained_variance"],
             fused_pca.provenance.get("explained_variance_of"),
+            fused_pca.provenance["config"]["fusion"]["method"],
         ),
     ]
