@@ -84,7 +84,7 @@ class OwnModule:
     def write(self, factor: int) -> None:
         self.path.write_text(f"FACTOR = {factor}\n{CODE}")
         sys.modules.pop("own_parts", None)
-        for cached in (code_version.code_version, code_version._parse):
+        for cached in (code_version.code_version, code_version._parse, code_version._path):
             cached.cache_clear()
 
 

@@ -115,6 +115,6 @@ def test_changed_code_of_a_model_is_noticed(
     from mmctr_pipeline import code_version
 
     (package / "layers.py").write_text("WIDTH = 2\n")
-    for cached in (code_version.code_version, code_version._parse):
+    for cached in (code_version.code_version, code_version._parse, code_version._path):
         cached.cache_clear()
     assert plugin_code("own_models.A") != before != ""

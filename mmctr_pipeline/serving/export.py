@@ -90,7 +90,6 @@ def export(scorer: Scorer, folder: Path, compile: bool = False) -> dict[str, Any
             logger.info(f"{name}: compiling, which takes up to a minute")
             programs[COMPILED] = compiled(exported[CANDIDATES], tables, path / COMPILED)
         differences = _differences(scorer, programs, tables)
-        logger.info(f"{name}: largest difference to the pipeline by number format: {differences}")
         if not differences["float32"] <= TOLERANCE:
             raise ScorerError(
                 f"a program differs from {name} by {differences['float32']:.2g} in a probability, "

@@ -90,6 +90,10 @@ class Scorer:
             dataset.items, vectors, config, id_maps.get("item_id"), n_items, device
         )
 
+    def __repr__(self) -> str:
+        name, n_items = self.model.model_config["name"], len(self.dataset.items.ids)
+        return f"<Scorer: {name} on {self.device}, a catalogue of {n_items:,} items>"
+
     @classmethod
     def load(
         cls, path: Path | str = "storage", device: str = "auto", data: Path | str | None = None

@@ -56,6 +56,11 @@ def test_the_rows_of_the_submission_get_its_scores(
     np.testing.assert_allclose(scorer.score_batch(rows), submitted(storage), atol=SCORE_TOLERANCE)
 
 
+def test_a_scorer_says_what_it_is(scorer: Scorer) -> None:
+    n_items = len(scorer.dataset.items.ids)
+    assert repr(scorer) == f"<Scorer: improved_mmctr on cpu, a catalogue of {n_items:,} items>"
+
+
 def test_a_version_is_loaded_by_its_folder_or_its_file(storage: Path, rows: pa.RecordBatch) -> None:
     folder = storage / "models" / latest_version(storage)
     few = rows.slice(0, 20)
