@@ -34,7 +34,7 @@ BAD = {
     ),
     "together with the preset": (
         TRAINED_MODEL % "training: {weight_decay: 900.0}",
-        "training.weight_decay is 900.0; times learning_rate (0.002) it must be below 1",
+        "training.weight_decay is 900.0; times learning_rate (0.0028) it must be below 1",
     ),
     "width": (
         TRAINED_MODEL % "model: {din: {hidden_dims: [99999999]}}",
