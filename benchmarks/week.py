@@ -59,6 +59,7 @@ data: {min_valid_rows: 20000}
 training:
   warm_start: champion
   batch_size: 128
+  learning_rate: 2.0e-3
   weight_decay: 3.0
   multimodal_learning_rate: 6.0e-3
 """

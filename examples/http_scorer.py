@@ -1,6 +1,6 @@
 """An HTTP service that scores candidates with the champion of a storage folder.
 
-    make install    # with the extra serve
+    make install EXTRAS=serve
     MMCTR_STORAGE_DIR=storage .venv/bin/uvicorn examples.http_scorer:app --port 8000
     curl localhost:8000/score -H 'Content-Type: application/json' \
         -d '{"history": [12, 7], "candidates": [5, 6, 99], "user": 1203}'

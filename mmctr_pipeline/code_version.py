@@ -9,7 +9,9 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+Import: TypeAlias = ast.Import | ast.ImportFrom
 
 _SOURCE_DIR = Path(__file__).parent.parent
 
@@ -61,20 +63,20 @@ def _path(module: str, source_dir: Path) -> Path | None:
 def _parse(path: Path, source_dir: Path) -> tuple[str, frozenset[str]]:
     """Return the hash of a file's code, and the modules that it may import."""
     package = path.parent.relative_to(source_dir).parts
-    imports: list[ast.AST] = []
+    imports: list[Import] = []
     plain = _plain(ast.parse(path.read_bytes(), path), imports)
     names = {name for node in imports for name in _imported(node, package)}
     return hashlib.sha256(repr(plain).encode()).hexdigest(), frozenset(names)
 
 
-def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
+def _imported(node: Import, package: tuple[str, ...]) -> Iterator[str]:
     """Yield each dotted name that an import takes from its own package and that may be a module.
 
     `node` is in a module of the package whose dotted name has the parts `package`.
     """
     if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
-    elif isinstance(node, ast.ImportFrom):
+    else:
         parents = package[: len(package) + 1 - node.level] if node.level else ()
         base = ".".join([*parents, *([node.module] if node.module else [])])
         names = [f"{base}.{alias.name}" for alias in node.names]
@@ -84,7 +86,7 @@ def _imported(node: ast.AST, package: tuple[str, ...]) -> Iterator[str]:
             yield from (".".join(parts[:n]) for n in range(1, len(parts) + 1))
 
 
-def _plain(node: Any, imports: list[ast.AST]) -> Any:
+def _plain(node: Any, imports: list[Import]) -> Any:
     """Return a syntax tree as nested tuples, without positions and docstrings.
 
     Empty fields are left out, since versions of Python differ in them. Import statements are added
@@ -94,7 +96,7 @@ def _plain(node: Any, imports: list[ast.AST]) -> Any:
         return tuple([_plain(item, imports) for item in node if not _is_docstring(item)])
     if not isinstance(node, ast.AST):
         return node
-    if isinstance(node, ast.Import | ast.ImportFrom):
+    if isinstance(node, Import):
         imports.append(node)
     parts: list[Any] = [type(node).__name__]
     for name in node._fields:

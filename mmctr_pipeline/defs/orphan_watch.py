@@ -5,7 +5,8 @@ module starts a timer that checks whether the parent still lives, so only the fo
 the module. Processes forked from the forkserver do not inherit the timer.
 
 The forkserver does not clean up as it ends: Triton's bindings would take what `collector_on` froze
-for leaks and list it in the terminal.
+for leaks and list it in the terminal. Its exit status, which nobody reads, is always 0. This is the
+first module to import, as the exit handler registered first runs last.
 """
 
 import atexit

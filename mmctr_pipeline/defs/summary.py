@@ -27,6 +27,7 @@ def summarise(
         if stats.start_time and stats.end_time
     }
     evaluations = result.get_asset_check_evaluations()
+    not_passed = [evaluation for evaluation in evaluations if not evaluation.passed]
     model, contest = ModelFile.load(storage / LATEST), read_contest(storage)
     dataset = CtrDataset.read(storage / "train_dataset")
     deployment = current_deployment()
@@ -46,11 +47,8 @@ def summarise(
         "seconds": {key: value for key, value in seconds.items() if not key.endswith("_checks")},
         "check_seconds": {key: value for key, value in seconds.items() if key.endswith("_checks")},
         "checks_passed": sum(evaluation.passed for evaluation in evaluations),
-        "checks_failed": [
-            f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
-            for evaluation in evaluations
-            if not evaluation.passed
-        ],
+        "checks_warned": _names(not_passed, dg.AssetCheckSeverity.WARN),
+        "checks_failed": _names(not_passed, dg.AssetCheckSeverity.ERROR),
         "champion": contest["champion"],
         "promoted": contest["promoted"],
         "promotion": contest["headline"],
@@ -67,7 +65,7 @@ def table(summary: dict[str, Any]) -> str:
     lines = ["", "asset                  seconds"]
     lines += [f"{name:<20} {value:9.1f}" for name, value in summary["seconds"].items()]
     lines += [f"{'checks':<20} {sum(summary['check_seconds'].values()):9.1f}", ""]
-    best, failed = summary["best_possible_auc"], summary["checks_failed"]
+    best = summary["best_possible_auc"]
     rows = {
         "preset": summary["preset"],
         "device": summary["device"],
@@ -81,8 +79,7 @@ def table(summary: dict[str, Any]) -> str:
             if metric_name(key) in summary
         ),
         "best possible AUC": f"{best:.4f}" if best is not None else "not known for real data",
-        "checks": f"{summary['checks_passed']} passed, {len(failed)} failed"
-        + (f" ({', '.join(failed)})" if failed else ""),
+        "checks": _check_counts(summary),
         "model": _shown(summary["model_path"]),
         "champion": "this model" if summary["promoted"] else _rejection(summary),
         "report": _shown(summary["report_path"]),
@@ -92,6 +89,26 @@ def table(summary: dict[str, Any]) -> str:
     }
     lines += [f"{name:<20} {value}" for name, value in rows.items()]
     return "\n".join(lines)
+
+
+def _names(
+    evaluations: list[dg.AssetCheckEvaluation], severity: dg.AssetCheckSeverity
+) -> list[str]:
+    return [
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}"
+        for evaluation in evaluations
+        if evaluation.severity is severity
+    ]
+
+
+def _check_counts(summary: dict[str, Any]) -> str:
+    """Return how many checks passed, warned and failed, and which did not pass."""
+    counts = [f"{summary['checks_passed']} passed"]
+    for verdict in ("warned", "failed"):
+        names = summary[f"checks_{verdict}"]
+        if names or verdict == "failed":
+            counts.append(f"{len(names)} {verdict}" + (f" ({', '.join(names)})" if names else ""))
+    return ", ".join(counts)
 
 
 def _shown(path: str) -> str:

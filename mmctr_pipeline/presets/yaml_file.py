@@ -32,6 +32,10 @@ _MERGE, _STR, _MAP, _SEQ = (f"{_TAG}{kind}" for kind in ("merge", "str", "map", 
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _ODD_NUMBER = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 
+# PyYAML's messages quote single characters, its own tokens, and text of the file, which is hidden.
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_TOKEN = re.compile(r"'(.|<[a-z ]+>)'")
+
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file of settings.
@@ -87,7 +91,7 @@ def _read_text(path: Path) -> str:
 
 def _check_depth(path: Path, text: str) -> None:
     """Check the nesting before nodes are made, which takes a call of a function for each level."""
-    depth = 0
+    depth = -1  # `_Values` counts from 0 too
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
@@ -109,9 +113,7 @@ def _syntax_error(path: Path, error: yaml.MarkedYAMLError) -> SettingsError:
         problem = "a second document begins; a file may hold only one"
     elif r"'\t'" in problem:
         problem = "a tab; indent with spaces"
-    # Hide quoted text of two or more characters, which comes from the file. YAML's own tokens, such
-    # as '<scalar>', stay.
-    problem = re.sub(r"['\"][^'\"<]{2,}['\"]", "...", problem)
+    problem = _QUOTED.sub(lambda found: found[0] if _TOKEN.fullmatch(found[0]) else "...", problem)
     return SettingsError(f"{where}: not valid YAML: {problem or 'its structure is broken'}")
 
 
@@ -145,6 +147,9 @@ class _Values:
                 self._fault(key_node, "a key must be the name of a section or a setting")
                 continue
             key, line = key_node.value, key_node.start_mark.line + 1
+            if value_node.value == "" and not key.isidentifier():
+                self._fault(key_node, "a name without a value; is `: ` missing after it?")
+                continue
             if key in values:
                 self._fault(
                     key_node,

@@ -166,8 +166,8 @@ def image_coverage(
 def explained_variance(
     share: float,
     min_share: float,
+    method: str,
     share_of: Mapping[str, float] | None = None,
-    method: str = "pca",
 ) -> CheckOutcome:
     """Check the share of the variance that the fused vectors keep, in total and by modality.
 
@@ -187,9 +187,9 @@ def explained_variance(
     )
     if is_unbalanced:
         least = min(share_of, key=share_of.__getitem__)
-        explanation += f". The fused vectors keep too little of {least}. Fix: "
+        explanation += f". The fused vectors keep too little of the {least}. Fix: "
         if is_plugin(method):
-            explanation += f"raise fusion.dim, or let {method} keep more of {least}"
+            explanation += f"raise fusion.dim, or let {method} keep more of the {least}"
         elif method == "pca_each":
             explanation += "raise fusion.dim"
         else:

@@ -112,7 +112,9 @@ def _require_writable(folder: Path) -> None:
         raise ScorerError(f"{folder} is a file. Fix: name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists() and any(folder.iterdir()) and not (folder / SCHEMA).is_file():
-        raise ScorerError(f"{folder} is not empty and no earlier export. Fix: name a new folder")
+        raise ScorerError(
+            f"{folder} is not empty and is not an earlier export. Fix: name a new folder"
+        )
 
 
 def _traced(scorer: Scorer, tables: dict[str, torch.Tensor]) -> dict[str, ExportedProgram]:

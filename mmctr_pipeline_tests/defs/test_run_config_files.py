@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from mmctr_pipeline.defs.run_config_files import check_run_config_files
+from mmctr_pipeline.presets.preset import load_preset
 from mmctr_pipeline.settings import SettingsError
 from mmctr_pipeline_tests.defs.running import Deployment
 
+LEARNING_RATE = load_preset("sample").training.learning_rate
 TRAINED_MODEL = "ops: {trained_model: {config: {%s}}}"
 BAD = {
     "key set twice": (
@@ -34,7 +36,7 @@ BAD = {
     ),
     "together with the preset": (
         TRAINED_MODEL % "training: {weight_decay: 900.0}",
-        "training.weight_decay is 900.0; times learning_rate (0.0028) it must be below 1",
+        f"training.weight_decay is 900.0; times learning_rate ({LEARNING_RATE}) it must be below 1",
     ),
     "width": (
         TRAINED_MODEL % "model: {din: {hidden_dims: [99999999]}}",

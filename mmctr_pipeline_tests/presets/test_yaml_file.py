@@ -81,6 +81,15 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "only comments": (f"# {SECRET}\n", "is empty; a preset is a YAML file"),
     "tab": (f"a: 1\n\tb: {SECRET}", "line 2: not valid YAML: a tab; indent with spaces"),
     "open bracket": (f"a: [{SECRET}", "line 1: not valid YAML: expected"),
+    "open brace": (
+        f"a: {{b: {SECRET}\n",
+        "line 2: not valid YAML: expected ',' or '}', but got '<stream end>'",
+    ),
+    "wrong bracket": (f"a: [{SECRET}}}", "not valid YAML: expected ',' or ']', but got '}'"),
+    "missing colon": (
+        f"training: {{batch_size {SECRET}}}",
+        "line 1: a name without a value; is `: ` missing after it?",
+    ),
     "open quote": (f"a: 1\nb: '{SECRET}", "line 2: not valid YAML"),
     "missing alias": (f"a: *{SECRET.replace('-', '')}", "line 1: not valid YAML: found undefined"),
     "equal anchors": (f"a: &{SECRET} 1\nb: &{SECRET} 2", "not valid YAML"),

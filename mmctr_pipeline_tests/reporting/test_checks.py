@@ -152,20 +152,20 @@ def test_image_coverage_enforces_both_limits(missing: int, unreadable: int, pass
 
 @pytest.mark.parametrize(("share", "passes"), [(0.5, True), (0.49, False), (float("nan"), False)])
 def test_explained_variance_enforces_its_limit(share: float, passes: bool) -> None:
-    outcome = checks.explained_variance(share, 0.5)
+    outcome = checks.explained_variance(share, 0.5, "pca")
     assert (outcome.passed, outcome.severe) == (passes, True)
 
 
 def test_explained_variance_warns_if_too_little_of_a_modality_is_kept() -> None:
-    drowned = checks.explained_variance(0.9, 0.5, {"text": 0.107, "image": 0.915})
+    drowned = checks.explained_variance(0.9, 0.5, "pca", {"text": 0.107, "image": 0.915})
     assert (drowned.passed, drowned.severe) == (False, False)
     assert "the share is 10.7% for titles and 91.5% for covers" in drowned.explanation
-    assert "The fused vectors keep too little of titles." in drowned.explanation
+    assert "The fused vectors keep too little of the titles." in drowned.explanation
     assert drowned.numbers["explained variance of titles"] == 0.107
-    assert checks.explained_variance(0.9, 0.5, {"text": 0.8, "image": 0.95}).passed
-    assert checks.explained_variance(0.9, 0.5, {"text": 0.9}).passed
+    assert checks.explained_variance(0.9, 0.5, "pca", {"text": 0.8, "image": 0.95}).passed
+    assert checks.explained_variance(0.9, 0.5, "pca", {"text": 0.9}).passed
     # If the total is below the limit, too, the check reports an error instead of a warning.
-    assert checks.explained_variance(0.4, 0.5, {"text": 0.1, "image": 0.9}).severe
+    assert checks.explained_variance(0.4, 0.5, "pca", {"text": 0.1, "image": 0.9}).severe
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,12 @@ def test_explained_variance_warns_if_too_little_of_a_modality_is_kept() -> None:
         ("pca", "set fusion.method to pca_each, which fits titles and covers separately"),
         ("attention", "set fusion.method to pca_each, which fits titles and covers separately"),
         ("pca_each", "raise fusion.dim"),
-        ("mine.Fusion", "raise fusion.dim, or let mine.Fusion keep more of titles"),
+        ("mine.Fusion", "raise fusion.dim, or let mine.Fusion keep more of the titles"),
     ],
 )
 def test_explained_variance_advises_what_helps_the_method(method: str, fix: str) -> None:
-    outcome = checks.explained_variance(0.9, 0.5, {"text": 0.5, "image": 0.9}, method)
-    assert outcome.explanation.endswith(f" keep too little of titles. Fix: {fix}")
+    outcome = checks.explained_variance(0.9, 0.5, method, {"text": 0.5, "image": 0.9})
+    assert outcome.explanation.endswith(f" keep too little of the titles. Fix: {fix}")
 
 
 def test_id_ranges_pass_on_good_data() -> None:

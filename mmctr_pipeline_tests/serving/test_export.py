@@ -206,7 +206,7 @@ def test_compiling_without_a_compiler_is_refused(
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ScorerError, match="is not empty and no earlier export"):
+    with pytest.raises(ScorerError, match="is not empty and is not an earlier export"):
         export(scorer_of(MODELS["improved_mmctr"]), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 

@@ -125,7 +125,7 @@ def fused_pca_checks(
         checks.explained_variance(
             fused_pca.provenance["explained_variance"],
             fused_pca.provenance["config"]["checks"]["min_explained_variance"],
-            fused_pca.provenance.get("explained_variance_of"),
             fused_pca.provenance["config"]["fusion"]["method"],
+            fused_pca.provenance.get("explained_variance_of"),
         ),
     ]
