@@ -35,7 +35,7 @@ from mmctr_pipeline.data.schemas import (
 )
 from mmctr_pipeline.data.tables import Table, TableFile, open_table
 from mmctr_pipeline.data.validation import Block, DataError, check_distinct, integers
-from mmctr_pipeline.data.window import find_splits, find_test
+from mmctr_pipeline.data.window import find_splits, find_test, log_window
 from mmctr_pipeline.files.progress import Progress
 from mmctr_pipeline.files.read_ahead import read_ahead
 
@@ -84,6 +84,8 @@ def build_dataset(layout: DataLayout, config: DataConfig = DEFAULT_DATA) -> CtrD
     Raises `DataError` naming file, column and row of the first fault, and as `find_splits` does.
     """
     tables = find_splits(layout, config)
+    if tables.window:
+        log_window(tables.window, config)
     items = read_items(layout)
     logger.info(f"{len(items):,} items in {layout.item_feature.name}")
     rows: dict[str, _Rows] = {}

@@ -24,6 +24,11 @@ class Window:
     train: tuple[datetime.date, ...]
     valid: tuple[datetime.date, ...]
     missing: tuple[datetime.date, ...]
+    n_valid_rows: int
+
+    def __str__(self) -> str:
+        train, valid = _span(self.train), _span(self.valid)
+        return f"window of {self.day}: train {train}, valid {valid} with {self.n_valid_rows:,} rows"
 
     @property
     def day(self) -> datetime.date:
@@ -102,8 +107,7 @@ def find_splits(layout: DataLayout, config: DataConfig) -> SplitTables:
     days = _days_of_window(logs, config)
     n_valid_days, n_rows = _count_valid_days(logs, days, config)
     train, valid = days[:-n_valid_days], days[-n_valid_days:]
-    window = Window(_dates(train), _dates(valid), _missing(days))
-    _log(window, n_rows, config)
+    window = Window(_dates(train), _dates(valid), _missing(days), n_rows)
     return SplitTables(
         train=_table(logs, train, "the train days"),
         valid=_table(logs, valid, "the valid days"),
@@ -178,12 +182,10 @@ def _table(logs: DayLogs, days: list[Day], which: str) -> Table:
     return Table(logs.folder, files, f"{logs.folder.name} of {which}")
 
 
-def _log(window: Window, n_valid_rows: int, config: DataConfig) -> None:
+def log_window(window: Window, config: DataConfig) -> None:
+    """Log the days of a window, and warn of those without a folder."""
     widened = f" (data.min_valid_rows asks for {config.min_valid_rows:,})"
-    logger.info(
-        f"window of {window.day}: train {_span(window.train)}, valid {_span(window.valid)} with "
-        f"{n_valid_rows:,} rows{widened if len(window.valid) > config.valid_days else ''}"
-    )
+    logger.info(f"{window}{widened if len(window.valid) > config.valid_days else ''}")
     if window.missing:
         logger.warning(
             f"days of the window without a folder: {', '.join(map(str, window.missing[:5]))}"

@@ -33,8 +33,7 @@ class DataChecks:
 
         def examine() -> str:
             self.splits = find_splits(self.layout, self.config)
-            window = self.splits.window
-            return f"window up to {window.day}" if window else "train, valid, test, item_feature"
+            return str(self.splits.window or "train, valid, test, item_feature")
 
         where = "data.day" if by_day else str(self.layout.root)
         yield found("days" if by_day else "tables", where, examine)
