@@ -37,10 +37,12 @@ def find_inputs(path: Path, device: torch.device, data: Path | None = None) -> I
     vectors = ItemVectors(fused, text, image)
     if not has_identity(model, vectors):
         if data is None:
+            samples = [str(path.parent) for path in storage.glob("sample/*/sample_dataset.json")]
+            hint = f"; the sample dataset is in {', '.join(samples)}" if samples else ""
             raise ScorerError(
                 f"{storage} no longer has the vectors that {file} was trained on. Fix: "
                 "name the data folder (MMCTR_DATA_DIR, or Scorer.load(..., data=...)), so that "
-                "they can be looked up"
+                f"they can be looked up{hint}"
             )
         vectors = vectors_for(model, vectors, find_data(data), dataset.items, storage, device)
     return Inputs(model, storage, dataset, vectors)

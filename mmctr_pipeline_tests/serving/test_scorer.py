@@ -18,6 +18,7 @@ from mmctr_pipeline.data.ids import IdMap
 from mmctr_pipeline.data.validation import DataError
 from mmctr_pipeline.data.vectors import ItemVectors, VectorTable
 from mmctr_pipeline.registry.versions import latest_version
+from mmctr_pipeline.sample.config import SamplePaths
 from mmctr_pipeline.serving.errors import ScorerError
 from mmctr_pipeline.serving.new_items import NewItemEncoder
 from mmctr_pipeline.serving.rows import ItemRows, UserRows
@@ -227,6 +228,11 @@ def test_other_vectors_than_those_of_the_model_are_looked_up_in_the_data(
     table = VectorTable.read(path)
     VectorTable(table.item_id, table.vectors, table.present, "of another transform").write(path)
     with pytest.raises(ScorerError, match=r"no longer has the vectors .* name the data folder"):
+        Scorer.load(deployment.storage, "cpu")
+    sample = deployment.storage / "sample" / "seed7"
+    sample.mkdir(parents=True)
+    SamplePaths(sample).summary.touch()
+    with pytest.raises(ScorerError, match=f"looked up; the sample dataset is in {sample}$"):
         Scorer.load(deployment.storage, "cpu")
     found = Scorer.load(deployment.storage, "cpu", deployment.data).score_batch(rows)
     np.testing.assert_allclose(found, submitted(storage), atol=SCORE_TOLERANCE)
