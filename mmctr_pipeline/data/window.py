@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The days of train and valid, each ascending; `missing` are days without a folder."""
+    """The days of train and valid, each ascending, and the number of valid rows.
+
+    `missing` are the days without a folder.
+    """
 
     train: tuple[datetime.date, ...]
     valid: tuple[datetime.date, ...]
@@ -29,6 +32,14 @@ class Window:
     def __str__(self) -> str:
         train, valid = _span(self.train), _span(self.valid)
         return f"window of {self.day}: train {train}, valid {valid} with {self.n_valid_rows:,} rows"
+
+    @property
+    def gaps(self) -> str:
+        """A remark on the days without a folder; empty if there are none."""
+        if not self.missing:
+            return ""
+        more = f" and {len(self.missing) - 5} more" if self.missing[5:] else ""
+        return f"days of the window without a folder: {', '.join(map(str, self.missing[:5]))}{more}"
 
     @property
     def day(self) -> datetime.date:
@@ -186,11 +197,8 @@ def log_window(window: Window, config: DataConfig) -> None:
     """Log the days of a window, and warn of those without a folder."""
     widened = f" (data.min_valid_rows asks for {config.min_valid_rows:,})"
     logger.info(f"{window}{widened if len(window.valid) > config.valid_days else ''}")
-    if window.missing:
-        logger.warning(
-            f"days of the window without a folder: {', '.join(map(str, window.missing[:5]))}"
-            f"{f' and {len(window.missing) - 5} more' if window.missing[5:] else ''}"
-        )
+    if window.gaps:
+        logger.warning(window.gaps)
 
 
 def _span(days: tuple[datetime.date, ...]) -> str:

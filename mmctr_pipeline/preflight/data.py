@@ -33,7 +33,9 @@ class DataChecks:
 
         def examine() -> str:
             self.splits = find_splits(self.layout, self.config)
-            return str(self.splits.window or "train, valid, test, item_feature")
+            if (window := self.splits.window) is None:
+                return "train, valid, test, item_feature"
+            return f"{window}; {window.gaps}" if window.gaps else str(window)
 
         where = "data.day" if by_day else str(self.layout.root)
         yield found("days" if by_day else "tables", where, examine)

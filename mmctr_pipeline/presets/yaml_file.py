@@ -90,7 +90,7 @@ def _read_text(path: Path) -> str:
 
 
 def _check_depth(path: Path, text: str) -> None:
-    """Check the nesting before nodes are made, which takes a call of a function for each level."""
+    """Check the nesting of the parser's events; making nodes from them recurses at each level."""
     depth = -1  # `_Values` counts from 0 too
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -12,6 +12,7 @@ from mmctr_pipeline.recorded_vectors import vectors_for
 from mmctr_pipeline.registry.champion import Champion, require_version
 from mmctr_pipeline.registry.model_file import ModelFile, has_identity
 from mmctr_pipeline.registry.versions import model_path
+from mmctr_pipeline.sample.config import SamplePaths
 from mmctr_pipeline.serving.errors import ScorerError
 
 
@@ -37,7 +38,11 @@ def find_inputs(path: Path, device: torch.device, data: Path | None = None) -> I
     vectors = ItemVectors(fused, text, image)
     if not has_identity(model, vectors):
         if data is None:
-            samples = [str(path.parent) for path in storage.glob("sample/*/sample_dataset.json")]
+            samples = [
+                str(folder)
+                for folder in storage.glob("sample/*")
+                if SamplePaths(folder).summary.is_file()
+            ]
             hint = f"; the sample dataset is in {', '.join(samples)}" if samples else ""
             raise ScorerError(
                 f"{storage} no longer has the vectors that {file} was trained on. Fix: "

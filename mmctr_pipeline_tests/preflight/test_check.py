@@ -143,6 +143,17 @@ def test_missing_covers_are_an_error_if_they_are_encoded(data: Path) -> None:
     assert "error" not in {each.severity for each in check(data, load_preset("text_only"))}
 
 
+def test_the_window_and_its_days_without_a_folder_are_named(tmp_path: Path) -> None:
+    data = write_days(tmp_path / "data", "2026-01-01", "2026-01-02", "2026-01-04")
+    text = "encoders: {image: {source: none}}\ndata: {min_valid_rows: 1}"
+    (days,) = [each for each in check(data, preset(text, tmp_path)) if each.check == "days"]
+    assert days.severity == "ok"
+    assert days.text == (
+        "window of 2026-01-04: train 2026-01-01 to 2026-01-02 (2 days), valid 2026-01-04 (1 day) "
+        "with 4 rows; days of the window without a folder: 2026-01-03"
+    )
+
+
 def test_a_half_written_day_that_the_preset_names_is_an_error(tmp_path: Path) -> None:
     data = write_days(tmp_path / "data")
     write_day(data, "2026-01-05", marked=False)
